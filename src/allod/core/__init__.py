@@ -1,0 +1,1 @@
+"""What our words mean: errors, canonical bytes, labels, requests, statements. Standard library only."""

@@ -1,0 +1,69 @@
+"""Every error that a person or a client of Allod can meet.
+
+    AllodError
+    ├── Invalid             the input is wrong: a request, a setting, a document, a file
+    ├── Denied              a control said no: no key, a policy, a quota
+    ├── Unavailable         it would work later, or elsewhere; may carry `retry_after_s`
+    └── VerificationError   evidence that does not verify; carries the number and name of the failed step
+
+`code` is stable and machine-readable, `message` says what happened, `hint` what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class AllodError(Exception):
+    """Root of the tree. `param` names the offending field or setting where there is one."""
+
+    code = "error"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, hint: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class Invalid(AllodError):
+    """The input is wrong, and will be wrong again if it is sent again."""
+
+    code = "invalid"
+
+
+class Denied(AllodError):
+    """A control said no."""
+
+    code = "denied"
+
+
+class Unavailable(AllodError):
+    """Not now. `retry_after_s` is a promise only where it is set."""
+
+    code = "unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, hint=hint, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class VerificationError(AllodError):
+    """Evidence that does not verify. `step` is 1-based, `name` is the step's name in the specification."""
+
+    code = "not_verified"
+
+    def __init__(self, message: str, *, step: int, name: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+        self.name = name
