@@ -1,0 +1,13 @@
+"""The perimeter: start a process that cannot reach anything, and prove it. Linux; standard library only.
+
+    enter.py        the wrapper: enters the seal, then becomes COMMAND          (runs in the child)
+    namespaces.py   first wall: no interface, no route, no power
+    landlock.py     second wall: only these files
+    profile.py      third wall: only these system calls   (syscalls.py: their numbers, bpf.py: the machine code)
+    launch.py       `start(SealOptions(...)) -> SealedProcess`                  (runs in the gateway)
+    evidence.py     what the kernel says of the process, read from outside
+    probes.py       the escapes, each tried against a honeypot  (lab.py, honeypot.py, netlink.py: where)
+    suite.py        `run_suite() -> SuiteReport`
+
+Nothing is re-exported here: the wrapper imports this package between every start and its engine.
+"""

@@ -1,0 +1,185 @@
+"""`python -m allod.seal.enter [--profile sealed] [--socket-dir D] [--read P] [--write P] [--env K=V] -- COMMAND ARGS`
+
+Enters the seal and becomes COMMAND, in this order, each step needing what the next takes away:
+
+    1 limits   2 namespaces   3 Landlock   4 capabilities   5 death with the parent   6 seccomp   7 exec,
+    once the launcher has confirmed steps 2 to 6 from outside
+
+A part that is missing on this machine ends it with exit status 125 before COMMAND runs, unless
+`--unsafe-no-seal` is given. The environment of COMMAND is what `--env` says and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from allod.seal import kernel, landlock, namespaces, profile
+from allod.seal.elf import interpreter_of
+from allod.seal.landlock import EXECUTE, LISTEN, READ, WRITE, Grant
+
+PARTS = ("namespaces", "landlock", "capabilities", "seccomp")
+NOT_ENTERED = 125  # exit status, as of env(1) and its kin: it was the wrapper that failed
+GO = b"1"
+
+_FOR_EVERY_PROGRAM = (
+    Grant(Path("/lib"), READ),
+    Grant(Path("/lib64"), READ),
+    Grant(Path("/usr/lib"), READ),
+    Grant(Path("/usr/lib64"), READ),
+    Grant(Path("/etc/ld.so.cache"), READ),
+    Grant(Path("/sys/devices/system/cpu"), READ),
+    Grant(Path("/dev/urandom"), READ),
+    Grant(Path("/dev/null"), WRITE),
+)
+
+
+class Seal:
+    """The seal being entered: what is in force and what is missing, with the reason."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self.missing: dict[str, str] = {}
+        self.landlock_abi = 0
+
+    def enter(self) -> None:
+        """Steps 1 to 6. Never raises for a missing part: `missing` says."""
+        self._limit_resources()
+        self._part("namespaces", namespaces.isolate)
+        self._part("landlock", self._landlock)
+        self._part("capabilities", kernel.drop_capabilities)
+        self._die_with_parent()
+        self._part("seccomp", self._seccomp)
+
+    def report(self) -> dict[str, object]:
+        """What the launcher is told, by code that runs before the first instruction of COMMAND."""
+        return {
+            "missing": self.missing,
+            "landlock_abi": self.landlock_abi,
+            "profile": self._options.profile,
+            "profile_digest": self._digest(),
+        }
+
+    def _part(self, name: str, enter: Callable[[], None]) -> None:
+        if not kernel.is_linux():
+            self.missing[name] = "this is not Linux"
+        elif name in self._options.unsafe_omit:
+            self.missing[name] = "left out on purpose"
+        else:
+            try:
+                enter()
+            except OSError as error:
+                self.missing[name] = str(error)
+
+    def _limit_resources(self) -> None:
+        """No core file with prompts in it, and no file, the log included, grown past the limit."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        size = self._options.max_file_bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    def _landlock(self) -> None:
+        kernel.forbid_new_privileges()
+        abi = landlock.newest_abi()
+        if abi < landlock.MINIMUM_ABI:
+            self.missing["landlock"] = f"ABI {abi} found, {landlock.MINIMUM_ABI} (Linux 6.2) needed"
+        landlock.restrict(self._grants(), abi=abi)
+        self.landlock_abi = abi
+
+    def _grants(self) -> Iterator[Grant]:
+        options = self._options
+        yield from (grant for grant in _FOR_EVERY_PROGRAM if grant.path.exists())
+        command = Path(options.command[0])
+        yield Grant(command, EXECUTE)
+        if interpreter := interpreter_of(command):
+            yield Grant(interpreter, EXECUTE)
+        yield from (Grant(Path(path), READ) for path in options.read)
+        yield from (Grant(Path(path), WRITE) for path in options.write)
+        yield from (Grant(Path(path), LISTEN) for path in options.socket_dir)
+
+    def _die_with_parent(self) -> None:
+        """After the last change of credentials, which would clear it; then look whether the parent is already gone."""
+        if not (self._options.parent and kernel.is_linux()):
+            return
+        kernel.die_with_parent(signal.SIGKILL)
+        if os.getppid() != self._options.parent:
+            sys.exit(NOT_ENTERED)
+
+    def _seccomp(self) -> None:
+        kernel.forbid_new_privileges()
+        kernel.load_filter(self._program(os.getpid()))
+
+    def _program(self, own_pid: int) -> bytes:
+        machine = platform.machine()
+        if machine not in profile.MACHINES:
+            raise OSError(f"no table of system calls for {machine}")
+        return profile.build(machine, own_pid=own_pid, weaken=frozenset(self._options.unsafe_omit) & profile.NAMES)
+
+    def _digest(self) -> str:
+        """SHA-256 of the filter (its own process number written as 0) and the Landlock rules."""
+        digest = sha256(self._program(0) if "seccomp" not in self.missing else b"")
+        if self.landlock_abi:
+            digest.update(json.dumps([(str(path), rights) for path, rights in self._grants()]).encode())
+        return "sha256:" + digest.hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Enter the seal and exec COMMAND; returns only by SystemExit."""
+    options = _parse(arguments)
+    kernel.close_on_exec_from(3)
+    seal = Seal(options)
+    seal.enter()
+    refused = bool(seal.missing) and not options.unsafe_no_seal
+    _tell(options.report_fd, seal.report() | {"refused": refused})
+    if refused:
+        reasons = "; ".join(f"{part}: {reason}" for part, reason in seal.missing.items())
+        sys.stderr.write(f"error: the seal is incomplete: {reasons}\n")
+        sys.exit(NOT_ENTERED)
+    _await_permission(options.report_fd)
+    environment = dict(pair.split("=", 1) for pair in options.env)
+    try:
+        os.execve(options.command[0], options.command, environment)  # noqa: S606 - to become it, without a shell
+    except OSError as error:
+        _tell(options.report_fd, {"exec_error": str(error)})
+        sys.stderr.write(f"error: {options.command[0]}: {error}\n")
+        sys.exit(NOT_ENTERED)
+
+
+def _tell(descriptor: int | None, message: dict[str, object]) -> None:
+    if descriptor is not None:
+        os.write(descriptor, json.dumps(message).encode() + b"\n")
+
+
+def _await_permission(descriptor: int | None) -> None:
+    """Until the launcher has seen in /proc what we claim; it hangs up instead if it has not, or has died."""
+    if descriptor is not None and os.read(descriptor, 1) != GO:
+        sys.exit(NOT_ENTERED)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m allod.seal.enter", description="Enter the seal, then run COMMAND.")
+    parser.add_argument("--profile", choices=[profile.NAME], default=profile.NAME)
+    parser.add_argument("--socket-dir", action="append", default=[], help="where COMMAND may make Unix sockets")
+    parser.add_argument("--read", action="append", default=[], metavar="PATH", help="what it may read")
+    parser.add_argument("--write", action="append", default=[], metavar="PATH", help="where it may write files")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="its whole environment")
+    parser.add_argument("--max-file-bytes", type=int, default=64 * 1024 * 1024)
+    parser.add_argument("--parent", type=int, help="die with this process, our parent")
+    parser.add_argument("--report-fd", type=int, help="a socket: JSON of what is in force out, GO in")
+    parser.add_argument("--unsafe-no-seal", action="store_true", help="run COMMAND although parts are missing")
+    parser.add_argument(
+        "--unsafe-omit", action="append", default=[], choices=[*PARTS, *sorted(profile.NAMES)], help="for the suite"
+    )
+    parser.add_argument("command", nargs="+", metavar="COMMAND")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

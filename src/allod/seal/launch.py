@@ -1,0 +1,249 @@
+"""Start a sealed process. Synchronous, and safe in a process that has threads.
+
+The wrapper (enter.py) is an ordinary subprocess, so nothing of ours runs between fork and exec. Linux sends the
+"parent has died" signal when the *thread* that started the child ends, not the process (prctl(2)), so each sealed
+process is started by a thread of its own that then waits for it: a caller's short-lived thread does not take its
+engine down with it, and a killed gateway does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import sysconfig
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import allod
+from allod.core.canonical import JsonValue
+from allod.core.errors import Invalid, Unavailable
+from allod.seal import profile
+from allod.seal.enter import GO, PARTS
+from allod.seal.evidence import SealFacts, describe, evidence
+
+_SOURCE = Path(allod.__file__).resolve().parent
+_ENTRY_TIMEOUT_S = 30.0
+
+_HINTS = {
+    "namespaces": "allow unprivileged user namespaces (sysctl user.max_user_namespaces, "
+    "kernel.unprivileged_userns_clone=1, or an AppArmor profile with `userns`)",
+    "landlock": "use Linux 6.2 or later with `landlock` among the LSMs (lsm= on the kernel's command line)",
+    "capabilities": "start as an ordinary user, or with CAP_SETPCAP",
+    "seccomp": "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealOptions:
+    """What a sealed process is, may read and may write; it gets nothing else of its parent.
+
+    `command[0]` is an absolute path of an ELF executable. `socket_dir` (mode 0700, ours) is where it may make Unix
+    sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere.
+    `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit` leaves parts out for the suite.
+    """
+
+    command: tuple[str, ...]
+    socket_dir: Path | None = None
+    read_paths: tuple[Path, ...] = ()
+    write_paths: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
+    max_file_bytes: int = 64 * 1024 * 1024
+    unsafe_no_seal: bool = False
+    unsafe_omit: tuple[str, ...] = ()
+
+
+class SealedProcess:
+    """A started process. `kind` is `sealed`, `partial:no-<part>+no-<part>` or `none`; `missing` gives the reasons."""
+
+    def __init__(self, process: subprocess.Popen[bytes], facts: SealFacts) -> None:
+        self._process = process
+        self.facts = facts
+        self.pid = process.pid
+        self.kind = facts.kind
+        self.missing = facts.missing
+
+    def evidence(self) -> dict[str, JsonValue]:
+        """What the kernel says of it now (evidence.py). Raises Unavailable once it has ended."""
+        if self.poll() is not None:
+            raise Unavailable(f"process {self.pid} has ended", code="engine_gone")
+        return evidence(self.pid, facts=self.facts)
+
+    def poll(self) -> int | None:
+        """Its exit status (negative: the signal that killed it), or None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Its exit status, or None when `timeout_s` has passed first."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def terminate(self, grace_s: float = 5.0) -> int:
+        """End it: SIGTERM, and SIGKILL after `grace_s`. Returns the exit status; harmless when it has ended."""
+        self._process.terminate()
+        if self.wait(grace_s) is None:
+            self._process.kill()
+        return self._process.wait()
+
+
+def start(options: SealOptions) -> SealedProcess:
+    """Start `options.command` under the seal; returns once it has become that command.
+
+    Raises Invalid for a path that is missing or a socket directory open to others, Unavailable `seal_incomplete` when
+    this machine lacks a part of the seal (unless `unsafe_no_seal`), `engine_not_started` when exec failed.
+    """
+    _check(options)
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = _spawn(options, theirs.fileno())
+        try:
+            facts = _shake_hands(ours, process.pid)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    return SealedProcess(process, facts)
+
+
+def python_read_paths() -> tuple[Path, ...]:
+    """What this interpreter and its installed packages need to be read in order to start."""
+    paths = sysconfig.get_paths()
+    folders = {Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    libraries = {Path(sys.base_prefix, "lib"), Path(sys.prefix, "pyvenv.cfg"), _SOURCE}
+    return tuple(sorted(path for path in folders | libraries if path.exists()))
+
+
+def _check(options: SealOptions) -> None:
+    if not Path(options.command[0]).is_absolute():
+        raise Invalid("the command must be an absolute path", code="seal_path", param="command")
+    for path in (Path(options.command[0]), *options.read_paths, *options.write_paths):
+        if not path.exists():
+            raise Invalid(f"{path} does not exist", code="seal_path", param="read_paths")
+    if options.socket_dir is not None:
+        found = options.socket_dir.lstat() if options.socket_dir.exists() else None
+        if found is None or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
+            raise Invalid(
+                f"{options.socket_dir} is not a directory that only we can enter",
+                code="seal_path",
+                param="socket_dir",
+                hint="make it with mode 0700",
+            )
+
+
+def _arguments(options: SealOptions, report_fd: int) -> list[str]:
+    repeated = [
+        ("--socket-dir", (options.socket_dir,) if options.socket_dir else ()),
+        ("--read", options.read_paths),
+        ("--write", options.write_paths),
+        ("--env", (f"{name}={value}" for name, value in options.environment.items())),
+        ("--unsafe-omit", options.unsafe_omit),
+    ]
+    flags = [f"{flag}={value}" for flag, values in repeated for value in values]
+    unsafe = ["--unsafe-no-seal"] if options.unsafe_no_seal else []
+    limits = [f"--max-file-bytes={options.max_file_bytes}", f"--parent={os.getpid()}", f"--report-fd={report_fd}"]
+    wrapper = [sys.executable, "-S", "-P", "-m", "allod.seal.enter", f"--profile={profile.NAME}"]
+    return [*wrapper, *flags, *unsafe, *limits, "--", *options.command]
+
+
+def _spawn(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def start_and_wait() -> None:
+        try:
+            process = _popen(options, report_fd)
+        except OSError as error:
+            started.set_exception(error)
+        else:
+            started.set_result(process)
+            process.wait()
+
+    threading.Thread(target=start_and_wait, name="allod-seal", daemon=True).start()
+    try:
+        return started.result()
+    except OSError as error:
+        raise Unavailable(f"the wrapper did not start: {error}", code="engine_not_started") from error
+
+
+def _popen(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:
+    output = _open_output(options.log_path)
+    try:
+        return subprocess.Popen(
+            _arguments(options, report_fd),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={"PYTHONPATH": str(_SOURCE.parent)},
+            cwd="/",
+            pass_fds=(report_fd,),
+            start_new_session=True,  # no terminal to type into
+        )
+    finally:
+        os.close(output)
+
+
+def _open_output(log_path: Path | None) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(log_path, flags, 0o600) if log_path else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _shake_hands(wrapper: socket.socket, pid: int) -> SealFacts:
+    """Hear what was entered, see that the kernel agrees, and only then let the command run."""
+    wrapper.settimeout(_ENTRY_TIMEOUT_S)
+    with wrapper.makefile("rwb") as lines:
+        try:
+            report = lines.readline()
+            if not report:
+                raise Unavailable("the wrapper ended without a word", code="engine_not_started", hint="see its log")
+            facts = _facts(json.loads(report))
+            if facts.kind == "sealed":
+                _confirm(pid, facts)
+            lines.write(GO)
+            lines.flush()
+            failure = lines.readline()  # empty: exec closed the wrapper's end
+        except OSError as error:
+            raise Unavailable(f"the wrapper did not answer: {error}", code="engine_not_started") from error
+    if failure:
+        raise Unavailable(f"the command did not start: {json.loads(failure)['exec_error']}", code="engine_not_started")
+    return facts
+
+
+def _facts(report: dict[str, Any]) -> SealFacts:
+    missing: dict[str, str] = report["missing"]
+    if report["refused"]:
+        raise Unavailable(
+            "the seal is incomplete: " + "; ".join(f"{part}: {reason}" for part, reason in missing.items()),
+            code="seal_incomplete",
+            hint="; ".join(_HINTS[part] for part in missing if part in _HINTS),
+        )
+    return SealFacts(
+        kind=_kind(missing),
+        missing=missing,
+        profile=report["profile"],
+        profile_digest=report["profile_digest"],
+        landlock_abi=report["landlock_abi"],
+    )
+
+
+def _kind(missing: Mapping[str, str]) -> str:
+    if set(missing) >= set(PARTS):
+        return "none"
+    return "partial:" + "+".join(f"no-{part}" for part in missing) if missing else "sealed"
+
+
+def _confirm(pid: int, facts: SealFacts) -> None:
+    """Believe the kernel, not the wrapper: every row of the description must hold."""
+    wrong = [row for row in describe(evidence(pid, facts=facts)) if not row["ok"]]
+    if wrong:
+        rows = "; ".join(f"{row['name']}: {row['value']}, expected {row['expected']}" for row in wrong)
+        raise Unavailable(f"the kernel does not confirm the seal: {rows}", code="seal_incomplete")

@@ -1,0 +1,35 @@
+"""The first wall: namespaces of its own, in which there is no interface that is up, no route and no power.
+
+User (no capability counts outside it), network (nothing to send through), IPC (no shared memory or queues of others)
+and UTS. A PID namespace would need a second process to be its init and a mount namespace a new root; what either
+would hide is already refused by Landlock and the filter (docs/decisions/0002-seal.md).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from allod.seal.kernel import unshare
+
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x4000_0000
+_INSIDE_ID = 1000  # never 0: an exec by user 0 would be given capabilities again
+
+
+def isolate() -> None:
+    """Leave the caller's namespaces. Needs a single thread and no privilege; raises OSError."""
+    _forget_groups()
+    user, group = os.geteuid(), os.getegid()
+    unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
+    own = Path("/proc/self")
+    (own / "uid_map").write_text(f"{_INSIDE_ID} {user} 1")
+    (own / "setgroups").write_text("deny")
+    (own / "gid_map").write_text(f"{_INSIDE_ID} {group} 1")
+
+
+def _forget_groups() -> None:
+    """Root can leave its supplementary groups; an ordinary user keeps them, and Landlock bounds what they open."""
+    try:
+        os.setgroups([])
+    except PermissionError:
+        return
