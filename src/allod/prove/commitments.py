@@ -1,0 +1,59 @@
+"""Commitments: how a receipt binds to a request and an answer without holding a word of either. Pure.
+
+    salt       = HMAC(day key, "allod salt v1" 00 id)         one per receipt; goes to the client in the opening
+    nonce      = HMAC(salt, "allod nonce v1"), 16 bytes       in the statement; shows a salt to be the right one
+    commitment = HMAC(salt, "allod <role> v1" 00 bytes)       in the statement
+
+HMAC is HMAC-SHA256. Source: spec/receipt.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hmac import digest
+from typing import Literal
+
+from allod.core.canonical import canonical_json
+from allod.core.errors import Invalid
+
+SALT_BYTES = 32
+Role = Literal["request", "answer", "passage"]
+_PREFIX = {role: f"allod {role} v1\0".encode() for role in ("request", "answer", "passage")}
+
+
+def salt_of(day_key: bytes, receipt_id: str) -> bytes:
+    """The 32-byte salt of one receipt."""
+    return digest(day_key, b"allod salt v1\0" + receipt_id.encode(), "sha256")
+
+
+def nonce_of(salt: bytes) -> str:
+    """The nonce, 128 bits in hexadecimal, that shows `salt` to be this receipt's."""
+    return digest(salt, b"allod nonce v1", "sha256")[:16].hex()
+
+
+def commitment(role: Role, salt: bytes, data: bytes) -> str:
+    """The commitment to `data`, in hexadecimal."""
+    return digest(salt, _PREFIX[role] + data, "sha256").hex()
+
+
+def pseudonym_of(day_key: bytes, tenant: str) -> str:
+    """The tenant's name in receipts of one day, 128 bits in hexadecimal."""
+    return digest(day_key, b"allod tenant v1\0" + tenant.encode(), "sha256")[:16].hex()
+
+
+def chat_answer(content: str | None, tool_calls: Sequence[Mapping[str, str]] = ()) -> bytes:
+    """The bytes that stand for a chat answer: its content, and each tool call's `name` and `arguments` as sent.
+
+    Other keys of a tool call (its id, its index) are left out. Raises Invalid for a lone surrogate.
+    """
+    calls = [{"name": call["name"], "arguments": call["arguments"]} for call in tool_calls]
+    return canonical_json({"content": content, "tool_calls": calls})
+
+
+def day_of(time_ms: int) -> str:
+    """The UTC day, YYYY-MM-DD, whose key serves a receipt that starts at `time_ms`."""
+    try:
+        return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d")
+    except (OverflowError, ValueError, OSError) as error:
+        raise Invalid("a time beyond the calendar", code="bad_time") from error

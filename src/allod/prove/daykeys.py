@@ -1,0 +1,103 @@
+"""Day keys: one random secret per tenant and day, from which salts and the tenant's pseudonym are derived.
+
+Destroying a day key is erasure: the commitments and pseudonyms of that tenant's day can no longer be linked to
+anyone, while the log still verifies. So day keys are random and derived from nothing that survives them.
+Layout: `<directory>/<YYYY-MM-DD>/<SHA-256 of the tenant's name>.key`, 32 bytes each.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from allod.core.errors import Denied, Invalid
+from allod.prove.commitments import day_of, nonce_of, pseudonym_of, salt_of
+from allod.prove.secret_files import make_private_directory, read_secret, sync_directory, write_secret_once
+
+KEY_BYTES = 32
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DayKey:
+    """One tenant's key for one day. `pseudonym` is the tenant's name in that day's receipts."""
+
+    pseudonym: str
+    secret: bytes
+
+    def salt(self, receipt_id: str) -> bytes:
+        """The salt of one receipt."""
+        return salt_of(self.secret, receipt_id)
+
+
+class DayKeys:
+    """The keystore. Keys in use are kept in memory; `use` touches the disk once per tenant and day."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._known: dict[tuple[str, str], DayKey] = {}
+
+    def known(self, tenant: str, day: str) -> DayKey | None:
+        """The key if it is in memory: never blocks."""
+        return self._known.get((tenant, day))
+
+    def use(self, tenant: str, day: str) -> DayKey:
+        """The key, made and durable if this is its first use. Blocks for milliseconds then. Raises Invalid."""
+        return self._known.get((tenant, day)) or self.find(tenant, day) or self._create(tenant, day)
+
+    def find(self, tenant: str, day: str) -> DayKey | None:
+        """The key if it exists; never makes one. Raises Invalid for a key file that is unsafe or broken."""
+        path = self._path(tenant, day)
+        if not path.exists():
+            return None
+        secret = read_secret(path)
+        if len(secret) != KEY_BYTES:
+            raise Invalid(f"the day key {path.name} is not {KEY_BYTES} bytes", code="bad_key")
+        key = DayKey(pseudonym_of(secret, tenant), secret)
+        self._known[tenant, day] = key
+        return key
+
+    def opening_salt(self, tenant: str, predicate: Mapping[str, Any]) -> bytes:
+        """The salt of a statement's predicate, for its own tenant only.
+
+        Raises Denied if the receipt is another tenant's or its day key was destroyed: the two look the same.
+        """
+        key = self.find(tenant, day_of(predicate["at"]["start_ms"]))
+        if key is not None and key.pseudonym == predicate["tenant"]:
+            salt = key.salt(predicate["id"])
+            if nonce_of(salt) == predicate["nonce"]:
+                return salt
+        raise Denied("this receipt is not yours to open, or its key was destroyed", code="no_opening")
+
+    def destroy(self, tenant: str, day: str) -> bool:
+        """Erase: the key leaves memory and the directory, durably. False if there was none.
+
+        What a disk or a backup may still hold of the file is outside this program; keep the keystore out of backups.
+        """
+        self._known.pop((tenant, day), None)
+        path = self._path(tenant, day)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        sync_directory(path.parent)
+        return True
+
+    def _create(self, tenant: str, day: str) -> DayKey:
+        path = self._path(tenant, day)
+        make_private_directory(path.parent)
+        write_secret_once(path, secrets.token_bytes(KEY_BYTES))  # if another process was first, its key counts
+        key = self.find(tenant, day)
+        if key is None:
+            raise Invalid(f"the day key {path.name} vanished as it was made", code="bad_key")
+        return key
+
+    def _path(self, tenant: str, day: str) -> Path:
+        if _DAY.fullmatch(day) is None:
+            raise Invalid(f"{day!r} is not a day", code="bad_time")
+        return self._directory / day / f"{sha256(tenant.encode()).hexdigest()}.key"

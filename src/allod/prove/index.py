@@ -1,0 +1,101 @@
+"""Index: receipt id → leaf, and where the last flush stood. Derived: a missing, late or broken one is rebuilt.
+
+SQLite without waiting for the disk: a crash of the program loses nothing, a crash of the machine at most this file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+_SCHEMA = """
+create table if not exists entry (id text primary key, leaf integer not null, offset integer not null) without rowid;
+create table if not exists batch (first integer primary key, offset integer not null);
+create table if not exists edge (level integer primary key, hashes blob not null);
+create table if not exists state (one integer primary key check (one = 1), size integer, head integer, end integer);
+"""
+
+
+class Place(NamedTuple):
+    """A leaf's number and where its frame starts in the segment."""
+
+    leaf: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Where the log stood: its size, where its last tree head starts and ends, and the partial tiles."""
+
+    size: int
+    head: int
+    end: int
+    edges: tuple[bytes, ...]
+
+
+class Index:
+    """One connection that writes and one that reads, so that a look-up never waits for a flush."""
+
+    def __init__(self, path: Path) -> None:
+        self._write = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            self._write.execute("pragma journal_mode = wal")
+            self._write.execute("pragma synchronous = off")
+            self._write.executescript(_SCHEMA)
+            self._read = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        except sqlite3.Error:
+            self._write.close()
+            raise
+        self._reading = threading.Lock()
+
+    def save(self, entries: Iterable[tuple[str, int, int]], batches: Iterable[tuple[int, int]], saved: Saved) -> None:
+        """Add rows (id, leaf, offset) and (first leaf, offset), and move `saved` on, all or nothing.
+
+        An id that is there already keeps its first leaf. Raises sqlite3.Error.
+        """
+        edges = list(enumerate(saved.edges))
+        with closing(self._write.cursor()) as cursor:
+            cursor.execute("begin")
+            try:
+                cursor.executemany("insert or ignore into entry values (?, ?, ?)", entries)
+                cursor.executemany("insert or replace into batch values (?, ?)", batches)
+                cursor.executemany("insert or replace into edge values (?, ?)", edges)
+                cursor.execute("insert or replace into state values (1, ?, ?, ?)", (saved.size, saved.head, saved.end))
+                cursor.execute("commit")
+            except sqlite3.Error:
+                if self._write.in_transaction:
+                    cursor.execute("rollback")
+                raise
+
+    def load(self) -> Saved | None:
+        """What the last `save` left. Raises sqlite3.Error for a broken file."""
+        row = self._write.execute("select size, head, end from state").fetchone()
+        edges = tuple(bytes(hashes) for (hashes,) in self._write.execute("select hashes from edge order by level"))
+        return None if row is None else Saved(row[0], row[1], row[2], edges)
+
+    def find(self, receipt_id: str) -> Place | None:
+        """Where the entry with this id is."""
+        with self._reading:
+            row = self._read.execute("select leaf, offset from entry where id = ?", (receipt_id,)).fetchone()
+        return None if row is None else Place(*row)
+
+    def batch_of(self, leaf: int) -> Place | None:
+        """The first leaf of the last known batch that starts at or before `leaf`."""
+        query = "select first, offset from batch where first <= ? order by first desc limit 1"
+        with self._reading:
+            row = self._read.execute(query, (leaf,)).fetchone()
+        return None if row is None else Place(*row)
+
+    def num_entries(self) -> int:
+        """How many ids are known."""
+        with self._reading:
+            return int(self._read.execute("select count(*) from entry").fetchone()[0])
+
+    def close(self) -> None:
+        self._read.close()
+        self._write.close()

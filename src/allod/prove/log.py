@@ -1,0 +1,246 @@
+"""Log: an open transparency log. One owner at a time appends; any thread looks up, proves and reads tiles.
+
+directory/segment        the log itself (segment.py): the only file that cannot be made again
+directory/checkpoint     the last tree head, derived        directory/tile/...      full tiles, derived
+directory/index.sqlite   receipt id → leaf, derived         directory/lock          held while open
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from struct import pack
+from typing import NamedTuple
+
+from allod.core.errors import Invalid, Unavailable
+from allod.prove.bundle import Bundle, Opening, encode_bundle
+from allod.prove.heads import TreeHead
+from allod.prove.index import Index, Place
+from allod.prove.keys import SigningKey
+from allod.prove.merkle import HASH_BYTES, consistency_proof, inclusion_proof, leaf_hash, root_from_inclusion
+from allod.prove.proofs import Proof
+from allod.prove.recovery import recover
+from allod.prove.secret_files import make_private_directory, sync_directory
+from allod.prove.segment import ENTRY, HEAD, MAGIC, FileCalls, SegmentFile, encode_frame, read_frame
+from allod.prove.standing import Leaf, Standing
+from allod.prove.tiles import WIDTH, TileName
+
+SYSTEM_CALLS = FileCalls()
+
+
+class Entry(NamedTuple):
+    """A leaf to append, and the receipt id to find it by."""
+
+    leaf: bytes
+    receipt_id: str
+
+
+class Appended(NamedTuple):
+    """Where an entry is: its number, and the size of the first signed tree that holds it."""
+
+    leaf: int
+    size: int
+
+
+class Log:
+    """Open with `open_log`. Only `append`, `flush` and `close` change it; those are for one thread."""
+
+    def __init__(
+        self, directory: Path, key: SigningKey, segment: SegmentFile, standing: Standing, index: Index, lock: int
+    ) -> None:
+        self._directory, self._key, self._segment = directory, key, segment
+        self._standing, self._index, self._lock = standing, index, lock
+        self._changing = threading.Lock()
+
+    @property
+    def origin(self) -> str:
+        """The log's name in every tree head."""
+        return self._key.name
+
+    @property
+    def verifier_key(self) -> str:
+        """`name+hash+base64`, to be given to whoever verifies."""
+        return self._key.verifier_key
+
+    @property
+    def head(self) -> TreeHead:
+        """The last durable tree head."""
+        return self._standing.head
+
+    @property
+    def note(self) -> str:
+        """The last durable tree head, signed."""
+        return self._standing.note
+
+    @property
+    def num_unflushed(self) -> int:
+        """Entries that the index has yet to be told of."""
+        return len(self._standing.fresh)
+
+    def append(self, entries: Sequence[Entry]) -> list[Appended]:
+        """Append a batch: one write, one signature, one fdatasync. Raises Unavailable, and then nothing was added."""
+        standing, frontier = self._standing, self._standing.frontier.copy()
+        leaves, frames, offset = [], [], standing.end
+        for entry in entries:
+            leaf = Leaf(leaf_hash(entry.leaf), entry.receipt_id, offset)
+            frame = encode_frame(ENTRY, entry.leaf)
+            frontier.append(leaf.hash)
+            leaves.append(leaf)
+            frames.append(frame)
+            offset += len(frame)
+        head = TreeHead(standing.head.origin, frontier.size, frontier.root())
+        note = self._key.sign(head.text)
+        frames.append(encode_frame(HEAD, note.encode()))
+        self._segment.append(b"".join(frames))
+        first = standing.head.size
+        with self._changing:
+            standing.advance(leaves, frontier, head, note, head_offset=offset)
+        return [Appended(first + number, head.size) for number in range(len(entries))]
+
+    def flush(self) -> None:
+        """Bring the derived files up to date. A failure costs nothing but a slower start: it is tried again."""
+        try:
+            self._standing.flush(self._index, self._directory)
+        except (sqlite3.Error, OSError):
+            return
+
+    def find(self, receipt_id: str) -> Place:
+        """Where the entry with this id is. Raises Invalid (`no_such_receipt`)."""
+        place = self._standing.fresh.get(receipt_id) or self._index.find(receipt_id)
+        if place is None:
+            raise Invalid("no receipt has this id", code="no_such_receipt")
+        return place
+
+    def statement(self, receipt_id: str) -> bytes:
+        """The exact leaf of a receipt."""
+        return self._read(self.find(receipt_id).offset, 1)[0]
+
+    def proof(self, leaf: int) -> Proof:
+        """That entry's inclusion in the last durable tree. Raises Invalid and Unavailable."""
+        with self._changing:
+            standing = self._standing
+            path = inclusion_proof(standing.tiles.node, leaf, standing.head.size)
+            return Proof(leaf, tuple(path), standing.note)
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """Hashes that show the tree of size `old` to be a prefix of that of size `new`."""
+        with self._changing:
+            if new > self.head.size:
+                raise Invalid(f"the log has no size {new} yet", code="no_such_entry")
+            return consistency_proof(self._standing.tiles.node, old, new)
+
+    def resource(self, path: str) -> bytes:
+        """What C2SP tlog-tiles serves at this path: `checkpoint`, `tile/<L>/<N>` or `tile/entries/<N>`.
+
+        Raises Invalid (`no_such_tile`) for what does not exist, Unavailable for a tile whose file is lost.
+        """
+        if path == "checkpoint":
+            return self.note.encode()
+        name = TileName.parse(path)
+        with self._changing:
+            size = self.head.size
+            width = min(WIDTH, (size >> 8 * (name.level or 0)) - name.number * WIDTH)
+            if width < name.width:
+                raise Invalid("no tile has this name", code="no_such_tile")
+            if name.level is not None:
+                return self._standing.tiles.tile(name)[: name.width * HASH_BYTES]
+        entries = self.entries(name.number * WIDTH, name.width)
+        return b"".join(pack(">H", len(entry)) + entry for entry in entries)
+
+    def entries(self, first: int, count: int) -> list[bytes]:
+        """`count` leaves from number `first` on."""
+        with self._changing:
+            batch = self._standing.batch_of(first, self._index)
+        if batch is None or first + count > self.head.size:
+            raise Invalid(f"no entries {first} to {first + count}", code="no_such_entry")
+        return self._read(batch.offset, first - batch.leaf + count)[first - batch.leaf :]
+
+    def close(self) -> None:
+        """Flush and let go of the lock."""
+        self.flush()
+        self._index.close()
+        self._segment.close()
+        os.close(self._lock)
+
+    def _read(self, offset: int, count: int) -> list[bytes]:
+        found: list[bytes] = []
+        with (self._directory / "segment").open("rb") as file:
+            file.seek(offset)
+            while len(found) < count:
+                frame = read_frame(file, offset)
+                if isinstance(frame, str):
+                    raise Unavailable(f"the segment cannot be read at byte {offset}: {frame}", code="log_damaged")
+                if frame.kind == ENTRY:
+                    found.append(frame.payload)
+                offset = frame.end
+        return found
+
+
+def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS) -> Log:
+    """Open the log in `directory`, made on first use, and recover it.
+
+    Raises Unavailable (`log_locked`) while another process has it open, Invalid (`log_damaged`) for damage that no
+    crash explains.
+    """
+    make_private_directory(directory)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise Unavailable("another process has this log open", code="log_locked") from error
+    try:
+        return _open_locked(directory, key, calls, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _open_locked(directory: Path, key: SigningKey, calls: FileCalls, lock: int) -> Log:
+    path = directory / "segment"
+    if not path.exists():
+        _create_segment(directory, key)
+    with path.open("rb") as file:
+        standing, index = recover(directory, key.verifier, file)
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, standing.end)
+        os.fdatasync(fd)
+    except OSError as error:
+        os.close(fd)
+        index.close()
+        raise Unavailable(f"the log cannot be written ({error.strerror})", code="log_unavailable") from error
+    return Log(directory, key, SegmentFile(fd, standing.end, calls), standing, index, lock)
+
+
+def _create_segment(directory: Path, key: SigningKey) -> None:
+    if (directory / "checkpoint").exists():
+        raise Invalid("the log's segment is gone", code="log_damaged", hint="restore it; do not start it anew")
+    draft = directory / "segment.draft"
+    note = key.sign(Standing.empty(directory, key.name).head.text)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, MAGIC + encode_frame(HEAD, note.encode()))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    draft.rename(directory / "segment")
+    sync_directory(directory)
+
+
+def bundle_for(log: Log, receipt_id: str, salt: bytes | None = None) -> bytes:
+    """The bundle of a receipt; `salt` puts an opening in it, for the tenant whose answer it is.
+
+    What is handed out was checked first, so a damaged tile is met here and not by the user. Raises Invalid for an
+    unknown id and Unavailable for damage.
+    """
+    place = log.find(receipt_id)
+    statement, proof = log.statement(receipt_id), log.proof(place.leaf)
+    head = TreeHead.of_signed(proof.note)
+    if root_from_inclusion(leaf_hash(statement), place.leaf, head.size, proof.path) != head.root:
+        raise Unavailable("the log's tiles or index are damaged", code="log_derived", hint="allod log fsck --rebuild")
+    return encode_bundle(Bundle(statement, proof, None if salt is None else Opening(salt)))

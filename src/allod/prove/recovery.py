@@ -1,0 +1,146 @@
+"""Recovery: from the files of a log to its standing, or a refusal. Nothing is believed that the log's key did not sign.
+
+1. Resume from the index if its last tree head is in the segment, signed, and is the root of the partial tiles;
+   otherwise forget everything derived and start from the first batch.
+2. Replay the batches that follow: sums, leaf hashes, roots; the last tree head's signature vouches for all of them.
+3. A tail without a good tree head was never acknowledged and is cut off, unless something shows that it was:
+   a signed tree head after the damage that is not the last thing in the file, or a `checkpoint` file that is ahead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from pathlib import Path
+from typing import BinaryIO
+
+from allod.core.errors import Invalid, Unavailable
+from allod.prove.heads import TreeHead
+from allod.prove.index import Index, Saved
+from allod.prove.merkle import leaf_hash
+from allod.prove.notes import DASH, VerifierKey, is_signed, parse_note
+from allod.prove.segment import HEAD, MAGIC, Batch, Batches, read_frame
+from allod.prove.standing import Leaf, Standing
+
+INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
+FLUSH_EVERY = 10_000  # leaves
+MAX_TAIL_BYTES = 128 * 1024 * 1024  # more than the largest batch
+
+
+def recover(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Standing, Index]:
+    """The standing of the log in `directory`, and its index, up to date. Raises Invalid for a damaged log."""
+    file.seek(0)
+    if file.read(len(MAGIC)) != MAGIC:
+        raise damaged("the segment does not start as one")
+    index, standing = _resume(directory, key, file)
+    batches = Batches(file, standing.end)
+    for batch in batches:
+        replay(standing, batch)
+        if len(standing.fresh) >= FLUSH_EVERY:
+            standing.flush(index, directory)
+    if not standing.note or signed_head(standing.note, key) != standing.head:
+        raise damaged("its last tree head is not signed by this log's key")
+    if batches.problem:
+        _check_tail(file, standing, key, batches.problem)
+    _check_not_behind(directory, standing, key)
+    standing.flush(index, directory)
+    return standing, index
+
+
+def replay(standing: Standing, batch: Batch) -> None:
+    """Count one batch of the segment. Raises Invalid if its tree head is not that of its leaves."""
+    frontier = standing.frontier.copy()
+    leaves = [Leaf(leaf_hash(frame.payload), receipt_id_of(frame.payload), frame.offset) for frame in batch.entries]
+    for leaf in leaves:
+        frontier.append(leaf.hash)
+    try:
+        note = batch.head.payload.decode()
+        head = TreeHead.of_signed(note)
+    except (Invalid, UnicodeDecodeError) as error:
+        raise damaged(f"no tree head at byte {batch.head.offset}") from error
+    if head != TreeHead(standing.head.origin, frontier.size, frontier.root()):
+        raise damaged(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
+    standing.advance(leaves, frontier, head, note, head_offset=batch.head.offset)
+
+
+def receipt_id_of(leaf: bytes) -> str | None:
+    """The `predicate.id` of a statement; None for a leaf that has none."""
+    try:
+        value = json.loads(leaf)["predicate"]["id"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def signed_head(note: str, key: VerifierKey) -> TreeHead | None:
+    """The tree head in `note` if `key` signed it for its own log."""
+    try:
+        parsed = parse_note(note)
+        head = TreeHead.of(parsed)
+    except Invalid:
+        return None
+    return head if head.origin == key.name and is_signed(parsed, key) else None
+
+
+def damaged(what: str) -> Invalid:
+    """The refusal to open."""
+    return Invalid(f"the log is damaged: {what}", code="log_damaged", hint="allod log fsck says where")
+
+
+def open_index(directory: Path, *, anew: bool = False) -> Index:
+    """The index; `anew` throws the old one away. Raises sqlite3.Error."""
+    if anew:
+        for name in INDEX_FILES:
+            (directory / name).unlink(missing_ok=True)
+    return Index(directory / INDEX_FILES[0])
+
+
+def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, Standing]:
+    try:
+        index = open_index(directory)
+    except sqlite3.Error:
+        return open_index(directory, anew=True), Standing.empty(directory, key.name)
+    try:
+        saved = index.load()
+        standing = None if saved is None else _saved_standing(directory, saved, key, file)
+    except (sqlite3.Error, Invalid, Unavailable):
+        standing = None
+    if standing is not None:
+        return index, standing
+    index.close()
+    return open_index(directory, anew=True), Standing.empty(directory, key.name)
+
+
+def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO) -> Standing | None:
+    file.seek(saved.head)
+    frame = read_frame(file, saved.head)
+    if isinstance(frame, str) or frame.kind != HEAD or frame.end != saved.end:
+        return None
+    head = signed_head(frame.payload.decode(errors="replace"), key)
+    if head is None or head.size != saved.size:
+        return None
+    standing = Standing.resumed(directory, saved, frame.payload.decode())
+    return standing if standing.frontier.root() == head.root else None
+
+
+def _check_tail(file: BinaryIO, standing: Standing, key: VerifierKey, problem: str) -> None:
+    file.seek(standing.end)
+    tail = file.read(MAX_TAIL_BYTES + 1)
+    if len(tail) > MAX_TAIL_BYTES:
+        raise damaged(f"{problem} after byte {standing.end}, and more follows than one batch")
+    pattern = rb"%s\n[0-9]+\n[A-Za-z0-9+/=]{44}\n\n(?:%s [^\n]+\n)+" % (re.escape(key.name.encode()), DASH.encode())
+    for found in re.finditer(pattern, tail):
+        head = signed_head(found[0].decode(errors="replace"), key)
+        if head is not None and found.end() != len(tail):  # the next batch is written only after this one was durable
+            raise damaged(f"{problem} after byte {standing.end}, before the signed tree head of size {head.size}")
+
+
+def _check_not_behind(directory: Path, standing: Standing, key: VerifierKey) -> None:
+    try:
+        head = signed_head((directory / "checkpoint").read_text(), key)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return
+    ours = standing.head
+    if head is not None and (head.size > ours.size or (head.size == ours.size and head.root != ours.root)):
+        raise damaged(f"a tree head of size {head.size} was published, and the segment ends at {ours.size}")
