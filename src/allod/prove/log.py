@@ -180,8 +180,8 @@ class Log:
         return found
 
 
-def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS) -> Log:
-    """Open the log in `directory`, made on first use, and recover it.
+def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS, *, anew: bool = False) -> Log:
+    """Open the log in `directory`, made on first use, and recover it; `anew` makes everything derived again.
 
     Raises Unavailable (`log_locked`) while another process has it open, Invalid (`log_damaged`) for damage that no
     crash explains.
@@ -194,18 +194,18 @@ def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS) 
         os.close(lock)
         raise Unavailable("another process has this log open", code="log_locked") from error
     try:
-        return _open_locked(directory, key, calls, lock)
+        return _open_locked(directory, key, calls, lock, anew=anew)
     except BaseException:
         os.close(lock)
         raise
 
 
-def _open_locked(directory: Path, key: SigningKey, calls: FileCalls, lock: int) -> Log:
+def _open_locked(directory: Path, key: SigningKey, calls: FileCalls, lock: int, *, anew: bool) -> Log:
     path = directory / "segment"
     if not path.exists():
         _create_segment(directory, key)
     with path.open("rb") as file:
-        standing, index = recover(directory, key.verifier, file)
+        standing, index = recover(directory, key.verifier, file, anew=anew)
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.ftruncate(fd, standing.end)

@@ -28,12 +28,15 @@ FLUSH_EVERY = 10_000  # leaves
 MAX_TAIL_BYTES = 128 * 1024 * 1024  # more than the largest batch
 
 
-def recover(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Standing, Index]:
-    """The standing of the log in `directory`, and its index, up to date. Raises Invalid for a damaged log."""
+def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[Standing, Index]:
+    """The standing of the log in `directory`, and its index, up to date; `anew` starts from nothing.
+
+    Raises Invalid (`log_damaged`).
+    """
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise damaged("the segment does not start as one")
-    index, standing = _resume(directory, key, file)
+    index, standing = _start_anew(directory, key) if anew else _resume(directory, key, file)
     batches = Batches(file, standing.end)
     for batch in batches:
         replay(standing, batch)
@@ -88,7 +91,7 @@ def damaged(what: str) -> Invalid:
     return Invalid(f"the log is damaged: {what}", code="log_damaged", hint="allod log fsck says where")
 
 
-def open_index(directory: Path, *, anew: bool = False) -> Index:
+def _open_index(directory: Path, *, anew: bool = False) -> Index:
     """The index; `anew` throws the old one away. Raises sqlite3.Error."""
     if anew:
         for name in INDEX_FILES:
@@ -98,9 +101,9 @@ def open_index(directory: Path, *, anew: bool = False) -> Index:
 
 def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, Standing]:
     try:
-        index = open_index(directory)
+        index = _open_index(directory)
     except sqlite3.Error:
-        return open_index(directory, anew=True), Standing.empty(directory, key.name)
+        return _start_anew(directory, key)
     try:
         saved = index.load()
         standing = None if saved is None else _saved_standing(directory, saved, key, file)
@@ -109,7 +112,11 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, S
     if standing is not None:
         return index, standing
     index.close()
-    return open_index(directory, anew=True), Standing.empty(directory, key.name)
+    return _start_anew(directory, key)
+
+
+def _start_anew(directory: Path, key: VerifierKey) -> tuple[Index, Standing]:
+    return _open_index(directory, anew=True), Standing.empty(directory, key.name)
 
 
 def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO) -> Standing | None:

@@ -95,6 +95,12 @@ class Tiles:
             write_derived(self._directory / name.path, tile)
             del self._unwritten[name]  # only now: a reader looks here first, then for the file
 
+    def take_unwritten(self) -> list[tuple[TileName, bytes]]:
+        """The full tiles that wait, for a reader that only compares them."""
+        taken = list(self._unwritten.items())
+        self._unwritten.clear()
+        return taken
+
     def frontier(self) -> Frontier:
         """What appending to this tree needs."""
         return Frontier(self.size, [self.node(height, index) for height, index in subtrees(0, self.size)])
