@@ -120,7 +120,7 @@ def python_read_paths() -> tuple[Path, ...]:
     """What this interpreter and its installed packages need to be read in order to start."""
     paths = sysconfig.get_paths()
     folders = {Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    libraries = {Path(sys.base_prefix, "lib"), Path(sys.prefix, "pyvenv.cfg"), _SOURCE}
+    libraries = {Path(sys.base_prefix, "lib"), Path(sys.prefix, "pyvenv.cfg"), _SOURCE.parent}
     return tuple(sorted(path for path in folders | libraries if path.exists()))
 
 

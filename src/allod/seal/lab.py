@@ -1,0 +1,264 @@
+"""Where escapes are tried: two network namespaces joined by a cable, both thrown away afterwards.
+
+    [ attacker, victim ] allod0 ──────── allod1 [ honeypot ]
+
+Made in a user namespace, so it needs no privilege, cannot disturb the machine's own network, and vanishes with its
+last process. `python -m allod.seal.lab` runs the suite inside and writes JSON lines; suite.py reads them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+from allod.core.errors import AllodError, Unavailable
+from allod.seal import kernel, netlink
+from allod.seal.enter import PARTS
+from allod.seal.escapes.every import EVERY
+from allod.seal.escapes.probe import INTERFACE, PROXY_PORT, TCP_PORT, UDP_PORT, Probe, Target
+from allod.seal.honeypot import BUFFER_BYTES, Belongings, Recorder, be_victim, watch_cable
+from allod.seal.launch import SealOptions, python_read_paths, start
+from allod.seal.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER
+
+FAR_INTERFACE = "allod1"
+_ATTACKER = ("10.77.0.1/24", "fd77::1/64")
+_CONTROL = ("10.77.0.2", "fd77::2")  # the honeypot, as unsealed attempts know it
+_SEALED = ("10.77.0.3", "fd77::3")  # and as sealed ones do: nothing at all may come here
+_ATTEMPT_TIMEOUT_S, _BARRIER_TIMEOUT_S, _LATE_S = 6.0, 3.0, 0.3
+_SLOT_BYTES = 32
+
+
+_HINT = "allow user namespaces, or run as root; the kernel needs veth (CONFIG_VETH)"
+
+
+class Record:
+    """All that honeypot and victim have seen, read from their pipe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.marks: set[str] = set()
+
+    def expect(self, *marks: str) -> None:
+        """Read until all `marks` are there. Raises Unavailable when they do not come."""
+        deadline = time.monotonic() + _BARRIER_TIMEOUT_S
+        while not self.marks.issuperset(marks):
+            readable, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
+                raise Unavailable("the honeypot or the victim does not answer", code="lab_unavailable", hint=_HINT)
+            self.marks.update(os.read(self._descriptor, 65536).decode().split())
+
+
+class Lab:
+    """A running lab, in which `attempt` tries one escape at a time."""
+
+    def __init__(self, directory: Path, record: Record, *, victim_pid: int, belongings: Belongings) -> None:
+        self._directory = directory
+        self._victim_pid = victim_pid
+        self._belongings = belongings
+        self._num_attempts = 0
+        self._signals = iter(range(signal.SIGRTMIN + 1, signal.SIGRTMAX))
+        self._modes = iter(range(0o601, 0o700))
+        self.record = record
+
+    def attempt(self, probe: Probe, *, omit: tuple[str, ...], address: tuple[str, str]) -> dict[str, object]:
+        """Start `probe` as an engine is started; what it said of itself, and the mark that would convict it."""
+        target = self._target(probe, address)
+        log = self._directory / f"{target.token}.log"
+        process = start(self._options(probe, target, log, omit))
+        status = process.wait(_ATTEMPT_TIMEOUT_S)
+        if status is None:
+            process.terminate(grace_s=0)
+        self._look_into_socket_directory()
+        self.settle()
+        said = log.read_text().split("\n")
+        killed = f"killed by {signal.Signals(-status).name}" if status is not None and status < 0 else ""
+        return {
+            "mark": target.mark(probe.leaves),
+            "tried": said[0] == "trying",
+            "said": " ".join(said[1:]).strip() or killed or ("hung" if status is None else f"exit status {status}"),
+        }
+
+    def settle(self) -> None:
+        """Return when the honeypot and the victim have seen all that was sent before this call."""
+        flushes = to_honeypot, to_victim = f"allod-{token_hex(8)}", f"allod-{token_hex(8)}"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(to_honeypot.encode(), (_CONTROL[0], UDP_PORT))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(to_victim.encode(), self._belongings.datagram_path)
+        self.record.expect(*flushes)
+
+    def _target(self, probe: Probe, address: tuple[str, str]) -> Target:
+        own, index = self._belongings, self._num_attempts
+        self._num_attempts += 1
+        return Target(
+            token=f"allod-{token_hex(8)}",
+            signal=next(self._signals) if probe.leaves == "signal" else 0,
+            mode=next(self._modes) if probe.leaves == "mode" else 0,
+            address_4=address[0],
+            address_6=address[1],
+            stream_path=own.stream_path,
+            datagram_path=own.datagram_path,
+            abstract_stream=own.abstract_stream,
+            abstract_datagram=own.abstract_datagram,
+            victim_pid=self._victim_pid,
+            victim_socket=own.live_socket.fileno(),
+            victim_buffer=ctypes.addressof(own.buffer) + index % (BUFFER_BYTES // _SLOT_BYTES) * _SLOT_BYTES,
+            victim_file=str(own.file),
+            socket_dir=str(self._directory / "sockets"),
+        )
+
+    def _options(self, probe: Probe, target: Target, log: Path, omit: tuple[str, ...]) -> SealOptions:
+        arguments = ("-S", "-P", "-m", "allod.seal.escapes", probe.name, json.dumps(vars(target)))
+        return SealOptions(
+            command=(sys.executable, *arguments),
+            socket_dir=self._directory / "sockets",
+            read_paths=python_read_paths(),
+            environment={
+                "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+                "http_proxy": f"http://{target.address_4}:{PROXY_PORT}",
+            },
+            log_path=log,
+            unsafe_no_seal=bool(omit),
+            unsafe_omit=omit,
+        )
+
+    def _look_into_socket_directory(self) -> None:
+        for entry in (self._directory / "sockets").iterdir():
+            if entry.is_symlink() or not entry.is_socket():
+                self.record.marks.add(entry.name)
+            entry.unlink()
+
+
+@contextmanager
+def open_lab(directory: Path) -> Iterator[Lab]:
+    """Make the lab in `directory` (empty, ours) and leave the caller's namespaces for it. Needs a single thread.
+
+    Raises Unavailable `lab_unavailable` where namespaces or virtual cables cannot be made.
+    """
+    (directory / "sockets").mkdir(mode=0o700)
+    (directory / "key").write_text("secret")
+    reading, writing = os.pipe()
+    record, recorder = Record(reading), Recorder(writing)
+    children: list[int] = []
+    try:
+        _leave_namespaces()
+        children.append(_fork(lambda: _be_honeypot(recorder)))
+        record.expect("honeypot-apart")
+        _lay_cable(children[0])
+        record.expect("honeypot-ready")
+        belongings = _belongings(directory)
+        children.append(_fork(lambda: be_victim(recorder, belongings)))
+        record.expect("victim-ready")
+        yield Lab(directory, record, victim_pid=children[1], belongings=belongings)
+    except OSError as error:
+        raise Unavailable(f"no lab: {error}", code="lab_unavailable", hint=_HINT) from error
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _leave_namespaces() -> None:
+    user, group = os.geteuid(), os.getegid()
+    try:
+        kernel.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC)
+    except OSError:
+        kernel.unshare(CLONE_NEWNET | CLONE_NEWIPC)  # root, where user namespaces are switched off
+        return
+    own = Path("/proc/self")
+    (own / "uid_map").write_text(f"0 {user} 1")
+    (own / "setgroups").write_text("deny")
+    (own / "gid_map").write_text(f"0 {group} 1")
+
+
+def _fork(become: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.die_with_parent(signal.SIGKILL)
+            become()
+        except OSError as error:
+            sys.stderr.write(f"error: {error}\n")
+        finally:
+            os._exit(1)
+    return pid
+
+
+def _lay_cable(honeypot_pid: int) -> None:
+    netlink.add_cable(INTERFACE, peer=FAR_INTERFACE, peer_pid=honeypot_pid)
+    _connect_interface(INTERFACE, _ATTACKER)
+    for setting, value in (("ping_group_range", "0 0"), ("tcp_fastopen", "5")):
+        with suppress(OSError):  # read-only in some containers: that escape then does not apply
+            Path("/proc/sys/net/ipv4", setting).write_text(value)
+
+
+def _connect_interface(name: str, addresses: tuple[str, ...]) -> None:
+    netlink.bring_up(name)
+    for address in addresses:
+        with suppress(OSError):  # no IPv6 on this kernel: those escapes then do not apply
+            netlink.add_address(name, address)
+
+
+def _be_honeypot(recorder: Recorder) -> None:
+    kernel.unshare(CLONE_NEWNET)
+    kernel.die_with_parent(signal.SIGKILL)  # again: unshare gave new credentials
+    recorder.mark("honeypot-apart")
+    while FAR_INTERFACE not in (name for _, name in socket.if_nameindex()):
+        time.sleep(0.005)
+    _connect_interface(FAR_INTERFACE, tuple(f"{four}/24" for four, _ in (_CONTROL, _SEALED)))
+    _connect_interface(FAR_INTERFACE, tuple(f"{six}/64" for _, six in (_CONTROL, _SEALED)))
+    with suppress(OSError):
+        Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("515")  # accept data in the first packet, no cookie
+    quiet = socket.inet_aton(_SEALED[0]), socket.inet_pton(socket.AF_INET6, _SEALED[1])
+    watch_cable(recorder, FAR_INTERFACE, quiet=quiet)
+
+
+def _belongings(directory: Path) -> Belongings:
+    return Belongings(
+        stream_path=str(directory / "stream"),
+        datagram_path=str(directory / "datagram"),
+        abstract_stream=f"{directory}/stream",
+        abstract_datagram=f"{directory}/datagram",
+        file=directory / "key",
+        live_socket=socket.create_connection((_CONTROL[0], TCP_PORT), timeout=3.0),
+        buffer=ctypes.create_string_buffer(BUFFER_BYTES),
+    )
+
+
+def run(directory: Path, omit: tuple[str, ...], tell: Callable[[dict[str, object]], None]) -> None:
+    """Every escape unsealed, then every escape sealed; `tell` hears each attempt, and in the end all the marks."""
+    with open_lab(directory) as lab:
+        for phase, parts, address in (("control", PARTS, _CONTROL), ("sealed", omit, _SEALED)):
+            for probe in EVERY.values():
+                tell({"phase": phase, "probe": probe.name, **lab.attempt(probe, omit=parts, address=address)})
+        time.sleep(_LATE_S)
+        lab.settle()
+        tell({"phase": "record", "marks": sorted(lab.record.marks)})
+
+
+def main(directory: str, *omit: str) -> None:
+    """Run the suite in `directory`, writing one JSON object a line; an error is a line too."""
+
+    def tell(message: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+    kernel.die_with_parent(signal.SIGKILL)
+    try:
+        run(Path(directory), omit, tell)
+    except AllodError as error:
+        tell({"phase": "error", "message": error.message, "code": error.code, "hint": error.hint})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
