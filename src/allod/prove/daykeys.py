@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from allod.core.errors import Denied, Invalid
+from allod.core.errors import Denied, Invalid, Unavailable
 from allod.prove.commitments import day_of, nonce_of, pseudonym_of, salt_of
 from allod.prove.secret_files import make_private_directory, read_secret, sync_directory, write_secret_once
 
@@ -47,7 +47,10 @@ class DayKeys:
         return self._known.get((tenant, day))
 
     def use(self, tenant: str, day: str) -> DayKey:
-        """The key, made and durable if this is its first use. Blocks for milliseconds then. Raises Invalid."""
+        """The key, made and durable if this is its first use. Blocks for milliseconds then.
+
+        Raises Unavailable if it cannot be kept, Invalid for a key file that is unsafe or broken.
+        """
         return self._known.get((tenant, day)) or self.find(tenant, day) or self._create(tenant, day)
 
     def find(self, tenant: str, day: str) -> DayKey | None:
@@ -90,8 +93,11 @@ class DayKeys:
 
     def _create(self, tenant: str, day: str) -> DayKey:
         path = self._path(tenant, day)
-        make_private_directory(path.parent)
-        write_secret_once(path, secrets.token_bytes(KEY_BYTES))  # if another process was first, its key counts
+        try:
+            make_private_directory(path.parent)
+            write_secret_once(path, secrets.token_bytes(KEY_BYTES))  # if another process was first, its key counts
+        except OSError as error:
+            raise Unavailable(f"no day key can be kept ({error.strerror})", code="keystore_unavailable") from error
         key = self.find(tenant, day)
         if key is None:
             raise Invalid(f"the day key {path.name} vanished as it was made", code="bad_key")
