@@ -67,3 +67,15 @@ class VerificationError(AllodError):
         super().__init__(message, hint=hint)
         self.step = step
         self.name = name
+
+
+def explain(error: AllodError) -> str:
+    """What a terminal shows: what happened and, after a blank line, what to do about it."""
+    return f"error: {error.message}" + (f"\n\nhint: {error.hint}" if error.hint else "")
+
+
+def exit_status(error: AllodError) -> int:
+    """1 the answer is no, 2 wrong usage or settings, 3 unavailable."""
+    if isinstance(error, Unavailable):
+        return 3
+    return 2 if isinstance(error, Invalid) else 1

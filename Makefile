@@ -1,0 +1,60 @@
+# Few words, the same here and in CI.
+#   make up      everything that is needed, then the gateway      make check   style, types, the house's rules
+#   make test    everything that the tests need, then the tests   make bench   benchmarks, as ratios
+#   make setup   what `make up` needs, without starting           make lock    pin dependencies anew
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+UP     ?=
+
+.PHONY: up setup dev test test-fast check format bench lock clean
+
+up: $(VENV)/.ready
+	@exec $(BIN)/allod up $(UP)
+
+setup: $(VENV)/.ready
+	@$(BIN)/allod model get
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; try: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.ready: $(VENV)/bin/python requirements.txt pyproject.toml
+	@echo "installing what Allod needs, checked against requirements.txt"
+	@$(PIP) install --quiet --require-hashes --requirement requirements.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.ready requirements-dev.txt
+	@echo "installing what the tests need"
+	@$(PIP) install --quiet --require-hashes --requirement requirements-dev.txt
+	@sh tests/install.sh
+	@touch $@
+
+dev: $(VENV)/.dev
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m "not slow and not services" $(ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest --quiet tests/test_house.py
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	@sh benchmarks/run.sh
+
+lock: $(VENV)/.dev
+	@sh tests/lock.sh
+
+clean:
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""A thin skin: words → app → text. Each verb is a module; what a verb does not need is not imported."""
+
+from allod.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,151 @@
+"""A client of our own gateway, on the standard library alone: what `allod ask` needs."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from allod.app import Home
+from allod.core.canonical import canonical_json
+from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+
+ANSWER_TIMEOUT_S = 1800
+START_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and what its receipt needs: the exact body that was sent."""
+
+    text: str
+    finish: str
+    receipt_id: str
+    request_body: str
+    usage: dict[str, Any]
+
+
+class Client:
+    """Talks to the gateway at `url` with the realm's local key."""
+
+    def __init__(self, url: str, home: Home) -> None:
+        where = urllib.parse.urlsplit(url)
+        self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=ANSWER_TIMEOUT_S)
+        self._headers = {"authorization": f"Bearer {home.local_key.read_text().strip()}"}
+
+    def model(self) -> dict[str, Any]:
+        """The model that is served, as `GET /v1/models` describes it."""
+        described: dict[str, Any] = json.loads(self._get("/v1/models"))["data"][0]
+        return described
+
+    def chat(self, body: dict[str, Any], *, show: Callable[[str], None]) -> Answer:
+        """A streamed answer; `show` is given each piece as it comes. Raises what the gateway answers."""
+        sent = json.dumps(body)
+        response = self._request("POST", "/v1/chat/completions", sent.encode())
+        texts: list[str] = []
+        finish, usage = "", dict[str, Any]()
+        for event in _events(response):
+            if "error" in event:
+                raise _error(event["error"], 503)
+            usage = event.get("usage") or usage
+            for choice in event["choices"]:
+                finish = choice["finish_reason"] or finish
+                if text := choice["delta"].get("content"):
+                    texts.append(text)
+                    show(text)
+        if not finish:
+            raise Unavailable(
+                "the answer broke off", code="stream_ended", hint="ask again; `allod up` shows the reason"
+            )
+        return Answer("".join(texts), finish, response.headers["x-allod-receipt"], sent, usage)
+
+    def bundle(self, answer: Answer) -> bytes:
+        """The answer's bundle with everything that opens it."""
+        bundle = json.loads(self._get(f"/v1/receipts/{answer.receipt_id}"))
+        bundle["opening"]["request"] = answer.request_body
+        bundle["opening"]["answer"] = canonical_json({"content": answer.text, "tool_calls": []}).decode()
+        return json.dumps(bundle, ensure_ascii=False).encode()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _get(self, path: str) -> bytes:
+        return self._request("GET", path, None).read()
+
+    def _request(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+        try:
+            self._connection.request(method, path, body, self._headers)
+            response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"the gateway does not answer: {error}", code="gateway_lost") from error
+        if response.status != 200:
+            raise _error(json.loads(response.read())["error"], response.status)
+        return response
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    try:
+        for line in response:
+            if line.startswith(b"data: {"):
+                yield json.loads(line[6:])
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"the gateway went away: {error}", code="gateway_lost") from error
+
+
+def _error(error: dict[str, Any], status: int) -> AllodError:
+    kind: type[AllodError] = Unavailable if status >= 429 else Denied if status in (401, 403) else Invalid
+    return kind(error["message"], code=error["code"], param=error.get("param"))
+
+
+@contextmanager
+def running_or_started(home: Home, *, model: str | None) -> Iterator[str]:
+    """The URL of this realm's gateway; of one started for the call where none runs."""
+    if url := _running(home):
+        yield url
+        return
+    print("starting a gateway for this call (`allod up` keeps one running)", file=sys.stderr)
+    command = [sys.executable, "-P", "-m", "allod.cli", "up", "--port=0", *([f"--model={model}"] if model else [])]
+    log = home.path / "gateway.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        yield _wait_until_ready(home, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _running(home: Home) -> str | None:
+    """The announced gateway's URL, if its process lives."""
+    try:
+        announced = json.loads(home.gateway.read_text())
+        os.kill(announced["pid"], 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    url: str = announced["url"]
+    return url
+
+
+def _wait_until_ready(home: Home, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            words = (home.path / "gateway.log").read_text(errors="replace").strip()
+            message = words.rpartition("error: ")[2] or "it left no reason"
+            raise Unavailable(f"the gateway did not start: {message}", code="gateway_not_started")
+        if url := _running(home):
+            return url
+        time.sleep(0.05)
+    raise Unavailable(f"the gateway was not ready in {START_TIMEOUT_S} s", code="gateway_not_started")

@@ -1,0 +1,123 @@
+"""What a client asks for and what an engine answers, in no dialect: the values that travel the main path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from allod.core.canonical import canonical_json
+from allod.core.labels import Label
+
+Finish = Literal["stop", "length", "tool_calls"]
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. A seed is always set, so that every receipt can record one."""
+
+    seed: int
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may ask the client to call; `parameters` is a JSON Schema."""
+
+    name: str
+    description: str
+    parameters: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to continue.
+
+    `messages` are {"role", "content", ...} as OpenAI writes them. `schema` restricts the answer to JSON: an empty
+    mapping to any JSON object, None not at all. `tool_choice` is "auto", "none", "required" or the name of a tool.
+    `top_logprobs` is None for no log-probabilities, else how many alternatives each token carries (0 to 20).
+    """
+
+    model: str
+    messages: tuple[Json, ...]
+    sampling: Sampling
+    schema: Json | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "none"
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts to turn into vectors."""
+
+    model: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One authenticated, labelled request. `body` holds the exact bytes that the client sent."""
+
+    id: str
+    tenant: str
+    label: Label
+    task: Chat | Embed
+    body: bytes
+    start_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Language tokens. `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` is JSON text, as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer under way. `logprobs` has OpenAI's shape: one entry a token."""
+
+    text: str
+    logprobs: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer."""
+
+    content: str | None
+    finish: Finish
+    usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[Json, ...] = ()
+
+    def committed_bytes(self) -> bytes:
+        """What the receipt commits to: RFC 8785 of the text and the tool calls, and nothing else (spec/receipt.md)."""
+        if not self.tool_calls and self.content is not None:  # the usual answer, without building a tree
+            return b'{"content":' + json.dumps(self.content, ensure_ascii=False).encode() + b',"tool_calls":[]}'
+        calls = [{"arguments": call.arguments, "name": call.name} for call in self.tool_calls]
+        return canonical_json({"content": self.content, "tool_calls": calls})
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector a text, in order."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage = field(default_factory=Usage)

@@ -1,0 +1,177 @@
+"""The gate for GGUF files: read the header strictly, and refuse what is not whole.
+
+Source: ggml-org/ggml, docs/gguf.md (version 3). Every count is bounded and every tensor must lie inside the file, so
+that the engine never meets a file that this has not understood.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from allod.core.canonical import sha256_hex
+from allod.core.errors import Invalid
+
+MAX_TENSORS = 100_000
+MAX_KEYS = 10_000
+MAX_STRING_BYTES = 1 << 26
+MAX_ARRAY_ITEMS = 1 << 22
+MAX_ALIGNMENT = 1 << 16
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_POOLING_NONE = 0
+
+# ggml type → (values in a block, bytes of a block); docs/gguf.md and ggml-common.h
+_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
+    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
+    34: (256, 54), 35: (256, 66), 39: (32, 17),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What the file says of itself. `template_digest` is of the chat template's text."""
+
+    architecture: str
+    name: str
+    context_tokens: int
+    num_parameters: int
+    template_digest: str
+    has_template: bool
+    pooling: int
+
+    @property
+    def can_embed(self) -> bool:
+        """Whether the model was made for embeddings: its header says how to pool."""
+        return self.pooling != _POOLING_NONE
+
+
+def read_header(path: Path) -> GgufHeader:
+    """The header of a GGUF file. Raises Invalid for anything that is not a whole one."""
+    try:
+        with path.open("rb") as file:
+            return _Reader(file, path.stat().st_size).header()
+    except OSError as error:
+        raise Invalid(f"{path}: {error.strerror}", code="model_unreadable") from error
+    except _Malformed as error:
+        raise Invalid(
+            f"{path} is no whole GGUF file: {error}", code="model_malformed", hint="check the file against its digest"
+        ) from error
+
+
+class _Malformed(Exception):
+    pass
+
+
+class _Reader:
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+        self._file = file
+        self._size = size_bytes
+
+    def header(self) -> GgufHeader:
+        if self._take(4) != b"GGUF":
+            raise _Malformed("it does not begin with GGUF")
+        version = self._number("<I")
+        if version not in (2, 3):
+            raise _Malformed(f"version {version}; 2 and 3 are known")
+        num_tensors = self._count(MAX_TENSORS, "tensors")
+        num_keys = self._count(MAX_KEYS, "keys")
+        metadata: dict[str, Any] = {}
+        for _ in range(num_keys):
+            key = self._string()
+            if key in metadata:
+                raise _Malformed(f"key {key} twice")
+            metadata[key] = self._value(self._number("<I"))
+        num_parameters = self._tensors(num_tensors, metadata.get("general.alignment", 32))
+        return _described(metadata, num_parameters)
+
+    def _tensors(self, num_tensors: int, alignment: Any) -> int:
+        """Check that the tensors lie one after another to the end of the file; the number of their values."""
+        if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT or alignment % 8:
+            raise _Malformed("its alignment is not usable")
+        num_parameters, expected = 0, 0
+        for _ in range(num_tensors):
+            name = self._string()
+            num_dimensions = self._number("<I")
+            if not 0 < num_dimensions <= 4:
+                raise _Malformed(f"tensor {name} has {num_dimensions} dimensions")
+            values = math.prod(self._number("<Q") for _ in range(num_dimensions))
+            kind, offset = self._number("<I"), self._number("<Q")
+            if kind not in _BLOCKS:
+                raise _Malformed(f"tensor {name} has the unknown type {kind}")
+            block_values, block_bytes = _BLOCKS[kind]
+            if values % block_values:
+                raise _Malformed(f"tensor {name} is no whole number of blocks")
+            if offset != expected:
+                raise _Malformed(f"tensor {name} begins at {offset}, not at {expected}")
+            expected += _padded(values // block_values * block_bytes, alignment)
+            num_parameters += values
+        begin = _padded(self._file.tell(), alignment)
+        missing = begin + expected - self._size
+        if not -alignment < missing < alignment:  # writers differ in whether they pad the last tensor
+            raise _Malformed(f"{abs(missing)} bytes {'are missing' if missing > 0 else 'too many'}")
+        return num_parameters
+
+    def _value(self, kind: int, *, depth: int = 4) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind == _ARRAY:
+            if depth == 0:
+                raise _Malformed("arrays nested too deeply")
+            item_kind, length = self._number("<I"), self._count(MAX_ARRAY_ITEMS, "items of an array")
+            if item_kind in _SCALARS:
+                item = _SCALARS[item_kind]
+                return struct.unpack(f"<{length}{item[1]}", self._take(length * struct.calcsize(item)))
+            return [self._value(item_kind, depth=depth - 1) for _ in range(length)]
+        if kind not in _SCALARS:
+            raise _Malformed(f"unknown kind of value {kind}")
+        return self._number(_SCALARS[kind])
+
+    def _string(self) -> str:
+        data = self._take(self._count(MAX_STRING_BYTES, "bytes of a string"))
+        return data.decode("utf-8", "replace")  # token texts may be single bytes
+
+    def _count(self, limit: int, what: str) -> int:
+        count: int = self._number("<Q")
+        if count > limit:
+            raise _Malformed(f"{count} {what}, more than {limit}")
+        return count
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _take(self, length: int) -> bytes:
+        data = self._file.read(length)
+        if len(data) != length:
+            raise _Malformed("it ends within its header")
+        return data
+
+
+def _padded(length: int, alignment: int) -> int:
+    return -(-length // alignment) * alignment
+
+
+def _described(metadata: dict[str, Any], num_parameters: int) -> GgufHeader:
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise _Malformed("it names no architecture")
+    template = metadata.get("tokenizer.chat_template", "")
+    context = metadata.get(f"{architecture}.context_length")
+    if not isinstance(context, int) or context <= 0 or not isinstance(template, str):
+        raise _Malformed("its context length or chat template is missing or of the wrong type")
+    return GgufHeader(
+        architecture=architecture,
+        name=str(metadata.get("general.name", "")),
+        context_tokens=context,
+        num_parameters=num_parameters,
+        template_digest="sha256:" + sha256_hex(template.encode()),
+        has_template=bool(template),
+        pooling=int(metadata.get(f"{architecture}.pooling_type", _POOLING_NONE)),
+    )

@@ -1,0 +1,1 @@
+"""The way of a request: gateway, tools, engine port and its adapters."""

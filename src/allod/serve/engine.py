@@ -1,0 +1,57 @@
+"""The engine port: what the gateway asks of whatever runs a model.
+
+An adapter passes tests/contracts/test_engine.py. Whoever stops iterating over `stream`, or cancels any call, has
+cancelled the work in the engine too: no adapter goes on computing for nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a receipt says about the engine. Digests are `sha256:<hex>`.
+
+    `replay`: "exact" (the same answer whatever else runs), "batch-invariant", or "none" (no promise).
+    """
+
+    name: str
+    build: str
+    config: str
+    replay: Literal["exact", "batch-invariant", "none"]
+    model_digest: str
+    template_digest: str
+    context_tokens: int
+    slots: int
+    can_chat: bool
+    can_embed: bool
+    seal: str = "none"  # what kind of perimeter it runs in
+    seal_proof: str | None = None  # digest of the kernel's evidence for it
+
+
+class Engine(Protocol):
+    """Runs one model. Raises Invalid for what this model cannot do, Unavailable when the engine is lost."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+        """Pieces as they are made, then one Completion whose `content` is the whole text."""
+        ...
+
+    async def complete(self, chat: Chat) -> Completion:
+        """The whole answer at once."""
+        ...
+
+    async def embed(self, embed: Embed) -> Embeddings:
+        """One vector a text."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; calls under way fail with Unavailable."""
+        ...

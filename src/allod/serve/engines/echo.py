@@ -1,0 +1,122 @@
+"""An engine in memory that answers with the question: for tests, demonstrations and measuring everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, Mapping
+from hashlib import sha256
+from typing import Any
+
+from allod.core.canonical import digest_of
+from allod.core.errors import Invalid, Unavailable
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Usage
+from allod.serve.engine import EngineInfo
+
+DIMENSIONS = 8
+
+
+class EchoEngine:
+    """Answers a chat with its last message, word by word; a schema with its smallest instance.
+
+    `delay_s` is waited before each word, so that cancellation and overload can be tried out.
+    """
+
+    def __init__(self, *, delay_s: float = 0.0, context_tokens: int = 4096, slots: int = 4) -> None:
+        self.info = EngineInfo(
+            name="echo",
+            build=digest_of("echo 1"),
+            config=digest_of({"context_tokens": context_tokens}),
+            replay="exact",
+            model_digest=digest_of("echo model"),
+            template_digest=digest_of("echo template"),
+            context_tokens=context_tokens,
+            slots=slots,
+            can_chat=True,
+            can_embed=True,
+        )
+        self.running = 0
+        self._delay_s = delay_s
+        self._closed = False
+
+    async def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+        prompt_tokens = sum(len(_text_of(message).split()) for message in chat.messages)
+        if prompt_tokens > self.info.context_tokens:
+            raise Invalid(
+                f"the prompt has {prompt_tokens} tokens and the context holds {self.info.context_tokens}",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        words, finish = _answer(chat)
+        self.running += 1
+        try:
+            for word in words:
+                await asyncio.sleep(self._delay_s)
+                if self._closed:
+                    raise Unavailable("the engine was lost", code="engine_lost")
+                yield Piece(word, _logprobs(word, chat.top_logprobs))
+        finally:
+            self.running -= 1
+        logprobs = tuple(entry for word in words for entry in _logprobs(word, chat.top_logprobs))
+        yield Completion("".join(words), finish, Usage(prompt_tokens, len(words)), logprobs=logprobs)
+
+    async def complete(self, chat: Chat) -> Completion:
+        async for item in self.stream(chat):
+            if isinstance(item, Completion):
+                return item
+        raise Unavailable("the engine was lost", code="engine_lost")
+
+    async def embed(self, embed: Embed) -> Embeddings:
+        if self._closed:
+            raise Unavailable("the engine was lost", code="engine_lost")
+        return Embeddings(tuple(map(_vector, embed.texts)), Usage(sum(len(text.split()) for text in embed.texts)))
+
+    async def close(self) -> None:
+        self._closed = True
+
+
+def _text_of(message: Json) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content or ())
+
+
+def _answer(chat: Chat) -> tuple[list[str], Finish]:
+    text = json.dumps(_instance(chat.schema)) if chat.schema is not None else _text_of(chat.messages[-1])
+    for stop in chat.sampling.stop:
+        text = text.split(stop, 1)[0]
+    words = [word if index == 0 else " " + word for index, word in enumerate(text.split(" "))]
+    limit = chat.sampling.max_tokens
+    if limit is not None and len(words) > limit:
+        return words[:limit], "length"
+    return words, "stop"
+
+
+def _instance(schema: Mapping[str, Any]) -> Any:
+    """The smallest value that satisfies the plain part of a JSON Schema (type, const, enum, properties, anyOf)."""
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _instance(schema["anyOf"][0])
+    kind = schema.get("type", "object")
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: _instance(properties.get(name, {})) for name in schema.get("required", ())}
+    return {"string": "", "integer": 0, "number": 0, "boolean": False, "array": [], "null": None}[kind]
+
+
+def _logprobs(word: str, top: int | None) -> tuple[Json, ...]:
+    if top is None:
+        return ()
+    entry = {"token": word, "logprob": 0.0, "bytes": list(word.encode())}
+    return ({**entry, "top_logprobs": [entry] * min(top, 1)},)
+
+
+def _vector(text: str) -> tuple[float, ...]:
+    raw = [byte - 127.5 for byte in sha256(text.encode()).digest()[:DIMENSIONS]]
+    length = math.hypot(*raw)
+    return tuple(value / length for value in raw)

@@ -1,0 +1,224 @@
+"""llama.cpp's server behind the engine port, over a Unix socket.
+
+Tools never reach it: llama.cpp accepts a forced tool call and does not enforce it (ggml-org/llama.cpp#27217), so
+`allod.serve.tools` has turned them into a schema before a chat comes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+
+from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Usage
+from allod.serve.engine import EngineInfo
+from allod.serve.engines.http import Response, UnixHttp
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[dict[str, Any]] | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _CachedTokens(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _CachedTokens | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    type: str = ""
+    code: int = 500
+
+
+class _Answer(msgspec.Struct):
+    """A response, or one event of a streamed one."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+class _Vector(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
+    usage: _Usage | None = None
+
+
+_answers = msgspec.json.Decoder(_Answer)
+_vectors = msgspec.json.Decoder(_Vectors)
+_encode = msgspec.json.Encoder().encode
+_Kind = TypeVar("_Kind", _Answer, _Vectors)
+
+
+class LlamaEngine:
+    """One started llama.cpp server. `info` is what its launcher knows of it."""
+
+    def __init__(self, info: EngineInfo, socket_path: str) -> None:
+        self.info = info
+        self._http = UnixHttp(socket_path)
+
+    async def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+        texts: list[str] = []
+        logprobs: list[Json] = []
+        finish: str | None = None
+        usage = _Usage()
+        async with aclosing(self._events(_encode(_chat_body(chat, stream=True)))) as events:
+            async for event in events:
+                usage = event.usage or usage
+                for choice in event.choices:
+                    finish = choice.finish_reason or finish
+                    if choice.delta is not None and choice.delta.content:
+                        piece = Piece(choice.delta.content, _openai_logprobs(choice.logprobs))
+                        texts.append(piece.text)
+                        logprobs.extend(piece.logprobs)
+                        yield piece
+        if finish is None:
+            raise Unavailable("the engine was lost in mid-answer", code="engine_lost", retry_after_s=1)
+        yield Completion("".join(texts), _finish(finish), _usage(usage), logprobs=tuple(logprobs))
+
+    async def complete(self, chat: Chat) -> Completion:
+        response = await self._http.request("POST", CHAT_PATH, _encode(_chat_body(chat, stream=False)))
+        answer = _decoded(_answers, response)
+        choice = answer.choices[0]
+        content = choice.message.content if choice.message is not None else None
+        return Completion(
+            content or "",
+            _finish(choice.finish_reason or "stop"),
+            _usage(answer.usage or _Usage()),
+            logprobs=_openai_logprobs(choice.logprobs),
+        )
+
+    async def embed(self, embed: Embed) -> Embeddings:
+        if not self.info.can_embed:
+            raise Invalid(
+                f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
+            )
+        response = await self._http.request("POST", "/v1/embeddings", _encode({"input": embed.texts}))
+        answer = _decoded(_vectors, response)
+        ordered = sorted(answer.data, key=lambda item: item.index)
+        return Embeddings(tuple(tuple(item.embedding) for item in ordered), _usage(answer.usage or _Usage()))
+
+    async def is_ready(self) -> bool:
+        """Whether the server has loaded its model."""
+        try:
+            return (await self._http.request("GET", "/health")).status == 200
+        except Unavailable:
+            return False
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def _events(self, body: bytes) -> AsyncGenerator[_Answer, None]:
+        """The events of a streamed answer, up to [DONE]."""
+        status, buffer = 0, b""
+        async with aclosing(self._http.stream("POST", CHAT_PATH, body)) as parts:
+            async for part in parts:
+                if isinstance(part, int):
+                    status = part
+                    continue
+                buffer += part
+                if status != 200:
+                    continue
+                *lines, buffer = buffer.split(b"\n")
+                for line in lines:
+                    if line.startswith((b"data: {", b"error: {")):
+                        event = _answers.decode(line[line.index(b"{") :])
+                        if event.error is not None:
+                            raise _error(event.error)
+                        yield event
+        if status != 200:
+            _decoded(_answers, Response(status, buffer))
+
+
+def _chat_body(chat: Chat, *, stream: bool) -> dict[str, Any]:
+    sampling = chat.sampling
+    body: dict[str, Any] = {
+        "messages": chat.messages,
+        "seed": sampling.seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stream": stream,
+    }
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    if sampling.max_tokens is not None:
+        body["max_tokens"] = sampling.max_tokens
+    if sampling.stop:
+        body["stop"] = sampling.stop
+    if chat.top_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": chat.top_logprobs}
+    if chat.schema is not None:
+        body["response_format"] = (
+            {"type": "json_schema", "json_schema": {"name": "answer", "schema": chat.schema}}
+            if chat.schema
+            else {"type": "json_object"}
+        )
+    return body
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Kind], response: Response) -> _Kind:
+    """The response's body, or the error that it reports."""
+    try:
+        if response.status == 200:
+            return decoder.decode(response.body)
+        error = _answers.decode(response.body).error
+    except msgspec.DecodeError as reason:
+        raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
+    raise _error(error or _Error(code=response.status))
+
+
+def _error(error: _Error) -> AllodError:
+    """llama.cpp's error as one of ours."""
+    if error.type == "exceed_context_size_error":
+        return Invalid(error.message, code="context_length_exceeded", param="messages")
+    if 400 <= error.code < 500:
+        return Invalid(error.message, code="refused_by_engine")
+    return Unavailable(error.message or "the engine failed", code="engine_failed", retry_after_s=1)
+
+
+def _finish(reason: str) -> Finish:
+    return "length" if reason == "length" else "stop"
+
+
+def _usage(usage: _Usage) -> Usage:
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+    return Usage(usage.prompt_tokens, usage.completion_tokens, cached)
+
+
+def _openai_logprobs(logprobs: _Logprobs | None) -> tuple[Json, ...]:
+    """llama.cpp's entries carry a token `id` that OpenAI's clients do not expect."""
+    if logprobs is None:
+        return ()
+    return tuple(
+        {**_entry(entry), "top_logprobs": [_entry(other) for other in entry.get("top_logprobs", ())]}
+        for entry in logprobs.content or ()
+    )
+
+
+def _entry(entry: Json) -> dict[str, Any]:
+    return {"token": entry["token"], "logprob": entry["logprob"], "bytes": entry.get("bytes")}

@@ -1,0 +1,43 @@
+"""The engine's own process: llama.cpp's server on one Unix socket. Started inside the seal, never imported.
+
+python -m allod.serve.engines.llama_process '{"model": ..., "socket": ..., "threads": 1, ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from typing import Any
+
+
+def serve(options: dict[str, Any]) -> None:
+    """Load the model, listen, and stay until killed. Threads that spin would starve a small machine: see FACTS in
+    docs/log.md; the launcher sets OMP_WAIT_POLICY and GOMP_SPINCOUNT before this process starts."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = options["model"]
+    params.hostnames = [options["socket"]]
+    params.n_parallel = options["slots"]
+    params.n_ctx = options["slots"] * options["context_tokens"]
+    params.kv_unified = False  # a slot's arithmetic must not depend on its neighbours
+    params.cpuparams.n_threads = options["threads"]
+    params.cpuparams_batch.n_threads = options["threads"]
+    params.n_threads_http = options["http_threads"]
+    params.embedding = options["embeddings"]
+    params.n_gpu_layers = options["gpu_layers"]
+    params.cache_ram_mib = 0  # 8 GiB by default
+    params.cors_origins = ""
+    params.ui = False
+    params.endpoint_slots = False
+    params.endpoint_props = False
+    params.offline = True
+    params.verbosity = 1
+    server = xllamacpp.Server(params)  # returns when the socket listens; it lives as long as this name
+    threading.Event().wait()
+    del server
+
+
+if __name__ == "__main__":
+    serve(json.loads(sys.argv[1]))

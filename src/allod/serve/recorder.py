@@ -1,0 +1,173 @@
+"""Step 9: turn what happened into a statement, and wait until it is durable.
+
+The log's writer has a thread of its own; its results come back into the event loop once per batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable
+from functools import lru_cache
+
+from allod.core.canonical import digest_of
+from allod.core.errors import AllodError
+from allod.core.labels import Label
+from allod.core.requests import Chat, Completion, Request, Usage
+from allod.core.statements import (
+    AnswerPart,
+    EnginePart,
+    ModelPart,
+    PolicyPart,
+    Receipt,
+    RequestPart,
+    SealPart,
+    SitePart,
+    statement_bytes,
+)
+from allod.govern.policy import POLICY_DIGEST, decide
+from allod.prove.commitments import commitment, day_of, nonce_of
+from allod.prove.daykeys import DayKeys
+from allod.prove.writer import LogWriter, Outcome
+from allod.serve.engine import Engine, EngineInfo
+
+
+def new_receipt_id() -> str:
+    """128 random bits: known before the first token, and tells nothing."""
+    return secrets.token_hex(16)
+
+
+class Recorder:
+    """Writes statements about `model_name` on `engine` at `site`."""
+
+    def __init__(
+        self,
+        *,
+        writer: LogWriter,
+        day_keys: DayKeys,
+        engine: Engine,
+        model_name: str,
+        site: SitePart,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._writer = writer
+        self._day_keys = day_keys
+        self._engine = engine
+        self._model_name = model_name
+        self._site = site
+        self._now_ms = now_ms
+        self._numbers = itertools.count()
+        self._parts = lru_cache(maxsize=2)(self._parts_of)
+        self._policy = lru_cache(maxsize=64)(_policy_part)
+
+    async def prepare(self, request: Request) -> None:
+        """Make sure that this request can be recorded at all, before any work is done for it.
+
+        Raises AllodError where the tenant's key of the day cannot be read or made.
+        """
+        day = day_of(request.start_ms)
+        if self._day_keys.known(request.tenant, day) is None:
+            await asyncio.to_thread(self._day_keys.use, request.tenant, day)
+
+    async def record_answer(self, request: Request, answer: bytes, usage: Usage, finish: str) -> None:
+        """Return once the receipt is durable. Raises Unavailable if it cannot be made so."""
+        await self._append(request.id, self._statement(request, answer, usage, finish))
+
+    async def record_refusal(self, request: Request) -> None:
+        """The same for a request that policy forbids."""
+        await self._append(request.id, self._statement(request, None, None, ""))
+
+    def record_unfinished(self, request: Request, sent: str, reason: BaseException) -> None:
+        """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
+        completion = Completion(sent, "stop", Usage())
+        finish = "error" if isinstance(reason, AllodError) else "cancelled"
+        self._writer.submit(self._statement(request, completion.committed_bytes(), None, finish), request.id, _ignore)
+
+    async def _append(self, receipt_id: str, statement: bytes) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(result: Outcome) -> None:
+            if future.done():
+                return
+            if isinstance(result, AllodError):
+                future.set_exception(result)
+            else:
+                future.set_result(None)
+
+        self._writer.submit(statement, receipt_id, settle)
+        await future
+
+    def _statement(self, request: Request, answer: bytes | None, usage: Usage | None, finish: str) -> bytes:
+        """`answer` is None for a refusal, `usage` where nobody counted."""
+        day_key = self._day_keys.use(request.tenant, day_of(request.start_ms))
+        salt = day_key.salt(request.id)
+        model, engine, seal = self._parts(self._engine.info)
+        refused = answer is None
+        return statement_bytes(
+            Receipt(
+                id=request.id,
+                seq=next(self._numbers),
+                nonce=nonce_of(salt),
+                start_ms=request.start_ms,
+                end_ms=max(self._now_ms(), request.start_ms),
+                request=RequestPart(
+                    commitment=commitment("request", salt, request.body),
+                    tokens=usage.prompt_tokens if usage else None,
+                    params=_params(request),
+                ),
+                answer=None
+                if answer is None
+                else AnswerPart(
+                    commitment=commitment("answer", salt, answer),
+                    tokens=usage.completion_tokens if usage else None,
+                    finish=finish,
+                ),
+                policy=self._policy(request.label),
+                site=self._site,
+                tenant=day_key.pseudonym,
+                model=None if refused else model,
+                engine=None if refused else engine,
+                seal=None if refused else seal,
+            )
+        )
+
+    def _parts_of(self, info: EngineInfo) -> tuple[ModelPart, EnginePart, SealPart]:
+        return (
+            ModelPart(name=self._model_name, digest=info.model_digest, template=info.template_digest),
+            EnginePart(name=info.name, build=info.build, config=info.config, replay=info.replay),
+            SealPart(kind=info.seal, proof=info.seal_proof),
+        )
+
+
+def _ignore(result: object) -> None:
+    """For statements that nobody waits for."""
+
+
+def _policy_part(label: Label) -> PolicyPart:
+    decision = decide(label)
+    return PolicyPart(
+        digest=POLICY_DIGEST,
+        label=label.as_json(),
+        decision="permit" if decision.permitted else "forbid",
+        rules=decision.rules,
+    )
+
+
+def _params(request: Request) -> dict[str, int | str | bool | None]:
+    """How the answer was asked for, in integers; texts and schemas only by their digest."""
+    chat = request.task
+    if not isinstance(chat, Chat):
+        return {"num_texts": len(chat.texts)}
+    sampling = chat.sampling
+    params: dict[str, int | str | bool | None] = {
+        "max_tokens": sampling.max_tokens,
+        "seed": sampling.seed,
+        "temperature_milli": round(sampling.temperature * 1000),
+        "top_p_milli": round(sampling.top_p * 1000),
+    }
+    if sampling.stop:
+        params["stop"] = digest_of(sampling.stop)
+    if chat.tools:
+        params["num_tools"] = len(chat.tools)
+    return params

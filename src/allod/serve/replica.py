@@ -1,0 +1,183 @@
+"""A replica: one engine process under the seal, started, watched, and started again when it ends.
+
+It is itself an engine. A request that has been sent no token when its engine is lost is tried once more on the next
+one; a stream that has begun ends with the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from allod.core.errors import AllodError, Unavailable
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
+from allod.seal.evidence import proof_of
+from allod.seal.launch import SealedProcess, SealOptions, start
+from allod.serve.engine import EngineInfo
+from allod.serve.engines.llama import LlamaEngine
+
+logger = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaOptions:
+    """What to start and how long to be patient. `info` lacks only what the started process adds: the seal."""
+
+    seal: SealOptions
+    socket_path: str
+    info: EngineInfo
+    ready_timeout_s: float = 300.0
+    poll_s: float = 0.1
+    restart_wait_s: float = 0.5
+    max_restart_wait_s: float = 30.0
+
+
+class Replica:
+    """Start it with `start`, end it with `close`."""
+
+    def __init__(self, options: ReplicaOptions) -> None:
+        self._options = options
+        self.info = options.info
+        self.process: SealedProcess | None = None
+        self._engine: LlamaEngine | None = None
+        self._changed = asyncio.Event()
+        self._reason = "the engine is starting"
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return once the engine answers. Raises Unavailable when it cannot be started, sealed or readied."""
+        await self._launch()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """End the process; calls under way fail with Unavailable."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await self._end()
+
+    def check_ready(self) -> None:
+        """Raise Unavailable, with the reason, unless the engine is up."""
+        if self._engine is None:
+            raise Unavailable(self._reason, code="engine_starting", retry_after_s=2)
+
+    async def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+        engine, begun = await self._up(), False
+        while True:
+            try:
+                async with aclosing(engine.stream(chat)) as answer:
+                    async for item in answer:
+                        begun = True
+                        yield item
+                    return
+            except Unavailable as error:
+                if begun or error.code != "engine_lost":
+                    raise
+                begun = True  # once more, and no more than that
+                engine = await self._next_after(engine)
+
+    async def complete(self, chat: Chat) -> Completion:
+        return await self._tried_twice(lambda engine: engine.complete(chat))
+
+    async def embed(self, embed: Embed) -> Embeddings:
+        return await self._tried_twice(lambda engine: engine.embed(embed))
+
+    async def _tried_twice(self, ask: Callable[[LlamaEngine], Awaitable[_Answer]]) -> _Answer:
+        engine = await self._up()
+        try:
+            return await ask(engine)
+        except Unavailable as error:
+            if error.code != "engine_lost":
+                raise
+        return await ask(await self._next_after(engine))
+
+    async def _up(self) -> LlamaEngine:
+        """The engine that is up, waited for as long as a restart takes."""
+        if self._engine is not None:
+            return self._engine
+        try:
+            async with asyncio.timeout(self._options.max_restart_wait_s):
+                while self._engine is None:
+                    await self._changed.wait()
+        except TimeoutError:
+            self.check_ready()
+            raise Unavailable("the engine is not up", code="engine_starting", retry_after_s=2) from None
+        return self._engine
+
+    async def _next_after(self, lost: LlamaEngine) -> LlamaEngine:
+        if self._engine is lost:
+            self._mark_down("the engine was lost and is being started again")
+        return await self._up()
+
+    def _mark_down(self, reason: str) -> None:
+        self._engine = None
+        self._reason = reason
+        self._changed.clear()
+
+    async def _launch(self) -> None:
+        """Start the process, wait until it answers, and only then call it up."""
+        self.process = process = await asyncio.to_thread(start, self._options.seal)
+        try:
+            proof = await asyncio.to_thread(lambda: proof_of(process.evidence()))
+            info = replace(self._options.info, seal=process.kind, seal_proof=proof)
+            engine = LlamaEngine(info, self._options.socket_path)
+            await self._wait_until_ready(engine, process)
+        except BaseException:
+            await self._end()
+            raise
+        self.info, self._engine = info, engine
+        self._changed.set()
+
+    async def _wait_until_ready(self, engine: LlamaEngine, process: SealedProcess) -> None:
+        timeout_s = self._options.ready_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not await engine.is_ready():
+                    if (status := process.poll()) is not None:
+                        why = f"it ended with status {status}: {await self._last_words()}"
+                        raise Unavailable(f"the engine was never ready; {why}", code="engine_not_started")
+                    await asyncio.sleep(self._options.poll_s)
+        except TimeoutError:
+            raise Unavailable(f"the engine was not ready in {timeout_s} s", code="engine_not_started") from None
+
+    async def _watch(self) -> None:
+        """Notice that the process ended; start another, more patiently each time that this fails."""
+        wait_s = self._options.restart_wait_s
+        while True:
+            await asyncio.sleep(self._options.poll_s)
+            if self.process is not None and self.process.poll() is None and self._engine is not None:
+                wait_s = self._options.restart_wait_s
+                continue
+            self._mark_down("the engine ended and is being started again")
+            await self._end()
+            try:
+                await self._launch()
+                logger.warning("the engine ended and was started again")
+            except AllodError as error:
+                self._reason = f"the engine does not start: {error.message}"
+                logger.error("the engine does not start: %s", error.message)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, self._options.max_restart_wait_s)
+
+    async def _end(self) -> None:
+        engine, process = self._engine, self.process
+        self._mark_down("the engine is stopped")
+        self.process = None
+        if engine is not None:
+            await engine.close()
+        if process is not None:
+            await asyncio.to_thread(process.terminate)
+
+    async def _last_words(self) -> str:
+        """The end of the engine's log, for the error that reports its failure."""
+        path = self._options.seal.log_path
+        if path is None or not path.exists():
+            return "it left no log"
+        lines = (await asyncio.to_thread(path.read_text, errors="replace")).strip().splitlines()
+        return lines[-1] if lines else "it left no log"

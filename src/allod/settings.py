@@ -1,0 +1,162 @@
+"""One frozen tree of settings: the only reader of the environment and of TOML files.
+
+`ALLOD_HOME/allod.toml` is optional; an unknown key or a wrong type in it is an error at start. Command-line words
+come in as `overrides` and win.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from allod.core.errors import Invalid
+from allod.model.catalogue import CatalogueEntry
+
+_Tree = TypeVar("_Tree")
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """Whose gateway this is. The log's origin is `<name>/receipts/<site>`; an empty name is made on first use."""
+
+    name: str = ""
+    site: str = "local"
+    jurisdiction: str = "GB"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the gateway listens and what it takes in. Loopback only, until it can speak TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+    body_limit_bytes: int = 4 << 20
+    num_waiting: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """`name` is `auto`, a name of the catalogue, or a GGUF file."""
+
+    name: str = "auto"
+    slots: int = 4
+    context_tokens: int = 4096
+    threads: int = 0  # 0: physical cores less one, at least one
+    gpu_layers: int = 0
+    ready_timeout_s: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set."""
+
+    home: Path
+    realm: Realm = field(default_factory=Realm)
+    server: Server = field(default_factory=Server)
+    model: Model = field(default_factory=Model)
+    unsafe_no_seal: bool = False  # a command-line word only: a file must not switch the seal off unseen
+
+    @property
+    def origin(self) -> str:
+        """The receipts log's name."""
+        return f"{self.realm.name}/receipts/{self.realm.site}"
+
+
+def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None) -> Settings:
+    """The settings of `home` (default: ALLOD_HOME, else the platform's data directory).
+
+    `overrides` are dotted names and their values (`{"server.port": 0}`); None means "not said". Raises Invalid.
+    """
+    home = (home or default_home()).expanduser().absolute()
+    settings = Settings(home=home)
+    file = home / "allod.toml"
+    if file.exists():
+        settings = _merged(settings, _read(file), where=str(file), allowed=("realm", "server", "model"))
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            settings = _set(settings, name.split("."), value)
+    _check(settings)
+    return settings
+
+
+def default_home() -> Path:
+    """Where a realm lives unless ALLOD_HOME says otherwise."""
+    if home := os.environ.get("ALLOD_HOME"):
+        return Path(home)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "allod"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "allod"
+
+
+def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
+    """The models that Allod knows how to get, in the catalogue's order."""
+    rows = _read(file or Path(__file__).with_name("models.toml"))["model"]
+    return tuple(
+        CatalogueEntry(**{**row, "packages": tuple(row["packages"]), "members": tuple(row["members"])}) for row in rows
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"{file} is no TOML: {error}", code="settings_malformed") from error
+    except OSError as error:
+        raise Invalid(f"{file}: {error.strerror}", code="settings_unreadable") from error
+
+
+def _merged(tree: _Tree, values: Mapping[str, Any], *, where: str, allowed: tuple[str, ...] = ()) -> _Tree:
+    known = {item.name for item in fields(tree) if not allowed or item.name in allowed}  # type: ignore[arg-type]
+    types = get_type_hints(type(tree))
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise Invalid(
+                f"{where}: unknown setting {name!r}",
+                code="settings_unknown",
+                param=name,
+                hint=f"known here: {', '.join(sorted(known))}",
+            )
+        current = getattr(tree, name)
+        if is_dataclass(current) and isinstance(value, Mapping):
+            changes[name] = _merged(current, value, where=f"{where} [{name}]")
+        elif type(value) is not types[name]:
+            raise Invalid(f"{where}: {name} must be {types[name].__name__}", code="settings_type", param=name)
+        else:
+            changes[name] = value
+    return replace(tree, **changes)  # type: ignore[type-var]
+
+
+def _set(tree: _Tree, names: list[str], value: Any) -> _Tree:
+    first, *rest = names
+    return replace(tree, **{first: _set(getattr(tree, first), rest, value) if rest else value})  # type: ignore[type-var]
+
+
+def _check(settings: Settings) -> None:
+    limits = {
+        "server.port": (settings.server.port, 0, 65535),
+        "server.body_limit_bytes": (settings.server.body_limit_bytes, 1 << 10, 1 << 30),
+        "server.num_waiting": (settings.server.num_waiting, 0, 100_000),
+        "model.slots": (settings.model.slots, 1, 1024),
+        "model.context_tokens": (settings.model.context_tokens, 64, 1 << 24),
+        "model.threads": (settings.model.threads, 0, 1024),
+        "model.ready_timeout_s": (settings.model.ready_timeout_s, 1, 86_400),
+    }
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise Invalid(f"{name} is {value}; it must lie in {low} to {high}", code="settings_range", param=name)
+    if settings.server.host not in ("127.0.0.1", "::1", "localhost"):
+        raise Invalid(
+            f"server.host is {settings.server.host!r}: only loopback is served without TLS",
+            code="settings_host",
+            param="server.host",
+            hint="use 127.0.0.1, and a TLS proxy on this machine if others must reach it",
+        )
+    for name, text in (("realm.name", settings.realm.name), ("realm.site", settings.realm.site)):
+        if not all(char.isalnum() or char in "-." for char in text) or not text.isascii():
+            raise Invalid(f"{name} may hold letters, digits, - and .", code="settings_name", param=name)

@@ -1,0 +1,42 @@
+"""The gateway's own process: `python -m allod.web --home DIR --port N --model NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import uvloop
+
+from allod.app import load_settings, prepare_weights
+from allod.core.errors import AllodError, exit_status, explain
+from allod.web.server import serve
+
+
+def main() -> int:
+    """Serve until told to stop; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m allod.web")
+    parser.add_argument("--home", type=Path)
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--model")
+    parser.add_argument("--unsafe-no-seal", action="store_true", default=None)
+    words = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = load_settings(
+            {"server.port": words.port, "model.name": words.model, "unsafe_no_seal": words.unsafe_no_seal},
+            home=words.home,
+        )
+        weights = prepare_weights(settings, lambda what, done, total: None)
+        uvloop.run(serve(settings, weights))
+    except AllodError as error:
+        sys.stderr.write(explain(error) + "\n")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The front door: one ASGI application, its routes in one table.
+
+A plain ASGI callable, because routing here is one dictionary: decision 0004 has the measurement. Whatever goes wrong
+leaves as the dialect's own error; an error that nobody expected is logged with its request id and leaves as a 500
+without detail.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from allod.core.errors import AllodError, Denied, Invalid
+from allod.govern.keys import Tenant
+from allod.web.http import ClientLeft, Headers, Receive, Send, respond
+from allod.web.metrics import Metrics
+from allod.web.openai import write
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP request on its way. `headers` has lower-case names; `tenant` is None only on open routes."""
+
+    id: str
+    path: str
+    headers: dict[bytes, bytes]
+    receive: Receive
+    send: Send
+    start_ms: int
+    tenant: Tenant | None = None
+    started: bool = False  # whether the response has begun, so that an error can no longer be a status
+
+
+Handler = Callable[[Call], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`is_open` routes need no key."""
+
+    handler: Handler
+    is_open: bool = False
+
+
+class Application:
+    """Serves `routes` by exact path, `prefixes` by the beginning of a path.
+
+    `hosts` are the names it answers to: a page elsewhere that points a name of its own at this machine (DNS
+    rebinding) is refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: dict[tuple[str, str], Route],
+        prefixes: dict[tuple[str, str], Route],
+        tenant_of: Callable[[str], Tenant],
+        hosts: frozenset[bytes],
+        metrics: Metrics,
+    ) -> None:
+        self._routes = routes
+        self._prefixes = prefixes
+        self._paths = {path for _, path in routes}
+        self._tenant_of = tenant_of
+        self._hosts = hosts
+        self._metrics = metrics
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # no WebSocket here; uvicorn closes it
+        await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        call = Call(
+            id=secrets.token_hex(16),
+            path=scope["path"],
+            headers=dict(scope["headers"]),
+            receive=receive,
+            send=send,
+            start_ms=time.time_ns() // 1_000_000,
+        )
+        status = 200
+        try:
+            route = self._route(scope["method"], call)
+            if not route.is_open:
+                call.tenant = self._tenant_of(_presented_key(call.headers))
+            await route.handler(call)
+        except ClientLeft:
+            status = 499  # nginx's number for it; nobody receives it
+        except AllodError as reason:
+            status = write.status_of(reason)
+            await self._fail(call, reason, status)
+        except Exception:
+            status = 500
+            logger.exception("request %s failed", call.id)
+            await self._fail(
+                call, AllodError("an internal error; the gateway's log has the details", code="internal"), 500
+            )
+        self._metrics.count_request(call.path if call.path in self._paths else "other", status, call.start_ms)
+
+    def _route(self, method: str, call: Call) -> Route:
+        if call.headers.get(b"host", b"") not in self._hosts:
+            raise Denied("this host name is not served here", code="unknown_host")
+        route = self._routes.get((method, call.path))
+        if route is not None:
+            return route
+        for (prefix_method, prefix), prefix_route in self._prefixes.items():
+            if method == prefix_method and call.path.startswith(prefix):
+                return prefix_route
+        if call.path in self._paths:
+            raise Invalid(f"{method} is not for {call.path}", code="method_not_allowed")
+        raise Invalid(f"there is nothing at {call.path}", code="not_found")
+
+    async def _fail(self, call: Call, error: AllodError, status: int) -> None:
+        if call.started:
+            await call.send({"type": "http.response.body", "body": write.error_event(error)})
+            return
+        headers: Headers = ((b"content-type", b"application/json"), (b"x-request-id", call.id.encode()))
+        retry_after_s = getattr(error, "retry_after_s", None)
+        if retry_after_s is not None:
+            headers += ((b"retry-after", str(max(1, round(retry_after_s))).encode()),)
+        if status == 401:
+            headers += ((b"www-authenticate", b"Bearer"),)
+        if error.code == "policy_denied":
+            headers += ((b"x-allod-receipt", call.id.encode()),)
+        await respond(call.send, status, write.error(error), headers)
+
+
+def _presented_key(headers: dict[bytes, bytes]) -> str:
+    """`Authorization: Bearer`, or Anthropic's `x-api-key`; empty where there is neither."""
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        key = headers.get(b"x-api-key", b"")
+    return key.strip().decode("latin-1")

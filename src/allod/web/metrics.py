@@ -1,0 +1,45 @@
+"""Counters for Prometheus. Names begin with `allod_`; no label holds anything that a client wrote."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """One gateway's counters, in a registry of its own."""
+
+    def __init__(self, *, requests_inside: Callable[[], int]) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter("allod_requests", "Requests by path and status", ["path", "status"], registry=registry)
+        self._seconds = Histogram(
+            "allod_request_seconds",
+            "Seconds from the request's arrival to its answer's end",
+            registry=registry,
+            buckets=(0.001, 0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+        )
+        self._tokens = Counter("allod_tokens", "Language tokens", ["kind"], registry=registry)
+        inside = Gauge("allod_requests_inside", "Requests running or waiting", registry=registry)
+        inside.set_function(requests_inside)
+        self._requests_by: dict[tuple[str, int], Counter] = {}
+        self._prompt_tokens = self._tokens.labels("prompt")
+        self._completion_tokens = self._tokens.labels("completion")
+
+    def count_request(self, path: str, status: int, start_ms: int) -> None:
+        """One finished request."""
+        child = self._requests_by.get((path, status))
+        if child is None:
+            child = self._requests_by[path, status] = self._requests.labels(path, str(status))
+        child.inc()
+        self._seconds.observe(time.time() - start_ms / 1000)
+
+    def count_tokens(self, *, prompt: int, completion: int) -> None:
+        """One answer's language tokens."""
+        self._prompt_tokens.inc(prompt)
+        self._completion_tokens.inc(completion)
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self._registry)

@@ -1,0 +1,135 @@
+"""From OpenAI's words to ours: step 1 of the main path."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from allod.core.errors import Invalid
+from allod.core.requests import Chat, Embed, Sampling, Tool
+from allod.web.openai import wire
+
+MAX_SEED = 2**32 - 2  # 2^32 - 1 is llama.cpp's "choose one at random"
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_Body = TypeVar("_Body")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A chat and how its answer is to be delivered."""
+
+    chat: Chat
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    """Texts and how their vectors are to be written."""
+
+    embed: Embed
+    base64: bool
+
+
+def read_chat(body: bytes) -> ChatCall:
+    """The call in a body of `POST /v1/chat/completions`. Raises Invalid naming the place of what is wrong."""
+    read = _decoded(wire.read_chat_body, body)
+    _refuse_unsupported(read)
+    chat = Chat(
+        model=read.model,
+        messages=tuple(_message(message, index) for index, message in enumerate(read.messages)),
+        sampling=_sampling(read),
+        schema=_schema(read.response_format),
+        tools=tuple(_tool(tool) for tool in read.tools or ()),
+        tool_choice=_tool_choice(read),
+        top_logprobs=(read.top_logprobs or 0) if read.logprobs else None,
+    )
+    options = read.stream_options
+    return ChatCall(chat, bool(read.stream), options is not None and options.include_usage)
+
+
+def read_embed(body: bytes) -> EmbedCall:
+    """The call in a body of `POST /v1/embeddings`."""
+    read = _decoded(wire.read_embeddings_body, body)
+    if read.dimensions is not None:
+        raise Invalid("dimensions cannot be chosen here", param="dimensions", code="unsupported_parameter")
+    texts = (read.input,) if isinstance(read.input, str) else tuple(read.input)
+    if not all(texts):
+        raise Invalid("an input is empty", param="input")
+    return EmbedCall(Embed(read.model, texts), base64=read.encoding_format == "base64")
+
+
+def _decoded(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        place = _PLACE.search(text)
+        raise Invalid(_PLACE.sub("", text), param=place.group(1) or None if place else None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
+
+
+def _refuse_unsupported(body: wire.ChatBody) -> None:
+    if body.n not in (None, 1):
+        raise Invalid("only one answer at a time: n must be 1", param="n", code="unsupported_parameter")
+    for name in ("frequency_penalty", "presence_penalty", "logit_bias"):
+        if getattr(body, name):
+            raise Invalid(f"{name} is not supported", param=name, code="unsupported_parameter")
+    if body.stream_options is not None and not body.stream:
+        raise Invalid("stream_options goes with stream", param="stream_options")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise Invalid("top_logprobs goes with logprobs", param="top_logprobs")
+
+
+def _sampling(body: wire.ChatBody) -> Sampling:
+    defaults = Sampling(seed=0)
+    stop = () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
+    if not all(stop):
+        raise Invalid("a stop sequence is empty", param="stop")
+    return Sampling(
+        seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed % (MAX_SEED + 1),
+        temperature=defaults.temperature if body.temperature is None else body.temperature,
+        top_p=defaults.top_p if body.top_p is None else body.top_p,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stop=stop,
+    )
+
+
+def _message(message: wire.Message, index: int) -> dict[str, Any]:
+    place = f"messages[{index}]"
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(part.text for part in content)
+    if content is None and not (message.role == "assistant" and message.tool_calls):
+        raise Invalid("a message has no content", param=f"{place}.content")
+    if message.role == "tool" and message.tool_call_id is None:
+        raise Invalid("a tool's message needs the call that it answers", param=f"{place}.tool_call_id")
+    read: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content}
+    if message.tool_calls:
+        read["tool_calls"] = [
+            {"function": {"name": call.function.name, "arguments": call.function.arguments}}
+            for call in message.tool_calls
+        ]
+    return read
+
+
+def _schema(response_format: wire.TextFormat | wire.JsonObjectFormat | wire.JsonSchemaFormat | None) -> Any:
+    if isinstance(response_format, wire.JsonSchemaFormat):
+        return response_format.json_schema.schema
+    return {} if isinstance(response_format, wire.JsonObjectFormat) else None
+
+
+def _tool(tool: wire.ToolDefinition) -> Tool:
+    return Tool(tool.function.name, tool.function.description, tool.function.parameters or {"type": "object"})
+
+
+def _tool_choice(body: wire.ChatBody) -> str:
+    if isinstance(body.tool_choice, wire.NamedChoice):
+        return body.tool_choice.function.name
+    return body.tool_choice or ("auto" if body.tools else "none")

@@ -1,0 +1,156 @@
+"""From our values to OpenAI's words: answers, chunks, lists and errors, as bytes."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+from allod.core.requests import Completion, Embeddings, Json, Piece, ToolCall, Usage
+
+DONE = b"data: [DONE]\n\n"
+
+_encode = msgspec.json.Encoder().encode
+_STATUS_OF_CODE = {
+    "invalid_api_key": 401,
+    "not_found": 404,
+    "model_not_found": 404,
+    "method_not_allowed": 405,
+    "body_too_large": 413,
+    "overloaded": 429,
+}
+
+
+class AnswerWriter:
+    """Writes one chat's answer. `id` and `created_s` are the same in every chunk and in the whole object."""
+
+    def __init__(self, *, id: str, model: str, created_s: int, include_usage: bool) -> None:
+        self._id = id
+        self._frame = {"id": id, "created": created_s, "model": model, "system_fingerprint": None}
+        self._include_usage = include_usage
+
+    def whole(self, completion: Completion) -> bytes:
+        """The body of an answer that is not streamed."""
+        message: dict[str, Any] = {"role": "assistant", "content": completion.content, "refusal": None}
+        if completion.tool_calls:
+            message["tool_calls"] = self._calls(completion.tool_calls)
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": _logprobs(completion.logprobs),
+            "finish_reason": completion.finish,
+        }
+        return _encode(
+            {**self._frame, "object": "chat.completion", "choices": [choice], "usage": _usage(completion.usage)}
+        )
+
+    def first(self) -> bytes:
+        """The chunk that opens a stream."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, piece: Piece) -> bytes:
+        """A chunk of text."""
+        return self._chunk({"content": piece.text}, logprobs=_logprobs(piece.logprobs))
+
+    def last(self, completion: Completion) -> bytes:
+        """What closes a stream: the calls, the reason, the usage if asked for, [DONE]."""
+        parts = []
+        if completion.tool_calls:
+            calls = [{"index": index, **call} for index, call in enumerate(self._calls(completion.tool_calls))]
+            parts.append(self._chunk({"tool_calls": calls}))
+        parts.append(self._chunk({}, finish=completion.finish))
+        if self._include_usage:
+            chunk = {**self._frame, "object": "chat.completion.chunk", "choices": [], "usage": _usage(completion.usage)}
+            parts.append(_event(chunk))
+        return b"".join((*parts, DONE))
+
+    def _chunk(self, delta: dict[str, Any], *, logprobs: Any = None, finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        chunk = {**self._frame, "object": "chat.completion.chunk", "choices": [choice]}
+        if self._include_usage:
+            chunk["usage"] = None
+        return _event(chunk)
+
+    def _calls(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": f"call_{self._id[-24:]}{index}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for index, call in enumerate(calls)
+        ]
+
+
+def embeddings(model: str, made: Embeddings, *, as_base64: bool) -> bytes:
+    """The body of an answer to `POST /v1/embeddings`; base64 is of little-endian float32."""
+    data = [
+        {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
+        for index, vector in enumerate(made.vectors)
+    ]
+    tokens = made.usage.prompt_tokens
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return _encode({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def model(name: str, *, created_s: int, owner: str) -> dict[str, Any]:
+    """An entry of `GET /v1/models`."""
+    return {"id": name, "object": "model", "created": created_s, "owned_by": owner}
+
+
+def error(reason: AllodError) -> bytes:
+    """The error's body. The hint is part of the message: clients show nothing else."""
+    message = f"{reason.message} ({reason.hint})" if reason.hint else reason.message
+    return _encode({"error": {"message": message, "type": _type(reason), "param": reason.param, "code": reason.code}})
+
+
+def error_event(reason: AllodError) -> bytes:
+    """A failure inside a stream."""
+    return b"data: " + error(reason) + b"\n\n"
+
+
+def status_of(reason: AllodError) -> int:
+    """The HTTP status of an error."""
+    if reason.code in _STATUS_OF_CODE:
+        return _STATUS_OF_CODE[reason.code]
+    if isinstance(reason, Invalid):
+        return 400
+    if isinstance(reason, Denied):
+        return 403
+    return 503 if isinstance(reason, Unavailable) else 500
+
+
+def _type(reason: AllodError) -> str:
+    status = status_of(reason)
+    if status == 401:
+        return "authentication_error"
+    if status == 403:
+        return "permission_error"
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def _event(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + _encode(chunk) + b"\n\n"
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def _logprobs(entries: Sequence[Json]) -> dict[str, Any] | None:
+    return {"content": entries, "refusal": None} if entries else None
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,36 @@
+"""The console over HTTP: static files with the headers that keep a page to itself."""
+
+from __future__ import annotations
+
+from allod.core.errors import Invalid
+from allod.web.asgi import Call
+from allod.web.http import respond
+from allod.web.static import CONTENT_SECURITY_POLICY, Console
+
+_SECURITY = (
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-cache"),
+)
+
+
+class Pages:
+    """`GET /` and `GET /console/<file>`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    async def page(self, call: Call) -> None:
+        """One file; 304 when the browser has it already."""
+        asset = self._console.asset(call.path)
+        if asset is None:
+            raise Invalid(f"there is nothing at {call.path}", code="not_found")
+        headers = (*_SECURITY, (b"content-type", asset.media_type.encode()), (b"etag", asset.etag.encode()))
+        if call.headers.get(b"if-none-match") == asset.etag.encode():
+            await call.send({"type": "http.response.start", "status": 304, "headers": list(headers)})
+            await call.send({"type": "http.response.body"})
+        else:
+            await respond(call.send, 200, asset.body, headers)

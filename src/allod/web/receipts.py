@@ -1,0 +1,85 @@
+"""Evidence over HTTP: receipts, the trust file, the log's tiles, and what the seal looks like right now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from allod.core.errors import AllodError, Invalid
+from allod.web.asgi import Call
+from allod.web.http import JSON, TEXT, Headers, respond
+
+RECEIPTS_PREFIX = "/v1/receipts/"
+LOG_PREFIX = "/log/"
+BINARY: Headers = ((b"content-type", b"application/octet-stream"),)
+
+
+class Evidence:
+    """Handlers over functions that read files; each runs in a thread of its own, beside the event loop."""
+
+    def __init__(
+        self,
+        *,
+        bundle: Callable[[str, str], bytes],
+        trust: str,
+        origin: str,
+        log_file: Callable[[str], bytes],
+        seal: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._bundle = bundle
+        self._trust = trust.encode()
+        self._origin = origin
+        self._log_file = log_file
+        self._seal = seal
+
+    async def receipt(self, call: Call) -> None:
+        """`GET /v1/receipts/{id}`: the bundle, with the salt if the receipt is the asking tenant's."""
+        assert call.tenant is not None
+        receipt_id = call.path.removeprefix(RECEIPTS_PREFIX)
+        await respond(call.send, 200, await asyncio.to_thread(self._bundle, receipt_id, call.tenant.name), JSON)
+
+    async def trust(self, call: Call) -> None:
+        """`GET /v1/trust`: whose signatures to believe, as `allod verify --trust` reads it."""
+        await respond(call.send, 200, self._trust, TEXT)
+
+    async def log(self, call: Call) -> None:
+        """`GET /log/<origin>/checkpoint` and `/tile/<L>/<N>`: hashes only, open to every monitor. Entries are not."""
+        name = call.path.removeprefix(f"{LOG_PREFIX}{self._origin}/")
+        is_tile = name.startswith("tile/") and not name.startswith("tile/entries")
+        if name != "checkpoint" and not is_tile:
+            raise Invalid("there is no such part of a log here", code="not_found")
+        data = await asyncio.to_thread(self._log_file, name)
+        await respond(call.send, 200, data, TEXT if name == "checkpoint" else BINARY)
+
+    async def seal(self, call: Call) -> None:
+        """`GET /v1/seal`: the engine's perimeter as the kernel shows it at this moment."""
+        await respond(call.send, 200, msgspec.json.encode(await asyncio.to_thread(self._seal)))
+
+
+class Health:
+    """`/healthz`, `/readyz` and `/metrics`: no key, no content."""
+
+    def __init__(self, *, check_ready: Callable[[], None], metrics_text: Callable[[], bytes]) -> None:
+        self._check_ready = check_ready
+        self._metrics_text = metrics_text
+
+    async def healthz(self, call: Call) -> None:
+        """Whether the process runs."""
+        await respond(call.send, 200, b'{"status":"ok"}')
+
+    async def readyz(self, call: Call) -> None:
+        """Whether it can answer: 503 with the reason while it cannot."""
+        try:
+            self._check_ready()
+        except AllodError as error:
+            body = msgspec.json.encode({"status": "unavailable", "reason": error.message, "code": error.code})
+            await respond(call.send, 503, body)
+        else:
+            await respond(call.send, 200, b'{"status":"ready"}')
+
+    async def metrics(self, call: Call) -> None:
+        """Prometheus' exposition."""
+        await respond(call.send, 200, self._metrics_text(), ((b"content-type", b"text/plain; version=0.0.4"),))

@@ -1,0 +1,145 @@
+"""Serve one realm: put the routes together, listen, and stay until told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import uvicorn
+
+from allod.app import ECHO_MODEL, Home, Realm, Weights, now_ms, run_engine, run_realm
+from allod.core.errors import Unavailable
+from allod.settings import Settings
+from allod.web.asgi import Application, Route
+from allod.web.metrics import Metrics
+from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
+from allod.web.pages import Pages
+from allod.web.receipts import LOG_PREFIX, RECEIPTS_PREFIX, Evidence, Health
+from allod.web.static import Console
+
+KEEP_ALIVE_S = 75
+GRACE_S = 10
+BACKLOG = 1024
+
+
+async def serve(settings: Settings, weights: Weights | None) -> None:
+    """Start the engine, then answer until SIGINT or SIGTERM. Raises AllodError when it cannot start."""
+    listener = listen(settings.server.host, settings.server.port)
+    with closing(listener):
+        port = listener.getsockname()[1]
+        settings = replace(settings, server=replace(settings.server, port=port))
+        model = weights.served if weights is not None else ECHO_MODEL
+        async with run_engine(settings, weights) as engine, run_realm(settings, engine, model) as realm:
+            await answer(realm, listener)
+
+
+async def answer(realm: Realm, listener: socket.socket) -> None:
+    """Answer on `listener` until told to stop."""
+    config = uvicorn.Config(
+        application(realm),
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    announce(realm)
+    try:
+        await uvicorn.Server(config).serve(sockets=[listener])
+    finally:
+        Home(realm.settings.home).gateway.unlink(missing_ok=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket, bound before anything slow is done. Raises Unavailable when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            code="port_in_use",
+            hint="another gateway may be running; choose another port with --port",
+        ) from error
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def announce(realm: Realm) -> None:
+    """Tell the terminal and, by a file, `allod ask` where the gateway is."""
+    home, url = Home(realm.settings.home), url_of(realm.settings)
+    staged = home.gateway.with_suffix(".new")
+    staged.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+    staged.replace(home.gateway)
+    model = realm.gateway.model
+    lines = [
+        f"model {model.name} ({model.licence}, {model.owner})",
+        f"seal  {realm.gateway.engine.info.seal}",
+        f"key   {home.local_key}",
+        f"ready {url}",
+    ]
+    if not model.informative:
+        lines.insert(1, "      too small to be right: its answers show that everything runs, they are not information")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def url_of(settings: Settings) -> str:
+    """Where the gateway answers."""
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    return f"http://{host}:{settings.server.port}"
+
+
+def application(realm: Realm) -> Application:
+    """The routes of CONTRACTS §2 that exist so far."""
+    settings, gateway = realm.settings, realm.gateway
+    metrics = Metrics(requests_inside=lambda: gateway.admission.inside)
+    openai = OpenAI(
+        gateway, metrics=metrics, body_limit_bytes=settings.server.body_limit_bytes, started_s=now_ms() // 1000
+    )
+    evidence = Evidence(
+        bundle=realm.bundle, trust=realm.trust, origin=settings.origin, log_file=realm.log_file, seal=realm.seal
+    )
+    health = Health(check_ready=realm.check_ready, metrics_text=metrics.text)
+    pages = Pages(Console())
+    return Application(
+        routes={
+            ("POST", "/v1/chat/completions"): Route(openai.chat_completions),
+            ("POST", "/v1/embeddings"): Route(openai.embeddings),
+            ("GET", "/v1/models"): Route(openai.models),
+            ("GET", "/v1/trust"): Route(evidence.trust),
+            ("GET", "/v1/seal"): Route(evidence.seal),
+            ("GET", "/healthz"): Route(health.healthz, is_open=True),
+            ("GET", "/readyz"): Route(health.readyz, is_open=True),
+            ("GET", "/metrics"): Route(health.metrics, is_open=True),
+            ("GET", "/"): Route(pages.page, is_open=True),
+        },
+        prefixes={
+            ("GET", MODELS_PREFIX): Route(openai.models),
+            ("GET", RECEIPTS_PREFIX): Route(evidence.receipt),
+            ("GET", f"{LOG_PREFIX}{settings.origin}/"): Route(evidence.log, is_open=True),
+            ("GET", "/console/"): Route(pages.page, is_open=True),
+        },
+        tenant_of=gateway.keys.tenant_of,
+        hosts=_hosts(settings.server.port),
+        metrics=metrics,
+    )
+
+
+def _hosts(port: int) -> frozenset[bytes]:
+    names = ("127.0.0.1", "localhost", "[::1]")
+    return frozenset(f"{name}:{port}".encode() for name in names)

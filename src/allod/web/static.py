@@ -1,0 +1,64 @@
+"""The console's files, as bytes. Read once, from a fixed list: no path that a client sends ever reaches the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_PAGE = "index.html"
+_FILES = (
+    "console.css",
+    "parts.css",
+    "chat.css",
+    "seal.css",
+    "mark.svg",
+    "api.js",
+    "app.js",
+    "chat.js",
+    "claims.js",
+    "dom.js",
+    "key.js",
+    "receipt.js",
+    "seal.js",
+    "stream.js",
+    "text.js",
+    "verify.js",
+)
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file. `etag` is quoted, as the header wants it."""
+
+    body: bytes
+    media_type: str
+    etag: str
+
+
+class Console:
+    """The page at `/` and its files below `/console/`. Making one reads them all; after that nothing is read."""
+
+    def __init__(self) -> None:
+        folder = Path(__file__).parent / "console"
+        self._assets = {f"/console/{name}": _read(folder / name) for name in _FILES}
+        self._assets["/"] = _read(folder / _PAGE)
+
+    def asset(self, path: str) -> Asset | None:
+        """The file at exactly this path of a URL, or None."""
+        return self._assets.get(path)
+
+
+def _read(file: Path) -> Asset:
+    body = file.read_bytes()
+    return Asset(body, _MEDIA_TYPES[file.suffix], f'"{sha256(body).hexdigest()[:32]}"')
