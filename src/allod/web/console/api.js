@@ -1,0 +1,105 @@
+// The gateway's HTTP, as far as the console uses it. Same origin only; the key travels in one header.
+
+import { events } from "./stream.js";
+
+/** What the gateway, or the way to it, said no with. `status` is 0 where there was no answer at all. */
+export class GatewayError extends Error {
+  constructor(message, { status = 0, code = null, receipt = null } = {}) {
+    super(message);
+    Object.assign(this, { status, code, receipt });
+  }
+}
+
+export class Gateway {
+  #key;
+
+  constructor(key) {
+    this.#key = key;
+  }
+
+  /** The model that answers: entry 0 of the list. */
+  async model() {
+    const list = await this.#json("/v1/models");
+    if (!list.data?.length) throw new GatewayError("This gateway serves no model.");
+    return list.data[0];
+  }
+
+  seal(signal) {
+    return this.#json("/v1/seal", { signal });
+  }
+
+  async trust() {
+    return (await this.#send("/v1/trust")).text();
+  }
+
+  receipt(id) {
+    return this.#json(`/v1/receipts/${encodeURIComponent(id)}`);
+  }
+
+  /**
+   * Send `body`, the exact text of a chat request with `stream` true, and call `on.start(receipt)`, then
+   * `on.text(piece)` for each piece. Resolves to the usage, or null, when the gateway has said that the answer is
+   * complete, which it says only after the receipt is durable. Raises GatewayError otherwise.
+   */
+  async chat(body, { signal, on }) {
+    const response = await this.#send("/v1/chat/completions", { method: "POST", body, signal });
+    on.start(response.headers.get("x-allod-receipt"));
+    let usage = null;
+    try {
+      for await (const data of events(response)) {
+        if (data === "[DONE]") return usage;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw new GatewayError(chunk.error.message, { code: chunk.error.code });
+        usage = chunk.usage ?? usage;
+        const text = chunk.choices?.[0]?.delta?.content;
+        if (typeof text === "string") on.text(text);
+      }
+    } catch (error) {
+      throw asGatewayError(error, "The answer broke off");
+    }
+    throw new GatewayError("The answer broke off before its receipt was complete. Do not rely on it.");
+  }
+
+  async #json(path, options) {
+    return (await this.#send(path, options)).json();
+  }
+
+  async #send(path, options = {}) {
+    const headers = { authorization: `Bearer ${this.#key}`, "content-type": "application/json" };
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+    } catch (error) {
+      throw asGatewayError(error, "The gateway cannot be reached. Is it still running?");
+    }
+    if (response.ok) return response;
+    throw new GatewayError(await messageOf(response), {
+      status: response.status,
+      receipt: response.headers.get("x-allod-receipt"),
+    });
+  }
+}
+
+/** Whether the gateway can answer: {status, reason}. Needs no key. */
+export async function readiness() {
+  try {
+    const response = await fetch("/readyz", { cache: "no-store", credentials: "omit" });
+    const body = await response.json();
+    return { ready: response.ok, reason: body.reason ?? body.status ?? `status ${response.status}` };
+  } catch {
+    return { ready: false, reason: "the gateway cannot be reached" };
+  }
+}
+
+async function messageOf(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `The gateway answered with status ${response.status} and no reason.`;
+  }
+}
+
+function asGatewayError(error, message) {
+  const isOurs = error instanceof GatewayError || error.name === "AbortError";
+  return isOurs ? error : new GatewayError(`${message} (${error.message})`);
+}

@@ -1,0 +1,129 @@
+// The seal page: what the kernel says of the engine's process, read again every few seconds while it is looked at.
+
+import { announce, byId, facts, make, verdict } from "./dom.js";
+
+const EVERY_MS = 4000;
+const COLUMNS = ["What", "Read from the kernel", "Must be", "Result"];
+
+export class SealPage {
+  #gateway;
+  #timer = null;
+  #shown = "";
+  #said = "";
+
+  /** Start reading. */
+  open(gateway) {
+    this.close();
+    this.#gateway = gateway;
+    this.#shown = "";
+    byId("seal").replaceChildren(make("p", { class: "hint" }, "Reading the seal…"));
+    this.#read();
+  }
+
+  /** Stop reading. */
+  close() {
+    clearTimeout(this.#timer);
+    this.#gateway = null;
+  }
+
+  async #read() {
+    const gateway = this.#gateway;
+    if (!document.hidden) {
+      const seal = await gateway.seal().catch((error) => ({ error: error.message }));
+      if (gateway !== this.#gateway) return;
+      this.#show(seal);
+    }
+    this.#timer = setTimeout(() => this.#read(), EVERY_MS);
+  }
+
+  #show(seal) {
+    const text = JSON.stringify(seal);
+    if (text !== this.#shown) {
+      byId("seal").replaceChildren(...sealNodes(seal));
+      this.#shown = text; // an unchanged table keeps the reader's place
+    }
+    const clock = byId("seal-clock");
+    if (clock) clock.textContent = `Read at ${new Date().toLocaleTimeString("en-GB")}`;
+    const said = isSealed(seal) ? "The engine is sealed." : "Warning: the engine is not known to be sealed.";
+    if (said !== this.#said) announce(said);
+    this.#said = said;
+  }
+}
+
+/** Sealed means: the kind says so, nothing is missing, and no row is wrong. */
+export function isSealed(seal) {
+  return seal.kind === "sealed" && !seal.missing?.length && !!seal.rows?.length && seal.rows.every((row) => row.ok);
+}
+
+function sealNodes(seal) {
+  if (seal.error) return [warning("The seal is not known", [`It could not be read: ${seal.error}`])];
+  const head = isSealed(seal)
+    ? make("p", { class: "notice good" }, verdict(true, "Sealed: every wall stands, as read from the kernel."))
+    : warning("This engine is not sealed", reasons(seal));
+  const rows = seal.rows?.length ? sealTable(seal.rows) : make("p", {}, "The kernel was not asked: there are no rows.");
+  return [head, rows, engineFacts(seal), ...remarks()];
+}
+
+function warning(title, lines) {
+  return make(
+    "div",
+    { class: "notice bad", role: "group", "aria-labelledby": "seal-warning" },
+    make("h2", { id: "seal-warning" }, verdict(false, title)),
+    ...lines.map((line) => make("p", {}, line)),
+  );
+}
+
+function reasons(seal) {
+  const wrong = (seal.rows ?? []).filter((row) => !row.ok).map((row) => row.name);
+  return [
+    "The process that holds the model may be able to reach the network or other data. Do not use it for anything real.",
+    `Seal in force: ${seal.kind}.`,
+    seal.missing?.length ? `Missing: ${seal.missing.join(", ")}.` : "",
+    wrong.length ? `Not as it must be: ${wrong.join(", ")}.` : "",
+  ].filter(Boolean);
+}
+
+// Roles are written out because narrow screens lay the rows out as blocks, which would otherwise end the table.
+function sealTable(rows) {
+  const cell = (name, ...content) => make("td", { role: "cell", "data-name": name }, ...content);
+  const head = COLUMNS.map((name) => make("th", { scope: "col", role: "columnheader" }, name));
+  const body = rows.map((row) =>
+    make(
+      "tr",
+      { role: "row" },
+      make("th", { scope: "row", role: "rowheader" }, row.name),
+      cell(COLUMNS[1], String(row.value)),
+      cell(COLUMNS[2], String(row.expected)),
+      cell(COLUMNS[3], verdict(!!row.ok, row.ok ? "as it must be" : "wrong")),
+    ),
+  );
+  return make(
+    "table",
+    { role: "table", class: "rows" },
+    make("caption", {}, "The engine’s process ", make("span", { id: "seal-clock" })),
+    make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...head)),
+    make("tbody", { role: "rowgroup" }, ...body),
+  );
+}
+
+function engineFacts({ engine, proof, kind }) {
+  return facts([
+    ["Engine", engine?.name],
+    ["Process", engine?.pid ? String(engine.pid) : "none of its own"],
+    ["Started", engine?.started_ms ? new Date(engine.started_ms).toLocaleString("en-GB") : null],
+    ["Seal", kind],
+    ["Evidence", proof],
+  ]);
+}
+
+function remarks() {
+  return [
+    make(
+      "p",
+      { class: "hint" },
+      "The evidence’s digest is written into every receipt. To try the walls rather than read them, run ",
+      make("code", {}, "allod seal test"),
+      ": it attempts each known escape and reports which got out.",
+    ),
+  ];
+}

@@ -1,0 +1,523 @@
+"""The console in a real browser: what a visitor sees, can do by keyboard alone, and must never see."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
+expect = sync_api.expect
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
+]
+
+QUESTION = "What may be claimed of an answer?"
+SEALED = {
+    "kind": "sealed",
+    "missing": [],
+    "proof": "sha256:" + "5e" * 32,
+    "engine": {"name": "llama.cpp", "pid": 4242, "started_ms": 1_770_000_000_000},
+    "rows": [
+        {"name": "Namespace: net", "value": "its own", "expected": "its own", "ok": True},
+        {"name": "Network interfaces", "value": "lo", "expected": "lo", "ok": True},
+        {"name": "Bytes over any interface", "value": 0, "expected": 0, "ok": True},
+        {"name": "Routes", "value": 0, "expected": 0, "ok": True},
+        {"name": "Capabilities", "value": "none", "expected": "none", "ok": True},
+    ],
+}
+UNSEALED = {
+    **SEALED,
+    "kind": "none",
+    "missing": ["network namespace: not permitted here"],
+    "rows": [{"name": "Routes", "value": 3, "expected": 0, "ok": False}, *SEALED["rows"][4:]],
+}
+# Lets the answer's bytes through one event a turn of 60 ms, so that a test can act while an answer is under way.
+SLOW_ANSWERS = """
+const plainFetch = window.fetch;
+window.fetch = async (path, options) => {
+  const response = await plainFetch(path, options);
+  if (!String(path).includes("chat/completions") || !response.ok) return response;
+  const events = (await response.text()).split(/(?<=\\n\\n)/).map((text) => new TextEncoder().encode(text));
+  const body = new ReadableStream({
+    start(controller) {
+      options.signal.addEventListener("abort", () => controller.error(options.signal.reason));
+    },
+    async pull(controller) {
+      await new Promise((resume) => setTimeout(resume, 60));
+      if (options.signal.aborted) return;
+      const event = events.shift();
+      if (event) controller.enqueue(event);
+      else controller.close();
+    },
+  });
+  return new Response(body, { headers: response.headers });
+};
+"""
+
+
+@dataclass
+class Visit:
+    """A browser tab on the console, and everything that it must not do."""
+
+    page: Any
+    key: str
+    origin: str
+    messages: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Note console messages, errors and requests from now on."""
+        self.page.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
+        self.page.on("request", self._note_request)
+
+    def _note_request(self, request: Any) -> None:
+        if request.url.startswith("blob:"):
+            return
+        parts = urlsplit(request.url)
+        if f"{parts.scheme}://{parts.netloc}" != self.origin:
+            self.foreign.append(request.url)
+
+    def enter(self) -> None:
+        """Open the console with the right key."""
+        self.page.goto(self.origin + "/")
+        self.page.get_by_label("Key", exact=True).fill(self.key)
+        self.page.get_by_role("button", name="Open").click()
+        expect(self.page.get_by_role("heading", name="Chat")).to_be_visible()
+
+    def ask(self, question: str = QUESTION) -> Any:
+        """Send a question; the element of its answer."""
+        self.page.get_by_label("Your question").fill(question)
+        self.page.get_by_role("button", name="Send").click()
+        return self.page.locator(".answered").last
+
+    def answer(self, path: str, **response: Any) -> None:
+        """Answer requests for `path` here instead of at the gateway."""
+        self.page.route(f"**{path}", lambda route: route.fulfill(**response))
+
+    def width_needed(self) -> int:
+        """How wide the document is, in CSS pixels."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit_with(browser: Any, gateway: Any) -> Iterator[Callable[..., Visit]]:
+    """Makes visits; the options are Playwright's for a browser context."""
+    contexts = []
+
+    def make(*, script: str = "", **options: Any) -> Visit:
+        context = browser.new_context(locale="en-GB", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        if script:
+            page.add_init_script(script)
+        visit = Visit(page, gateway.key, gateway.url.rstrip("/"))
+        visit.watch()
+        return visit
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def visit(visit_with: Callable[..., Visit]) -> Visit:
+    return visit_with()
+
+
+def test_answer_streams_and_is_verified_in_the_browser(visit: Visit) -> None:
+    """After an answer the page shows all seven steps passed, without being asked to."""
+    visit.enter()
+    answer = visit.ask()
+    expect(answer).to_contain_text(QUESTION)
+    expect(answer.get_by_text("Verified in this browser")).to_be_visible()
+    expect(answer.get_by_text("OFFICIAL", exact=True)).to_be_visible()
+    answer.get_by_text("7 of 7 steps passed").click()
+    expect(answer.locator(".steps li")).to_have_count(7)
+    expect(answer.get_by_text("✓ passed")).to_have_count(7)
+    expect(answer).to_contain_text("It is logged, not witnessed")
+
+
+def test_second_turn_carries_the_first(visit: Visit) -> None:
+    """A conversation has memory: the second request holds the first question and its answer."""
+    visit.enter()
+    expect(visit.ask("first").get_by_text("Verified in this browser")).to_be_visible()
+    with visit.page.expect_request("**/v1/chat/completions") as caught:
+        visit.ask("second")
+    sent = [(message["role"], message["content"]) for message in caught.value.post_data_json["messages"]]
+    assert sent == [("user", "first"), ("assistant", "first"), ("user", "second")]
+
+
+def test_new_conversation_forgets(visit: Visit) -> None:
+    """Nothing of the old conversation is shown or sent after `New conversation`."""
+    visit.enter()
+    expect(visit.ask("first").get_by_text("Verified in this browser")).to_be_visible()
+    visit.page.get_by_role("button", name="New conversation").click()
+    expect(visit.page.locator(".turn")).to_have_count(0)
+    with visit.page.expect_request("**/v1/chat/completions") as caught:
+        visit.ask("second")
+    assert len(caught.value.post_data_json["messages"]) == 1
+
+
+def test_awkward_text_still_verifies_and_stays_text(visit: Visit) -> None:
+    """Markup is shown as text, code is set apart, and every character reaches the commitment unchanged."""
+    visit.enter()
+    answer = visit.ask('<img src=x onerror=alert(1)> "quoted" \\ é € 🦉\t\u2028end\n```\n  a < b\n```\nafter')
+    expect(answer.get_by_text("Verified in this browser")).to_be_visible()
+    expect(answer.locator(".text")).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(answer.locator("pre code")).to_have_text("  a < b")
+    assert visit.page.locator(".text img").count() == 0
+
+
+def test_downloaded_receipt_has_its_opening(visit: Visit) -> None:
+    """The file that is handed over opens the question and the answer, so that anyone can verify it later."""
+    visit.enter()
+    answer = visit.ask()
+    expect(answer.get_by_text("Verified in this browser")).to_be_visible()
+    with visit.page.expect_download() as caught:
+        answer.get_by_role("button", name="Download receipt").click()
+    bundle = json.loads(Path(caught.value.path()).read_text())
+    receipt_id = json.loads(bundle["statement"])["predicate"]["id"]
+    assert caught.value.suggested_filename == f"{receipt_id}.receipt.json"
+    assert json.loads(bundle["opening"]["request"])["messages"][0]["content"] == QUESTION
+    assert json.loads(bundle["opening"]["answer"]) == {"content": QUESTION, "tool_calls": []}
+
+
+def _with_false_signature(proof: str) -> str:
+    """The proof with one character inside its last signature changed."""
+    at = len(proof) - 40
+    return proof[:at] + ("A" if proof[at] != "A" else "B") + proof[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "step"),
+    [
+        (lambda bundle: bundle.update(proof=""), "step 1, bundle"),
+        (lambda bundle: bundle.update(proof=_with_false_signature(bundle["proof"])), "step 2, log"),
+        (lambda bundle: bundle.update(statement=bundle["statement"].replace("permit", "forbid")), "step 4, inclusion"),
+        (lambda bundle: bundle["opening"].update(salt="00" * 32), "step 6, opening"),
+    ],
+)
+def test_tampered_receipt_names_the_step(visit: Visit, tamper: Callable[[Any], None], step: str) -> None:
+    """A changed receipt is shown as not verified, with the step, in words."""
+
+    def change(route: Any) -> None:
+        bundle = route.fetch().json()
+        tamper(bundle)
+        route.fulfill(json=bundle)
+
+    visit.page.route("**/v1/receipts/*", change)
+    visit.enter()
+    answer = visit.ask()
+    expect(answer.get_by_text(re.compile(f"Not verified: {step}"))).to_be_visible()
+    expect(answer.get_by_text("✗ failed")).to_be_visible()
+    expect(answer.get_by_text("Verified in this browser")).to_have_count(0)
+
+
+def test_changed_answer_does_not_verify(visit: Visit) -> None:
+    """An answer altered on its way to the page fails at the opening."""
+
+    def change(route: Any) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, body=response.text().replace("claimed", "invented"))
+
+    visit.page.route("**/v1/chat/completions", change)
+    visit.enter()
+    answer = visit.ask()
+    expect(answer).to_contain_text("invented")
+    expect(answer.get_by_text("Not verified: step 6, opening")).to_be_visible()
+
+
+def test_wrong_key_is_refused_in_words_and_not_kept(visit: Visit) -> None:
+    """A wrong key leaves the visitor at the field, with the reason, and nothing stored."""
+    visit.page.goto(visit.origin + "/")
+    visit.page.get_by_label("Key", exact=True).fill("wrong")
+    visit.page.get_by_role("button", name="Open").click()
+    expect(visit.page.get_by_role("alert").filter(has_text="This key is not accepted")).to_be_visible()
+    expect(visit.page.get_by_label("Key", exact=True)).to_be_focused()
+    assert visit.page.evaluate("sessionStorage.length") == 0
+
+
+def test_key_lives_in_the_tab_and_can_be_forgotten(visit: Visit) -> None:
+    """A reload keeps the key, `Forget key` removes it, and no other storage is ever used."""
+    visit.enter()
+    visit.page.reload()
+    expect(visit.page.get_by_role("heading", name="Chat")).to_be_visible()
+    assert visit.page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
+    visit.page.get_by_role("button", name="Forget key").click()
+    expect(visit.page.get_by_label("Key", exact=True)).to_be_focused()
+    assert visit.page.evaluate("sessionStorage.length") == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [
+        (
+            'data: {"error":{"message":"the engine was lost","type":"server_error","code":"engine_lost"}}\n\n',
+            "was lost",
+        ),
+        ("", "broke off before its receipt was complete"),
+    ],
+)
+def test_broken_stream_is_an_error_not_an_answer(visit: Visit, ending: str, message: str) -> None:
+    """What had arrived stays, the reason stands below it, and nothing is called verified."""
+    first = {"choices": [{"index": 0, "delta": {"content": "Half an ans"}, "finish_reason": None}]}
+    body = f"data: {json.dumps(first)}\n\n{ending}"
+    headers = {"content-type": "text/event-stream", "x-allod-receipt": "r1"}
+    visit.answer("/v1/chat/completions", status=200, headers=headers, body=body)
+    visit.enter()
+    answer = visit.ask()
+    expect(answer).to_contain_text("Half an ans")
+    expect(answer.locator(".notice")).to_contain_text(message)
+    expect(answer.get_by_text("Not verified yet")).to_be_visible()
+
+
+def test_refused_request_keeps_the_question(visit: Visit) -> None:
+    """When the gateway says no, its reason is shown and the question is back in the box."""
+    error = {"message": "too many requests are waiting", "type": "server_error", "param": None, "code": "overloaded"}
+    visit.answer("/v1/chat/completions", status=503, json={"error": error})
+    visit.enter()
+    expect(visit.ask()).to_contain_text("too many requests are waiting")
+    expect(visit.page.get_by_label("Your question")).to_have_value(QUESTION)
+
+
+@pytest.mark.parametrize("how", ["Escape", "button"])
+def test_answer_can_be_stopped(visit_with: Callable[..., Visit], how: str) -> None:
+    """Escape and the button both stop an answer, which is then said not to be whole."""
+    visit = visit_with(script=SLOW_ANSWERS)
+    visit.enter()
+    answer = visit.ask("word " * 400)
+    expect(answer).to_contain_text("word word")
+    if how == "Escape":
+        visit.page.keyboard.press("Escape")
+    else:
+        visit.page.get_by_role("button", name="Stop").click()
+    expect(answer).to_contain_text("Stopped. This is not a whole answer.")
+    expect(visit.page.get_by_role("button", name="Send")).to_be_visible()
+    assert answer.locator(".text").inner_text().count("word") < 400
+
+
+def test_everything_by_keyboard(visit: Visit) -> None:
+    """Key, question, steps, seal page and back, without a mouse."""
+    page = visit.page
+    page.goto(visit.origin + "/")
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()
+    page.keyboard.type(visit.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Your question")).to_be_focused()
+    page.keyboard.type(QUESTION)
+    page.keyboard.press("Enter")
+    expect(page.locator(".receipt").get_by_text("Verified in this browser")).to_be_visible()
+    expect(page.get_by_label("Your question")).to_be_focused()
+    for _ in range(4):  # back from the question: download, verify again, and the steps
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.tagName") == "SUMMARY":
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("It is about this question and this answer")).to_be_visible()
+    page.evaluate("document.activeElement.blur(); getSelection().removeAllRanges()")
+    page.get_by_role("link", name="Seal", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Seal", exact=True)).to_be_focused()
+
+
+def test_screen_reader_hears_the_end_not_every_token(visit_with: Callable[..., Visit]) -> None:
+    """The live region changes twice for an answer, however many pieces it comes in."""
+    visit = visit_with(script=SLOW_ANSWERS)
+    visit.enter()
+    visit.page.evaluate(
+        """window.heard = [];
+        const region = document.getElementById("status");
+        new MutationObserver(() => window.heard.push(region.textContent)).observe(region, { childList: true });"""
+    )
+    answer = visit.ask("one two three four five six seven eight")
+    expect(answer.get_by_text("Verified in this browser")).to_be_visible()
+    expect(visit.page.get_by_role("button", name="Send")).to_be_visible()
+    heard = visit.page.evaluate("window.heard")
+    assert heard[0] == "Answering."
+    assert heard[1:] == ["Verified in this browser. Answer: one two three four five six seven eight"]
+
+
+def test_seal_page_shows_what_the_kernel_says(visit: Visit) -> None:
+    """Every row appears with its value, what it must be, and a word for the result."""
+    visit.answer("/v1/seal", json=SEALED)
+    visit.enter()
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    expect(visit.page.get_by_text("Sealed: every wall stands")).to_be_visible()
+    rows = visit.page.get_by_role("row")
+    expect(rows).to_have_count(1 + len(SEALED["rows"]))
+    expect(visit.page.get_by_role("row", name="Network interfaces lo lo as it must be")).to_be_visible()
+    expect(visit.page.get_by_text("4242")).to_be_visible()
+
+
+def test_seal_page_warns_when_unsealed(visit: Visit) -> None:
+    """Without a seal the page says so first, with what is missing, and marks the wrong row in words."""
+    visit.answer("/v1/seal", json=UNSEALED)
+    visit.enter()
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    warning = visit.page.get_by_role("group", name="This engine is not sealed")
+    expect(warning).to_contain_text("network namespace: not permitted here")
+    expect(visit.page.get_by_role("row", name="Routes 3 0 wrong")).to_be_visible()
+
+
+def test_seal_of_the_gateway_is_read_again(visit: Visit) -> None:
+    """The page reads the seal again by itself, and a seal that is lost meanwhile becomes a warning."""
+    answers = [SEALED]
+    visit.page.route("**/v1/seal", lambda route: route.fulfill(json=answers[-1]))
+    visit.enter()
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    expect(visit.page.get_by_text("Sealed: every wall stands")).to_be_visible()
+    answers.append(UNSEALED)
+    expect(visit.page.get_by_text("This engine is not sealed")).to_be_visible(timeout=8000)
+
+
+def test_unreadable_seal_is_never_shown_as_sealed(visit: Visit) -> None:
+    """Fail closed: where the seal cannot be read, the page says that it is not known."""
+    visit.answer("/v1/seal", status=503, json={"error": {"message": "the engine is gone"}})
+    visit.enter()
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    expect(visit.page.get_by_text("The seal is not known")).to_be_visible()
+    expect(visit.page.get_by_text("the engine is gone")).to_be_visible()
+
+
+def test_gateway_that_cannot_answer_says_why(visit: Visit) -> None:
+    """The reason of /readyz stands on the page."""
+    visit.answer("/readyz", status=503, json={"status": "unavailable", "reason": "the log is full"})
+    visit.page.goto(visit.origin + "/")
+    expect(visit.page.get_by_text("The gateway cannot answer now: the log is full")).to_be_visible()
+
+
+def test_model_that_invents_is_said_to_at_every_answer(visit: Visit) -> None:
+    """`informative: false` is a sentence beside each answer."""
+
+    def change(route: Any) -> None:
+        models = route.fetch().json()
+        models["data"][0].setdefault("allod", {})["informative"] = False
+        route.fulfill(json=models)
+
+    visit.page.route("**/v1/models", change)
+    visit.enter()
+    expect(visit.ask()).to_contain_text("This small model invents answers")
+
+
+def test_quiet_console_and_one_origin(visit: Visit) -> None:
+    """A whole visit logs no error, breaks no content security policy and asks nobody else for anything."""
+    visit.enter()
+    answer = visit.ask()
+    expect(answer.get_by_text("Verified in this browser")).to_be_visible()
+    with visit.page.expect_download():
+        answer.get_by_role("button", name="Download receipt").click()
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    expect(visit.page.locator("#seal .notice")).to_be_visible()
+    assert visit.messages == []
+    assert visit.foreign == []
+
+
+def test_policy_stops_scripts_in_the_page(visit: Visit) -> None:
+    """The content security policy is there and bites: an inline handler does not run."""
+    response = visit.page.goto(visit.origin + "/")
+    assert "script-src 'self'" in response.headers["content-security-policy"]
+    ran = visit.page.evaluate(
+        """async () => {
+          const image = document.createElement("img");
+          image.setAttribute("onerror", "window.ran = true");
+          image.src = "/nothing-here";
+          document.body.append(image);
+          await new Promise((resume) => setTimeout(resume, 300));
+          return window.ran === true;
+        }"""
+    )
+    assert ran is False
+
+
+@pytest.mark.parametrize("width", [320, 640])
+def test_narrow_screens_scroll_one_way_only(visit_with: Callable[..., Visit], width: int) -> None:
+    """At 320 pixels, which is also 1280 at 400 % zoom, no page is wider than the screen."""
+    visit = visit_with(viewport={"width": width, "height": 640})
+    visit.answer("/v1/seal", json=UNSEALED)
+    visit.page.goto(visit.origin + "/")
+    assert visit.width_needed() == width
+    visit.enter()
+    answer = visit.ask("unbreakable" * 40 + "\n```\n" + "code " * 60 + "\n```")
+    expect(answer.get_by_text("Verified in this browser")).to_be_visible()
+    answer.get_by_text("7 of 7 steps passed").click()
+    assert visit.width_needed() == width
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    expect(visit.page.get_by_text("This engine is not sealed")).to_be_visible()
+    assert visit.width_needed() == width
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, from npm."""
+    folder = tmp_path_factory.mktemp("axe")
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), "axe-core@4"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        pytest.skip("npm cannot fetch axe-core here")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit_with: Callable[..., Visit], axe: str, scheme: str) -> None:
+    """No page, in its good and its bad states, breaks a WCAG 2.2 A or AA rule that axe-core can see."""
+    visit = visit_with(color_scheme=scheme, bypass_csp=True)
+    page = visit.page
+    visit.answer("/v1/seal", json=UNSEALED)
+
+    def check(state: str) -> None:
+        page.evaluate(axe)
+        tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+        found = page.evaluate("tags => axe.run(document, { runOnly: tags })", tags)
+        broken = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
+        assert broken == [], state
+
+    page.goto(visit.origin + "/")
+    page.get_by_label("Key", exact=True).fill("wrong")
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_text("This key is not accepted")).to_be_visible()
+    check("wrong key")
+    visit.enter()
+    check("empty")
+    answer = visit.ask("plain\n```\ncode\n```")
+    answer.get_by_text("7 of 7 steps passed").click()
+    check("verified")
+    page.route("**/v1/receipts/*", lambda route: route.fulfill(json={"statement": "{}", "proof": "", "opening": {}}))
+    expect(visit.ask().get_by_text("Not verified: step 1")).to_be_visible()
+    check("not verified")
+    page.get_by_role("link", name="Seal", exact=True).click()
+    expect(page.get_by_text("This engine is not sealed")).to_be_visible()
+    check("unsealed")
