@@ -131,7 +131,17 @@ def test_tiles_are_those_of_the_specification(log: Log) -> None:
             log.resource(path)
 
 
-BAD_NAMES = ["", "x", "tile/0/0", "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/x000/001", "tile/00/000", "tile/0/../x", "tile/0/000/"]
+BAD_NAMES = [
+    "",
+    "x",
+    "tile/0/0",
+    "tile/0/000.p/0",
+    "tile/0/000.p/256",
+    "tile/0/x000/001",
+    "tile/00/000",
+    "tile/0/../x",
+    "tile/0/000/",
+]
 
 
 @pytest.mark.parametrize("path", BAD_NAMES)

@@ -1,0 +1,26 @@
+"""Verifying is light: it takes neither the writer, nor a database, nor a clock or the network with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_verification_imports_only_what_it_needs() -> None:
+    """`allod.prove.verify` must work where a log never could: in a small tool, offline."""
+    code = "import sys, allod.prove.verify; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    heavy = {
+        "sqlite3",
+        "asyncio",
+        "socket",
+        "http",
+        "ssl",
+        "fcntl",
+        "subprocess",
+        "allod.prove.log",
+        "allod.prove.writer",
+    }
+    assert "allod.prove.verify" in loaded
+    assert not loaded & heavy
