@@ -137,10 +137,11 @@ def main(arguments: list[str] | None = None) -> None:
     seal = Seal(options)
     seal.enter()
     refused = bool(seal.missing) and not options.unsafe_no_seal
-    _tell(options.report_fd, seal.report() | {"refused": refused})
     if refused:
         reasons = "; ".join(f"{part}: {reason}" for part, reason in seal.missing.items())
         sys.stderr.write(f"error: the seal is incomplete: {reasons}\n")
+    _tell(options.report_fd, seal.report() | {"refused": refused})
+    if refused:
         sys.exit(NOT_ENTERED)
     _await_permission(options.report_fd)
     environment = dict(pair.split("=", 1) for pair in options.env)

@@ -1,0 +1,152 @@
+"""The filter as the kernel would run it: a classic-BPF machine of a few lines, fed with made-up system calls."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allod.seal import bpf, profile, syscalls
+
+OWN_PID = 4242
+ALLOW, KILL, EPERM, ENOSYS = bpf.ALLOW, bpf.KILL_PROCESS, bpf.answer(errno.EPERM), bpf.answer(errno.ENOSYS)
+NUMBERS = {
+    machine: {
+        name: number
+        for table in (syscalls.ALLOWED, syscalls.ALLOWED_BY_ARGUMENT, syscalls.REFUSED)
+        for name, number in syscalls.numbers(table, machine).items()
+    }
+    for machine in syscalls.MACHINES
+}
+both = pytest.mark.parametrize("machine", sorted(syscalls.MACHINES))
+
+
+def verdict(program: bytes, number: int, *arguments: int, architecture: int) -> int:
+    data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *(list(arguments) + [0] * 6)[:6])
+    accumulator = at = 0
+    while True:
+        code, on_true, on_false, constant = struct.unpack_from("<HBBI", program, 8 * at)
+        at += 1
+        if code == 0x06:
+            return constant
+        if code == 0x20:
+            accumulator = struct.unpack_from("<I", data, constant)[0]
+        elif code == 0x54:
+            accumulator &= constant
+        else:
+            true = accumulator == constant if code == 0x15 else accumulator >= constant
+            at += on_true if true else on_false
+
+
+def ask(machine: str, name: str, *arguments: int, weaken: frozenset[str] = frozenset()) -> int:
+    program = profile.build(machine, own_pid=OWN_PID, weaken=weaken)
+    return verdict(program, NUMBERS[machine][name], *arguments, architecture=bpf.ARCHITECTURES[machine])
+
+
+@both
+def test_a_unix_stream_socket_is_the_only_socket(machine: str) -> None:
+    """llama.cpp makes its listener; nothing else can be made, datagrams and raw Unix sockets included."""
+    cloexec = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    assert ask(machine, "socket", socket.AF_UNIX, cloexec) == ALLOW
+    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET, socket.AF_VSOCK, 0, 38):
+        assert ask(machine, "socket", family, socket.SOCK_STREAM) == EPERM
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
+        assert ask(machine, "socket", socket.AF_UNIX, kind) == EPERM
+        assert ask(machine, "socketpair", socket.AF_UNIX, kind) == EPERM
+
+
+@both
+def test_upper_halves_cannot_disguise_an_argument(machine: str) -> None:
+    """The kernel reads an int's low half only, and all of a pointer: so does the filter."""
+    high = 1 << 32
+    assert ask(machine, "socket", high | socket.AF_INET, socket.SOCK_STREAM) == EPERM
+    assert ask(machine, "socket", high | socket.AF_UNIX, socket.SOCK_STREAM) == ALLOW
+    assert ask(machine, "sendto", 3, 4096, 10, 0, 0, 0) == ALLOW
+    assert ask(machine, "sendto", 3, 4096, 10, 0, high, 16) == EPERM
+    assert ask(machine, "sendto", 3, 4096, 10, 0, 4096, 16) == EPERM
+
+
+@both
+def test_a_thread_may_be_made_but_no_process(machine: str) -> None:
+    """A child would not inherit the wish to die with the gateway."""
+    thread = 0x3D0F00
+    assert ask(machine, "clone", thread) == ALLOW
+    assert ask(machine, "clone", 17) == EPERM
+    assert ask(machine, "clone", thread | 0x1000_0000) == EPERM
+
+
+@both
+def test_signals_go_to_itself_only(machine: str) -> None:
+    """abort() works; signalling another process, asking the kernel to (F_SETOWN) or outliving the parent does not."""
+    assert ask(machine, "tgkill", OWN_PID, 1, 6) == ALLOW
+    assert ask(machine, "kill", 1, 9) == EPERM
+    assert ask(machine, "kill", 0xFFFFFFFF, 9) == EPERM
+    assert ask(machine, "fcntl", 3, 8, 1) == EPERM
+    assert ask(machine, "prctl", 1, 0) == EPERM
+    assert ask(machine, "ioctl", 0, 0x5412) == EPERM  # TIOCSTI
+
+
+@both
+def test_the_wrong_architecture_kills(machine: str) -> None:
+    """int 0x80 and x32 would otherwise be read against the wrong table."""
+    program = profile.build(machine, own_pid=OWN_PID)
+    assert verdict(program, 1, architecture=0x4000_0003) == KILL
+    if machine == "x86_64":
+        assert verdict(program, 0x4000_0001, architecture=bpf.ARCHITECTURES[machine]) == KILL
+
+
+@both
+@given(number=st.integers(0, 1023))
+def test_what_is_not_named_does_not_exist(machine: str, number: int) -> None:
+    """An allowlist: every number outside the tables is answered as an older kernel would."""
+    answer = verdict(
+        profile.build(machine, own_pid=OWN_PID), number, 1, 1, 1, 1, 1, 1, architecture=bpf.ARCHITECTURES[machine]
+    )
+    if number not in NUMBERS[machine].values():
+        assert answer == ENOSYS
+
+
+@both
+def test_every_refused_call_is_refused_aloud(machine: str) -> None:
+    """A log that says EPERM for connect is easier to read than one that says ENOSYS."""
+    for name in syscalls.numbers(syscalls.REFUSED, machine):
+        assert ask(machine, name, 1, 1, 1, 1, 1, 1) == EPERM
+
+
+def test_no_call_is_named_twice() -> None:
+    """Two tables that disagree would be settled by their order."""
+    tables = (syscalls.ALLOWED, syscalls.ALLOWED_BY_ARGUMENT, syscalls.REFUSED)
+    names = [name for table in tables for name in syscalls.numbers(table, "x86_64")]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("machine", "header"),
+    [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
+)
+def test_the_numbers_are_the_kernels(machine: str, header: str) -> None:
+    """Against the kernel's own headers, where they are installed."""
+    path = Path("/usr/include", header)
+    if not path.exists():
+        pytest.skip("no kernel headers here")
+    defined = {}
+    for line in path.read_text().splitlines():
+        match line.split():
+            case ["#define", name, number] if number.isdigit():
+                defined[name.removeprefix("__NR_").removeprefix("__NR3264_")] = int(number)
+    defined |= {"newfstatat": 79, "fstat": 80} if machine == "aarch64" else {}
+    wrong = {name: number for name, number in NUMBERS[machine].items() if defined.get(name, number) != number}
+    assert wrong == {}
+    assert len(defined) > 200
+
+
+def test_a_weakening_lets_datagrams_by() -> None:
+    """The weakening that the suite must notice is the one that was found to leak."""
+    weak = frozenset({"datagrams"})
+    assert ask("x86_64", "socketpair", socket.AF_UNIX, socket.SOCK_DGRAM, weaken=weak) == ALLOW
+    assert ask("x86_64", "sendto", 3, 4096, 10, 0, 4096, 16, weaken=weak) == ALLOW

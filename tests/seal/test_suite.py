@@ -1,0 +1,64 @@
+"""The escape suite itself: it holds against the real seal, and fails against every weakened one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from allod.seal.suite import BLOCKED, ESCAPED, Row, SuiteReport, run_suite
+
+WITHOUT_NETWORK_OF_ITS_OWN = {"mptcp", "fast-open", "udp4", "udp6", "dns"}
+BY_PATHNAME = {"unix-stream", "unix-datagram", "pair-datagram", "pair-message"}
+
+
+def names(report: SuiteReport, sealed: str) -> set[str]:
+    return {row.probe for row in report.rows if row.sealed == sealed}
+
+
+def test_nothing_gets_out() -> None:
+    """Each escape that gets out unsealed is stopped by the seal, and nothing of the lab is left."""
+    heard: list[str] = []
+    report = run_suite(heard.append)
+    assert names(report, ESCAPED) == set()
+    assert report.holds
+    assert report.blocked >= 25, [row for row in report.rows if row.sealed != BLOCKED]
+    assert "control tcp4" in heard
+    assert "sealed tcp4" in heard
+    assert "allod0" not in Path("/proc/net/dev").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("omit", "leaks", "holds_back"),
+    [
+        pytest.param(
+            ("namespaces", "capabilities", "seccomp"),
+            WITHOUT_NETWORK_OF_ITS_OWN,
+            {"tcp4", "write-file"},
+            id="Landlock only",
+        ),
+        pytest.param(
+            ("landlock", "capabilities", "seccomp"),
+            BY_PATHNAME | {"kill"},
+            {"tcp4", "dns", "ptrace"},
+            id="namespace only",
+        ),
+        pytest.param(("datagrams",), {"unix-datagram", "pair-datagram"}, {"unix-stream", "udp4"}, id="no sendto rule"),
+        pytest.param(("landlock",), {"write-file", "plain-file"}, {"symlink", "udp4"}, id="no Landlock"),
+    ],
+)
+def test_a_weakened_seal_leaks_and_is_caught(omit: tuple[str, ...], leaks: set[str], holds_back: set[str]) -> None:
+    """A suite that cannot fail proves nothing: each wall alone leaks what it was found to leak."""
+    report = run_suite(unsafe_omit=omit)
+    escaped = names(report, ESCAPED)
+    assert leaks <= escaped
+    assert holds_back.isdisjoint(escaped)
+    assert not report.holds
+
+
+def test_a_control_that_reaches_nothing_proves_nothing() -> None:
+    """Zero escapes out of zero that could have escaped is not a pass."""
+    row = Row(probe="p", tries="t", control="does not apply: x", sealed="not applicable", detail="")
+    assert SuiteReport((row,)).escaped == 0
+    assert not SuiteReport((row,)).holds
