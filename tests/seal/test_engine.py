@@ -38,7 +38,11 @@ class UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(self._path)
+        try:
+            self.sock.connect(self._path)
+        except OSError:
+            self.sock.close()
+            raise
 
 
 def ask(path: Path, question: str, *, max_tokens: int = 16) -> str:
@@ -72,7 +76,7 @@ def test_the_real_engine_answers_under_the_seal(tmp_path: Path) -> None:
         pytest.skip("ALLOD_TEST_GGUF names no model")
     sockets, log = tmp_path / "sockets", tmp_path / "log"
     sockets.mkdir(mode=0o700)
-    path = sockets / "engine.sock"
+    path = sockets / "engine.sock"  # llama.cpp knows a Unix socket by its `.sock`
     process = start(
         SealOptions(
             command=(sys.executable, "-c", ENGINE, model, str(path)),
