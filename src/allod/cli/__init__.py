@@ -1,5 +1,1 @@
 """A thin skin: words → app → text. Each verb is a module; what a verb does not need is not imported."""
-
-from allod.cli.main import main
-
-__all__ = ["main"]

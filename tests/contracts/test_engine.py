@@ -1,0 +1,159 @@
+"""What every engine must do: one suite for the adapter in memory and for llama.cpp, sealed, with a real model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allod.app import load_settings, prepare_weights, run_engine
+from allod.core.errors import Invalid
+from allod.core.requests import Chat, Completion, Embed, Piece, Sampling
+from allod.serve.engine import Engine
+
+RunEngine = Callable[[], AbstractAsyncContextManager[Engine]]
+
+
+@pytest.fixture(params=["echo", pytest.param("smollm2-135m", marks=pytest.mark.slow)])
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> RunEngine:
+    if request.param != "echo":
+        weights_path: Path = request.getfixturevalue("weights")
+        (tmp_path / "store").symlink_to(weights_path.parents[2])
+    settings = load_settings({"model.name": request.param, "model.context_tokens": 512}, home=tmp_path)
+    weights = prepare_weights(settings, lambda what, done, total: None)
+    return lambda: run_engine(settings, weights)
+
+
+def chat(text: str = "Name three colours of the rainbow.", **changes: Any) -> Chat:
+    sampling = Sampling(seed=7, temperature=0.0, max_tokens=24)
+    return replace(Chat(model="m", messages=({"role": "user", "content": text},), sampling=sampling), **changes)
+
+
+async def collect(stream: AsyncGenerator[Piece | Completion, None]) -> tuple[list[Piece], Completion]:
+    pieces: list[Piece] = []
+    async with aclosing(stream):
+        async for item in stream:
+            if isinstance(item, Completion):
+                return pieces, item
+            pieces.append(item)
+    raise AssertionError("the stream ended without a completion")
+
+
+async def test_a_stream_is_its_pieces_and_then_the_whole(running: RunEngine) -> None:
+    """The completion's text is exactly the pieces' texts, and something was counted."""
+    async with running() as engine:
+        pieces, completion = await collect(engine.stream(chat()))
+    assert "".join(piece.text for piece in pieces) == completion.content
+    assert len(pieces) > 1
+    assert completion.usage.prompt_tokens > 0
+    assert completion.usage.completion_tokens > 0
+
+
+async def test_whole_and_streamed_answers_agree(running: RunEngine) -> None:
+    """Asked for greedily, the same question has the same answer both ways."""
+    async with running() as engine:
+        whole = await engine.complete(chat())
+        _, streamed = await collect(engine.stream(chat()))
+    assert whole.content == streamed.content
+    assert whole.finish == streamed.finish
+
+
+async def test_the_limit_of_tokens_is_kept(running: RunEngine) -> None:
+    """`max_tokens` ends the answer, and says so."""
+    async with running() as engine:
+        completion = await engine.complete(
+            chat("one two three", sampling=Sampling(seed=1, temperature=0, max_tokens=2))
+        )
+    assert completion.finish == "length"
+    assert completion.usage.completion_tokens == 2
+
+
+async def test_a_stop_sequence_ends_the_answer(running: RunEngine) -> None:
+    """The answer ends before the sequence, which is not part of it."""
+    async with running() as engine:
+        full = (await engine.complete(chat())).content or ""
+        stop = full.split()[2]
+        sampling = Sampling(seed=7, temperature=0.0, max_tokens=24, stop=(stop,))
+        cut = await engine.complete(chat(sampling=sampling))
+    assert cut.finish == "stop"
+    assert stop not in (cut.content or "")
+
+
+async def test_a_schema_is_kept(running: RunEngine) -> None:
+    """With a schema the answer is JSON that satisfies it."""
+    import json
+
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    async with running() as engine:
+        completion = await engine.complete(chat(schema=schema))
+    answer = json.loads(completion.content or "")
+    assert isinstance(answer["n"], int)
+
+
+async def test_logprobs_come_one_a_token(running: RunEngine) -> None:
+    """Each token carries its log-probability and as many alternatives as asked for, in OpenAI's shape."""
+    async with running() as engine:
+        completion = await engine.complete(chat(top_logprobs=1))
+    assert len(completion.logprobs) == completion.usage.completion_tokens
+    for entry in completion.logprobs:
+        assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
+        assert entry["logprob"] <= 0
+        assert len(entry["top_logprobs"]) == 1
+
+
+async def test_a_prompt_longer_than_the_context_is_invalid(running: RunEngine) -> None:
+    """It is refused with its own code, streamed or not, and the engine goes on."""
+    async with running() as engine:
+        long = chat("word " * 5000)
+        for ask in (engine.complete(long), collect(engine.stream(long))):
+            with pytest.raises(Invalid) as caught:
+                await ask
+            assert caught.value.code == "context_length_exceeded"
+        assert (await engine.complete(chat())).content
+
+
+async def test_whoever_stops_listening_stops_the_work(running: RunEngine) -> None:
+    """A stream that is closed early frees its slot: more of them than there are slots do not block the next."""
+    async with running() as engine:
+        endless = chat("Count from one to a thousand.", sampling=Sampling(seed=1, temperature=0, max_tokens=400))
+        for _ in range(engine.info.slots + 2):
+            async with aclosing(engine.stream(endless)) as stream:
+                async for _ in stream:
+                    break
+        async with asyncio.timeout(20):
+            await engine.complete(chat(sampling=Sampling(seed=1, temperature=0, max_tokens=2)))
+
+
+async def test_embeddings_are_vectors_or_a_clear_no(running: RunEngine) -> None:
+    """A model that can embeds each text, in order; one that cannot says so."""
+    embed = Embed("m", ("a cat", "a dog"))
+    async with running() as engine:
+        if not engine.info.can_embed:
+            with pytest.raises(Invalid) as caught:
+                await engine.embed(embed)
+            assert caught.value.code == "unsupported_by_model"
+            return
+        made = await engine.embed(embed)
+    assert len(made.vectors) == 2
+    assert all(math.isclose(math.hypot(*vector), 1.0, abs_tol=1e-3) for vector in made.vectors)
+
+
+async def test_what_receipts_say_is_there(running: RunEngine) -> None:
+    """Digests are digests, and the seal is stated."""
+    async with running() as engine:
+        info = engine.info
+    for digest in (info.build, info.config, info.model_digest, info.template_digest):
+        assert digest.startswith("sha256:")
+        assert len(digest) == 71
+    assert info.seal == ("none" if info.name == "echo" else "sealed")

@@ -1,0 +1,176 @@
+"""A real OpenAI client, the real sealed model, and evidence for every answer whose end a client saw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import openai
+import pytest
+
+from allod.app import Home, load_settings
+from allod.core.canonical import canonical_json
+from allod.core.statements import check_statement
+from allod.prove.bundle import Bundle, Opening, encode_bundle, parse_bundle
+from allod.prove.daykeys import DayKeys
+from allod.prove.fsck import fsck
+from allod.prove.keys import load_signing_key
+from allod.prove.log import open_log
+from allod.prove.trust import Trust
+from allod.prove.verify import verify
+from tests.conftest import Gateway
+
+pytestmark = pytest.mark.slow
+Start = Callable[..., AbstractContextManager[Gateway]]
+MODEL = "smollm2-135m"
+
+
+async def stream_once(client: openai.AsyncOpenAI, question: str, *, max_tokens: int) -> tuple[str, str] | None:
+    """One streamed answer: its receipt's id and text; None if its end was never seen."""
+    try:
+        raw = await client.chat.completions.with_raw_response.create(
+            model=MODEL, messages=[{"role": "user", "content": question}], max_tokens=max_tokens, stream=True
+        )
+        text, finish = "", None
+        async for chunk in raw.parse():
+            text += chunk.choices[0].delta.content or ""
+            finish = chunk.choices[0].finish_reason or finish
+    except (openai.APIError, OSError):
+        return None
+    except Exception as error:  # httpx's own errors, when the connection breaks in mid-stream
+        if "httpx" not in type(error).__module__ and "httpcore" not in type(error).__module__:
+            raise
+        return None
+    return (raw.headers["x-allod-receipt"], text) if finish else None
+
+
+async def stream_many(gateway: Gateway, num: int, *, at_once: int, max_tokens: int) -> list[tuple[str, str]]:
+    """`num` streamed answers, `at_once` at a time; those whose end was seen."""
+    turns = asyncio.Semaphore(at_once)
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0) as client:
+
+        async def one(number: int) -> tuple[str, str] | None:
+            async with turns:
+                return await stream_once(client, f"What is {number} plus one?", max_tokens=max_tokens)
+
+        answers = await asyncio.gather(*map(one, range(num)))
+    return [answer for answer in answers if answer is not None]
+
+
+def verified_bundles(home_path: Path, answers: list[tuple[str, str]]) -> None:
+    """Open the log with no gateway running: it is clean, and each answer's bundle verifies, text included."""
+    home = Home(home_path)
+    key = load_signing_key(home.log_key)
+    assert fsck(home.receipts, key.verifier).is_sound
+    trust, day_keys = Trust.parse(home.trust.read_text()), DayKeys(home.day_keys)
+    log = open_log(home.receipts, key)
+    try:
+        for receipt_id, text in answers:
+            statement = log.statement(receipt_id)
+            salt = day_keys.opening_salt("local", check_statement(statement).predicate)
+            answer = canonical_json({"content": text, "tool_calls": []}).decode()
+            bundle = Bundle(statement, log.proof(log.find(receipt_id).leaf), Opening(salt, answer=answer))
+            assert verify(encode_bundle(bundle), trust).level == "logged"
+    finally:
+        log.close()
+
+
+async def test_two_hundred_streams_have_two_hundred_receipts(start_gateway: Start, weights: Path) -> None:
+    """200 streamed requests, 16 at a time: every one is answered, and every receipt verifies with its text."""
+    with start_gateway(MODEL) as gateway:
+        answers = await stream_many(gateway, 200, at_once=16, max_tokens=12)
+    assert len(answers) == 200
+    assert len({receipt_id for receipt_id, _ in answers}) == 200
+    verified_bundles(gateway.home, answers)
+
+
+async def test_what_was_acknowledged_survives_kill_9(start_gateway: Start, weights: Path) -> None:
+    """Ten times the gateway is killed half-way: each answer whose end the client saw has its receipt in the log."""
+    seen: list[tuple[str, str]] = []
+    for round_number in range(10):
+        with start_gateway(MODEL) as gateway:
+            engine_pid = json.loads(http_get(gateway, "/v1/seal"))["engine"]["pid"]
+            work = asyncio.create_task(stream_many(gateway, 24, at_once=16, max_tokens=6))
+            await asyncio.sleep(0.8 + 0.25 * round_number)
+            os.kill(gateway.process.pid, signal.SIGKILL)
+            answers = await work
+            gateway.process.wait()
+            assert not await alive_after(engine_pid, 5), "the engine outlived its gateway"
+        seen += answers
+        verified_bundles(gateway.home, answers)
+    assert seen, "no round saw the end of an answer: the kill came too early to test anything"
+    verified_bundles(gateway.home, seen)
+
+
+async def test_an_engine_killed_in_mid_stream_ends_that_stream_and_no_other(
+    start_gateway: Start, weights: Path
+) -> None:
+    """The stream ends in an error and no [DONE], its receipt says so, and the next answer comes from a new engine."""
+    with start_gateway(MODEL) as gateway:
+        async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0) as client:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=MODEL, messages=[{"role": "user", "content": "Count to a thousand."}], max_tokens=900, stream=True
+            )
+            with pytest.raises(openai.APIError) as caught:
+                async for number, _ in aenumerate(raw.parse()):
+                    if number == 3:
+                        os.kill(json.loads(http_get(gateway, "/v1/seal"))["engine"]["pid"], signal.SIGKILL)
+            assert caught.value.code == "engine_lost"
+            again = await stream_once(client, "Say hi.", max_tokens=4)
+        assert again is not None
+        broken = parse_bundle(http_get(gateway, f"/v1/receipts/{raw.headers['x-allod-receipt']}").encode())
+        assert check_statement(broken.statement).predicate["answer"]["finish"] == "error"
+
+
+def test_a_page_is_answered_from(start_gateway: Start, shared_data: Path) -> None:
+    """The text of a real page, piped in, reaches the model and comes back as a receipted answer."""
+    line = (shared_data / "govuk" / "content_items_small.jsonl").read_text().splitlines()[0]
+    page = " ".join(str(json.loads(line).get("description", "")).split())[:600] or line[:600]
+    with start_gateway(MODEL) as gateway:
+        receipt = gateway.home / "r.json"
+        asked = gateway.allod("ask", "--receipt", str(receipt), "--max-tokens=20", "What must I do?", stdin=page)
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.strip()
+        assert page[:40] in json.loads(json.loads(receipt.read_text())["opening"]["request"])["messages"][-1]["content"]
+        offline = subprocess.run(
+            ["unshare", "--map-root-user", "--net", "allod", "verify", str(receipt)],
+            env={
+                **os.environ,
+                "ALLOD_HOME": str(gateway.home),
+                "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert offline.stdout.endswith("verified\n"), offline.stderr
+
+
+async def aenumerate(stream):  # type: ignore[no-untyped-def]
+    number = 0
+    async for item in stream:
+        yield number, item
+        number += 1
+
+
+async def alive_after(pid: int, seconds: float) -> bool:
+    """Whether a process is still there; a dead one is given some time to vanish."""
+    for _ in range(int(seconds * 20)):
+        if not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+def http_get(gateway: Gateway, path: str) -> str:
+    import urllib.request
+
+    request = urllib.request.Request(gateway.url + path, headers=gateway.headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return response.read().decode()

@@ -1,0 +1,151 @@
+"""What must happen when something is broken: a clear no, and nothing acknowledged lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allod.app import Home
+from allod.prove.fsck import fsck
+from allod.prove.keys import load_signing_key
+from tests.conftest import Gateway, run_allod
+
+Start = Callable[..., AbstractContextManager[Gateway]]
+
+
+def post(gateway: Gateway, body: dict[str, Any]) -> tuple[int, bytes]:
+    request = urllib.request.Request(
+        f"{gateway.url}/v1/chat/completions", json.dumps({"model": "echo", **body}).encode(), gateway.headers
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare (util-linux) for a small disk of its own")
+def test_a_full_disk_under_the_log_stops_answers_and_loses_none(start_gateway: Start, tmp_path: Path) -> None:
+    """With no room for receipts, whole answers are 503 and streams end in an error; with room again, both work."""
+    logs = tmp_path / "home" / "logs"
+    logs.mkdir(parents=True)
+    small_disk = f"mount -t tmpfs -o size=768k,mode=700 tmpfs '{logs}' && exec \"$@\""
+    hello = {"messages": [{"role": "user", "content": "hello"}]}
+    num_answered = 0
+    with start_gateway(
+        "echo", prefix=("unshare", "--map-root-user", "--mount", "sh", "-c", small_disk, "sh")
+    ) as gateway:
+        inside = Path(f"/proc/{gateway.process.pid}/root{logs}")
+        filler = inside / "filler"
+        filler.write_bytes(bytes(300_000))
+        for _ in range(2000):
+            status, answer = post(gateway, hello)
+            if status != 200:
+                break
+            num_answered += 1
+        assert status == 503
+        assert json.loads(answer)["error"]["code"] == "log_unavailable"
+        status, stream = post(gateway, {**hello, "stream": True})
+        assert (status, b"[DONE]" in stream, b'"finish_reason":"stop"' in stream) == (200, False, False)
+        assert b'"code":"log_unavailable"' in stream
+        filler.unlink()
+        for _ in range(50):
+            status, _ = post(gateway, hello)
+            if status == 200:
+                num_answered += 1
+                break
+        assert status == 200, "the log did not recover when there was room again"
+        gateway.process.terminate()
+        copy = tmp_path / "copy"
+        shutil.copytree(inside / "receipts", copy)
+    report = fsck(copy, load_signing_key(Home(gateway.home).log_key).verifier)
+    assert report.is_sound
+    assert report.head.size >= num_answered > 0
+
+
+def test_a_taken_port_is_said_at_once(tmp_path: Path) -> None:
+    """The gateway refuses to start, says why and what to do, and does not load a model first."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run_allod(tmp_path, "up", "--model=echo", f"--port={port}")
+    assert result.returncode == 3
+    assert "error: cannot listen" in result.stderr
+    assert "\nhint: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("[server\n", "is no TOML"),
+        ("[server]\nprot = 1\n", "unknown setting 'prot'"),
+        ('[server]\nport = "8400"\n', "port must be int"),
+        ('[server]\nhost = "0.0.0.0"\n', "only loopback"),
+        ("unsafe_no_seal = true\n", "unknown setting 'unsafe_no_seal'"),
+    ],
+)
+def test_broken_settings_are_refused_at_start(tmp_path: Path, toml: str, said: str) -> None:
+    """Nothing in the file is ignored: what is not understood keeps the gateway from starting."""
+    (tmp_path / "allod.toml").write_text(toml)
+    result = run_allod(tmp_path, "up", "--model=echo", "--port=0")
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"PK\x03\x04 not a model", "does not begin"), (b"GGUF\x03\0\0\0", "ends")]
+)
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    """The gate is before the engine: the file never reaches it."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    result = run_allod(tmp_path / "home", "up", f"--model={file}", "--port=0")
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
+@pytest.mark.slow
+def test_a_truncated_model_is_refused(tmp_path: Path, weights: Path) -> None:
+    """A real model that lacks its end is refused with the number of missing bytes."""
+    file = tmp_path / "cut.gguf"
+    with weights.open("rb") as source, file.open("wb") as target:
+        target.write(source.read(20_000_000))
+    result = run_allod(tmp_path / "home", "up", f"--model={file}", "--port=0")
+    assert result.returncode == 2
+    assert "bytes are missing" in result.stderr
+
+
+def test_a_seal_that_cannot_be_entered_refuses_to_serve(tmp_path: Path, weights: Path) -> None:
+    """Where no namespace may be made, `up` says which part is missing; told to go on, it states it in receipts."""
+    setting = Path("/proc/sys/user/max_net_namespaces")
+    prefix = ["unshare", "--map-root-user", "--user", "sh", "-c", f'echo 0 > {setting} && exec "$@"', "sh"]
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "store").symlink_to(weights.parents[2])
+    command = [*prefix, str(Path(shutil.which("python3") or "python3")), "--version"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("the limit on namespaces cannot be set in a namespace here")
+    import os
+    import sys
+
+    result = subprocess.run(
+        [*prefix, sys.executable, "-m", "allod.cli", "up", "--model=smollm2-135m", "--port=0"],
+        env={**os.environ, "ALLOD_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 3, result.stderr
+    assert "the seal is incomplete" in result.stderr
+    assert "namespaces" in result.stderr

@@ -1,0 +1,200 @@
+"""The house rules of the architecture, each kept by a test; and each test shown to fail on a planted sin."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "allod"
+
+FLOORS = {
+    "core": 0,
+    "model": 1, "seal": 1, "govern": 1, "prove": 1,
+    "serve": 3,
+    "settings": 5,
+    "app": 6,
+    "cli": 7, "web": 7,
+}  # fmt: skip
+
+# Every package from outside and the only paths that may import it. A new line here is a decision record, too.
+DOORS = {
+    "cryptography": ("prove/",),
+    "httptools": ("serve/engines/http.py",),
+    "jsonschema_rs": ("serve/tools.py",),
+    "msgspec": ("serve/engines/llama.py", "web/"),
+    "prometheus_client": ("web/metrics.py",),
+    "rich": ("cli/",),
+    "uvicorn": ("web/server.py",),
+    "uvloop": ("web/__main__.py",),
+    "xllamacpp": ("serve/engines/llama_process.py",),
+}
+
+FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}
+ASYNC_ROOMS = ("serve/", "web/", "app.py")  # app.py puts async things together and is no room
+
+
+def modules(source: Path) -> Iterator[tuple[str, ast.Module]]:
+    """Every module as (path below the package, syntax tree)."""
+    for file in sorted(source.rglob("*.py")):
+        yield file.relative_to(source).as_posix(), ast.parse(file.read_text(), str(file))
+
+
+def imports(path: str, tree: ast.Module) -> Iterator[str]:
+    """Dotted names that a module imports, those inside functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}" if node.module == "allod" else str(node.module)
+
+
+def room_of(path: str) -> str:
+    return path.split("/")[0].removesuffix(".py")
+
+
+def imports_that_do_not_go_down(source: Path) -> list[str]:
+    sins = []
+    for path, tree in modules(source):
+        room = room_of(path)
+        for name in imports(path, tree):
+            parts = name.split(".")
+            if parts[0] != "allod" or len(parts) == 1 or parts[1] in (room, "__version__"):
+                continue
+            if room == "__init__" or FLOORS[parts[1]] >= FLOORS[room]:
+                sins.append(f"{path} imports {name}")
+    return sins
+
+
+def imports_past_their_door(source: Path) -> list[str]:
+    sins = []
+    for path, tree in modules(source):
+        for name in imports(path, tree):
+            package = name.split(".")[0]
+            if package == "allod" or package in sys.stdlib_module_names:
+                continue
+            if not path.startswith(DOORS.get(package, ())):
+                sins.append(f"{path} imports {package}")
+    return sins
+
+
+def other_readers_of_the_environment(source: Path) -> list[str]:
+    names = {"environ", "environb", "getenv", "getenvb", "tomllib"}
+    return [
+        f"{path}:{node.lineno} reads the environment or TOML"
+        for path, tree in modules(source)
+        if path != "settings.py"
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in names and getattr(node.value, "id", "") == "os")
+        or (isinstance(node, (ast.Import, ast.ImportFrom)) and names & {alias.name for alias in node.names})
+    ]
+
+
+def forbidden_names(source: Path) -> list[str]:
+    return [str(file) for file in source.rglob("*") if file.stem in FORBIDDEN_NAMES]
+
+
+def async_outside_its_rooms(source: Path) -> list[str]:
+    return [
+        f"{path}:{node.lineno} is async"
+        for path, tree in modules(source)
+        if not path.startswith(ASYNC_ROOMS)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith))
+    ]
+
+
+LISTENER = """
+import contextlib, importlib, io, sys, threading
+sys.dont_write_bytecode = True
+names, outside = sys.argv[1].split(","), sys.argv[2].split(",")
+for name in outside:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+noticed = []
+def listen(event, args):
+    writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+    if writes or event.startswith(("socket.", "subprocess.", "os.system", "os.fork", "os.exec", "signal.", "urllib.")):
+        noticed.append(event)
+sys.addaudithook(listen)
+threads, printed = threading.active_count(), io.StringIO()
+for name in names:
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        importlib.import_module(name)
+    if noticed or printed.tell() or threading.active_count() != threads:
+        sys.exit(f"{name}: {noticed} {printed.getvalue()}")
+"""
+
+
+def imports_that_do_something(source: Path) -> list[str]:
+    """The first module whose import writes, connects, starts or prints. Outside packages are imported beforehand."""
+    outside = [*(name for name in DOORS if name != "xllamacpp"), "asyncio", "ctypes", "urllib.request", "sqlite3"]
+    names = [
+        ".".join(("allod", *Path(path).with_suffix("").parts)).removesuffix(".__init__")
+        for path, _ in modules(source)
+        if not path.endswith("__main__.py")  # a program; running it is its purpose
+    ]
+    command = [sys.executable, "-c", LISTENER, ",".join(names), ",".join(outside)]
+    environment = {"PYTHONPATH": str(source.parent)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return [result.stderr.strip()] if result.returncode else []
+
+
+RULES = {
+    "imports go down": imports_that_do_not_go_down,
+    "outside packages come in by their door": imports_past_their_door,
+    "one reader of the environment": other_readers_of_the_environment,
+    "names say what is inside": forbidden_names,
+    "async only where requests are": async_outside_its_rooms,
+    "importing does nothing": imports_that_do_something,
+}
+
+SINS = {
+    "imports go down": ("core/sin.py", "def f():\n    from allod.serve import gateway\n"),
+    "outside packages come in by their door": ("govern/sin.py", "import msgspec\n"),
+    "one reader of the environment": ("serve/sin.py", "import os\nHOME = os.environ.get('HOME')\n"),
+    "names say what is inside": ("core/helpers.py", "\n"),
+    "async only where requests are": ("prove/sin.py", "async def f() -> None: ...\n"),
+    "importing does nothing": ("core/sin.py", "import socket\nsocket.socket().close()\nprint('imported')\n"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_house_keeps(rule: str) -> None:
+    """The package as it is breaks no rule."""
+    assert RULES[rule](SOURCE) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_planted_sin_is_found(rule: str, tmp_path: Path) -> None:
+    """A rule that cannot fail keeps nothing: plant its sin in a copy of the house and see it found."""
+    house = tmp_path / "allod"
+    shutil.copytree(SOURCE, house, ignore=shutil.ignore_patterns("__pycache__"))
+    path, sin = SINS[rule]
+    (house / path).write_text(sin)
+    found = RULES[rule](house)
+    assert len(found) == 1, found
+    assert Path(path).stem in found[0]
+
+
+def test_every_door_is_used() -> None:
+    """A door that nobody goes through is a dependency to delete."""
+    used = {name.split(".")[0] for path, tree in modules(SOURCE) for name in imports(path, tree)}
+    assert set(DOORS) <= used
+
+
+def test_verifying_imports_neither_engine_nor_web() -> None:
+    """`allod verify` must run where nothing but Python and the signatures' library is trusted."""
+    code = "import sys, allod.cli.main as m; m._parser(['verify', 'x']); print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "allod.prove.verify" in loaded
+    assert not [
+        name for name in loaded if name.startswith(("allod.web", "allod.serve", "allod.app", "xllamacpp", "uvicorn"))
+    ]
