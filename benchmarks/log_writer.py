@@ -98,7 +98,8 @@ def main() -> None:
             rate, times, cpu = asyncio.run(closed_loop(root / f"log{clients}", clients, options.seconds))
             rates[clients] = rate
             middle, slow = percentile(times, 0.5) * 1e6, percentile(times, 0.99) * 1e6
-            print(f"{clients:4} clients: {rate:8.0f}/s  p50 {middle:7.0f} us  p99 {slow:7.0f} us  CPU {cpu * 1e6:5.1f} us")
+            print(f"{clients:4} clients: {rate:8.0f}/s", end="  ")
+            print(f"p50 {middle:7.0f} us  p99 {slow:7.0f} us  CPU {cpu * 1e6:5.1f} us")
         peer = sqlite_rate(root / "peer.sqlite", options.seconds)
         print(f"one write and fdatasync: {floor:.0f} us; SQLite WAL FULL in batches of 256: {peer:.0f}/s")
         print(f"ratio: {rates[512] / peer:.2f} of SQLite's rate with 512 clients that each wait for their own entry")

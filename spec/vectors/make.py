@@ -109,12 +109,13 @@ def logged(
     size: int = 5,
     index: int = 2,
     key: SigningKey = LOG,
+    origin: str = LOG.name,
     cosign: Callable[[str], str] | None = None,
 ) -> Proof:
     """The proof of `statement` in a log of `size` entries, cosigned by what `cosign(head text)` adds."""
     leaves = [leaf_hash(statement if number == index else b"entry %d" % number) for number in range(size)]
     read = reader(leaves)
-    note = key.sign(TreeHead(key.name, size, range_root(read, 0, size)).text)
+    note = key.sign(TreeHead(origin, size, range_root(read, 0, size)).text)
     if cosign is not None:
         note += cosign(note.partition("\n\n")[0] + "\n")
     return Proof(index, tuple(inclusion_proof(read, index, size)), note)
@@ -229,7 +230,12 @@ def broken_cases() -> list[dict[str, Any]]:
         case(2, "an empty trust file", whole, "quorum none\n"),
         case(2, "a changed tree size", altered(whole, "site-1\\n5\\n", "site-1\\n6\\n")),
         case(2, "a changed signature", flip_signature(whole, LOG.verifier)),
-        case(2, "another origin under the same key", bundle(key=SigningKey("else.example/log", bytes([1]) * 32))),
+        case(2, "another origin signed by a trusted key", bundle(origin="else.example/log")),
+        case(
+            2,
+            "another name for the same key",
+            bundle(key=SigningKey("else.example/log", bytes([1]) * 32), origin="else.example/log"),
+        ),
         case(3, "one witness of two", bundle(cosign=by(2)), WITNESSED),
         case(3, "the same witness twice", bundle(cosign=lambda t: by(2)(t) + by(2, seconds=9)(t)), WITNESSED),
         case(3, "no witness", whole, WITNESSED),
@@ -265,6 +271,7 @@ def broken_cases() -> list[dict[str, Any]]:
         case(5, "a truth value for a number", statement_with(seq=True)),
         case(5, "a control character in a text", statement_with(site={"id": "a\u0001b", "jurisdiction": "GB"})),
         case(5, "it ends before it starts", after),
+        case(6, "only the salt, of another receipt", bundle(opening=open_(None, None, receipt_id="rcpt_0002"))),
         case(6, "the salt of another receipt", bundle(opening=open_(receipt_id="rcpt_0002"))),
         case(
             6,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from struct import unpack_from
 
@@ -75,8 +77,15 @@ def test_an_unknown_receipt_is_said_to_be_unknown(log: Log) -> None:
     assert refused.value.code == "no_such_receipt"
 
 
+def bend_index(path: Path) -> None:
+    """Partial tiles that are not those of the signed tree."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("update edge set hashes = zeroblob(length(hashes))")
+        database.commit()
+
+
 def test_it_is_there_again_after_reopening(tmp_path: Path) -> None:
-    """With the index, without it, with a broken one, and with one that is behind."""
+    """With the index, without it, with a broken or a false one, and with one that is behind."""
     directory = tmp_path / "log"
     first = open_log(directory, KEY)
     fill(first, 300)
@@ -93,6 +102,7 @@ def test_it_is_there_again_after_reopening(tmp_path: Path) -> None:
         lambda: shutil.copy(behind / "index.sqlite", directory / "index.sqlite"),
         lambda: shutil.rmtree(directory / "tile") or (directory / "index.sqlite").unlink(),
         lambda: (directory / "checkpoint").unlink(),
+        lambda: bend_index(directory / "index.sqlite"),
     ):
         spoil()
         again = open_log(directory, KEY)

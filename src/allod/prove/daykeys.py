@@ -71,9 +71,9 @@ class DayKeys:
         Raises Denied if the receipt is another tenant's or its day key was destroyed: the two look the same.
         """
         key = self.find(tenant, day_of(predicate["at"]["start_ms"]))
-        if key is not None and key.pseudonym == predicate["tenant"]:
+        if key is not None:
             salt = key.salt(predicate["id"])
-            if nonce_of(salt) == predicate["nonce"]:
+            if nonce_of(salt) == predicate.get("nonce"):  # 128 bits that only the right key leads to
                 return salt
         raise Denied("this receipt is not yours to open, or its key was destroyed", code="no_opening")
 
