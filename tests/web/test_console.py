@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from allod.web import static
+from allod.web.static import Console
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 expect = sync_api.expect
 
@@ -267,6 +270,16 @@ def test_wrong_key_is_refused_in_words_and_not_kept(visit: Visit) -> None:
     assert visit.page.evaluate("sessionStorage.length") == 0
 
 
+def test_key_that_is_no_longer_taken_is_asked_for_again(visit: Visit) -> None:
+    """A key revoked in mid-conversation leads back to the field, and is forgotten."""
+    visit.enter()
+    visit.answer("/v1/chat/completions", status=401, json={"error": {"message": "this key was revoked"}})
+    visit.page.get_by_label("Your question").fill(QUESTION)
+    visit.page.get_by_role("button", name="Send").click()
+    expect(visit.page.get_by_role("alert").filter(has_text="this key was revoked")).to_be_visible()
+    assert visit.page.evaluate("sessionStorage.length") == 0
+
+
 def test_key_lives_in_the_tab_and_can_be_forgotten(visit: Visit) -> None:
     """A reload keeps the key, `Forget key` removes it, and no other storage is ever used."""
     visit.enter()
@@ -302,11 +315,13 @@ def test_broken_stream_is_an_error_not_an_answer(visit: Visit, ending: str, mess
 
 
 def test_refused_request_keeps_the_question(visit: Visit) -> None:
-    """When the gateway says no, its reason is shown and the question is back in the box."""
-    error = {"message": "too many requests are waiting", "type": "server_error", "param": None, "code": "overloaded"}
-    visit.answer("/v1/chat/completions", status=503, json={"error": error})
+    """When the gateway says no, its reason and its receipt are shown, and the question is back in the box."""
+    error = {"message": "rule 7 forbids it", "type": "permission_error", "param": None, "code": "policy_denied"}
+    visit.answer("/v1/chat/completions", status=403, headers={"x-allod-receipt": "r7"}, json={"error": error})
     visit.enter()
-    expect(visit.ask()).to_contain_text("too many requests are waiting")
+    answer = visit.ask()
+    expect(answer).to_contain_text("rule 7 forbids it")
+    expect(answer.get_by_role("group", name="Receipt")).to_contain_text("r7")
     expect(visit.page.get_by_label("Your question")).to_have_value(QUESTION)
 
 
@@ -324,6 +339,9 @@ def test_answer_can_be_stopped(visit_with: Callable[..., Visit], how: str) -> No
     expect(answer).to_contain_text("Stopped. This is not a whole answer.")
     expect(visit.page.get_by_role("button", name="Send")).to_be_visible()
     assert answer.locator(".text").inner_text().count("word") < 400
+    answer.get_by_role("button", name="Verify", exact=True).click()
+    expect(answer.locator(".line .verdict")).to_contain_text(re.compile("Receipt verified, without the text above|Not"))
+    expect(answer.get_by_text("Verified in this browser")).to_have_count(0)
 
 
 def test_everything_by_keyboard(visit: Visit) -> None:
@@ -474,6 +492,17 @@ def test_narrow_screens_scroll_one_way_only(visit_with: Callable[..., Visit], wi
     visit.page.get_by_role("link", name="Seal", exact=True).click()
     expect(visit.page.get_by_text("This engine is not sealed")).to_be_visible()
     assert visit.width_needed() == width
+
+
+def test_every_file_of_the_console_is_served_and_nothing_else() -> None:
+    """The list in static.py and the folder agree, and no path leads out of it."""
+    console, folder = Console(), Path(static.__file__).parent / "console"
+    for name in (path.name for path in folder.iterdir() if path.is_file() and path.name != "index.html"):
+        asset = console.asset(f"/console/{name}")
+        assert asset is not None, name
+        assert asset.body == (folder / name).read_bytes()
+    for path in ("", "/console/", "/console/../static.py", "/console/%2e%2e/static.py", "/console//app.js", "/x"):
+        assert console.asset(path) is None
 
 
 @pytest.fixture(scope="module")

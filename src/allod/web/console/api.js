@@ -24,8 +24,8 @@ export class Gateway {
     return list.data[0];
   }
 
-  seal(signal) {
-    return this.#json("/v1/seal", { signal });
+  seal() {
+    return this.#json("/v1/seal");
   }
 
   async trust() {

@@ -6,7 +6,7 @@ import { alertAll, announce, byId, facts, make, verdict } from "./dom.js";
 import { clearKeyField, forgetKey, onKey, saveKey, savedKey, showKeyError } from "./key.js";
 import { SealPage, isSealed } from "./seal.js";
 
-const WATCH_EVERY_MS = 10_000;
+const WATCH_EVERY_MS = 4000;
 const TITLES = { key: "Open", chat: "Chat", seal: "Seal" };
 
 const chat = new Chat({ onDenied: (message) => leave(`The gateway no longer takes this key: ${message}`) });
@@ -15,17 +15,24 @@ let gateway = null;
 
 /** Show the page that the address names, or the one that asks for the key. */
 function route({ moveFocus = true } = {}) {
-  const page = gateway === null ? "key" : location.hash === "#seal" ? "seal" : "chat";
+  const page = pageNow();
   for (const name of Object.keys(TITLES)) byId(`page-${name}`).hidden = name !== page;
   for (const link of byId("nav").querySelectorAll("a")) {
     if (link.hash === `#${page}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.title = `${TITLES[page]} · Allod console`;
-  if (page === "seal") sealPage.open(gateway);
-  else sealPage.close();
-  if (moveFocus) byId(`${page}-title`).focus({ preventScroll: true });
-  if (moveFocus) scrollTo(0, 0);
+  if (moveFocus) {
+    byId(`${page}-title`).focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+  if (page === "seal") sealPage.clear();
+  showState();
+}
+
+function pageNow() {
+  if (gateway === null) return "key";
+  return location.hash === "#seal" ? "seal" : "chat";
 }
 
 async function enter(key) {
@@ -52,7 +59,6 @@ async function enter(key) {
   route();
   chat.open(gateway, model);
   announce(`Ready to talk to ${model.id}.`);
-  await showState();
 }
 
 function leave(message) {
@@ -79,18 +85,21 @@ function showModel(model) {
   );
 }
 
-/** Keep the header true: whether the gateway can answer, and whether its engine is sealed. */
+/** Keep the page true: whether the gateway can answer, and whether its engine is sealed. One reading for both. */
 async function showState() {
-  const { ready, reason } = await readiness();
-  const signs = [verdict(ready, ready ? "Ready" : "Not ready")];
+  const asked = gateway;
+  const [{ ready, reason }, seal] = await Promise.all([readiness(), asked && sealOf(asked)]);
+  if (asked !== gateway) return; // the key changed meanwhile
   alertAll(ready ? "" : `The gateway cannot answer now: ${reason}`);
-  if (gateway !== null) {
-    const sealed = isSealed(await gateway.seal().catch(() => ({})));
-    signs.push(verdict(sealed, sealed ? "Sealed" : "Not sealed"));
-    byId("unsealed").hidden = sealed;
-  }
-  byId("state").replaceChildren(...signs);
+  byId("state").replaceChildren(verdict(ready, ready ? "Ready" : "Not ready"));
+  if (seal === null) return;
+  const sealed = isSealed(seal);
+  byId("state").append(verdict(sealed, sealed ? "Sealed" : "Not sealed"));
+  byId("unsealed").hidden = sealed;
+  if (pageNow() === "seal") sealPage.show(seal);
 }
+
+const sealOf = (asked) => asked.seal().catch((error) => ({ error: error.message }));
 
 async function watch() {
   if (!document.hidden) await showState();
@@ -100,7 +109,8 @@ async function watch() {
 onKey(enter);
 byId("forget").addEventListener("click", () => leave(""));
 addEventListener("hashchange", () => location.hash !== "#main" && route());
-watch();
+document.addEventListener("visibilitychange", () => document.hidden || showState());
 route({ moveFocus: false });
+setTimeout(watch, WATCH_EVERY_MS);
 if (savedKey()) await enter(savedKey());
 else byId("key").focus();

@@ -49,7 +49,7 @@ export class Chat {
     this.#messages = [];
     byId("turns").replaceChildren();
     this.#showState();
-    byId("question").focus();
+    byId("question").focus({ preventScroll: true });
   }
 
   async #ask() {
@@ -63,7 +63,7 @@ export class Chat {
       stream: true,
       stream_options: { include_usage: true },
     });
-    const turn = new Turn(question, this.#isInformative());
+    const turn = new Turn(question, { model: this.#model.id, isInformative: this.#isInformative() });
     byId("turns").append(turn.question, turn.answer);
     byId("question").value = "";
     this.#showState();
@@ -129,7 +129,7 @@ class Turn {
   #live = document.createTextNode("");
   #body = make("div", { class: "text live" }, this.#live);
 
-  constructor(question, isInformative) {
+  constructor(question, { model, isInformative }) {
     this.question = make(
       "li",
       { class: "turn asked" },
@@ -139,7 +139,7 @@ class Turn {
     this.answer = make(
       "li",
       { class: "turn answered waiting" },
-      make("h2", {}, "Model"),
+      make("h2", {}, `Answer by ${model}`),
       this.#body,
       isInformative ? null : make("p", { class: "warn" }, INVENTS),
     );

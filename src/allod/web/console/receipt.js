@@ -65,7 +65,7 @@ export class Receipt {
     const said = isOther
       ? this.#say(false, "Not verified: the gateway sent another answer’s receipt")
       : verified
-        ? this.#say(true, "Verified in this browser", summaryOf(statement, this.#usage))
+        ? this.#say(true, this.#praise(), summaryOf(statement, this.#usage))
         : this.#say(false, `Not verified: step ${failed?.number ?? 1}, ${failed?.name ?? STEPS[0][0]}`);
     const summary = make("summary", {}, `What was checked: ${passed} of ${STEPS.length} steps passed`);
     const list = make("ol", {}, ...STEPS.map((step, index) => stepItem(step, steps[index])));
@@ -85,11 +85,13 @@ export class Receipt {
     return said;
   }
 
+  /** A text that is not a whole answer is not opened, so it must not be called verified. */
+  #praise() {
+    return this.#texts.answer === undefined ? "Receipt verified, without the text above" : "Verified in this browser";
+  }
+
   #say(ok, text, more = []) {
-    const isShort = this.#texts.answer === undefined;
-    const note = isShort && ok ? "the text above is not covered: it is not a whole answer" : null;
-    const words = [...more, note].filter(Boolean).map((word) => make("span", {}, word));
-    this.#show(verdict(ok, text), ...words);
+    this.#show(verdict(ok, text), ...more.map((word) => make("span", {}, word)));
     return `${text}.`;
   }
 

@@ -1,42 +1,16 @@
-// The seal page: what the kernel says of the engine's process, read again every few seconds while it is looked at.
+// The seal page: what the kernel says of the engine's process.
 
 import { announce, byId, facts, make, verdict } from "./dom.js";
 
-const EVERY_MS = 4000;
 const COLUMNS = ["What", "Read from the kernel", "Must be", "Result"];
 
+/** Shows each reading of the seal; the newest one only. */
 export class SealPage {
-  #gateway;
-  #timer = null;
   #shown = "";
   #said = "";
 
-  /** Start reading. */
-  open(gateway) {
-    this.close();
-    this.#gateway = gateway;
-    this.#shown = "";
-    byId("seal").replaceChildren(make("p", { class: "hint" }, "Reading the seal…"));
-    this.#read();
-  }
-
-  /** Stop reading. */
-  close() {
-    clearTimeout(this.#timer);
-    this.#gateway = null;
-  }
-
-  async #read() {
-    const gateway = this.#gateway;
-    if (!document.hidden) {
-      const seal = await gateway.seal().catch((error) => ({ error: error.message }));
-      if (gateway !== this.#gateway) return;
-      this.#show(seal);
-    }
-    this.#timer = setTimeout(() => this.#read(), EVERY_MS);
-  }
-
-  #show(seal) {
+  /** Show `seal`, as the gateway described it, or {error} where it could not be read. */
+  show(seal) {
     const text = JSON.stringify(seal);
     if (text !== this.#shown) {
       byId("seal").replaceChildren(...sealNodes(seal));
@@ -47,6 +21,12 @@ export class SealPage {
     const said = isSealed(seal) ? "The engine is sealed." : "Warning: the engine is not known to be sealed.";
     if (said !== this.#said) announce(said);
     this.#said = said;
+  }
+
+  /** Forget what was shown. */
+  clear() {
+    this.#shown = this.#said = "";
+    byId("seal").replaceChildren(make("p", { class: "hint" }, "Reading the seal…"));
   }
 }
 
