@@ -87,7 +87,8 @@ UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size
 @given(finish=UNICODE, name=UNICODE, seed=st.integers(0, 2**53 - 1), tokens=st.none() | st.integers(0, 10**6))
 def test_any_text_is_encoded_canonically(finish: str, name: str, seed: int, tokens: int | None) -> None:
     """Quotes, control characters and other scripts come out as the canonical encoder writes them."""
-    model, answer, request = ModelPart(name, DIGEST), AnswerPart(HEX, tokens, finish), RequestPart(HEX, 1, {"seed": seed})
+    model, answer = ModelPart(name, DIGEST), AnswerPart(HEX, tokens, finish)
+    request = RequestPart(HEX, 1, {"seed": seed})
     data = statement_bytes(replace(ANSWERED, model=model, answer=answer, request=request))
     assert canonical_json(json.loads(data)) == data
 
