@@ -494,6 +494,21 @@ def test_narrow_screens_scroll_one_way_only(visit_with: Callable[..., Visit], wi
     assert visit.width_needed() == width
 
 
+@pytest.mark.slow
+def test_real_engine_answers_from_behind_its_seal(browser: Any, real_gateway: Any) -> None:
+    """With a real model the answer verifies, and every row that the kernel gives is as it must be."""
+    visit = Visit(browser.new_page(locale="en-GB"), real_gateway.key, real_gateway.url.rstrip("/"))
+    visit.watch()
+    visit.enter()
+    expect(visit.ask("Say hello.").get_by_text("Verified in this browser")).to_be_visible(timeout=60_000)
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    expect(visit.page.get_by_text("Sealed: every wall stands")).to_be_visible()
+    expect(visit.page.get_by_role("row", name="Routes 0 0 as it must be")).to_be_visible()
+    assert visit.page.get_by_role("row").count() > 10
+    assert visit.messages == []
+    visit.page.close()
+
+
 def test_every_file_of_the_console_is_served_and_nothing_else() -> None:
     """The list in static.py and the folder agree, and no path leads out of it."""
     console, folder = Console(), Path(static.__file__).parent / "console"
