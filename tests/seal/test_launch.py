@@ -86,10 +86,10 @@ def test_nothing_is_inherited(socket_dir: Path, monkeypatch: pytest.MonkeyPatch)
             "    return True\n"
             "print(json.dumps([dict(os.environ), [n for n in range(1024) if is_open(n)], os.getsid(0) == os.getpid()]))"
         )
-        environment, descriptors, own_session = json.loads(output(code, socket_dir, environment={"A": "b=c"}))
+        environment, descriptors, detached = json.loads(output(code, socket_dir, environment={"A": "b=c"}))
     assert {name: value for name, value in environment.items() if name != "LC_CTYPE"} == {"A": "b=c"}
     assert descriptors == [0, 1, 2]
-    assert own_session is True
+    assert detached is True
 
 
 def test_only_sockets_appear_in_the_socket_directory(socket_dir: Path) -> None:

@@ -105,7 +105,7 @@ class Seal:
         yield from (Grant(Path(path), LISTEN) for path in options.socket_dir)
 
     def _die_with_parent(self) -> None:
-        """After the last change of credentials, which would clear it; then look whether the parent is already gone."""
+        """After the last change of credentials, which may clear it; then look whether the parent is already gone."""
         if not (self._options.parent and kernel.is_linux()):
             return
         kernel.die_with_parent(signal.SIGKILL)

@@ -54,7 +54,7 @@ def forbid_new_privileges() -> None:
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Ask for `signal_number` when the parent thread ends. A change of credentials or capabilities clears it."""
+    """Ask for `signal_number` when the parent thread ends. A change of credentials may clear it (prctl(2))."""
     prctl(_PR_SET_PDEATHSIG, signal_number, what="parent death signal")
 
 
