@@ -1,0 +1,55 @@
+"""Our gateway as it is served, in front of the mock engine: real log with fdatasync, real key, receipts for everything.
+
+python benchmarks/allod_gateway.py --port N --socket PATH --home DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import uvloop
+
+import mock_engine
+from allod.app import load_settings, run_realm
+from allod.core.canonical import digest_of
+from allod.serve.engine import EngineInfo
+from allod.serve.engines.llama import LlamaEngine
+from allod.serve.gateway import ServedModel
+from allod.settings import Settings
+from allod.web.server import answer, listen
+
+MODEL = ServedModel(
+    name=mock_engine.MODEL, owner="mock", digest=digest_of("mock"), licence="none", country="", informative=False
+)
+INFO = EngineInfo(
+    name="mock",
+    build=digest_of("mock build"),
+    config=digest_of({}),
+    replay="none",
+    model_digest=MODEL.digest,
+    template_digest=digest_of("mock template"),
+    context_tokens=4096,
+    slots=64,  # admission lets twice as many through: the engine is not what is measured
+    can_chat=True,
+    can_embed=False,
+)
+
+
+async def serve(settings: Settings, socket_path: str) -> None:
+    """Until the process is ended."""
+    listener = listen(settings.server.host, settings.server.port)
+    settings = replace(settings, server=replace(settings.server, port=listener.getsockname()[1]))
+    engine = LlamaEngine(INFO, socket_path)
+    async with run_realm(settings, engine, MODEL) as realm:
+        await answer(realm, listener)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--home", type=Path, required=True)
+    words = parser.parse_args()
+    uvloop.run(serve(load_settings({"server.port": words.port}, home=words.home), words.socket))
