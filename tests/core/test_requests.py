@@ -1,0 +1,51 @@
+"""The values of the main path: what an answer's receipt commits to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allod.core.canonical import canonical_json
+from allod.core.requests import Completion, Sampling, ToolCall, Usage
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+calls = st.lists(st.builds(ToolCall, name=texts, arguments=texts), max_size=3).map(tuple)
+
+
+@given(st.none() | texts, calls)
+def test_the_committed_bytes_are_canonical(content: str | None, tool_calls: tuple[ToolCall, ...]) -> None:
+    """The short cut for plain answers and the long way for calls are the same function: RFC 8785 of two keys."""
+    committed = Completion(content, "stop", Usage(), tool_calls).committed_bytes()
+    spelled = [{"name": call.name, "arguments": call.arguments} for call in tool_calls]
+    assert committed == canonical_json({"content": content, "tool_calls": spelled})
+
+
+def test_the_commitment_is_to_what_was_said_and_nothing_else() -> None:
+    """Usage, log-probabilities and the reason for the end do not change the committed bytes."""
+    plain = Completion("yes", "stop", Usage())
+    adorned = Completion("yes", "length", Usage(1, 2, 3), logprobs=({"token": "yes"},))
+    assert plain.committed_bytes() == adorned.committed_bytes()
+
+
+@given(texts, texts)
+def test_no_two_answers_share_their_bytes(one: str, other: str) -> None:
+    """Different texts never commit alike, whatever quotes and braces they contain."""
+    same = Completion(one, "stop", Usage()).committed_bytes() == Completion(other, "stop", Usage()).committed_bytes()
+    assert same == (one == other)
+
+
+def test_saying_nothing_differs_from_calling() -> None:
+    """Null content and empty content are different answers."""
+    none = json.loads(Completion(None, "tool_calls", Usage()).committed_bytes())
+    empty = json.loads(Completion("", "stop", Usage()).committed_bytes())
+    assert (none["content"], empty["content"]) == (None, "")
+
+
+def test_values_on_the_path_do_not_change() -> None:
+    """A value that is recorded must be the value that was answered."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Sampling(seed=1).seed = 2  # type: ignore[misc]

@@ -1,0 +1,332 @@
+"""The gate for GGUF files: a whole file is read, everything else is Invalid, and nothing takes it out of its bounds."""
+
+from __future__ import annotations
+
+import resource
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import gguf
+import numpy
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from allod.core.errors import Invalid
+from allod.model.gguf import GgufHeader, read_header
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+CHANGES_A_FILE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def small_gguf(path: Path, change: Callable[[gguf.GGUFWriter], None] = lambda writer: None) -> bytes:
+    """A whole file with two tensors, as ggml-org's own package writes it, after `change`."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("small")
+    writer.add_context_length(512)
+    writer.add_chat_template(TEMPLATE)
+    writer.add_token_list(["<s>", "Ŵy", "a"])
+    writer.add_token_types([3, 1, 1])
+    writer.add_token_scores([0.0, -1.0, -2.5])
+    change(writer)
+    writer.add_tensor("token_embd.weight", numpy.arange(64, dtype=numpy.float32).reshape(2, 32))
+    writer.add_tensor("output.weight", numpy.zeros((2, 32), dtype=numpy.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return small_gguf(tmp_path_factory.mktemp("gguf") / "small.gguf")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "model.gguf"
+
+
+def refused(path: Path, data: bytes) -> Invalid:
+    path.write_bytes(data)
+    with pytest.raises(Invalid) as caught:
+        read_header(path)
+    return caught.value
+
+
+def text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(data)) + data
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+ARCHITECTURE = pair("general.architecture", 8, text("llama"))
+CONTEXT = pair("llama.context_length", 4, struct.pack("<I", 512))
+
+
+def written_by_hand(*pairs: bytes, tensors: bytes = b"", num_tensors: int = 0, version: int = 3) -> bytes:
+    """A file of exactly these parts, padded to its alignment."""
+    head = b"GGUF" + struct.pack("<IQQ", version, num_tensors, len(pairs)) + b"".join(pairs) + tensors
+    return head + bytes(-len(head) % 32)
+
+
+def tensor(name: str, dimensions: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
+    sizes = b"".join(struct.pack("<Q", size) for size in dimensions)
+    return text(name) + struct.pack("<I", len(dimensions)) + sizes + struct.pack("<IQ", kind, offset)
+
+
+def test_a_whole_file_is_read(file: Path, whole: bytes) -> None:
+    """What ggml-org's writer wrote is what is found: architecture, context, parameters, the template's digest."""
+    file.write_bytes(whole)
+    assert read_header(file) == GgufHeader(
+        architecture="llama",
+        name="small",
+        context_tokens=512,
+        num_parameters=128,
+        template_digest="sha256:" + sha256(TEMPLATE.encode()).hexdigest(),
+        has_template=True,
+        pooling=0,
+    )
+
+
+def test_the_files_by_hand_are_whole(file: Path) -> None:
+    """The builder that the tests below break files with makes ones that pass."""
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT))
+    header = read_header(file)
+    assert (header.num_parameters, header.has_template, header.can_embed) == (0, False, False)
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, version=2))
+    assert read_header(file) == header
+
+
+def test_a_model_for_embeddings_says_how_to_pool(file: Path) -> None:
+    """`<architecture>.pooling_type` other than none means vectors, not chats."""
+    small_gguf(file, lambda writer: writer.add_pooling_type(gguf.PoolingType.MEAN))
+    assert read_header(file).can_embed
+
+
+@pytest.mark.slow
+def test_a_real_model_is_read(weights: Path) -> None:
+    """The smallest model of the catalogue: 135 million parameters, a chat template, 8192 tokens of context."""
+    header = read_header(weights)
+    assert header.architecture == "llama"
+    assert 1.2e8 < header.num_parameters < 1.8e8
+    assert header.has_template
+    assert header.context_tokens == 8192
+
+
+@pytest.mark.slow
+def test_a_real_model_cut_short_is_refused(weights: Path, file: Path) -> None:
+    """A download that stopped a little early is not run."""
+    with weights.open("rb") as source:
+        assert refused(file, source.read(weights.stat().st_size - 4096)).code == "model_malformed"
+
+
+def test_a_file_cut_anywhere_is_refused(file: Path, whole: bytes) -> None:
+    """Every length at which a header or a tensor of the file is missing a block's worth."""
+    for length in range(0, len(whole) - 32, 7):
+        assert refused(file, whole[:length]).code == "model_malformed"
+
+
+@pytest.mark.parametrize("extra", [32, 33, 4096, 1 << 20])
+def test_a_file_with_something_behind_it_is_refused(file: Path, whole: bytes, extra: int) -> None:
+    """Trailing bytes belong to no tensor, and nobody knows what they are."""
+    assert refused(file, whole + bytes(extra)).code == "model_malformed"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GGUF",
+        b"GGU",
+        b"PK\x03\x04" + bytes(100),
+        b"\x80\x04\x95" + bytes(100),
+        b"FUGG" + bytes(100),
+        b"ggjt" + bytes(100),
+        b'{"format":"safetensors"}' + bytes(100),
+    ],
+    ids=["empty", "magic only", "cut magic", "zip", "pickle", "big-endian", "ggjt", "json"],
+)
+def test_a_foreign_file_is_refused(file: Path, data: bytes) -> None:
+    """An allowlist of one format: archives, pickles and older formats are not even looked into."""
+    error = refused(file, data)
+    assert error.code == "model_malformed"
+    assert str(file) in error.message
+
+
+@pytest.mark.parametrize("version", [0, 1, 4, 0x03000000])
+def test_an_unknown_version_is_refused(file: Path, version: int) -> None:
+    """A format that this has not understood, the big-endian one included, is not guessed at."""
+    assert "version" in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, version=version)).message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GGUF" + struct.pack("<IQQ", 3, 1 << 63, 0),
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 63),
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 63),
+        written_by_hand(pair("a", 8, struct.pack("<Q", (1 << 64) - 1))),
+        written_by_hand(pair("a", 9, struct.pack("<IQ", 0, 1 << 62))),
+        written_by_hand(pair("a", 9, struct.pack("<IQ", 9, 1 << 22) + struct.pack("<IQ", 9, 1 << 22) * 3)),
+    ],
+    ids=["tensors", "keys", "key's name", "string", "array", "arrays of arrays"],
+)
+def test_a_huge_count_costs_nothing(file: Path, data: bytes) -> None:
+    """A count that the file cannot hold is refused before memory is taken for it."""
+    tracemalloc.start()
+    try:
+        assert refused(file, data).code == "model_malformed"
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_in_arrays_are_bounded(file: Path) -> None:
+    """Nesting is no way to exhaust the reader's stack."""
+    value = struct.pack("<IQ", 9, 1) * 10_000
+    assert refused(file, written_by_hand(ARCHITECTURE, CONTEXT, pair("a", 9, value))).code == "model_malformed"
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [],
+        [CONTEXT],
+        [ARCHITECTURE],
+        [pair("general.architecture", 4, struct.pack("<I", 1)), CONTEXT],
+        [ARCHITECTURE, pair("llama.context_length", 8, text("512"))],
+        [ARCHITECTURE, pair("llama.context_length", 4, struct.pack("<I", 0))],
+        [ARCHITECTURE, pair("llama.context_length", 5, struct.pack("<i", -1))],
+        [ARCHITECTURE, pair("llama.context_length", 6, struct.pack("<f", 512.0))],
+        [ARCHITECTURE, CONTEXT, pair("tokenizer.chat_template", 4, struct.pack("<I", 1))],
+        [ARCHITECTURE, CONTEXT, CONTEXT],
+        [ARCHITECTURE, CONTEXT, pair("a", 13, bytes(8))],
+        [ARCHITECTURE, CONTEXT, pair("general.alignment", 4, struct.pack("<I", 0))],
+        [ARCHITECTURE, CONTEXT, pair("general.alignment", 4, struct.pack("<I", 33))],
+        [ARCHITECTURE, CONTEXT, pair("general.alignment", 4, struct.pack("<I", 1 << 31))],
+        [ARCHITECTURE, CONTEXT, pair("general.alignment", 8, text("32"))],
+    ],
+)
+def test_metadata_must_say_what_the_engine_needs(file: Path, pairs: list[bytes]) -> None:
+    """Missing, repeated, mistyped and impossible values are refused here, not found out by the engine."""
+    assert refused(file, written_by_hand(*pairs)).code == "model_malformed"
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        tensor("t", (8,), offset=32),
+        tensor("t", (8,), kind=4),
+        tensor("t", (8,), kind=99),
+        tensor("t", ()),
+        tensor("t", (1, 1, 1, 1, 1)),
+        tensor("t", (33,), kind=8),
+        tensor("t", (1 << 63, 1 << 63, 1 << 63, 1 << 63)),
+        tensor("t", (1 << 40,)),
+    ],
+    ids=["a gap", "removed type", "unknown type", "no dimension", "five", "half a block", "overflow", "too large"],
+)
+def test_tensors_must_lie_in_the_file(file: Path, described: bytes) -> None:
+    """Offsets without gaps or overlaps, known types, whole blocks, and every byte present."""
+    data = written_by_hand(ARCHITECTURE, CONTEXT, tensors=described, num_tensors=1) + bytes(32)
+    assert refused(file, data).code == "model_malformed"
+
+
+def test_two_tensors_cannot_share_bytes(file: Path) -> None:
+    """The second begins where the first ends, and nowhere else."""
+    described = tensor("a", (8,)) + tensor("b", (8,))
+    data = written_by_hand(ARCHITECTURE, CONTEXT, tensors=described, num_tensors=2) + bytes(64)
+    assert "begins at 0" in refused(file, data).message
+
+
+def test_what_cannot_be_read_is_invalid(tmp_path: Path) -> None:
+    """No such file, and a directory."""
+    for path in (tmp_path / "absent.gguf", tmp_path):
+        with pytest.raises(Invalid) as caught:
+            read_header(path)
+        assert caught.value.code == "model_unreadable"
+
+
+def read_or_refuse(path: Path, data: bytes) -> None:
+    """Whatever the bytes are: a header or Invalid, within a second and 64 MiB."""
+    path.write_bytes(data)
+    tracemalloc.start()
+    begin = time.process_time()
+    try:
+        with suppress(Invalid):
+            read_header(path)
+    finally:
+        spent_s, peak_bytes = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert spent_s < 1
+    assert peak_bytes < 64 << 20
+
+
+@CHANGES_A_FILE
+@given(data=st.data())
+def test_no_mutation_gets_past_invalid(file: Path, whole: bytes, data: st.DataObject) -> None:
+    """Bytes overwritten at random places of a good file never raise anything else, nor cost much."""
+    changed = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        piece = data.draw(st.binary(min_size=1, max_size=8))
+        changed[at : at + len(piece)] = piece
+    read_or_refuse(file, bytes(changed[: len(whole)]))
+
+
+KEYS = ["general.architecture", "general.name", "general.alignment", "llama.context_length", "tokenizer.chat_template"]
+SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # kind of value → its bytes
+
+
+def scalars(kind: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=SCALARS[kind], max_size=SCALARS[kind])
+
+
+def arrays(inner: st.SearchStrategy[tuple[int, bytes]]) -> st.SearchStrategy[tuple[int, bytes]]:
+    """Arrays of one item, repeated: what its kind is, once, then how many."""
+
+    def array(item: tuple[int, bytes], length: int) -> tuple[int, bytes]:
+        return 9, struct.pack("<IQ", item[0], length) + item[1] * length
+
+    return st.builds(array, inner, st.integers(0, 3))
+
+
+typed_values = st.recursive(
+    st.sampled_from(sorted(SCALARS)).flatmap(lambda kind: st.tuples(st.just(kind), scalars(kind)))
+    | st.tuples(st.just(8), (st.binary(max_size=20) | st.text(max_size=20)).map(text)),
+    arrays,
+    max_leaves=4,
+)
+pairs_of_any_type = st.dictionaries(st.sampled_from(KEYS), typed_values, max_size=len(KEYS)).map(
+    lambda values: [pair(key, kind, value) for key, (kind, value) in values.items()]
+)
+
+
+@CHANGES_A_FILE
+@given(pairs=pairs_of_any_type, is_named=st.booleans())
+def test_no_metadata_gets_past_invalid(file: Path, pairs: list[bytes], is_named: bool) -> None:
+    """Keys that mean something, with well-formed values of every type, are read or refused."""
+    read_or_refuse(file, written_by_hand(*([ARCHITECTURE, CONTEXT] if is_named else []), *pairs))
+
+
+def test_reading_holds_no_file_open(file: Path, whole: bytes) -> None:
+    """A thousand refusals under a limit of 64 open files."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    file.write_bytes(whole[:-64])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit[1]))
+    try:
+        for _ in range(1000):
+            with pytest.raises(Invalid):
+                read_header(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

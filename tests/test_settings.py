@@ -1,0 +1,220 @@
+"""Settings: one file, one reader; what is unknown, of the wrong type or out of range stops the start with its code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import FrozenInstanceError
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from allod.core.errors import Invalid
+from allod.settings import Settings, default_home, load, load_catalogue
+
+
+def written(home: Path, text: str) -> Path:
+    home.mkdir(exist_ok=True)
+    (home / "allod.toml").write_text(text)
+    return home
+
+
+def refusal(home: Path, **overrides: object) -> Invalid:
+    with pytest.raises(Invalid) as caught:
+        load({name.replace("__", "."): value for name, value in overrides.items()}, home=home)
+    return caught.value
+
+
+def test_without_a_file_there_are_defaults(tmp_path: Path) -> None:
+    """A realm needs no file: loopback, port 8400, sealed, the model chosen by measuring."""
+    settings = load(home=tmp_path)
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8400)
+    assert settings.model.name == "auto"
+    assert settings.unsafe_no_seal is False
+
+
+def test_loading_makes_nothing(tmp_path: Path) -> None:
+    """Settings are read; directories are made by whoever needs them."""
+    load(home=tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_the_file_changes_what_it_names_and_no_more(tmp_path: Path) -> None:
+    """One line of a section leaves its neighbours as they were."""
+    settings = load(home=written(tmp_path, '[server]\nport = 9000\n[realm]\nname = "dyfed"\nsite = "north-1.b"\n'))
+    assert settings.server.port == 9000
+    assert settings.server.num_waiting == load(home=tmp_path / "absent").server.num_waiting
+    assert settings.origin == "dyfed/receipts/north-1.b"
+
+
+def test_words_of_the_command_line_win(tmp_path: Path) -> None:
+    """Said there, it counts; not said (None), the file counts."""
+    home = written(tmp_path, "[server]\nport = 9000\n")
+    assert load({"server.port": 9001}, home=home).server.port == 9001
+    assert load({"server.port": None}, home=home).server.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ("[server]\nprot = 1\n", "prot"),
+        ("[sever]\nport = 1\n", "sever"),
+        ("port = 1\n", "port"),
+        ("[server.tls]\ncert = 'x'\n", "tls"),
+        ("[model]\nName = 'x'\n", "Name"),
+    ],
+)
+def test_an_unknown_key_is_an_error_and_is_named(tmp_path: Path, text: str, param: str) -> None:
+    """Never dropped: a misspelt setting that is ignored is a setting that its owner believes in."""
+    error = refusal(written(tmp_path, text))
+    assert (error.code, error.param) == ("settings_unknown", param)
+    assert "known here" in (error.hint or "")
+
+
+@pytest.mark.parametrize("text", ["unsafe_no_seal = true\n", "home = '/'\n", "[unsafe_no_seal]\n"])
+def test_a_file_cannot_switch_the_seal_off(tmp_path: Path, text: str) -> None:
+    """That is said aloud on the command line, or not at all; and a file does not move the home that it lies in."""
+    assert refusal(written(tmp_path, text)).code == "settings_unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ("[server]\nport = '8400'\n", "port"),
+        ("[server]\nport = true\n", "port"),
+        ("[server]\nport = 8400.0\n", "port"),
+        ("[server]\nport = [8400]\n", "port"),
+        ("[realm]\nname = 7\n", "name"),
+        ("[realm]\nname = 1979-05-27\n", "name"),
+        ("server = 5\n", "server"),
+        ("[[server]]\nport = 1\n", "server"),
+        ("[server.port]\nvalue = 1\n", "port"),
+    ],
+)
+def test_a_wrong_type_is_an_error(tmp_path: Path, text: str, param: str) -> None:
+    """Nothing is converted: text is no number, and true is not 1."""
+    error = refusal(written(tmp_path, text))
+    assert (error.code, error.param) == ("settings_type", param)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("server", "port", -1),
+        ("server", "port", 65_536),
+        ("server", "body_limit_bytes", 0),
+        ("server", "num_waiting", -1),
+        ("model", "slots", 0),
+        ("model", "context_tokens", 63),
+        ("model", "threads", -1),
+        ("model", "ready_timeout_s", 0),
+    ],
+)
+def test_a_number_out_of_range_is_an_error(tmp_path: Path, section: str, name: str, value: int) -> None:
+    """From the file or from the command line alike; the setting is named in full."""
+    from_file = refusal(written(tmp_path, f"[{section}]\n{name} = {value}\n"))
+    assert (from_file.code, from_file.param) == ("settings_range", f"{section}.{name}")
+    assert refusal(tmp_path / "absent", **{f"{section}__{name}": value}).code == "settings_range"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "127.0.0.1.example.org", "127.1"])
+def test_only_loopback_is_served(tmp_path: Path, host: str) -> None:
+    """There is no TLS yet, so there is no route off loopback."""
+    error = refusal(written(tmp_path, f'[server]\nhost = "{host}"\n'))
+    assert (error.code, error.param) == ("settings_host", "server.host")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_every_name_of_loopback_is_served(tmp_path: Path, host: str) -> None:
+    """Both families, and the name."""
+    assert load(home=written(tmp_path, f'[server]\nhost = "{host}"\n')).server.host == host
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "a+b", "a\\nb", "ŵ", "../x"])
+@pytest.mark.parametrize("part", ["name", "site"])
+def test_a_realm_has_a_plain_name(tmp_path: Path, part: str, name: str) -> None:
+    """It becomes part of a signed note's key name and of a path: no spaces, slashes, plus signs or line ends."""
+    assert refusal(written(tmp_path, f'[realm]\n{part} = "{name}"\n')).code == "settings_name"
+
+
+@pytest.mark.parametrize("text", ["[server", "port 8400", "[server]\nport = 1\nport = 2\n", "a = {", "\x00"])
+def test_a_broken_file_stops_the_start(tmp_path: Path, text: str) -> None:
+    """No fallback to defaults; the file is named."""
+    error = refusal(written(tmp_path, text))
+    assert error.code == "settings_malformed"
+    assert "allod.toml" in error.message
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    """TOML is UTF-8."""
+    (tmp_path / "allod.toml").write_bytes('[realm]\nname = "é"\n'.encode("latin-1"))
+    assert refusal(tmp_path).code == "settings_malformed"
+
+
+def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    """A directory in its place is not the same as no file."""
+    (tmp_path / "allod.toml").mkdir()
+    assert refusal(tmp_path).code == "settings_unreadable"
+
+
+def test_the_environment_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALLOD_HOME counts, and its file is read; an explicit home counts more."""
+    monkeypatch.setenv("ALLOD_HOME", str(written(tmp_path / "named", "[server]\nport = 9100\n")))
+    assert load().home == tmp_path / "named"
+    assert load().server.port == 9100
+    assert load(home=tmp_path / "other").server.port == 8400
+
+
+def test_without_the_environment_the_platform_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty ALLOD_HOME is none; then XDG_DATA_HOME, then the user's own data directory."""
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("ALLOD_HOME", "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_home() == tmp_path / "allod"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_home() == tmp_path / ".local" / "share" / "allod"
+
+
+def test_a_relative_home_is_fixed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changing the directory later does not move the realm."""
+    monkeypatch.chdir(tmp_path)
+    assert load(home=Path("here")).home == tmp_path / "here"
+
+
+def test_settings_do_not_change(tmp_path: Path) -> None:
+    """The tree is frozen, so that what was checked is what is used."""
+    settings: Settings = load(home=tmp_path)
+    with pytest.raises(FrozenInstanceError):
+        settings.server.host = "0.0.0.0"  # type: ignore[misc]
+
+
+def test_the_catalogue_is_consistent() -> None:
+    """Names differ; digests are SHA-256; every package is pinned and has its member; no file name leaves its folder."""
+    catalogue = load_catalogue()
+    assert len({entry.name for entry in catalogue}) == len(catalogue) >= 3
+    assert len({entry.sha256 for entry in catalogue}) == len(catalogue)
+    for entry in catalogue:
+        assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256), entry.name
+        assert len(entry.packages) == len(entry.members) > 0, entry.name
+        assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", package) for package in entry.packages), entry.name
+        assert Path(entry.file).name == entry.file
+        assert entry.file.endswith(".gguf")
+        assert entry.official is None or entry.official.startswith("https://"), entry.name
+
+
+def test_the_catalogue_goes_from_small_to_large() -> None:
+    """`auto` takes the last bearable one, so each entry must cost more than the one before; the first is the unit."""
+    catalogue = load_catalogue()
+    assert (catalogue[0].prefill_cost, catalogue[0].decode_cost) == (1.0, 1.0)
+    for smaller, larger in pairwise(catalogue):
+        assert smaller.size_bytes < larger.size_bytes
+        assert smaller.prefill_cost < larger.prefill_cost
+        assert smaller.decode_cost < larger.decode_cost
+
+
+def test_a_model_that_is_not_information_says_so() -> None:
+    """The smallest model invents answers, and its entry must not claim otherwise."""
+    smallest, *others = load_catalogue()
+    assert not smallest.informative
+    assert all(entry.informative for entry in others)
