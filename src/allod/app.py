@@ -26,10 +26,9 @@ from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.fetch import ensure
 from allod.model.gguf import read_header
 from allod.model.store import Progress, Store, digest_of_file
-from allod.prove.bundle import Bundle, Opening, encode_bundle
 from allod.prove.daykeys import DayKeys
 from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
-from allod.prove.log import Log, open_log
+from allod.prove.log import Log, bundle_for, open_log
 from allod.prove.trust import trust_text
 from allod.prove.writer import LogWriter
 from allod.seal.evidence import describe, proof_of
@@ -263,10 +262,9 @@ class Realm:
 
     def bundle(self, receipt_id: str, tenant: str) -> bytes:
         """A receipt's bundle, for the tenant whose answer it is. Raises Invalid (`no_such_receipt`)."""
-        statement = self._log.statement(receipt_id)
-        salt = self._day_keys.opening_salt(tenant, check_statement(statement).predicate)
-        proof = self._log.proof(self._log.find(receipt_id).leaf)
-        return encode_bundle(Bundle(statement, proof, Opening(salt)))
+        predicate = check_statement(self._log.statement(receipt_id)).predicate
+        salt = self._day_keys.opening_salt(tenant, predicate)
+        return bundle_for(self._log, receipt_id, salt)
 
     def log_file(self, name: str) -> bytes:
         """A part of the log as C2SP tlog-tiles names it."""
@@ -279,18 +277,20 @@ class Realm:
             engine.check_ready()
 
     def seal(self) -> dict[str, Any]:
-        """The engine's perimeter as the kernel shows it now."""
-        engine = self.gateway.engine
-        info = engine.info
-        described: dict[str, Any] = {"kind": info.seal, "proof": info.seal_proof, "missing": [], "rows": []}
-        process = engine.process if isinstance(engine, Replica) else None
-        if process is not None:
-            evidence = process.evidence()
-            described["missing"] = [f"{part}: {reason}" for part, reason in process.missing.items()]
-            described["rows"] = describe(evidence)
-            described["proof"] = proof_of(evidence)
-        described["engine"] = {"name": engine.info.name, "pid": process.pid if process else None}
-        return described
+        """The engine's perimeter as the kernel shows it now; no rows where there is no process to look at."""
+        engine, info = self.gateway.engine, self.gateway.engine.info
+        if not isinstance(engine, Replica) or engine.process is None:
+            described = {"kind": info.seal, "proof": info.seal_proof, "missing": [], "rows": []}
+            return {**described, "engine": {"name": info.name, "pid": None, "started_ms": None}}
+        process = engine.process
+        evidence = process.evidence()
+        return {
+            "kind": process.kind,
+            "proof": proof_of(evidence),
+            "missing": [f"{part}: {reason}" for part, reason in process.missing.items()],
+            "rows": describe(evidence),
+            "engine": {"name": info.name, "pid": process.pid, "started_ms": engine.started_ms},
+        }
 
 
 @asynccontextmanager

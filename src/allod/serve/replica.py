@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from allod.core.errors import AllodError, Unavailable
@@ -44,9 +46,11 @@ class Replica:
         self._options = options
         self.info = options.info
         self.process: SealedProcess | None = None
+        self.started_ms = 0
         self._engine: LlamaEngine | None = None
         self._changed = asyncio.Event()
         self._reason = "the engine is starting"
+        self._has_failed = False
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -98,21 +102,19 @@ class Replica:
         return await ask(await self._next_after(engine))
 
     async def _up(self) -> LlamaEngine:
-        """The engine that is up, waited for as long as a restart takes."""
-        if self._engine is not None:
-            return self._engine
-        try:
-            async with asyncio.timeout(self._options.max_restart_wait_s):
-                while self._engine is None:
+        """The engine that is up; a restart is waited for, but not one that has failed already."""
+        if self._engine is None and not self._has_failed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.max_restart_wait_s):
                     await self._changed.wait()
-        except TimeoutError:
-            self.check_ready()
-            raise Unavailable("the engine is not up", code="engine_starting", retry_after_s=2) from None
+        if self._engine is None:
+            raise Unavailable(self._reason, code="engine_starting", retry_after_s=2)
         return self._engine
 
     async def _next_after(self, lost: LlamaEngine) -> LlamaEngine:
+        """The engine to try instead of one that lost a connection: another, or the same if its process lives on."""
         if self._engine is lost:
-            self._mark_down("the engine was lost and is being started again")
+            await asyncio.sleep(2 * self._options.poll_s)  # so that `_watch` has looked
         return await self._up()
 
     def _mark_down(self, reason: str) -> None:
@@ -122,7 +124,7 @@ class Replica:
 
     async def _launch(self) -> None:
         """Start the process, wait until it answers, and only then call it up."""
-        self.process = process = await asyncio.to_thread(start, self._options.seal)
+        self.process = process = await asyncio.to_thread(self._start_process)
         try:
             proof = await asyncio.to_thread(lambda: proof_of(process.evidence()))
             info = replace(self._options.info, seal=process.kind, seal_proof=proof)
@@ -131,8 +133,13 @@ class Replica:
         except BaseException:
             await self._end()
             raise
-        self.info, self._engine = info, engine
+        self.info, self.started_ms = info, time.time_ns() // 1_000_000
+        self._engine, self._has_failed = engine, False
         self._changed.set()
+
+    def _start_process(self) -> SealedProcess:
+        Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
+        return start(self._options.seal)
 
     async def _wait_until_ready(self, engine: LlamaEngine, process: SealedProcess) -> None:
         timeout_s = self._options.ready_timeout_s
@@ -160,7 +167,8 @@ class Replica:
                 await self._launch()
                 logger.warning("the engine ended and was started again")
             except AllodError as error:
-                self._reason = f"the engine does not start: {error.message}"
+                self._reason, self._has_failed = f"the engine does not start: {error.message}", True
+                self._changed.set()  # whoever waits need not wait longer
                 logger.error("the engine does not start: %s", error.message)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, self._options.max_restart_wait_s)

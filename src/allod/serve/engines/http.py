@@ -64,13 +64,13 @@ class _Connection(asyncio.Protocol):
             await self._waiting
         return bool(self._chunks)
 
-    async def wait_for_status(self) -> int:
+    async def wait_for_status(self) -> None:
+        """Wait until `status` is known."""
         while self.status == 0:
             if self._lost:
                 raise Unavailable("the engine closed the connection", code="engine_lost", retry_after_s=1)
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        return self.status
 
     def take(self) -> bytes:
         data = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
@@ -128,18 +128,18 @@ class UnixHttp:
     async def request(self, method: str, path: str, body: bytes = b"") -> Response:
         """One exchange, read whole. Raises Unavailable when there is no server or it goes away."""
         async with self._exchange(method, path, body) as connection:
-            status, parts, size = await connection.wait_for_status(), [], 0
+            parts, size = [], 0
             while await connection.wait():
                 parts.append(connection.take())
                 size += len(parts[-1])
                 if size > MAX_BODY_BYTES:
                     raise Unavailable("the engine's response is too large", code="engine_response")
-            return Response(status, b"".join(parts))
+            return Response(connection.status, b"".join(parts))
 
     async def stream(self, method: str, path: str, body: bytes = b"") -> AsyncGenerator[int | bytes, None]:
         """The status first, then the body as it comes."""
         async with self._exchange(method, path, body) as connection:
-            yield await connection.wait_for_status()
+            yield connection.status
             while await connection.wait():
                 yield connection.take()
 
@@ -151,28 +151,40 @@ class UnixHttp:
 
     @asynccontextmanager
     async def _exchange(self, method: str, path: str, body: bytes) -> AsyncGenerator[_Connection, None]:
-        connection = await self._connect()
-        self._busy.add(connection)
-        try:
-            connection.send(method, path, body)
-            yield connection
-        finally:
-            self._busy.discard(connection)
-            if connection.is_usable():
-                self._idle.append(connection)
-            else:
-                connection.close()
+        """A connection on which the request was sent and the status has come.
 
-    async def _connect(self) -> _Connection:
+        A kept connection may have been closed by the server just now, so its loss before the status is no news of
+        the server: then the request goes out on another one. The loss of a new connection is.
+        """
+        while True:
+            connection, is_kept = await self._connect()
+            self._busy.add(connection)
+            try:
+                connection.send(method, path, body)
+                try:
+                    await connection.wait_for_status()
+                except Unavailable:
+                    if is_kept:
+                        continue
+                    raise
+                yield connection
+                return
+            finally:
+                self._busy.discard(connection)
+                if connection.is_usable():
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+
+    async def _connect(self) -> tuple[_Connection, bool]:
+        """A connection, and whether it was kept from an earlier exchange."""
         while self._idle:
-            connection = self._idle.pop()
-            if connection.is_usable():
-                return connection
+            kept = self._idle.pop()
+            if kept.is_usable():
+                return kept, True
         try:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_unix_connection(_Connection, self._socket_path)
+            _, connection = await asyncio.get_running_loop().create_unix_connection(_Connection, self._socket_path)
         except OSError as error:
-            raise Unavailable(
-                f"the engine does not answer: {error.strerror}", code="engine_lost", retry_after_s=1
-            ) from error
-        return connection
+            message = f"the engine does not answer: {error.strerror}"
+            raise Unavailable(message, code="engine_lost", retry_after_s=1) from error
+        return connection, False
