@@ -1,7 +1,7 @@
 # Few words, the same here and in CI.
 #   make up      everything that is needed, then the gateway      make check   style, types, the house's rules
 #   make test    everything that the tests need, then the tests   make bench   benchmarks, as ratios
-#   make setup   what `make up` needs, without starting           make lock    pin dependencies anew
+#   make setup   what `make up` needs, without starting           make docs    the reference, from the code
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 UP     ?=
 
-.PHONY: up setup dev test test-fast check format bench lock clean
+.PHONY: up setup dev test test-fast check docs format bench lock clean
 
 up: $(VENV)/.ready
 	@exec $(BIN)/allod up $(UP)
@@ -49,6 +49,9 @@ check: $(VENV)/.dev
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: $(VENV)/.dev
+	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.dev
 	@sh benchmarks/run.sh

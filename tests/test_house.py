@@ -192,7 +192,7 @@ def test_every_door_is_used() -> None:
 
 def test_verifying_imports_neither_engine_nor_web() -> None:
     """`allod verify` must run where nothing but Python and the signatures' library is trusted."""
-    code = "import sys, allod.cli.main as m; m._parser(['verify', 'x']); print(*sorted(sys.modules))"
+    code = "import sys, allod.cli.main as m; m._parser_for(['verify', 'x']); print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "allod.prove.verify" in loaded
     assert not [

@@ -280,7 +280,7 @@ class Realm:
         """The engine's perimeter as the kernel shows it now; no rows where there is no process to look at."""
         engine, info = self.gateway.engine, self.gateway.engine.info
         if not isinstance(engine, Replica) or engine.process is None:
-            described = {"kind": info.seal, "proof": info.seal_proof, "missing": [], "rows": []}
+            described: dict[str, Any] = {"kind": info.seal, "proof": info.seal_proof, "missing": [], "rows": []}
             return {**described, "engine": {"name": info.name, "pid": None, "started_ms": None}}
         process = engine.process
         evidence = process.evidence()

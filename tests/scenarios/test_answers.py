@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -13,8 +15,9 @@ from pathlib import Path
 
 import openai
 import pytest
+from tests.conftest import Gateway
 
-from allod.app import Home, load_settings
+from allod.app import Home
 from allod.core.canonical import canonical_json
 from allod.core.statements import check_statement
 from allod.prove.bundle import Bundle, Opening, encode_bundle, parse_bundle
@@ -24,7 +27,6 @@ from allod.prove.keys import load_signing_key
 from allod.prove.log import open_log
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
-from tests.conftest import Gateway
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., AbstractContextManager[Gateway]]
@@ -130,8 +132,9 @@ async def test_an_engine_killed_in_mid_stream_ends_that_stream_and_no_other(
 
 def test_a_page_is_answered_from(start_gateway: Start, shared_data: Path) -> None:
     """The text of a real page, piped in, reaches the model and comes back as a receipted answer."""
-    line = (shared_data / "govuk" / "content_items_small.jsonl").read_text().splitlines()[0]
-    page = " ".join(str(json.loads(line).get("description", "")).split())[:600] or line[:600]
+    lines = (shared_data / "govuk" / "content_items_small.jsonl").read_text().splitlines()
+    item = next(item for item in map(json.loads, lines) if item["title"] == "Report lost or stolen cattle")
+    page = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", item["parts"][0]["html"])).split())
     with start_gateway(MODEL) as gateway:
         receipt = gateway.home / "r.json"
         asked = gateway.allod("ask", "--receipt", str(receipt), "--max-tokens=20", "What must I do?", stdin=page)

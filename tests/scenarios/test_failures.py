@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Gateway, run_allod
 
 from allod.app import Home
 from allod.prove.fsck import fsck
 from allod.prove.keys import load_signing_key
-from tests.conftest import Gateway, run_allod
 
 Start = Callable[..., AbstractContextManager[Gateway]]
 

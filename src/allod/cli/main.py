@@ -28,7 +28,7 @@ class Verb(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status: 0 done, 1 the answer is no, 2 wrong usage or settings, 3 unavailable."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    words = _parser(given).parse_args(given)
+    words = _parser_for(given).parse_args(given)
     try:
         status: int = words.run(words)
     except AllodError as error:
@@ -44,13 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; only the verb that was said is imported, or all of them for the help."""
+def parser_of_all() -> argparse.ArgumentParser:
+    """The whole command line."""
+    return _parser(VERBS)
+
+
+def _parser_for(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the verb that was said, so that no other is imported; the whole one where none was."""
+    said = next((word for word in given if not word.startswith("-")), None)
+    return _parser((said,) if said in VERBS else VERBS)
+
+
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="allod", description="Language models wholly inside your own perimeter.")
     parser.add_argument("--version", action="version", version=f"allod {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    said = next((word for word in given if not word.startswith("-")), None)
-    for name in (said,) if said in VERBS else VERBS:
+    for name in names:
         verb: Verb = importlib.import_module(f"allod.cli.{name}")
         verb_parser = verbs.add_parser(name, help=verb.HELP, description=verb.HELP)
         verb_parser.add_argument("--verbose", action="store_true", help="show where an error came from")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid, VerificationError
 from allod.prove.trust import Trust
-from allod.prove.verify import verify
+from allod.prove.verify import STEPS, verify
 from allod.settings import default_home
 
 HELP = "check a receipt's bundle, offline"
@@ -35,6 +35,8 @@ def run(words: argparse.Namespace) -> int:
             failed = {"number": error.step, "name": error.name, "ok": False, "detail": error.message}
             print(json.dumps({"verified": False, "failed": failed}))
         else:
+            for number, name in enumerate(STEPS[: error.step - 1], 1):
+                print(f"{number} {name}: passed")
             print(f"{error.step} {error.name}: FAILED: {error.message}")
             print(f"not verified: step {error.step} ({error.name}) failed")
         return 1

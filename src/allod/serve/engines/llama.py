@@ -194,8 +194,10 @@ def _decoded(decoder: msgspec.json.Decoder[_Kind], response: Response) -> _Kind:
 
 def _error(error: _Error) -> AllodError:
     """llama.cpp's error as one of ours."""
-    if error.type == "exceed_context_size_error":
-        return Invalid(error.message, code="context_length_exceeded", param="messages")
+    if (
+        error.type == "exceed_context_size_error" or "too large to process" in error.message
+    ):  # chat; embeddings, as a 500
+        return Invalid(error.message, code="context_length_exceeded")
     if 400 <= error.code < 500:
         return Invalid(error.message, code="refused_by_engine")
     return Unavailable(error.message or "the engine failed", code="engine_failed", retry_after_s=1)

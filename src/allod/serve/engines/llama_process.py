@@ -26,6 +26,8 @@ def serve(options: dict[str, Any]) -> None:
     params.cpuparams_batch.n_threads = options["threads"]
     params.n_threads_http = options["http_threads"]
     params.embedding = options["embeddings"]
+    if options["embeddings"]:  # a text to embed must fit one physical batch (512 by default)
+        params.n_batch = params.n_ubatch = options["context_tokens"]
     params.n_gpu_layers = options["gpu_layers"]
     params.cache_ram_mib = 0  # 8 GiB by default
     params.cors_origins = ""
