@@ -214,6 +214,40 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used(tmp_path: Pat
         assert server.num_connections == 3
 
 
+async def test_a_kept_connection_that_dies_under_a_request_is_no_error(tmp_path: Path) -> None:
+    """The server's closing and our request crossed: the request goes out again, on a new connection."""
+
+    async def only_once(exchange: Exchange) -> None:
+        if exchange.writer in seen:
+            exchange.writer.close()
+        else:
+            seen.add(exchange.writer)
+            await exchange.whole(exchange.body)
+
+    seen: set[asyncio.StreamWriter] = set()
+    async with serving(tmp_path, only_once) as (client, server):
+        for body in (b"1", b"2", b"3"):
+            assert (await client.request("POST", "/", body)).body == body
+        assert server.num_connections == 3
+        assert [exchange.body for exchange in server.heard] == [b"1", b"2", b"2", b"3", b"3"]
+
+
+async def test_an_answer_that_has_begun_is_not_asked_for_again(tmp_path: Path) -> None:
+    """Once the status has come on a kept connection, its loss is an error: the work may have been done."""
+
+    async def begin_only(exchange: Exchange) -> None:
+        if len(server.heard) == 1:
+            await exchange.whole(b"x")
+        else:
+            await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")
+            exchange.writer.close()
+
+    async with serving(tmp_path, begin_only) as (client, server):
+        await client.request("GET", "/")
+        await lost(client)
+        assert len(server.heard) == 2
+
+
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     """No socket, and a socket that nobody listens on."""
     await lost(UnixHttp(str(tmp_path / "absent")))
