@@ -1,0 +1,488 @@
+"""The front door over raw HTTP: who is let in, where paths lead, and what no request can do to the next one."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.conftest import Gateway
+
+CHAT = "/v1/chat/completions"
+BODY = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Why?"}]}).encode()
+LIMIT_BYTES = 4 << 20
+KEYED = [
+    f"POST {CHAT}",
+    "POST /v1/embeddings",
+    "GET /v1/models",
+    "GET /v1/models/echo",
+    "GET /v1/receipts/0",
+    "GET /v1/trust",
+    "GET /v1/seal",
+]
+NOWHERE = [
+    "/v1/completion",
+    "/v2/models",
+    "/v1/chat/completions/",
+    "//v1/models",
+    "/console",
+    "/console/../web/server.py",
+    "/console/%2e%2e/static.py",
+    "/favicon.ico",
+    "/.env",
+    "/%00",
+    "/log/other/receipts/x/checkpoint",
+]
+
+
+class Reply(NamedTuple):
+    """A response, read whole."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The dialect's error, whose shape is checked on the way."""
+        document = json.loads(self.body)
+        assert document.keys() == {"error"}
+        error: dict[str, Any] = document["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert isinstance(error["code"], str)
+        assert self.headers["content-type"] == "application/json"
+        assert re.fullmatch(r"[0-9a-f]{32}", self.headers["x-request-id"])
+        return error
+
+
+class Wire:
+    """One connection to a gateway, for requests and for bytes that are none."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.host = gateway.url.removeprefix("http://")
+        self.key = gateway.key
+        name, port = self.host.split(":")
+        self.socket = socket.create_connection((name, int(port)), timeout=20)
+
+    def head(self, method: str, path: str, *lines: str) -> bytes:
+        """A request's head with the right host and key."""
+        given = [f"{method} {path} HTTP/1.1", f"host: {self.host}", f"authorization: Bearer {self.key}", *lines]
+        return "\r\n".join([*given, "", ""]).encode("latin-1")
+
+    def post(self, body: bytes = BODY, *lines: str) -> bytes:
+        return self.head("POST", CHAT, f"content-length: {len(body)}", *lines) + body
+
+    def read(self, *, method: str = "GET") -> Reply:
+        response = http.client.HTTPResponse(self.socket, method=method)
+        response.begin()
+        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+    def ask(self, data: bytes, *, method: str = "GET") -> Reply:
+        self.socket.sendall(data)
+        return self.read(method=method)
+
+
+@pytest.fixture
+def wire(gateway: Gateway) -> Iterator[Wire]:
+    made = Wire(gateway)
+    with made.socket:
+        yield made
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["authorization: Bearer"],
+        ["authorization: Bearer allod-wrong"],
+        ["authorization: Basic {key}"],
+        ["authorization: {key}"],
+        ["authorization: Bearer {key}x"],
+        ["x-api-key: allod-wrong"],
+        ["cookie: key={key}"],
+        ["authorization: Bearer \xff\xfe"],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("request_line", KEYED)
+def test_no_key_no_answer(wire: Wire, request_line: str, lines: list[str]) -> None:
+    """401 on every path of the interface, with the way to authenticate; and no key is repeated."""
+    given = [line.format(key=wire.key) for line in lines]
+    data = "\r\n".join([f"{request_line} HTTP/1.1", f"host: {wire.host}", "content-length: 0", *given, "", ""])
+    reply = wire.ask(data.encode("latin-1"))
+    assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+    assert reply.error["type"] == "authentication_error"
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert wire.key.encode() not in reply.body
+
+
+@pytest.mark.parametrize("line", ["authorization: Bearer {}", "authorization: bearer {}", "x-api-key: {}"])
+def test_either_header_carries_the_key(wire: Wire, line: str) -> None:
+    """OpenAI's and Anthropic's."""
+    data = f"GET /v1/models HTTP/1.1\r\nhost: {wire.host}\r\n{line.format(wire.key)}\r\n\r\n"
+    assert wire.ask(data.encode()).status == 200
+
+
+def test_a_key_in_the_address_is_none(wire: Wire) -> None:
+    """Addresses end in logs and histories."""
+    data = f"GET /v1/models?key={wire.key}&api_key={wire.key} HTTP/1.1\r\nhost: {wire.host}\r\n\r\n"
+    assert wire.ask(data.encode()).status == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/healthz", b'{"status":"ok"}'), ("/readyz", b'{"status":"ready"}'), ("/metrics", b"allod_")]
+)
+def test_health_needs_no_key(wire: Wire, path: str, body: bytes) -> None:
+    """Whoever watches the process need not be able to ask the model."""
+    reply = wire.ask(f"GET {path} HTTP/1.1\r\nhost: {wire.host}\r\n\r\n".encode())
+    assert reply.status == 200
+    assert body in reply.body
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "", "127.0.0.1:{port}.x"]
+)
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/v1/models"])
+def test_another_host_name_is_not_served(wire: Wire, path: str, host: str) -> None:
+    """A page elsewhere that points its own name at this machine gets nothing, open path or not (DNS rebinding)."""
+    named = host.format(port=wire.host.split(":")[1])
+    data = f"GET {path} HTTP/1.1\r\nhost: {named}\r\nauthorization: Bearer {wire.key}\r\n\r\n"
+    reply = wire.ask(data.encode())
+    assert (reply.status, reply.error["code"]) == (403, "unknown_host")
+
+
+def test_a_request_without_a_host_is_not_served(wire: Wire) -> None:
+    """HTTP/1.0 needs none; we do."""
+    assert wire.ask(b"GET /healthz HTTP/1.0\r\n\r\n").status == 403
+
+
+def test_the_loopback_names_are_served(wire: Wire) -> None:
+    """With the port that is listened on."""
+    port = wire.host.split(":")[1]
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert wire.ask(f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()).status == 200
+
+
+# Where paths lead
+
+
+@pytest.mark.parametrize("path", NOWHERE)
+def test_an_unknown_path_is_not_found(wire: Wire, path: str) -> None:
+    """404 in the dialect's shape."""
+    reply = wire.ask(wire.head("GET", path))
+    assert (reply.status, reply.error["code"]) == (404, "not_found")
+
+
+def test_a_query_is_no_part_of_a_path(wire: Wire) -> None:
+    """Clients add versions and the like."""
+    assert wire.ask(wire.head("GET", "/v1/models?api-version=1&x=/../y")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", CHAT),
+        ("PUT", CHAT),
+        ("GET", "/v1/embeddings"),
+        ("POST", "/v1/models"),
+        ("DELETE", "/v1/models"),
+        ("POST", "/"),
+        ("OPTIONS", CHAT),
+        ("TRACE", "/"),
+        ("PATCH", "/healthz"),
+    ],
+)
+def test_a_wrong_method_is_not_allowed(wire: Wire, method: str, path: str) -> None:
+    """405, and the path is not said to be missing."""
+    reply = wire.ask(wire.head(method, path, "content-length: 0"))
+    assert (reply.status, reply.error["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
+def test_no_other_site_is_ever_permitted(wire: Wire, method: str) -> None:
+    """A browser on another site's behalf is told of no permission, whatever it asks for."""
+    lines = ["origin: https://evil.example", "access-control-request-method: POST", "content-length: 0"]
+    for path in (CHAT, "/v1/models", "/", "/healthz"):
+        reply = wire.ask(wire.head(method, path, *lines))
+        assert not [name for name in reply.headers if name.startswith("access-control-")]
+
+
+def test_head_has_no_body_and_spoils_nothing(wire: Wire) -> None:
+    """Whatever its status, the connection is in step for the next request."""
+    for path in ("/", "/v1/models", "/nowhere"):
+        assert wire.ask(wire.head("HEAD", path), method="HEAD").body == b""
+        assert wire.ask(wire.head("GET", "/healthz")).status == 200
+
+
+def test_the_console_keeps_to_itself(wire: Wire) -> None:
+    """The page may load its own files and nothing else, cannot be framed, and says nothing of where it was."""
+    for path in ("/", "/console/app.js", "/console/console.css"):
+        reply = wire.ask(f"GET {path} HTTP/1.1\r\nhost: {wire.host}\r\n\r\n".encode())
+        assert reply.status == 200
+        policy = reply.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["referrer-policy"] == "no-referrer"
+        assert reply.headers["cross-origin-opener-policy"] == "same-origin"
+        assert reply.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_page_that_is_known_is_not_sent_again(wire: Wire) -> None:
+    """304 without a body for the same tag, 200 for another."""
+    tag = wire.ask(wire.head("GET", "/")).headers["etag"]
+    again = wire.ask(wire.head("GET", "/", f"if-none-match: {tag}"))
+    assert (again.status, again.body) == (304, b"")
+    assert wire.ask(wire.head("GET", "/", 'if-none-match: "other"')).status == 200
+
+
+# What a body may be
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b"", "invalid_json", None),
+        (b"{", "invalid_json", None),
+        (b"\xff", "invalid_json", None),
+        (b"[" * 100_000, "invalid", None),
+        (BODY[:-1] + b',"x":1}', "invalid", None),
+        (BODY[:-1] + b',"seed":"1"}', "invalid", "seed"),
+        (BODY[:-1] + b',"n":2}', "unsupported_parameter", "n"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_wrong_body_is_refused_and_nothing_is_recorded(wire: Wire, body: bytes, code: str, param: str | None) -> None:
+    """400 with OpenAI's shape; no receipt, for nothing was decided."""
+    reply = wire.ask(wire.post(body))
+    assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")
+    assert (reply.error["code"], reply.error["param"]) == (code, param)
+    assert "x-allod-receipt" not in reply.headers
+
+
+def test_the_largest_body_is_read(wire: Wire) -> None:
+    """Exactly at the limit: JSON may have space behind it."""
+    assert wire.ask(wire.post(BODY.ljust(LIMIT_BYTES))).status == 200
+
+
+def test_a_body_over_the_limit_is_refused(wire: Wire) -> None:
+    """413 for one byte more."""
+    reply = wire.ask(wire.post(BODY.ljust(LIMIT_BYTES + 1)))
+    assert (reply.status, reply.error["code"]) == (413, "body_too_large")
+
+
+def test_a_body_without_end_is_cut_off(gateway: Gateway) -> None:
+    """Without a length, in chunks: the refusal comes while the client is still sending."""
+    wire = Wire(gateway)
+    with wire.socket:
+        wire.socket.sendall(wire.head("POST", CHAT, "transfer-encoding: chunked"))
+        chunk = b"%x\r\n%b\r\n" % (1 << 16, b" " * (1 << 16))
+        with suppress(ConnectionError):
+            for _ in range(LIMIT_BYTES // (1 << 16) + 8):
+                wire.socket.sendall(chunk)
+        assert wire.read().status == 413
+
+
+def test_a_chunked_body_is_the_same_body(wire: Wire) -> None:
+    """In pieces of one byte."""
+    chunks = b"".join(b"1\r\n%b\r\n" % BODY[at : at + 1] for at in range(len(BODY)))
+    reply = wire.ask(wire.head("POST", CHAT, "transfer-encoding: chunked") + chunks + b"0\r\n\r\n")
+    assert reply.status == 200
+
+
+def test_a_client_that_waits_for_leave_to_send_gets_it(wire: Wire) -> None:
+    """`Expect: 100-continue`, as curl sends for large bodies."""
+    wire.socket.sendall(wire.head("POST", CHAT, f"content-length: {len(BODY)}", "expect: 100-continue"))
+    assert wire.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert wire.ask(BODY).status == 200
+
+
+# What no request can do to the next
+
+
+def test_a_connection_serves_many_requests(wire: Wire) -> None:
+    """Right and wrong ones in turn, each with an id of its own."""
+    ids = set()
+    for _ in range(5):
+        for data, status in ((wire.post(), 200), (wire.post(b"{"), 400), (wire.head("GET", "/nowhere"), 404)):
+            reply = wire.ask(data)
+            assert reply.status == status
+            ids.add(reply.headers["x-request-id"])
+    assert len(ids) == 15
+
+
+def test_requests_sent_ahead_are_answered_in_order(wire: Wire) -> None:
+    """Pipelining: four at once, an error among them."""
+    texts = ["one", "two", "three"]
+    asked = [wire.post(BODY.replace(b"Why?", text.encode())) for text in texts]
+    wire.socket.sendall(b"".join([*asked[:2], wire.post(b"{"), asked[2]]))
+    replies = [wire.read() for _ in range(4)]
+    assert [reply.status for reply in replies] == [200, 200, 400, 200]
+    answers = [json.loads(reply.body) for reply in replies if reply.status == 200]
+    assert [answer["choices"][0]["message"]["content"] for answer in answers] == texts
+
+
+def test_an_early_refusal_does_not_take_the_body_for_a_request(gateway: Gateway) -> None:
+    """A body that nobody read, and that looks like a request, is still a body."""
+    wire = Wire(gateway)
+    with wire.socket:
+        hidden = wire.head("GET", "/v1/models")
+        data = f"POST {CHAT} HTTP/1.1\r\nhost: {wire.host}\r\ncontent-length: {len(hidden)}\r\n\r\n".encode() + hidden
+        assert wire.ask(data).status == 401
+        with suppress(ConnectionError, http.client.BadStatusLine):
+            assert wire.ask(wire.head("GET", "/healthz")).body == b'{"status":"ok"}'
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["content-length: 5", "content-length: 6"],
+        ["content-length: 5", "transfer-encoding: chunked"],
+        ["content-length: -1"],
+        ["content-length: many"],
+        ["transfer-encoding: chunked, identity"],
+        ["content-length : 0"],
+        ["x: \x00"],
+    ],
+    ids=str,
+)
+def test_an_ambiguous_request_is_refused_and_its_connection_closed(gateway: Gateway, lines: list[str]) -> None:
+    """Where two readers could see two requests, there is none: 400, and nothing behind it is read."""
+    wire = Wire(gateway)
+    with wire.socket:
+        wire.socket.sendall(wire.head("POST", CHAT, *lines) + b"0\r\n\r\n" + wire.head("GET", "/healthz"))
+        received = b""
+        with suppress(ConnectionError):
+            while data := wire.socket.recv(4096):
+                received += data
+    assert received.startswith(b"HTTP/1.1 400")
+    assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"\x00" * 100, b"HELO there\r\n\r\n", b"GET\r\n\r\n"]
+)
+def test_what_is_no_http_is_closed(gateway: Gateway, data: bytes) -> None:
+    """TLS, noise, another protocol: at most one 400, and the gateway answers others as before."""
+    wire = Wire(gateway)
+    with wire.socket, suppress(ConnectionError):
+        wire.socket.sendall(data)
+        assert wire.socket.recv(4096)[:12] in (b"", b"HTTP/1.1 400")
+    other = Wire(gateway)
+    with other.socket:
+        assert other.ask(other.head("GET", "/healthz")).status == 200
+
+
+def test_a_client_that_leaves_in_its_own_body_harms_nobody(gateway: Gateway) -> None:
+    """Half a body and then nothing."""
+    for _ in range(5):
+        wire = Wire(gateway)
+        with wire.socket:
+            wire.socket.sendall(wire.post()[:-5])
+    other = Wire(gateway)
+    with other.socket:
+        assert other.ask(other.post()).status == 200
+
+
+def test_an_upgrade_is_not_taken(wire: Wire) -> None:
+    """There is no WebSocket here: the request is answered as HTTP."""
+    lines = ["connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: AAAA"]
+    assert wire.ask(wire.head("GET", "/v1/models", *lines)).status == 200
+
+
+# Evidence and figures
+
+
+@pytest.mark.parametrize("receipt_id", ["0" * 32, "", "..", "%2e%2e%2f%2e%2e%2flocal.key", "x" * 5000])
+def test_a_receipt_that_is_not_there_is_told_so(wire: Wire, receipt_id: str) -> None:
+    """With a code of its own, and never a file of the realm."""
+    reply = wire.ask(wire.head("GET", f"/v1/receipts/{receipt_id}"))
+    assert reply.error["code"] == "no_such_receipt"
+
+
+def test_hashes_of_the_log_are_open_and_entries_are_not(wire: Wire, gateway: Gateway) -> None:
+    """Monitors read the head and the tiles without a key; entry bundles hold statements, and are not served."""
+    wire.ask(wire.post())
+    origin = gateway.allod("log", "head").stdout.splitlines()[0]
+    base = f"/log/{origin}"
+    head = wire.ask(f"GET {base}/checkpoint HTTP/1.1\r\nhost: {wire.host}\r\n\r\n".encode())
+    assert (head.status, head.body.splitlines()[0].decode()) == (200, origin)
+    size = int(head.body.splitlines()[1])
+    tile = wire.ask(f"GET {base}/tile/0/000.p/{size} HTTP/1.1\r\nhost: {wire.host}\r\n\r\n".encode())
+    assert size >= 256 or (tile.status, len(tile.body)) == (200, 32 * size)
+    for name in ("tile/entries/000", f"tile/entries/000.p/{size}", "segment", "../../local.key", "tile/../checkpoint"):
+        assert wire.ask(wire.head("GET", f"{base}/{name}")).status in (400, 404)
+
+
+def test_metrics_hold_no_word_of_a_client(wire: Wire) -> None:
+    """The exposition parses; paths in it are ours, whatever paths, methods, models and headers were sent."""
+    secret = "xylophone"
+    wire.ask(wire.head("GET", f"/v1/models/{secret}"))
+    wire.ask(wire.head("GET", f"/{secret}", f"x-{secret}: {secret}", f"user-agent: {secret}"))
+    wire.ask(wire.post(BODY.replace(b"echo", secret.encode())))
+    wire.ask(wire.post(BODY.replace(b"Why?", secret.encode())))
+    text = wire.ask(wire.head("GET", "/metrics")).body.decode()
+    assert secret not in text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert all(name.startswith("allod_") for name in families)
+    paths = {sample.labels["path"] for sample in families["allod_requests"].samples if "path" in sample.labels}
+    assert paths <= {
+        CHAT,
+        "/v1/embeddings",
+        "/v1/models",
+        "/v1/trust",
+        "/v1/seal",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    } | {
+        "/",
+        "other",
+    }
+
+
+def figures(wire: Wire) -> dict[tuple[str, str], float]:
+    text = wire.ask(wire.head("GET", "/metrics")).body.decode()
+    return {
+        (sample.name, "/".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_what_happened(wire: Wire) -> None:
+    """One answer more, its tokens, one mistake more, and nobody inside."""
+    before = figures(wire)
+    assert wire.ask(wire.post()).status == 200
+    assert wire.ask(wire.post(b"{")).status == 400
+    after = figures(wire)
+
+    def grown(name: str, labels: str) -> float:
+        return after[name, labels] - before.get((name, labels), 0)
+
+    assert grown("allod_requests_total", f"{CHAT}/200") == 1
+    assert grown("allod_requests_total", f"{CHAT}/400") == 1
+    assert grown("allod_tokens_total", "completion") == 1
+    assert after["allod_requests_inside", ""] == 0
+
+
+def test_the_seal_is_described_as_it_is(wire: Wire) -> None:
+    """The echo engine has none, and that is what is said."""
+    described = json.loads(wire.ask(wire.head("GET", "/v1/seal")).body)
+    assert described["kind"] == "none"
+    assert described["engine"]["name"] == "echo"
+
+
+def test_the_trust_file_is_the_realms(wire: Wire, gateway: Gateway) -> None:
+    """What a client fetches is what the operator can hand out."""
+    assert wire.ask(wire.head("GET", "/v1/trust")).body == (gateway.home / "trust.policy").read_bytes()
