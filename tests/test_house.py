@@ -26,7 +26,7 @@ FLOORS = {
 DOORS = {
     "cryptography": ("prove/",),
     "httptools": ("serve/engines/http.py",),
-    "jsonschema_rs": ("serve/tools.py",),
+    "jsonschema_rs": ("serve/schemas.py",),
     "msgspec": ("serve/engines/llama.py", "web/"),
     "prometheus_client": ("web/metrics.py",),
     "rich": ("cli/",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import secrets
 import sys
 import tempfile
@@ -74,6 +75,13 @@ class Home:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise Invalid(f"{self.path}: {error.strerror}", code="home_unusable", hint="set ALLOD_HOME") from error
+        status = self.path.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise Invalid(
+                f"{self.path} must be ours, and nobody else may write there",
+                code="home_permissions",
+                hint=f"chmod go-w {self.path}",
+            )
 
     def realm_name(self) -> str:
         """A name that no other realm has, made on first use."""

@@ -12,6 +12,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from allod.app import Home
@@ -128,14 +129,14 @@ def running_or_started(home: Home, *, model: str | None) -> Iterator[str]:
 
 
 def _running(home: Home) -> str | None:
-    """The announced gateway's URL, if its process lives."""
+    """The announced gateway's URL, if its process lives and is ours: another user's gets no key from us."""
     try:
         announced = json.loads(home.gateway.read_text())
-        os.kill(announced["pid"], 0)
+        process = Path("/proc", str(int(announced["pid"])))
+        is_ours = process.stat().st_uid == os.geteuid() and b"allod.web" in (process / "cmdline").read_bytes()
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    url: str = announced["url"]
-    return url
+    return str(announced["url"]) if is_ours else None
 
 
 def _wait_until_ready(home: Home, process: subprocess.Popen[bytes]) -> str:

@@ -23,7 +23,7 @@ from allod.core.errors import AllodError, Denied, Invalid
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
 from allod.govern.keys import KeyRing
 from allod.govern.policy import decide
-from allod.serve import tools
+from allod.serve import schemas, tools
 from allod.serve.admission import Admission
 from allod.serve.engine import Engine
 from allod.serve.recorder import Recorder
@@ -58,7 +58,7 @@ class Gateway:
         chat = await self._accepted_chat(request)
         async with self.admission.turn():
             try:
-                completion = tools.interpret(chat, await self.engine.complete(tools.prepare(chat)))
+                completion = _interpreted(chat, await self.engine.complete(tools.prepare(chat)))
             except (AllodError, asyncio.CancelledError) as reason:
                 self.recorder.record_unfinished(request, "", reason)
                 raise
@@ -108,6 +108,8 @@ class Gateway:
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
             )
         tools.check_tools(chat)
+        if chat.schema is not None:
+            schemas.compiled(chat.schema, param="response_format.json_schema.schema")
         await self._decide(request)
         return chat
 
@@ -134,7 +136,7 @@ class Gateway:
         async with aclosing(self.engine.stream(tools.prepare(chat))) as stream:
             async for item in stream:
                 if isinstance(item, Completion):
-                    completion = tools.interpret(chat, item)
+                    completion = _interpreted(chat, item)
                     if not completion.tool_calls:
                         for piece in held:
                             yield piece
@@ -150,3 +152,11 @@ class Gateway:
                     held.clear()
                 else:
                     yield item
+
+
+def _interpreted(chat: Chat, completion: Completion) -> Completion:
+    """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
+    completion = tools.interpret(chat, completion)
+    if chat.schema is not None and completion.finish == "stop":
+        schemas.check_kept(schemas.compiled(chat.schema, param="response_format"), completion.content or "")
+    return completion

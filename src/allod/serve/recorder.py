@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 
 from allod.core.canonical import digest_of
@@ -82,7 +83,9 @@ class Recorder:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
         completion = Completion(sent, "stop", Usage())
         finish = "error" if isinstance(reason, AllodError) else "cancelled"
-        self._writer.submit(self._statement(request, completion.committed_bytes(), None, finish), request.id, _ignore)
+        with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
+            statement = self._statement(request, completion.committed_bytes(), None, finish)
+            self._writer.submit(statement, request.id, _ignore)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

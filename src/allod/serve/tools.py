@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jsonschema_rs
-
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
+from allod.serve.schemas import compiled, json_value
 
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _FENCE = re.compile(r"\A```(?:json)?\s*(\{.*\})\s*```\Z", re.DOTALL)
@@ -26,7 +25,7 @@ _OPENINGS = ("{", "<tool_call>", "```")
 def check_tools(chat: Chat) -> None:
     """Raise Invalid for a tool whose schema is no JSON Schema, and for a choice that names no tool."""
     for index, tool in enumerate(chat.tools):
-        _validator(tool, param=f"tools[{index}].function.parameters")
+        compiled(tool.parameters, param=f"tools[{index}].function.parameters")
     if chat.tool_choice not in ("auto", "none", "required", *(tool.name for tool in chat.tools)):
         raise Invalid(f"tool_choice names {chat.tool_choice!r}, which is no tool here", param="tool_choice")
     if not chat.tools and chat.tool_choice not in ("auto", "none"):
@@ -92,10 +91,7 @@ def _found(tools: tuple[Tool, ...], text: str) -> tuple[ToolCall, ...]:
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    value = json_value(text)
     return value if isinstance(value, dict) else None
 
 
@@ -108,19 +104,7 @@ def _call_of(value: Mapping[str, Any] | None) -> ToolCall | None:
 def _is_valid(tools: tuple[Tool, ...], call: ToolCall) -> bool:
     arguments = _object(call.arguments)
     tool = next((tool for tool in tools if tool.name == call.name), None)
-    return tool is not None and arguments is not None and _validator(tool).is_valid(arguments)
-
-
-def _validator(tool: Tool, *, param: str | None = None) -> jsonschema_rs.Draft202012Validator:
-    try:
-        return jsonschema_rs.Draft202012Validator(dict(tool.parameters), retriever=_no_retrieval)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        raise Invalid(f"the parameters of tool {tool.name!r} are no JSON Schema: {error}", param=param) from error
-
-
-def _no_retrieval(uri: str) -> Any:
-    """A client's schema must not make the gateway fetch anything."""
-    raise ValueError(f"references to other documents are not followed: {uri}")
+    return tool is not None and arguments is not None and compiled(tool.parameters, param="tools").is_valid(arguments)
 
 
 def _forced_schema(chat: Chat) -> Json:

@@ -1,0 +1,48 @@
+"""JSON Schemas that clients send: compiled without fetching anything, and held to.
+
+An engine's grammar covers most of a schema and says nothing of the rest (llama.cpp accepts any string for a pattern
+that it does not know), so the finished answer is checked as well.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema_rs
+
+from allod.core.errors import Invalid, Unavailable
+from allod.core.requests import Json
+
+Validator = jsonschema_rs.Draft202012Validator
+
+
+def compiled(schema: Json, *, param: str) -> Validator:
+    """The validator of a schema. Raises Invalid, naming `param`, for what is no JSON Schema or refers elsewhere."""
+    try:
+        return Validator(dict(schema), retriever=_no_retrieval)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        raise Invalid(f"no usable JSON Schema: {error}", code="invalid_schema", param=param) from error
+
+
+def check_kept(validator: Validator, text: str) -> None:
+    """Raise Unavailable (`schema_not_kept`) unless `text` is JSON that satisfies the schema."""
+    value = json_value(text)
+    if value is NOT_JSON or not validator.is_valid(value):
+        raise Unavailable("the model's answer does not satisfy the schema", code="schema_not_kept", hint="ask again")
+
+
+NOT_JSON = object()
+
+
+def json_value(text: str) -> Any:
+    """The value that `text` is JSON for; NOT_JSON where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return NOT_JSON
+
+
+def _no_retrieval(uri: str) -> Any:
+    """A client's schema must not make the gateway fetch anything."""
+    raise ValueError(f"references to other documents are not followed: {uri}")
