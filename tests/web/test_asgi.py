@@ -69,6 +69,14 @@ class Wire:
         self.key = gateway.key
         name, port = self.host.split(":")
         self.socket = socket.create_connection((name, int(port)), timeout=20)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.file.close()
+        self.socket.close()
 
     def head(self, method: str, path: str, *lines: str) -> bytes:
         """A request's head with the right host and key."""
@@ -79,9 +87,14 @@ class Wire:
         return self.head("POST", CHAT, f"content-length: {len(body)}", *lines) + body
 
     def read(self, *, method: str = "GET") -> Reply:
-        response = http.client.HTTPResponse(self.socket, method=method)
-        response.begin()
-        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+        """The next response, and not a byte of the one after it."""
+        line = self.file.readline()
+        if not line:
+            raise ConnectionError("closed without a response")
+        status = int(line.split()[1])
+        headers = {name.lower(): value for name, value in http.client.parse_headers(self.file).items()}
+        has_body = method != "HEAD" and status != 304
+        return Reply(status, headers, self.file.read(int(headers["content-length"])) if has_body else b"")
 
     def ask(self, data: bytes, *, method: str = "GET") -> Reply:
         self.socket.sendall(data)
@@ -90,8 +103,7 @@ class Wire:
 
 @pytest.fixture
 def wire(gateway: Gateway) -> Iterator[Wire]:
-    made = Wire(gateway)
-    with made.socket:
+    with Wire(gateway) as made:
         yield made
 
 
@@ -283,8 +295,7 @@ def test_a_body_over_the_limit_is_refused(wire: Wire) -> None:
 
 def test_a_body_without_end_is_cut_off(gateway: Gateway) -> None:
     """Without a length, in chunks: the refusal comes while the client is still sending."""
-    wire = Wire(gateway)
-    with wire.socket:
+    with Wire(gateway) as wire:
         wire.socket.sendall(wire.head("POST", CHAT, "transfer-encoding: chunked"))
         chunk = b"%x\r\n%b\r\n" % (1 << 16, b" " * (1 << 16))
         with suppress(ConnectionError):
@@ -334,12 +345,11 @@ def test_requests_sent_ahead_are_answered_in_order(wire: Wire) -> None:
 
 def test_an_early_refusal_does_not_take_the_body_for_a_request(gateway: Gateway) -> None:
     """A body that nobody read, and that looks like a request, is still a body."""
-    wire = Wire(gateway)
-    with wire.socket:
+    with Wire(gateway) as wire:
         hidden = wire.head("GET", "/v1/models")
         data = f"POST {CHAT} HTTP/1.1\r\nhost: {wire.host}\r\ncontent-length: {len(hidden)}\r\n\r\n".encode() + hidden
         assert wire.ask(data).status == 401
-        with suppress(ConnectionError, http.client.BadStatusLine):
+        with suppress(ConnectionError):
             assert wire.ask(wire.head("GET", "/healthz")).body == b'{"status":"ok"}'
 
 
@@ -358,8 +368,7 @@ def test_an_early_refusal_does_not_take_the_body_for_a_request(gateway: Gateway)
 )
 def test_an_ambiguous_request_is_refused_and_its_connection_closed(gateway: Gateway, lines: list[str]) -> None:
     """Where two readers could see two requests, there is none: 400, and nothing behind it is read."""
-    wire = Wire(gateway)
-    with wire.socket:
+    with Wire(gateway) as wire:
         wire.socket.sendall(wire.head("POST", CHAT, *lines) + b"0\r\n\r\n" + wire.head("GET", "/healthz"))
         received = b""
         with suppress(ConnectionError):
@@ -374,23 +383,19 @@ def test_an_ambiguous_request_is_refused_and_its_connection_closed(gateway: Gate
 )
 def test_what_is_no_http_is_closed(gateway: Gateway, data: bytes) -> None:
     """TLS, noise, another protocol: at most one 400, and the gateway answers others as before."""
-    wire = Wire(gateway)
-    with wire.socket, suppress(ConnectionError):
+    with Wire(gateway) as wire, suppress(ConnectionError):
         wire.socket.sendall(data)
         assert wire.socket.recv(4096)[:12] in (b"", b"HTTP/1.1 400")
-    other = Wire(gateway)
-    with other.socket:
+    with Wire(gateway) as other:
         assert other.ask(other.head("GET", "/healthz")).status == 200
 
 
 def test_a_client_that_leaves_in_its_own_body_harms_nobody(gateway: Gateway) -> None:
     """Half a body and then nothing."""
     for _ in range(5):
-        wire = Wire(gateway)
-        with wire.socket:
+        with Wire(gateway) as wire:
             wire.socket.sendall(wire.post()[:-5])
-    other = Wire(gateway)
-    with other.socket:
+    with Wire(gateway) as other:
         assert other.ask(other.post()).status == 200
 
 
