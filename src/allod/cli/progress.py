@@ -38,10 +38,11 @@ def _plain_lines() -> Report:
     def report(what: str, done: int, total: int) -> None:
         nonlocal last_what, last_at
         now = time.monotonic()
-        if what == last_what and now - last_at < LINE_EVERY_S:
+        is_new = what != last_what
+        if not is_new and now - last_at < LINE_EVERY_S:
             return
         last_what, last_at = what, now
-        share = f" {100 * done // total} %" if total else ""
+        share = f" {100 * done // total} %" if total and not is_new else ""
         print(f"{what}{share}", file=sys.stderr, flush=True)
 
     return report
