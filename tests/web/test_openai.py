@@ -125,7 +125,7 @@ def test_a_stream_ends_with_done_and_holds_nothing_else(gateway: Gateway) -> Non
     assert all(json.loads(event.removeprefix(b"data: "))["object"] == "chat.completion.chunk" for event in events)
 
 
-def test_the_streaming_helper_reads_it(client: openai.OpenAI) -> None:
+def test_the_clients_own_accumulator_reads_it(client: openai.OpenAI) -> None:
     """The client's own accumulator arrives at the whole answer."""
     with client.chat.completions.stream(model="echo", messages=[QUESTION]) as stream:
         final = stream.get_final_completion()
