@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from allod.model.catalogue import find
 from allod.model.fetch import ensure
@@ -97,6 +98,13 @@ def _announced(home: Path, process: subprocess.Popen[bytes], log: Path) -> dict[
             return announced
         time.sleep(0.05)
     raise RuntimeError("the gateway was not ready in a minute")
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls_in_the_event_loop() -> Iterator[None]:
+    """A call of ours that blocks the event loop is an error."""
+    with blockbuster_ctx("allod"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -175,16 +175,11 @@ def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress:
 
 async def _measure(settings: Settings, weights: Weights) -> Pace:
     """Seconds per token of the reference model, prompt and answer apart. Runs in the seal, like everything."""
-    with tempfile.TemporaryDirectory(prefix="allod-") as directory:
-        replica = Replica(replica_options(settings, weights, Path(directory)))
-        await replica.start()
-        try:
-            await _time_answer(replica, "Hello.", num_tokens=4)  # wakes memory and caches
-            text = " ".join(f"{number} times {number} is {number * number}." for number in range(40))
-            first_s, _, prompt_tokens = await _time_answer(replica, text, num_tokens=1)
-            whole_s, until_first_s, _ = await _time_answer(replica, text, num_tokens=33)
-        finally:
-            await replica.close()
+    text = " ".join(f"{number} times {number} is {number * number}." for number in range(40))
+    async with run_engine(settings, weights) as engine:
+        await _time_answer(engine, "Hello.", num_tokens=4)  # wakes memory and caches
+        first_s, _, prompt_tokens = await _time_answer(engine, text, num_tokens=1)
+        whole_s, until_first_s, _ = await _time_answer(engine, text, num_tokens=33)
     return Pace(prefill_s=first_s / max(prompt_tokens, 1), decode_s=(whole_s - until_first_s) / 32)
 
 
@@ -341,13 +336,16 @@ async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenera
     if weights is None:
         yield EchoEngine()
         return
-    with tempfile.TemporaryDirectory(prefix="allod-") as directory:
-        replica = Replica(await asyncio.to_thread(replica_options, settings, weights, Path(directory)))
+    directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="allod-")
+    try:
+        replica = Replica(await asyncio.to_thread(replica_options, settings, weights, Path(directory.name)))
         await replica.start()
         try:
             yield replica
         finally:
             await replica.close()
+    finally:
+        await asyncio.to_thread(directory.cleanup)
 
 
 def _deliver_in(loop: asyncio.AbstractEventLoop, batch: list[tuple[Callable[[Any], None], Any]]) -> None:

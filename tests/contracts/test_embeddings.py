@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from allod.app import load_settings, prepare_weights, run_engine
 from allod.core.errors import Invalid
 from allod.core.requests import Embed
 from allod.model.gguf import read_header
+from allod.serve.engine import Engine
 
 pytestmark = pytest.mark.slow
 MEAN_POOLING = 1
@@ -34,14 +36,19 @@ def with_pooling(source: Path, target: Path) -> None:
     target.write_bytes(padded + old[data_begins:])
 
 
-async def test_similar_texts_have_similar_vectors(weights: Path, tmp_path: Path) -> None:
-    """Through the sealed engine: unit vectors, in the order of the texts, nearer where the texts are."""
+@pytest.fixture
+def running(weights: Path, tmp_path: Path) -> AbstractAsyncContextManager[Engine]:
     model = tmp_path / "embedder.gguf"
     with_pooling(weights, model)
     assert read_header(model).can_embed
     settings = load_settings({"model.name": str(model), "model.context_tokens": 512}, home=tmp_path / "home")
+    return run_engine(settings, prepare_weights(settings, lambda what, done, total: None))
+
+
+async def test_similar_texts_have_similar_vectors(running: AbstractAsyncContextManager[Engine]) -> None:
+    """Through the sealed engine: unit vectors, in the order of the texts, nearer where the texts are."""
     texts = ("The cat sat on the mat.", "A cat is sitting on a mat.", "Income tax is due in January.")
-    async with run_engine(settings, prepare_weights(settings, lambda what, done, total: None)) as engine:
+    async with running as engine:
         made = await engine.embed(Embed("m", texts))
         again = await engine.embed(Embed("m", texts[::-1]))
         with pytest.raises(Invalid, match="too large"):
