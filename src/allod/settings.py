@@ -7,6 +7,7 @@ come in as `overrides` and win.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None
 
     `overrides` are dotted names and their values (`{"server.port": 0}`); None means "not said". Raises Invalid.
     """
-    home = (home or default_home()).expanduser().absolute()
+    home = (home or default_home()).absolute()
     settings = Settings(home=home)
     file = home / "allod.toml"
     if file.exists():
@@ -87,7 +88,10 @@ def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None
 def default_home() -> Path:
     """Where a realm lives unless ALLOD_HOME says otherwise."""
     if home := os.environ.get("ALLOD_HOME"):
-        return Path(home)
+        try:
+            return Path(home).expanduser()
+        except RuntimeError as error:
+            raise Invalid(f"ALLOD_HOME is {home!r}, and there is no such user", code="home_unusable") from error
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "allod"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "allod"
@@ -104,7 +108,7 @@ def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"{file} is no TOML: {error}", code="settings_malformed") from error
     except OSError as error:
         raise Invalid(f"{file}: {error.strerror}", code="settings_unreadable") from error
@@ -157,6 +161,11 @@ def _check(settings: Settings) -> None:
             param="server.host",
             hint="use 127.0.0.1, and a TLS proxy on this machine if others must reach it",
         )
-    for name, text in (("realm.name", settings.realm.name), ("realm.site", settings.realm.site)):
-        if not all(char.isalnum() or char in "-." for char in text) or not text.isascii():
-            raise Invalid(f"{name} may hold letters, digits, - and .", code="settings_name", param=name)
+    names = {
+        "realm.name": (settings.realm.name, r"[A-Za-z0-9.-]{0,64}", "up to 64 letters, digits, - and ."),
+        "realm.site": (settings.realm.site, r"[A-Za-z0-9.-]{1,64}", "1 to 64 letters, digits, - and ."),
+        "realm.jurisdiction": (settings.realm.jurisdiction, r"[A-Z]{2}(-[A-Z0-9]{1,3})?", "a code of ISO 3166"),
+    }
+    for name, (text, pattern, what) in names.items():
+        if re.fullmatch(pattern, text) is None:
+            raise Invalid(f"{name} must be {what}", code="settings_name", param=name)

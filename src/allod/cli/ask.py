@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Ask a running gateway, or one started for the call."""
-    if words.receipt is not None and not words.receipt.absolute().parent.is_dir():
-        raise Invalid(f"{words.receipt} cannot be written: its folder does not exist", param="--receipt")
+    if words.receipt is not None and (not words.receipt.absolute().parent.is_dir() or words.receipt.is_dir()):
+        raise Invalid(f"{words.receipt} cannot be written: no folder, or a folder itself", param="--receipt")
     settings = load_settings({"model.name": words.model})
     body = {
         "messages": messages(words.text, _passage()),
@@ -98,6 +98,7 @@ def _write(path: Path, bundle: bytes) -> None:
     """Readable by its owner only: the bundle holds the question and the answer."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
+        os.fchmod(handle, 0o600)  # the file may have been there, readable by others
         file.write(bundle)
     print(f"receipt {path}", file=sys.stderr)
 

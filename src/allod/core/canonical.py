@@ -28,7 +28,7 @@ def canonical_json(value: JsonValue) -> bytes:
     """
     try:
         return _encode(value).encode("utf-8")
-    except (UnicodeEncodeError, TypeError, ValueError) as error:
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
         raise Invalid(f"not representable as canonical JSON: {error}", code="not_canonical") from error
 
 

@@ -34,7 +34,12 @@ class Label:
 
     def __post_init__(self) -> None:
         if self.tier not in TIERS:
-            raise Invalid(f"unknown tier {self.tier!r}", code="unknown_label", hint=f"known tiers: {', '.join(TIERS)}")
+            raise Invalid(
+                f"unknown tier {self.tier!r}",
+                code="unknown_label",
+                param="tier",
+                hint=f"known tiers: {', '.join(TIERS)}",
+            )
 
     def join(self, other: Label) -> Label:
         """The label of what is made from both."""

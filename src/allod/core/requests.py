@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,7 +38,8 @@ class Chat:
     """A conversation to continue.
 
     `messages` are {"role", "content", ...} as OpenAI writes them. `schema` restricts the answer to JSON: an empty
-    mapping to any JSON object, None not at all. `tool_choice` is "auto", "none", "required" or the name of a tool.
+    mapping to any JSON object, None not at all. `tool_choice` is "auto", "none", "required" or the name of a tool;
+    without `parallel_tool_calls` an answer has one call at most.
     `top_logprobs` is None for no log-probabilities, else how many alternatives each token carries (0 to 20).
     """
 
@@ -49,6 +49,7 @@ class Chat:
     schema: Json | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "none"
+    parallel_tool_calls: bool = True
     top_logprobs: int | None = None
 
 
@@ -110,7 +111,7 @@ class Completion:
     def committed_bytes(self) -> bytes:
         """What the receipt commits to: RFC 8785 of the text and the tool calls, and nothing else (spec/receipt.md)."""
         if not self.tool_calls and self.content is not None:  # the usual answer, without building a tree
-            return b'{"content":' + json.dumps(self.content, ensure_ascii=False).encode() + b',"tool_calls":[]}'
+            return b'{"content":' + canonical_json(self.content) + b',"tool_calls":[]}'
         calls = [{"arguments": call.arguments, "name": call.name} for call in self.tool_calls]
         return canonical_json({"content": self.content, "tool_calls": calls})
 

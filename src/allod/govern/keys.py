@@ -69,7 +69,7 @@ def _read(path: Path) -> str:
         raise Invalid(
             f"{path} must be a file that only its owner can read", code="key_permissions", hint=f"chmod 600 {path}"
         )
-    key = path.read_text().strip()
+    key = path.read_bytes().decode("ascii", "replace").strip()
     if not key.startswith(PREFIX) or len(key) < len(PREFIX) + 32:
         raise Invalid(f"{path} holds no key of this realm", code="key_malformed", hint="remove it to have one made")
     return key

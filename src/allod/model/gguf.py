@@ -17,8 +17,9 @@ from allod.core.errors import Invalid
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 10_000
-MAX_STRING_BYTES = 1 << 26
+MAX_STRING_BYTES = 1 << 24
 MAX_ARRAY_ITEMS = 1 << 22
+MAX_ITEMS = 1 << 23
 MAX_ALIGNMENT = 1 << 16
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -74,6 +75,7 @@ class _Reader:
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
         self._size = size_bytes
+        self._num_items = 0
 
     def header(self) -> GgufHeader:
         if self._take(4) != b"GGUF":
@@ -96,9 +98,13 @@ class _Reader:
         """Check that the tensors lie one after another to the end of the file; the number of their values."""
         if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT or alignment % 8:
             raise _Malformed("its alignment is not usable")
-        num_parameters, expected = 0, 0
+        num_parameters, end, expected = 0, 0, 0
+        names: set[str] = set()
         for _ in range(num_tensors):
             name = self._string()
+            if name in names:
+                raise _Malformed(f"tensor {name} twice")
+            names.add(name)
             num_dimensions = self._number("<I")
             if not 0 < num_dimensions <= 4:
                 raise _Malformed(f"tensor {name} has {num_dimensions} dimensions")
@@ -111,12 +117,12 @@ class _Reader:
                 raise _Malformed(f"tensor {name} is no whole number of blocks")
             if offset != expected:
                 raise _Malformed(f"tensor {name} begins at {offset}, not at {expected}")
-            expected += _padded(values // block_values * block_bytes, alignment)
+            end = expected + values // block_values * block_bytes
+            expected = _padded(end, alignment)
             num_parameters += values
         begin = _padded(self._file.tell(), alignment)
-        missing = begin + expected - self._size
-        if not -alignment < missing < alignment:  # writers differ in whether they pad the last tensor
-            raise _Malformed(f"{abs(missing)} bytes {'are missing' if missing > 0 else 'too many'}")
+        if not begin + end <= self._size <= begin + expected:  # writers differ in whether they pad the last tensor
+            raise _Malformed(f"its tensors end at byte {begin + end}, and the file has {self._size}")
         return num_parameters
 
     def _value(self, kind: int, *, depth: int = 4) -> Any:
@@ -125,14 +131,29 @@ class _Reader:
         if kind == _ARRAY:
             if depth == 0:
                 raise _Malformed("arrays nested too deeply")
-            item_kind, length = self._number("<I"), self._count(MAX_ARRAY_ITEMS, "items of an array")
-            if item_kind in _SCALARS:
-                item = _SCALARS[item_kind]
-                return struct.unpack(f"<{length}{item[1]}", self._take(length * struct.calcsize(item)))
-            return [self._value(item_kind, depth=depth - 1) for _ in range(length)]
+            self._skip_array(depth)
+            return None  # nobody asks for what an array holds
         if kind not in _SCALARS:
             raise _Malformed(f"unknown kind of value {kind}")
         return self._number(_SCALARS[kind])
+
+    def _skip_array(self, depth: int) -> None:
+        kind, length = self._number("<I"), self._count(MAX_ARRAY_ITEMS, "items of an array")
+        self._num_items += length
+        if self._num_items > MAX_ITEMS:
+            raise _Malformed(f"more than {MAX_ITEMS} items in its arrays")
+        if kind in _SCALARS:
+            self._skip(length * struct.calcsize(_SCALARS[kind]))
+            return
+        for _ in range(length):
+            if kind == _STRING:
+                self._skip(self._count(MAX_STRING_BYTES, "bytes of a string"))
+            else:
+                self._value(kind, depth=depth - 1)
+
+    def _skip(self, length: int) -> None:
+        if self._file.seek(length, 1) > self._size:
+            raise _Malformed("it ends within its header")
 
     def _string(self) -> str:
         data = self._take(self._count(MAX_STRING_BYTES, "bytes of a string"))
@@ -164,8 +185,9 @@ def _described(metadata: dict[str, Any], num_parameters: int) -> GgufHeader:
         raise _Malformed("it names no architecture")
     template = metadata.get("tokenizer.chat_template", "")
     context = metadata.get(f"{architecture}.context_length")
-    if not isinstance(context, int) or context <= 0 or not isinstance(template, str):
-        raise _Malformed("its context length or chat template is missing or of the wrong type")
+    pooling = metadata.get(f"{architecture}.pooling_type", _POOLING_NONE)
+    if not isinstance(context, int) or context <= 0 or not isinstance(template, str) or not isinstance(pooling, int):
+        raise _Malformed("its context length, chat template or pooling is missing or of the wrong type")
     return GgufHeader(
         architecture=architecture,
         name=str(metadata.get("general.name", "")),
@@ -173,5 +195,5 @@ def _described(metadata: dict[str, Any], num_parameters: int) -> GgufHeader:
         num_parameters=num_parameters,
         template_digest="sha256:" + sha256_hex(template.encode()),
         has_template=bool(template),
-        pooling=int(metadata.get(f"{architecture}.pooling_type", _POOLING_NONE)),
+        pooling=pooling,
     )

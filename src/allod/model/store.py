@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -33,7 +34,12 @@ class Store:
         """A directory on the store's own file system, gone afterwards whatever happens."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=self._root, prefix=".partial-") as name:
-            yield Path(name)
+            handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)  # held while its process lives: `sweep` leaves it alone
+                yield Path(name)
+            finally:
+                os.close(handle)
 
     def put(self, file: Path, digest: str) -> Path:
         """Move a checked `file` of this store's workspace to its place."""
@@ -41,6 +47,7 @@ class Store:
         staged = file.parent / "staged"
         staged.mkdir(mode=0o700)
         file.chmod(0o400)
+        _sync(file)
         file.rename(staged / "weights.gguf")
         _sync(staged)
         try:
@@ -52,9 +59,19 @@ class Store:
         return target / "weights.gguf"
 
     def sweep(self) -> None:
-        """Remove what a killed download left behind."""
+        """Remove what a killed download left behind; one under way holds its lock and stays."""
         for partial in self._root.glob(".partial-*"):
-            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(handle)
 
 
 def check_digest(file: Path, digest: str, progress: Progress) -> None:
@@ -79,8 +96,8 @@ def digest_of_file(file: Path, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -70,17 +70,17 @@ class Gateway:
         chat = await self._accepted_chat(request)
         sent: list[str] = []
         completion = None
-        try:
-            async with self.admission.turn(), aclosing(self._pieces(chat)) as pieces:
+        async with self.admission.turn(), aclosing(self._pieces(chat)) as pieces:
+            try:
                 async for item in pieces:
                     if isinstance(item, Completion):
                         completion = item
                     else:
                         sent.append(item.text)
                         yield item
-        except (AllodError, asyncio.CancelledError, GeneratorExit) as reason:
-            self.recorder.record_unfinished(request, "".join(sent), reason)
-            raise
+            except (AllodError, asyncio.CancelledError, GeneratorExit) as reason:
+                self.recorder.record_unfinished(request, "".join(sent), reason)
+                raise
         completion = cast(Completion, completion)
         await self.recorder.record_answer(request, completion.committed_bytes(), completion.usage, completion.finish)
         yield completion

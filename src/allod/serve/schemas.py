@@ -38,9 +38,11 @@ NOT_JSON = object()
 def json_value(text: str) -> Any:
     """The value that `text` is JSON for; NOT_JSON where it is none."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # NaN and lone surrogates are Python's own
     except (ValueError, RecursionError):
         return NOT_JSON
+    return value
 
 
 def _no_retrieval(uri: str) -> Any:

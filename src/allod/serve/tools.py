@@ -17,8 +17,10 @@ from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
 from allod.serve.schemas import compiled, json_value
 
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+_CALL_BEGINS = re.compile(r"<tool_call>\s*(?=\{)")
+_CALL_ENDS = re.compile(r"\s*</tool_call>")
 _FENCE = re.compile(r"\A```(?:json)?\s*(\{.*\})\s*```\Z", re.DOTALL)
+_decoder = json.JSONDecoder()
 _OPENINGS = ("{", "<tool_call>", "```")
 
 
@@ -64,6 +66,8 @@ def interpret(chat: Chat, completion: Completion) -> Completion:
     if not offers_tools(chat):
         return completion
     calls = _found(chat.tools, completion.content or "")
+    if not chat.parallel_tool_calls:
+        calls = calls[:1]
     return replace(completion, content=None, tool_calls=calls, finish="tool_calls") if calls else completion
 
 
@@ -83,11 +87,25 @@ def _found(tools: tuple[Tool, ...], text: str) -> tuple[ToolCall, ...]:
     """Every call in the text; none unless all of them are valid."""
     stripped = text.strip()
     fenced = _FENCE.match(stripped)
-    texts = _CALL.findall(stripped) or [fenced.group(1) if fenced else stripped]
+    texts = _tagged(stripped) or [fenced.group(1) if fenced else stripped]
     calls = [_call_of(_object(item)) for item in texts]
     if any(call is None or not _is_valid(tools, call) for call in calls):
         return ()
     return tuple(call for call in calls if call is not None)
+
+
+def _tagged(text: str) -> list[str]:
+    """What stands in <tool_call> tags, found in one pass: a call ends where its JSON ends."""
+    found, at = [], 0
+    while begin := _CALL_BEGINS.search(text, at):
+        try:
+            _, at = _decoder.raw_decode(text, begin.end())
+        except (ValueError, RecursionError):
+            return []
+        if _CALL_ENDS.match(text, at) is None:
+            return []
+        found.append(text[begin.end() : at])
+    return found
 
 
 def _object(text: str) -> Mapping[str, Any] | None:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from allod.core.errors import AllodError, Denied, Invalid
 from allod.govern.keys import Tenant
-from allod.web.http import ClientLeft, Headers, Receive, Send, respond
+from allod.web.http import JSON, ClientLeft, Headers, Receive, Send, respond
 from allod.web.metrics import Metrics
 from allod.web.openai import write
 
+_SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +35,12 @@ class Call:
     send: Send
     start_ms: int
     tenant: Tenant | None = None
+    allowed: str = ""  # the methods of a path that was asked for with another
     started: bool = False  # whether the response has begun, so that an error can no longer be a status
+
+    async def respond(self, status: int, body: bytes, headers: Headers = JSON) -> None:
+        """A whole response; it carries the request's id."""
+        await respond(self.send, status, body, (*headers, (b"x-request-id", self.id.encode())))
 
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -87,6 +93,7 @@ class Application:
         )
         status = 200
         try:
+            _check_headers(call.headers, scope["headers"])
             route = self._route(scope["method"], call)
             if not route.is_open:
                 call.tenant = self._tenant_of(_presented_key(call.headers))
@@ -105,7 +112,7 @@ class Application:
         self._metrics.count_request(call.path if call.path in self._paths else "other", status, call.start_ms)
 
     def _route(self, method: str, call: Call) -> Route:
-        if call.headers.get(b"host", b"") not in self._hosts:
+        if call.headers.get(b"host", b"").lower() not in self._hosts:
             raise Denied("this host name is not served here", code="unknown_host")
         route = self._routes.get((method, call.path))
         if route is not None:
@@ -113,23 +120,39 @@ class Application:
         for (prefix_method, prefix), prefix_route in self._prefixes.items():
             if method == prefix_method and call.path.startswith(prefix):
                 return prefix_route
-        if call.path in self._paths:
+        call.allowed = self._methods(call.path)
+        if call.allowed:
             raise Invalid(f"{method} is not for {call.path}", code="method_not_allowed")
         raise Invalid(f"there is nothing at {call.path}", code="not_found")
+
+    def _methods(self, path: str) -> str:
+        exact = [method for method, known in self._routes if known == path]
+        return ", ".join(exact or [method for method, prefix in self._prefixes if path.startswith(prefix)])
 
     async def _fail(self, call: Call, error: AllodError, status: int) -> None:
         if call.started:
             await call.send({"type": "http.response.body", "body": write.error_event(error)})
             return
-        headers: Headers = ((b"content-type", b"application/json"), (b"x-request-id", call.id.encode()))
+        headers = JSON
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
             headers += ((b"retry-after", str(max(1, round(retry_after_s))).encode()),)
+        if status == 405:
+            headers += ((b"allow", call.allowed.encode()),)
         if status == 401:
             headers += ((b"www-authenticate", b"Bearer"),)
         if error.code == "policy_denied":
             headers += ((b"x-allod-receipt", call.id.encode()),)
-        await respond(call.send, status, write.error(error), headers)
+        await call.respond(status, write.error(error), headers)
+
+
+def _check_headers(headers: dict[bytes, bytes], given: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse a header of ours that is said twice: of two labels, or hosts, none may win by its place."""
+    if len(headers) != len(given):
+        names = [name for name, _ in given]
+        for name in _SAID_ONCE:
+            if names.count(name) > 1:
+                raise Invalid(f"the header {name.decode()} is repeated", code="repeated_header", param=name.decode())
 
 
 def _presented_key(headers: dict[bytes, bytes]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from allod.core.errors import Invalid
 from allod.web.asgi import Call
-from allod.web.http import respond
 from allod.web.static import CONTENT_SECURITY_POLICY, Console
 
 _SECURITY = (
@@ -33,4 +32,4 @@ class Pages:
             await call.send({"type": "http.response.start", "status": 304, "headers": list(headers)})
             await call.send({"type": "http.response.body"})
         else:
-            await respond(call.send, 200, asset.body, headers)
+            await call.respond(200, asset.body, headers)

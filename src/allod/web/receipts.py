@@ -10,7 +10,7 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid
 from allod.web.asgi import Call
-from allod.web.http import JSON, TEXT, Headers, respond
+from allod.web.http import JSON, TEXT, Headers
 
 RECEIPTS_PREFIX = "/v1/receipts/"
 LOG_PREFIX = "/log/"
@@ -39,11 +39,11 @@ class Evidence:
         """`GET /v1/receipts/{id}`: the bundle, with the salt if the receipt is the asking tenant's."""
         assert call.tenant is not None
         receipt_id = call.path.removeprefix(RECEIPTS_PREFIX)
-        await respond(call.send, 200, await asyncio.to_thread(self._bundle, receipt_id, call.tenant.name), JSON)
+        await call.respond(200, await asyncio.to_thread(self._bundle, receipt_id, call.tenant.name), JSON)
 
     async def trust(self, call: Call) -> None:
         """`GET /v1/trust`: whose signatures to believe, as `allod verify --trust` reads it."""
-        await respond(call.send, 200, self._trust, TEXT)
+        await call.respond(200, self._trust, TEXT)
 
     async def log(self, call: Call) -> None:
         """`GET /log/<origin>/checkpoint` and `/tile/<L>/<N>`: hashes only, open to every monitor. Entries are not."""
@@ -52,11 +52,11 @@ class Evidence:
         if name != "checkpoint" and not is_tile:
             raise Invalid("there is no such part of a log here", code="not_found")
         data = await asyncio.to_thread(self._log_file, name)
-        await respond(call.send, 200, data, TEXT if name == "checkpoint" else BINARY)
+        await call.respond(200, data, TEXT if name == "checkpoint" else BINARY)
 
     async def seal(self, call: Call) -> None:
         """`GET /v1/seal`: the engine's perimeter as the kernel shows it at this moment."""
-        await respond(call.send, 200, msgspec.json.encode(await asyncio.to_thread(self._seal)))
+        await call.respond(200, msgspec.json.encode(await asyncio.to_thread(self._seal)))
 
 
 class Health:
@@ -68,7 +68,7 @@ class Health:
 
     async def healthz(self, call: Call) -> None:
         """Whether the process runs."""
-        await respond(call.send, 200, b'{"status":"ok"}')
+        await call.respond(200, b'{"status":"ok"}')
 
     async def readyz(self, call: Call) -> None:
         """Whether it can answer: 503 with the reason while it cannot."""
@@ -76,10 +76,10 @@ class Health:
             self._check_ready()
         except AllodError as error:
             body = msgspec.json.encode({"status": "unavailable", "reason": error.message, "code": error.code})
-            await respond(call.send, 503, body)
+            await call.respond(503, body)
         else:
-            await respond(call.send, 200, b'{"status":"ready"}')
+            await call.respond(200, b'{"status":"ready"}')
 
     async def metrics(self, call: Call) -> None:
         """Prometheus' exposition."""
-        await respond(call.send, 200, self._metrics_text(), ((b"content-type", b"text/plain; version=0.0.4"),))
+        await call.respond(200, self._metrics_text(), ((b"content-type", b"text/plain; version=0.0.4"),))

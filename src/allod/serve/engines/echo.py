@@ -94,15 +94,19 @@ def _answer(chat: Chat) -> tuple[list[str], Finish]:
     return words, "stop"
 
 
-def _instance(schema: Mapping[str, Any]) -> Any:
+def _instance(schema: Mapping[str, Any] | bool) -> Any:
     """The smallest value that satisfies the plain part of a JSON Schema (type, const, enum, properties, anyOf)."""
+    if isinstance(schema, bool):
+        return None
     if "const" in schema:
         return schema["const"]
-    if "enum" in schema:
+    if schema.get("enum"):
         return schema["enum"][0]
     if "anyOf" in schema:
         return _instance(schema["anyOf"][0])
     kind = schema.get("type", "object")
+    if isinstance(kind, list):
+        kind = kind[0]
     if kind == "object":
         properties = schema.get("properties", {})
         return {name: _instance(properties.get(name, {})) for name in schema.get("required", ())}

@@ -84,7 +84,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def is_usable(self) -> bool:
-        return self._finished and self.reusable and not self._lost
+        return self._finished and self.reusable and not self._lost and not self._chunks
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -92,6 +92,9 @@ class _Connection(asyncio.Protocol):
 
     # asyncio.Protocol
     def data_received(self, data: bytes) -> None:
+        if self._finished:  # nobody asked: whatever this is, it must not become the next answer
+            self._transport.abort()
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -103,6 +106,10 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     # httptools' callbacks
+    def on_message_begin(self) -> None:
+        if self._finished:
+            raise ValueError("a second response to one request")
+
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
 
@@ -124,6 +131,7 @@ class UnixHttp:
         self._socket_path = socket_path
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
+        self._closed = False
 
     async def request(self, method: str, path: str, body: bytes = b"") -> Response:
         """One exchange, read whole. Raises Unavailable when there is no server or it goes away."""
@@ -145,6 +153,7 @@ class UnixHttp:
 
     async def close(self) -> None:
         """Close every connection; exchanges under way fail with Unavailable."""
+        self._closed = True
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()
@@ -164,7 +173,7 @@ class UnixHttp:
                 try:
                     await connection.wait_for_status()
                 except Unavailable:
-                    if is_kept:
+                    if is_kept and not self._closed:
                         continue
                     raise
                 yield connection

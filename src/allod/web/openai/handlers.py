@@ -7,10 +7,10 @@ from contextlib import aclosing
 import msgspec
 
 from allod.core.errors import Invalid
-from allod.core.requests import Chat, Completion, Embed, Piece, Request
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
 from allod.serve.gateway import Gateway
 from allod.web.asgi import Call
-from allod.web.http import EVENTS, JSON, Headers, read_body, respond, unless_client_leaves
+from allod.web.http import EVENTS, JSON, read_body, unless_client_leaves
 from allod.web.labels import label_of
 from allod.web.metrics import Metrics
 from allod.web.openai import read, write
@@ -43,17 +43,19 @@ class OpenAI:
         else:
             completion = await unless_client_leaves(call.receive, self._gateway.answer(request))
             self._count(completion)
-            await respond(call.send, 200, writer.whole(completion), JSON + _ids(call))
+            await call.respond(200, writer.whole(completion), (*JSON, _receipt(call)))
 
     async def embeddings(self, call: Call) -> None:
         """`POST /v1/embeddings`."""
         body = await read_body(call.receive, limit_bytes=self._body_limit_bytes)
         asked = read.read_embed(body)
-        work = self._gateway.embed(
-            _request(call, asked.embed, body),
-            lambda made: write.embeddings(asked.embed.model, made, as_base64=asked.base64),
-        )
-        await respond(call.send, 200, await unless_client_leaves(call.receive, work), JSON + _ids(call))
+
+        def write_body(made: Embeddings) -> bytes:
+            self._metrics.count_tokens(prompt=made.usage.prompt_tokens, completion=0)
+            return write.embeddings(asked.embed.model, made, as_base64=asked.base64)
+
+        work = self._gateway.embed(_request(call, asked.embed, body), write_body)
+        await call.respond(200, await unless_client_leaves(call.receive, work), (*JSON, _receipt(call)))
 
     async def models(self, call: Call) -> None:
         """`GET /v1/models` and `GET /v1/models/{id}`."""
@@ -73,9 +75,9 @@ class OpenAI:
         if call.path.startswith(MODELS_PREFIX):
             if call.path.removeprefix(MODELS_PREFIX) != served.name:
                 raise Invalid("there is no such model here", code="model_not_found", param="model")
-            await respond(call.send, 200, msgspec.json.encode(entry))
+            await call.respond(200, msgspec.json.encode(entry))
         else:
-            await respond(call.send, 200, msgspec.json.encode({"object": "list", "data": [entry]}))
+            await call.respond(200, msgspec.json.encode({"object": "list", "data": [entry]}))
 
     async def _stream(self, call: Call, request: Request, writer: write.AnswerWriter) -> None:
         """Headers go out with the first thing there is to say, so that an early error still has a status."""
@@ -83,7 +85,7 @@ class OpenAI:
             async for item in answer:
                 if not call.started:
                     call.started = True
-                    headers = [*EVENTS, *_ids(call)]
+                    headers = [*EVENTS, (b"x-request-id", call.id.encode()), _receipt(call)]
                     await call.send({"type": "http.response.start", "status": 200, "headers": headers})
                     await _send(call, writer.first())
                 if isinstance(item, Piece):
@@ -108,5 +110,6 @@ def _request(call: Call, task: Chat | Embed, body: bytes) -> Request:
     return Request(call.id, call.tenant.name, label, task, body, call.start_ms)
 
 
-def _ids(call: Call) -> Headers:
-    return ((b"x-request-id", call.id.encode()), (b"x-allod-receipt", call.id.encode()))
+def _receipt(call: Call) -> tuple[bytes, bytes]:
+    """The receipt has the request's own id: one random number names both."""
+    return (b"x-allod-receipt", call.id.encode())

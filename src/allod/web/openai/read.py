@@ -47,6 +47,7 @@ def read_chat(body: bytes) -> ChatCall:
         schema=_schema(read.response_format),
         tools=tuple(_tool(tool) for tool in read.tools or ()),
         tool_choice=_tool_choice(read),
+        parallel_tool_calls=read.parallel_tool_calls is not False,
         top_logprobs=(read.top_logprobs or 0) if read.logprobs else None,
     )
     options = read.stream_options
@@ -126,6 +127,8 @@ def _schema(response_format: wire.TextFormat | wire.JsonObjectFormat | wire.Json
 
 
 def _tool(tool: wire.ToolDefinition) -> Tool:
+    if tool.function.name in ("auto", "none", "required"):
+        raise Invalid(f"a tool cannot be called {tool.function.name!r}", param="tools", code="unsupported_parameter")
     return Tool(tool.function.name, tool.function.description, tool.function.parameters or {"type": "object"})
 
 

@@ -18,6 +18,8 @@ _encode = msgspec.json.Encoder().encode
 _STATUS_OF_CODE = {
     "invalid_api_key": 401,
     "not_found": 404,
+    "no_such_receipt": 404,
+    "no_such_tile": 404,
     "model_not_found": 404,
     "method_not_allowed": 405,
     "body_too_large": 413,
