@@ -137,6 +137,34 @@ def test_a_realm_has_a_plain_name(tmp_path: Path, part: str, name: str) -> None:
     assert refusal(written(tmp_path, f'[realm]\n{part} = "{name}"\n')).code == "settings_name"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("site", ""),
+        ("site", "x" * 65),
+        ("jurisdiction", ""),
+        ("jurisdiction", "a\\nb"),
+        ("jurisdiction", "Wales"),
+        ("jurisdiction", "gb"),
+    ],
+)
+def test_a_site_that_no_receipt_can_name_stops_the_start(tmp_path: Path, name: str, value: str) -> None:
+    """Found out at the first answer it would be too late."""
+    error = refusal(written(tmp_path, f'[realm]\n{name} = "{value}"\n'))
+    assert (error.code, error.param) == ("settings_name", f"realm.{name}")
+
+
+@pytest.mark.parametrize("code", ["GB", "GB-WLS", "US-CA"])
+def test_a_jurisdiction_is_a_code_of_iso_3166(tmp_path: Path, code: str) -> None:
+    """A country, or a part of one."""
+    assert load(home=written(tmp_path, f'[realm]\njurisdiction = "{code}"\n')).realm.jurisdiction == code
+
+
+def test_a_file_nested_without_end_is_malformed(tmp_path: Path) -> None:
+    """The parser's stack is its own concern."""
+    assert refusal(written(tmp_path, "a = " + "[" * 100_000)).code == "settings_malformed"
+
+
 @pytest.mark.parametrize("text", ["[server", "port 8400", "[server]\nport = 1\nport = 2\n", "a = {", "\x00"])
 def test_a_broken_file_stops_the_start(tmp_path: Path, text: str) -> None:
     """No fallback to defaults; the file is named."""
@@ -174,6 +202,14 @@ def test_without_the_environment_the_platform_names_the_home(tmp_path: Path, mon
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_home() == tmp_path / ".local" / "share" / "allod"
+
+
+def test_the_home_of_nobody_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~name` of a user that does not exist is a wrong setting, not a directory of that name."""
+    monkeypatch.setenv("ALLOD_HOME", "~no-such-user/allod")
+    with pytest.raises(Invalid) as caught:
+        load()
+    assert caught.value.code == "home_unusable"
 
 
 def test_a_relative_home_is_fixed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

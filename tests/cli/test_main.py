@@ -245,6 +245,34 @@ def test_a_receipt_is_for_its_owner(gateway: Gateway, tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_receipt_over_an_open_file_is_closed(gateway: Gateway, tmp_path: Path) -> None:
+    """A file that others could read before is its owner's alone afterwards."""
+    file = tmp_path / "r.json"
+    file.write_text("old")
+    file.chmod(0o644)
+    gateway.allod("ask", "Why?", "--receipt", str(file))
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert gateway.allod("verify", str(file)).returncode == 0
+
+
+def test_a_receipt_cannot_be_a_directory(gateway: Gateway, tmp_path: Path) -> None:
+    """Said before the question is asked."""
+    assert_is_error(gateway.allod("ask", "Why?", "--receipt", str(tmp_path)), 2, hint=False)
+
+
+def test_a_question_that_is_no_text_is_refused(gateway: Gateway) -> None:
+    """Bytes that are no UTF-8 among the words."""
+    result = subprocess.run(
+        [sys.executable, "-m", "allod.cli", "ask", b"\xff"],
+        env=environment(gateway.home),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert b"Traceback" not in result.stderr
+
+
 # Verifying
 
 
@@ -326,6 +354,18 @@ def test_another_realm_does_not_believe_it(gateway: Gateway, bundle: dict[str, A
     assert run_allod(tmp_path, "verify", file, "--trust", str(tmp_path / "trust.policy")).returncode != 0
     (tmp_path / "trust.policy").write_text(trust)
     assert run_allod(tmp_path / "other", "verify", file, "--trust", str(tmp_path / "trust.policy")).returncode == 0
+
+
+def test_a_home_is_the_same_for_every_verb(gateway: Gateway, bundle: dict[str, Any], tmp_path: Path) -> None:
+    """`~` in ALLOD_HOME means the user's home when verifying, too."""
+    (tmp_path / "realm").symlink_to(gateway.home)
+    result = subprocess.run(
+        [sys.executable, "-m", "allod.cli", "verify", saved(tmp_path, bundle)],
+        env={**environment(tmp_path), "HOME": str(tmp_path), "ALLOD_HOME": "~/realm"},
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(

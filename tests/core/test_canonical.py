@@ -121,6 +121,13 @@ def test_depth_is_bounded(inside: str) -> None:
         check_canonical(nested(100_000, inside=inside))
 
 
+def test_nesting_beyond_the_stack_has_no_bytes() -> None:
+    """Invalid, and not the interpreter's own limit."""
+    with pytest.raises(Invalid) as caught:
+        canonical_json(nested(100_000, inside="list"))
+    assert caught.value.code == "not_canonical"
+
+
 def test_booleans_are_not_integers() -> None:
     """Python counts True as 1; the bytes must not."""
     assert canonical_json([True, 1, False, 0]) == b"[true,1,false,0]"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.canonical import canonical_json
+from allod.core.errors import Invalid
 from allod.core.requests import Completion, Sampling, ToolCall, Usage
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -36,6 +37,14 @@ def test_no_two_answers_share_their_bytes(one: str, other: str) -> None:
     """Different texts never commit alike, whatever quotes and braces they contain."""
     same = Completion(one, "stop", Usage()).committed_bytes() == Completion(other, "stop", Usage()).committed_bytes()
     assert same == (one == other)
+
+
+@pytest.mark.parametrize("tool_calls", [(), (ToolCall("f", "{}"),)], ids=["short cut", "long way"])
+def test_half_a_character_has_no_bytes(tool_calls: tuple[ToolCall, ...]) -> None:
+    """A lone surrogate is Invalid by both ways, never a codec's own error."""
+    with pytest.raises(Invalid) as caught:
+        Completion("\ud800", "stop", Usage(), tool_calls).committed_bytes()
+    assert caught.value.code == "not_canonical"
 
 
 def test_saying_nothing_differs_from_calling() -> None:

@@ -75,10 +75,12 @@ def test_a_directory_is_no_key(path: Path) -> None:
     assert caught.value.code == "key_permissions"
 
 
-@pytest.mark.parametrize("text", ["", "\n", "allod-\n", "allod-short\n", "sk-" + "a" * 43])
-def test_what_is_too_weak_to_be_a_key_is_refused(path: Path, text: str) -> None:
-    """An empty file, as a crash between making and writing leaves it, must never become an empty key."""
-    path.write_text(text)
+@pytest.mark.parametrize(
+    "data", [b"", b"\n", b"allod-\n", b"allod-short\n", b"sk-" + b"a" * 43, b"\xff" * 50, b"\x00" * 50]
+)
+def test_what_is_too_weak_to_be_a_key_is_refused(path: Path, data: bytes) -> None:
+    """An empty file, as a crash between making and writing leaves it, must never become an empty key; noise neither."""
+    path.write_bytes(data)
     path.chmod(0o600)
     with pytest.raises(Invalid) as caught:
         read_or_make_key(path)

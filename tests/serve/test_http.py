@@ -371,6 +371,51 @@ async def test_a_slow_consumer_slows_the_server(tmp_path: Path) -> None:
         assert received == total
 
 
+async def test_closing_fails_what_is_under_way_on_a_kept_connection(tmp_path: Path) -> None:
+    """A request that waits on a connection kept from before is not sent again once the client is closed."""
+
+    async def answer_then_fall_silent(exchange: Exchange) -> None:
+        if len(server.heard) == 1:
+            await exchange.whole(b"x")
+        else:
+            await silent(exchange)
+
+    async with serving(tmp_path, answer_then_fall_silent) as (client, server):
+        await client.request("GET", "/")
+        waiting = asyncio.create_task(client.request("GET", "/"))
+        await asyncio.sleep(0.05)
+        await client.close()
+        with pytest.raises(Unavailable):
+            await waiting
+        assert len(server.heard) == 2
+
+
+async def test_an_unread_large_body_does_not_stall_the_next_request(tmp_path: Path) -> None:
+    """A stream that is left once everything has arrived, reading paused, leaves no paused connection behind."""
+
+    async def large_then_small(exchange: Exchange) -> None:
+        await exchange.whole(b"x" * (PAUSE_BYTES + 1) if len(server.heard) == 1 else b"y")
+
+    async with serving(tmp_path, large_then_small) as (client, server):
+        async with aclosing(client.stream("GET", "/")) as parts:
+            assert await anext(parts) == 200
+            await asyncio.sleep(0.2)
+        assert await client.request("GET", "/") == Response(200, b"y")
+
+
+async def test_a_second_answer_to_one_request_is_not_part_of_the_first(tmp_path: Path) -> None:
+    """Bytes behind a whole response are never handed on, and their connection is not used again."""
+
+    async def answer_twice(exchange: Exchange) -> None:
+        one = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n"
+        await exchange.send(one + b"x" + one + b"y")
+
+    async with serving(tmp_path, answer_twice) as (client, server):
+        for _ in range(2):
+            assert await client.request("GET", "/") == Response(200, b"x")
+        assert server.num_connections == 2
+
+
 async def test_closing_fails_what_is_under_way(tmp_path: Path) -> None:
     """Requests that wait are told that the engine is lost, and do not wait for ever."""
     async with serving(tmp_path, silent) as (client, server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -189,6 +190,9 @@ def test_arguments_may_contain_what_ends_a_call() -> None:
         f"<tool_call>{written('clock')}",
         '{"name": "clock", "arguments": ' + "[" * 100_000,
         '{"name": "clock", "arguments": {"a": ' + "9" * 10_000 + "}}",
+        '{"name": "clock", "arguments": {"a": NaN}}',
+        '{"name": "clock", "arguments": {"a": -Infinity}}',
+        '{"name": "clock", "arguments": {"a": "\\ud800"}}',
     ],
     ids=lambda text: text[:40],
 )
@@ -196,6 +200,23 @@ def test_what_is_no_valid_call_is_content(text: str) -> None:
     """The client never gets a call that its own schema forbids: it gets the words, unchanged."""
     completion = answered(text)
     assert tools.interpret(chat(WEATHER, CLOCK), completion) is completion
+
+
+@pytest.mark.parametrize("calls", ["<tool_call>{", f"<tool_call>{written('clock')}</tool_call>x"])
+def test_many_beginnings_of_calls_cost_little(calls: str) -> None:
+    """Found in one pass: what a model repeats ten thousand times does not hold up everybody else."""
+    begin = time.process_time()
+    tools.interpret(chat(WEATHER), answered(calls * 10_000))
+    assert time.process_time() - begin < 1
+
+
+def test_one_call_at_most_where_only_one_was_asked_for() -> None:
+    """`parallel_tool_calls: false`: the first call of several, in whatever order the tools were offered."""
+    text = f"<tool_call>{written('clock')}</tool_call><tool_call>{written('weather', town='Tywyn')}</tool_call>"
+    asked = replace(chat(WEATHER, CLOCK), parallel_tool_calls=False)
+    completion = tools.interpret(asked, answered(text))
+    assert called(completion) == [("clock", {})]
+    assert (completion.content, completion.finish) == (None, "tool_calls")
 
 
 def test_nothing_is_found_where_nothing_was_offered() -> None:

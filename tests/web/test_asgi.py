@@ -172,6 +172,33 @@ def test_another_host_name_is_not_served(wire: Wire, path: str, host: str) -> No
     assert (reply.status, reply.error["code"]) == (403, "unknown_host")
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_hosts_are_none(wire: Wire, turned: bool) -> None:
+    """Neither the first nor the last of them counts."""
+    hosts = [f"host: {wire.host}", "host: evil.example"]
+    data = "\r\n".join(["GET /healthz HTTP/1.1", *(reversed(hosts) if turned else hosts), "", ""])
+    reply = wire.ask(data.encode())
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "repeated_header", "host")
+
+
+@pytest.mark.parametrize("tiers", [("TOP SECRET", "OFFICIAL"), ("OFFICIAL", "TOP SECRET")])
+def test_a_tier_that_is_said_twice_is_never_lowered(wire: Wire, tiers: tuple[str, str]) -> None:
+    """Refused, in either order: of two labels none may win by its place."""
+    reply = wire.ask(wire.post(BODY, *(f"x-allod-tier: {tier}" for tier in tiers)))
+    assert (reply.status, reply.error["param"]) == (400, "x-allod-tier")
+
+
+def test_other_headers_may_be_repeated(wire: Wire) -> None:
+    """As proxies do with their own."""
+    assert wire.ask(wire.post(BODY, "via: 1.1 a", "via: 1.1 b")).status == 200
+
+
+def test_an_absolute_address_does_not_stand_for_the_host(wire: Wire) -> None:
+    """The host's own line is what counts, and it must be ours, whatever the address before it names."""
+    data = f"GET http://{wire.host}/healthz HTTP/1.1\r\nhost: evil.example\r\n\r\n"
+    assert wire.ask(data.encode()).status == 403
+
+
 def test_a_request_without_a_host_is_not_served(wire: Wire) -> None:
     """HTTP/1.0 needs none; we do."""
     assert wire.ask(b"GET /healthz HTTP/1.0\r\n\r\n").status == 403
@@ -180,7 +207,7 @@ def test_a_request_without_a_host_is_not_served(wire: Wire) -> None:
 def test_the_loopback_names_are_served(wire: Wire) -> None:
     """With the port that is listened on."""
     port = wire.host.split(":")[1]
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LocalHost:{port}"):
         assert wire.ask(f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()).status == 200
 
 
@@ -211,12 +238,14 @@ def test_a_query_is_no_part_of_a_path(wire: Wire) -> None:
         ("OPTIONS", CHAT),
         ("TRACE", "/"),
         ("PATCH", "/healthz"),
+        ("DELETE", "/v1/models/echo"),
     ],
 )
 def test_a_wrong_method_is_not_allowed(wire: Wire, method: str, path: str) -> None:
-    """405, and the path is not said to be missing."""
+    """405 with the method that is, and the path is not said to be missing."""
     reply = wire.ask(wire.head(method, path, "content-length: 0"))
     assert (reply.status, reply.error["code"]) == (405, "method_not_allowed")
+    assert reply.headers["allow"] == ("POST" if path in (CHAT, "/v1/embeddings") else "GET")
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
@@ -318,7 +347,37 @@ def test_a_client_that_waits_for_leave_to_send_gets_it(wire: Wire) -> None:
     assert wire.ask(BODY).status == 200
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": ["string", "null"]},
+        {"enum": []},
+        {"required": ["a"], "properties": {"a": True}},
+        {"required": ["a"], "properties": {"a": {"oneOf": [{"type": "string"}]}}},
+        {"$ref": "http://127.0.0.1:1/schema.json"},
+        {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    ],
+    ids=str,
+)
+def test_no_schema_is_an_internal_error(wire: Wire, schema: dict[str, Any]) -> None:
+    """Answered, refused as the client's mistake, or not kept by this engine; never a 500."""
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    reply = wire.ask(wire.post(json.dumps({**json.loads(BODY), "response_format": wanted}).encode()))
+    assert reply.status in (200, 400, 503)
+    assert reply.status == 200 or reply.error["code"] in ("invalid_schema", "schema_not_kept")
+
+
 # What no request can do to the next
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/console/app.js", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/echo", "/v1/trust"]
+)
+def test_every_answer_has_an_id(wire: Wire, path: str) -> None:
+    """Errors and pages too, so that whoever complains can name the request."""
+    first, second = (wire.ask(wire.head("GET", path)).headers["x-request-id"] for _ in range(2))
+    assert re.fullmatch(r"[0-9a-f]{32}", first)
+    assert first != second
 
 
 def test_a_connection_serves_many_requests(wire: Wire) -> None:
@@ -412,7 +471,7 @@ def test_an_upgrade_is_not_taken(wire: Wire) -> None:
 def test_a_receipt_that_is_not_there_is_told_so(wire: Wire, receipt_id: str) -> None:
     """With a code of its own, and never a file of the realm."""
     reply = wire.ask(wire.head("GET", f"/v1/receipts/{receipt_id}"))
-    assert reply.error["code"] == "no_such_receipt"
+    assert (reply.status, reply.error["code"]) == (404, "no_such_receipt")
 
 
 def test_hashes_of_the_log_are_open_and_entries_are_not(wire: Wire, gateway: Gateway) -> None:
@@ -425,6 +484,8 @@ def test_hashes_of_the_log_are_open_and_entries_are_not(wire: Wire, gateway: Gat
     size = int(head.body.splitlines()[1])
     tile = wire.ask(f"GET {base}/tile/0/000.p/{size} HTTP/1.1\r\nhost: {wire.host}\r\n\r\n".encode())
     assert size >= 256 or (tile.status, len(tile.body)) == (200, 32 * size)
+    missing = wire.ask(wire.head("GET", f"{base}/tile/0/999"))
+    assert (missing.status, missing.error["code"]) == (404, "no_such_tile")
     for name in ("tile/entries/000", f"tile/entries/000.p/{size}", "segment", "../../local.key", "tile/../checkpoint"):
         assert wire.ask(wire.head("GET", f"{base}/{name}")).status in (400, 404)
 

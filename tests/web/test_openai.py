@@ -187,6 +187,19 @@ def test_an_offered_call_is_found(client: openai.OpenAI, stream: bool) -> None:
     ]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_call_at_most_where_only_one_was_asked_for(client: openai.OpenAI, stream: bool) -> None:
+    """`parallel_tool_calls: false` is kept, whole and streamed."""
+    text = '<tool_call>{"name": "weather", "arguments": {"town": "Tywyn"}}</tool_call>' * 2
+    for allowed in (True, False):
+        asked = ask(client, text, tools=[WEATHER], parallel_tool_calls=allowed, stream=stream)
+        if stream:
+            calls = [call for chunk in asked for call in chunk.choices[0].delta.tool_calls or []]
+        else:
+            calls = asked.choices[0].message.tool_calls
+        assert len(calls) == (2 if allowed else 1)
+
+
 def test_text_that_only_looked_like_a_call_is_all_there(client: openai.OpenAI) -> None:
     """What was held back is streamed in full once it turns out to be text."""
     text = '{"name": "lottery", "arguments": {}} is no tool of mine'

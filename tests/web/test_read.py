@@ -58,6 +58,12 @@ def test_everything_that_is_said_is_kept() -> None:
     assert (call.stream, call.include_usage) == (True, True)
 
 
+@pytest.mark.parametrize("value", [0, 0.0, 1])
+def test_both_ends_of_top_p_are_accepted(value: float) -> None:
+    """0 keeps the likeliest token alone, and clients send it."""
+    assert read(top_p=value).chat.sampling.top_p == value
+
+
 def test_null_means_not_said() -> None:
     """Clients send null for whatever their caller left out."""
     names = "stream stream_options temperature top_p max_tokens stop response_format logprobs top_logprobs tools"
@@ -119,6 +125,21 @@ def test_the_choice_of_tools(given_choice: Any, choice: str) -> None:
     chat = read(tools=[{"type": "function", "function": FUNCTION}], tool_choice=given_choice).chat
     assert chat.tools == (Tool("f", "does f", {"type": "object"}),)
     assert chat.tool_choice == choice
+
+
+@pytest.mark.parametrize("name", ["auto", "none", "required"])
+def test_a_tool_cannot_be_called_like_a_choice(name: str) -> None:
+    """Choosing it by name and choosing freely would look the same."""
+    tool = {"type": "function", "function": {**FUNCTION, "name": name}}
+    error = refused(body(tools=[tool], tool_choice={"type": "function", "function": {"name": name}}))
+    assert (error.code, error.param) == ("unsupported_parameter", "tools")
+
+
+@pytest.mark.parametrize(("said", "kept"), [(None, True), (True, True), (False, False)])
+def test_many_calls_at_once_unless_said_otherwise(said: bool | None, kept: bool) -> None:
+    """Only `false` asks for one call at most."""
+    tool = {"type": "function", "function": FUNCTION}
+    assert read(tools=[tool], parallel_tool_calls=said).chat.parallel_tool_calls is kept
 
 
 def test_without_tools_none_is_chosen() -> None:
@@ -192,6 +213,7 @@ def test_what_is_not_supported_is_refused(field: dict[str, Any], param: str) -> 
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "x" * 65}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f\n"}}]}, "tools[0].function.name"),
         ({"tool_choice": "always"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
