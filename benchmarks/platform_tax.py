@@ -64,8 +64,9 @@ async def ask(target: Target, model: str, text: str, num_tokens: int) -> Answer:
     }
     data = json.dumps(body).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{target.place}\r\nauthorization: Bearer {target.key}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(data)}\r\nconnection: close\r\n\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{target.place}\r\n"
+        f"authorization: Bearer {target.key}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(data)}\r\nconnection: close\r\n\r\n"
     )
     reader, writer = await target.connect()
     begin, first_s, made = time.perf_counter(), 0.0, 0
