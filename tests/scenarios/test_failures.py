@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import urllib.error
@@ -149,3 +150,17 @@ def test_a_seal_that_cannot_be_entered_refuses_to_serve(tmp_path: Path, weights:
     assert result.returncode == 3, result.stderr
     assert "the seal is incomplete" in result.stderr
     assert "namespaces" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(start_gateway: Start, number: signal.Signals) -> None:
+    """Told to stop, the gateway withdraws its announcement, closes its log and ends with 0."""
+    with start_gateway("echo") as gateway:
+        assert post(gateway, {"messages": [{"role": "user", "content": "hello"}]})[0] == 200
+        gateway.process.send_signal(number)
+        assert gateway.process.wait(20) == 0
+        assert not (gateway.home / "gateway.json").exists()
+        home = Home(gateway.home)
+        report = fsck(home.receipts, load_signing_key(home.log_key).verifier)
+        assert report.findings == ()
+        assert report.head.size == 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from hmac import digest
 from typing import Literal
 
@@ -53,7 +54,12 @@ def chat_answer(content: str | None, tool_calls: Sequence[Mapping[str, str]] = (
 
 def day_of(time_ms: int) -> str:
     """The UTC day, YYYY-MM-DD, whose key serves a receipt that starts at `time_ms`."""
+    return _day(time_ms // 86_400_000)
+
+
+@lru_cache(maxsize=16)
+def _day(number: int) -> str:
     try:
-        return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d")
+        return datetime.fromtimestamp(number * 86_400, UTC).strftime("%Y-%m-%d")
     except (OverflowError, ValueError, OSError) as error:
         raise Invalid("a time beyond the calendar", code="bad_time") from error

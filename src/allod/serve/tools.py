@@ -46,11 +46,17 @@ def is_forced(chat: Chat) -> bool:
 
 def prepare(chat: Chat) -> Chat:
     """The chat that an engine without tools answers in the same sense."""
+    if not chat.tools and all(_is_plain(message) for message in chat.messages):
+        return chat
     messages = [_flat(message) for message in chat.messages]
     if offers_tools(chat):
         messages = _with_instructions(messages, _instructions(chat))
     schema = _forced_schema(chat) if is_forced(chat) else chat.schema
     return replace(chat, messages=tuple(messages), schema=schema, tools=(), tool_choice="none")
+
+
+def _is_plain(message: Json) -> bool:
+    return message["role"] != "tool" and "tool_calls" not in message
 
 
 def could_be_call(text: str) -> bool:

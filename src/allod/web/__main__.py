@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def main() -> int:
     except AllodError as error:
         sys.stderr.write(explain(error) + "\n")
         return exit_status(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         pass
     return 0
 

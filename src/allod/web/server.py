@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import socket
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import uvicorn
@@ -24,11 +27,15 @@ from allod.web.static import Console
 KEEP_ALIVE_S = 75
 GRACE_S = 10
 BACKLOG = 1024
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 async def serve(settings: Settings, weights: Weights | None) -> None:
     """Start the engine, then answer until SIGINT or SIGTERM. Raises AllodError when it cannot start."""
     listener = listen(settings.server.host, settings.server.port)
+    task = asyncio.current_task()
+    assert task is not None  # a coroutine of the event loop runs in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # while it starts
     with closing(listener):
         port = listener.getsockname()[1]
         settings = replace(settings, server=replace(settings.server, port=port))
@@ -55,9 +62,24 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
     )
     announce(realm)
     try:
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await _Server(config).serve(sockets=[listener])
     finally:
         Home(realm.settings.home).gateway.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but a signal only ends the serving: its own raises it again, and nothing after it would be closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
 
 
 def listen(host: str, port: int) -> socket.socket:

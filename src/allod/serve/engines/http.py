@@ -1,7 +1,7 @@
 """HTTP/1.1 over one Unix socket, kept alive: all that an engine adapter needs, and nothing it does not.
 
 Parsing is httptools'. What is here is the pool and the exchange; decision 0004 has the measurement behind it
-(a general client costs 9 times the CPU for each exchange). A cancelled exchange closes its connection, which is how
+(a general client costs 6 times the CPU for each exchange). A cancelled exchange closes its connection, which is how
 an engine learns that nobody waits any more.
 """
 
