@@ -238,7 +238,9 @@ def claim_unknown_method(data: bytearray) -> None:
     data[8] = data[data.index(b"PK\x01\x02") + 10] = 97
 
 
-@pytest.mark.parametrize("change", [damage(0x55), claim_encryption, claim_unknown_method])
+@pytest.mark.parametrize(
+    "change", [damage(0x55), claim_encryption, claim_unknown_method], ids=["damaged", "encrypted", "unknown method"]
+)
 def test_a_package_that_cannot_be_unpacked_is_told(place: Place, change: Callable[[bytearray], None]) -> None:
     """Damaged, encrypted, packed by an unknown method: named, and no traceback."""
     wheel = place.wheel("tiny_part1", PARTS[0])

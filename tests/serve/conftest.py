@@ -1,0 +1,190 @@
+"""A gateway in memory: a real recorder, writer and log on a disk of the test's own, around an engine that is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allod.core.labels import Label
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Sampling, Usage
+from allod.core.statements import SitePart, Statement, check_statement
+from allod.govern.keys import KeyRing
+from allod.prove.commitments import commitment
+from allod.prove.daykeys import DayKeys
+from allod.prove.keys import SigningKey
+from allod.prove.log import Log, open_log
+from allod.prove.segment import FileCalls
+from allod.prove.writer import Done, LogWriter, Outcome
+from allod.serve.admission import Admission
+from allod.serve.engine import EngineInfo
+from allod.serve.engines.echo import EchoEngine
+from allod.serve.gateway import Gateway, ServedModel
+from allod.serve.recorder import Recorder
+
+KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
+START_MS = 1_790_000_000_000  # a Monday in September 2026, at 14:13 UTC
+DAY_MS = 86_400_000
+SERVED = ServedModel("m", "Someone", "sha256:" + "0" * 64, "Apache-2.0", "GB", informative=True)
+Answered = Piece | Completion
+
+
+class ScriptedEngine:
+    """Answers with `texts` and `finish`; before the end it waits for `gate`, and raises `error` if there is one."""
+
+    def __init__(self, *texts: str, finish: Any = "stop", error: Exception | None = None) -> None:
+        self.info: EngineInfo = EchoEngine().info
+        self.texts = texts
+        self.finish = finish
+        self.error = error
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked: list[Chat | Embed] = []
+
+    async def stream(self, chat: Chat) -> AsyncGenerator[Answered, None]:
+        self.asked.append(chat)
+        for text in self.texts:
+            yield Piece(text)
+        await self._end()
+        yield Completion("".join(self.texts), self.finish, Usage(3, len(self.texts)))
+
+    async def complete(self, chat: Chat) -> Completion:
+        async with aclosing(self.stream(chat)) as answer:
+            *_, last = [item async for item in answer]
+        assert isinstance(last, Completion)
+        return last
+
+    async def embed(self, embed: Embed) -> Embeddings:
+        self.asked.append(embed)
+        await self._end()
+        return Embeddings(((1.0, 0.0),), Usage(2))
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def _end(self) -> None:
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass(frozen=True)
+class Front:
+    """A gateway and what lies behind it."""
+
+    gateway: Gateway
+    recorder: Recorder
+    writer: LogWriter
+    day_keys: DayKeys
+    log: Log
+
+    async def prepared(self, asked: Request) -> Request:
+        """A request that can be recorded: step 9 relies on this having been done."""
+        await self.recorder.prepare(asked)
+        return asked
+
+    async def receipts(self) -> list[Statement]:
+        """Every statement that the log holds, checked; nothing can be added afterwards."""
+        await asyncio.to_thread(self.writer.close)
+        leaves = await asyncio.to_thread(lambda: self.log.entries(0, self.log.head.size) if self.log.head.size else [])
+        return [check_statement(leaf) for leaf in leaves]
+
+    def commits_to(
+        self, statement: Statement, answer: bytes, *, tenant: str = "local", day: str = "2026-09-21"
+    ) -> bool:
+        """Whether that is what the statement's answer is committed to."""
+        salt = self.day_keys.use(tenant, day).salt(statement.id)
+        committed: str = statement.predicate["answer"]["commitment"]
+        return committed == commitment("answer", salt, answer)
+
+
+MakeFront = Callable[..., AbstractAsyncContextManager[Front]]
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> MakeFront:
+    """`async with front(engine)`: a gateway around `engine`, closed at the end."""
+
+    @asynccontextmanager
+    async def make(
+        engine: Any, *, num_running: int = 4, num_waiting: int = 4, calls: FileCalls | None = None, **changes: Any
+    ) -> AsyncGenerator[Front, None]:
+        loop = asyncio.get_running_loop()
+
+        def deliver(batch: list[tuple[Done, Outcome]]) -> None:
+            for done, outcome in batch:
+                loop.call_soon_threadsafe(done, outcome)
+
+        log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())
+        writer, day_keys = LogWriter(log, deliver), DayKeys(tmp_path / "days")
+        parts: dict[str, Any] = {"model_name": "m", "site": SitePart("north", "GB"), "now_ms": lambda: START_MS + 50}
+        recorder = Recorder(writer=writer, day_keys=day_keys, engine=engine, **{**parts, **changes})
+        admission = Admission(num_running=num_running, num_waiting=num_waiting)
+        gateway = Gateway(model=SERVED, keys=KeyRing({}), engine=engine, admission=admission, recorder=recorder)
+        try:
+            async with asyncio.timeout(20):
+                yield Front(gateway, recorder, writer, day_keys, log)
+        finally:
+            await asyncio.to_thread(writer.close)
+            await asyncio.to_thread(log.close)
+
+    return make
+
+
+def chat(**changes: Any) -> Chat:
+    """One question, whole text wanted, no tools."""
+    return replace(Chat("m", ({"role": "user", "content": "Why?"},), Sampling(seed=7)), **changes)
+
+
+def request(task: Chat | Embed | None = None, *, id: str = "r1", tier: str = "OFFICIAL", **changes: Any) -> Request:
+    """What steps 1 to 3 make of a call."""
+    return Request(id, "local", Label(tier), task or chat(), b'{"the":"body"}', **{"start_ms": START_MS, **changes})
+
+
+def write_body(made: Embeddings) -> bytes:
+    """What a dialect makes of vectors."""
+    return b"body of %d vectors" % len(made.vectors)
+
+
+async def streamed(gateway: Gateway, asked: Request) -> list[Answered]:
+    """A streamed answer, to its end."""
+    async with aclosing(gateway.stream(asked)) as answer:
+        return [item async for item in answer]
+
+
+async def embedded(gateway: Gateway, asked: Request) -> bytes:
+    """Vectors for the same caller and label."""
+    return await gateway.embed(replace(asked, task=Embed("m", ("a cat",))), write_body)
+
+
+async def answered(gateway: Gateway, asked: Request) -> Completion:
+    """A whole answer."""
+    return await gateway.answer(asked)
+
+
+Ask = Callable[[Gateway, Request], Coroutine[Any, Any, Any]]
+WAYS: Mapping[str, Ask] = {"whole": answered, "streamed": streamed, "embedded": embedded}
+
+
+@pytest.fixture(params=WAYS)
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Each way to ask a gateway for something."""
+    return WAYS[request.param]
+
+
+@pytest.fixture(params=["whole", "streamed"])
+def ask_chat(request: pytest.FixtureRequest) -> Ask:
+    """Both ways to ask a gateway for an answer in words."""
+    return WAYS[request.param]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds, ten seconds at most."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (it may come true in another thread)
+            await asyncio.sleep(0.002)

@@ -1,0 +1,316 @@
+"""The main path, by its numbers: what comes before what, and what the log says of every way that a request can end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.serve.conftest import (
+    Ask,
+    MakeFront,
+    ScriptedEngine,
+    chat,
+    embedded,
+    request,
+    streamed,
+    until,
+    write_body,
+)
+
+from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+from allod.core.requests import Completion, Embeddings, Piece, Tool, Usage
+from allod.core.statements import ANSWER, REFUSAL
+from allod.prove.segment import FileCalls
+
+CLOCK = Tool("clock", "The time", {"type": "object"})
+
+
+class SlowDisk:
+    """A disk whose `fdatasync` waits for leave, and may then fail."""
+
+    def __init__(self) -> None:
+        self.leave = threading.Event()
+        self.error: OSError | None = None
+        self.num_waiting = 0
+
+    @property
+    def calls(self) -> FileCalls:
+        return FileCalls(fdatasync=self._fdatasync)
+
+    def _fdatasync(self, fd: int) -> None:
+        self.num_waiting += 1
+        assert self.leave.wait(10)
+        if self.error is not None:
+            raise self.error
+        os.fdatasync(fd)
+
+
+@pytest.fixture
+def disk() -> Iterator[SlowDisk]:
+    made = SlowDisk()
+    yield made
+    made.leave.set()
+
+
+def committed(text: str) -> bytes:
+    return Completion(text, "stop", Usage()).committed_bytes()
+
+
+# Step 4 before step 5
+
+
+async def test_what_is_forbidden_is_refused_though_the_line_is_full(front: MakeFront, ask: Ask) -> None:
+    """4 before 5: who may not ask hears so whatever the load, and takes nobody's place."""
+    engine = ScriptedEngine("x")
+    async with front(engine, num_running=1, num_waiting=0) as made:
+        async with made.gateway.admission.turn():
+            with pytest.raises(Denied) as caught:
+                await ask(made.gateway, request(tier="SECRET"))
+        (statement,) = await made.receipts()
+    assert caught.value.code == "policy_denied"
+    assert (statement.kind, engine.asked) == (REFUSAL, [])
+
+
+async def test_a_refusal_is_durable_before_it_is_told(front: MakeFront, ask: Ask, disk: SlowDisk) -> None:
+    """Whoever is told no can have it proved: the 403 waits for the disk."""
+    async with front(ScriptedEngine("x"), calls=disk.calls) as made:
+        asking = asyncio.create_task(ask(made.gateway, request(tier="SECRET")))
+        await until(lambda: disk.num_waiting == 1)
+        await asyncio.sleep(0.02)
+        assert not asking.done()
+        disk.leave.set()
+        with pytest.raises(Denied):
+            await asking
+        (statement,) = await made.receipts()
+    assert (statement.id, statement.predicate["policy"]["decision"]) == ("r1", "forbid")
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_unavailable(front: MakeFront, ask: Ask, disk: SlowDisk) -> None:
+    """Not a 403 without evidence, and least of all an answer."""
+    disk.error = OSError(5, "Input/output error")
+    disk.leave.set()
+    engine = ScriptedEngine("x")
+    async with front(engine, calls=disk.calls) as made:
+        with pytest.raises(Unavailable) as caught:
+            await ask(made.gateway, request(tier="SECRET"))
+    assert caught.value.code == "log_unavailable"
+    assert engine.asked == []
+
+
+# Step 5
+
+
+async def test_an_overloaded_request_leaves_no_receipt(front: MakeFront, ask: Ask) -> None:
+    """Nothing was done for it, so there is nothing to prove; it is told when to come back."""
+    engine = ScriptedEngine("x")
+    async with front(engine, num_running=1, num_waiting=0) as made:
+        async with made.gateway.admission.turn():
+            with pytest.raises(Unavailable) as caught:
+                await ask(made.gateway, request())
+        assert await made.receipts() == []
+    assert (caught.value.code, caught.value.retry_after_s) == ("overloaded", 2)
+    assert engine.asked == []
+
+
+async def test_who_leaves_the_line_leaves_no_receipt(front: MakeFront, ask: Ask) -> None:
+    """A client that goes before its turn has come had no answer begun."""
+    async with front(ScriptedEngine("x"), num_running=1) as made:
+        async with made.gateway.admission.turn():
+            asking = asyncio.create_task(ask(made.gateway, request()))
+            await until(lambda: made.gateway.admission.inside == 2)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        assert made.gateway.admission.inside == 0
+        assert await made.receipts() == []
+
+
+@pytest.mark.parametrize("error", [None, Unavailable("gone", code="engine_lost"), Invalid("no", code="x")])
+async def test_every_end_gives_the_turn_back(front: MakeFront, ask: Ask, error: AllodError | None) -> None:
+    """Answered or failed, the next one finds its place free."""
+    engine = ScriptedEngine("x", error=error)
+    async with front(engine, num_running=1, num_waiting=0) as made:
+        for number in range(3):
+            with suppress(AllodError):
+                await ask(made.gateway, request(id=f"r{number}"))
+        assert made.gateway.admission.inside == 0
+    assert len(engine.asked) == 3
+
+
+# Before any of it
+
+
+@pytest.mark.parametrize("model", ["other", "M", ""])
+async def test_another_model_is_not_found_and_not_recorded(front: MakeFront, ask_chat: Ask, model: str) -> None:
+    """Never another model's answer under this one's name."""
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        with pytest.raises(Invalid) as caught:
+            await ask_chat(made.gateway, request(chat(model=model)))
+        assert await made.receipts() == []
+    assert (caught.value.code, engine.asked) == ("model_not_found", [])
+
+
+async def test_a_model_for_embeddings_answers_no_chat(front: MakeFront, ask_chat: Ask) -> None:
+    """It is told apart before anything is decided or recorded."""
+    engine = ScriptedEngine("x")
+    engine.info = replace(engine.info, can_chat=False)
+    async with front(engine) as made:
+        with pytest.raises(Invalid) as caught:
+            await ask_chat(made.gateway, request())
+        assert await made.receipts() == []
+    assert caught.value.code == "unsupported_by_model"
+
+
+async def test_nothing_is_asked_of_the_engine_that_could_not_be_recorded(
+    front: MakeFront, ask: Ask, tmp_path: Path
+) -> None:
+    """Where no day key can be kept, no receipt could be made: found out before the work, not after it."""
+    (tmp_path / "days").write_bytes(b"a file where the directory would be")
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        with pytest.raises(Unavailable) as caught:
+            await ask(made.gateway, request())
+    assert (caught.value.code, engine.asked) == ("keystore_unavailable", [])
+
+
+# Steps 7 and 8
+
+
+async def test_pieces_come_as_they_are_made(front: MakeFront) -> None:
+    """Before the engine has ended; and an offer of tools does not delay what cannot be a call."""
+    for asked in (request(), request(chat(tools=(CLOCK,), tool_choice="auto"))):
+        engine = ScriptedEngine("It", " rains.")
+        engine.gate.clear()
+        async with front(engine) as made, aclosing(made.gateway.stream(asked)) as answer:
+            assert [await anext(answer), await anext(answer)] == [Piece("It"), Piece(" rains.")]
+            engine.gate.set()
+            last = await anext(answer)
+        assert isinstance(last, Completion)
+        assert last.content == "It rains."
+
+
+async def test_what_may_be_a_call_is_held_until_it_is_known(front: MakeFront) -> None:
+    """A call is never shown as text; what only began like one is shown whole, piece by piece."""
+    texts = ('{"name": ', '"clock", "arguments": {}}')
+    for more in ((), (" is no call",)):
+        async with front(ScriptedEngine(*texts, *more)) as made:
+            *pieces, last = await streamed(made.gateway, request(chat(tools=(CLOCK,), tool_choice="auto")))
+        assert isinstance(last, Completion)
+        assert [piece.text for piece in pieces if isinstance(piece, Piece)] == ([*texts, *more] if more else [])
+        assert bool(last.tool_calls) == (not more)
+
+
+# Step 9
+
+
+async def test_an_answer_is_durable_before_it_is_complete(front: MakeFront, ask: Ask, disk: SlowDisk) -> None:
+    """Pieces may be on their way; the end comes after the disk has answered."""
+    async with front(ScriptedEngine("x"), calls=disk.calls) as made:
+        asking = asyncio.create_task(ask(made.gateway, request()))
+        await until(lambda: disk.num_waiting == 1)
+        await asyncio.sleep(0.02)
+        assert not asking.done()
+        disk.leave.set()
+        await asking
+        (statement,) = await made.receipts()
+    assert (statement.kind, statement.id) == (ANSWER, "r1")
+
+
+async def test_the_receipt_commits_to_what_was_answered(front: MakeFront, ask_chat: Ask) -> None:
+    """Text, reason and counted tokens, the same whole and streamed."""
+    async with front(ScriptedEngine("yes", " and", " no", finish="length")) as made:
+        await ask_chat(made.gateway, request())
+        (statement,) = await made.receipts()
+        assert made.commits_to(statement, committed("yes and no"))
+        assert not made.commits_to(statement, committed("yes and no."))
+    answer = statement.predicate["answer"]
+    assert (answer["finish"], answer["tokens"], statement.predicate["request"]["tokens"]) == ("length", 3, 3)
+
+
+async def test_for_embeddings_the_receipt_commits_to_the_body(front: MakeFront) -> None:
+    """The bytes that the client gets, as the dialect wrote them."""
+    async with front(ScriptedEngine()) as made:
+        body = await embedded(made.gateway, request())
+        (statement,) = await made.receipts()
+        assert made.commits_to(statement, body)
+    assert body == write_body(Embeddings(((),)))
+    assert statement.predicate["request"]["params"] == {"num_texts": 1}
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone", code="engine_lost"), Invalid("too long", code="x")])
+async def test_an_answer_that_broke_off_is_noted_as_an_error(front: MakeFront, ask: Ask, error: AllodError) -> None:
+    """With what was sent of it, which is nothing unless it was streamed; the error itself is what the client gets."""
+    async with front(ScriptedEngine("half an", " answer", error=error)) as made:
+        with pytest.raises(type(error)) as caught:
+            await ask(made.gateway, request())
+        (statement,) = await made.receipts()
+        assert made.commits_to(statement, committed("half an answer" if ask is streamed else ""))
+    assert caught.value is error
+    assert (statement.kind, statement.id) == (ANSWER, "r1")
+    assert (statement.predicate["answer"]["finish"], statement.predicate["answer"]["tokens"]) == ("error", None)
+
+
+async def test_an_answer_that_was_cancelled_is_noted_as_that(front: MakeFront, ask: Ask) -> None:
+    """The client left while the engine worked."""
+    engine = ScriptedEngine("half")
+    engine.gate.clear()
+    async with front(engine) as made:
+        asking = asyncio.create_task(ask(made.gateway, request()))
+        await until(lambda: len(engine.asked) == 1)
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        (statement,) = await made.receipts()
+        assert made.commits_to(statement, committed("half" if ask is streamed else ""))
+    assert statement.predicate["answer"]["finish"] == "cancelled"
+
+
+async def test_a_stream_that_is_left_is_noted_as_cancelled(front: MakeFront) -> None:
+    """With exactly the pieces that were handed over."""
+    async with front(ScriptedEngine("one", " two", " three")) as made:
+        async with aclosing(made.gateway.stream(request())) as answer:
+            assert [await anext(answer), await anext(answer)] == [Piece("one"), Piece(" two")]
+        (statement,) = await made.receipts()
+        assert made.commits_to(statement, committed("one two"))
+    assert statement.predicate["answer"]["finish"] == "cancelled"
+
+
+async def test_without_a_receipt_there_is_no_answer(front: MakeFront, ask: Ask) -> None:
+    """Where the writer takes nothing in, nothing is complete and nothing is recorded."""
+    async with front(ScriptedEngine("x")) as made:
+        await asyncio.to_thread(made.writer.close)
+        with pytest.raises(Unavailable) as caught:
+            await ask(made.gateway, request())
+        assert await made.receipts() == []
+    assert caught.value.code == "log_closed"
+
+
+async def test_a_stream_whose_receipt_fails_never_ends_well(front: MakeFront, disk: SlowDisk) -> None:
+    """The pieces were shown; the Completion, which makes them an answer, does not come."""
+    disk.error = OSError(28, "No space left on device")
+    disk.leave.set()
+    shown = []
+    async with front(ScriptedEngine("x"), calls=disk.calls) as made:
+        with pytest.raises(Unavailable) as caught:
+            async with aclosing(made.gateway.stream(request())) as answer:
+                async for item in answer:
+                    shown.append(item)
+        assert await made.receipts() == []
+    assert (caught.value.code, shown) == ("log_unavailable", [Piece("x")])
+
+
+async def test_the_error_counts_more_than_its_note(front: MakeFront, ask: Ask) -> None:
+    """An engine lost while the log is closed is reported as the engine that was lost."""
+    async with front(ScriptedEngine("x", error=Unavailable("gone", code="engine_lost"))) as made:
+        await asyncio.to_thread(made.writer.close)
+        with pytest.raises(Unavailable) as caught:
+            await ask(made.gateway, request())
+    assert caught.value.code == "engine_lost"
