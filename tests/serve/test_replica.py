@@ -1,0 +1,267 @@
+"""A replica: one engine process, sealed, missed as soon as it ends, and started again.
+
+The process is real and so is its seal; what it runs is a few lines that speak like an engine and end when asked to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve.conftest import chat, until
+
+from allod.core.errors import Invalid, Unavailable
+from allod.core.requests import Chat, Completion, Embed, Piece
+from allod.seal.launch import SealedProcess, SealOptions, python_read_paths
+from allod.serve import replica as replica_module
+from allod.serve.engines.echo import EchoEngine
+from allod.serve.replica import Replica, ReplicaOptions
+
+READ_PATHS = python_read_paths()
+
+# Answers with the question's text. `end` and `half` are words to end on: before anything is answered, or after one
+# piece. `once` before them ends only the first process that hears it, which leaves a socket as its mark (a sealed
+# process can make nothing else). `wait` is not answered at all. With `after` as its mode the second start fails.
+ENGINE = textwrap.dedent(
+    r"""
+    import json, os, socket, sys, threading, time
+    place, mode = sys.argv[1:]
+    def is_first(name):
+        try: socket.socket(socket.AF_UNIX).bind(place + "/" + name)
+        except OSError: return False
+        return True
+    if mode == "never": sys.exit("no such model")
+    if mode == "after" and not is_first("started"): sys.exit("out of memory")
+    if mode == "silent": time.sleep(60)
+    def event(**choice): return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+    def answer(connection, head, body):
+        if b"GET /health" in head: return b'{"status":"ok"}'
+        asked = json.loads(body)
+        text = asked["messages"][-1]["content"]
+        *once, word = text.split()
+        if word == "wait": time.sleep(60)
+        if not once or is_first("once"):
+            if word == "end": os._exit(1)
+            if word == "half":
+                begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+                data = event(delta={"content": "half"})
+                connection.sendall(begun + b"%x\r\n%b\r\n" % (len(data), data))
+                time.sleep(0.05)
+                os._exit(1)
+        if asked["stream"]: return event(delta={"content": text}) + event(finish_reason="stop") + b"data: [DONE]\n\n"
+        return json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}).encode()
+    def serve(connection):
+        file = connection.makefile("rb")
+        while True:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                line = file.readline()
+                if not line: return
+                head += line
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            body = answer(connection, head, file.read(length))
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place + "/engine.sock")
+    listener.listen()
+    while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+    """
+)
+
+Run = Callable[..., AbstractAsyncContextManager[Replica]]
+Ask = Callable[[Replica, Chat], Coroutine[Any, Any, Completion]]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Callable[..., ReplicaOptions]:
+    place = tmp_path / "sockets"
+    place.mkdir(mode=0o700)
+
+    def make(mode: str = "well", **changes: Any) -> ReplicaOptions:
+        seal = SealOptions(
+            command=(sys.executable, "-S", "-c", ENGINE, str(place), mode),
+            socket_dir=place,
+            read_paths=READ_PATHS,
+            log_path=tmp_path / "engine.log",
+        )
+        quick = {"poll_s": 0.02, "restart_wait_s": 0.05, "ready_timeout_s": 10.0, "max_restart_wait_s": 5.0}
+        given = {"info": EchoEngine().info, **quick, **changes}
+        return ReplicaOptions(seal=seal, socket_path=str(place / "engine.sock"), **given)
+
+    return make
+
+
+@pytest.fixture
+def run(options: Callable[..., ReplicaOptions]) -> Run:
+    """`async with run(mode)`: a started replica, closed at the end."""
+
+    @asynccontextmanager
+    async def started(mode: str = "well", **changes: Any) -> AsyncGenerator[Replica, None]:
+        made = Replica(options(mode, **changes))
+        async with asyncio.timeout(20):
+            await made.start()
+            try:
+                yield made
+            finally:
+                await made.close()
+
+    return started
+
+
+async def whole(replica: Replica, asked: Chat) -> Completion:
+    return await replica.complete(asked)
+
+
+async def streamed(replica: Replica, asked: Chat) -> Completion:
+    async with aclosing(replica.stream(asked)) as answer:
+        *_, last = [item async for item in answer]
+    assert isinstance(last, Completion)
+    return last
+
+
+@pytest.fixture(params=[whole, streamed])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Both ways to ask."""
+    ask: Ask = request.param
+    return ask
+
+
+def saying(text: str) -> Chat:
+    return chat(messages=({"role": "user", "content": text},))
+
+
+def process_of(replica: Replica) -> SealedProcess:
+    assert replica.process is not None
+    return replica.process
+
+
+async def test_it_is_up_once_it_answers(run: Run, options: Callable[..., ReplicaOptions], ask: Ask) -> None:
+    """Not before; and what it says of itself then includes the seal and its evidence."""
+    unstarted = Replica(options())
+    with pytest.raises(Unavailable) as caught:
+        unstarted.check_ready()
+    assert caught.value.code == "engine_starting"
+    async with run() as replica:
+        replica.check_ready()
+        assert (await ask(replica, saying("hello"))).content == "hello"
+        assert replica.info.seal == "sealed"
+        assert replica.info.seal_proof is not None
+        assert replica.started_ms > 0
+
+
+async def test_a_lost_request_is_tried_once_more_on_the_next_engine(run: Run, ask: Ask) -> None:
+    """No token of it was sent, so the client need not know."""
+    async with run() as replica:
+        before = process_of(replica)
+        assert (await ask(replica, saying("once end"))).content == "once end"
+        assert process_of(replica) is not before
+        assert before.poll() is not None
+        replica.check_ready()
+
+
+async def test_it_is_tried_once_more_and_no_more_than_that(run: Run, ask: Ask) -> None:
+    """A request that ends every engine it meets must not end them for ever; others are answered as before."""
+    async with run() as replica:
+        with pytest.raises(Unavailable) as caught:
+            await ask(replica, saying("end"))
+        assert caught.value.code == "engine_lost"
+        assert (await ask(replica, saying("hello"))).content == "hello"
+
+
+async def test_a_stream_that_has_begun_ends_with_the_error(run: Run) -> None:
+    """A second engine would say the beginning again, and differently."""
+    pieces = []
+    async with run() as replica:
+        with pytest.raises(Unavailable) as caught:
+            async with aclosing(replica.stream(saying("once half"))) as answer:
+                async for item in answer:
+                    pieces.append(item)
+    assert caught.value.code == "engine_lost"
+    assert pieces == [Piece("half")]
+
+
+async def test_an_engine_that_was_killed_is_started_again(run: Run) -> None:
+    """Nobody need have asked; the new process has evidence of its own."""
+    async with run() as replica:
+        before, proof = process_of(replica), replica.info.seal_proof
+        os.kill(before.pid, signal.SIGKILL)
+        await until(lambda: replica.process not in (before, None) and replica.info.seal_proof != proof)
+        assert (await replica.complete(saying("hello"))).content == "hello"
+        assert replica.info.seal == "sealed"
+
+
+async def test_who_asks_during_a_restart_waits_for_it(run: Run, ask: Ask) -> None:
+    """Two or three seconds late is better than an error."""
+    async with run() as replica:
+        os.kill(process_of(replica).pid, signal.SIGKILL)
+        await until(lambda: replica.process is None)
+        with pytest.raises(Unavailable, match="the engine"):
+            replica.check_ready()
+        assert (await ask(replica, saying("hello"))).content == "hello"
+
+
+async def test_an_engine_that_does_not_start_again_is_said_at_once(run: Run, ask: Ask) -> None:
+    """With the last words of its log, and without waiting for the next attempt, which comes later each time."""
+    async with run("after") as replica:
+        os.kill(process_of(replica).pid, signal.SIGKILL)
+        with pytest.raises(Unavailable, match="out of memory") as first:
+            await ask(replica, saying("hello"))
+        async with asyncio.timeout(0.5):
+            with pytest.raises(Unavailable) as second:
+                await ask(replica, saying("hello"))
+    assert {first.value.code, second.value.code} == {"engine_starting"}
+    assert second.value.retry_after_s is not None
+
+
+async def test_an_engine_that_never_starts_says_why(options: Callable[..., ReplicaOptions]) -> None:
+    """Its status and the last line of its log; nothing is left running."""
+    replica = Replica(options("never"))
+    with pytest.raises(Unavailable) as caught:
+        await replica.start()
+    assert caught.value.code == "engine_not_started"
+    assert caught.value.message.endswith("it ended with status 1: no such model")
+    assert replica.process is None
+
+
+async def test_an_engine_that_is_never_ready_is_not_waited_for_without_end(
+    options: Callable[..., ReplicaOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended when its time is up."""
+    processes: list[SealedProcess] = []
+    start = replica_module.start
+    monkeypatch.setattr(replica_module, "start", lambda seal: processes.append(start(seal)) or processes[-1])
+    with pytest.raises(Unavailable) as caught:
+        await Replica(options("silent", ready_timeout_s=0.3)).start()
+    assert (caught.value.code, "not ready in 0.3 s" in caught.value.message) == ("engine_not_started", True)
+    assert [process.poll() is not None for process in processes] == [True]
+
+
+async def test_what_is_under_way_fails_when_it_is_closed(run: Run, ask: Ask) -> None:
+    """And the process has ended by then: no engine outlives its replica."""
+    async with run(max_restart_wait_s=0.2) as replica:
+        process = process_of(replica)
+        waiting = [asyncio.create_task(ask(replica, saying("wait"))) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        await replica.close()
+        assert process.poll() is not None
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, Unavailable)
+
+
+async def test_what_the_model_cannot_do_is_not_tried_again(run: Run) -> None:
+    """Invalid is about the request, and another engine would say the same."""
+    async with run(info=replace(EchoEngine().info, can_embed=False)) as replica:
+        before = process_of(replica)
+        with pytest.raises(Invalid) as caught:
+            await replica.embed(Embed("m", ("a",)))
+        assert caught.value.code == "unsupported_by_model"
+        assert process_of(replica) is before
