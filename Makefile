@@ -19,7 +19,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed"; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; try: apt-get install python3-venv"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no venv module; try: apt-get install python3-venv"; exit 2; }
 
 $(VENV)/.ready: $(VENV)/bin/python requirements.txt pyproject.toml
 	@echo "installing what Allod needs, checked against requirements.txt"

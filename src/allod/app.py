@@ -18,9 +18,10 @@ from typing import Any
 
 from allod import settings as settings_module
 from allod.core.canonical import digest_of
-from allod.core.errors import Invalid, Unavailable
-from allod.core.requests import Chat, Completion, Piece, Sampling
+from allod.core.errors import Denied, Invalid, Unavailable
+from allod.core.requests import Chat, Completion, Piece, Sampling, Usage
 from allod.core.statements import SitePart, check_statement
+from allod.core.whole_files import write_whole
 from allod.govern.keys import KeyRing, Tenant, read_or_make_key
 from allod.model import catalogue as catalogue_module
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
@@ -66,6 +67,7 @@ class Home:
         self.store = path / "store" / "models"
         self.day_keys = path / "keys" / "days"
         self.receipts = path / "logs" / "receipts"
+        self.evidence = path / "evidence"
         self._realm = path / "realm"
         self.log_key = path / "keys" / "receipts.key"
 
@@ -86,8 +88,11 @@ class Home:
     def realm_name(self) -> str:
         """A name that no other realm has, made on first use."""
         if not self._realm.exists():
-            self._realm.write_text(f"allod-{secrets.token_hex(4)}\n")
-        return self._realm.read_text().strip()
+            write_whole(self._realm, f"allod-{secrets.token_hex(4)}\n")
+        name = self._realm.read_text().strip()
+        if not name:
+            raise Invalid(f"{self._realm} is empty", code="realm_unnamed", hint="set realm.name in allod.toml")
+        return name
 
     def signing_key(self, origin: str) -> SigningKey:
         """The receipts log's key. Raises Invalid if it is another log's."""
@@ -169,7 +174,7 @@ def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress:
         reference = _catalogue_weights(settings, catalogue[0], progress)
         progress("measuring this machine", 0, 0)
         pace = asyncio.run(_measure(settings, reference))
-        file.write_text(json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
+        write_whole(file, json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
     return best_for(catalogue, pace)
 
 
@@ -178,30 +183,34 @@ async def _measure(settings: Settings, weights: Weights) -> Pace:
     text = " ".join(f"{number} times {number} is {number * number}." for number in range(40))
     async with run_engine(settings, weights) as engine:
         await _time_answer(engine, "Hello.", num_tokens=4)  # wakes memory and caches
-        first_s, _, prompt_tokens = await _time_answer(engine, text, num_tokens=1)
-        whole_s, until_first_s, _ = await _time_answer(engine, text, num_tokens=33)
-    return Pace(prefill_s=first_s / max(prompt_tokens, 1), decode_s=(whole_s - until_first_s) / 32)
+        first_s, _, usage = await _time_answer(engine, text, num_tokens=1)
+        whole_s, until_first_s, answered = await _time_answer(engine, text, num_tokens=33)
+    num_decoded = max(answered.completion_tokens - 1, 1)
+    return Pace(prefill_s=first_s / max(usage.prompt_tokens, 1), decode_s=(whole_s - until_first_s) / num_decoded)
 
 
-async def _time_answer(engine: Engine, text: str, *, num_tokens: int) -> tuple[float, float, int]:
-    """Seconds to the end, seconds to the first token, tokens of the prompt."""
+async def _time_answer(engine: Engine, text: str, *, num_tokens: int) -> tuple[float, float, Usage]:
+    """Seconds to the end, seconds to the first token, and what was counted."""
     sampling = Sampling(seed=1, temperature=0.0, max_tokens=num_tokens)
     chat = Chat(model="", messages=({"role": "user", "content": text},), sampling=sampling)
-    begin, first_s, prompt_tokens = time.perf_counter(), 0.0, 0
+    begin, first_s, usage = time.perf_counter(), 0.0, Usage()
     async for item in engine.stream(chat):
         if isinstance(item, Piece):
             first_s = first_s or time.perf_counter() - begin
         elif isinstance(item, Completion):
-            prompt_tokens = item.usage.prompt_tokens
-    return time.perf_counter() - begin, first_s, prompt_tokens
+            usage = item.usage
+    return time.perf_counter() - begin, first_s, usage
 
 
 def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> ReplicaOptions:
     """How to start llama.cpp's server for these weights, sealed."""
     header = read_header(weights.path)
     model = settings.model
+    evidence_dir = Home(settings.home).evidence
+    evidence_dir.mkdir(mode=0o700, exist_ok=True)
     socket_path = str(socket_dir / "engine.sock")
     library = _engine_library()
+    build = digest_of_file(library, lambda what, done, total: None)
     options = {
         "slots": model.slots,
         "context_tokens": min(model.context_tokens, header.context_tokens),
@@ -209,6 +218,8 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         "http_threads": 2 * model.slots + 4,  # one for each request that admission lets in, and some for health
         "embeddings": header.can_embed,
         "gpu_layers": model.gpu_layers,
+        "kv_unified": False,  # a slot's arithmetic must not depend on its neighbours
+        "cache_ram_mib": 0,  # 8 GiB by default
     }
     words = json.dumps({**options, "model": str(weights.path), "socket": socket_path})
     return ReplicaOptions(
@@ -223,16 +234,19 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         socket_path=socket_path,
         info=EngineInfo(
             name="llama.cpp",
-            build="sha256:" + digest_of_file(library, lambda what, done, total: None),
+            build=f"sha256:{build}",
             config=digest_of(options),
             replay="none",  # the prompt cache is on: it changes the order of sums
             model_digest=weights.served.digest,
-            template_digest=header.template_digest,
+            template_digest=header.template_digest if header.has_template else None,
             context_tokens=int(options["context_tokens"]),
             slots=model.slots,
             can_chat=not header.can_embed,
             can_embed=header.can_embed,
         ),
+        pinned=((weights.path, weights.served.digest.removeprefix("sha256:")), (library, build)),
+        config=options,
+        evidence_dir=evidence_dir,
         ready_timeout_s=model.ready_timeout_s,
     )
 
@@ -264,9 +278,12 @@ class Realm:
         self._day_keys = day_keys
 
     def bundle(self, receipt_id: str, tenant: str) -> bytes:
-        """A receipt's bundle, for the tenant whose answer it is. Raises Invalid (`no_such_receipt`)."""
+        """A receipt's bundle, opened for the tenant whose answer it is. Raises Invalid (`no_such_receipt`)."""
         predicate = check_statement(self._log.statement(receipt_id)).predicate
-        salt = self._day_keys.opening_salt(tenant, predicate)
+        try:
+            salt = self._day_keys.opening_salt(tenant, predicate)
+        except Denied:  # another's receipt, or an erased one: it still verifies, closed
+            salt = None
         return bundle_for(self._log, receipt_id, salt)
 
     def log_file(self, name: str) -> bytes:
@@ -284,7 +301,7 @@ class Realm:
         engine, info = self.gateway.engine, self.gateway.engine.info
         if not isinstance(engine, Replica) or engine.process is None:
             described: dict[str, Any] = {"kind": info.seal, "proof": info.seal_proof, "missing": [], "rows": []}
-            return {**described, "engine": {"name": info.name, "pid": None, "started_ms": None}}
+            return {**described, "evidence": None, "engine": {"name": info.name, "pid": None, "started_ms": None}}
         process = engine.process
         evidence = process.evidence()
         return {
@@ -292,6 +309,7 @@ class Realm:
             "proof": proof_of(evidence),
             "missing": [f"{part}: {reason}" for part, reason in process.missing.items()],
             "rows": describe(evidence),
+            "evidence": engine.evidence,
             "engine": {"name": info.name, "pid": process.pid, "started_ms": engine.started_ms},
         }
 
@@ -303,7 +321,7 @@ async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> A
     api_key = await asyncio.to_thread(read_or_make_key, home.local_key)
     signing_key = await asyncio.to_thread(home.signing_key, settings.origin)
     trust = trust_text(signing_key.verifier)
-    await asyncio.to_thread(home.trust.write_text, trust)
+    await asyncio.to_thread(write_whole, home.trust, trust)
     log = await asyncio.to_thread(open_log, home.receipts, signing_key)
     loop = asyncio.get_running_loop()
     writer = LogWriter(log, lambda batch: _deliver_in(loop, batch))

@@ -27,7 +27,7 @@ class Realm:
 
     name: str = ""
     site: str = "local"
-    jurisdiction: str = "GB"
+    jurisdiction: str = "ZZ"  # ISO 3166's "not known": a receipt must not claim a country that nobody set
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Settings:
     server: Server = field(default_factory=Server)
     model: Model = field(default_factory=Model)
     unsafe_no_seal: bool = False  # a command-line word only: a file must not switch the seal off unseen
+    is_private: bool = False  # a gateway for one `allod ask`, announced to nobody else
 
     @property
     def origin(self) -> str:
@@ -159,7 +160,7 @@ def _check(settings: Settings) -> None:
             f"server.host is {settings.server.host!r}: only loopback is served without TLS",
             code="settings_host",
             param="server.host",
-            hint="use 127.0.0.1, and a TLS proxy on this machine if others must reach it",
+            hint="use 127.0.0.1; a TLS proxy on this machine must send it Host: 127.0.0.1:<port>",
         )
     names = {
         "realm.name": (settings.realm.name, r"[A-Za-z0-9.-]{0,64}", "up to 64 letters, digits, - and ."),

@@ -101,15 +101,16 @@ async def test_a_schema_is_kept(running: RunEngine) -> None:
     assert isinstance(answer["n"], int)
 
 
-async def test_logprobs_come_one_a_token(running: RunEngine) -> None:
+@pytest.mark.parametrize("num_alternatives", [0, 1])
+async def test_logprobs_come_one_a_token(running: RunEngine, num_alternatives: int) -> None:
     """Each token carries its log-probability and as many alternatives as asked for, in OpenAI's shape."""
     async with running() as engine:
-        completion = await engine.complete(chat(top_logprobs=1))
+        completion = await engine.complete(chat(top_logprobs=num_alternatives))
     assert len(completion.logprobs) == completion.usage.completion_tokens
     for entry in completion.logprobs:
         assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
         assert entry["logprob"] <= 0
-        assert len(entry["top_logprobs"]) == 1
+        assert len(entry["top_logprobs"]) == num_alternatives
 
 
 async def test_a_prompt_longer_than_the_context_is_invalid(running: RunEngine) -> None:

@@ -89,7 +89,7 @@ async def test_two_hundred_streams_have_two_hundred_receipts(start_gateway: Star
         answers = await stream_many(gateway, 200, at_once=16, max_tokens=12)
     assert len(answers) == 200
     assert len({receipt_id for receipt_id, _ in answers}) == 200
-    verified_bundles(gateway.home, answers)
+    await asyncio.to_thread(verified_bundles, gateway.home, answers)
 
 
 async def test_what_was_acknowledged_survives_kill_9(start_gateway: Start, weights: Path) -> None:
@@ -105,9 +105,9 @@ async def test_what_was_acknowledged_survives_kill_9(start_gateway: Start, weigh
             gateway.process.wait()
             assert not await alive_after(engine_pid, 5), "the engine outlived its gateway"
         seen += answers
-        verified_bundles(gateway.home, answers)
+        await asyncio.to_thread(verified_bundles, gateway.home, answers)
     assert seen, "no round saw the end of an answer: the kill came too early to test anything"
-    verified_bundles(gateway.home, seen)
+    await asyncio.to_thread(verified_bundles, gateway.home, seen)
 
 
 async def test_an_engine_killed_in_mid_stream_ends_that_stream_and_no_other(

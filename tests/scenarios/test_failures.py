@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -117,13 +119,13 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes, said
 
 @pytest.mark.slow
 def test_a_truncated_model_is_refused(tmp_path: Path, weights: Path) -> None:
-    """A real model that lacks its end is refused with the number of missing bytes."""
+    """A real model that lacks its end is refused, with where it should have ended."""
     file = tmp_path / "cut.gguf"
     with weights.open("rb") as source, file.open("wb") as target:
         target.write(source.read(20_000_000))
     result = run_allod(tmp_path / "home", "up", f"--model={file}", "--port=0")
     assert result.returncode == 2
-    assert "bytes are missing" in result.stderr
+    assert "its tensors end at byte 98362432, and the file has 20000000" in result.stderr
 
 
 def test_a_seal_that_cannot_be_entered_refuses_to_serve(tmp_path: Path, weights: Path) -> None:
@@ -136,9 +138,6 @@ def test_a_seal_that_cannot_be_entered_refuses_to_serve(tmp_path: Path, weights:
     command = [*prefix, str(Path(shutil.which("python3") or "python3")), "--version"]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("the limit on namespaces cannot be set in a namespace here")
-    import os
-    import sys
-
     result = subprocess.run(
         [*prefix, sys.executable, "-m", "allod.cli", "up", "--model=smollm2-135m", "--port=0"],
         env={**os.environ, "ALLOD_HOME": str(home)},
@@ -164,3 +163,30 @@ def test_a_signal_ends_it_in_order(start_gateway: Start, number: signal.Signals)
         report = fsck(home.receipts, load_signing_key(home.log_key).verifier)
         assert report.findings == ()
         assert report.head.size == 1
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare (util-linux) for a small disk of its own")
+@pytest.mark.parametrize("free_kib", [0, 8, 24])
+def test_a_disk_that_is_full_from_the_start_is_said(tmp_path: Path, free_kib: int) -> None:
+    """With no room for keys or the log the gateway does not start, says why, and leaves no realm without a name."""
+    home = tmp_path / "home"
+    home.mkdir()
+    mount = f"mount -t tmpfs -o size=256k,mode=700 tmpfs '{home}'"
+    fill = f"{mount} && head -c {(256 - free_kib) * 1024} /dev/zero > '{home}/filler'"
+    words = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        f"{fill}; \"$@\"; status=$?; wc -c < '{home}/realm'; exit $status",
+    ]
+    up = [sys.executable, "-m", "allod.cli", "up", "--model=echo", "--port=0"]
+    environment = {**os.environ, "ALLOD_HOME": str(home)}
+    result = subprocess.run(
+        [*words, "sh", *up], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 3
+    assert "error: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout.strip() != "0"

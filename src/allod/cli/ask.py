@@ -46,7 +46,7 @@ def run(words: argparse.Namespace) -> int:
         "stream_options": {"include_usage": True},
     }
     with (
-        running_or_started(Home(settings.home), model=words.model) as url,
+        running_or_started(settings) as url,
         closing(Client(url, Home(settings.home))) as client,
     ):
         model = client.model()

@@ -11,16 +11,20 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allod.app import Home
+from allod.app import Home, prepare_weights
+from allod.cli.progress import shown
+from allod.cli.up import gateway_command
 from allod.core.canonical import canonical_json
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+from allod.settings import Settings
 
 ANSWER_TIMEOUT_S = 1800
 START_TIMEOUT_S = 900
+STOP_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +111,25 @@ def _error(error: dict[str, Any], status: int) -> AllodError:
 
 
 @contextmanager
-def running_or_started(home: Home, *, model: str | None) -> Iterator[str]:
-    """The URL of this realm's gateway; of one started for the call where none runs."""
+def running_or_started(settings: Settings) -> Iterator[str]:
+    """The URL of this realm's gateway; of one started for the call, and known to nobody else, where none runs."""
+    home = Home(settings.home)
     if url := _running(home):
         yield url
         return
     print("starting a gateway for this call (`allod up` keeps one running)", file=sys.stderr)
-    command = [sys.executable, "-P", "-m", "allod.cli", "up", "--port=0", *([f"--model={model}"] if model else [])]
+    with shown() as progress:
+        weights = prepare_weights(settings, progress)
+    command = gateway_command(replace(settings, server=replace(settings.server, port=0)), weights)
     log = home.path / "gateway.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen([*command, "--private"], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        yield _wait_until_ready(home, process)
+        yield _wait_until_ready(log, process)
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -133,20 +140,24 @@ def _running(home: Home) -> str | None:
     try:
         announced = json.loads(home.gateway.read_text())
         process = Path("/proc", str(int(announced["pid"])))
-        is_ours = process.stat().st_uid == os.geteuid() and b"allod.web" in (process / "cmdline").read_bytes()
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        is_ours = process.stat().st_uid == os.geteuid() and {b"allod.web", f"--home={home.path}".encode()} <= set(words)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(announced["url"]) if is_ours else None
 
 
-def _wait_until_ready(home: Home, process: subprocess.Popen[bytes]) -> str:
+def _wait_until_ready(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """The URL that the gateway says it answers at. Raises Unavailable with the reason when it ends instead."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            words = (home.path / "gateway.log").read_text(errors="replace").strip()
-            message = words.rpartition("error: ")[2] or "it left no reason"
+        has_ended = process.poll() is not None
+        words = log.read_text(errors="replace")
+        for line in words.splitlines():
+            if line.startswith("ready http"):
+                return line.removeprefix("ready ")
+        if has_ended:
+            message = words.strip().rpartition("error: ")[2] or "it left no reason"
             raise Unavailable(f"the gateway did not start: {message}", code="gateway_not_started")
-        if url := _running(home):
-            return url
         time.sleep(0.05)
     raise Unavailable(f"the gateway was not ready in {START_TIMEOUT_S} s", code="gateway_not_started")

@@ -34,7 +34,10 @@ def run(words: argparse.Namespace) -> int:
         print(load_signing_key(home.log_key).verifier_key)
         return 0
     if words.part == "head":
-        sys.stdout.write((home.receipts / "checkpoint").read_text())
+        checkpoint = home.receipts / "checkpoint"
+        if not checkpoint.exists():
+            raise Invalid("the log has no tree head yet", code="no_log", hint="it has one after the first answer")
+        sys.stdout.write(checkpoint.read_text())
         return 0
     key = load_signing_key(home.log_key)
     report = rebuild(home.receipts, key) if words.rebuild else fsck(home.receipts, key.verifier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status: 0 done, 1 the answer is no, 2 wrong usage or settings, 3 unavailable."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = _parser_for(given).parse_args(given)
+    os.umask(0o077)
     try:
         status: int = words.run(words)
     except AllodError as error:
@@ -41,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if words.verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     return status
 
 

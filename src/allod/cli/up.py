@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 
-from allod.app import is_file_name, load_settings, prepare_weights
+from allod.app import Weights, is_file_name, load_settings, prepare_weights
 from allod.cli.progress import shown
+from allod.settings import Settings
 
 HELP = "serve a model: sealed engine, gateway and console"
 
@@ -30,10 +31,13 @@ def run(words: argparse.Namespace) -> int:
     settings = load_settings(overrides)
     with shown() as progress:
         weights = prepare_weights(settings, progress)
+    command = gateway_command(settings, weights)
+    os.execv(command[0], command)  # noqa: S606 (our own interpreter, our own module)
+
+
+def gateway_command(settings: Settings, weights: Weights | None) -> list[str]:
+    """The command line of the gateway's process, with the model that was chosen."""
     name = settings.model.name if weights is None or is_file_name(settings.model.name) else weights.served.name
     command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}", f"--model={name}"]
-    if words.port is not None:
-        command.append(f"--port={words.port}")
-    if words.unsafe_no_seal:
-        command.append("--unsafe-no-seal")
-    os.execv(sys.executable, command)  # noqa: S606 (our own interpreter, our own module)
+    command.append(f"--port={settings.server.port}")
+    return [*command, "--unsafe-no-seal"] if settings.unsafe_no_seal else command

@@ -195,6 +195,9 @@ def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS, 
         raise Unavailable("another process has this log open", code="log_locked") from error
     try:
         return _open_locked(directory, key, calls, lock, anew=anew)
+    except (OSError, sqlite3.Error) as error:
+        os.close(lock)
+        raise Unavailable(f"the log cannot be opened: {error}", code="log_unavailable") from error
     except BaseException:
         os.close(lock)
         raise

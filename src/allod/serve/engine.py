@@ -25,7 +25,7 @@ class EngineInfo:
     config: str
     replay: Literal["exact", "batch-invariant", "none"]
     model_digest: str
-    template_digest: str
+    template_digest: str | None  # None: the file has no chat template
     context_tokens: int
     slots: int
     can_chat: bool

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from allod.core.errors import AllodError, Denied, Invalid
@@ -140,6 +140,8 @@ class Gateway:
                     if not completion.tool_calls:
                         for piece in held:
                             yield piece
+                    elif not holding:  # its text has gone out already: it is part of the answer, and of the receipt
+                        completion = replace(completion, content=item.content)
                     yield completion
                     return
                 if holding:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
-from allod.core.canonical import digest_of
+from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Request, Usage
@@ -190,6 +191,10 @@ def _params(request: Request) -> dict[str, int | str | bool | None]:
     }
     if sampling.stop:
         params["stop"] = digest_of(sampling.stop)
+    if chat.schema is not None:
+        params["schema"] = "sha256:" + sha256_hex(
+            json.dumps(chat.schema, sort_keys=True, separators=(",", ":")).encode()
+        )
     if chat.tools:
         params["num_tools"] = len(chat.tools)
     return params

@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
-from allod.seal.evidence import proof_of
+from allod.core.whole_files import write_whole
+from allod.model.store import check_digest
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.llama import LlamaEngine
@@ -33,6 +35,9 @@ class ReplicaOptions:
     seal: SealOptions
     socket_path: str
     info: EngineInfo
+    pinned: tuple[tuple[Path, str], ...] = ()  # files and the SHA-256 (hex) that `info` says they have
+    config: JsonValue = None  # what `info.config` is the digest of
+    evidence_dir: Path | None = None  # where what receipts give digests of is kept; None: nowhere
     ready_timeout_s: float = 300.0
     poll_s: float = 0.1
     restart_wait_s: float = 0.5
@@ -47,6 +52,7 @@ class Replica:
         self.info = options.info
         self.process: SealedProcess | None = None
         self.started_ms = 0
+        self.evidence: JsonValue = None
         self._engine: LlamaEngine | None = None
         self._changed = asyncio.Event()
         self._reason = "the engine is starting"
@@ -126,8 +132,7 @@ class Replica:
         """Start the process, wait until it answers, and only then call it up."""
         self.process = process = await asyncio.to_thread(self._start_process)
         try:
-            proof = await asyncio.to_thread(lambda: proof_of(process.evidence()))
-            info = replace(self._options.info, seal=process.kind, seal_proof=proof)
+            info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
             engine = LlamaEngine(info, self._options.socket_path)
             await self._wait_until_ready(engine, process)
         except BaseException:
@@ -138,8 +143,19 @@ class Replica:
         self._changed.set()
 
     def _start_process(self) -> SealedProcess:
+        """What runs is what receipts name, at a restart too; and what they give digests of is kept."""
+        for path, digest in self._options.pinned:
+            check_digest(path, digest, lambda what, done, total: None)
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
-        return start(self._options.seal)
+        process = start(self._options.seal)
+        try:
+            self.evidence = process.evidence()["stable"]
+            if self._options.evidence_dir is not None:
+                _keep(self._options.evidence_dir, self._options.config, self.evidence)
+        except BaseException:
+            process.terminate()
+            raise
+        return process
 
     async def _wait_until_ready(self, engine: LlamaEngine, process: SealedProcess) -> None:
         timeout_s = self._options.ready_timeout_s
@@ -147,7 +163,7 @@ class Replica:
             async with asyncio.timeout(timeout_s):
                 while not await engine.is_ready():
                     if (status := process.poll()) is not None:
-                        why = f"it ended with status {status}: {await self._last_words()}"
+                        why = f"it ended with status {status}: {await asyncio.to_thread(self._last_words)}"
                         raise Unavailable(f"the engine was never ready; {why}", code="engine_not_started")
                     await asyncio.sleep(self._options.poll_s)
         except TimeoutError:
@@ -161,15 +177,15 @@ class Replica:
             if self.process is not None and self.process.poll() is None and self._engine is not None:
                 wait_s = self._options.restart_wait_s
                 continue
-            self._mark_down("the engine ended and is being started again")
             await self._end()
+            self._mark_down("the engine ended and is being started again")
             try:
                 await self._launch()
                 logger.warning("the engine ended and was started again")
-            except AllodError as error:
-                self._reason, self._has_failed = f"the engine does not start: {error.message}", True
+            except (AllodError, OSError) as error:
+                self._reason, self._has_failed = f"the engine does not start: {error}", True
                 self._changed.set()  # whoever waits need not wait longer
-                logger.error("the engine does not start: %s", error.message)
+                logger.error("the engine does not start: %s", error)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, self._options.max_restart_wait_s)
 
@@ -182,10 +198,15 @@ class Replica:
         if process is not None:
             await asyncio.to_thread(process.terminate)
 
-    async def _last_words(self) -> str:
+    def _last_words(self) -> str:
         """The end of the engine's log, for the error that reports its failure."""
         path = self._options.seal.log_path
-        if path is None or not path.exists():
-            return "it left no log"
-        lines = (await asyncio.to_thread(path.read_text, errors="replace")).strip().splitlines()
+        lines = path.read_text(errors="replace").strip().splitlines() if path and path.exists() else []
         return lines[-1] if lines else "it left no log"
+
+
+def _keep(directory: Path, *values: JsonValue) -> None:
+    """Each value in a file that its digest names."""
+    for value in values:
+        name = digest_of(value).removeprefix("sha256:")
+        write_whole(directory / f"{name}.json", canonical_json(value).decode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -22,11 +23,18 @@ def main() -> int:
     parser.add_argument("--port", type=int)
     parser.add_argument("--model")
     parser.add_argument("--unsafe-no-seal", action="store_true", default=None)
+    parser.add_argument("--private", action="store_true", default=None)
     words = parser.parse_args()
+    os.umask(0o077)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = load_settings(
-            {"server.port": words.port, "model.name": words.model, "unsafe_no_seal": words.unsafe_no_seal},
+            {
+                "server.port": words.port,
+                "model.name": words.model,
+                "unsafe_no_seal": words.unsafe_no_seal,
+                "is_private": words.private,
+            },
             home=words.home,
         )
         weights = prepare_weights(settings, lambda what, done, total: None)
@@ -34,6 +42,9 @@ def main() -> int:
     except AllodError as error:
         sys.stderr.write(explain(error) + "\n")
         return exit_status(error)
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 3
     except (KeyboardInterrupt, asyncio.CancelledError):
         pass
     return 0

@@ -13,9 +13,11 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from allod.app import ECHO_MODEL, Home, Realm, Weights, now_ms, run_engine, run_realm
 from allod.core.errors import Unavailable
+from allod.core.whole_files import write_whole
 from allod.settings import Settings
 from allod.web.asgi import Application, Route
 from allod.web.metrics import Metrics
@@ -27,6 +29,7 @@ from allod.web.static import Console
 KEEP_ALIVE_S = 75
 GRACE_S = 10
 BACKLOG = 1024
+MAX_HEAD_BYTES = 64 << 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -49,7 +52,7 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
     config = uvicorn.Config(
         application(realm),
         loop="none",
-        http="httptools",
+        http=BoundedHeads,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -60,11 +63,37 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    announce(realm)
+    server = _Server(config)
+    if not realm.settings.is_private:
+        announce(realm)
+    greet(realm)
     try:
-        await _Server(config).serve(sockets=[listener])
+        await server.serve(sockets=[listener])
+        if unfinished := server.server_state.tasks:  # cut off: they have yet to note how far they came
+            await asyncio.wait(unfinished, timeout=GRACE_S)
     finally:
         Home(realm.settings.home).gateway.unlink(missing_ok=True)
+
+
+class BoundedHeads(HttpToolsProtocol):
+    """uvicorn's HTTP, but a request's line and headers have a limit: nobody needs a key to send them."""
+
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_bytes >= 0:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -1
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
@@ -102,17 +131,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def announce(realm: Realm) -> None:
-    """Tell the terminal and, by a file, `allod ask` where the gateway is."""
-    home, url = Home(realm.settings.home), url_of(realm.settings)
-    staged = home.gateway.with_suffix(".new")
-    staged.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
-    staged.replace(home.gateway)
+    """Tell `allod ask`, by a file, where the gateway is."""
+    announced = {"url": url_of(realm.settings), "pid": os.getpid()}
+    write_whole(Home(realm.settings.home).gateway, json.dumps(announced) + "\n")
+
+
+def greet(realm: Realm) -> None:
+    """Tell whoever started the gateway what it serves and where."""
     model = realm.gateway.model
     lines = [
         f"model {model.name} ({model.licence}, {model.owner})",
         f"seal  {realm.gateway.engine.info.seal}",
-        f"key   {home.local_key}",
-        f"ready {url}",
+        f"key   {Home(realm.settings.home).local_key}",
+        f"ready {url_of(realm.settings)}",
     ]
     if not model.informative:
         lines.insert(1, "      too small to be right: its answers show that everything runs, they are not information")

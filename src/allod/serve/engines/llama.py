@@ -18,14 +18,22 @@ from allod.serve.engine import EngineInfo
 from allod.serve.engines.http import Response, UnixHttp
 
 CHAT_PATH = "/v1/chat/completions"
+MAX_LINE_BYTES = 1 << 20
 
 
 class _Delta(msgspec.Struct):
     content: str | None = None
 
 
+class _TokenLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[_TokenLogprob] = []
+
+
 class _Logprobs(msgspec.Struct):
-    content: list[dict[str, Any]] | None = None
+    content: list[_TokenLogprob] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -93,7 +101,7 @@ class LlamaEngine:
                 for choice in event.choices:
                     finish = choice.finish_reason or finish
                     if choice.delta is not None and choice.delta.content:
-                        piece = Piece(choice.delta.content, _openai_logprobs(choice.logprobs))
+                        piece = Piece(choice.delta.content, _openai_logprobs(choice.logprobs, chat.top_logprobs))
                         texts.append(piece.text)
                         logprobs.extend(piece.logprobs)
                         yield piece
@@ -104,13 +112,15 @@ class LlamaEngine:
     async def complete(self, chat: Chat) -> Completion:
         response = await self._http.request("POST", CHAT_PATH, _encode(_chat_body(chat, stream=False)))
         answer = _decoded(_answers, response)
+        if not answer.choices:
+            raise Unavailable("the engine answered nothing", code="engine_response")
         choice = answer.choices[0]
         content = choice.message.content if choice.message is not None else None
         return Completion(
             content or "",
             _finish(choice.finish_reason or "stop"),
             _usage(answer.usage or _Usage()),
-            logprobs=_openai_logprobs(choice.logprobs),
+            logprobs=_openai_logprobs(choice.logprobs, chat.top_logprobs),
         )
 
     async def embed(self, embed: Embed) -> Embeddings:
@@ -141,18 +151,27 @@ class LlamaEngine:
                 if isinstance(part, int):
                     status = part
                     continue
-                buffer += part
+                *lines, buffer = (buffer + part).split(b"\n")
+                if len(buffer) > MAX_LINE_BYTES:
+                    raise Unavailable("the engine's answer has a line without end", code="engine_response")
                 if status != 200:
                     continue
-                *lines, buffer = buffer.split(b"\n")
                 for line in lines:
                     if line.startswith((b"data: {", b"error: {")):
-                        event = _answers.decode(line[line.index(b"{") :])
-                        if event.error is not None:
-                            raise _error(event.error)
-                        yield event
+                        yield _event(line)
         if status != 200:
             _decoded(_answers, Response(status, buffer))
+
+
+def _event(line: bytes) -> _Answer:
+    """One event of a stream. Raises the error that it reports, Unavailable for what cannot be read."""
+    try:
+        event = _answers.decode(line[line.index(b"{") :])
+    except msgspec.DecodeError as reason:
+        raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
+    if event.error is not None:
+        raise _error(event.error)
+    return event
 
 
 def _chat_body(chat: Chat, *, stream: bool) -> dict[str, Any]:
@@ -171,7 +190,7 @@ def _chat_body(chat: Chat, *, stream: bool) -> dict[str, Any]:
     if sampling.stop:
         body["stop"] = sampling.stop
     if chat.top_logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": chat.top_logprobs}
+        body |= {"logprobs": True, "top_logprobs": max(1, chat.top_logprobs)}  # with 0 it gives none at all
     if chat.schema is not None:
         body["response_format"] = (
             {"type": "json_schema", "json_schema": {"name": "answer", "schema": chat.schema}}
@@ -212,15 +231,15 @@ def _usage(usage: _Usage) -> Usage:
     return Usage(usage.prompt_tokens, usage.completion_tokens, cached)
 
 
-def _openai_logprobs(logprobs: _Logprobs | None) -> tuple[Json, ...]:
+def _openai_logprobs(logprobs: _Logprobs | None, num_alternatives: int | None) -> tuple[Json, ...]:
     """llama.cpp's entries carry a token `id` that OpenAI's clients do not expect."""
     if logprobs is None:
         return ()
     return tuple(
-        {**_entry(entry), "top_logprobs": [_entry(other) for other in entry.get("top_logprobs", ())]}
+        {**_entry(entry), "top_logprobs": [_entry(other) for other in entry.top_logprobs[:num_alternatives]]}
         for entry in logprobs.content or ()
     )
 
 
-def _entry(entry: Json) -> dict[str, Any]:
-    return {"token": entry["token"], "logprob": entry["logprob"], "bytes": entry.get("bytes")}
+def _entry(entry: _TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": entry.bytes}

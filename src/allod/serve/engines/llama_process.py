@@ -21,7 +21,7 @@ def serve(options: dict[str, Any]) -> None:
     params.hostnames = [options["socket"]]
     params.n_parallel = options["slots"]
     params.n_ctx = options["slots"] * options["context_tokens"]
-    params.kv_unified = False  # a slot's arithmetic must not depend on its neighbours
+    params.kv_unified = options["kv_unified"]
     params.cpuparams.n_threads = options["threads"]
     params.cpuparams_batch.n_threads = options["threads"]
     params.n_threads_http = options["http_threads"]
@@ -29,7 +29,7 @@ def serve(options: dict[str, Any]) -> None:
     if options["embeddings"]:  # a text to embed must fit one physical batch (512 by default)
         params.n_batch = params.n_ubatch = options["context_tokens"]
     params.n_gpu_layers = options["gpu_layers"]
-    params.cache_ram_mib = 0  # 8 GiB by default
+    params.cache_ram_mib = options["cache_ram_mib"]
     params.cors_origins = ""
     params.ui = False
     params.endpoint_slots = False

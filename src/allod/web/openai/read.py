@@ -95,8 +95,8 @@ def _sampling(body: wire.ChatBody) -> Sampling:
         raise Invalid("a stop sequence is empty", param="stop")
     return Sampling(
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed % (MAX_SEED + 1),
-        temperature=defaults.temperature if body.temperature is None else body.temperature,
-        top_p=defaults.top_p if body.top_p is None else body.top_p,
+        temperature=defaults.temperature if body.temperature is None else round(body.temperature, 3),
+        top_p=defaults.top_p if body.top_p is None else round(body.top_p, 3),  # as exact as a receipt says it
         max_tokens=body.max_completion_tokens or body.max_tokens,
         stop=stop,
     )
