@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -157,6 +158,8 @@ def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Prog
 
 def _own_weights(path: Path, progress: Progress) -> Weights:
     read_header(path)
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", path.stem) is None:
+        raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
     digest = digest_of_file(path, progress)
     served = ServedModel(
         name=path.stem, owner="not known", digest=f"sha256:{digest}", licence="not known", country="", informative=True

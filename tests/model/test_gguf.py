@@ -412,3 +412,29 @@ def test_reading_holds_no_file_open(file: Path, whole: bytes) -> None:
                 read_header(file)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+@pytest.mark.parametrize("where", ["keys", "texts", "tensors"])
+def test_names_and_texts_are_bounded_together(file: Path, where: str) -> None:
+    """Each below the limit of one, and sparse on the disk: refused long before all of them are in memory."""
+    long = struct.pack("<Q", 1 << 23)
+    num_tensors, num_keys = (12, 2) if where == "tensors" else (0, 14)
+    with file.open("wb") as sparse:
+        sparse.write(b"GGUF" + struct.pack("<IQQ", 3, num_tensors, num_keys) + ARCHITECTURE + CONTEXT)
+        for number in range(12):
+            if where == "texts":
+                sparse.write(text(f"k{number}") + struct.pack("<I", 8))
+            sparse.write(long + bytes((number,)))
+            sparse.seek((1 << 23) - 1, 1)
+            if where == "keys":
+                sparse.write(struct.pack("<IB", 0, 0))
+            if where == "tensors":
+                sparse.write(struct.pack("<IQIQ", 1, 8, 0, 32 * number))
+        sparse.truncate(-(-sparse.tell() // 32) * 32 + 32 * num_tensors)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Invalid):
+            read_header(file)
+        assert tracemalloc.get_traced_memory()[1] < 48 << 20
+    finally:
+        tracemalloc.stop()

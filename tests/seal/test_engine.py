@@ -1,10 +1,9 @@
-"""The real engine under the real seal. `ALLOD_TEST_GGUF` names a small GGUF chat model."""
+"""The real engine under the real seal."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import sys
 import time
@@ -69,11 +68,9 @@ def wait_until_ready(process: SealedProcess, path: Path, log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
-def test_the_real_engine_answers_under_the_seal(tmp_path: Path) -> None:
+def test_the_real_engine_answers_under_the_seal(tmp_path: Path, weights: Path) -> None:
     """llama.cpp's own server: threads, mmap, timers, 24 answers four at a time; and it still reached nothing."""
-    pytest.importorskip("xllamacpp")
-    if not (model := os.environ.get("ALLOD_TEST_GGUF")):
-        pytest.skip("ALLOD_TEST_GGUF names no model")
+    model = str(weights)
     sockets, log = tmp_path / "sockets", tmp_path / "log"
     sockets.mkdir(mode=0o700)
     path = sockets / "engine.sock"  # llama.cpp knows a Unix socket by its `.sock`

@@ -40,9 +40,10 @@ async def failure(tmp_path: Path, answer: Callable[[Exchange], Awaitable[None]],
     [
         b"data: {nonsense\n\n",
         b'data: {"choices": 7}\n\n',
+        b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n',
         b'data: {"choices":[{"delta":{"content":"a"},"logprobs":{"content":[{}]}}]}\n\n',
     ],
-    ids=["no JSON", "wrong type", "empty logprobs"],
+    ids=["no JSON", "wrong type", "no text", "empty logprobs"],
 )
 async def test_an_event_that_cannot_be_read_is_a_failed_engine(tmp_path: Path, event: bytes) -> None:
     """Also after pieces that could be."""
@@ -52,11 +53,11 @@ async def test_an_event_that_cannot_be_read_is_a_failed_engine(tmp_path: Path, e
 
 @pytest.mark.parametrize(
     "body",
-    [b"x", b"", b"[]", b"{}", b'{"choices":[]}'],
+    [b"x", b"", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[{"message":{"content":"\xff"}}]}'],
     ids=repr,
 )
 async def test_a_response_that_cannot_be_read_is_a_failed_engine(tmp_path: Path, body: bytes) -> None:
-    """No choice at all, and other shapes."""
+    """No choice at all, other shapes, other encodings."""
     error = await failure(tmp_path, lambda exchange: exchange.whole(body), stream=False)
     assert (type(error), error.code) == (Unavailable, "engine_response")
 

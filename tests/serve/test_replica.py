@@ -265,3 +265,15 @@ async def test_what_the_model_cannot_do_is_not_tried_again(run: Run) -> None:
             await replica.embed(Embed("m", ("a",)))
         assert caught.value.code == "unsupported_by_model"
         assert process_of(replica) is before
+
+
+async def test_who_asks_a_closed_replica_is_told_at_once(run: Run, ask: Ask) -> None:
+    """No engine will come, so none is waited for; nor by those whose request was lost in closing."""
+    async with run(max_restart_wait_s=15.0) as replica:
+        waiting = asyncio.create_task(ask(replica, saying("wait")))
+        await asyncio.sleep(0.1)
+        await replica.close()
+        async with asyncio.timeout(2):
+            for asked in (waiting, asyncio.create_task(ask(replica, saying("hello")))):
+                with pytest.raises(Unavailable):
+                    await asked

@@ -123,3 +123,14 @@ def test_no_text_is_an_exception(text: str) -> None:
 def test_a_format_is_told_and_not_judged() -> None:
     """As JSON Schema 2020-12 has it: `format` describes, and breaks nothing."""
     check_kept(compiled({"format": "email"}, param="p"), '"not an address"')
+
+
+@pytest.mark.parametrize("text", ["[1]", "7", "null", '"{}"'])
+async def test_any_object_is_an_object(front: MakeFront, ask_chat: Ask, text: str) -> None:
+    """`json_object`, which is an empty schema here, asks for an object and not for any JSON."""
+    async with front(ScriptedEngine("{}")) as made:
+        await ask_chat(made.gateway, request(chat(schema={})))
+    async with front(ScriptedEngine(text)) as made:
+        with pytest.raises(Unavailable) as caught:
+            await ask_chat(made.gateway, request(chat(schema={}), id="r2"))
+    assert caught.value.code == "schema_not_kept"

@@ -552,3 +552,9 @@ def test_the_seal_is_described_as_it_is(wire: Wire) -> None:
 def test_the_trust_file_is_the_realms(wire: Wire, gateway: Gateway) -> None:
     """What a client fetches is what the operator can hand out."""
     assert wire.ask(wire.head("GET", "/v1/trust")).body == (gateway.home / "trust.policy").read_bytes()
+
+
+def test_a_page_that_is_known_has_an_id_too(wire: Wire) -> None:
+    """304 is an answer."""
+    tag = wire.ask(wire.head("GET", "/")).headers["etag"]
+    assert "x-request-id" in wire.ask(wire.head("GET", "/", f"if-none-match: {tag}")).headers

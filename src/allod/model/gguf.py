@@ -18,6 +18,7 @@ from allod.core.errors import Invalid
 MAX_TENSORS = 100_000
 MAX_KEYS = 10_000
 MAX_STRING_BYTES = 1 << 24
+MAX_TEXT_BYTES = 1 << 24  # of all names and texts that are kept while reading
 MAX_ARRAY_ITEMS = 1 << 22
 MAX_ITEMS = 1 << 23
 MAX_ALIGNMENT = 1 << 16
@@ -76,6 +77,7 @@ class _Reader:
         self._file = file
         self._size = size_bytes
         self._num_items = 0
+        self._num_text_bytes = 0
 
     def header(self) -> GgufHeader:
         if self._take(4) != b"GGUF":
@@ -156,8 +158,11 @@ class _Reader:
             raise _Malformed("it ends within its header")
 
     def _string(self) -> str:
-        data = self._take(self._count(MAX_STRING_BYTES, "bytes of a string"))
-        return data.decode("utf-8", "replace")  # token texts may be single bytes
+        length = self._count(MAX_STRING_BYTES, "bytes of a string")
+        self._num_text_bytes += length
+        if self._num_text_bytes > MAX_TEXT_BYTES:
+            raise _Malformed(f"more than {MAX_TEXT_BYTES} bytes of names and texts")
+        return self._take(length).decode("utf-8", "replace")
 
     def _count(self, limit: int, what: str) -> int:
         count: int = self._number("<Q")

@@ -28,6 +28,8 @@ from allod.serve.admission import Admission
 from allod.serve.engine import Engine
 from allod.serve.recorder import Recorder
 
+LONGEST_OPENING = 16  # characters that tell whether text may be a call
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -132,6 +134,7 @@ class Gateway:
     async def _pieces(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []
+        start = ""
         holding = tools.offers_tools(chat)
         async with aclosing(self.engine.stream(tools.prepare(chat))) as stream:
             async for item in stream:
@@ -146,7 +149,8 @@ class Gateway:
                     return
                 if holding:
                     held.append(item)
-                    holding = tools.is_forced(chat) or tools.could_be_call("".join(piece.text for piece in held))
+                    start = (start + item.text).lstrip()[:LONGEST_OPENING]
+                    holding = tools.is_forced(chat) or tools.could_be_call(start)
                     if holding:
                         continue
                     for piece in held:
@@ -160,5 +164,6 @@ def _interpreted(chat: Chat, completion: Completion) -> Completion:
     """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
     completion = tools.interpret(chat, completion)
     if chat.schema is not None and completion.finish == "stop":
-        schemas.check_kept(schemas.compiled(chat.schema, param="response_format"), completion.content or "")
+        asked = chat.schema or {"type": "object"}
+        schemas.check_kept(schemas.compiled(asked, param="response_format"), completion.content or "")
     return completion

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -37,11 +36,6 @@ from allod.serve.engine import Engine, EngineInfo
 # Turns of the event loop that a statement waits for company: microseconds to a lone one. Each batch costs the writer's
 # thread a wake-up, a signature and an fdatasync, as much CPU as an answer does; docs/log.md has the measurement.
 GATHER_TURNS = 3
-
-
-def new_receipt_id() -> str:
-    """128 random bits: known before the first token, and tells nothing."""
-    return secrets.token_hex(16)
 
 
 class Recorder:

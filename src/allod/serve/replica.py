@@ -71,6 +71,8 @@ class Replica:
             with suppress(asyncio.CancelledError):
                 await self._watcher
         await self._end()
+        self._has_failed = True  # none will come: whoever waits for one is told so now
+        self._changed.set()
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless the engine is up."""

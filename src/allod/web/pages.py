@@ -29,7 +29,8 @@ class Pages:
             raise Invalid(f"there is nothing at {call.path}", code="not_found")
         headers = (*_SECURITY, (b"content-type", asset.media_type.encode()), (b"etag", asset.etag.encode()))
         if call.headers.get(b"if-none-match") == asset.etag.encode():
-            await call.send({"type": "http.response.start", "status": 304, "headers": list(headers)})
+            named = [*headers, (b"x-request-id", call.id.encode())]
+            await call.send({"type": "http.response.start", "status": 304, "headers": named})
             await call.send({"type": "http.response.body"})
         else:
             await call.respond(200, asset.body, headers)

@@ -151,11 +151,9 @@ class LlamaEngine:
                 if isinstance(part, int):
                     status = part
                     continue
-                *lines, buffer = (buffer + part).split(b"\n")
+                *lines, buffer = (buffer + part).split(b"\n") if status == 200 else [buffer + part]
                 if len(buffer) > MAX_LINE_BYTES:
                     raise Unavailable("the engine's answer has a line without end", code="engine_response")
-                if status != 200:
-                    continue
                 for line in lines:
                     if line.startswith((b"data: {", b"error: {")):
                         yield _event(line)
@@ -167,7 +165,7 @@ def _event(line: bytes) -> _Answer:
     """One event of a stream. Raises the error that it reports, Unavailable for what cannot be read."""
     try:
         event = _answers.decode(line[line.index(b"{") :])
-    except msgspec.DecodeError as reason:
+    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
         raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
     if event.error is not None:
         raise _error(event.error)
@@ -206,7 +204,7 @@ def _decoded(decoder: msgspec.json.Decoder[_Kind], response: Response) -> _Kind:
         if response.status == 200:
             return decoder.decode(response.body)
         error = _answers.decode(response.body).error
-    except msgspec.DecodeError as reason:
+    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
         raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
     raise _error(error or _Error(code=response.status))
 
