@@ -13,6 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from allod.core.canonical import canonical_json
+from allod.core.requests import chat_answer
 from allod.core.statements import (
     AnswerPart,
     EnginePart,
@@ -25,7 +26,7 @@ from allod.core.statements import (
     statement_bytes,
 )
 from allod.prove.bundle import Bundle, Opening, encode_bundle
-from allod.prove.commitments import chat_answer, commitment, nonce_of, pseudonym_of, salt_of
+from allod.prove.commitments import commitment, nonce_of, pseudonym_of, salt_of
 from allod.prove.heads import TreeHead
 from allod.prove.keys import SigningKey
 from allod.prove.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, range_root

@@ -28,7 +28,7 @@ from allod.model import catalogue as catalogue_module
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.fetch import ensure
 from allod.model.gguf import read_header
-from allod.model.store import Progress, Store, digest_of_file
+from allod.model.store import Progress, Store, digest_of_file, silent
 from allod.prove.daykeys import DayKeys
 from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
 from allod.prove.log import Log, bundle_for, open_log
@@ -213,7 +213,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
     evidence_dir.mkdir(mode=0o700, exist_ok=True)
     socket_path = str(socket_dir / "engine.sock")
     library = _engine_library()
-    build = digest_of_file(library, lambda what, done, total: None)
+    build = digest_of_file(library, silent)
     options = {
         "slots": model.slots,
         "context_tokens": min(model.context_tokens, header.context_tokens),

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.prove.commitments import chat_answer, commitment, day_of, nonce_of
+from allod.core.requests import chat_answer
+from allod.prove.commitments import commitment, day_of, nonce_of
 from allod.prove.daykeys import DayKeys
 
 DAY = "2026-11-22"

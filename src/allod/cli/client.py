@@ -18,8 +18,8 @@ from typing import Any
 from allod.app import Home, prepare_weights
 from allod.cli.progress import shown
 from allod.cli.up import gateway_command
-from allod.core.canonical import canonical_json
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+from allod.core.requests import chat_answer
 from allod.settings import Settings
 
 ANSWER_TIMEOUT_S = 1800
@@ -76,7 +76,7 @@ class Client:
         """The answer's bundle with everything that opens it."""
         bundle = json.loads(self._get(f"/v1/receipts/{answer.receipt_id}"))
         bundle["opening"]["request"] = answer.request_body
-        bundle["opening"]["answer"] = canonical_json({"content": answer.text, "tool_calls": []}).decode()
+        bundle["opening"]["answer"] = chat_answer(answer.text).decode()
         return json.dumps(bundle, ensure_ascii=False).encode()
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -109,11 +109,17 @@ class Completion:
     logprobs: tuple[Json, ...] = ()
 
     def committed_bytes(self) -> bytes:
-        """What the receipt commits to: RFC 8785 of the text and the tool calls, and nothing else (spec/receipt.md)."""
-        if not self.tool_calls and self.content is not None:  # the usual answer, without building a tree
-            return b'{"content":' + canonical_json(self.content) + b',"tool_calls":[]}'
-        calls = [{"arguments": call.arguments, "name": call.name} for call in self.tool_calls]
-        return canonical_json({"content": self.content, "tool_calls": calls})
+        """What the receipt commits to: the text and the tool calls, and nothing else (spec/receipt.md)."""
+        return chat_answer(self.content, [{"arguments": call.arguments, "name": call.name} for call in self.tool_calls])
+
+
+def chat_answer(content: str | None, tool_calls: Sequence[Mapping[str, str]] = ()) -> bytes:
+    """The bytes that stand for a chat answer: its content, and each tool call's `name` and `arguments` as sent.
+
+    Other keys of a tool call (its id, its index) are left out. Raises Invalid for a lone surrogate.
+    """
+    calls = [{"name": call["name"], "arguments": call["arguments"]} for call in tool_calls]
+    return canonical_json({"content": content, "tool_calls": calls})
 
 
 @dataclass(frozen=True, slots=True)

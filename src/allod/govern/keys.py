@@ -15,6 +15,7 @@ from pathlib import Path
 
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Label
+from allod.core.secret_files import write_secret_once
 
 PREFIX = "allod-"
 
@@ -51,16 +52,9 @@ class KeyRing:
 
 def read_or_make_key(path: Path) -> str:
     """The key in `path`, made on first use. Raises Invalid when others than its owner can read it."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        return _read(path)
-    key = PREFIX + secrets.token_urlsafe(32)
-    with os.fdopen(handle, "w") as file:
-        file.write(key + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return key
+    if not path.exists():
+        write_secret_once(path, f"{PREFIX}{secrets.token_urlsafe(32)}\n".encode())
+    return _read(path)
 
 
 def _read(path: Path) -> str:

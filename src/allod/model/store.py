@@ -12,10 +12,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from allod.core.errors import Invalid
+from allod.core.whole_files import sync
 
 Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all (0: unknown)
 
 _CHUNK_BYTES = 1 << 22
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
 
 
 class Store:
@@ -47,15 +52,15 @@ class Store:
         staged = file.parent / "staged"
         staged.mkdir(mode=0o700)
         file.chmod(0o400)
-        _sync(file)
+        sync(file)
         file.rename(staged / "weights.gguf")
-        _sync(staged)
+        sync(staged)
         try:
             staged.rename(target)
         except OSError:  # another process was faster; what is there has the same digest
             if not (target / "weights.gguf").is_file():
                 raise
-        _sync(self._root)
+        sync(self._root)
         return target / "weights.gguf"
 
     def sweep(self) -> None:
@@ -94,11 +99,3 @@ def digest_of_file(file: Path, progress: Progress) -> str:
             done += len(chunk)
             progress(f"checking {file.name}", done, total)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,13 +9,11 @@ HMAC is HMAC-SHA256. Source: spec/receipt.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from hmac import digest
 from typing import Literal
 
-from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
 
 SALT_BYTES = 32
@@ -41,15 +39,6 @@ def commitment(role: Role, salt: bytes, data: bytes) -> str:
 def pseudonym_of(day_key: bytes, tenant: str) -> str:
     """The tenant's name in receipts of one day, 128 bits in hexadecimal."""
     return digest(day_key, b"allod tenant v1\0" + tenant.encode(), "sha256")[:16].hex()
-
-
-def chat_answer(content: str | None, tool_calls: Sequence[Mapping[str, str]] = ()) -> bytes:
-    """The bytes that stand for a chat answer: its content, and each tool call's `name` and `arguments` as sent.
-
-    Other keys of a tool call (its id, its index) are left out. Raises Invalid for a lone surrogate.
-    """
-    calls = [{"name": call["name"], "arguments": call["arguments"]} for call in tool_calls]
-    return canonical_json({"content": content, "tool_calls": calls})
 
 
 def day_of(time_ms: int) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Denied, Invalid, Unavailable
+from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
+from allod.core.whole_files import sync
 from allod.prove.commitments import day_of, nonce_of, pseudonym_of, salt_of
-from allod.prove.secret_files import make_private_directory, read_secret, sync_directory, write_secret_once
 
 KEY_BYTES = 32
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -88,7 +89,7 @@ class DayKeys:
             path.unlink()
         except FileNotFoundError:
             return False
-        sync_directory(path.parent)
+        sync(path.parent)
         return True
 
     def _create(self, tenant: str, day: str) -> DayKey:

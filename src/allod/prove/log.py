@@ -17,6 +17,8 @@ from struct import pack
 from typing import NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
+from allod.core.secret_files import make_private_directory
+from allod.core.whole_files import sync
 from allod.prove.bundle import Bundle, Opening, encode_bundle
 from allod.prove.heads import TreeHead
 from allod.prove.index import Index, Place
@@ -24,7 +26,6 @@ from allod.prove.keys import SigningKey
 from allod.prove.merkle import HASH_BYTES, consistency_proof, inclusion_proof, leaf_hash, root_from_inclusion
 from allod.prove.proofs import Proof
 from allod.prove.recovery import recover
-from allod.prove.secret_files import make_private_directory, sync_directory
 from allod.prove.segment import ENTRY, HEAD, MAGIC, FileCalls, SegmentFile, encode_frame, read_frame
 from allod.prove.standing import Leaf, Standing
 from allod.prove.tiles import WIDTH, TileName
@@ -232,7 +233,7 @@ def _create_segment(directory: Path, key: SigningKey) -> None:
     finally:
         os.close(fd)
     draft.rename(directory / "segment")
-    sync_directory(directory)
+    sync(directory)
 
 
 def bundle_for(log: Log, receipt_id: str, salt: bytes | None = None) -> bytes:

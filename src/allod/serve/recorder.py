@@ -15,7 +15,7 @@ from functools import lru_cache
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError
 from allod.core.labels import Label
-from allod.core.requests import Chat, Completion, Request, Usage
+from allod.core.requests import Chat, Request, Usage, chat_answer
 from allod.core.statements import (
     AnswerPart,
     EnginePart,
@@ -81,10 +81,9 @@ class Recorder:
 
     def record_unfinished(self, request: Request, sent: str, reason: BaseException) -> None:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
-        completion = Completion(sent, "stop", Usage())
         finish = "error" if isinstance(reason, AllodError) else "cancelled"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
-            statement = self._statement(request, completion.committed_bytes(), None, finish)
+            statement = self._statement(request, chat_answer(sent), None, finish)
             self._writer.submit(statement, request.id, _ignore)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
@@ -186,9 +185,8 @@ def _params(request: Request) -> dict[str, int | str | bool | None]:
     if sampling.stop:
         params["stop"] = digest_of(sampling.stop)
     if chat.schema is not None:
-        params["schema"] = "sha256:" + sha256_hex(
-            json.dumps(chat.schema, sort_keys=True, separators=(",", ":")).encode()
-        )
+        schema = json.dumps(chat.schema, sort_keys=True, separators=(",", ":"))
+        params["schema"] = f"sha256:{sha256_hex(schema.encode())}"
     if chat.tools:
         params["num_tools"] = len(chat.tools)
     return params

@@ -19,7 +19,7 @@ from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
 from allod.core.whole_files import write_whole
-from allod.model.store import check_digest
+from allod.model.store import check_digest, silent
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.llama import LlamaEngine
@@ -147,7 +147,7 @@ class Replica:
     def _start_process(self) -> SealedProcess:
         """What runs is what receipts name, at a restart too; and what they give digests of is kept."""
         for path, digest in self._options.pinned:
-            check_digest(path, digest, lambda what, done, total: None)
+            check_digest(path, digest, silent)
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
         process = start(self._options.seal)
         try:

@@ -13,6 +13,7 @@ import uvloop
 
 from allod.app import load_settings, prepare_weights
 from allod.core.errors import AllodError, exit_status, explain
+from allod.model.store import silent
 from allod.web.server import serve
 
 
@@ -37,7 +38,7 @@ def main() -> int:
             },
             home=words.home,
         )
-        weights = prepare_weights(settings, lambda what, done, total: None)
+        weights = prepare_weights(settings, silent)
         uvloop.run(serve(settings, weights))
     except AllodError as error:
         sys.stderr.write(explain(error) + "\n")

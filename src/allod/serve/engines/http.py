@@ -58,19 +58,19 @@ class _Connection(asyncio.Protocol):
     async def wait(self) -> bool:
         """Wait for something new; False when the response is complete and read."""
         while not self._chunks and not self._finished:
-            if self._lost:
-                raise Unavailable("the engine closed the connection", code="engine_lost", retry_after_s=1)
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
+            await self._news()
         return bool(self._chunks)
 
     async def wait_for_status(self) -> None:
         """Wait until `status` is known."""
         while self.status == 0:
-            if self._lost:
-                raise Unavailable("the engine closed the connection", code="engine_lost", retry_after_s=1)
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
+            await self._news()
+
+    async def _news(self) -> None:
+        if self._lost:
+            raise Unavailable("the engine closed the connection", code="engine_lost", retry_after_s=1)
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
 
     def take(self) -> bytes:
         data = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]

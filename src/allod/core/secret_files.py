@@ -8,17 +8,9 @@ import stat
 from pathlib import Path
 
 from allod.core.errors import Invalid
+from allod.core.whole_files import sync
 
 MAX_SECRET_BYTES = 4096
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def make_private_directory(directory: Path) -> None:
@@ -27,7 +19,7 @@ def make_private_directory(directory: Path) -> None:
         return
     make_private_directory(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(directory.parent)
+    sync(directory.parent)
 
 
 def write_secret_once(path: Path, data: bytes) -> bool:
@@ -44,7 +36,7 @@ def write_secret_once(path: Path, data: bytes) -> bool:
         return False
     finally:
         draft.unlink()
-    sync_directory(path.parent)
+    sync(path.parent)
     return True
 
 
