@@ -1,21 +1,115 @@
 """Labels: how sensitive something is, how it must be handled, where and for what it may be processed.
 
-`join` is the label of a thing derived from two others: never lower than either. An empty set of jurisdictions or
-purposes permits none, so an impossible combination forbids by itself; `ANY` stands for "not restricted".
+Labels form a lattice. `join` is the label of a thing derived from two others, never lower than either: the higher
+tier, both sets of markings, and only the places and purposes that both allow. An empty set of places or purposes
+allows none, so an impossible combination forbids by itself; `ANY` stands for "not restricted".
+
+A value whose label matters travels as `Labelled`, and what is made from such values by `derived`: there is no way from
+one to the other that drops a label. What tiers and markings there are is a nation's to say (`nations.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Generic, TypeVar
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 
-TIERS = ("OFFICIAL", "SECRET", "TOP SECRET")  # UK Government Security Classifications, August 2024
 ANY: frozenset[str] | None = None
 
+_Value = TypeVar("_Value")
+_Made = TypeVar("_Made")
 
-def _meet(left: frozenset[str] | None, right: frozenset[str] | None) -> frozenset[str] | None:
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A step of one nation's classification; a higher `rank` is more sensitive."""
+
+    name: str
+    rank: int
+    nation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """`jurisdictions` are ISO 3166 codes, a country's standing for all its parts; None (`ANY`) means not restricted."""
+
+    tier: Tier
+    markings: frozenset[str] = frozenset()
+    jurisdictions: frozenset[str] | None = ANY
+    purposes: frozenset[str] | None = ANY
+
+    def __post_init__(self) -> None:
+        if self.jurisdictions is not None:
+            object.__setattr__(self, "jurisdictions", _widest(self.jurisdictions))
+
+    def join(self, other: Label) -> Label:
+        """The label of what is made from both. Raises Invalid for labels of two nations: neither ranks the other's."""
+        if self.tier.nation != other.tier.nation:
+            raise Invalid(
+                f"labels of {self.tier.nation} and {other.tier.nation} have no common order", code="nations_differ"
+            )
+        return Label(
+            tier=max(self.tier, other.tier, key=lambda tier: tier.rank),
+            markings=self.markings | other.markings,
+            jurisdictions=_common_places(self.jurisdictions, other.jurisdictions),
+            purposes=_common(self.purposes, other.purposes),
+        )
+
+    def covers(self, other: Label) -> bool:
+        """Whether this label is at least as high as `other` in every part, so that nothing is lost by it."""
+        return self.join(other) == self
+
+    def allows_place(self, jurisdiction: str) -> bool:
+        """Whether it may be processed there: `GB` allows `GB-SCT`, not the other way round."""
+        return self.jurisdictions is None or any(is_within(jurisdiction, place) for place in self.jurisdictions)
+
+    def allows_purpose(self, purpose: str) -> bool:
+        """Whether it may be used for that."""
+        return self.purposes is None or purpose in self.purposes
+
+    @property
+    def is_impossible(self) -> bool:
+        """Whether it leaves no place or no purpose at all."""
+        return self.jurisdictions == frozenset() or self.purposes == frozenset()
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The form that receipts carry; null stands for "not restricted"."""
+        return {
+            "tier": self.tier.name,
+            "markings": sorted(self.markings),
+            "jurisdictions": None if self.jurisdictions is None else sorted(self.jurisdictions),
+            "purposes": None if self.purposes is None else sorted(self.purposes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled(Generic[_Value]):
+    """A value and its label. Raises TypeError where there is no label: none is assumed."""
+
+    value: _Value
+    label: Label
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, Label):
+            raise TypeError(f"a value without a label: {type(self.label).__name__}")
+
+
+def derived(make: Callable[..., _Made], first: Labelled[Any], *others: Labelled[Any]) -> Labelled[_Made]:
+    """What `make` makes of the values, under the join of their labels."""
+    inputs = (first, *others)
+    return Labelled(make(*(one.value for one in inputs)), reduce(Label.join, (one.label for one in inputs)))
+
+
+def is_within(place: str, other: str) -> bool:
+    """Whether the ISO 3166 code `place` names `other` or a part of it."""
+    return place == other or place.startswith(f"{other}-")
+
+
+def _common(left: frozenset[str] | None, right: frozenset[str] | None) -> frozenset[str] | None:
     if left is None:
         return right
     if right is None:
@@ -23,38 +117,18 @@ def _meet(left: frozenset[str] | None, right: frozenset[str] | None) -> frozense
     return left & right
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """`jurisdictions` are ISO 3166 codes; None (`ANY`) means not restricted."""
+def _common_places(left: frozenset[str] | None, right: frozenset[str] | None) -> frozenset[str] | None:
+    """Of two sets of places, those within both: a country and its part have the part in common."""
+    if left is None or right is None:
+        return _common(left, right)
+    return frozenset(
+        [place for place in left if any(is_within(place, other) for other in right)]
+        + [place for place in right if any(is_within(place, other) for other in left)]
+    )
 
-    tier: str = "OFFICIAL"
-    markings: frozenset[str] = frozenset()
-    jurisdictions: frozenset[str] | None = ANY
-    purposes: frozenset[str] | None = ANY
 
-    def __post_init__(self) -> None:
-        if self.tier not in TIERS:
-            raise Invalid(
-                f"unknown tier {self.tier!r}",
-                code="unknown_label",
-                param="tier",
-                hint=f"known tiers: {', '.join(TIERS)}",
-            )
-
-    def join(self, other: Label) -> Label:
-        """The label of what is made from both."""
-        return Label(
-            tier=max(self.tier, other.tier, key=TIERS.index),
-            markings=self.markings | other.markings,
-            jurisdictions=_meet(self.jurisdictions, other.jurisdictions),
-            purposes=_meet(self.purposes, other.purposes),
-        )
-
-    def as_json(self) -> dict[str, JsonValue]:
-        """The form that receipts carry; null stands for "not restricted"."""
-        return {
-            "tier": self.tier,
-            "markings": sorted(self.markings),
-            "jurisdictions": None if self.jurisdictions is None else sorted(self.jurisdictions),
-            "purposes": None if self.purposes is None else sorted(self.purposes),
-        }
+def _widest(places: frozenset[str]) -> frozenset[str]:
+    """The same area without what another of its places holds, so that equal areas are equal sets."""
+    return frozenset(
+        place for place in places if not any(place != other and is_within(place, other) for other in places)
+    )
