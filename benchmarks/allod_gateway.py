@@ -12,7 +12,8 @@ from pathlib import Path
 import uvloop
 
 import mock_engine
-from allod.app import load_settings, run_realm
+from allod.app.home import load_settings
+from allod.app.realm import run_realm
 from allod.core.canonical import digest_of
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.llama import LlamaEngine

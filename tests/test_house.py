@@ -36,7 +36,7 @@ DOORS = {
 }
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}
-ASYNC_ROOMS = ("serve/", "web/", "app.py")  # app.py puts async things together and is no room
+ASYNC_ROOMS = ("serve/", "web/", "app/")  # app puts async things together and is no room
 
 
 def modules(source: Path) -> Iterator[tuple[str, ast.Module]]:

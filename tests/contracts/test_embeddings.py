@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from allod.app import load_settings, prepare_weights, run_engine
+from allod.app.engine import run_engine
+from allod.app.home import load_settings
+from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Embed
 from allod.model.gguf import read_header

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from allod.app import load_settings, prepare_weights, run_engine
+from allod.app.engine import run_engine
+from allod.app.home import load_settings
+from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Piece, Sampling
 from allod.serve.engine import Engine

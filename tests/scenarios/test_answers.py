@@ -17,7 +17,7 @@ import openai
 import pytest
 from tests.conftest import Gateway
 
-from allod.app import Home
+from allod.app.home import Home
 from allod.core.canonical import canonical_json
 from allod.core.statements import check_statement
 from allod.prove.bundle import Bundle, Opening, encode_bundle, parse_bundle

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tests.conftest import Gateway, run_allod
 
-from allod.app import Home
+from allod.app.home import Home
 from allod.prove.fsck import fsck
 from allod.prove.keys import load_signing_key
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from allod.app import Home, load_settings
+from allod.app.home import Home, load_settings
 from allod.cli.client import Answer, Client, running_or_started
 from allod.core.errors import Invalid
 

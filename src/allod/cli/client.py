@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allod.app import Home, prepare_weights
+from allod.app.home import Home
+from allod.app.weights import prepare_weights
 from allod.cli.progress import shown
 from allod.cli.up import gateway_command
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable

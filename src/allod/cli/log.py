@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from allod.app import Home, load_settings
+from allod.app.home import Home, load_settings
 from allod.core.errors import Invalid
 from allod.prove.fsck import fsck, rebuild
 from allod.prove.keys import load_signing_key

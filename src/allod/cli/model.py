@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from allod.app import Home, load_settings, prepare_weights
+from allod.app.home import Home, load_settings
+from allod.app.weights import prepare_weights
 from allod.cli.progress import shown
 from allod.model.store import Store
 from allod.settings import load_catalogue

@@ -6,7 +6,9 @@ import argparse
 import os
 import sys
 
-from allod.app import Weights, is_file_name, load_settings, prepare_weights
+from allod.app.engine import Weights
+from allod.app.home import load_settings
+from allod.app.weights import is_file_name, prepare_weights
 from allod.cli.progress import shown
 from allod.settings import Settings
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import uvloop
 
-from allod.app import load_settings, prepare_weights
+from allod.app.home import load_settings
+from allod.app.weights import prepare_weights
 from allod.core.errors import AllodError, exit_status, explain
 from allod.model.store import silent
 from allod.web.server import serve

@@ -15,7 +15,9 @@ from dataclasses import replace
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from allod.app import ECHO_MODEL, Home, Realm, Weights, now_ms, run_engine, run_realm
+from allod.app.engine import ECHO_MODEL, Weights, run_engine
+from allod.app.home import Home, now_ms
+from allod.app.realm import Realm, run_realm
 from allod.core.errors import Unavailable
 from allod.core.whole_files import write_whole
 from allod.settings import Settings

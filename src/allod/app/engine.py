@@ -1,0 +1,121 @@
+"""The engine that a realm runs: llama.cpp under the seal, or the echo engine."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from allod.app.home import Home
+from allod.core.canonical import digest_of
+from allod.core.errors import Unavailable
+from allod.model.gguf import read_header
+from allod.model.store import digest_of_file, silent
+from allod.seal.launch import SealOptions, python_read_paths
+from allod.serve.engine import Engine, EngineInfo
+from allod.serve.engines.echo import EchoEngine
+from allod.serve.gateway import ServedModel
+from allod.serve.replica import Replica, ReplicaOptions
+from allod.settings import Settings
+
+ECHO = "echo"
+ECHO_MODEL = ServedModel(
+    name=ECHO, owner="Allod", digest=digest_of("echo model"), licence="Apache-2.0", country="", informative=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A checked model file and what clients are told of it."""
+
+    path: Path
+    served: ServedModel
+
+
+@asynccontextmanager
+async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenerator[Engine, None]:
+    """The engine that the settings name, ready to answer; the echo engine where there are no weights."""
+    if weights is None:
+        yield EchoEngine()
+        return
+    directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="allod-")
+    try:
+        replica = Replica(await asyncio.to_thread(replica_options, settings, weights, Path(directory.name)))
+        await replica.start()
+        try:
+            yield replica
+        finally:
+            await replica.close()
+    finally:
+        await asyncio.to_thread(directory.cleanup)
+
+
+def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> ReplicaOptions:
+    """How to start llama.cpp's server for these weights, sealed."""
+    header = read_header(weights.path)
+    model = settings.model
+    evidence_dir = Home(settings.home).evidence
+    evidence_dir.mkdir(mode=0o700, exist_ok=True)
+    socket_path = str(socket_dir / "engine.sock")
+    library = _engine_library()
+    build = digest_of_file(library, silent)
+    options = {
+        "slots": model.slots,
+        "context_tokens": min(model.context_tokens, header.context_tokens),
+        "threads": model.threads or max(1, _num_physical_cores() - 1),
+        "http_threads": 2 * model.slots + 4,  # one for each request that admission lets in, and some for health
+        "embeddings": header.can_embed,
+        "gpu_layers": model.gpu_layers,
+        "kv_unified": False,  # a slot's arithmetic must not depend on its neighbours
+        "cache_ram_mib": 0,  # 8 GiB by default
+    }
+    words = json.dumps({**options, "model": str(weights.path), "socket": socket_path})
+    return ReplicaOptions(
+        seal=SealOptions(
+            command=(sys.executable, "-P", "-m", "allod.serve.engines.llama_process", words),
+            socket_dir=socket_dir,
+            read_paths=(*python_read_paths(), weights.path),
+            environment={"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+            log_path=settings.home / "engine.log",
+            unsafe_no_seal=settings.unsafe_no_seal,
+        ),
+        socket_path=socket_path,
+        info=EngineInfo(
+            name="llama.cpp",
+            build=f"sha256:{build}",
+            config=digest_of(options),
+            replay="none",  # the prompt cache is on: it changes the order of sums
+            model_digest=weights.served.digest,
+            template_digest=header.template_digest if header.has_template else None,
+            context_tokens=int(options["context_tokens"]),
+            slots=model.slots,
+            can_chat=not header.can_embed,
+            can_embed=header.can_embed,
+        ),
+        pinned=((weights.path, weights.served.digest.removeprefix("sha256:")), (library, build)),
+        config=options,
+        evidence_dir=evidence_dir,
+        ready_timeout_s=model.ready_timeout_s,
+    )
+
+
+def _engine_library() -> Path:
+    spec = importlib.util.find_spec("xllamacpp")
+    found = list(Path(spec.origin).parent.glob("xllamacpp*.so")) if spec is not None and spec.origin else []
+    if not found:
+        raise Unavailable("the engine xllamacpp is not installed", code="engine_missing", hint="run `make setup`")
+    return found[0]
+
+
+def _num_physical_cores() -> int:
+    """Cores, not hardware threads: the threads of a core share its arithmetic."""
+    siblings = {
+        path.read_text() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
+    }
+    return len(siblings) or 1

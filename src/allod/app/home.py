@@ -1,0 +1,84 @@
+"""The realm's directory and its settings."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from allod import settings as settings_module
+from allod.core.errors import Invalid
+from allod.core.whole_files import write_whole
+from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
+from allod.settings import Settings
+
+
+class Home:
+    """The realm's directory: names of what is in it, and the secrets in it made on first use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.local_key = path / "local.key"
+        self.trust = path / "trust.policy"
+        self.gateway = path / "gateway.json"
+        self.models = path / "models"
+        self.store = path / "store" / "models"
+        self.day_keys = path / "keys" / "days"
+        self.receipts = path / "logs" / "receipts"
+        self.evidence = path / "evidence"
+        self._realm = path / "realm"
+        self.log_key = path / "keys" / "receipts.key"
+
+    def make(self) -> None:
+        """The directory, for its owner only."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Invalid(f"{self.path}: {error.strerror}", code="home_unusable", hint="set ALLOD_HOME") from error
+        status = self.path.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise Invalid(
+                f"{self.path} must be ours, and nobody else may write there",
+                code="home_permissions",
+                hint=f"chmod go-w {self.path}",
+            )
+
+    def realm_name(self) -> str:
+        """A name that no other realm has, made on first use."""
+        if not self._realm.exists():
+            write_whole(self._realm, f"allod-{secrets.token_hex(4)}\n")
+        name = self._realm.read_text().strip()
+        if not name:
+            raise Invalid(f"{self._realm} is empty", code="realm_unnamed", hint="set realm.name in allod.toml")
+        return name
+
+    def signing_key(self, origin: str) -> SigningKey:
+        """The receipts log's key. Raises Invalid if it is another log's."""
+        if not self.log_key.exists():
+            create_signing_key(self.log_key, origin)
+        key = load_signing_key(self.log_key)
+        if key.name != origin:
+            raise Invalid(
+                f"the log's key is for {key.name}, and the settings say {origin}",
+                code="log_origin",
+                hint="a log keeps its name: put realm.name and realm.site back, or use another ALLOD_HOME",
+            )
+        return key
+
+
+def load_settings(overrides: dict[str, Any] | None = None, *, home: Path | None = None) -> Settings:
+    """The settings, with the realm's name filled in and its directory made."""
+    loaded = settings_module.load(overrides, home=home)
+    place = Home(loaded.home)
+    place.make()
+    if not loaded.realm.name:
+        loaded = replace(loaded, realm=replace(loaded.realm, name=place.realm_name()))
+    return loaded
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, by this machine's clock."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,110 @@
+"""Which model file to serve, fetched and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from pathlib import Path
+
+from allod import settings as settings_module
+from allod.app.engine import ECHO, Weights, run_engine
+from allod.app.home import Home
+from allod.core.errors import Invalid
+from allod.core.requests import Chat, Completion, Piece, Sampling, Usage
+from allod.core.whole_files import write_whole
+from allod.model import catalogue as catalogue_module
+from allod.model.catalogue import CatalogueEntry, Pace, best_for
+from allod.model.fetch import ensure
+from allod.model.gguf import read_header
+from allod.model.store import Progress, Store, digest_of_file
+from allod.serve.engine import Engine
+from allod.serve.gateway import ServedModel
+from allod.settings import Settings
+
+
+def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
+    """The model that the settings name, fetched and checked; None for the echo engine.
+
+    `auto` measures this machine once, on the catalogue's first model. Raises Invalid and Unavailable.
+    """
+    name = settings.model.name
+    if name == ECHO:
+        return None
+    catalogue = settings_module.load_catalogue()
+    if name == "auto":
+        entry = _choose(settings, catalogue, progress)
+    elif is_file_name(name):
+        return _own_weights(Path(name).absolute(), progress)
+    else:
+        entry = catalogue_module.find(catalogue, name)
+    return _catalogue_weights(settings, entry, progress)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a model's name means a file rather than an entry of the catalogue."""
+    return name.endswith(".gguf") or "/" in name
+
+
+def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Progress) -> Weights:
+    home = Home(settings.home)
+    path = ensure(entry, Store(home.store), directory=home.models, progress=progress)
+    served = ServedModel(
+        name=entry.name,
+        owner=entry.publisher,
+        digest=f"sha256:{entry.sha256}",
+        licence=entry.licence,
+        country=entry.country,
+        informative=entry.informative,
+    )
+    return Weights(path, served)
+
+
+def _own_weights(path: Path, progress: Progress) -> Weights:
+    read_header(path)
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", path.stem) is None:
+        raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
+    digest = digest_of_file(path, progress)
+    served = ServedModel(
+        name=path.stem, owner="not known", digest=f"sha256:{digest}", licence="not known", country="", informative=True
+    )
+    return Weights(path, served)
+
+
+def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress: Progress) -> CatalogueEntry:
+    """The best model for this machine. What was measured is kept: the second start does not measure again."""
+    file = settings.home / "pace.json"
+    try:
+        kept = json.loads(file.read_text())
+        pace = Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        reference = _catalogue_weights(settings, catalogue[0], progress)
+        progress("measuring this machine", 0, 0)
+        pace = asyncio.run(_measure(settings, reference))
+        write_whole(file, json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
+    return best_for(catalogue, pace)
+
+
+async def _measure(settings: Settings, weights: Weights) -> Pace:
+    """Seconds per token of the reference model, prompt and answer apart. Runs in the seal, like everything."""
+    text = " ".join(f"{number} times {number} is {number * number}." for number in range(40))
+    async with run_engine(settings, weights) as engine:
+        await _time_answer(engine, "Hello.", num_tokens=4)  # wakes memory and caches
+        first_s, _, usage = await _time_answer(engine, text, num_tokens=1)
+        whole_s, until_first_s, answered = await _time_answer(engine, text, num_tokens=33)
+    num_decoded = max(answered.completion_tokens - 1, 1)
+    return Pace(prefill_s=first_s / max(usage.prompt_tokens, 1), decode_s=(whole_s - until_first_s) / num_decoded)
+
+
+async def _time_answer(engine: Engine, text: str, *, num_tokens: int) -> tuple[float, float, Usage]:
+    """Seconds to the end, seconds to the first token, and what was counted."""
+    sampling = Sampling(seed=1, temperature=0.0, max_tokens=num_tokens)
+    chat = Chat(model="", messages=({"role": "user", "content": text},), sampling=sampling)
+    begin, first_s, usage = time.perf_counter(), 0.0, Usage()
+    async for item in engine.stream(chat):
+        if isinstance(item, Piece):
+            first_s = first_s or time.perf_counter() - begin
+        elif isinstance(item, Completion):
+            usage = item.usage
+    return time.perf_counter() - begin, first_s, usage
