@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.core.labels import Label
+from allod.core.labels import Label, Tier
 from allod.core.statements import (
     ANSWER,
     REFUSAL,
     AnswerPart,
     EnergyPart,
     EnginePart,
+    MeterPart,
     ModelPart,
     PolicyPart,
     Receipt,
@@ -31,7 +32,7 @@ from allod.core.statements import (
 
 HEX = "0123456789abcdef" * 4
 DIGEST = "sha256:" + HEX
-LABEL = Label(markings=frozenset({"SENSITIVE"})).as_json()
+LABEL = Label(Tier("OFFICIAL", 0, "gb"), frozenset({"SENSITIVE"})).as_json()
 
 ANSWERED = Receipt(
     id="rcpt_1",
@@ -49,6 +50,7 @@ ANSWERED = Receipt(
     tenant=HEX[:32],
     sources=(HEX,),
     energy=EnergyPart(1200, "METERED", "rapl"),
+    meter=MeterPart(HEX[:32], engine_ms=480, cached_tokens=3, micros=21),
 )
 REFUSED = replace(
     ANSWERED,
@@ -117,6 +119,10 @@ def test_any_text_is_encoded_canonically(finish: str, name: str, seed: int, toke
         ("predicate.policy.rules", "all"),
         ("predicate.policy.label", {}),
         ("predicate.energy.label", "GREEN"),
+        ("predicate.meter", None),
+        ("predicate.meter.key", "acme"),
+        ("predicate.meter.micros", -1),
+        ("predicate.meter.joules", 1),
         ("predicate.request.params", {"Seed": 1}),
         ("predicate.request.params", {"seed": [1]}),
         ("predicate.site.id", "a\nb"),
@@ -127,6 +133,12 @@ def test_one_wrong_field_is_refused(path: str, value: Any) -> None:
     """Every field has a type and a bound; a field too many is as wrong as one too few."""
     with pytest.raises(Invalid):
         check_statement(changed(path, value))
+
+
+def test_a_receipt_without_a_meter_is_still_a_receipt() -> None:
+    """Receipts from before there was a meter keep verifying."""
+    data = statement_bytes(replace(ANSWERED, meter=None))
+    assert "meter" not in check_statement(data).predicate
 
 
 @pytest.mark.parametrize(

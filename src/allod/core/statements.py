@@ -113,6 +113,17 @@ NO_ENERGY = EnergyPart()
 
 
 @dataclass(frozen=True, slots=True)
+class MeterPart:
+    """What the tenant is charged with, beside the tokens: `key` is the API key's pseudonym of the day (hex) or None,
+    `engine_ms` the time from its turn at the engine to its end, `micros` millionths of the realm's currency."""
+
+    key: str | None
+    engine_ms: int = 0
+    cached_tokens: int = 0
+    micros: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RequestPart:
     """`commitment` is hex; `tokens` is None where nobody counted. Raises Invalid for params a receipt cannot say."""
 
@@ -153,6 +164,7 @@ class Receipt:
     seal: SealPart | None = None
     sources: tuple[str, ...] = ()
     energy: EnergyPart = NO_ENERGY
+    meter: MeterPart | None = None
 
 
 def _part(part: ModelPart | EnginePart | SealPart | None) -> str:
@@ -161,6 +173,17 @@ def _part(part: ModelPart | EnginePart | SealPart | None) -> str:
 
 def _count(number: int | None) -> str:
     return "null" if number is None else str(number)
+
+
+def _meter(meter: MeterPart | None) -> str:
+    """The member, or nothing: receipts from before there was a meter stay as they are."""
+    if meter is None:
+        return ""
+    key = "null" if meter.key is None else f'"{meter.key}"'
+    return (
+        f'"meter":{{"cached_tokens":{meter.cached_tokens},"engine_ms":{meter.engine_ms},'
+        f'"key":{key},"micros":{meter.micros}}},'
+    )
 
 
 def statement_bytes(receipt: Receipt) -> bytes:
@@ -186,6 +209,7 @@ def statement_bytes(receipt: Receipt) -> bytes:
         f'"energy":{receipt.energy.text},'
         f'"engine":{_part(receipt.engine)},'
         f'"id":"{receipt.id}",'
+        f"{_meter(receipt.meter)}"
         f'"model":{_part(receipt.model)},'
         f'"nonce":"{receipt.nonce}",'
         f'"policy":{receipt.policy.text},'
@@ -210,11 +234,17 @@ def _refuse(message: str) -> Invalid:
 # What a field may hold: a test of the value, or the exact keys of an object and what each of them may hold.
 
 Test = Callable[[Any], bool]
-Shape = Any  # a Test, a NullOr, or a mapping of names to Shapes
+Shape = Any  # a Test, a NullOr, or a mapping of names to Shapes, some of them IfThere
 
 
 class NullOr(NamedTuple):
     """Null, or what `shape` allows."""
+
+    shape: Any
+
+
+class IfThere(NamedTuple):
+    """A member that may be left out."""
 
     shape: Any
 
@@ -271,6 +301,7 @@ _BOTH: dict[str, Shape] = {
     "seal": NullOr({"kind": _TEXT, "proof": NullOr(_DIGEST)}),
     "site": {"id": _TEXT, "jurisdiction": _TEXT},
     "tenant": _HEX_128,
+    "meter": IfThere({"key": NullOr(_HEX_128), "engine_ms": _is_count, "cached_tokens": _is_count, "micros": _is_count}),
     "energy": {
         "millijoules": NullOr(_is_count),
         "label": _matches("METERED|MODELLED|UNAVAILABLE"),
@@ -299,10 +330,12 @@ def _check_shape(shape: Any, value: Any, where: str) -> None:
         if value is not None:
             _check_shape(shape.shape, value, where)
     elif isinstance(shape, Mapping):
-        if not isinstance(value, dict) or value.keys() != shape.keys():
-            raise _refuse(f"{where} must have exactly: {', '.join(sorted(shape))}")
-        for key, inner in shape.items():
-            _check_shape(inner, value[key], f"{where}.{key}")
+        needed = {key for key, inner in shape.items() if not isinstance(inner, IfThere)}
+        if not isinstance(value, dict) or not needed <= value.keys() <= shape.keys():
+            raise _refuse(f"{where} must have exactly: {', '.join(sorted(needed))}")
+        for key, item in value.items():
+            inner = shape[key]
+            _check_shape(inner.shape if isinstance(inner, IfThere) else inner, item, f"{where}.{key}")
     elif not shape(value):
         raise _refuse(f"{where} is not what it must be")
 

@@ -297,6 +297,7 @@ async function checkInclusion({ statement, index, path, head }) {
 
 const matches = (pattern) => (value) => typeof value === "string" && pattern.test(value);
 const nullOr = (shape) => (value, where) => value === null || checkShape(shape, value, where) !== false;
+const ifThere = (shape) => Object.assign((value, where) => checkShape(shape, value, where) !== false, { mayLack: true });
 const listOf = (test, most) => (value) => Array.isArray(value) && value.length <= most && value.every(test);
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
@@ -318,11 +319,12 @@ const LABEL = { tier: isText, markings: isTexts, jurisdictions: nullOr(isTexts),
 const MODEL = { name: isText, digest: isDigest, template: nullOr(isDigest), adapters: listOf(isDigest, 16) };
 const ENGINE = { name: isText, build: isDigest, config: isDigest, replay: matches(/^(exact|batch-invariant|none)$/) };
 const policy = (decision) => ({ digest: isDigest, label: LABEL, rules: isTexts, decision: (value) => value === decision });
+const METER = { key: nullOr(isHex128), engine_ms: isCount, cached_tokens: isCount, micros: isCount };
 const BOTH = {
   id: isId, seq: isCount, nonce: isHex128, at: AT,
   request: { commitment: isHex256, tokens: nullOr(isCount), params: isParams },
   sources: listOf(isHex256, 256), seal: nullOr({ kind: isText, proof: nullOr(isDigest) }),
-  site: { id: isText, jurisdiction: isText }, tenant: isHex128,
+  site: { id: isText, jurisdiction: isText }, tenant: isHex128, meter: ifThere(METER),
   energy: { millijoules: nullOr(isCount), label: matches(/^(METERED|MODELLED|UNAVAILABLE)$/), method: nullOr(isText) },
 };
 const PREDICATES = {
@@ -346,8 +348,9 @@ function checkShape(shape, value, where) {
     check(shape(value, where), `${where} is not what it must be`);
     return;
   }
-  check(isObject(value) && hasKeys(value, Object.keys(shape)), `${where} must have exactly: ${Object.keys(shape).sort().join(", ")}`);
-  for (const [key, inner] of Object.entries(shape)) checkShape(inner, value[key], `${where}.${key}`);
+  const keys = Object.keys(shape).filter((key) => !shape[key].mayLack || (isObject(value) && Object.hasOwn(value, key)));
+  check(isObject(value) && hasKeys(value, keys), `${where} must have exactly: ${keys.sort().join(", ")}`);
+  for (const key of keys) checkShape(shape[key], value[key], `${where}.${key}`);
 }
 
 function canonical(value, depth = 16) {
