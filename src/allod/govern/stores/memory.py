@@ -1,0 +1,267 @@
+"""A store that forgets everything when the process ends: for tests, and for a realm that is to leave no trace."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from threading import Lock
+from typing import TypeVar
+
+from allod.govern.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, summed
+from allod.govern.stores import rules
+from allod.govern.tenants import Account, Charge, Event, Key, Tenant
+
+_Row = TypeVar("_Row", Tenant, Account, Key)
+
+
+class MemoryStore:
+    """Dictionaries behind one lock."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._version = 0
+        self._changed: dict[str, int] = {}  # a tenant's or a key's id → the version that put it last
+        self._tenants: dict[str, Tenant] = {}
+        self._accounts: dict[str, Account] = {}
+        self._keys: dict[str, Key] = {}
+        self._key_of_digest: dict[str, str] = {}
+        self._events: dict[str, Event] = {}  # oldest first
+        self._settings: dict[str, str] = {}
+        self._leases: dict[tuple[str, str], dict[int, dict[str, int]]] = defaultdict(dict)
+        self._ledger: dict[str, dict[Bucket, Totals]] = defaultdict(dict)
+        self._positions: dict[str, Position] = {}
+        self._last_used: dict[str, int] = {}
+
+    def changes_since(self, version: int) -> Changes:
+        with self._lock:
+            if version == self._version and version > 0:
+                return Changes(version)
+            is_everything = not 0 < version < self._version
+            since = 0 if is_everything else version
+            tenants = tuple(one for one in self._tenants.values() if self._changed[one.id] > since)
+            keys = tuple(one for one in self._keys.values() if self._changed[one.id] > since)
+            return Changes(self._version, tenants, keys, is_everything)
+
+    def tenant(self, tenant_id: str) -> Tenant:
+        try:
+            return self._tenants[tenant_id]
+        except KeyError:
+            raise rules.not_found("tenant", "tenant_id") from None
+
+    def tenants(self, *, after: str = "", limit: int = 100, include_archived: bool = False) -> list[Tenant]:
+        with self._lock:
+            return _page(
+                (one for one in self._tenants.values() if include_archived or one.archived_ms is None), after, limit
+            )
+
+    def put_tenant(self, tenant: Tenant, event: Event) -> None:
+        with self._lock:
+            self._record(event)
+            self._tenants[tenant.id] = tenant
+            self._changed[tenant.id] = self._version
+
+    def account(self, tenant_id: str, account_id: str) -> Account:
+        account = self._accounts.get(account_id)
+        if account is None or account.tenant_id != tenant_id:
+            raise rules.not_found("account", "account_id")
+        return account
+
+    def accounts(self, tenant_id: str, *, after: str = "", limit: int = 100) -> list[Account]:
+        with self._lock:
+            return _page((one for one in self._accounts.values() if one.tenant_id == tenant_id), after, limit)
+
+    def put_account(self, account: Account, event: Event) -> None:
+        with self._lock:
+            self.tenant(account.tenant_id)
+            if account.id in self._accounts:
+                self.account(account.tenant_id, account.id)
+            self._record(event)
+            self._accounts[account.id] = account
+
+    def delete_account(self, tenant_id: str, account_id: str, event: Event) -> None:
+        with self._lock:
+            self.account(tenant_id, account_id)
+            self._record(event)
+            del self._accounts[account_id]
+            for key in self._keys.values():
+                if key.account_id == account_id and key.revoked_ms is None:
+                    self._keys[key.id] = replace(key, revoked_ms=event.at_ms)
+                    self._changed[key.id] = self._version
+
+    def key(self, key_id: str) -> Key:
+        key = self._keys.get(key_id)
+        if key is None:
+            raise rules.not_found("key", "key_id")
+        return self._with_use(key)
+
+    def keys(
+        self, *, tenant_id: str | None, account_id: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Key]:
+        with self._lock:
+            found = (
+                key
+                for key in self._keys.values()
+                if key.tenant_id == tenant_id and (account_id is None or key.account_id == account_id)
+            )
+            return [self._with_use(key) for key in _page(found, after, limit)]
+
+    def put_key(self, key: Key, event: Event) -> None:
+        with self._lock:
+            old = self._keys.get(key.id)
+            if old is not None and old.tenant_id != key.tenant_id:
+                raise rules.not_found("key", "key_id")
+            if key.tenant_id is not None:
+                self.tenant(key.tenant_id)
+                if key.account_id is not None and (old is None or old.account_id != key.account_id):
+                    self.account(key.tenant_id, key.account_id)
+            if self._key_of_digest.get(key.digest, key.id) != key.id:
+                raise rules.exists("key", "digest")
+            self._record(event)
+            if old is not None:
+                del self._key_of_digest[old.digest]
+            self._key_of_digest[key.digest] = key.id
+            self._keys[key.id] = replace(key, last_used_ms=None)
+            self._changed[key.id] = self._version
+
+    def events(
+        self,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+        kinds: Collection[str] = (),
+        tenant_ids: Collection[str] = (),
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> list[Event]:
+        rules.check_page(limit)
+        with self._lock:
+            order = list(self._events)
+            first = order.index(self._event(before, "before")) + 1 if before is not None else 0
+            last = order.index(self._event(after, "after")) if after is not None else len(order)
+            found = [
+                event
+                for event in (self._events[name] for name in order[first:last])
+                if (not kinds or event.kind in kinds)
+                and (not tenant_ids or event.tenant_id in tenant_ids)
+                and (since_ms is None or event.at_ms >= since_ms)
+                and (until_ms is None or event.at_ms < until_ms)
+            ]
+        nearest = found[:limit] if before is not None and after is None else found[-limit:]
+        return nearest[::-1]
+
+    def setting(self, name: str) -> str | None:
+        return self._settings.get(name)
+
+    def put_setting(self, name: str, value: str, event: Event) -> None:
+        with self._lock:
+            self._record(event)
+            self._settings[name] = value
+
+    def lease(
+        self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int, floor: int = 0
+    ) -> int:
+        rules.check_lease(amount=amount, limit=limit, floor=floor, window=window)
+        with self._lock:
+            windows = self._leases[tenant_id, meter]
+            for old in [one for one in windows if one < window - rules.NUM_WINDOWS_KEPT]:
+                del windows[old]
+            grants = windows.setdefault(window, defaultdict(int))
+            grant = rules.granted(amount=amount, limit=limit, taken=sum(grants.values()), floor=floor)
+            grants[gateway] += grant
+            return grant
+
+    def give_back(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int) -> None:
+        rules.check_lease(amount=amount, limit=0, window=window)
+        with self._lock:
+            grants = self._leases[tenant_id, meter].get(window, {})
+            if gateway in grants:
+                grants[gateway] -= min(amount, grants[gateway])
+
+    def charge(self, origin: str, position: Position, charges: Sequence[Charge]) -> None:
+        with self._lock:
+            rules.check_position(self._positions.get(origin), position, len(charges))
+            ledger = self._ledger[origin]
+            for bucket, totals in summed(charges).items():
+                ledger[bucket] = ledger.get(bucket, Totals()) + totals
+            for one in charges:
+                self._last_used[one.key_id] = max(one.start_ms, self._last_used.get(one.key_id, 0))
+            self._positions[origin] = position
+
+    def position(self, origin: str) -> Position | None:
+        return self._positions.get(origin)
+
+    def used(self, *, tenant_id: str, since_ms: int, until_ms: int) -> Totals:
+        since, until = rules.first_minute(since_ms), rules.first_minute(until_ms)
+        with self._lock:
+            found = (
+                totals
+                for ledger in self._ledger.values()
+                for bucket, totals in ledger.items()
+                if bucket.tenant_id == tenant_id and since <= bucket.minute < until
+            )
+            return sum(found, Totals())
+
+    def usage(
+        self,
+        *,
+        since_ms: int,
+        until_ms: int,
+        bucket_ms: int,
+        group_by: Collection[str] = (),
+        tenant_ids: Collection[str] = (),
+        models: Collection[str] = (),
+        key_ids: Collection[str] = (),
+    ) -> list[UsageRow]:
+        rules.check_usage(bucket_ms, group_by)
+        since, until = rules.first_minute(since_ms), rules.first_minute(until_ms)
+        sums: dict[tuple[int, str | None, str | None, str | None], Totals] = defaultdict(Totals)
+        with self._lock:
+            for bucket, totals in (item for ledger in self._ledger.values() for item in ledger.items()):
+                if (
+                    since <= bucket.minute < until
+                    and (not tenant_ids or bucket.tenant_id in tenant_ids)
+                    and (not models or bucket.model in models)
+                    and (not key_ids or bucket.key_id in key_ids)
+                ):
+                    sums[
+                        bucket.minute * MINUTE_MS // bucket_ms * bucket_ms,
+                        bucket.tenant_id if "tenant" in group_by else None,
+                        bucket.key_id if "key" in group_by else None,
+                        bucket.model if "model" in group_by else None,
+                    ] += totals
+        return [UsageRow(*names, totals) for names, totals in sorted(sums.items(), key=lambda item: _order(item[0]))]
+
+    def forget_ledger(self, origin: str) -> None:
+        with self._lock:
+            self._ledger.pop(origin, None)
+            self._positions.pop(origin, None)
+
+    def close(self) -> None:
+        pass
+
+    def _record(self, event: Event) -> None:
+        if event.id in self._events:
+            raise rules.exists("event", "id")
+        self._events[event.id] = event
+        self._version += 1
+
+    def _event(self, event_id: str, param: str) -> str:
+        if event_id not in self._events:
+            raise rules.not_found("event", param)
+        return event_id
+
+    def _with_use(self, key: Key) -> Key:
+        return replace(key, last_used_ms=self._last_used.get(key.id))
+
+
+def _page(rows: Iterable[_Row], after: str, limit: int) -> list[_Row]:
+    rules.check_page(limit)
+    return sorted((row for row in rows if row.id > after), key=lambda row: row.id)[:limit]
+
+
+def _order(names: tuple[int, str | None, str | None, str | None]) -> tuple[int, str, str, str]:
+    start, *groups = names
+    tenant, key, model = (group or "" for group in groups)
+    return start, tenant, key, model

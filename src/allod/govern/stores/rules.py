@@ -1,0 +1,71 @@
+"""What every store refuses and grants, in one place: pure, so that adapters differ only in how they keep things."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from allod.core.canonical import MAX_SAFE_INTEGER
+from allod.core.errors import Invalid
+from allod.govern.store import GROUPS, MINUTE_MS, Position
+
+MAX_PAGE = 1000
+NUM_WINDOWS_KEPT = 5  # of each meter: enough for gateways whose clocks differ by less than that
+
+
+def not_found(what: str, param: str) -> Invalid:
+    """The one answer for what does not exist and for what is another tenant's."""
+    return Invalid(f"no such {what}", code="not_found", param=param)
+
+
+def exists(what: str, param: str) -> Invalid:
+    """The answer to a second one where there can be one only."""
+    return Invalid(f"there is such a {what} already", code=f"{what}_exists", param=param)
+
+
+def check_page(limit: int) -> None:
+    """Raise Invalid unless it is a page's length."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise Invalid(f"limit must be from 1 to {MAX_PAGE}", param="limit")
+
+
+def check_lease(*, amount: int, limit: int, floor: int = 0, window: int = 0) -> None:
+    """Raise Invalid for a negative amount, and for numbers that no store can hold."""
+    if amount < 0:
+        raise Invalid("amount must not be negative", param="amount")
+    for param, number in (("amount", amount), ("limit", limit), ("floor", floor), ("window", window)):
+        if abs(number) > MAX_SAFE_INTEGER:
+            raise Invalid(f"{param} is beyond 2^53 - 1", param=param)
+
+
+def granted(*, amount: int, limit: int, taken: int, floor: int) -> int:
+    """How much of `amount` fits under `limit` when `taken` is granted and `floor` is known to be used."""
+    return max(0, min(amount, limit - max(taken, floor)))
+
+
+def check_position(was: Position | None, position: Position, num_charges: int) -> None:
+    """Raise Invalid unless the log grew from `was` to `position` by at least as many entries as are charged.
+
+    So a batch that was charged before, in whole or in part, is refused rather than counted twice.
+    """
+    before = was or Position(0, 0)
+    num_entries = position.num_entries - before.num_entries
+    if num_entries < num_charges or position.offset < before.offset or max(position) > MAX_SAFE_INTEGER:
+        raise Invalid(
+            f"{num_charges} receipts cannot lie between {before} and {position} of the log",
+            code="bad_position",
+            param="position",
+            hint="read the ledger's position again: another process may have charged this log",
+        )
+
+
+def check_usage(bucket_ms: int, group_by: Collection[str]) -> None:
+    """Raise Invalid unless the ledger can answer with these groups."""
+    if bucket_ms < MINUTE_MS or bucket_ms % MINUTE_MS:
+        raise Invalid("bucket_ms must be whole minutes", param="bucket_ms")
+    if not GROUPS.issuperset(group_by):
+        raise Invalid("group_by knows tenant, key and model", param="group_by")
+
+
+def first_minute(at_ms: int) -> int:
+    """The first minute that begins at that time or later."""
+    return -(-at_ms // MINUTE_MS)
