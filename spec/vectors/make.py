@@ -17,6 +17,7 @@ from allod.core.requests import chat_answer
 from allod.core.statements import (
     AnswerPart,
     EnginePart,
+    MeterPart,
     ModelPart,
     PolicyPart,
     Receipt,
@@ -190,6 +191,7 @@ def good_cases() -> list[dict[str, Any]]:
             "witnessed",
         ),
         case("witnesses that nobody asked for", bundle(cosign=by(1))),
+        case("with a meter", bundle(receipt(meter=MeterPart("0f" * 16, engine_ms=480, cached_tokens=3, micros=21)))),
         case("a text in another script", bundle(receipt(site=SitePart("Caerdydd \U0001f3f4 \u2028", "GB")))),
     ]
 
@@ -265,6 +267,7 @@ def broken_cases() -> list[dict[str, Any]]:
             "a lone surrogate in another type",
             raw_statement(canonical_json(HEARTBEAT).replace(b'"leaves":4', b'"leaves":"\\ud800"')),
         ),
+        case(5, "an odd meter", statement_with(meter={"key": None, "engine_ms": 1, "cached_tokens": 0})),
         case(5, "an answer without an answer", statement_with(answer=None)),
         case(
             5, "a sequence number beyond 2^53", raw_statement(canonical.replace(b'"seq":1', b'"seq":9007199254740993'))
