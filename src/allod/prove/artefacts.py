@@ -1,0 +1,108 @@
+"""The artefacts log's policies: which was in force when, read from the log and believed for its key alone.
+
+The newest policy statement says what is in force. So a change is one append: before it the old policy is in force,
+after it the new one, and there is nothing between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from allod.core.errors import Invalid
+from allod.core.policy_statements import POLICY, PolicyVersion, check_policy_statement, policy_statement
+from allod.core.statements import check_statement
+from allod.prove.bundle import parse_bundle
+from allod.prove.heads import TreeHead
+from allod.prove.keys import SigningKey
+from allod.prove.log import Entry, Log, bundle_for, open_log
+from allod.prove.notes import VerifierKey
+from allod.prove.reading import LogRead, read_log
+from allod.prove.trust import Trust
+from allod.prove.verify import Report, verify
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedVersion:
+    """A policy's version and the number of its entry in the log."""
+
+    entry: int
+    version: PolicyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Every version, oldest first, and the tree that they were read from."""
+
+    versions: tuple[LoggedVersion, ...]
+    read: LogRead
+
+    @property
+    def newest(self) -> LoggedVersion | None:
+        """What is in force now."""
+        return self.versions[-1] if self.versions else None
+
+    def at(self, time_ms: int) -> LoggedVersion | None:
+        """What was in force then, by the clock of the machine that logged it."""
+        begun = [logged for logged in self.versions if logged.version.at_ms <= time_ms]
+        return begun[-1] if begun else None
+
+
+def read_history(directory: Path, key: VerifierKey, known: Collection[TreeHead] = ()) -> History:
+    """The policies of the log in `directory`, which must extend every tree head in `known`.
+
+    Raises Invalid: (`no_log`), (`log_damaged`), (`bad_history`) where versions do not follow from one another.
+    """
+    versions: list[LoggedVersion] = []
+
+    def see(number: int, entry: bytes) -> None:
+        if check_statement(entry).kind == POLICY:
+            version = check_policy_statement(entry)
+            _check_follows(versions, version)
+            versions.append(LoggedVersion(number, version))
+
+    read = read_log(directory, key, see, known=known)
+    return History(tuple(versions), read)
+
+
+def append_version(
+    directory: Path,
+    key: SigningKey,
+    known: Collection[TreeHead],
+    make: Callable[[History], PolicyVersion | None],
+    keep: Callable[[PolicyVersion, bytes], None],
+) -> LoggedVersion | None:
+    """Append the version that `make` makes of the history, and give its bundle to `keep`; nothing if `make` says None.
+
+    Once this has begun nobody else appends until it has ended. Raises what `open_log` and `read_history` raise.
+    """
+    log = open_log(directory, key)
+    try:
+        history = read_history(directory, key.verifier, known)
+        version = make(history)
+        if version is None:
+            return None
+        _check_follows(history.versions, version)
+        return _append(log, version, keep)
+    finally:
+        log.close()
+
+
+def check_policy_bundle(bundle: bytes, key: VerifierKey) -> tuple[PolicyVersion, Report]:
+    """The version that a bundle of this log speaks of, and how it verified. Raises VerificationError and Invalid."""
+    report = verify(bundle, Trust((key,)))
+    return check_policy_statement(parse_bundle(bundle).statement), report
+
+
+def _append(log: Log, version: PolicyVersion, keep: Callable[[PolicyVersion, bytes], None]) -> LoggedVersion:
+    (appended,) = log.append([Entry(policy_statement(version), version.id)])
+    keep(version, bundle_for(log, version.id))
+    return LoggedVersion(appended.leaf, version)
+
+
+def _check_follows(before: Sequence[LoggedVersion], version: PolicyVersion) -> None:
+    last = before[-1].version if before else None
+    number, digest, at_ms = (last.version, last.digest, last.at_ms) if last else (0, None, 0)
+    if version.version != number + 1 or version.previous != digest or version.at_ms < at_ms:
+        raise Invalid(f"policy version {version.version} does not follow version {number}", code="bad_history")

@@ -1,0 +1,175 @@
+"""Reading: every entry of a log, from its segment, so that what was read is the log and not merely a file.
+
+The pass rebuilds the tree as it goes. What it showed to `visit` counts only once it has ended without an error: then
+the entries are the leaves of a tree head that the log's key signed, none left out. It takes no lock, writes nothing
+and runs beside the writer; it stops at the last whole batch that was there when it began. Memory does not grow with
+the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from allod.core.errors import Invalid
+from allod.prove.bundle import Bundle, encode_bundle
+from allod.prove.heads import TreeHead
+from allod.prove.merkle import HASH_BYTES, Frontier, inclusion_proof, leaf_hash, node_hash
+from allod.prove.notes import VerifierKey
+from allod.prove.proofs import Proof
+from allod.prove.recovery import MAX_TAIL_BYTES, damaged, signed_head
+from allod.prove.segment import FRAME_BYTES, HEAD, MAGIC, Batch, Batches, read_frame
+
+Visit = Callable[[int, bytes], None]
+"""(number of the entry, its exact bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRead:
+    """What a pass has read: the tree under `note`, the signed tree head, which ends at byte `end` of the segment."""
+
+    head: TreeHead
+    note: str
+    end: int
+
+
+def read_log(
+    directory: Path, key: VerifierKey, visit: Visit, *, known: Collection[TreeHead] = (), end: int | None = None
+) -> LogRead:
+    """Show every entry to `visit`, in order, and check that together they are the log that `key` signed.
+
+    The log must extend each tree head in `known`, and the one in its own `checkpoint` file: one that is shorter, or
+    has another past, was put back or changed. `end` stops at that byte, where an earlier pass ended. Raises Invalid
+    (`no_log`) where there is none and (`log_damaged`) for anything that is not the log.
+    """
+    published = _published(directory, key)
+    try:
+        file = (directory / "segment").open("rb")
+    except FileNotFoundError as error:
+        raise Invalid("there is no log here", code="no_log") from error
+    with file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise damaged("the segment does not start as one")
+        limit = file.seek(0, 2) if end is None else end
+        expected = [*known] if published is None or end is not None else [*known, published]
+        return _Pass(file, key, visit, expected).read(limit)
+
+
+class _Pass:
+    """One way through a segment. `expected` are tree heads still to be met."""
+
+    def __init__(self, file: BinaryIO, key: VerifierKey, visit: Visit, expected: Collection[TreeHead]) -> None:
+        self._file, self._key, self._visit = file, key, visit
+        self._frontier = Frontier()
+        self._roots: dict[int, set[bytes]] = {}
+        for head in expected:
+            self._roots.setdefault(head.size, set()).add(head.root)
+        self._note = b""
+
+    def read(self, limit: int) -> LogRead:
+        batches = Batches(self._file)
+        end = batches.end
+        for batch in batches:
+            if batch.head.end > limit:  # written since: the next pass will read it
+                break
+            self._read_batch(batch)
+            end = batch.head.end
+        self._check_tail(end, limit)
+        note = self._note.decode(errors="replace")
+        head = signed_head(note, self._key)
+        if head is None:
+            raise damaged("its last tree head is not signed by this log's key")
+        if ahead := [size for size in self._roots if size > head.size]:
+            raise damaged(f"it had a signed tree head of size {max(ahead)} once, and now ends at {head.size}")
+        return LogRead(head, note, end)
+
+    def _read_batch(self, batch: Batch) -> None:
+        frontier = self._frontier
+        for frame in batch.entries:
+            self._visit(frontier.size, frame.payload)
+            frontier.append(leaf_hash(frame.payload))
+        head = TreeHead(self._key.name, frontier.size, frontier.root())
+        if not batch.head.payload.startswith(f"{head.text}\n".encode()):
+            raise damaged(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
+        if self._roots.pop(head.size, {head.root}) != {head.root}:
+            raise damaged(f"it had another signed tree head of size {head.size} once")
+        self._note = batch.head.payload
+
+    def _check_tail(self, end: int, limit: int) -> None:
+        """What follows the last whole batch is a batch being written, or torn, unless a signed head shows otherwise."""
+        self._file.seek(end)
+        tail = self._file.read(min(limit - end, MAX_TAIL_BYTES + 1))
+        if len(tail) > MAX_TAIL_BYTES:
+            raise damaged(f"more follows byte {end} than one batch")
+        origin = f"{self._key.name}\n".encode()
+        found = tail.find(origin)
+        while found >= 0:
+            offset = end + max(found - FRAME_BYTES, 0)
+            self._file.seek(offset)
+            frame = read_frame(self._file, offset)
+            if not isinstance(frame, str) and frame.kind == HEAD and frame.end < limit:
+                head = signed_head(frame.payload.decode(errors="replace"), self._key)
+                if head is not None:  # the next batch is only written once this one was durable
+                    raise damaged(f"a signed tree head of size {head.size} follows the damage after byte {end}")
+            found = tail.find(origin, found + 1)
+
+
+def bundles_of(directory: Path, key: VerifierKey, read: LogRead, numbers: Collection[int]) -> Iterator[bytes]:
+    """The bundles of these entries, without openings, in the tree that `read` ended with; one more pass.
+
+    Raises Invalid (`log_damaged`) if the segment is no longer what was read.
+    """
+    size = read.head.size
+    picked = _Picked(numbers, size)
+    again = read_log(directory, key, picked.see, end=read.end)
+    if again.head != read.head:
+        raise damaged("it changed while it was read")
+    for number, statement in sorted(picked.statements.items()):
+        path = inclusion_proof(picked.node, number, size)
+        yield encode_bundle(Bundle(statement, Proof(number, tuple(path), read.note)))
+
+
+class _Picked:
+    """Of a growing tree, some entries and the nodes that prove them; all other hashes are let go of."""
+
+    def __init__(self, numbers: Collection[int], size: int) -> None:
+        self.statements: dict[int, bytes] = {}
+        self._numbers = frozenset(numbers)
+        self._nodes: dict[tuple[int, int], bytes] = {}
+        self._stack: list[bytes] = []
+        for number in self._numbers:
+            inclusion_proof(self._want, number, size)
+
+    def _want(self, height: int, index: int) -> bytes:
+        self._nodes[height, index] = b""
+        return bytes(HASH_BYTES)
+
+    def see(self, number: int, entry: bytes) -> None:
+        """Count one more entry, and keep what is wanted of it."""
+        if number in self._numbers:
+            self.statements[number] = entry
+        node, height, index = leaf_hash(entry), 0, number
+        self._keep(height, index, node)
+        while index & 1:
+            node = node_hash(self._stack.pop(), node)
+            height, index = height + 1, index >> 1
+            self._keep(height, index, node)
+        self._stack.append(node)
+
+    def _keep(self, height: int, index: int, node: bytes) -> None:
+        if (height, index) in self._nodes:
+            self._nodes[height, index] = node
+
+    def node(self, height: int, index: int) -> bytes:
+        """A node that was wanted, once the pass is over."""
+        return self._nodes[height, index]
+
+
+def _published(directory: Path, key: VerifierKey) -> TreeHead | None:
+    """The tree head in the derived file; read before the segment, so that a writer can only have made it older."""
+    try:
+        return signed_head((directory / "checkpoint").read_text(), key)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
