@@ -1,33 +1,113 @@
-"""A bounded queue in front of the engine: first come, first served, and a clear no when it is full.
+"""Turns at the engine, awaited: `allod.serve.turns` decides, and here whoever is chosen is woken.
 
-The engine is offered a little more than it runs at once, so that a slot never waits for the next request.
+The engine is offered a little more than it runs at once, so that a slot never waits for the next request. A place that
+is given back belongs to the next request before the giving back returns, and nobody else is woken.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import time
+from functools import partial
+from types import TracebackType
 
-from allod.core.errors import Unavailable
+from allod.serve.fair_queue import Ticket
+from allod.serve.turns import Standing, Turns
 
 
 class Admission:
-    """`num_running` requests at a time, `num_waiting` more in line."""
+    """`num_running` requests at a time, `num_waiting` more in line, none that would wait longer than `max_wait_s`."""
 
-    def __init__(self, *, num_running: int, num_waiting: int) -> None:
-        self._turns = asyncio.Semaphore(num_running)
-        self._places = num_running + num_waiting
-        self.inside = 0
+    turns_type = Turns
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncGenerator[None, None]:
-        """Wait for a turn and hold it. Raises Unavailable with `retry_after_s` when the line is full."""
-        if self.inside >= self._places:
-            raise Unavailable("too many requests are waiting", code="overloaded", retry_after_s=2)
-        self.inside += 1
+    def __init__(self, *, num_running: int, num_waiting: int, max_wait_s: float = 120.0) -> None:
+        self._turns = self.turns_type(num_running=num_running, num_waiting=num_waiting, max_wait_s=max_wait_s)
+        self._num_running = num_running
+        self._waiters: dict[Ticket, asyncio.Future[None]] = {}
+
+    @property
+    def inside(self) -> int:
+        """Requests that run or wait."""
+        return self._num_running - self._turns.num_free + self._turns.num_waiting
+
+    def turn(
+        self, tenant: str = "local", *, weight: int = 1, priority: int = 0, prompt_tokens: int = 0, max_tokens: int = 0
+    ) -> Turn:
+        """`async with` it to wait for a turn of that tenant and hold it.
+
+        `prompt_tokens` is an estimate, `max_tokens` the most that the answer may have. Entering raises Unavailable
+        (`overloaded`), with `retry_after_s`, when the line is full or the wait would be too long.
+        """
+        return Turn(self, tenant, weight, priority, prompt_tokens, max_tokens)
+
+    def snapshot(self) -> list[Standing]:
+        """What each tenant has waiting and running, its service and its share; the busy ones of a priority first."""
+        return self._turns.standings()
+
+    async def _called(self, ticket: Ticket) -> None:
+        """Return when the request's turn has come; a wait that is cancelled leaves the line as if it never was."""
+        self._waiters[ticket] = waiter = asyncio.get_running_loop().create_future()
         try:
-            async with self._turns:
-                yield
-        finally:
-            self.inside -= 1
+            await waiter
+        except (asyncio.CancelledError, GeneratorExit):
+            if ticket.started_s is None:
+                del self._waiters[ticket]
+                self._turns.give_up(ticket)
+            else:  # its turn came in the same moment
+                self._turns.void(ticket)
+                self._leave(ticket)
+            raise
+
+    def _leave(self, ticket: Ticket) -> None:
+        following = self._turns.leave(ticket, time.monotonic())
+        if following is not None:
+            waiter = self._waiters.pop(following)
+            if not waiter.done():  # cancelled just now: it will pass the place on itself
+                waiter.set_result(None)
+
+
+class Turn:
+    """One request's turn: tell it of the answer's tokens as they come, and once at the end.
+
+    Without `finish` it pays for the tokens that were last told, or for what was foreseen if none were.
+    """
+
+    __slots__ = ("_admission", "_arrive", "_ticket", "started_ms", "waited_s")
+    _ticket: Ticket
+
+    def __init__(
+        self, admission: Admission, tenant: str, weight: int, priority: int, prompt_tokens: int, max_tokens: int
+    ) -> None:
+        self._admission = admission
+        self._arrive = partial(
+            admission._turns.arrive,
+            tenant,
+            weight=weight,
+            priority=priority,
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+        )
+        self.started_ms = 0  # when the turn came, since 1970
+        self.waited_s = 0.0
+
+    async def __aenter__(self) -> Turn:
+        self._ticket = ticket = self._arrive(now_s=time.monotonic())
+        if ticket.started_s is None:
+            await self._admission._called(ticket)
+            assert ticket.started_s is not None
+            self.waited_s = ticket.started_s - ticket.arrived_s
+        self.started_ms = time.time_ns() // 1_000_000
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission._leave(self._ticket)
+
+    def used(self, completion_tokens: int) -> None:
+        """So many tokens of the answer have been made so far."""
+        self._admission._turns.use(self._ticket, completion_tokens)
+
+    def finish(self, *, prompt_tokens: int, completion_tokens: int) -> None:
+        """The answer is whole, and these are the tokens that the engine counted."""
+        self._admission._turns.finish(self._ticket, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
