@@ -1,16 +1,19 @@
 """Nation profiles: the tiers, markings, places and purposes that one nation's labels are made of.
 
-A profile is data (`nations/<code>.toml`): another nation is another file. `Nation.label` is the one way from words to
-a Label; a word that the profile does not know is refused, never dropped.
+A profile is data (`nations/<code>.toml`, read by `nation_profile.read_nation`): another nation is another file.
+`Nation.label` is the one way from words to a Label; a word that the profile does not know is refused, never dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
 from allod.core.labels import ANY, Label, Tier
+
+# The check-digit rules that a profile may name; `govern.identifiers.CHECKS` holds one function for each.
+CHECK_RULES = frozenset({"format", "luhn", "mod11", "mod97"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Marking:
 @dataclass(frozen=True, slots=True)
 class Identifier:
     """A number that names a person. `pattern` finds candidates, `check` names the check-digit rule that they must pass
-    (one of `govern.identifiers.CHECKS`), `marking` is what a text that holds one must carry."""
+    (one of `CHECK_RULES`), `marking` is what a text that holds one must carry."""
 
     name: str
     pattern: str
@@ -44,7 +47,7 @@ class Nation:
     tier_places: Mapping[str, frozenset[str]] = field(default_factory=dict)  # tiers that only some places may hold
     aliases: Mapping[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
     markings: Mapping[str, Marking] = field(default_factory=dict)
-    places: frozenset[str] = frozenset()  # ISO 3166 codes that policies may name
+    places: frozenset[str] = frozenset()  # ISO 3166 codes that labels and policies may name
     purposes: Mapping[str, str] = field(default_factory=dict)  # name → meaning
     identifiers: tuple[Identifier, ...] = ()
 
@@ -71,34 +74,33 @@ class Nation:
     ) -> Label:
         """The label that these words make, with what its tier and markings restrict by themselves.
 
-        An empty `tier` is the lowest. Raises Invalid (`unknown_label`) with the `param` that is wrong.
+        An empty `tier` is the lowest. The words of `Label.as_json` make the same label again. Words that contradict
+        each other leave no place or purpose (`Label.is_impossible`). Raises Invalid (`unknown_label`) with the `param`
+        that is wrong.
         """
         tier, implied = self.aliases.get(tier, (tier, frozenset()))
-        named = frozenset(markings) | implied
         step = self.tier(tier) if tier else self.tiers[0]
-        self._check_known("markings", named, self.markings)
+        named = _known("markings", frozenset(markings) | implied, self.markings)
         label = Label(
             tier=step,
             markings=named,
-            jurisdictions=_set(jurisdictions),
-            purposes=self._check_known("purposes", _set(purposes), self.purposes),
+            jurisdictions=None if jurisdictions is None else _known("jurisdictions", jurisdictions, self.places),
+            purposes=None if purposes is None else _known("purposes", purposes, self.purposes),
         )
         for places in (self.tier_places.get(step.name), *(self.markings[name].jurisdictions for name in named)):
-            label = label.join(Label(self.tiers[0], jurisdictions=places))
+            if places is not None:
+                label = label.join(Label(self.tiers[0], jurisdictions=places))
         return label
 
-    @staticmethod
-    def _check_known(param: str, named: frozenset[str] | None, known: Iterable[str]) -> frozenset[str] | None:
-        unknown = sorted((named or frozenset()) - set(known))
-        if unknown:
-            raise Invalid(
-                f"unknown {param.removesuffix('s')} {unknown[0]!r}",
-                code="unknown_label",
-                param=param,
-                hint=f"known {param}: {', '.join(sorted(known)) or 'none'}",
-            )
-        return named
 
-
-def _set(words: Iterable[str] | None) -> frozenset[str] | None:
-    return None if words is None else frozenset(words)
+def _known(param: str, words: Iterable[str], known: Collection[str]) -> frozenset[str]:
+    named = frozenset(words)
+    unknown = sorted(word for word in named if word not in known)
+    if unknown:
+        raise Invalid(
+            f"unknown {param.removesuffix('s')} {unknown[0]!r}",
+            code="unknown_label",
+            param=param,
+            hint=f"known {param}: {', '.join(sorted(known)) or 'none'}",
+        )
+    return named
