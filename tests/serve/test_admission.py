@@ -1,4 +1,4 @@
-"""The line in front of the engine: bounded, first come first served, and no place is ever lost."""
+"""Turns, awaited: bounded, fair to tenants, whoever is chosen is woken and nobody else, and no place is ever lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from allod.core.errors import Unavailable
-from allod.serve.admission import Admission
+from allod.serve.admission import Admission, Turn
 
 
 async def settle() -> None:
@@ -25,13 +25,14 @@ class Guests:
         self.order: list[int] = []
         self.leave: dict[int, asyncio.Event] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.turns: dict[int, Turn] = {}
 
-    def arrive(self, number: int) -> None:
+    def arrive(self, number: int, tenant: str = "a") -> None:
         self.leave[number] = asyncio.Event()
-        self.tasks[number] = asyncio.create_task(self._stay(number))
+        self.tasks[number] = asyncio.create_task(self._stay(number, tenant))
 
-    async def _stay(self, number: int) -> None:
-        async with self.admission.turn():
+    async def _stay(self, number: int, tenant: str) -> None:
+        async with self.admission.turn(tenant, prompt_tokens=5, max_tokens=20) as self.turns[number]:
             self.running.append(number)
             self.order.append(number)
             try:
@@ -56,8 +57,8 @@ async def test_no_more_run_than_may() -> None:
     await guests.end()
 
 
-async def test_first_come_first_served() -> None:
-    """A turn that is given back goes to whoever has waited longest."""
+async def test_one_tenant_is_served_in_order() -> None:
+    """A turn that is given back goes to whoever of the tenant has waited longest."""
     guests = Guests(Admission(num_running=1, num_waiting=10))
     for number in range(5):
         guests.arrive(number)
@@ -77,7 +78,7 @@ async def test_a_full_line_says_no_at_once() -> None:
     guests.arrive(1)
     await settle()
     with pytest.raises(Unavailable) as caught:
-        async with guests.admission.turn():
+        async with guests.admission.turn("a"):
             pass
     assert caught.value.code == "overloaded"
     assert caught.value.retry_after_s is not None
@@ -91,7 +92,7 @@ async def test_with_no_line_only_those_run_who_can() -> None:
     guests.arrive(0)
     await settle()
     with pytest.raises(Unavailable):
-        async with guests.admission.turn():
+        async with guests.admission.turn("a"):
             pass
     await guests.end()
 
@@ -134,8 +135,116 @@ async def test_failing_inside_gives_the_turn_back() -> None:
     admission = Admission(num_running=1, num_waiting=0)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            async with admission.turn():
+            async with admission.turn("a"):
                 raise ZeroDivisionError
     assert admission.inside == 0
-    async with admission.turn():
+    async with admission.turn("a"):
         assert admission.inside == 1
+
+
+async def test_another_tenant_need_not_wait_for_a_whole_crowd() -> None:
+    """It came last, and has the next turn."""
+    guests = Guests(Admission(num_running=1, num_waiting=100))
+    for number in range(20):
+        guests.arrive(number)
+    guests.arrive(20, "b")
+    await settle()
+    guests.leave[0].set()
+    await settle()
+    assert guests.running == [20]
+    await guests.end()
+
+
+async def test_a_place_has_its_next_owner_before_it_is_given_back() -> None:
+    """Whoever comes in the same moment cannot slip in, and only the one chosen is woken."""
+    admission = Admission(num_running=1, num_waiting=10)
+    guests = Guests(admission)
+    async with admission.turn("a"):
+        guests.arrive(1, "b")
+        guests.arrive(2, "c")
+        await settle()
+    late = asyncio.create_task(admission.turn("d").__aenter__())
+    assert [(one.tenant, one.num_running) for one in admission.snapshot() if one.num_running] == [("b", 1)]
+    await settle()
+    assert guests.running == [1]
+    assert not late.done()
+    late.cancel()
+    await guests.end()
+
+
+async def test_a_thousand_connections_of_one_tenant() -> None:
+    """Most are refused at once, with when to come back; the others wait, and another tenant still gets its turn."""
+    guests = Guests(Admission(num_running=2, num_waiting=64))
+    for number in range(1000):
+        guests.arrive(number)
+    guests.arrive(1000, "b")
+    await settle()
+    refused = [task.exception() for task in guests.tasks.values() if task.done()]
+    assert len(refused) == 1000 - 2 - 52
+    assert all(isinstance(error, Unavailable) and error.retry_after_s == 1 for error in refused)
+    guests.leave[0].set()
+    await settle()
+    assert guests.running == [1, 1000]
+    await guests.end()
+
+
+async def test_whoever_is_cancelled_while_waiting_is_charged_nothing() -> None:
+    """Whether before its turn came or in the same moment: a line of leavers leaves nothing behind."""
+    guests = Guests(Admission(num_running=1, num_waiting=100))
+    guests.arrive(0)
+    for number in range(1, 20):
+        guests.arrive(number, "b")
+    await settle()
+    guests.leave[0].set()
+    for number in range(1, 20):
+        guests.tasks[number].cancel()
+        await asyncio.sleep(0)
+    await settle()
+    assert guests.admission.inside == 0
+    assert {one.tenant: one.service for one in guests.admission.snapshot()}["b"] == 0
+
+
+async def test_a_turn_tells_what_it_used() -> None:
+    """While it streams and at its end; `snapshot` shows the cost of the tokens so far."""
+    admission = Admission(num_running=1, num_waiting=0)
+    async with admission.turn("a", weight=3, prompt_tokens=10, max_tokens=100) as turn:
+        turn.used(1)
+        turn.used(7)
+        (running,) = admission.snapshot()
+        assert (running.weight, running.num_running, running.service) == (3, 1, 10 + 2 * 7)
+        turn.finish(prompt_tokens=12, completion_tokens=8)
+    (idle,) = admission.snapshot()
+    assert (idle.num_running, idle.service) == (0, 12 + 2 * 8)
+
+
+async def test_a_turn_knows_when_it_came() -> None:
+    """How long it waited, by a clock that does not jump, and when it began, for the receipt."""
+    guests = Guests(Admission(num_running=1, num_waiting=1))
+    guests.arrive(0)
+    guests.arrive(1)
+    await asyncio.sleep(0.05)
+    guests.leave[0].set()
+    await settle()
+    assert guests.turns[0].waited_s == 0
+    assert 0.04 < guests.turns[1].waited_s < 5
+    assert 40 <= guests.turns[1].started_ms - guests.turns[0].started_ms < 5000
+    await guests.end()
+
+
+async def test_who_would_wait_too_long_is_refused() -> None:
+    """Once the pace is known; with how long it would have been, rounded up."""
+    guests = Guests(Admission(num_running=1, num_waiting=100, max_wait_s=0.1))
+    guests.arrive(0)
+    guests.arrive(1)
+    await asyncio.sleep(0.08)
+    guests.leave[0].set()
+    await settle()
+    with pytest.raises(Unavailable, match="it would wait") as caught:
+        for number in range(2, 9):
+            guests.arrive(number)
+            await settle()
+            if guests.tasks[number].done():
+                await guests.tasks[number]
+    assert caught.value.code == "overloaded"
+    assert caught.value.retry_after_s == 1
+    await guests.end()
