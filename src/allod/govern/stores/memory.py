@@ -155,6 +155,7 @@ class MemoryStore:
         return self._settings.get(name)
 
     def put_setting(self, name: str, value: str, event: Event) -> None:
+        rules.check_setting(name, value)
         with self._lock:
             self._record(event)
             self._settings[name] = value

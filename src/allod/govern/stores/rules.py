@@ -9,6 +9,7 @@ from allod.core.errors import Invalid
 from allod.govern.store import GROUPS, MINUTE_MS, Position
 
 MAX_PAGE = 1000
+MAX_SETTING = 16384  # characters
 NUM_WINDOWS_KEPT = 5  # of each meter: enough for gateways whose clocks differ by less than that
 
 
@@ -66,6 +67,24 @@ def check_usage(bucket_ms: int, group_by: Collection[str]) -> None:
         raise Invalid("group_by knows tenant, key and model", param="group_by")
 
 
+def check_filter(param: str, words: Collection[str]) -> None:
+    """Raise Invalid for more words than a statement takes."""
+    if len(words) > MAX_PAGE:
+        raise Invalid(f"at most {MAX_PAGE} of {param} at once", param=param)
+
+
+def check_setting(name: str, value: str) -> None:
+    """Raise Invalid for a setting that not every database can hold."""
+    for param, text, at_most in (("name", name, 64), ("value", value, MAX_SETTING)):
+        if len(text) > at_most or "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise Invalid(f"{param} must be at most {at_most} characters of text", param=param)
+
+
+def storable(number: int | None) -> int | None:
+    """The number, or the nearest that a database can compare with."""
+    return number if number is None else max(-MAX_SAFE_INTEGER, min(number, MAX_SAFE_INTEGER))
+
+
 def first_minute(at_ms: int) -> int:
-    """The first minute that begins at that time or later."""
-    return -(-at_ms // MINUTE_MS)
+    """The first minute that begins at that time or later; the nearest that a database can compare with."""
+    return max(-MAX_SAFE_INTEGER, min(-(-at_ms // MINUTE_MS), MAX_SAFE_INTEGER))

@@ -1,0 +1,32 @@
+"""What SQLite and PostgreSQL spell differently, so that every statement is written once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The words of one database. `parameter` is what `:name` becomes, as `re.sub` takes it."""
+
+    number: str
+    text: str  # compared by code point
+    table_end: str
+    begin_read: str  # one unchanging view for all reads of a transaction
+    begin_write: str
+    lock_schema: str  # so that two first starts at once make the tables once
+    for_update: str
+    parameter: str
+
+    def spelt(self, statement: str) -> str:
+        """The statement as this database wants it."""
+        return _spelt(statement, self)
+
+
+@cache
+def _spelt(statement: str, dialect: Dialect) -> str:
+    for word in ("number", "text", "table_end", "for_update"):
+        statement = statement.replace("{" + word + "}", getattr(dialect, word))
+    return re.sub(r":([a-z]\w*)", dialect.parameter, statement)

@@ -1,0 +1,259 @@
+"""A store in SQL: every statement once, for SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from allod.govern.store import Changes
+from allod.govern.stores import rules
+from allod.govern.stores.database import Database, Run, Transactions
+from allod.govern.stores.rows import account_from, event_from, key_from, tenant_from, text_of
+from allod.govern.stores.schema import prepare
+from allod.govern.stores.sql_ledger import SqlLedger, one_of
+from allod.govern.tenants import Account, Event, Key, Tenant
+
+_KEYS = "SELECT body, last_ms FROM api_keys LEFT JOIN key_uses ON key_id = id"
+
+
+class SqlStore(SqlLedger):
+    """A TenantStore over a database. Raises Unavailable if the database cannot be reached, Invalid if it is unsafe."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(Transactions(database))
+        with self._transactions.writing() as run:
+            prepare(run, database.dialect)
+
+    def changes_since(self, version: int) -> Changes:
+        """See `TenantStore.changes_since`. One row is read when nothing changed."""
+        with self._transactions.reading() as run:
+            [(newest,)] = run("SELECT changes FROM realm")
+            if version == newest and version > 0:
+                return Changes(version)
+            is_everything = not 0 < version < newest
+            since = 0 if is_everything else version
+            tenants = run("SELECT body FROM tenants WHERE changed > :since", since=since)
+            keys = run("SELECT body FROM api_keys WHERE changed > :since", since=since)
+        return Changes(
+            newest,
+            tuple(tenant_from(body) for (body,) in tenants),
+            tuple(key_from(body) for (body,) in keys),
+            is_everything,
+        )
+
+    def tenant(self, tenant_id: str) -> Tenant:
+        """See `TenantStore.tenant`."""
+        with self._transactions.reading() as run:
+            return _tenant(run, tenant_id)
+
+    def tenants(self, *, after: str = "", limit: int = 100, include_archived: bool = False) -> list[Tenant]:
+        """See `TenantStore.tenants`."""
+        rules.check_page(limit)
+        with self._transactions.reading() as run:
+            rows = run(
+                "SELECT body FROM tenants WHERE id > :after AND is_archived <= :is_archived ORDER BY id LIMIT :limit",
+                after=after,
+                is_archived=int(include_archived),
+                limit=limit,
+            )
+        return [tenant_from(body) for (body,) in rows]
+
+    def put_tenant(self, tenant: Tenant, event: Event) -> None:
+        """See `TenantStore.put_tenant`."""
+        with self._changing(event) as (run, number):
+            run(
+                "INSERT INTO tenants (id, changed, is_archived, body) VALUES (:id, :changed, :is_archived, :body) "
+                "ON CONFLICT (id) DO UPDATE "
+                "SET changed = excluded.changed, is_archived = excluded.is_archived, body = excluded.body",
+                id=tenant.id,
+                changed=number,
+                is_archived=int(tenant.archived_ms is not None),
+                body=text_of(tenant),
+            )
+
+    def account(self, tenant_id: str, account_id: str) -> Account:
+        """See `TenantStore.account`."""
+        with self._transactions.reading() as run:
+            return _account(run, tenant_id, account_id)
+
+    def accounts(self, tenant_id: str, *, after: str = "", limit: int = 100) -> list[Account]:
+        """See `TenantStore.accounts`."""
+        rules.check_page(limit)
+        with self._transactions.reading() as run:
+            rows = run(
+                "SELECT body FROM accounts WHERE tenant_id = :tenant_id AND id > :after ORDER BY id LIMIT :limit",
+                tenant_id=tenant_id,
+                after=after,
+                limit=limit,
+            )
+        return [account_from(body) for (body,) in rows]
+
+    def put_account(self, account: Account, event: Event) -> None:
+        """See `TenantStore.put_account`."""
+        with self._changing(event) as (run, _):
+            _tenant(run, account.tenant_id)
+            if run("SELECT 1 FROM accounts WHERE id = :id", id=account.id):
+                _account(run, account.tenant_id, account.id)
+            run(
+                "INSERT INTO accounts (id, tenant_id, body) VALUES (:id, :tenant_id, :body) "
+                "ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+                id=account.id,
+                tenant_id=account.tenant_id,
+                body=text_of(account),
+            )
+
+    def delete_account(self, tenant_id: str, account_id: str, event: Event) -> None:
+        """See `TenantStore.delete_account`."""
+        with self._changing(event) as (run, number):
+            _account(run, tenant_id, account_id)
+            run("DELETE FROM accounts WHERE id = :id", id=account_id)
+            for (body,) in run("SELECT body FROM api_keys WHERE account_id = :account_id", account_id=account_id):
+                key = key_from(body)
+                if key.revoked_ms is None:
+                    _write_key(run, replace(key, revoked_ms=event.at_ms), number)
+
+    def key(self, key_id: str) -> Key:
+        """See `TenantStore.key`."""
+        with self._transactions.reading() as run:
+            rows = run(f"{_KEYS} WHERE id = :id", id=key_id)
+        if not rows:
+            raise rules.not_found("key", "key_id")
+        return key_from(*rows[0])
+
+    def keys(
+        self, *, tenant_id: str | None, account_id: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Key]:
+        """See `TenantStore.keys`."""
+        rules.check_page(limit)
+        values: dict[str, object] = {"tenant_id": tenant_id or "", "after": after, "limit": limit}
+        wanted = one_of("account_id", () if account_id is None else (account_id,), values)
+        with self._transactions.reading() as run:
+            rows = run(
+                f"{_KEYS} WHERE tenant_id = :tenant_id AND id > :after{wanted} ORDER BY id LIMIT :limit", **values
+            )
+        return [key_from(*row) for row in rows]
+
+    def put_key(self, key: Key, event: Event) -> None:
+        """See `TenantStore.put_key`."""
+        with self._changing(event) as (run, number):
+            old = [key_from(body) for (body,) in run("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
+            if any(one.tenant_id != key.tenant_id for one in old):
+                raise rules.not_found("key", "key_id")
+            if key.tenant_id is not None:
+                _tenant(run, key.tenant_id)
+                if key.account_id is not None and all(one.account_id != key.account_id for one in old):
+                    _account(run, key.tenant_id, key.account_id)
+            if run("SELECT 1 FROM api_keys WHERE digest = :digest AND id <> :id", digest=key.digest, id=key.id):
+                raise rules.exists("key", "digest")
+            _write_key(run, key, number)
+
+    def events(
+        self,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+        kinds: Collection[str] = (),
+        tenant_ids: Collection[str] = (),
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> list[Event]:
+        """See `TenantStore.events`."""
+        rules.check_page(limit)
+        is_forwards = before is not None and after is None  # then those next to `before` are the oldest of them
+        values: dict[str, object] = {"limit": limit}
+        wanted = one_of("kind", kinds, values) + one_of("tenant_id", tenant_ids, values)
+        with self._transactions.reading() as run:
+            for name, compared, limit_of in (
+                ("since", "at_ms >=", rules.storable(since_ms)),
+                ("until", "at_ms <", rules.storable(until_ms)),
+                ("older", "number <", _event_number(run, after, "after")),
+                ("newer", "number >", _event_number(run, before, "before")),
+            ):
+                if limit_of is not None:
+                    wanted += f" AND {compared} :{name}"
+                    values[name] = limit_of
+            order = "" if is_forwards else "DESC"
+            rows = run(
+                f"SELECT body FROM events WHERE number > 0{wanted} ORDER BY number {order} LIMIT :limit",  # noqa: S608
+                **values,
+            )
+        found = [event_from(body) for (body,) in rows]
+        return found[::-1] if is_forwards else found
+
+    def setting(self, name: str) -> str | None:
+        """See `TenantStore.setting`."""
+        with self._transactions.reading() as run:
+            rows = run("SELECT value FROM settings WHERE name = :name", name=name)
+        return str(rows[0][0]) if rows else None
+
+    def put_setting(self, name: str, value: str, event: Event) -> None:
+        """See `TenantStore.put_setting`."""
+        rules.check_setting(name, value)
+        with self._changing(event) as (run, _):
+            run(
+                "INSERT INTO settings (name, value) VALUES (:name, :value) "
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                name=name,
+                value=value,
+            )
+
+    @contextmanager
+    def _changing(self, event: Event) -> Iterator[tuple[Run, int]]:
+        """A transaction with the next number of a change, which no other has until this one ends, and its event."""
+        with self._transactions.writing() as run:
+            [(number,)] = run("UPDATE realm SET changes = changes + 1 RETURNING changes")
+            if run("SELECT 1 FROM events WHERE id = :id", id=event.id):
+                raise rules.exists("event", "id")
+            run(
+                "INSERT INTO events (number, id, at_ms, kind, tenant_id, body) "
+                "VALUES (:number, :id, :at_ms, :kind, :tenant_id, :body)",
+                number=number,
+                id=event.id,
+                at_ms=event.at_ms,
+                kind=event.kind,
+                tenant_id=event.tenant_id or "",
+                body=text_of(event),
+            )
+            yield run, number
+
+
+def _tenant(run: Run, tenant_id: str) -> Tenant:
+    rows = run("SELECT body FROM tenants WHERE id = :id", id=tenant_id)
+    if not rows:
+        raise rules.not_found("tenant", "tenant_id")
+    return tenant_from(rows[0][0])
+
+
+def _account(run: Run, tenant_id: str, account_id: str) -> Account:
+    rows = run(
+        "SELECT body FROM accounts WHERE id = :id AND tenant_id = :tenant_id", id=account_id, tenant_id=tenant_id
+    )
+    if not rows:
+        raise rules.not_found("account", "account_id")
+    return account_from(rows[0][0])
+
+
+def _write_key(run: Run, key: Key, number: int) -> None:
+    run(
+        "INSERT INTO api_keys (id, changed, tenant_id, account_id, digest, body) "
+        "VALUES (:id, :changed, :tenant_id, :account_id, :digest, :body) ON CONFLICT (id) DO UPDATE "
+        "SET changed = excluded.changed, account_id = excluded.account_id, "
+        "digest = excluded.digest, body = excluded.body",
+        id=key.id,
+        changed=number,
+        tenant_id=key.tenant_id or "",
+        account_id=key.account_id or "",
+        digest=key.digest,
+        body=text_of(replace(key, last_used_ms=None)),
+    )
+
+
+def _event_number(run: Run, event_id: str | None, param: str) -> int | None:
+    if event_id is None:
+        return None
+    rows = run("SELECT number FROM events WHERE id = :id", id=event_id)
+    if not rows:
+        raise rules.not_found("event", param)
+    return int(rows[0][0])
