@@ -1,32 +1,104 @@
-"""The decision on a request: one built-in rule until policies are the operator's own.
+"""The decision on a request, by rules written in Cedar and checked against a nation's words.
 
-Pure: `decide(label)` and nothing else; what is not permitted is forbidden.
+What no rule permits is forbidden, a rule that forbids outweighs all that permit, and whatever cannot be evaluated
+without an error is forbidden too. Pure: the same question has the same answer, so answers are remembered.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+
+import cedarpy
 
 from allod.core.canonical import digest_of
-from allod.core.labels import Label
+from allod.core.errors import Invalid
+from allod.core.nations import Nation
+from allod.govern.policy_asked import Asked, request_of
+from allod.govern.policy_schema import Vocabulary, vocabulary_of
+from allod.govern.policy_text import Rule, rules_in
 
-RULE = "permit-official: whoever holds a key may ask for OFFICIAL work that no jurisdiction or purpose forbids"
-POLICY_DIGEST = digest_of(RULE)
+NUM_REMEMBERED = 8_192  # decisions
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`rules` are those that said so; none means that nothing permitted it."""
+    """`rules` are the names of those that decided, sorted; none of them: nothing permitted it, or `fault` says why the
+    policy could not be evaluated. `reason` is for the person who asked, `fault` for the operator."""
 
     permitted: bool
     rules: tuple[str, ...]
     reason: str
+    fault: str | None = None
 
 
-def decide(label: Label) -> Decision:
-    """Permit or forbid a request with this label."""
-    if label.tier != "OFFICIAL":
-        return Decision(False, (), f"no rule permits {label.tier}; the built-in rule is `{RULE}`")
-    if label.jurisdictions == frozenset() or label.purposes == frozenset():
-        return Decision(False, (), "its labels leave no place or no purpose for it")
-    return Decision(True, ("permit-official",), "permit-official")
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A policy that holds together. `digest` names its text and the words that it was checked against."""
+
+    text: str
+    nation: Nation
+    schema: str
+    digest: str
+    rules: Mapping[str, Rule]  # by name, in the order of the text
+    _decided: Callable[[Asked], Decision] = field(repr=False)
+
+    def decide(self, asked: Asked) -> Decision:
+        """Permit or forbid. Never raises: what cannot be evaluated is forbidden, and is not remembered."""
+        try:
+            return self._decided(asked)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong in here, nobody gets in by it
+            return Decision(False, (), "the policy could not be evaluated, so it forbids", f"{error}")
+
+
+def default_text() -> str:
+    """The policy of a realm that has written none."""
+    return (resources.files("allod.govern") / "policies" / "default.cedar").read_text(encoding="utf-8")
+
+
+def load_policy(text: str, nation: Nation) -> Policy:
+    """The policy in `text`, for a realm that uses this nation's words.
+
+    Raises Invalid: `policy_syntax` it does not parse, `policy_schema` it names what there is not, or compares what
+    cannot be compared, `policy_template`, `policy_empty`, `policy_no_id`, `policy_duplicate_id`, `policy_no_reason`,
+    `policy_annotation`, `policy_too_long`, `policy_too_deep`, `policy_characters`.
+    """
+    words = vocabulary_of(nation)
+    rules = {rule.name: rule for rule in rules_in(text)}
+    _check_words(text, words)
+    return Policy(
+        text=text,
+        nation=nation,
+        schema=words.schema,
+        digest=digest_of({"schema": words.schema, "text": text}),
+        rules=rules,
+        _decided=lru_cache(NUM_REMEMBERED)(_evaluator(text, words, rules)),
+    )
+
+
+def _check_words(text: str, words: Vocabulary) -> None:
+    found = cedarpy.validate_policies(text, words.schema)
+    if not found.validation_passed:
+        first = found.errors[0]
+        name = found.id_annotations_by_policy_id.get(first.policy_id, first.policy_id)
+        said = re.sub(r"^for policy `\w+`[,:] ", "", first.error)
+        raise Invalid(f"{name}: {said}", code="policy_schema", hint=f"the words of this realm:\n{words.schema}")
+
+
+def _evaluator(text: str, words: Vocabulary, rules: Mapping[str, Rule]) -> Callable[[Asked], Decision]:
+    policies, schema = cedarpy.PolicySet.from_str(text), cedarpy.Schema.from_str(words.schema)
+
+    def evaluate(asked: Asked) -> Decision:
+        request, entities = request_of(asked, words)
+        result = cedarpy.is_authorized(request, policies, entities, schema)
+        found = result.diagnostics
+        if found.errors or result.decision not in (cedarpy.Decision.Allow, cedarpy.Decision.Deny):
+            raise ValueError("; ".join(found.errors) or result.decision.value)
+        names = tuple(sorted(found.id_annotations_by_reason[policy] for policy in found.reasons))
+        reason = " ".join(rules[name].reason for name in names) or "no rule permits this"
+        return Decision(result.allowed, names, reason)
+
+    return evaluate

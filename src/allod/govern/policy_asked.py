@@ -1,0 +1,139 @@
+"""What a policy is asked, and how it is said in Cedar's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from allod.core.errors import Invalid
+from allod.core.labels import Label, Tier, is_within
+from allod.govern.policy_schema import SEALS, Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model that would answer. `label` is what it was made from; None: its licence or country is not known."""
+
+    name: str
+    label: Label
+    licence: str | None = None
+    country: str | None = None
+    informative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where it would answer: an ISO 3166 code ("ZZ": not known), the highest tier that the site is accredited for, and
+    the kind of the engine's seal (`sealed`, `partial:<what is missing>`, `none`)."""
+
+    id: str
+    jurisdiction: str
+    tier: Tier
+    seal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asks what of which model, where. `models` are those that the key is scoped to; None: not restricted."""
+
+    action: Literal["chat", "embed"]
+    tenant_id: str
+    key_id: str
+    clearance: Tier
+    models: frozenset[str] | None
+    model: Model
+    label: Label
+    site: Site
+
+
+def request_of(asked: Asked, words: Vocabulary) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Cedar's request, and the entities that it names.
+
+    A place without a name in the profile is left out on both sides: at a site that is not known, and for a label whose
+    places are not known, a label that restricts places forbids. Raises Invalid for a tier of another nation.
+    """
+    request = {
+        "principal": _name("Key", asked.key_id),
+        "action": _name("Action", asked.action),
+        "resource": _name("Model", asked.model.name),
+        "context": {
+            "label": _label(asked.label.join(asked.model.label), words),
+            "site": {
+                "id": asked.site.id,
+                "places": _named("Place", (p for p in words.places if is_within(asked.site.jurisdiction, p))),
+                "accredited": _level(asked.site.tier, words),
+                "seal": _name("Seal", _seal(asked.site.seal)),
+            },
+        },
+    }
+    return request, [_key(asked, words), _model(asked.model)]
+
+
+def describe(asked: Asked) -> str:
+    """One line for a person."""
+    label, site = asked.label, asked.site
+    parts = [label.tier.name, *sorted(label.markings)]
+    if label.purposes is not None:
+        parts.append(f"for {_words(label.purposes)}")
+    if label.jurisdictions is not None:
+        parts.append(f"only in {_words(label.jurisdictions)}")
+    scope = "" if asked.models is None else f", scoped to {_words(asked.models)}"
+    return (
+        f"{asked.action} with {asked.model.name}: {', '.join(parts)}; "
+        f"key {asked.key_id} of {asked.tenant_id}, cleared for {asked.clearance.name}{scope}; "
+        f"site {site.id} in {site.jurisdiction}, accredited for {site.tier.name}, seal {site.seal}"
+    )
+
+
+def _words(names: frozenset[str]) -> str:
+    return " or ".join(sorted(names)) or "nothing"
+
+
+def _key(asked: Asked, words: Vocabulary) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"clearance": _level(asked.clearance, words)}
+    if asked.models is not None:
+        attributes["models"] = _named("Model", asked.models)
+    return {
+        "uid": _name("Key", asked.key_id),
+        "attrs": attributes,
+        "parents": [_name("Tenant", asked.tenant_id)],
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    known = {"licence": model.licence, "country": model.country, "informative": model.informative}
+    return {
+        "uid": _name("Model", model.name),
+        "attrs": {name: value for name, value in known.items() if value is not None},
+        "parents": [],
+    }
+
+
+def _label(label: Label, words: Vocabulary) -> dict[str, Any]:
+    said: dict[str, Any] = {**_level(label.tier, words), "markings": _named("Marking", label.markings)}
+    if label.purposes is not None:
+        said["purposes"] = _named("Purpose", label.purposes)
+    if label.jurisdictions is not None:
+        said["jurisdictions"] = _named("Place", filter(label.allows_place, words.places))
+    return said
+
+
+def _level(tier: Tier, words: Vocabulary) -> dict[str, Any]:
+    if tier not in words.tiers:
+        raise Invalid(f"{tier.name} of {tier.nation} is no tier of this realm", code="unknown_label", param="tier")
+    return {"tier": _name("Tier", tier.name), "rank": words.tiers.index(tier)}
+
+
+def _seal(kind: str) -> str:
+    """Without what is missing; a kind that is not known is no seal."""
+    known = kind.split(":", 1)[0]
+    return known if known in SEALS else "none"
+
+
+def _named(kind: str, names: Iterable[str]) -> list[dict[str, str]]:
+    return [_name(kind, name) for name in names]
+
+
+def _name(kind: str, name: str) -> dict[str, str]:
+    return {"type": kind, "id": name}

@@ -1,0 +1,151 @@
+"""Why a request was decided as it was, and what would have to be different for it to be permitted.
+
+The changes are found by trying, each alone and then in pairs: the policy itself has decided on what is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+from typing import Any
+
+from allod.core.labels import Label
+from allod.core.nations import Nation
+from allod.govern.policy import Decision, Policy
+from allod.govern.policy_asked import Asked, Model
+from allod.govern.policy_schema import vocabulary_of
+from allod.govern.policy_text import Rule
+
+MAX_TRIES = 4_000
+NUM_ALTERNATIVES = 3  # reported of one kind: so many places, so many models
+NUM_WORDS = 12  # tried of one kind
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`rules` decided. `changes` are the smallest sets of changes, in words, each of which would make it permitted."""
+
+    decision: Decision
+    rules: tuple[Rule, ...]
+    changes: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def advice(self) -> str:
+        """What would have to change, in one sentence."""
+        if self.decision.permitted:
+            return "It is permitted as it is."
+        if not self.changes:
+            return "No one change and no two changes would make it permitted."
+        return f"It would be permitted with {'; or with '.join(' and '.join(one) for one in self.changes)}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    part: str
+    to: Any
+    words: str
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the nearest one that suffices makes the further ones pointless."""
+        return self.part in ("tier", "clearance", "accreditation")
+
+
+_Changes = tuple[_Change, ...]
+
+
+def explain(policy: Policy, asked: Asked, models: Iterable[Model] = ()) -> Explanation:
+    """`models` are those that the realm has besides. Decides at most twice MAX_TRIES times: under a second or two."""
+    decision = policy.decide(asked)
+    rules = tuple(policy.rules[name] for name in decision.rules)
+    if decision.permitted:
+        return Explanation(decision, rules)
+    singles = list(_single_changes(policy, asked, models))
+    pairs = (pair for pair in combinations(singles, 2) if pair[0].part != pair[1].part or pair[0].part == "marking")
+    for sets in ([(single,) for single in singles], islice(pairs, MAX_TRIES)):
+        found = tuple(tuple(change.words for change in changes) for changes in _sufficient(policy, asked, sets))
+        if found:
+            return Explanation(decision, rules, found)
+    return Explanation(decision, rules)
+
+
+def _sufficient(policy: Policy, asked: Asked, sets: Iterable[_Changes]) -> Iterator[_Changes]:
+    num_found: Counter[tuple[str, ...]] = Counter()
+    settled: set[tuple[str, ...]] = set()
+    for changes in sets:
+        parts = tuple(change.part for change in changes)
+        without_steps = tuple(change.part if change.is_step else change.words for change in changes)
+        if num_found[parts] == NUM_ALTERNATIVES or without_steps in settled:
+            continue
+        if policy.decide(_changed(asked, changes, policy.nation)).permitted:
+            num_found[parts] += 1
+            settled.add(without_steps)
+            yield changes
+
+
+def _single_changes(policy: Policy, asked: Asked, models: Iterable[Model]) -> Iterator[_Change]:
+    """Every change worth trying, the nearest of a kind first; to label it lower comes last."""
+    label, site, tiers = asked.label, asked.site, policy.nation.tiers
+    for purpose in _named_first(policy, "Purpose", policy.nation.purposes):
+        if label.purposes != frozenset({purpose}):
+            yield _Change("purpose", frozenset({purpose}), f"the purpose {purpose}")
+    for place in _named_first(policy, "Place", filter(label.allows_place, vocabulary_of(policy.nation).places)):
+        if place != site.jurisdiction:
+            yield _Change("place", place, f"a site in {place}")
+    if site.seal != "sealed":
+        yield _Change("seal", "sealed", "a sealed engine")
+    for tier in tiers:
+        if tier.rank > asked.clearance.rank:
+            yield _Change("clearance", tier, f"a key cleared for {tier.name}")
+    for tier in tiers:
+        if tier.rank > site.tier.rank:
+            yield _Change("accreditation", tier, f"a site accredited for {tier.name}")
+    if asked.models is not None and asked.model.name not in asked.models:
+        yield _Change("scope", None, f"a key that may use {asked.model.name}")
+    for model in islice((model for model in models if model != asked.model), NUM_WORDS):
+        yield _Change("model", model, f"another model, {model.name}")
+    for tier in reversed(tiers):
+        if tier.rank < label.tier.rank:
+            yield _Change("tier", tier.name, f"the tier {tier.name}, if it is no more sensitive than that")
+    for marking in sorted(label.markings):
+        yield _Change("marking", marking, f"no marking {marking}, if it needs none")
+
+
+def _named_first(policy: Policy, kind: str, words: Iterable[str]) -> list[str]:
+    """Those that the policy's own rules speak of are the likeliest to matter."""
+    named = {name for rule in policy.rules.values() for named, name in rule.mentions if named == kind}
+    return sorted(words, key=lambda word: (word not in named, word))[:NUM_WORDS]
+
+
+def _changed(asked: Asked, changes: _Changes, nation: Nation) -> Asked:
+    for change in changes:
+        match change.part:
+            case "tier" | "marking" | "purpose":
+                asked = replace(asked, label=_relabelled(asked.label, change, nation))
+            case "place":
+                asked = replace(asked, site=replace(asked.site, jurisdiction=change.to))
+            case "seal":
+                asked = replace(asked, site=replace(asked.site, seal=change.to))
+            case "accreditation":
+                asked = replace(asked, site=replace(asked.site, tier=change.to))
+            case "scope":
+                asked = replace(asked, models=None)
+            case part:
+                asked = replace(asked, **{part: change.to})
+    return asked
+
+
+def _relabelled(label: Label, change: _Change, nation: Nation) -> Label:
+    """A tier or marking that restricts places takes that restriction along when it goes; what the label adds stays."""
+    tier = change.to if change.part == "tier" else label.tier.name
+    markings = label.markings - {change.to} if change.part == "marking" else label.markings
+    purposes = change.to if change.part == "purpose" else label.purposes
+    implied = nation.label(label.tier.name, markings=label.markings).jurisdictions
+    return nation.label(
+        tier,
+        markings=markings,
+        purposes=purposes,
+        jurisdictions=None if label.jurisdictions == implied else label.jurisdictions,
+    )
