@@ -33,11 +33,11 @@ class CountingStore(MemoryStore):
         super().__init__()
         self.asked: Counter[str] = Counter()
 
-    def lease(self, **asked: object) -> int:  # type: ignore[override]
+    def lease(self, **asked: object) -> int:
         self.asked["lease"] += 1
         return super().lease(**asked)  # type: ignore[arg-type]
 
-    def give_back(self, **asked: object) -> None:  # type: ignore[override]
+    def give_back(self, **asked: object) -> None:
         self.asked["give_back"] += 1
         super().give_back(**asked)  # type: ignore[arg-type]
 

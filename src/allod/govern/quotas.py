@@ -153,9 +153,9 @@ class Quotas:
         self._slices.return_all(self._now_ms)
 
     def reclaim(self, tenants: Iterable[Tenant], now_ms: int) -> None:
-        """Give back, of budgets, what an earlier run of this gateway leased and no receipt charges.
+        """Give back, of budgets, what an earlier run of this gateway leased and no receipt charges. Blocks.
 
-        Blocks on the store. For the start, after the ledger caught up, and only where no other gateway shares the store: what others hold
+        For the start, after the ledger caught up, and only where no other gateway shares the store: what others hold
         and did not use yet would be forgotten with it. Raises Unavailable where the store cannot be asked.
         """
         with self._lock:

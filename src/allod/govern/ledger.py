@@ -1,0 +1,123 @@
+"""The ledger's entries: what each receipt in the log costs, and whom. The log is the truth, and rebuilds the ledger.
+
+A receipt names its tenant and key by the day's pseudonyms. Where the day key was destroyed nobody can say any more
+whose it was: it is charged to `ERASED`, so that totals still equal the sum of all receipts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from allod.core.errors import AllodError, Invalid
+from allod.core.statements import ANSWER, REFUSAL
+from allod.govern.store import Position, TenantStore
+from allod.govern.tenants import Charge
+from allod.govern.windows import day_at
+
+ERASED = "erased"  # the tenant of receipts whose day key was destroyed
+REFUSED = "refused"  # how a refusal finished
+
+NameOf = Callable[[str, str], str | None]
+
+
+class Names(Protocol):
+    """What a day's pseudonyms stand for; None where that is not known any more. `day` is YYYY-MM-DD."""
+
+    def tenant_of(self, day: str, pseudonym: str) -> str | None: ...
+
+    def key_of(self, day: str, pseudonym: str) -> str | None: ...
+
+
+class Entry(NamedTuple):
+    """One entry of the log: its number from 0, the byte of the segment at which it ends, and its statement."""
+
+    number: int
+    end: int
+    statement: bytes
+
+
+def charge_of(predicate: Mapping[str, Any], kind: str, *, tenant_of: NameOf, key_of: NameOf) -> Charge | None:
+    """What an answer or a refusal costs, from its statement's predicate; None for statements of other kinds.
+
+    Receipts from before there was a meter cost no engine time. Raises Invalid for a predicate that lacks its fields.
+    """
+    if kind not in (ANSWER, REFUSAL):
+        return None
+    try:
+        start_ms = predicate["at"]["start_ms"]
+        day = day_at(start_ms).isoformat()
+        answer, model = predicate["answer"], predicate["model"]
+        meter = predicate.get("meter") or {}
+        pseudonym = meter.get("key")
+        return Charge(
+            receipt_id=predicate["id"],
+            tenant_id=tenant_of(day, predicate["tenant"]) or ERASED,
+            key_id=key_of(day, pseudonym) or "" if pseudonym is not None else "",
+            model=model["name"] if model else "",
+            start_ms=start_ms,
+            decision=predicate["policy"]["decision"],
+            finish=answer["finish"] if answer else REFUSED,
+            prompt_tokens=predicate["request"]["tokens"] or 0,
+            completion_tokens=answer["tokens"] or 0 if answer else 0,
+            cached_tokens=meter.get("cached_tokens", 0),
+            engine_ms=meter.get("engine_ms", 0),
+            millijoules=predicate["energy"]["millijoules"],
+            micros=meter.get("micros", 0),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise Invalid(f"a receipt lacks what it must have: {error!r}", code="bad_statement") from error
+
+
+class Ledger:
+    """Charges the receipts of one log, `origin`, in the order of the log, each of them once."""
+
+    def __init__(self, store: TenantStore, origin: str, names: Names) -> None:
+        self._store = store
+        self._origin = origin
+        self._names = names
+        self._position: Position | None = None
+
+    def position(self) -> Position:
+        """Up to where the log has been charged."""
+        if self._position is None:
+            self._position = self._store.position(self._origin) or Position(0, 0)
+        return self._position
+
+    def post(self, entries: Sequence[tuple[int, int, bytes]]) -> int:
+        """Charge these entries, (number, end, statement), but for those charged already; how many were new.
+
+        Blocks on the store. Raises Invalid (`ledger_gap`, `bad_statement`) and Unavailable; nothing is charged then.
+        """
+        position = self.position()
+        fresh = [entry for entry in map(Entry._make, entries) if entry.number >= position.num_entries]
+        if not fresh:
+            return 0
+        for expected, entry in enumerate(fresh, position.num_entries):
+            if entry.number != expected:
+                raise Invalid(
+                    f"entry {entry.number} of {self._origin} comes where {expected} should",
+                    code="ledger_gap",
+                    hint="read the log from the ledger's position on",
+                )
+        after = Position(fresh[-1].number + 1, fresh[-1].end)
+        try:
+            self._store.charge(self._origin, after, list(self._charges(fresh)))
+        except AllodError:
+            self._position = None  # it may have been charged all the same: ask again
+            raise
+        self._position = after
+        return len(fresh)
+
+    def _charges(self, entries: Sequence[Entry]) -> Iterator[Charge]:
+        names = self._names
+        for entry in entries:
+            try:
+                statement = json.loads(entry.statement)
+                kind, predicate = statement["predicateType"], statement["predicate"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise Invalid(f"entry {entry.number} is no statement", code="bad_statement") from error
+            charge = charge_of(predicate, kind, tenant_of=names.tenant_of, key_of=names.key_of)
+            if charge is not None:
+                yield charge
