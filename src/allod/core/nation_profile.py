@@ -15,7 +15,7 @@ from typing import Any
 from allod.core.errors import Invalid
 from allod.core.identifier_patterns import fault_of
 from allod.core.labels import ANY, Tier
-from allod.core.nations import CHECK_RULES, Identifier, Marking, Nation
+from allod.core.nations import CHECK_RULES, DIGITS_ONLY, Identifier, Marking, Nation
 
 MAX_WORDS = 64  # of one kind; as many as a list in a receipt holds
 
@@ -100,6 +100,8 @@ def _identifiers(top: _Table, markings: Collection[str]) -> tuple[Identifier, ..
         if fault := fault_of(pattern):
             raise row.refuse(f"pattern: {fault}")
         check = row.check_known(row.text("check"), CHECK_RULES, "check rule")
+        if check in DIGITS_ONLY and re.search("[A-Z]", pattern):
+            raise row.refuse(f"pattern: the check rule {check} knows no letters")
         found[name] = Identifier(name, pattern, check, row.check_known(row.text("marking"), markings, "marking"))
     return tuple(found.values())
 

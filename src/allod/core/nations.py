@@ -14,11 +14,12 @@ from allod.core.labels import ANY, Label, Tier
 
 # The check-digit rules that a profile may name; `govern.identifiers.CHECKS` holds one function for each.
 CHECK_RULES = frozenset({"format", "luhn", "mod11", "mod97"})
+DIGITS_ONLY = frozenset({"luhn", "mod11"})  # rules that cannot calculate with letters
 
 
 @dataclass(frozen=True, slots=True)
 class Marking:
-    """A handling instruction, descriptor or caveat. `jurisdictions` are the only ones it leaves, if it restricts them."""
+    """A handling instruction, descriptor or caveat. `jurisdictions`: the only ones it leaves, if it restricts."""
 
     name: str
     meaning: str
