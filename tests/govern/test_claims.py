@@ -11,7 +11,8 @@ from allod.core.errors import Invalid
 from allod.core.labels import Tier
 from allod.core.nations import Marking, Nation
 from allod.core.statements import ANSWER, REFUSAL
-from allod.govern.claims import Verdict, parse_claim, time_ms
+from allod.govern.claims import Verdict, parse_claim
+from allod.govern.moments import moment_text, span_ms
 
 NATION = Nation(
     code="xx",
@@ -24,7 +25,7 @@ NATION = Nation(
 )
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 DAY_MS = 86_400_000
-NOON_MS = time_ms("2026-11-10T12:00Z")
+NOON_MS, _ = span_ms("2026-11-10T12:00Z")
 
 
 def receipt(**changed: Any) -> dict[str, Any]:
@@ -201,3 +202,10 @@ def test_a_receipt_that_cannot_be_read_is_not_passed_over(spoil: dict[str, Any])
     """It is neither kept nor broken, and not "not concerned" either."""
     with pytest.raises(Invalid):
         verdict("no SECRET request marked SENSITIVE was answered unsealed", **spoil)
+
+
+def test_a_time_that_was_written_is_read_back() -> None:
+    """To the millisecond, whatever the zone it was given in."""
+    assert moment_text(NOON_MS) == "2026-11-10T12:00:00.000Z"
+    assert span_ms(moment_text(NOON_MS + 1)) == (NOON_MS + 1, NOON_MS + 1)
+    assert span_ms("2026-11-10T23:30:00-11:30") == (NOON_MS + DAY_MS - 3_600_000, NOON_MS + DAY_MS - 3_600_000)

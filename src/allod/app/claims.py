@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.core.canonical import canonical_json
-from allod.core.errors import Invalid
+from allod.core.errors import Invalid, VerificationError
 from allod.core.statements import KNOWN_TYPES, check_statement
 from allod.govern.claims import Claim
 from allod.prove.notes import VerifierKey
@@ -44,8 +44,8 @@ class Judgement:
 def judge_log(claim: Claim, directory: Path, key: VerifierKey) -> Judgement:
     """Read the whole log in `directory` and judge each entry. Takes no lock; a gateway may go on writing.
 
-    Raises Invalid (`log_damaged`) unless what was read is the log that `key` signed, and (`bad_statement`) for an entry
-    that nobody could judge: a claim is not said to hold past either.
+    Raises Invalid (`no_log`) where there is none, and VerificationError: (`log`) unless what was read is the log that
+    `key` signed, (`statement`) for an entry that nobody could judge. A claim is not said to hold past either.
     """
     num_concerned, num_breaking, breaches = 0, 0, list[Breach]()
 
@@ -54,14 +54,19 @@ def judge_log(claim: Claim, directory: Path, key: VerifierKey) -> Judgement:
         try:
             verdict = _judged(claim, entry)
         except Invalid as error:
-            raise Invalid(f"entry {number} cannot be judged: {error.message}", code="bad_statement") from error
+            raise VerificationError(f"entry {number}: {error.message}", step=2, name="statement") from error
         num_concerned += verdict != "not concerned"
         if verdict == "breaks":
             num_breaking += 1
             if len(breaches) < MAX_SHOWN:
                 breaches.append(Breach(number, check_statement(entry).id))
 
-    read = read_log(directory, key, see)
+    try:
+        read = read_log(directory, key, see)
+    except Invalid as error:
+        if error.code == "no_log":
+            raise
+        raise VerificationError(error.message, step=1, name="log", hint=error.hint) from error
     return Judgement(claim, read, num_concerned, num_breaking, tuple(breaches))
 
 

@@ -20,13 +20,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from allod.core.errors import Invalid
 from allod.core.labels import is_within
 from allod.core.nations import Nation
 from allod.core.statements import ANSWER, REFUSAL
+from allod.govern.moments import span_ms
 
 MAX_CHARACTERS = 1000
 Verdict = Literal["holds", "breaks", "not concerned"]
@@ -45,9 +45,6 @@ _CLAIM = re.compile(
 )
 _PLACE = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,23 +153,10 @@ def _marked(names: str | None, nation: Nation) -> Test:
 def _between(since: str | None, until: str | None) -> Test:
     if since is None or until is None:
         return lambda facts: True
-    since_ms, until_ms = time_ms(since), time_ms(until, is_end=True)
+    since_ms, until_ms = span_ms(since)[0], span_ms(until)[1]
     if since_ms > until_ms:
         raise _refuse(f"{since} is after {until}")
     return lambda facts: facts.start_ms <= until_ms and since_ms <= facts.end_ms
-
-
-def time_ms(text: str, *, is_end: bool = False) -> int:
-    """Milliseconds since 1970 of a moment, or of a UTC day's first or (`is_end`) last one. Raises Invalid."""
-    is_day = _DAY.fullmatch(text) is not None
-    if not is_day and _MOMENT.fullmatch(text) is None:
-        raise _refuse(f"{text!r} is no time: a day or a moment with its zone, as 2026-11-01 or 2026-11-01T09:30Z")
-    try:
-        moment = datetime.fromisoformat(f"{text}T00:00Z" if is_day else text)
-    except ValueError as error:
-        raise _refuse(f"{text!r} is not in the calendar") from error
-    past_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
-    return past_ms + 86_400_000 - 1 if is_day and is_end else past_ms
 
 
 # What is said of them

@@ -48,6 +48,12 @@ class History:
         begun = [logged for logged in self.versions if logged.version.at_ms <= time_ms]
         return begun[-1] if begun else None
 
+    def during(self, since_ms: int, until_ms: int) -> list[LoggedVersion]:
+        """Everything that was in force at some moment of that time, oldest first."""
+        first = self.at(since_ms)
+        later = [logged for logged in self.versions if since_ms < logged.version.at_ms <= until_ms]
+        return [first, *later] if first else later
+
 
 def read_history(directory: Path, key: VerifierKey, known: Collection[TreeHead] = ()) -> History:
     """The policies of the log in `directory`, which must extend every tree head in `known`.

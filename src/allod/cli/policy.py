@@ -1,0 +1,162 @@
+"""`allod policy`: who may ask what; what is in force, what was, and what the log shows of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from allod.app.home import load_settings, now_ms
+from allod.app.policies import Policies, nation_of, open_policies
+from allod.cli.policy_explain import add_explain_arguments, explain_request, read_text
+from allod.cli.policy_prove import prove_claim
+from allod.core.errors import Invalid
+from allod.govern.claims import GRAMMAR
+from allod.govern.moments import moment_text, span_ms
+from allod.govern.policy_check import check_policy
+from allod.prove.artefacts import LoggedVersion
+from allod.settings import Settings
+
+HELP = "the policy: check, explain, set, show, history, prove"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of the verb."""
+    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
+    check = parts.add_parser("check", help="what a policy permits, forbids and leaves open")
+    check.add_argument("file", type=Path, metavar="FILE")
+    add_explain_arguments(parts.add_parser("explain", help="what would be decided for a request, and by which rules"))
+    setting = parts.add_parser("set", help="bring a policy into force")
+    setting.add_argument("file", type=Path, metavar="FILE")
+    setting.add_argument("--note", metavar="TEXT", help="why, for the log")
+    setting.add_argument("--even-so", action="store_true", help="although the check warns; errors refuse it always")
+    show = parts.add_parser("show", help="the text of the policy in force, or of another one")
+    show.add_argument("which", nargs="?", metavar="DIGEST|VERSION")
+    history = parts.add_parser("history", help="which policy was in force when, each with its log entry")
+    history.add_argument("--at", metavar="TIME", help="only what was in force then: a UTC day, or a moment with a zone")
+    prove = parts.add_parser(
+        "prove",
+        help="decide a claim from the receipts' log",
+        description=f"Decide a claim from the receipts' log:\n\n{GRAMMAR}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    prove.add_argument("claim", metavar="CLAIM")
+    prove.add_argument("--receipts", type=Path, metavar="DIR", help="write the bundles of the receipts that break it")
+    for part in parts.choices.values():
+        part.add_argument("--json", action="store_true")
+
+
+def run(words: argparse.Namespace) -> int:
+    """One of the parts."""
+    settings = load_settings()
+    parts = {
+        "check": _check,
+        "explain": explain_request,
+        "set": _set,
+        "show": _show,
+        "history": _history,
+        "prove": prove_claim,
+    }
+    return parts[words.part](words, settings)
+
+
+def _check(words: argparse.Namespace, settings: Settings) -> int:
+    try:
+        report = check_policy(read_text(words.file), nation_of(settings))
+    except Invalid as error:
+        if not error.code.startswith("policy_"):
+            raise
+        return _told_unreadable(error, as_json=words.json)
+    if words.json:
+        print(json.dumps({**asdict(report), "is_sound": report.is_sound}))
+        return 0 if report.is_sound else 1
+    print(f"{report.digest}\n{report.num_asked} requests asked, {report.num_permitted} permitted")
+    for rule, num_forbidden in report.forbidden_by.items():
+        print(f"{num_forbidden:7} forbidden by {rule}")
+    print(f"{report.num_uncovered:7} forbidden because no rule covers them")
+    for example in report.uncovered:
+        print(f"        such as {example}")
+    for finding in report.findings:
+        print(f"{finding.severity}: {finding.message}")
+        if finding.example is not None:
+            print(f"        such as {finding.example}")
+    print("sound" if report.is_sound else "NOT sound")
+    return 0 if report.is_sound else 1
+
+
+def _told_unreadable(error: Invalid, *, as_json: bool) -> int:
+    """What is no policy at all is an error of the policy, not of whoever asks for its check."""
+    finding = {"severity": "error", "code": error.code, "message": error.message}
+    print(json.dumps({"findings": [finding], "is_sound": False}) if as_json else f"error: {error.message}\nNOT sound")
+    return 1
+
+
+def _set(words: argparse.Namespace, settings: Settings) -> int:
+    policies = open_policies(settings)
+    text = read_text(words.file)
+    logged = policies.set(text, who=f"cli:{_user()}", note=words.note, even_so=words.even_so, now_ms=now_ms())
+    if words.json:
+        print(json.dumps(None if logged is None else _row(logged)))
+    else:
+        print("in force already" if logged is None else f"in force: {_line(logged)}")
+    return 0
+
+
+def _show(words: argparse.Namespace, settings: Settings) -> int:
+    policies = open_policies(settings)
+    logged = _chosen(policies, words.which)
+    stored = policies.stored(logged.version.digest)
+    if words.json:
+        print(json.dumps({**_row(logged), "text": stored.text, "words": stored.schema}))
+    else:
+        sys.stdout.write(stored.text)
+    return 0
+
+
+def _history(words: argparse.Namespace, settings: Settings) -> int:
+    history = open_policies(settings).history()
+    found = history.during(*span_ms(words.at)) if words.at else list(history.versions)
+    if words.json:
+        print(json.dumps([_row(logged) for logged in found]))
+    else:
+        for logged in found:
+            print(_line(logged))
+        print(f"log {history.read.head.origin}: tree head of size {history.read.head.size}")
+    return 0 if found else 1
+
+
+def _chosen(policies: Policies, which: str | None) -> LoggedVersion:
+    versions = policies.history().versions
+    if which is None:
+        found = list(versions[-1:])
+    elif which.isascii() and which.isdigit() and len(which) < 10:
+        found = [logged for logged in versions if logged.version.version == int(which)]
+    else:
+        digest = f"sha256:{which.removeprefix('sha256:')}"
+        found = [logged for logged in versions if logged.version.digest == digest][-1:]
+    if not found:
+        raise Invalid(f"{which or 'no policy'} was never in force", code="no_such_policy", hint="allod policy history")
+    return found[0]
+
+
+def _row(logged: LoggedVersion) -> dict[str, Any]:
+    return {"entry": logged.entry, **asdict(logged.version), "at": moment_text(logged.version.at_ms)}
+
+
+def _line(logged: LoggedVersion) -> str:
+    version = logged.version
+    said = [f"version {version.version}, entry {logged.entry}, since {moment_text(version.at_ms)}", version.digest]
+    return "  ".join([*said, version.who, *([version.note] if version.note else [])])
+
+
+def _user() -> str:
+    """Whose account this is, by its number: what the environment says could be anybody."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,67 @@
+"""`allod policy prove`: a claim, decided from the receipts' log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from allod.app.claims import Judgement, bundles_of_breaches, judge_log
+from allod.app.home import Home
+from allod.app.policies import nation_of
+from allod.core.errors import Invalid
+from allod.core.whole_files import write_whole
+from allod.govern.claims import parse_claim
+from allod.prove.encodings import to_base64
+from allod.prove.keys import load_signing_key
+from allod.settings import Settings
+
+NUM_LISTED = 20  # breaking receipts
+LIMITS = """\
+This speaks of what that log held at that tree head: not of what was never logged, nor of another site's log, nor of
+what became of an answer afterwards. Times and places are those that the operator's own gateway wrote down."""
+
+
+def prove_claim(words: argparse.Namespace, settings: Settings) -> int:
+    """0 if it holds, 1 if it does not."""
+    home = Home(settings.home)
+    claim = parse_claim(words.claim, nation_of(settings))
+    if not home.log_key.exists():
+        raise Invalid("this realm has no log yet", code="no_log", hint="`allod up` makes one")
+    key = load_signing_key(home.log_key).verifier
+    judged = judge_log(claim, home.receipts, key)
+    if words.receipts is not None:
+        words.receipts.mkdir(parents=True, exist_ok=True)
+        for breach, bundle in bundles_of_breaches(judged, home.receipts, key):
+            write_whole(words.receipts / f"{breach.receipt_id}.receipt.json", bundle.decode())
+    print(json.dumps(_judged(judged)) if words.json else _told(judged))
+    return 0 if judged.holds else 1
+
+
+def _judged(judged: Judgement) -> dict[str, Any]:
+    head = judged.read.head
+    return {
+        "claim": judged.claim.text,
+        "holds": judged.holds,
+        "log": {"origin": head.origin, "size": head.size, "root": to_base64(head.root)},
+        "concerned": judged.num_concerned,
+        "breaking": judged.num_breaking,
+        "receipts": [{"entry": breach.entry, "id": breach.receipt_id} for breach in judged.breaches],
+        "limits": LIMITS,
+    }
+
+
+def _told(judged: Judgement) -> str:
+    head = judged.read.head
+    lines = [f"entry {breach.entry}: {breach.receipt_id}" for breach in judged.breaches[:NUM_LISTED]]
+    if judged.num_breaking > len(lines):
+        lines.append(f"and {judged.num_breaking - len(lines)} more")
+    return "\n".join(
+        [
+            f"{'holds' if judged.holds else 'does NOT hold'}: {judged.claim.text}",
+            f"log {head.origin}: tree head of size {head.size}, root {to_base64(head.root)}",
+            f"{judged.num_concerned} of its {head.size} entries are concerned, {judged.num_breaking} break the claim",
+            *lines,
+            LIMITS,
+        ]
+    )

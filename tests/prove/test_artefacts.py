@@ -1,0 +1,202 @@
+"""The artefacts log's policies: what is in force is what the log's key says last, and versions follow one another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allod.core.canonical import canonical_json
+from allod.core.errors import Invalid, VerificationError
+from allod.core.labels import Tier
+from allod.core.nations import Nation
+from allod.core.policy_statements import PolicyVersion, check_policy_statement, nation_digest, policy_statement
+from allod.core.statements import check_statement
+from allod.prove.artefacts import History, LoggedVersion, append_version, check_policy_bundle, read_history
+from allod.prove.keys import SigningKey
+from allod.prove.log import Entry, open_log
+
+KEY = SigningKey("realm.example/artefacts", bytes([5]) * 32)
+FIRST = PolicyVersion(
+    id="policy_1",
+    version=1,
+    at_ms=1_000,
+    digest="sha256:" + "1" * 64,
+    previous=None,
+    nation="gb",
+    nation_digest="sha256:" + "e" * 64,
+    schema="sha256:" + "f" * 64,
+    who="cli:officer",
+)
+
+
+def following(before: PolicyVersion, **changed: Any) -> PolicyVersion:
+    number = before.version + 1
+    given = {
+        "id": f"policy_{number}",
+        "version": number,
+        "at_ms": before.at_ms + 1_000,
+        "digest": "sha256:" + f"{number:064x}",
+        "previous": before.digest,
+        **changed,
+    }
+    return replace(before, **given)
+
+
+def append(directory: Path, version: PolicyVersion, key: SigningKey = KEY) -> bytes:
+    kept: list[bytes] = []
+    append_version(directory, key, (), lambda history: version, lambda version, bundle: kept.append(bundle))
+    return kept[0]
+
+
+def append_raw(directory: Path, entry: bytes) -> None:
+    log = open_log(directory, KEY)
+    log.append([Entry(entry, "x")])
+    log.close()
+
+
+def history_of(*times_ms: int) -> list[PolicyVersion]:
+    versions = [replace(FIRST, at_ms=times_ms[0])]
+    for at_ms in times_ms[1:]:
+        versions.append(following(versions[-1], at_ms=at_ms))
+    return versions
+
+
+def test_a_statement_says_what_was_put_in_it() -> None:
+    """Written and read again it is the same; anybody's checker finds it well formed."""
+    version = replace(following(FIRST), note="after the review of November")
+    data = policy_statement(version)
+    assert check_policy_statement(data) == version
+    assert check_statement(data).kind == "urn:allod:policy:v1"
+    assert json.loads(data)["subject"] == [{"name": "policy", "digest": {"sha256": version.digest[7:]}}]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("predicateType",), "urn:allod:drill:v1"),
+        (("subject", 0, "name"), "answer"),
+        (("subject",), [{"name": "policy", "digest": {"sha256": digit * 64}} for digit in "12"]),
+        (("predicate", "version"), 0),
+        (("predicate", "version"), True),
+        (("predicate", "previous"), "1" * 64),
+        (("predicate", "nation"), "gb"),
+        (("predicate", "nation", "code"), "G B"),
+        (("predicate", "schema"), None),
+        (("predicate", "who"), ""),
+        (("predicate", "who"), "a\nb"),
+        (("predicate", "note"), "x" * 257),
+        (("predicate", "more"), 1),
+        (("predicate", "at", "end_ms"), 2_000),
+    ],
+    ids=str,
+)
+def test_a_malformed_statement_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    """Each field has one form, and there is none beside them."""
+    statement = json.loads(policy_statement(FIRST))
+    at = statement
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    with pytest.raises(Invalid):
+        check_policy_statement(canonical_json(statement))
+
+
+def test_history_is_every_version_in_order(tmp_path: Path) -> None:
+    """With other artefacts between them, each with the number of its entry; the newest is in force."""
+    first, second = history_of(1_000, 2_000)
+    append(tmp_path, first)
+    other = {**json.loads(policy_statement(first)), "predicateType": "urn:allod:artefact:v1"}
+    append_raw(tmp_path, canonical_json(other))
+    append(tmp_path, second)
+    history = read_history(tmp_path, KEY.verifier)
+    assert history.versions == (LoggedVersion(0, first), LoggedVersion(2, second))
+    assert history.newest == LoggedVersion(2, second)
+
+
+def test_what_was_in_force_at_a_time(tmp_path: Path) -> None:
+    """Each from its moment up to that of the next; of two at one moment the later entry; before the first, none."""
+    for version in history_of(1_000, 2_000, 2_000):
+        append(tmp_path, version)
+    history = read_history(tmp_path, KEY.verifier)
+    numbers = [(found.version.version if (found := history.at(time)) else None) for time in (999, 1_000, 1_999, 2_000)]
+    assert numbers == [None, 1, 1, 3]
+    spans = [(0, 999), (0, 1_000), (1_500, 1_999), (1_500, 2_000), (2_000, 9_000)]
+    assert [[found.version.version for found in history.during(*span)] for span in spans] == [
+        [],
+        [1],
+        [1],
+        [1, 2, 3],
+        [3],
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"version": 3}, {"version": 1}, {"previous": None}, {"previous": "sha256:" + "9" * 64}, {"at_ms": 999}],
+    ids=str,
+)
+def test_versions_follow_one_another(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """A gap, a repetition, another past, a step back in time: not written, and not read where somebody wrote it."""
+    append(tmp_path, FIRST)
+    astray = following(FIRST, **changed)
+    with pytest.raises(Invalid, match="does not follow"):
+        append(tmp_path, astray)
+    assert len(read_history(tmp_path, KEY.verifier).versions) == 1
+    append_raw(tmp_path, policy_statement(astray))
+    with pytest.raises(Invalid) as refused:
+        read_history(tmp_path, KEY.verifier)
+    assert refused.value.code == "bad_history"
+
+
+def test_an_entry_that_is_no_statement_is_not_passed_over(tmp_path: Path) -> None:
+    """What nobody can read might be a policy."""
+    append(tmp_path, FIRST)
+    append_raw(tmp_path, b'{"predicate":{}}')
+    with pytest.raises(Invalid):
+        read_history(tmp_path, KEY.verifier)
+
+
+def test_nothing_is_appended_where_nothing_was_made(tmp_path: Path) -> None:
+    """`make` sees the history and may leave it."""
+    append(tmp_path, FIRST)
+    seen: list[History] = []
+
+    def make(history: History) -> None:
+        seen.append(history)
+
+    assert append_version(tmp_path, KEY, (), make, lambda version, bundle: None) is None
+    assert seen[0].newest == LoggedVersion(0, FIRST)
+    assert read_history(tmp_path, KEY.verifier).read.head.size == 1
+
+
+def test_a_bundle_shows_its_version_to_anybody_with_the_key(tmp_path: Path) -> None:
+    """And to nobody with another realm's key; a changed statement is not the one that was logged."""
+    bundle = append(tmp_path, FIRST)
+    version, report = check_policy_bundle(bundle, KEY.verifier)
+    assert (version, report.level, report.head.size) == (FIRST, "logged", 1)
+    for name, seed in ((KEY.name, 6), ("other.example/artefacts", 5)):
+        with pytest.raises(VerificationError) as failed:
+            check_policy_bundle(bundle, SigningKey(name, bytes([seed]) * 32).verifier)
+        assert failed.value.name == "log"
+    with pytest.raises(VerificationError) as failed:
+        check_policy_bundle(bundle.replace(b"cli:officer", b"cli:another"), KEY.verifier)
+    assert failed.value.name == "inclusion"
+
+
+def test_a_profile_has_one_digest_whatever_the_order_of_its_sets() -> None:
+    """And another one for every change of it."""
+    tiers = (Tier("OPEN", 0, "xx"), Tier("SECRET", 1, "xx"))
+    nation = Nation("xx", "Examplia", "invented", tiers, places=frozenset({"GB", "FR"}), purposes={"a": "1", "b": "2"})
+    same = replace(nation, places=frozenset({"FR", "GB"}), purposes={"b": "2", "a": "1"})
+    assert nation_digest(nation) == nation_digest(same)
+    others = [
+        replace(nation, places=frozenset({"GB"})),
+        replace(nation, tiers=tiers[:1]),
+        replace(nation, purposes={"a": "1", "b": "3"}),
+        replace(nation, aliases={"X": ("SECRET", frozenset({"Y"}))}),
+    ]
+    assert len({nation_digest(nation), *map(nation_digest, others)}) == 5
