@@ -50,7 +50,7 @@ async def collect(stream: AsyncGenerator[Piece | Completion, None]) -> tuple[lis
 async def test_a_stream_is_its_pieces_and_then_the_whole(running: RunEngine) -> None:
     """The completion's text is exactly the pieces' texts, and something was counted."""
     async with running() as engine:
-        pieces, completion = await collect(engine.stream(chat()))
+        pieces, completion = await collect(engine.stream(chat(), salt="s"))
     assert "".join(piece.text for piece in pieces) == completion.content
     assert len(pieces) > 1
     assert completion.usage.prompt_tokens > 0
@@ -60,8 +60,8 @@ async def test_a_stream_is_its_pieces_and_then_the_whole(running: RunEngine) -> 
 async def test_whole_and_streamed_answers_agree(running: RunEngine) -> None:
     """Asked for greedily, the same question has the same answer both ways."""
     async with running() as engine:
-        whole = await engine.complete(chat())
-        _, streamed = await collect(engine.stream(chat()))
+        whole = await engine.complete(chat(), salt="s")
+        _, streamed = await collect(engine.stream(chat(), salt="s"))
     assert whole.content == streamed.content
     assert whole.finish == streamed.finish
 
@@ -70,7 +70,7 @@ async def test_the_limit_of_tokens_is_kept(running: RunEngine) -> None:
     """`max_tokens` ends the answer, and says so."""
     async with running() as engine:
         completion = await engine.complete(
-            chat("one two three", sampling=Sampling(seed=1, temperature=0, max_tokens=2))
+            chat("one two three", sampling=Sampling(seed=1, temperature=0, max_tokens=2)), salt="s"
         )
     assert completion.finish == "length"
     assert completion.usage.completion_tokens == 2
@@ -79,10 +79,10 @@ async def test_the_limit_of_tokens_is_kept(running: RunEngine) -> None:
 async def test_a_stop_sequence_ends_the_answer(running: RunEngine) -> None:
     """The answer ends before the sequence, which is not part of it."""
     async with running() as engine:
-        full = (await engine.complete(chat())).content or ""
+        full = (await engine.complete(chat(), salt="s")).content or ""
         stop = full.split()[2]
         sampling = Sampling(seed=7, temperature=0.0, max_tokens=24, stop=(stop,))
-        cut = await engine.complete(chat(sampling=sampling))
+        cut = await engine.complete(chat(sampling=sampling), salt="s")
     assert cut.finish == "stop"
     assert stop not in (cut.content or "")
 
@@ -98,7 +98,7 @@ async def test_a_schema_is_kept(running: RunEngine) -> None:
         "additionalProperties": False,
     }
     async with running() as engine:
-        completion = await engine.complete(chat(schema=schema))
+        completion = await engine.complete(chat(schema=schema), salt="s")
     answer = json.loads(completion.content or "")
     assert isinstance(answer["n"], int)
 
@@ -107,7 +107,7 @@ async def test_a_schema_is_kept(running: RunEngine) -> None:
 async def test_logprobs_come_one_a_token(running: RunEngine, num_alternatives: int) -> None:
     """Each token carries its log-probability and as many alternatives as asked for, in OpenAI's shape."""
     async with running() as engine:
-        completion = await engine.complete(chat(top_logprobs=num_alternatives))
+        completion = await engine.complete(chat(top_logprobs=num_alternatives), salt="s")
     assert len(completion.logprobs) == completion.usage.completion_tokens
     for entry in completion.logprobs:
         assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
@@ -119,11 +119,11 @@ async def test_a_prompt_longer_than_the_context_is_invalid(running: RunEngine) -
     """It is refused with its own code, streamed or not, and the engine goes on."""
     async with running() as engine:
         long = chat("word " * 5000)
-        for ask in (engine.complete(long), collect(engine.stream(long))):
+        for ask in (engine.complete(long, salt="s"), collect(engine.stream(long, salt="s"))):
             with pytest.raises(Invalid) as caught:
                 await ask
             assert caught.value.code == "context_length_exceeded"
-        assert (await engine.complete(chat())).content
+        assert (await engine.complete(chat(), salt="s")).content
 
 
 async def test_whoever_stops_listening_stops_the_work(running: RunEngine) -> None:
@@ -131,11 +131,20 @@ async def test_whoever_stops_listening_stops_the_work(running: RunEngine) -> Non
     async with running() as engine:
         endless = chat("Count from one to a thousand.", sampling=Sampling(seed=1, temperature=0, max_tokens=400))
         for _ in range(engine.info.slots + 2):
-            async with aclosing(engine.stream(endless)) as stream:
+            async with aclosing(engine.stream(endless, salt="s")) as stream:
                 async for _ in stream:
                     break
         async with asyncio.timeout(20):
-            await engine.complete(chat(sampling=Sampling(seed=1, temperature=0, max_tokens=2)))
+            await engine.complete(chat(sampling=Sampling(seed=1, temperature=0, max_tokens=2)), salt="s")
+
+
+async def test_a_computed_prompt_is_reused_under_its_own_salt_only(running: RunEngine) -> None:
+    """Through more salts than there are slots, streamed or not, nothing of one is there for another."""
+    async with running() as engine:
+        for number in range(engine.info.slots + 2):
+            whole = await engine.complete(chat(), salt=f"{number}")
+            _, streamed = await collect(engine.stream(chat(), salt=f"{number} streamed"))
+            assert (whole.usage.cached_tokens, streamed.usage.cached_tokens) == (0, 0)
 
 
 async def test_embeddings_are_vectors_or_a_clear_no(running: RunEngine) -> None:

@@ -45,16 +45,18 @@ class ScriptedEngine:
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked: list[Chat | Embed] = []
+        self.salts: list[str] = []
 
-    async def stream(self, chat: Chat) -> AsyncGenerator[Answered, None]:
+    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Answered, None]:
         self.asked.append(chat)
+        self.salts.append(salt)
         for text in self.texts:
             yield Piece(text)
         await self._end()
         yield Completion("".join(self.texts), self.finish, Usage(3, len(self.texts)))
 
-    async def complete(self, chat: Chat) -> Completion:
-        async with aclosing(self.stream(chat)) as answer:
+    async def complete(self, chat: Chat, *, salt: str) -> Completion:
+        async with aclosing(self.stream(chat, salt=salt)) as answer:
             *_, last = [item async for item in answer]
         assert isinstance(last, Completion)
         return last

@@ -23,8 +23,8 @@ async def asked(tmp_path: Path, answer: Callable[[Exchange], Awaitable[None]], *
         engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
         try:
             if stream:
-                return [item async for item in engine.stream(chat(top_logprobs=1))]
-            return [await engine.complete(chat(top_logprobs=1))]
+                return [item async for item in engine.stream(chat(top_logprobs=1), salt="s")]
+            return [await engine.complete(chat(top_logprobs=1), salt="s")]
         finally:
             await engine.close()
 

@@ -118,11 +118,11 @@ def run(options: Callable[..., ReplicaOptions]) -> Run:
 
 
 async def whole(replica: Replica, asked: Chat) -> Completion:
-    return await replica.complete(asked)
+    return await replica.complete(asked, salt="s")
 
 
 async def streamed(replica: Replica, asked: Chat) -> Completion:
-    async with aclosing(replica.stream(asked)) as answer:
+    async with aclosing(replica.stream(asked, salt="s")) as answer:
         *_, last = [item async for item in answer]
     assert isinstance(last, Completion)
     return last
@@ -182,7 +182,7 @@ async def test_a_stream_that_has_begun_ends_with_the_error(run: Run) -> None:
     pieces = []
     async with run() as replica:
         with pytest.raises(Unavailable) as caught:
-            async with aclosing(replica.stream(saying("once half"))) as answer:
+            async with aclosing(replica.stream(saying("once half"), salt="s")) as answer:
                 async for item in answer:
                     pieces.append(item)
     assert caught.value.code == "engine_lost"
@@ -195,7 +195,7 @@ async def test_an_engine_that_was_killed_is_started_again(run: Run) -> None:
         before, proof = process_of(replica), replica.info.seal_proof
         os.kill(before.pid, signal.SIGKILL)
         await until(lambda: replica.process not in (before, None) and replica.info.seal_proof != proof)
-        assert (await replica.complete(saying("hello"))).content == "hello"
+        assert (await replica.complete(saying("hello"), salt="s")).content == "hello"
         assert replica.info.seal == "sealed"
 
 

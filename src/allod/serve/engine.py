@@ -35,16 +35,19 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """Runs one model. Raises Invalid for what this model cannot do, Unavailable when the engine is lost."""
+    """Runs one model. Raises Invalid for what this model cannot do, Unavailable when the engine is lost.
+
+    A prompt that was computed is reused for chats of the same `salt` only (`serve/salts.py`).
+    """
 
     @property
     def info(self) -> EngineInfo: ...
 
-    def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+    def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
         """Pieces as they are made, then one Completion whose `content` is the whole text."""
         ...
 
-    async def complete(self, chat: Chat) -> Completion:
+    async def complete(self, chat: Chat, *, salt: str) -> Completion:
         """The whole answer at once."""
         ...
 

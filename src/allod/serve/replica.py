@@ -79,11 +79,11 @@ class Replica:
         if self._engine is None:
             raise Unavailable(self._reason, code="engine_starting", retry_after_s=2)
 
-    async def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
         engine, begun = await self._up(), False
         while True:
             try:
-                async with aclosing(engine.stream(chat)) as answer:
+                async with aclosing(engine.stream(chat, salt=salt)) as answer:
                     async for item in answer:
                         begun = True
                         yield item
@@ -94,8 +94,8 @@ class Replica:
                 begun = True  # once more, and no more than that
                 engine = await self._next_after(engine)
 
-    async def complete(self, chat: Chat) -> Completion:
-        return await self._tried_twice(lambda engine: engine.complete(chat))
+    async def complete(self, chat: Chat, *, salt: str) -> Completion:
+        return await self._tried_twice(lambda engine: engine.complete(chat, salt=salt))
 
     async def embed(self, embed: Embed) -> Embeddings:
         return await self._tried_twice(lambda engine: engine.embed(embed))

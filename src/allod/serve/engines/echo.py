@@ -20,7 +20,8 @@ DIMENSIONS = 8
 class EchoEngine:
     """Answers a chat with its last message, word by word; a schema with its smallest instance.
 
-    `delay_s` is waited before each word, so that cancellation and overload can be tried out.
+    `delay_s` is waited before each word, so that cancellation and overload can be tried out. It keeps nothing of a
+    prompt, so that every salt is as good.
     """
 
     def __init__(self, *, delay_s: float = 0.0, context_tokens: int = 4096, slots: int = 4) -> None:
@@ -40,7 +41,7 @@ class EchoEngine:
         self._delay_s = delay_s
         self._closed = False
 
-    async def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
         prompt_tokens = sum(len(_text_of(message).split()) for message in chat.messages)
         if prompt_tokens > self.info.context_tokens:
             raise Invalid(
@@ -61,8 +62,8 @@ class EchoEngine:
         logprobs = tuple(entry for word in words for entry in _logprobs(word, chat.top_logprobs))
         yield Completion("".join(words), finish, Usage(prompt_tokens, len(words)), logprobs=logprobs)
 
-    async def complete(self, chat: Chat) -> Completion:
-        async for item in self.stream(chat):
+    async def complete(self, chat: Chat, *, salt: str) -> Completion:
+        async for item in self.stream(chat, salt=salt):
             if isinstance(item, Completion):
                 return item
         raise Unavailable("the engine was lost", code="engine_lost")

@@ -1,13 +1,15 @@
 """llama.cpp's server behind the engine port, over a Unix socket.
 
 Tools never reach it: llama.cpp accepts a forced tool call and does not enforce it (ggml-org/llama.cpp#27217), so
-`allod.serve.tools` has turned them into a schema before a chat comes here.
+`allod.serve.tools` has turned them into a schema before a chat comes here. Nor do salts: it has none, so each chat
+names its slot (`slots.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +17,8 @@ import msgspec
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Usage
 from allod.serve.engine import EngineInfo
-from allod.serve.engines.http import Response, UnixHttp
+from allod.serve.engines.http import Response, UnixHttp, whole
+from allod.serve.engines.slots import SlotQueue, Slots, Turn
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_LINE_BYTES = 1 << 20
@@ -84,18 +87,22 @@ _Kind = TypeVar("_Kind", _Answer, _Vectors)
 
 
 class LlamaEngine:
-    """One started llama.cpp server. `info` is what its launcher knows of it."""
+    """One started llama.cpp server. `info` is what its launcher knows of it, `slots` what they hold (None: nothing)."""
 
-    def __init__(self, info: EngineInfo, socket_path: str) -> None:
+    def __init__(self, info: EngineInfo, socket_path: str, slots: Slots | None = None) -> None:
         self.info = info
         self._http = UnixHttp(socket_path)
+        self._slots = SlotQueue(slots or Slots(info.slots))
 
-    async def stream(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
         texts: list[str] = []
         logprobs: list[Json] = []
         finish: str | None = None
         usage = _Usage()
-        async with aclosing(self._events(_encode(_chat_body(chat, stream=True)))) as events:
+        prompt = _encode(chat.messages)
+        body = _encode(_chat_body(chat, prompt, stream=True))
+        turn = await self._slots.take(salt, prompt)
+        async with aclosing(self._events(body, turn)) as events:
             async for event in events:
                 usage = event.usage or usage
                 for choice in event.choices:
@@ -109,9 +116,11 @@ class LlamaEngine:
             raise Unavailable("the engine was lost in mid-answer", code="engine_lost", retry_after_s=1)
         yield Completion("".join(texts), _finish(finish), _usage(usage), logprobs=tuple(logprobs))
 
-    async def complete(self, chat: Chat) -> Completion:
-        response = await self._http.request("POST", CHAT_PATH, _encode(_chat_body(chat, stream=False)))
-        answer = _decoded(_answers, response)
+    async def complete(self, chat: Chat, *, salt: str) -> Completion:
+        prompt = _encode(chat.messages)
+        body = _encode(_chat_body(chat, prompt, stream=False))
+        turn = await self._slots.take(salt, prompt)
+        answer = _decoded(_answers, await whole(self._parts(body, turn)))
         if not answer.choices:
             raise Unavailable("the engine answered nothing", code="engine_response")
         choice = answer.choices[0]
@@ -141,12 +150,13 @@ class LlamaEngine:
             return False
 
     async def close(self) -> None:
+        self._slots.close()
         await self._http.close()
 
-    async def _events(self, body: bytes) -> AsyncGenerator[_Answer, None]:
+    async def _events(self, body: bytes, turn: Turn) -> AsyncGenerator[_Answer, None]:
         """The events of a streamed answer, up to [DONE]."""
         status, buffer = 0, b""
-        async with aclosing(self._http.stream("POST", CHAT_PATH, body)) as parts:
+        async with aclosing(self._parts(body, turn)) as parts:
             async for part in parts:
                 if isinstance(part, int):
                     status = part
@@ -160,6 +170,17 @@ class LlamaEngine:
         if status != 200:
             _decoded(_answers, Response(status, buffer))
 
+    async def _parts(self, body: bytes, turn: Turn) -> AsyncGenerator[int | bytes, None]:
+        """The status and the parts of the engine's answer, in the turn's slot, which ends when the engine is done."""
+        status, over = 0, partial(self._slots.give_back, turn)
+        async with aclosing(self._http.stream("POST", CHAT_PATH, _placed(body, turn), over=over)) as parts:
+            async for part in parts:
+                if isinstance(part, int):
+                    status = part
+                elif status == 200:
+                    turn.begun = True
+                yield part
+
 
 def _event(line: bytes) -> _Answer:
     """One event of a stream. Raises the error that it reports, Unavailable for what cannot be read."""
@@ -172,10 +193,15 @@ def _event(line: bytes) -> _Answer:
     return event
 
 
-def _chat_body(chat: Chat, *, stream: bool) -> dict[str, Any]:
+def _placed(body: bytes, turn: Turn) -> bytes:
+    """The body of a chat with the slot that it takes, and whether what that slot holds may be reused."""
+    return b'{"id_slot":%d,"cache_prompt":%b,%b' % (turn.slot, b"true" if turn.reuse else b"false", body[1:])
+
+
+def _chat_body(chat: Chat, prompt: bytes, *, stream: bool) -> dict[str, Any]:
     sampling = chat.sampling
     body: dict[str, Any] = {
-        "messages": chat.messages,
+        "messages": msgspec.Raw(prompt),
         "seed": sampling.seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -30,6 +30,10 @@ def serve(options: dict[str, Any]) -> None:
         params.n_batch = params.n_ubatch = options["context_tokens"]
     params.n_gpu_layers = options["gpu_layers"]
     params.cache_ram_mib = options["cache_ram_mib"]
+    params.cache_prompt = False  # nothing that was computed is reused unless a request says so
+    params.cache_idle_slots = False
+    params.n_cache_reuse = 0
+    params.slot_save_path = ""
     params.cors_origins = ""
     params.ui = False
     params.endpoint_slots = False

@@ -1,0 +1,123 @@
+"""Which of an engine's slots a request takes, for an engine whose slots keep what they computed and know no salt.
+
+A slot's computed prompt may be reused only by a request of the salt that it was computed under. `Slots` is the choice,
+without a clock or a lock; `SlotQueue` hands slots out in order and makes callers wait for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from allod.core.errors import Unavailable
+
+MIN_SIMILARITY = 0.1  # of a prompt that must be there already for its slot to be worth more than an older one
+
+
+@dataclass(slots=True)
+class Turn:
+    """A slot while one request has it. `reuse`: what it holds is of the request's own salt.
+
+    Set `begun` when the engine has begun to answer: only then is it certain that the slot's old content is gone. An
+    engine that refuses a prompt (too long) leaves the one before where it was.
+    """
+
+    slot: int
+    reuse: bool
+    salt: str
+    prompt: bytes
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A free slot and what it holds; salt None: nobody knows whose, so nobody reuses it."""
+
+    slot: int
+    salt: str | None = None
+    prompt: bytes = b""
+
+
+class Slots:
+    """`num_slots` slots of one engine process, clean when it starts."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._free = [_Held(slot) for slot in range(num_slots)]  # least recently used first
+        self._held_before: dict[int, _Held] = {}  # of busy slots
+
+    def take(self, salt: str, prompt: bytes) -> Turn | None:
+        """The free slot that holds most of `prompt` under this salt, else the least recently used; None: all busy."""
+        if not self._free:
+            return None
+        held = self._choose(salt, prompt)
+        self._free.remove(held)
+        self._held_before[held.slot] = held
+        return Turn(held.slot, reuse=held.salt == salt, salt=salt, prompt=prompt)
+
+    def give_back(self, turn: Turn) -> None:
+        """End a turn, once the engine works on nothing of it any more."""
+        before = self._held_before.pop(turn.slot)
+        if turn.begun:
+            self._free.append(_Held(turn.slot, turn.salt, turn.prompt))
+        elif turn.reuse:
+            self._free.append(before)  # what was there and what may have come are of the same salt
+        else:
+            self._free.insert(0, _Held(turn.slot))
+
+    def _choose(self, salt: str, prompt: bytes) -> _Held:
+        best, longest = self._free[0], MIN_SIMILARITY * len(prompt)
+        for held in self._free:
+            if held.salt == salt and (length := common_prefix(held.prompt, prompt)) > longest:
+                best, longest = held, length
+        return best
+
+
+class SlotQueue:
+    """Slots for callers who wait, first come, first served; a slot that is given back is the next one's at once."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._waiting: dict[asyncio.Future[Turn], tuple[str, bytes]] = {}  # in order; none while a slot is free
+
+    async def take(self, salt: str, prompt: bytes) -> Turn:
+        """A turn, which must be given back. Raises Unavailable when the engine is closed while waiting."""
+        if not self._waiting and (turn := self._slots.take(salt, prompt)) is not None:
+            return turn
+        turn_to_come: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+        self._waiting[turn_to_come] = (salt, prompt)
+        try:
+            return await turn_to_come
+        except asyncio.CancelledError:
+            self._waiting.pop(turn_to_come, None)
+            if not turn_to_come.cancelled():  # its turn had just come
+                self.give_back(turn_to_come.result())
+            raise
+
+    def give_back(self, turn: Turn) -> None:
+        """End a turn and begin the next one's."""
+        self._slots.give_back(turn)
+        self._hand_out()
+
+    def close(self) -> None:
+        """Whoever waits is told that the engine is lost."""
+        for turn_to_come in self._waiting:
+            if not turn_to_come.done():
+                turn_to_come.set_exception(Unavailable("the engine was closed", code="engine_lost", retry_after_s=1))
+        self._waiting.clear()
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            turn_to_come, (salt, prompt) = next(iter(self._waiting.items()))
+            if not turn_to_come.done():  # it may have been cancelled a moment ago
+                turn = self._slots.take(salt, prompt)
+                if turn is None:
+                    return
+                turn_to_come.set_result(turn)
+            del self._waiting[turn_to_come]
+
+
+def common_prefix(left: bytes, right: bytes) -> int:
+    """How many bytes both begin with. Halves the rest each time, so that comparing is the machine's, not Python's."""
+    shorter = min(len(left), len(right))
+    return bisect_left(range(1, shorter + 1), True, key=lambda length: left[:length] != right[:length])
