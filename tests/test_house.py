@@ -24,10 +24,12 @@ FLOORS = {
 
 # Every package from outside and the only paths that may import it. A new line here is a decision record, too.
 DOORS = {
+    "cedarpy": ("govern/policy",),
     "cryptography": ("prove/",),
     "httptools": ("serve/engines/http.py",),
     "jsonschema_rs": ("serve/schemas.py",),
     "msgspec": ("serve/engines/llama.py", "web/"),
+    "psycopg": ("govern/stores/postgres.py",),
     "prometheus_client": ("web/metrics.py",),
     "rich": ("cli/",),
     "uvicorn": ("web/server.py",),

@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from allod.core.errors import Invalid
+from allod.core.nation_profile import read_nation
+from allod.core.nations import Nation
+from allod.govern.prices import Prices
 from allod.model.catalogue import CatalogueEntry
 
 _Tree = TypeVar("_Tree")
+_SECTIONS = ("realm", "server", "model", "tenants", "prices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Realm:
     name: str = ""
     site: str = "local"
     jurisdiction: str = "ZZ"  # ISO 3166's "not known": a receipt must not claim a country that nobody set
+    nation: str = "gb"  # whose tiers and markings labels are made of: nations/<nation>.toml
+    tier: str = ""  # the highest tier that this site may handle; the nation's lowest unless said
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,14 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenants:
+    """Where tenants, keys and the ledger are kept: SQLite in `ALLOD_HOME`, or a PostgreSQL that gateways share."""
+
+    database: str = ""  # postgresql://user@host/name; its password in ~/.pgpass
+    max_wait_s: int = 60  # a request that would wait longer for its turn is refused at once
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set."""
 
@@ -60,6 +74,8 @@ class Settings:
     realm: Realm = field(default_factory=Realm)
     server: Server = field(default_factory=Server)
     model: Model = field(default_factory=Model)
+    tenants: Tenants = field(default_factory=Tenants)
+    prices: Prices = field(default_factory=Prices)
     unsafe_no_seal: bool = False  # a command-line word only: a file must not switch the seal off unseen
     is_private: bool = False  # a gateway for one `allod ask`, announced to nobody else
 
@@ -78,7 +94,7 @@ def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None
     settings = Settings(home=home)
     file = home / "allod.toml"
     if file.exists():
-        settings = _merged(settings, _read(file), where=str(file), allowed=("realm", "server", "model"))
+        settings = _merged(settings, _read(file), where=str(file), allowed=_SECTIONS)
     for name, value in (overrides or {}).items():
         if value is not None:
             settings = _set(settings, name.split("."), value)
@@ -96,6 +112,22 @@ def default_home() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "allod"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "allod"
+
+
+def load_nation(code: str, *, home: Path | None = None) -> Nation:
+    """The profile of a nation: `nations/<code>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
+    shipped = Path(__file__).with_name("nations")
+    own = home / "nations" / f"{code}.toml" if home is not None else None
+    file = own if own is not None and own.exists() else shipped / f"{code}.toml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in shipped.glob("*.toml")))
+        raise Invalid(
+            f"there is no profile of the nation {code!r}",
+            code="nation_unknown",
+            param="realm.nation",
+            hint=f"there is: {known}; another is a file nations/{code}.toml in ALLOD_HOME",
+        )
+    return read_nation(_read(file), where=str(file))
 
 
 def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
@@ -151,6 +183,10 @@ def _check(settings: Settings) -> None:
         "model.context_tokens": (settings.model.context_tokens, 64, 1 << 24),
         "model.threads": (settings.model.threads, 0, 1024),
         "model.ready_timeout_s": (settings.model.ready_timeout_s, 1, 86_400),
+        "tenants.max_wait_s": (settings.tenants.max_wait_s, 1, 86_400),
+        "prices.micros_per_1k_prompt_tokens": (settings.prices.micros_per_1k_prompt_tokens, 0, 10**12),
+        "prices.micros_per_1k_completion_tokens": (settings.prices.micros_per_1k_completion_tokens, 0, 10**12),
+        "prices.micros_per_engine_second": (settings.prices.micros_per_engine_second, 0, 10**12),
     }
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
@@ -165,6 +201,13 @@ def _check(settings: Settings) -> None:
     names = {
         "realm.name": (settings.realm.name, r"[A-Za-z0-9.-]{0,64}", "up to 64 letters, digits, - and ."),
         "realm.site": (settings.realm.site, r"[A-Za-z0-9.-]{1,64}", "1 to 64 letters, digits, - and ."),
+        "realm.nation": (settings.realm.nation, r"[a-z][a-z0-9-]{1,31}", "a nation profile's name: small letters"),
+        "tenants.database": (
+            settings.tenants.database,
+            r"(postgres(ql)?://[^\s:@]*@?[^\s@]*)?",
+            "a PostgreSQL address without a password",
+        ),
+        "prices.currency": (settings.prices.currency, r"[A-Z]{3}", "a code of ISO 4217"),
         "realm.jurisdiction": (settings.realm.jurisdiction, r"[A-Z]{2}(-[A-Z0-9]{1,3})?", "a code of ISO 3166"),
     }
     for name, (text, pattern, what) in names.items():

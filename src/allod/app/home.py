@@ -11,6 +11,7 @@ from typing import Any
 
 from allod import settings as settings_module
 from allod.core.errors import Invalid
+from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
 from allod.core.whole_files import write_whole
 from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
 from allod.settings import Settings
@@ -22,6 +23,8 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.local_key = path / "local.key"
+        self.admin_key = path / "admin.key"
+        self.tenants = path / "tenants.sqlite"
         self.trust = path / "trust.policy"
         self.gateway = path / "gateway.json"
         self.models = path / "models"
@@ -30,6 +33,7 @@ class Home:
         self.receipts = path / "logs" / "receipts"
         self.evidence = path / "evidence"
         self._realm = path / "realm"
+        self.salts = path / "keys" / "salts.key"
         self.log_key = path / "keys" / "receipts.key"
 
     def make(self) -> None:
@@ -54,6 +58,13 @@ class Home:
         if not name:
             raise Invalid(f"{self._realm} is empty", code="realm_unnamed", hint="set realm.name in allod.toml")
         return name
+
+    def salt_secret(self) -> bytes:
+        """What prefix-cache salts are derived from, made on first use."""
+        if not self.salts.exists():
+            make_private_directory(self.salts.parent)
+            write_secret_once(self.salts, secrets.token_bytes(32))
+        return read_secret(self.salts)
 
     def signing_key(self, origin: str) -> SigningKey:
         """The receipts log's key. Raises Invalid if it is another log's."""

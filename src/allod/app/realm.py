@@ -4,44 +4,65 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from allod import settings as settings_module
 from allod.app.home import Home, now_ms
+from allod.app.meter import DayNames, Meter
+from allod.app.policies import Policies
+from allod.app.tenants import make_first_tenant, open_store
+from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied
 from allod.core.statements import SitePart, check_statement
 from allod.core.whole_files import write_whole
-from allod.govern.keys import KeyRing, Tenant, read_or_make_key
+from allod.govern.keys import KeyRing
+from allod.govern.ledger import Ledger
+from allod.govern.policy_asked import Model, Site
+from allod.govern.quotas import Quotas
+from allod.govern.store import TenantStore
 from allod.prove.daykeys import DayKeys
 from allod.prove.log import Log, bundle_for, open_log
 from allod.prove.trust import trust_text
 from allod.prove.writer import LogWriter
 from allod.seal.evidence import describe, proof_of
 from allod.serve.admission import Admission
+from allod.serve.allowance import Allowance
+from allod.serve.controls import Controls
 from allod.serve.engine import Engine
 from allod.serve.gateway import Gateway, ServedModel
 from allod.serve.recorder import Recorder
 from allod.serve.replica import Replica
 from allod.settings import Settings
 
-LOCAL_TENANT = "local"
-
 
 class Realm:
     """One gateway with everything it needs, while it runs. Made by `run_realm`."""
 
-    def __init__(self, settings: Settings, *, gateway: Gateway, log: Log, day_keys: DayKeys, trust: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        gateway: Gateway,
+        log: Log,
+        day_keys: DayKeys,
+        trust: str,
+        store: TenantStore,
+        policies: Policies,
+    ) -> None:
         self.settings = settings
         self.gateway = gateway
         self.trust = trust
+        self.store = store
+        self.policies = policies
         self._log = log
         self._day_keys = day_keys
 
-    def bundle(self, receipt_id: str, tenant: str) -> bytes:
+    def bundle(self, receipt_id: str, tenant: str | None) -> bytes:
         """A receipt's bundle, opened for the tenant whose answer it is. Raises Invalid (`no_such_receipt`)."""
         predicate = check_statement(self._log.statement(receipt_id)).predicate
         try:
-            salt = self._day_keys.opening_salt(tenant, predicate)
+            salt = self._day_keys.opening_salt(tenant, predicate) if tenant is not None else None
         except Denied:  # another's receipt, or an erased one: it still verifies, closed
             salt = None
         return bundle_for(self._log, receipt_id, salt)
@@ -52,6 +73,7 @@ class Realm:
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless an answer could be given now."""
+        self.gateway.controls.check()
         engine = self.gateway.engine
         if isinstance(engine, Replica):
             engine.check_ready()
@@ -76,36 +98,70 @@ class Realm:
 
 @asynccontextmanager
 async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> AsyncGenerator[Realm, None]:
-    """Open the log and put the gateway in front of a running engine; close it all on the way out."""
-    home = Home(settings.home)
-    api_key = await asyncio.to_thread(read_or_make_key, home.local_key)
-    signing_key = await asyncio.to_thread(home.signing_key, settings.origin)
-    trust = trust_text(signing_key.verifier)
-    await asyncio.to_thread(write_whole, home.trust, trust)
-    log = await asyncio.to_thread(open_log, home.receipts, signing_key)
-    loop = asyncio.get_running_loop()
-    writer = LogWriter(log, lambda batch: _deliver_in(loop, batch))
-    day_keys = DayKeys(home.day_keys)
-    recorder = Recorder(
-        writer=writer,
-        day_keys=day_keys,
-        engine=engine,
-        model_name=model.name,
-        site=SitePart(settings.realm.site, settings.realm.jurisdiction),
-        now_ms=now_ms,
-    )
-    gateway = Gateway(
-        model=model,
-        keys=KeyRing({api_key: Tenant(LOCAL_TENANT)}),
-        engine=engine,
-        admission=Admission(num_running=2 * engine.info.slots, num_waiting=settings.server.num_waiting),
-        recorder=recorder,
-    )
-    try:
-        yield Realm(settings, gateway=gateway, log=log, day_keys=day_keys, trust=trust)
-    finally:
-        await asyncio.to_thread(writer.close)
-        await asyncio.to_thread(log.close)
+    """Put the gateway in front of a running engine, with everything it needs; close it all on the way out."""
+    async with AsyncExitStack() as stack:
+        home = Home(settings.home)
+        nation = await asyncio.to_thread(settings_module.load_nation, settings.realm.nation, home=settings.home)
+        tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
+        store = await asyncio.to_thread(open_store, settings)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        await asyncio.to_thread(make_first_tenant, store, home)
+        policies = Policies(settings.home, nation, realm=settings.realm.name)
+        await asyncio.to_thread(policies.set_default, now_ms=now_ms())
+
+        signing_key = await asyncio.to_thread(home.signing_key, settings.origin)
+        trust = trust_text(signing_key.verifier)
+        await asyncio.to_thread(write_whole, home.trust, trust)
+        log = await asyncio.to_thread(open_log, home.receipts, signing_key)
+        stack.push_async_callback(asyncio.to_thread, log.close)
+        loop = asyncio.get_running_loop()
+        writer = LogWriter(log, lambda batch: _deliver_in(loop, batch))
+        stack.push_async_callback(asyncio.to_thread, writer.close)
+        day_keys = DayKeys(home.day_keys)
+        meter = Meter(log, Ledger(store, settings.origin, DayNames(day_keys, store)))
+        await asyncio.to_thread(meter.catch_up)  # before requests come in: limits count what was charged before
+
+        keys = KeyRing(nation)
+        quotas = Quotas(store, gateway=settings.origin)
+        controls = Controls(
+            policy=await asyncio.to_thread(policies.current),
+            nation=nation,
+            model=Model(
+                name=model.name,
+                label=nation.lowest,
+                licence=model.licence,
+                country=model.country,
+                informative=model.informative,
+            ),
+            site=lambda: Site(settings.realm.site, settings.realm.jurisdiction, tier, engine.info.seal),
+        )
+        recorder = Recorder(
+            writer=writer,
+            day_keys=day_keys,
+            engine=engine,
+            model_name=model.name,
+            site=SitePart(settings.realm.site, settings.realm.jurisdiction),
+            prices=settings.prices,
+            now_ms=now_ms,
+        )
+        gateway = Gateway(
+            model=model,
+            keys=keys,
+            controls=controls,
+            allowance=Allowance(quotas, settings.prices, context_tokens=lambda: engine.info.context_tokens),
+            engine=engine,
+            admission=Admission(
+                num_running=engine.info.slots,
+                num_waiting=settings.server.num_waiting,
+                max_wait_s=settings.tenants.max_wait_s,
+            ),
+            recorder=recorder,
+            salt_secret=await asyncio.to_thread(home.salt_secret),
+        )
+        upkeep = Upkeep(store=store, keys=keys, policies=policies, quotas=quotas, meter=meter, controls=controls)
+        await upkeep.start()
+        stack.push_async_callback(upkeep.stop)
+        yield Realm(settings, gateway=gateway, log=log, day_keys=day_keys, trust=trust, store=store, policies=policies)
 
 
 def _deliver_in(loop: asyncio.AbstractEventLoop, batch: list[tuple[Callable[[Any], None], Any]]) -> None:

@@ -102,7 +102,7 @@ async def _time_answer(engine: Engine, text: str, *, num_tokens: int) -> tuple[f
     sampling = Sampling(seed=1, temperature=0.0, max_tokens=num_tokens)
     chat = Chat(model="", messages=({"role": "user", "content": text},), sampling=sampling)
     begin, first_s, usage = time.perf_counter(), 0.0, Usage()
-    async for item in engine.stream(chat):
+    async for item in engine.stream(chat, salt=""):
         if isinstance(item, Piece):
             first_s = first_s or time.perf_counter() - begin
         elif isinstance(item, Completion):

@@ -52,6 +52,15 @@ class Chat:
     parallel_tool_calls: bool = True
     top_logprobs: int | None = None
 
+    @property
+    def text(self) -> str:
+        """What the conversation says, and what its tool calls pass on."""
+        said = [message.get("content") or "" for message in self.messages]
+        called = [
+            call["function"]["arguments"] for message in self.messages for call in message.get("tool_calls") or ()
+        ]
+        return "\n".join((*said, *called))
+
 
 @dataclass(frozen=True, slots=True)
 class Embed:
@@ -60,13 +69,19 @@ class Embed:
     model: str
     texts: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """All of them."""
+        return "\n".join(self.texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One authenticated, labelled request. `body` holds the exact bytes that the client sent."""
+    """One authenticated, labelled request. `body` holds the exact bytes that the client sent; `key` is the key's id."""
 
     id: str
     tenant: str
+    key: str
     label: Label
     task: Chat | Embed
     body: bytes

@@ -291,6 +291,7 @@ _MODEL: Shape = {
     "adapters": _list_of(_DIGEST, at_most=16),
 }
 _ENGINE: Shape = {"name": _TEXT, "build": _DIGEST, "config": _DIGEST, "replay": _matches("exact|batch-invariant|none")}
+_METER: Shape = {"key": NullOr(_HEX_128), "engine_ms": _is_count, "cached_tokens": _is_count, "micros": _is_count}
 _BOTH: dict[str, Shape] = {
     "id": _ID,
     "seq": _is_count,
@@ -301,7 +302,7 @@ _BOTH: dict[str, Shape] = {
     "seal": NullOr({"kind": _TEXT, "proof": NullOr(_DIGEST)}),
     "site": {"id": _TEXT, "jurisdiction": _TEXT},
     "tenant": _HEX_128,
-    "meter": IfThere({"key": NullOr(_HEX_128), "engine_ms": _is_count, "cached_tokens": _is_count, "micros": _is_count}),
+    "meter": IfThere(_METER),
     "energy": {
         "millijoules": NullOr(_is_count),
         "label": _matches("METERED|MODELLED|UNAVAILABLE"),

@@ -33,6 +33,7 @@ class Decision:
     rules: tuple[str, ...]
     reason: str
     fault: str | None = None
+    policy: str = ""  # the digest of the policy that decided
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Policy:
         try:
             return self._decided(asked)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in here, nobody gets in by it
-            return Decision(False, (), "the policy could not be evaluated, so it forbids", f"{error}")
+            return Decision(False, (), "the policy could not be evaluated, so it forbids", f"{error}", self.digest)
 
 
 def default_text() -> str:
@@ -69,13 +70,14 @@ def load_policy(text: str, nation: Nation) -> Policy:
     words = vocabulary_of(nation)
     rules = {rule.name: rule for rule in rules_in(text)}
     _check_words(text, words)
+    digest = digest_of({"schema": words.schema, "text": text})
     return Policy(
         text=text,
         nation=nation,
         schema=words.schema,
-        digest=digest_of({"schema": words.schema, "text": text}),
+        digest=digest,
         rules=rules,
-        _decided=lru_cache(NUM_REMEMBERED)(_evaluator(text, words, rules)),
+        _decided=lru_cache(NUM_REMEMBERED)(_evaluator(text, digest, words, rules)),
     )
 
 
@@ -88,7 +90,7 @@ def _check_words(text: str, words: Vocabulary) -> None:
         raise Invalid(f"{name}: {said}", code="policy_schema", hint=f"the words of this realm:\n{words.schema}")
 
 
-def _evaluator(text: str, words: Vocabulary, rules: Mapping[str, Rule]) -> Callable[[Asked], Decision]:
+def _evaluator(text: str, digest: str, words: Vocabulary, rules: Mapping[str, Rule]) -> Callable[[Asked], Decision]:
     policies, schema = cedarpy.PolicySet.from_str(text), cedarpy.Schema.from_str(words.schema)
 
     def evaluate(asked: Asked) -> Decision:
@@ -99,6 +101,6 @@ def _evaluator(text: str, words: Vocabulary, rules: Mapping[str, Rule]) -> Calla
             raise ValueError("; ".join(found.errors) or result.decision.value)
         names = tuple(sorted(found.id_annotations_by_reason[policy] for policy in found.reasons))
         reason = " ".join(rules[name].reason for name in names) or "no rule permits this"
-        return Decision(result.allowed, names, reason)
+        return Decision(result.allowed, names, reason, policy=digest)
 
     return evaluate

@@ -41,6 +41,11 @@ def pseudonym_of(day_key: bytes, tenant: str) -> str:
     return digest(day_key, b"allod tenant v1\0" + tenant.encode(), "sha256")[:16].hex()
 
 
+def key_pseudonym_of(day_key: bytes, key_id: str) -> str:
+    """The name of one of the tenant's API keys in receipts of one day, 128 bits in hexadecimal."""
+    return digest(day_key, b"allod key v1\0" + key_id.encode(), "sha256")[:16].hex()
+
+
 def day_of(time_ms: int) -> str:
     """The UTC day, YYYY-MM-DD, whose key serves a receipt that starts at `time_ms`."""
     return _day(time_ms // 86_400_000)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
 from allod.core.whole_files import sync
-from allod.prove.commitments import day_of, nonce_of, pseudonym_of, salt_of
+from allod.prove.commitments import day_of, key_pseudonym_of, nonce_of, pseudonym_of, salt_of
 
 KEY_BYTES = 32
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -42,6 +42,9 @@ class DayKeys:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._known: dict[tuple[str, str], DayKey] = {}
+        self._tenants: dict[tuple[str, str], str] = {}  # (day, pseudonym) → whose it is
+        self._key_names: dict[tuple[str, str], str] = {}  # (day, key's id) → its pseudonym
+        self._key_ids: dict[tuple[str, str], str] = {}  # and back
 
     def known(self, tenant: str, day: str) -> DayKey | None:
         """The key if it is in memory: never blocks."""
@@ -64,7 +67,33 @@ class DayKeys:
             raise Invalid(f"the day key {path.name} is not {KEY_BYTES} bytes", code="bad_key")
         key = DayKey(pseudonym_of(secret, tenant), secret)
         self._known[tenant, day] = key
+        self._tenants[day, key.pseudonym] = tenant
         return key
+
+    def key_name(self, tenant: str, day: str, key_id: str) -> str:
+        """What receipts of the day call one of the tenant's API keys. The day key must exist."""
+        name = self._key_names.get((day, key_id))
+        if name is None:
+            name = self._key_names[day, key_id] = key_pseudonym_of(self.use(tenant, day).secret, key_id)
+            self._key_ids[day, name] = key_id
+        return name
+
+    def tenant_named(self, day: str, pseudonym: str) -> str | None:
+        """Whose pseudonym that is, among the keys in memory."""
+        return self._tenants.get((day, pseudonym))
+
+    def key_named(self, day: str, pseudonym: str) -> str | None:
+        """Which API key's pseudonym that is, among those in memory."""
+        return self._key_ids.get((day, pseudonym))
+
+    def read_day(self, day: str, keys_of: Mapping[str, Iterable[str]]) -> None:
+        """Bring a day's names into memory again: of these tenants, those that have a key left, and their API keys."""
+        directory = self._path("", day).parent
+        present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+        for tenant, key_ids in keys_of.items():
+            if self._path(tenant, day).name in present and (self.known(tenant, day) or self.find(tenant, day)):
+                for key_id in key_ids:
+                    self.key_name(tenant, day, key_id)
 
     def opening_salt(self, tenant: str, predicate: Mapping[str, Any]) -> bytes:
         """The salt of a statement's predicate, for its own tenant only.
@@ -83,7 +112,9 @@ class DayKeys:
 
         What a disk or a backup may still hold of the file is outside this program; keep the keystore out of backups.
         """
-        self._known.pop((tenant, day), None)
+        key = self._known.pop((tenant, day), None)
+        if key is not None:
+            self._forget(day, key)
         path = self._path(tenant, day)
         try:
             path.unlink()
@@ -91,6 +122,12 @@ class DayKeys:
             return False
         sync(path.parent)
         return True
+
+    def _forget(self, day: str, key: DayKey) -> None:
+        self._tenants.pop((day, key.pseudonym), None)
+        for (named_day, key_id), name in list(self._key_names.items()):
+            if named_day == day and key_pseudonym_of(key.secret, key_id) == name:
+                del self._key_names[named_day, key_id], self._key_ids[day, name]
 
     def _create(self, tenant: str, day: str) -> DayKey:
         path = self._path(tenant, day)

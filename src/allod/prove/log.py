@@ -63,6 +63,11 @@ class Log:
         return self._key.name
 
     @property
+    def segment_path(self) -> Path:
+        """The log itself, for those who read it from the start."""
+        return self._directory / "segment"
+
+    @property
     def verifier_key(self) -> str:
         """`name+hash+base64`, to be given to whoever verifies."""
         return self._key.verifier_key

@@ -1,32 +1,35 @@
 """The main path of an answer. Its steps carry these numbers in the architecture, here and in the tests:
 
 1 parse         the dialect, at the edge                                    (web)
-2 authenticate  key → tenant                                                `tenant_of`
-3 label         what the caller declared, joined with the tenant's default  (web, core)
-4 decide        permit or forbid; forbid → refusal receipt                  `_decide`
-5 admit         a bounded queue                                             `Admission.turn`
+2 authenticate  key → caller                                                `KeyRing.caller_of`
+3 label         what was declared, what the text calls for, the model's     (web) `Controls.label`
+4 decide        permit or forbid by policy; forbid → refusal receipt        `Controls.decide`
+5 admit         quota and budget, then the tenant's fair turn               `Allowance`, `Admission.turn`
 6 route         to a replica that is up                                     (the engine port)
-7 generate      in the sealed engine                                        `Engine`
+7 generate      in the sealed engine, under the salt of tenant and label    `Engine`
 8 stream        while the answer is collected                               (web)
 9 record        durable first; only then is the answer complete             `Recorder`
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
-from allod.core.errors import AllodError, Denied, Invalid
+from allod.core.errors import Denied, Invalid
+from allod.core.labels import Labelled
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
-from allod.govern.keys import KeyRing
-from allod.govern.policy import decide
+from allod.govern.keys import Caller, KeyRing
 from allod.serve import schemas, tools
 from allod.serve.admission import Admission
+from allod.serve.allowance import Allowance
+from allod.serve.controls import Controls
 from allod.serve.engine import Engine
 from allod.serve.recorder import Recorder
+from allod.serve.salts import cache_salt
+from allod.serve.work import Accepted, Work
 
 LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
@@ -44,65 +47,81 @@ class ServedModel:
 
 
 class Gateway:
-    """Answers requests. `keys.tenant_of` is step 2; a `Request` that comes in has passed steps 1 to 3."""
+    """Answers requests. A `Request` that comes in has passed steps 1 and 2, and carries its declared label."""
 
     def __init__(
-        self, *, model: ServedModel, keys: KeyRing, engine: Engine, admission: Admission, recorder: Recorder
+        self,
+        *,
+        model: ServedModel,
+        keys: KeyRing,
+        controls: Controls,
+        allowance: Allowance,
+        engine: Engine,
+        admission: Admission,
+        recorder: Recorder,
+        salt_secret: bytes,
     ) -> None:
         self.model = model
         self.keys = keys
+        self.controls = controls
+        self.allowance = allowance
         self.engine = engine
         self.admission = admission
         self.recorder = recorder
+        self._salt_secret = salt_secret
 
-    async def answer(self, request: Request) -> Completion:
+    async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        chat = await self._accepted_chat(request)
-        async with self.admission.turn():
-            try:
-                completion = _interpreted(chat, await self.engine.complete(tools.prepare(chat)))
-            except (AllodError, asyncio.CancelledError) as reason:
-                self.recorder.record_unfinished(request, "", reason)
-                raise
-        await self.recorder.record_answer(request, completion.committed_bytes(), completion.usage, completion.finish)
-        return completion
+        request = self._labelled(request)
+        chat = self._checked_chat(request)
+        async with await self._accepted(caller, request, "chat") as work:
+            completion = await self.engine.complete(tools.prepare(chat), salt=self._salt(request))
+            work.counted(completion.usage)
+            completion = _interpreted(chat, completion)
+        await work.record(completion.committed_bytes(), completion.finish)
+        return Labelled(completion, request.label)
 
-    async def stream(self, request: Request) -> AsyncGenerator[Piece | Completion, None]:
+    def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        chat = await self._accepted_chat(request)
-        sent: list[str] = []
-        completion = None
-        async with self.admission.turn(), aclosing(self._pieces(chat)) as pieces:
-            try:
-                async for item in pieces:
-                    if isinstance(item, Completion):
-                        completion = item
-                    else:
-                        sent.append(item.text)
-                        yield item
-            except (AllodError, asyncio.CancelledError, GeneratorExit) as reason:
-                self.recorder.record_unfinished(request, "".join(sent), reason)
-                raise
-        completion = cast(Completion, completion)
-        await self.recorder.record_answer(request, completion.committed_bytes(), completion.usage, completion.finish)
-        yield completion
+        request = self._labelled(request)
+        return Labelled(self._stream(caller, request), request.label)
 
-    async def embed(self, request: Request, write: Callable[[Embeddings], bytes]) -> bytes:
+    async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
+        request = self._labelled(request)
         embed = cast(Embed, request.task)
         self._check_model(embed.model)
-        await self._decide(request)
-        async with self.admission.turn():
-            try:
-                made = await self.engine.embed(embed)
-            except (AllodError, asyncio.CancelledError) as reason:
-                self.recorder.record_unfinished(request, "", reason)
-                raise
+        async with await self._accepted(caller, request, "embed") as work:
+            made = await self.engine.embed(embed)
+            work.counted(made.usage)
         body = write(made)
-        await self.recorder.record_answer(request, body, made.usage, "stop")
-        return body
+        await work.record(body, "stop")
+        return Labelled(body, request.label)
 
-    async def _accepted_chat(self, request: Request) -> Chat:
+    async def _stream(self, caller: Caller, request: Request) -> AsyncGenerator[Piece | Completion, None]:
+        chat = self._checked_chat(request)
+        completion = None
+        async with (
+            await self._accepted(caller, request, "chat") as work,
+            aclosing(self._pieces(chat, work, self._salt(request))) as pieces,
+        ):
+            async for item in pieces:
+                if isinstance(item, Completion):
+                    completion = item
+                else:
+                    work.piece(item.text)
+                    yield item
+        completion = cast(Completion, completion)
+        await work.record(completion.committed_bytes(), completion.finish)
+        yield completion
+
+    def _labelled(self, request: Request) -> Request:
+        return replace(request, label=self.controls.label(request.label, request.task.text))
+
+    def _salt(self, request: Request) -> str:
+        return cache_salt(self._salt_secret, request.tenant, request.label)
+
+    def _checked_chat(self, request: Request) -> Chat:
         chat = cast(Chat, request.task)
         self._check_model(chat.model)
         if not self.engine.info.can_chat:
@@ -112,15 +131,23 @@ class Gateway:
         tools.check_tools(chat)
         if chat.schema is not None:
             schemas.compiled(chat.schema, param="response_format.json_schema.schema")
-        await self._decide(request)
         return chat
 
-    async def _decide(self, request: Request) -> None:
+    async def _accepted(self, caller: Caller, request: Request, action: Literal["chat", "embed"]) -> Work:
+        """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
         await self.recorder.prepare(request)
-        decision = decide(request.label)
+        decision = self.controls.decide(caller, action, request.label)
         if not decision.permitted:
-            await self.recorder.record_refusal(request)
-            raise Denied(f"forbidden by policy: {decision.reason}", code="policy_denied")
+            await self.recorder.record_refusal(request, decision)
+            rules = ", ".join(decision.rules) or "no rule permits it"
+            raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied")
+        held = await self.allowance.hold(caller.tenant, request)
+        return Work(
+            Accepted(request, caller.tenant, decision, held),
+            admission=self.admission,
+            allowance=self.allowance,
+            recorder=self.recorder,
+        )
 
     def _check_model(self, name: str) -> None:
         if name != self.model.name:
@@ -131,14 +158,15 @@ class Gateway:
                 hint=f"there is {self.model.name!r}",
             )
 
-    async def _pieces(self, chat: Chat) -> AsyncGenerator[Piece | Completion, None]:
+    async def _pieces(self, chat: Chat, work: Work, salt: str) -> AsyncGenerator[Piece | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []
         start = ""
         holding = tools.offers_tools(chat)
-        async with aclosing(self.engine.stream(tools.prepare(chat))) as stream:
+        async with aclosing(self.engine.stream(tools.prepare(chat), salt=salt)) as stream:
             async for item in stream:
                 if isinstance(item, Completion):
+                    work.counted(item.usage)
                     completion = _interpreted(chat, item)
                     if not completion.tool_calls:
                         for piece in held:

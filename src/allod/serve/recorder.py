@@ -10,15 +10,17 @@ import itertools
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError
 from allod.core.labels import Label
-from allod.core.requests import Chat, Request, Usage, chat_answer
+from allod.core.requests import Chat, Request, Usage
 from allod.core.statements import (
     AnswerPart,
     EnginePart,
+    MeterPart,
     ModelPart,
     PolicyPart,
     Receipt,
@@ -27,7 +29,8 @@ from allod.core.statements import (
     SitePart,
     statement_bytes,
 )
-from allod.govern.policy import POLICY_DIGEST, decide
+from allod.govern.policy import Decision
+from allod.govern.prices import Prices
 from allod.prove.commitments import commitment, day_of, nonce_of
 from allod.prove.daykeys import DayKeys
 from allod.prove.writer import LogWriter, Outcome
@@ -38,8 +41,18 @@ from allod.serve.engine import Engine, EngineInfo
 GATHER_TURNS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of a permitted request. `answer` is what the receipt commits to; `usage` None: nobody counted."""
+
+    answer: bytes
+    finish: str
+    usage: Usage | None
+    engine_ms: int = 0
+
+
 class Recorder:
-    """Writes statements about `model_name` on `engine` at `site`."""
+    """Writes statements about `model_name` on `engine` at `site`, charged at `prices`."""
 
     def __init__(
         self,
@@ -49,6 +62,7 @@ class Recorder:
         engine: Engine,
         model_name: str,
         site: SitePart,
+        prices: Prices,
         now_ms: Callable[[], int],
     ) -> None:
         self._writer = writer
@@ -56,6 +70,7 @@ class Recorder:
         self._engine = engine
         self._model_name = model_name
         self._site = site
+        self._prices = prices
         self._now_ms = now_ms
         self._gathered: list[tuple[bytes, str, Callable[[Outcome], None]]] = []
         self._numbers = itertools.count()
@@ -71,20 +86,18 @@ class Recorder:
         if self._day_keys.known(request.tenant, day) is None:
             await asyncio.to_thread(self._day_keys.use, request.tenant, day)
 
-    async def record_answer(self, request: Request, answer: bytes, usage: Usage, finish: str) -> None:
+    async def record_answer(self, request: Request, decision: Decision, answered: Answered) -> None:
         """Return once the receipt is durable. Raises Unavailable if it cannot be made so."""
-        await self._append(request.id, self._statement(request, answer, usage, finish))
+        await self._append(request.id, self._statement(request, decision, answered))
 
-    async def record_refusal(self, request: Request) -> None:
+    async def record_refusal(self, request: Request, decision: Decision) -> None:
         """The same for a request that policy forbids."""
-        await self._append(request.id, self._statement(request, None, None, ""))
+        await self._append(request.id, self._statement(request, decision, None))
 
-    def record_unfinished(self, request: Request, sent: str, reason: BaseException) -> None:
+    def record_unfinished(self, request: Request, decision: Decision, answered: Answered) -> None:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
-        finish = "error" if isinstance(reason, AllodError) else "cancelled"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
-            statement = self._statement(request, chat_answer(sent), None, finish)
-            self._writer.submit(statement, request.id, _ignore)
+            self._writer.submit(self._statement(request, decision, answered), request.id, _ignore)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -114,12 +127,13 @@ class Recorder:
             except AllodError as error:
                 settle(error)
 
-    def _statement(self, request: Request, answer: bytes | None, usage: Usage | None, finish: str) -> bytes:
-        """`answer` is None for a refusal, `usage` where nobody counted."""
-        day_key = self._day_keys.use(request.tenant, day_of(request.start_ms))
+    def _statement(self, request: Request, decision: Decision, answered: Answered | None) -> bytes:
+        """`answered` is None for a refusal."""
+        day = day_of(request.start_ms)
+        day_key = self._day_keys.use(request.tenant, day)
         salt = day_key.salt(request.id)
-        model, engine, seal = self._parts(self._engine.info)
-        refused = answer is None
+        usage = answered.usage if answered is not None else None
+        model, engine, seal = self._parts(self._engine.info) if answered is not None else (None, None, None)
         return statement_bytes(
             Receipt(
                 id=request.id,
@@ -133,20 +147,30 @@ class Recorder:
                     params=_params(request),
                 ),
                 answer=None
-                if answer is None
+                if answered is None
                 else AnswerPart(
-                    commitment=commitment("answer", salt, answer),
+                    commitment=commitment("answer", salt, answered.answer),
                     tokens=usage.completion_tokens if usage else None,
-                    finish=finish,
+                    finish=answered.finish,
                 ),
-                policy=self._policy(request.label),
+                policy=self._policy(decision, request.label),
                 site=self._site,
                 tenant=day_key.pseudonym,
-                model=None if refused else model,
-                engine=None if refused else engine,
-                seal=None if refused else seal,
+                model=model,
+                engine=engine,
+                seal=seal,
+                meter=self._meter(self._day_keys.key_name(request.tenant, day, request.key), answered),
             )
         )
+
+    def _meter(self, key: str, answered: Answered | None) -> MeterPart:
+        if answered is None:
+            return MeterPart(key)
+        usage = answered.usage or Usage()
+        micros = self._prices.micros_of(
+            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_ms=answered.engine_ms
+        )
+        return MeterPart(key, engine_ms=answered.engine_ms, cached_tokens=usage.cached_tokens, micros=micros)
 
     def _parts_of(self, info: EngineInfo) -> tuple[ModelPart, EnginePart, SealPart]:
         return (
@@ -160,10 +184,9 @@ def _ignore(result: object) -> None:
     """For statements that nobody waits for."""
 
 
-def _policy_part(label: Label) -> PolicyPart:
-    decision = decide(label)
+def _policy_part(decision: Decision, label: Label) -> PolicyPart:
     return PolicyPart(
-        digest=POLICY_DIGEST,
+        digest=decision.policy,
         label=label.as_json(),
         decision="permit" if decision.permitted else "forbid",
         rules=decision.rules,

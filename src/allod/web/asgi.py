@@ -12,10 +12,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from allod.core.errors import AllodError, Denied, Invalid
-from allod.govern.keys import Tenant
+from allod.govern.keys import Caller, KeyRing
+from allod.govern.tenants import Key
 from allod.web.http import JSON, ClientLeft, Headers, Receive, Send, respond
 from allod.web.metrics import Metrics
 from allod.web.openai import write
@@ -26,15 +27,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Call:
-    """One HTTP request on its way. `headers` has lower-case names; `tenant` is None only on open routes."""
+    """One HTTP request on its way. `headers` has lower-case names; `caller` or `administrator` is
+    whoever presented a key; both are None only on open routes."""
 
     id: str
+    method: str
     path: str
+    query: bytes
     headers: dict[bytes, bytes]
     receive: Receive
     send: Send
     start_ms: int
-    tenant: Tenant | None = None
+    caller: Caller | None = None
+    administrator: Key | None = None
     allowed: str = ""  # the methods of a path that was asked for with another
     started: bool = False  # whether the response has begun, so that an error can no longer be a status
 
@@ -44,14 +49,15 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[None]]
+Needs = Literal["use", "admin", "any", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`is_open` routes need no key."""
+    """`needs` a key of a tenant ("use"), an administrator's ("admin"), either of them ("any"), or none ("nothing")."""
 
     handler: Handler
-    is_open: bool = False
+    needs: Needs = "use"
 
 
 class Application:
@@ -66,14 +72,14 @@ class Application:
         *,
         routes: dict[tuple[str, str], Route],
         prefixes: dict[tuple[str, str], Route],
-        tenant_of: Callable[[str], Tenant],
+        keys: KeyRing,
         hosts: frozenset[bytes],
         metrics: Metrics,
     ) -> None:
         self._routes = routes
         self._prefixes = prefixes
         self._paths = {path for _, path in routes}
-        self._tenant_of = tenant_of
+        self._keys = keys
         self._hosts = hosts
         self._metrics = metrics
 
@@ -85,7 +91,9 @@ class Application:
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         call = Call(
             id=secrets.token_hex(16),
+            method=scope["method"],
             path=scope["path"],
+            query=scope["query_string"],
             headers=dict(scope["headers"]),
             receive=receive,
             send=send,
@@ -94,9 +102,9 @@ class Application:
         status = 200
         try:
             _check_headers(call.headers, scope["headers"])
-            route = self._route(scope["method"], call)
-            if not route.is_open:
-                call.tenant = self._tenant_of(_presented_key(call.headers))
+            route = self._route(call)
+            if route.needs != "nothing":
+                self._authenticate(call, route.needs)
             await route.handler(call)
         except ClientLeft:
             status = 499  # nginx's number for it; nobody receives it
@@ -111,18 +119,33 @@ class Application:
             )
         self._metrics.count_request(call.path if call.path in self._paths else "other", status, call.start_ms)
 
-    def _route(self, method: str, call: Call) -> Route:
+    def _authenticate(self, call: Call, needs: Needs) -> None:
+        """Raises Denied unless the call has a key of the kind that it needs."""
+        key = _presented_key(call.headers)
+        if needs == "use":
+            call.caller = self._keys.caller_of(key, call.start_ms)
+        elif needs == "admin":
+            call.administrator = self._keys.administrator_of(key, call.start_ms)
+        else:
+            try:
+                call.caller = self._keys.caller_of(key, call.start_ms)
+            except Denied as reason:
+                if reason.code != "wrong_kind_of_key":
+                    raise
+                call.administrator = self._keys.administrator_of(key, call.start_ms)
+
+    def _route(self, call: Call) -> Route:
         if call.headers.get(b"host", b"").lower() not in self._hosts:
             raise Denied("this host name is not served here", code="unknown_host")
-        route = self._routes.get((method, call.path))
+        route = self._routes.get((call.method, call.path))
         if route is not None:
             return route
         for (prefix_method, prefix), prefix_route in self._prefixes.items():
-            if method == prefix_method and call.path.startswith(prefix):
+            if call.method == prefix_method and call.path.startswith(prefix):
                 return prefix_route
         call.allowed = self._methods(call.path)
         if call.allowed:
-            raise Invalid(f"{method} is not for {call.path}", code="method_not_allowed")
+            raise Invalid(f"{call.method} is not for {call.path}", code="method_not_allowed")
         raise Invalid(f"there is nothing at {call.path}", code="not_found")
 
     def _methods(self, path: str) -> str:

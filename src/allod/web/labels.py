@@ -1,26 +1,54 @@
-"""Step 3 at the edge: the label that a client declares in its headers, joined with its tenant's default."""
+"""Step 3 at the edge: the label that a client declares in its headers, and the one that an answer carries back."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from urllib.parse import quote
+
 from allod.core.errors import Invalid
 from allod.core.labels import Label
+from allod.core.nations import Nation
+from allod.web.http import Headers
 
-MARKINGS = frozenset({"SENSITIVE", "PERSONAL DATA", "UK EYES ONLY"})
-_HEADERS = (b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
+_TIER, _MARKINGS, _PURPOSE = b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose"
+_HEADER_OF = {"tier": _TIER, "markings": _MARKINGS, "purposes": _PURPOSE}
 
 
-def label_of(headers: dict[bytes, bytes], default: Label) -> Label:
-    """The request's label. Raises Invalid for a word that is not known: a label is never dropped."""
-    tier, markings, purpose = (headers.get(name, b"").decode("latin-1").strip() for name in _HEADERS)
+def label_of(headers: dict[bytes, bytes], default: Label, nation: Nation) -> Label:
+    """The request's label: what was declared, joined with the caller's default, which nothing declared can lower.
+
+    Raises Invalid for a word that the nation does not know: a label is never dropped.
+    """
+    tier, markings, purpose = (headers.get(name, b"") for name in (_TIER, _MARKINGS, _PURPOSE))
     if not (tier or markings or purpose):
         return default
-    if purpose:
-        raise Invalid(
-            f"unknown purpose {purpose!r}: this realm defines none", code="unknown_label", param="x-allod-purpose"
+    try:
+        declared = nation.label(
+            _text(tier),
+            markings={word.strip() for word in _text(markings).split(",")} - {""},
+            purposes={_text(purpose)} if _text(purpose) else None,
         )
-    named = {marking.strip() for marking in markings.split(",")} - {""}
-    if tier == "OFFICIAL-SENSITIVE":
-        tier, named = "OFFICIAL", named | {"SENSITIVE"}
-    if unknown := named - MARKINGS:
-        raise Invalid(f"unknown marking {sorted(unknown)[0]!r}", code="unknown_label", param="x-allod-markings")
-    return default.join(Label(tier=tier or default.tier, markings=frozenset(named)))
+    except UnicodeDecodeError as error:
+        raise Invalid("a label is not UTF-8", code="unknown_label", param="x-allod-*") from error
+    except Invalid as error:
+        header = _HEADER_OF[error.param or ""].decode()
+        raise Invalid(error.message, code=error.code, param=header, hint=error.hint) from error
+    return default.join(declared)
+
+
+def label_headers(label: Label) -> Headers:
+    """What an answer says of its label, so that it is not lost further on; what is not ASCII is percent-encoded."""
+    headers = [(_TIER, _encoded([label.tier.name]))]
+    if label.markings:
+        headers.append((_MARKINGS, _encoded(sorted(label.markings))))
+    if label.purposes is not None:
+        headers.append((_PURPOSE, _encoded(sorted(label.purposes))))
+    return tuple(headers)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8").strip()
+
+
+def _encoded(words: Iterable[str]) -> bytes:
+    return ", ".join(quote(word, safe=" -_/()'.&:+") for word in words).encode("ascii")

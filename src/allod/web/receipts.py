@@ -23,7 +23,7 @@ class Evidence:
     def __init__(
         self,
         *,
-        bundle: Callable[[str, str], bytes],
+        bundle: Callable[[str, str | None], bytes],
         trust: str,
         origin: str,
         log_file: Callable[[str], bytes],
@@ -37,9 +37,9 @@ class Evidence:
 
     async def receipt(self, call: Call) -> None:
         """`GET /v1/receipts/{id}`: the bundle, with the salt if the receipt is the asking tenant's."""
-        assert call.tenant is not None
+        tenant_id = call.caller.tenant.id if call.caller is not None else None
         receipt_id = call.path.removeprefix(RECEIPTS_PREFIX)
-        await call.respond(200, await asyncio.to_thread(self._bundle, receipt_id, call.tenant.name), JSON)
+        await call.respond(200, await asyncio.to_thread(self._bundle, receipt_id, tenant_id), JSON)
 
     async def trust(self, call: Call) -> None:
         """`GET /v1/trust`: whose signatures to believe, as `allod verify --trust` reads it."""

@@ -21,6 +21,7 @@ from allod.app.realm import Realm, run_realm
 from allod.core.errors import Unavailable
 from allod.core.whole_files import write_whole
 from allod.settings import Settings
+from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
 from allod.web.asgi import Application, Route
 from allod.web.metrics import Metrics
 from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
@@ -145,6 +146,7 @@ def greet(realm: Realm) -> None:
         f"model {model.name} ({model.licence}, {model.owner})",
         f"seal  {realm.gateway.engine.info.seal}",
         f"key   {Home(realm.settings.home).local_key}",
+        f"admin {Home(realm.settings.home).admin_key}",
         f"ready {url_of(realm.settings)}",
     ]
     if not model.informative:
@@ -171,6 +173,13 @@ def application(realm: Realm) -> Application:
     )
     health = Health(check_ready=realm.check_ready, metrics_text=metrics.text)
     pages = Pages(Console())
+    admin = Admin(
+        realm.store,
+        nation=gateway.controls.nation,
+        models=[gateway.model.name],
+        embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
+        currency=settings.prices.currency,
+    )
     return Application(
         routes={
             ("POST", "/v1/chat/completions"): Route(openai.chat_completions),
@@ -178,18 +187,19 @@ def application(realm: Realm) -> Application:
             ("GET", "/v1/models"): Route(openai.models),
             ("GET", "/v1/trust"): Route(evidence.trust),
             ("GET", "/v1/seal"): Route(evidence.seal),
-            ("GET", "/healthz"): Route(health.healthz, is_open=True),
-            ("GET", "/readyz"): Route(health.readyz, is_open=True),
-            ("GET", "/metrics"): Route(health.metrics, is_open=True),
-            ("GET", "/"): Route(pages.page, is_open=True),
+            ("GET", "/healthz"): Route(health.healthz, needs="nothing"),
+            ("GET", "/readyz"): Route(health.readyz, needs="nothing"),
+            ("GET", "/metrics"): Route(health.metrics, needs="nothing"),
+            ("GET", "/"): Route(pages.page, needs="nothing"),
         },
         prefixes={
             ("GET", MODELS_PREFIX): Route(openai.models),
-            ("GET", RECEIPTS_PREFIX): Route(evidence.receipt),
-            ("GET", f"{LOG_PREFIX}{settings.origin}/"): Route(evidence.log, is_open=True),
-            ("GET", "/console/"): Route(pages.page, is_open=True),
+            ("GET", RECEIPTS_PREFIX): Route(evidence.receipt, needs="any"),
+            **{(method, ORGANIZATION_PREFIX): Route(admin.answer, needs="admin") for method in METHODS},
+            ("GET", f"{LOG_PREFIX}{settings.origin}/"): Route(evidence.log, needs="nothing"),
+            ("GET", "/console/"): Route(pages.page, needs="nothing"),
         },
-        tenant_of=gateway.keys.tenant_of,
+        keys=gateway.keys,
         hosts=_hosts(settings.server.port),
         metrics=metrics,
     )

@@ -7,11 +7,13 @@ from contextlib import aclosing
 import msgspec
 
 from allod.core.errors import Invalid
+from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
+from allod.govern.keys import Caller
 from allod.serve.gateway import Gateway
 from allod.web.asgi import Call
-from allod.web.http import EVENTS, JSON, read_body, unless_client_leaves
-from allod.web.labels import label_of
+from allod.web.http import EVENTS, JSON, Headers, read_body, unless_client_leaves
+from allod.web.labels import label_headers, label_of
 from allod.web.metrics import Metrics
 from allod.web.openai import read, write
 
@@ -31,7 +33,7 @@ class OpenAI:
         """`POST /v1/chat/completions`."""
         body = await read_body(call.receive, limit_bytes=self._body_limit_bytes)
         asked = read.read_chat(body)
-        request = _request(call, asked.chat, body)
+        request = self._request(call, asked.chat, body)
         writer = write.AnswerWriter(
             id=f"chatcmpl-{call.id}",
             model=asked.chat.model,
@@ -41,9 +43,9 @@ class OpenAI:
         if asked.stream:
             await unless_client_leaves(call.receive, self._stream(call, request, writer))
         else:
-            completion = await unless_client_leaves(call.receive, self._gateway.answer(request))
-            self._count(completion)
-            await call.respond(200, writer.whole(completion), (*JSON, _receipt(call)))
+            answer = await unless_client_leaves(call.receive, self._gateway.answer(_caller(call), request))
+            self._count(answer.value)
+            await call.respond(200, writer.whole(answer.value), (*JSON, *_about(call, answer.label)))
 
     async def embeddings(self, call: Call) -> None:
         """`POST /v1/embeddings`."""
@@ -54,8 +56,9 @@ class OpenAI:
             self._metrics.count_tokens(prompt=made.usage.prompt_tokens, completion=0)
             return write.embeddings(asked.embed.model, made, as_base64=asked.base64)
 
-        work = self._gateway.embed(_request(call, asked.embed, body), write_body)
-        await call.respond(200, await unless_client_leaves(call.receive, work), (*JSON, _receipt(call)))
+        work = self._gateway.embed(_caller(call), self._request(call, asked.embed, body), write_body)
+        answer = await unless_client_leaves(call.receive, work)
+        await call.respond(200, answer.value, (*JSON, *_about(call, answer.label)))
 
     async def models(self, call: Call) -> None:
         """`GET /v1/models` and `GET /v1/models/{id}`."""
@@ -81,11 +84,12 @@ class OpenAI:
 
     async def _stream(self, call: Call, request: Request, writer: write.AnswerWriter) -> None:
         """Headers go out with the first thing there is to say, so that an early error still has a status."""
-        async with aclosing(self._gateway.stream(request)) as answer:
-            async for item in answer:
+        answer = self._gateway.stream(_caller(call), request)
+        async with aclosing(answer.value) as items:
+            async for item in items:
                 if not call.started:
                     call.started = True
-                    headers = [*EVENTS, (b"x-request-id", call.id.encode()), _receipt(call)]
+                    headers = [*EVENTS, (b"x-request-id", call.id.encode()), *_about(call, answer.label)]
                     await call.send({"type": "http.response.start", "status": 200, "headers": headers})
                     await _send(call, writer.first())
                 if isinstance(item, Piece):
@@ -94,6 +98,11 @@ class OpenAI:
                     self._count(item)
                     await _send(call, writer.last(item))
         await call.send({"type": "http.response.body", "body": b""})
+
+    def _request(self, call: Call, task: Chat | Embed, body: bytes) -> Request:
+        caller = _caller(call)
+        label = label_of(call.headers, caller.label, self._gateway.controls.nation)
+        return Request(call.id, caller.tenant.id, caller.key.id, label, task, body, call.start_ms)
 
     def _count(self, completion: Completion) -> None:
         usage = completion.usage
@@ -104,12 +113,11 @@ async def _send(call: Call, body: bytes) -> None:
     await call.send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def _request(call: Call, task: Chat | Embed, body: bytes) -> Request:
-    assert call.tenant is not None  # these routes are not open
-    label = label_of(call.headers, call.tenant.default_label)
-    return Request(call.id, call.tenant.name, label, task, body, call.start_ms)
+def _caller(call: Call) -> Caller:
+    assert call.caller is not None  # these routes are not open
+    return call.caller
 
 
-def _receipt(call: Call) -> tuple[bytes, bytes]:
-    """The receipt has the request's own id: one random number names both."""
-    return (b"x-allod-receipt", call.id.encode())
+def _about(call: Call, label: Label) -> Headers:
+    """The answer's label, and its receipt's id: the request's own, one random number names both."""
+    return (*label_headers(label), (b"x-allod-receipt", call.id.encode()))

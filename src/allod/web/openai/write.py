@@ -24,6 +24,8 @@ _STATUS_OF_CODE = {
     "method_not_allowed": 405,
     "body_too_large": 413,
     "overloaded": 429,
+    "rate_limited": 429,
+    "budget_exhausted": 429,
 }
 
 

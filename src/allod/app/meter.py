@@ -1,0 +1,95 @@
+"""The meter: reads what the log has made durable, and charges it to the ledger. One way, whether live or after a crash.
+
+What a tenant is charged is what its receipts say, and nothing else: there is no second count that could differ.
+"""
+
+from __future__ import annotations
+
+from allod.core.errors import Invalid, Unavailable
+from allod.govern.ledger import Ledger
+from allod.govern.store import TenantStore
+from allod.prove.daykeys import DayKeys
+from allod.prove.log import Log
+from allod.prove.segment import MAGIC, Batches
+
+MAX_ENTRIES = 4096  # in one transaction
+
+
+class DayNames:
+    """Whose the pseudonyms in receipts are. A day that is not in memory is read once, from the keys that are left."""
+
+    def __init__(self, day_keys: DayKeys, store: TenantStore) -> None:
+        self._day_keys = day_keys
+        self._store = store
+        self._read: set[str] = set()
+
+    def tenant_of(self, day: str, pseudonym: str) -> str | None:
+        found = self._day_keys.tenant_named(day, pseudonym)
+        if found is None and self._read_day(day):
+            found = self._day_keys.tenant_named(day, pseudonym)
+        return found
+
+    def key_of(self, day: str, pseudonym: str) -> str | None:
+        found = self._day_keys.key_named(day, pseudonym)
+        if found is None and self._read_day(day):
+            found = self._day_keys.key_named(day, pseudonym)
+        return found
+
+    def _read_day(self, day: str) -> bool:
+        """Whether there was anything to read: names of today's new tenants and keys come in with their first use."""
+        if day in self._read:
+            return False
+        self._read.add(day)
+        everything = self._store.changes_since(0)
+        keys_of: dict[str, list[str]] = {tenant.id: [] for tenant in everything.tenants}
+        for key in everything.keys:
+            if key.tenant_id is not None:
+                keys_of.setdefault(key.tenant_id, []).append(key.id)
+        self._day_keys.read_day(day, keys_of)
+        return True
+
+
+class Meter:
+    """Charges one log's receipts. For one thread at a time."""
+
+    def __init__(self, log: Log, ledger: Ledger) -> None:
+        self._log = log
+        self._ledger = ledger
+
+    def catch_up(self) -> int:
+        """Charge everything durable that has not been charged; how many receipts that was.
+
+        Raises Unavailable: the store's reason, or `ledger_ahead` where the ledger has charged more than the log holds.
+        """
+        position, size = self._ledger.position(), self._log.head.size
+        if position.num_entries > size:
+            raise Unavailable(
+                f"the ledger has charged {position.num_entries} receipts and the log holds {size}",
+                code="ledger_ahead",
+                hint="another log was put in its place; `allod tenant rebuild` makes the ledger anew from this one",
+            )
+        if position.num_entries == size:
+            return 0
+        num_charged = 0
+        with self._log.segment_path.open("rb") as file:
+            number = position.num_entries
+            entries: list[tuple[int, int, bytes]] = []
+            for batch in Batches(file, max(position.offset, len(MAGIC))):
+                entries += [(number + place, frame.end, frame.payload) for place, frame in enumerate(batch.entries)]
+                number += len(batch.entries)
+                if number >= size or len(entries) >= MAX_ENTRIES:
+                    num_charged += self._post(entries[: size - entries[0][0]] if entries else [])
+                    entries.clear()
+                if number >= size:
+                    break
+        if number < size:
+            raise Unavailable(
+                "the log's segment ends before its last tree head", code="log_short", hint="allod log fsck"
+            )
+        return num_charged
+
+    def _post(self, entries: list[tuple[int, int, bytes]]) -> int:
+        try:
+            return self._ledger.post(entries)
+        except Invalid as error:  # a leaf of ours that is no receipt: the ledger must not go on without it
+            raise Unavailable(error.message, code=error.code, hint=error.hint) from error

@@ -1,0 +1,73 @@
+"""The realm's store of tenants, and who is in it from the first start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from allod.app.home import Home, now_ms
+from allod.core.errors import Invalid
+from allod.govern.keys import read_or_make_key
+from allod.govern.store import TenantStore
+from allod.govern.stores.sqlite import sqlite_store
+from allod.govern.tenants import (
+    ADMIN_PREFIX,
+    LOCAL,
+    USE_PREFIX,
+    Event,
+    Key,
+    api_key_digest,
+    local_tenant,
+    new_id,
+)
+from allod.settings import Settings
+
+LOCAL_KEY, FIRST_ADMIN_KEY = "key_local", "key_admin"
+STARTED = "allod:start"  # who made what is there from the first start
+
+
+def open_store(settings: Settings) -> TenantStore:
+    """The store that the settings name. Raises Unavailable, and Invalid for an address that cannot be used."""
+    if not settings.tenants.database:
+        return sqlite_store(Home(settings.home).tenants)
+    try:
+        from allod.govern.stores.postgres import postgres_store  # its driver is an extra that one realm alone lacks
+    except ImportError as error:
+        raise Invalid(
+            "the driver for PostgreSQL is not installed",
+            code="driver_missing",
+            param="tenants.database",
+            hint="pip install 'allod[postgres]'",
+        ) from error
+    return postgres_store(settings.tenants.database)
+
+
+def make_first_tenant(store: TenantStore, home: Home) -> None:
+    """The local tenant, its key in `local.key` and the first admin key in `admin.key`, where they are missing.
+
+    A key file that was made anew takes the place of the old: that one opens nothing any more.
+    """
+    at_ms = now_ms()
+    try:
+        store.tenant(LOCAL)
+    except Invalid:
+        store.put_tenant(local_tenant(at_ms), _event("project.created", at_ms, LOCAL))
+    _keep(store, LOCAL_KEY, read_or_make_key(home.local_key, USE_PREFIX), "local.key", at_ms)
+    _keep(store, FIRST_ADMIN_KEY, read_or_make_key(home.admin_key, ADMIN_PREFIX), "admin.key", at_ms)
+
+
+def _keep(store: TenantStore, key_id: str, secret: str, name: str, at_ms: int) -> None:
+    digest = api_key_digest(secret)
+    is_admin = secret.startswith(ADMIN_PREFIX)
+    try:
+        kept = store.key(key_id)
+    except Invalid:
+        tenant_id = None if is_admin else LOCAL
+        kept = Key(key_id, tenant_id, name, digest, secret[-4:], at_ms, is_admin=is_admin)
+        store.put_key(kept, _event("api_key.created", at_ms, tenant_id, key_id))
+    if kept.digest != digest:
+        changed = replace(kept, digest=digest, hint=secret[-4:], created_ms=at_ms, revoked_ms=None)
+        store.put_key(changed, _event("api_key.updated", at_ms, kept.tenant_id, key_id))
+
+
+def _event(kind: str, at_ms: int, tenant_id: str | None, about: str = LOCAL) -> Event:
+    return Event(new_id("audit_log-"), at_ms, kind, STARTED, tenant_id, {"id": about})

@@ -1,0 +1,97 @@
+"""What a gateway does beside answering: it keeps its keys and its policy current, and its ledger up to the log.
+
+Whatever of this fails is reported to the controls, which then let nobody in until it works again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from allod.app.home import now_ms
+from allod.app.meter import Meter
+from allod.app.policies import Policies
+from allod.core.errors import AllodError
+from allod.govern.keys import KeyRing
+from allod.govern.quotas import Quotas
+from allod.govern.store import TenantStore
+from allod.serve.controls import Controls
+
+NEWS_EVERY_S = 0.25  # a key that was revoked elsewhere is of use for about as long
+CHARGE_EVERY_S = 0.5
+TIDY_EVERY_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """Loops, each of which does its work in a thread: a slow ledger must not keep the keys from being current."""
+
+    def __init__(
+        self,
+        *,
+        store: TenantStore,
+        keys: KeyRing,
+        policies: Policies,
+        quotas: Quotas,
+        meter: Meter,
+        controls: Controls,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._policies = policies
+        self._quotas = quotas
+        self._meter = meter
+        self._controls = controls
+        self._ending = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Read the keys, and begin. Raises Unavailable if they cannot be read."""
+        await asyncio.to_thread(self._keys.refresh, self._store)
+        self._tasks = [
+            asyncio.create_task(self._repeat("keys", self._read_news, NEWS_EVERY_S)),
+            asyncio.create_task(self._repeat("policy", self._read_policy, NEWS_EVERY_S)),
+            asyncio.create_task(self._repeat("ledger", self._charge, CHARGE_EVERY_S)),
+            asyncio.create_task(self._repeat("quotas", self._tidy, TIDY_EVERY_S)),
+        ]
+
+    async def stop(self) -> None:
+        """End, charge what is left, and give back what was leased. What cannot be done now is done at the next start."""
+        self._ending.set()
+        await asyncio.gather(*self._tasks)
+        with suppress(AllodError):
+            await asyncio.to_thread(self._charge)
+        with suppress(AllodError):
+            await asyncio.to_thread(self._quotas.close)
+
+    async def _repeat(self, control: str, work: Callable[[], object], every_s: float) -> None:
+        while not await self._is_ending(every_s):
+            try:
+                await asyncio.to_thread(work)
+            except AllodError as error:
+                if self._controls.report(control, error):
+                    logger.warning("%s: %s", control, error.message)
+            else:
+                if self._controls.report(control, None):
+                    logger.warning("%s: works again", control)
+
+    async def _is_ending(self, within_s: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), within_s)
+        return self._ending.is_set()
+
+    def _read_news(self) -> None:
+        self._keys.refresh(self._store)
+
+    def _read_policy(self) -> None:
+        if self._policies.has_changed():
+            self._controls.policy = self._policies.current()
+
+    def _charge(self) -> None:
+        self._meter.catch_up()
+
+    def _tidy(self) -> None:
+        self._quotas.tidy(now_ms())

@@ -1,0 +1,66 @@
+"""What decides on a request, and whether it is current: policy, the site it speaks of, and what may have gone wrong.
+
+A control that cannot be checked says no: without a policy that verifies, or behind on the ledger, nothing is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from allod.core.errors import AllodError, Unavailable
+from allod.core.labels import Label
+from allod.core.nations import Nation
+from allod.govern.identifiers import markings_in
+from allod.govern.keys import Caller
+from allod.govern.policy import Decision, Policy
+from allod.govern.policy_asked import Asked, Model, Site
+
+
+class Controls:
+    """The rules in force at one gateway. `site` is asked each time: a restarted engine may have another seal."""
+
+    def __init__(self, *, policy: Policy, nation: Nation, model: Model, site: Callable[[], Site]) -> None:
+        self.policy = policy
+        self.nation = nation
+        self.model = model
+        self.site = site
+        self._faults: dict[str, AllodError] = {}
+
+    def label(self, declared: Label, text: str) -> Label:
+        """Step 3: what was declared, with the markings that `text` itself calls for and the model's own label."""
+        label = declared.join(self.model.label)
+        found = markings_in(text, self.nation)
+        return label if found <= label.markings else label.join(self.nation.label(markings=found))
+
+    def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label) -> Decision:
+        """Step 4. Raises Unavailable, with the reason, while a control cannot be checked."""
+        self.check()
+        return self.policy.decide(self.asked(caller, action, label))
+
+    def asked(self, caller: Caller, action: Literal["chat", "embed"], label: Label) -> Asked:
+        """The question that the policy is asked."""
+        return Asked(
+            action=action,
+            tenant_id=caller.tenant.id,
+            key_id=caller.key.id,
+            clearance=caller.clearance,
+            models=caller.scope.models,
+            model=self.model,
+            label=label,
+            site=self.site(),
+        )
+
+    def check(self) -> None:
+        """Raise what is wrong with a control, if anything is."""
+        for error in self._faults.values():
+            raise Unavailable(error.message, code=error.code, hint=error.hint, retry_after_s=2)
+
+    def report(self, control: str, error: AllodError | None) -> bool:
+        """Note that a control failed, or works again (None). Whether that is news."""
+        is_news = (control in self._faults) != (error is not None)
+        if error is None:
+            self._faults.pop(control, None)
+        else:
+            self._faults[control] = error
+        return is_news

@@ -1,0 +1,111 @@
+"""`projects/{id}/service_accounts`: programs of a tenant's, which hold its keys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from allod.core.errors import Invalid
+from allod.core.nations import Nation
+from allod.govern.store import TenantStore
+from allod.govern.tenants import Account, Key, Scope, new_id
+from allod.web.admin import bodies
+from allod.web.admin.asked import Asked, Json, seconds, unsupported
+from allod.web.admin.keys import key_scope, new_key, refuse_scopes
+from allod.web.admin.listing import a_cursor, page
+from allod.web.admin.projects import active
+from allod.web.admin.terms import scope_of
+
+
+class Accounts:
+    """Handlers of service accounts."""
+
+    def __init__(self, store: TenantStore, nation: Nation) -> None:
+        self._store = store
+        self._nation = nation
+
+    def listed(self, asked: Asked, project_id: str) -> Json:
+        """`GET .../service_accounts`, in the order of their ids."""
+        query = asked.search("after", "limit")
+        limit, after = query.limit(), query.text("after")
+        self._store.tenant(project_id)
+        if after is not None:
+            with a_cursor("after"):
+                self._store.account(project_id, after)
+        found = self._store.accounts(project_id, after=after or "", limit=limit + 1)
+        return page([_shown(account) for account in found], limit)
+
+    def create(self, asked: Asked, project_id: str) -> Json:
+        """`POST .../service_accounts`: the account and its first key, which is shown in this answer alone."""
+        body = asked.read(bodies.AccountCreate)
+        active(self._store, project_id)
+        if body.create_service_account_only and (body.expires_in_seconds or bodies.given(body.allod)):
+            raise Invalid("an account without a key has no key to limit", param="create_service_account_only")
+        scope = key_scope(Scope(), body, self._nation)
+        account = Account(new_id("svc_acct_"), project_id, bodies.checked_name(body.name), "member", asked.now_ms)
+        event = asked.event("service_account.created", project_id, id=account.id, data={"role": account.role})
+        self._store.put_account(account, event)
+        key = None
+        if not body.create_service_account_only:
+            key = self._new_key(asked, account, name=account.name, life_s=body.expires_in_seconds, scope=scope)
+        return {**_shown(account), "api_key": key}
+
+    def retrieve(self, asked: Asked, project_id: str, account_id: str) -> Json:
+        """`GET .../service_accounts/{account}`."""
+        return _shown(self._store.account(project_id, account_id))
+
+    def update(self, asked: Asked, project_id: str, account_id: str) -> Json:
+        """`POST .../service_accounts/{account}`: another name."""
+        body = asked.read(bodies.AccountUpdate)
+        if body.role == "owner":
+            raise unsupported("role", "service accounts administer nothing here; admin keys do")
+        active(self._store, project_id)
+        account = self._store.account(project_id, account_id)
+        changes = bodies.given(body)
+        account = replace(account, **changes)
+        bodies.checked_name(account.name)
+        event = asked.event("service_account.updated", project_id, id=account.id, changes_requested=changes)
+        self._store.put_account(account, event)
+        return _shown(account)
+
+    def delete(self, asked: Asked, project_id: str, account_id: str) -> Json:
+        """`DELETE .../service_accounts/{account}`, and its keys with it."""
+        event = asked.event("service_account.deleted", project_id, id=account_id)
+        self._store.delete_account(project_id, account_id, event)
+        return {"id": account_id, "object": "organization.project.service_account.deleted", "deleted": True}
+
+    def create_key(self, asked: Asked, project_id: str, account_id: str) -> Json:
+        """`POST .../service_accounts/{account}/api_keys`: another key beside the first, for a change without a gap."""
+        body = asked.read(bodies.KeyCreate)
+        refuse_scopes(body)
+        active(self._store, project_id)
+        account = self._store.account(project_id, account_id)
+        scope = key_scope(Scope(), body, self._nation)
+        return self._new_key(asked, account, name=body.name, life_s=body.expires_in_seconds, scope=scope)
+
+    def _new_key(self, asked: Asked, account: Account, *, name: str, life_s: int | None, scope: Scope) -> Json:
+        key, secret = new_key(asked, account.tenant_id, name=name, life_s=life_s, account_id=account.id, scope=scope)
+        details: Json = {"allod": {"service_account": account.id, "scope": scope_of(scope)}}
+        self._store.put_key(key, asked.event("api_key.created", account.tenant_id, id=key.id, data=details))
+        return _shown_once(key, secret)
+
+
+def _shown(account: Account) -> Json:
+    return {
+        "id": account.id,
+        "object": "organization.project.service_account",
+        "name": account.name,
+        "role": account.role,
+        "created_at": seconds(account.created_ms),
+    }
+
+
+def _shown_once(key: Key, secret: str) -> Json:
+    return {
+        "id": key.id,
+        "object": "organization.project.service_account.api_key",
+        "name": key.name,
+        "value": secret,
+        "created_at": seconds(key.created_ms),
+        "expires_at": seconds(key.expires_ms),
+        "allod": {"scope": scope_of(key.scope)},
+    }

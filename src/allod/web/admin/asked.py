@@ -1,0 +1,56 @@
+"""One request of an administrator: what every handler is given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from allod.core.canonical import JsonValue
+from allod.core.errors import Invalid
+from allod.govern.tenants import Event, new_id
+from allod.web.admin.query import Query
+
+Json = dict[str, Any]
+_Body = TypeVar("_Body", bound=msgspec.Struct)
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`actor` is the id of the admin key that asks, `now_ms` the time by which everything in the request happens."""
+
+    actor: str
+    now_ms: int
+    query: bytes = b""
+    body: bytes = b""
+
+    def read(self, body: type[_Body]) -> _Body:
+        """The request's body; none at all stands for `{}`. Raises Invalid naming the place of what is wrong."""
+        try:
+            return msgspec.json.decode(self.body or b"{}", type=body)
+        except msgspec.ValidationError as error:
+            place = _PLACE.search(text := str(error))
+            raise Invalid(_PLACE.sub("", text), param=place.group(1) or None if place else None) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
+
+    def search(self, *names: str, lists: tuple[str, ...] = ()) -> Query:
+        """The query, which may say `names` once each and `lists` any number of times."""
+        return Query(self.query, names=names, lists=lists)
+
+    def event(self, kind: str, tenant_id: str | None, **details: JsonValue) -> Event:
+        """What the audit log is to say about it."""
+        return Event(new_id("audit_log-"), self.now_ms, kind, self.actor, tenant_id, details)
+
+
+def seconds(time_ms: int | None) -> int | None:
+    """Milliseconds since 1970 as the dialect's seconds."""
+    return None if time_ms is None else time_ms // 1000
+
+
+def unsupported(param: str, hint: str) -> Invalid:
+    """The error for what the dialect knows and this realm does not do."""
+    return Invalid(f"{param} cannot be set here", code="unsupported_parameter", param=param, hint=hint)

@@ -1,0 +1,117 @@
+"""`audit_logs`: what administrators did, newest first, in the dialect's shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from allod.govern.store import TenantStore
+from allod.govern.tenants import Event
+from allod.web.admin.asked import Asked, Json, seconds
+from allod.web.admin.listing import a_cursor, page, refuse_both
+from allod.web.admin.query import MAX_TIME_S, Query
+
+_BATCH = 1000
+_KEY_PREFIX = "key_"
+_TIMES = ("gt", "gte", "lt", "lte")
+_LISTS = ("event_types", "project_ids", "actor_ids", "actor_emails", "resource_ids")
+
+
+class Audit:
+    """The handler of the audit log. Filters that the store has no words for are applied to what it says."""
+
+    def __init__(self, store: TenantStore) -> None:
+        self._store = store
+
+    def listed(self, asked: Asked) -> Json:
+        """`GET audit_logs`."""
+        times = (f"effective_at[{name}]" for name in _TIMES)
+        query = asked.search("after", "before", "limit", "tenant_only", *times, lists=_LISTS)
+        refuse_both(query)
+        limit = query.limit()
+        after, before = query.text("after"), query.text("before")
+        if query.choice("tenant_only", "false", "true") == "true" or query.texts("actor_emails"):
+            return page([], limit)  # there is no tenant above this realm, and nobody here has an address
+        search = _Search(self._store, query)
+        if before is not None:
+            with a_cursor("before"):
+                found = search.preceding(before, limit + 1)
+            return {**page(_shown(found[-limit:]), limit), "has_more": len(found) > limit}
+        with a_cursor("after"):
+            found = search.following(after, limit + 1)
+        return page(_shown(found), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Events that the query asks for, read from the store in batches."""
+
+    store: TenantStore
+    query: Query
+
+    def following(self, after: str | None, num: int) -> list[Event]:
+        """The first `num` after that event, or of all."""
+        found: list[Event] = []
+        while len(found) < num:
+            batch = self._batch(after=after)
+            found += filter(self._is_meant, batch)
+            if len(batch) < _BATCH:
+                break
+            after = batch[-1].id
+        return found[:num]
+
+    def preceding(self, before: str, num: int) -> list[Event]:
+        """The last `num` before that event."""
+        found: list[Event] = []
+        while len(found) < num:
+            batch = self._batch(before=before)
+            found = [*filter(self._is_meant, batch), *found]
+            if len(batch) < _BATCH:
+                break
+            before = batch[0].id
+        return found[-num:]
+
+    def _batch(self, *, after: str | None = None, before: str | None = None) -> list[Event]:
+        since_s, until_s = _range(self.query)
+        return self.store.events(
+            after=after,
+            before=before,
+            limit=_BATCH,
+            kinds=self.query.texts("event_types"),
+            tenant_ids=self.query.texts("project_ids"),
+            since_ms=since_s * 1000,
+            until_ms=until_s * 1000,
+        )
+
+    def _is_meant(self, event: Event) -> bool:
+        actors, resources = self.query.texts("actor_ids"), self.query.texts("resource_ids")
+        return (not actors or event.actor in actors) and (not resources or event.details.get("id") in resources)
+
+
+def _range(query: Query) -> tuple[int, int]:
+    """The seconds from and up to which events are meant."""
+    said = {name: query.integer(f"effective_at[{name}]") for name in _TIMES}
+    gt, gte, lt, lte = (said[name] for name in _TIMES)
+    since = max(-1 if gt is None else gt, -1 if gte is None else gte - 1) + 1
+    until = min(MAX_TIME_S + 1 if lt is None else lt, MAX_TIME_S + 1 if lte is None else lte + 1)
+    return since, until
+
+
+def _shown(events: list[Event]) -> list[Json]:
+    return [
+        {
+            "id": event.id,
+            "type": event.kind,
+            "effective_at": seconds(event.at_ms),
+            "actor": _actor(event.actor),
+            **({"project": {"id": event.tenant_id}} if event.tenant_id is not None else {}),
+            event.kind: dict(event.details),
+        }
+        for event in events
+    ]
+
+
+def _actor(actor: str) -> Json:
+    """An admin key, or whoever sat at the machine itself."""
+    if actor.startswith(_KEY_PREFIX):
+        return {"type": "api_key", "api_key": {"id": actor}}
+    return {"type": "session", "session": {"user": {"id": actor}}}

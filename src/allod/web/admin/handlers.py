@@ -1,0 +1,166 @@
+"""The entry to `/v1/organization/...`: which handler answers which method of which path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+
+from allod.core.errors import Denied, Invalid
+from allod.core.nations import Nation
+from allod.govern.store import TenantStore
+from allod.web.admin.accounts import Accounts
+from allod.web.admin.asked import Asked, Json
+from allod.web.admin.audit import Audit
+from allod.web.admin.keys import AdminKeys, ProjectKeys
+from allod.web.admin.limits import ModelPermissions, RateLimits
+from allod.web.admin.listing import page
+from allod.web.admin.projects import Projects
+from allod.web.admin.retention import Retention
+from allod.web.admin.spending import Spending
+from allod.web.admin.usage import Usage
+from allod.web.asgi import Call
+from allod.web.http import JSON, Headers, read_body
+
+ORGANIZATION_PREFIX = "/v1/organization/"
+METHODS = ("GET", "POST", "DELETE")
+BODY_LIMIT_BYTES = 1 << 20
+NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))  # an answer may hold a key
+Handler = Callable[..., Json]
+
+
+class Admin:
+    """OpenAI's administration interface over one store.
+
+    `models` are the names that are served, `embedding_models` those of them that only make embeddings; `currency` is
+    the realm's (ISO 4217). A handler is a plain function, run in a thread; those that change something take turns, so
+    that what one of them read is still so when it writes.
+    """
+
+    def __init__(
+        self,
+        store: TenantStore,
+        *,
+        nation: Nation,
+        models: Sequence[str],
+        embedding_models: Collection[str] = (),
+        currency: str = "GBP",
+    ) -> None:
+        self._store = store
+        self._changing = asyncio.Lock()
+        self._routes = {
+            **self._of_the_organization(
+                AdminKeys(store),
+                Audit(store),
+                Retention(store),
+                Spending(store, currency),
+                Usage(store, embedding_models=embedding_models, currency=currency),
+            ),
+            **self._of_projects(Projects(store, nation), Accounts(store, nation), ProjectKeys(store, nation)),
+            **self._of_what_projects_may(
+                RateLimits(store, models), ModelPermissions(store), Retention(store), Spending(store, currency)
+            ),
+        }
+
+    async def answer(self, call: Call) -> None:
+        """Any method of any path under the prefix. Raises Denied for a key that is not an admin's."""
+        if call.administrator is None:
+            raise Denied("an admin key is needed here", code="wrong_kind_of_key")
+        handler, ids = self._find(call)
+        body = await read_body(call.receive, limit_bytes=BODY_LIMIT_BYTES)
+        asked = Asked(call.administrator.id, call.start_ms, call.query, body)
+        if call.method == "GET":
+            made = await asyncio.to_thread(handler, asked, *ids)
+        else:
+            async with self._changing:
+                made = await asyncio.to_thread(handler, asked, *ids)
+        await call.respond(200, msgspec.json.encode(made), NOT_KEPT)
+
+    def _find(self, call: Call) -> tuple[Handler, list[str]]:
+        asked = call.path.removeprefix(ORGANIZATION_PREFIX).split("/")
+        allowed = {}
+        for (method, path), handler in self._routes.items():
+            parts = path.split("/")
+            if len(parts) == len(asked) and all(part in ("{}", word) for part, word in zip(parts, asked, strict=True)):
+                allowed[method] = handler, [word for part, word in zip(parts, asked, strict=True) if part == "{}"]
+        if not allowed:
+            raise Invalid(
+                "this part of the administration interface is not served here",
+                code="not_found",
+                hint="there are projects and all of theirs, admin_api_keys, usage, costs, spend_limit, audit_logs",
+            )
+        if call.method not in allowed:
+            call.allowed = ", ".join(allowed)
+            raise Invalid(f"{call.method} is not for {call.path}", code="method_not_allowed")
+        return allowed[call.method]
+
+    @staticmethod
+    def _of_the_organization(
+        keys: AdminKeys, audit: Audit, retention: Retention, spending: Spending, usage: Usage
+    ) -> dict[tuple[str, str], Handler]:
+        return {
+            ("GET", "admin_api_keys"): keys.listed,
+            ("POST", "admin_api_keys"): keys.create,
+            ("GET", "admin_api_keys/{}"): keys.retrieve,
+            ("DELETE", "admin_api_keys/{}"): keys.delete,
+            ("GET", "audit_logs"): audit.listed,
+            ("GET", "costs"): usage.costs,
+            ("GET", "usage/completions"): usage.completions,
+            ("GET", "usage/embeddings"): usage.embeddings,
+            ("GET", "data_retention"): retention.organization,
+            ("POST", "data_retention"): retention.update_organization,
+            ("GET", "spend_limit"): spending.organization,
+            ("POST", "spend_limit"): spending.update_organization,
+            ("DELETE", "spend_limit"): spending.delete_organization,
+            ("GET", "users"): _nobody,
+        }
+
+    def _of_projects(self, projects: Projects, accounts: Accounts, keys: ProjectKeys) -> dict[tuple[str, str], Handler]:
+        return {
+            ("GET", "projects"): projects.listed,
+            ("POST", "projects"): projects.create,
+            ("GET", "projects/{}"): projects.retrieve,
+            ("POST", "projects/{}"): projects.update,
+            ("POST", "projects/{}/archive"): projects.archive,
+            ("GET", "projects/{}/users"): self._nobody_of,
+            ("GET", "projects/{}/service_accounts"): accounts.listed,
+            ("POST", "projects/{}/service_accounts"): accounts.create,
+            ("GET", "projects/{}/service_accounts/{}"): accounts.retrieve,
+            ("POST", "projects/{}/service_accounts/{}"): accounts.update,
+            ("DELETE", "projects/{}/service_accounts/{}"): accounts.delete,
+            ("POST", "projects/{}/service_accounts/{}/api_keys"): accounts.create_key,
+            ("GET", "projects/{}/api_keys"): keys.listed,
+            ("GET", "projects/{}/api_keys/{}"): keys.retrieve,
+            ("POST", "projects/{}/api_keys/{}"): keys.update,
+            ("DELETE", "projects/{}/api_keys/{}"): keys.delete,
+        }
+
+    @staticmethod
+    def _of_what_projects_may(
+        limits: RateLimits, models: ModelPermissions, retention: Retention, spending: Spending
+    ) -> dict[tuple[str, str], Handler]:
+        return {
+            ("GET", "projects/{}/rate_limits"): limits.listed,
+            ("POST", "projects/{}/rate_limits/{}"): limits.update,
+            ("GET", "projects/{}/model_permissions"): models.retrieve,
+            ("POST", "projects/{}/model_permissions"): models.update,
+            ("DELETE", "projects/{}/model_permissions"): models.delete,
+            ("GET", "projects/{}/data_retention"): retention.project,
+            ("POST", "projects/{}/data_retention"): retention.update_project,
+            ("GET", "projects/{}/spend_limit"): spending.project,
+            ("POST", "projects/{}/spend_limit"): spending.update_project,
+            ("DELETE", "projects/{}/spend_limit"): spending.delete_project,
+        }
+
+    def _nobody_of(self, asked: Asked, project_id: str) -> Json:
+        self._store.tenant(project_id)
+        return _nobody(asked)
+
+
+def _nobody(asked: Asked) -> Json:
+    """`GET users`: people have no accounts here; keys and service accounts do."""
+    query = asked.search("after", "limit", lists=("emails",))
+    if query.text("after") is not None:
+        raise Invalid("after names nothing in this list", code="unknown_cursor", param="after")
+    return page([], query.limit())

@@ -1,0 +1,227 @@
+"""Keys: `projects/{id}/api_keys` and `admin_api_keys`. A key is shown once, when it is made; a deleted one is gone.
+
+The store keeps revoked keys, for the audit; here they are not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from itertools import islice
+
+from allod.core.errors import Invalid
+from allod.core.nations import Nation
+from allod.govern.store import TenantStore
+from allod.govern.tenants import ADMIN_PREFIX, USE_PREFIX, Account, Key, Scope, Tenant, new_api_key, new_id
+from allod.web.admin import bodies
+from allod.web.admin.asked import Asked, Json, seconds, unsupported
+from allod.web.admin.listing import a_cursor, page, page_of_all
+from allod.web.admin.projects import active
+from allod.web.admin.terms import scope_of, with_scope
+
+_BATCH = 1000
+
+
+class ProjectKeys:
+    """Handlers of a project's keys."""
+
+    def __init__(self, store: TenantStore, nation: Nation) -> None:
+        self._store = store
+        self._nation = nation
+
+    def listed(self, asked: Asked, project_id: str) -> Json:
+        """`GET projects/{id}/api_keys`, in the order of their ids."""
+        query = asked.search("after", "limit", "owner_project_access")
+        limit, after = query.limit(), query.text("after")
+        access = query.choice("owner_project_access", "any", "active", "inactive")
+        project = self._store.tenant(project_id)
+        if after is not None:
+            with a_cursor("after"):
+                _key(self._store, after, project_id)
+        if access not in ("any", _access(project)):
+            return page([], limit)
+        found = islice(_living(self._store, project_id, after=after or ""), limit + 1)
+        return page(self._shown(project, found), limit)
+
+    def retrieve(self, asked: Asked, project_id: str, key_id: str) -> Json:
+        """`GET projects/{id}/api_keys/{key}`."""
+        key = _living_key(self._store, key_id, project_id)
+        return self._shown(self._store.tenant(project_id), [key])[0]
+
+    def update(self, asked: Asked, project_id: str, key_id: str) -> Json:
+        """`POST projects/{id}/api_keys/{key}`: another end of its life, another scope."""
+        body = asked.read(bodies.KeyUpdate)
+        refuse_scopes(body)
+        project = active(self._store, project_id)
+        key = _living_key(self._store, key_id, project_id)
+        if key.expires_ms is not None and key.expires_ms <= asked.now_ms:
+            raise Invalid("the key has expired", code="key_expired", hint="make another")
+        changes = {name: value for name, value in bodies.given(body).items() if name == "expires_in_seconds"}
+        if changes:
+            key = replace(key, expires_ms=asked.now_ms + changes["expires_in_seconds"] * 1000)
+        scope = key_scope(key.scope, body, self._nation)
+        if scope != key.scope:
+            key = replace(key, scope=scope)
+            changes["allod"] = {"scope": scope_of(scope)}
+        event = asked.event("api_key.updated", project_id, id=key.id, changes_requested=changes)
+        self._store.put_key(key, event)
+        return self._shown(project, [key])[0]
+
+    def delete(self, asked: Asked, project_id: str, key_id: str) -> Json:
+        """`DELETE projects/{id}/api_keys/{key}`: gateways know within a second."""
+        key = _living_key(self._store, key_id, project_id)
+        revoke(self._store, asked, key)
+        return {"id": key.id, "object": "organization.project.api_key.deleted", "deleted": True}
+
+    def _shown(self, project: Tenant, keys: Iterable[Key]) -> list[Json]:
+        account = cache(partial(self._store.account, project.id))
+        return [
+            {
+                "id": key.id,
+                "object": "organization.project.api_key",
+                "name": key.name,
+                "redacted_value": f"{USE_PREFIX}...{key.hint}",
+                "created_at": seconds(key.created_ms),
+                "expires_at": seconds(key.expires_ms),
+                "last_used_at": seconds(key.last_used_ms),
+                "owner": _owner(None if key.account_id is None else account(key.account_id)),
+                "owner_project_access": _access(project),
+                "allod": {"scope": scope_of(key.scope)},
+            }
+            for key in keys
+        ]
+
+
+class AdminKeys:
+    """Handlers of the keys that open this interface, and nothing else."""
+
+    def __init__(self, store: TenantStore) -> None:
+        self._store = store
+
+    def listed(self, asked: Asked) -> Json:
+        """`GET admin_api_keys`, by their time."""
+        query = asked.search("after", "limit", "order")
+        keys = sorted(_living(self._store, None), key=lambda key: (key.created_ms, key.id))
+        if query.choice("order", "asc", "desc") == "desc":
+            keys.reverse()
+        return page_of_all([_shown_admin(key) for key in keys], query, limit=query.limit())
+
+    def create(self, asked: Asked) -> Json:
+        """`POST admin_api_keys`: the only answer that holds the key."""
+        body = asked.read(bodies.AdminKeyCreate)
+        key, secret = new_key(asked, None, name=body.name, life_s=body.expires_in_seconds)
+        self._store.put_key(key, asked.event("api_key.created", None, id=key.id, data={"allod": {"admin": True}}))
+        return {**_shown_admin(key), "value": secret}
+
+    def retrieve(self, asked: Asked, key_id: str) -> Json:
+        """`GET admin_api_keys/{key}`."""
+        return _shown_admin(_living_key(self._store, key_id, None))
+
+    def delete(self, asked: Asked, key_id: str) -> Json:
+        """`DELETE admin_api_keys/{key}`, unless none were left that lasts: nobody could make another."""
+        key = _living_key(self._store, key_id, None)
+        if not any(other.id != key.id and other.expires_ms is None for other in _living(self._store, None)):
+            raise Invalid(
+                "this is the last admin key that does not expire",
+                code="last_admin_key",
+                hint="make another admin key without an expiry first",
+            )
+        revoke(self._store, asked, key)
+        return {"id": key.id, "object": "organization.admin_api_key.deleted", "deleted": True}
+
+
+def new_key(
+    asked: Asked,
+    tenant_id: str | None,
+    *,
+    name: str,
+    life_s: int | None,
+    account_id: str | None = None,
+    scope: Scope | None = None,
+) -> tuple[Key, str]:
+    """A key as it is kept, and as it is shown once; without a tenant an admin key."""
+    secret, digest, hint = new_api_key(ADMIN_PREFIX if tenant_id is None else USE_PREFIX)
+    key = Key(
+        id=new_id("key_"),
+        tenant_id=tenant_id,
+        account_id=account_id,
+        name=bodies.checked_name(name),
+        digest=digest,
+        hint=hint,
+        scope=scope or Scope(),
+        is_admin=tenant_id is None,
+        created_ms=asked.now_ms,
+        expires_ms=None if life_s is None else asked.now_ms + life_s * 1000,
+    )
+    return key, secret
+
+
+def revoke(store: TenantStore, asked: Asked, key: Key) -> None:
+    """End the key's life now."""
+    event = asked.event("api_key.deleted", key.tenant_id, id=key.id)
+    store.put_key(replace(key, revoked_ms=asked.now_ms), event)
+
+
+def key_scope(scope: Scope, body: bodies.KeyCreate | bodies.KeyUpdate | bodies.AccountCreate, nation: Nation) -> Scope:
+    """The scope with what the body's `allod` member asks for."""
+    asked = bodies.given(body.allod).get("scope")
+    return scope if asked is None else with_scope(scope, asked, nation)
+
+
+def refuse_scopes(body: bodies.KeyCreate | bodies.KeyUpdate) -> None:
+    """The dialect's scopes name interfaces that this realm does not tell apart."""
+    if "scopes" in bodies.given(body):
+        raise unsupported("scopes", "say what the key may use in `allod.scope`: models, clearance, purposes")
+
+
+def _living(store: TenantStore, tenant_id: str | None, *, after: str = "") -> Iterator[Key]:
+    """The tenant's keys that were not revoked, in the order of their ids; None for admin keys."""
+    while batch := store.keys(tenant_id=tenant_id, after=after, limit=_BATCH):
+        yield from (key for key in batch if key.revoked_ms is None)
+        after = batch[-1].id
+
+
+def _key(store: TenantStore, key_id: str, tenant_id: str | None) -> Key:
+    """The key, revoked or not, if it is this tenant's; None for an admin key."""
+    key = store.key(key_id)
+    if key.tenant_id != tenant_id:
+        raise Invalid("there is no such key here", code="not_found")
+    return key
+
+
+def _living_key(store: TenantStore, key_id: str, tenant_id: str | None) -> Key:
+    key = _key(store, key_id, tenant_id)
+    if key.revoked_ms is not None:
+        raise Invalid("the key was deleted", code="not_found")
+    return key
+
+
+def _access(project: Tenant) -> str:
+    return "active" if project.archived_ms is None else "inactive"
+
+
+def _owner(account: Account | None) -> Json:
+    """Who holds a key; the realm's own local key is nobody's."""
+    if account is None:
+        return {"type": None, "service_account": None, "user": None}
+    shown = {
+        "id": account.id,
+        "name": account.name,
+        "created_at": seconds(account.created_ms),
+        "role": account.role,
+    }
+    return {"type": "service_account", "service_account": shown, "user": None}
+
+
+def _shown_admin(key: Key) -> Json:
+    return {
+        "id": key.id,
+        "object": "organization.admin_api_key",
+        "name": key.name,
+        "redacted_value": f"{ADMIN_PREFIX}...{key.hint}",
+        "created_at": seconds(key.created_ms),
+        "expires_at": seconds(key.expires_ms),
+        "last_used_at": seconds(key.last_used_ms),
+        "owner": {"object": "organization.user", "type": "user", "role": "owner", "id": key.id, "name": key.name},
+    }

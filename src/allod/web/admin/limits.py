@@ -1,0 +1,114 @@
+"""`projects/{id}/rate_limits` and `model_permissions`: how fast a tenant may go, per model, and with which models.
+
+The dialect's limits are numbers: the largest one that JSON keeps exact, 2^53 - 1, stands for "no limit".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from allod.core.canonical import MAX_SAFE_INTEGER
+from allod.core.errors import Invalid
+from allod.govern.store import TenantStore
+from allod.govern.tenants import Quota, Tenant
+from allod.web.admin import bodies
+from allod.web.admin.asked import Asked, Json, unsupported
+from allod.web.admin.listing import page_of_all
+from allod.web.admin.projects import active, put_changed
+from allod.web.admin.query import MAX_LIMIT
+
+NO_LIMIT = MAX_SAFE_INTEGER
+_PREFIX = "rl-"
+_NAME_OF = {"max_requests_per_1_minute": "requests_per_minute", "max_tokens_per_1_minute": "tokens_per_minute"}
+
+
+class RateLimits:
+    """Handlers of a project's limits: one for each model that is served, or was when its limit was set."""
+
+    def __init__(self, store: TenantStore, models: Sequence[str]) -> None:
+        self._store = store
+        self._models = models
+
+    def listed(self, asked: Asked, project_id: str) -> Json:
+        """`GET projects/{id}/rate_limits`, by the models' names."""
+        query = asked.search("after", "before", "limit")
+        tenant = self._store.tenant(project_id)
+        limits = [_shown(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
+        return page_of_all(limits, query, limit=query.limit(usual=MAX_LIMIT))
+
+    def update(self, asked: Asked, project_id: str, limit_id: str) -> Json:
+        """`POST projects/{id}/rate_limits/{id}`."""
+        body = asked.read(bodies.RateLimitUpdate)
+        changes = bodies.given(body)
+        for param in changes.keys() - {*_NAME_OF, "allod"}:
+            raise unsupported(param, "requests and tokens per minute can be limited, and budgets per day and month")
+        tenant = active(self._store, project_id)
+        model = limit_id.removeprefix(_PREFIX)
+        if not limit_id.startswith(_PREFIX) or model not in (*self._models, *tenant.model_quotas):
+            raise Invalid("there is no such rate limit; each model has one", code="not_found")
+        limits = {name: _limit(changes[field]) for field, name in _NAME_OF.items() if field in changes}
+        quota = replace(tenant.model_quotas.get(model, Quota()), **limits, **bodies.given(body.allod))
+        others = {name: other for name, other in tenant.model_quotas.items() if name != model}
+        tenant = replace(tenant, model_quotas=others if quota == Quota() else {**others, model: quota})
+        if "allod" in changes:
+            changes["allod"] = bodies.given(body.allod)
+        event = asked.event("rate_limit.updated", tenant.id, id=limit_id, changes_requested=changes)
+        self._store.put_tenant(tenant, event)
+        return _shown(tenant, model)
+
+
+class ModelPermissions:
+    """Handlers of what a project may use. Only lists of what is permitted: a list of what is denied permits whatever
+    comes later. No list at all is shown as one that denies nothing."""
+
+    def __init__(self, store: TenantStore) -> None:
+        self._store = store
+
+    def retrieve(self, asked: Asked, project_id: str) -> Json:
+        """`GET projects/{id}/model_permissions`."""
+        return _permissions(self._store.tenant(project_id))
+
+    def update(self, asked: Asked, project_id: str) -> Json:
+        """`POST projects/{id}/model_permissions`."""
+        body = asked.read(bodies.ModelPermissionsUpdate)
+        if body.mode == "deny_list" and body.model_ids:
+            raise unsupported("mode", "list what is allowed: models that come later would be allowed unseen")
+        return _permissions(self._put(asked, project_id, None if body.mode == "deny_list" else body.model_ids))
+
+    def delete(self, asked: Asked, project_id: str) -> Json:
+        """`DELETE projects/{id}/model_permissions`: every model again."""
+        self._put(asked, project_id, None)
+        return {"object": "project.model_permissions.deleted", "deleted": True}
+
+    def _put(self, asked: Asked, project_id: str, models: list[str] | None) -> Tenant:
+        tenant = active(self._store, project_id)
+        scope = replace(tenant.scope, models=None if models is None else frozenset(models))
+        tenant = replace(tenant, scope=scope)
+        put_changed(self._store, asked, tenant, {"allod": {"scope": {"models": models}}})
+        return tenant
+
+
+def _limit(asked: int) -> int | None:
+    return None if asked == NO_LIMIT else asked
+
+
+def _shown(tenant: Tenant, model: str) -> Json:
+    quota = tenant.model_quotas.get(model, Quota())
+    limits = {field: getattr(quota, name) or NO_LIMIT for field, name in _NAME_OF.items()}
+    return {
+        "id": f"{_PREFIX}{model}",
+        "object": "project.rate_limit",
+        "model": model,
+        **limits,
+        "allod": {"concurrent": quota.concurrent},
+    }
+
+
+def _permissions(tenant: Tenant) -> Json:
+    models = tenant.scope.models
+    return {
+        "object": "project.model_permissions",
+        "mode": "deny_list" if models is None else "allow_list",
+        "model_ids": sorted(models or ()),
+    }
