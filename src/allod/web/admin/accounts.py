@@ -63,7 +63,7 @@ class Accounts:
         changes = bodies.given(body)
         account = replace(account, **changes)
         bodies.checked_name(account.name)
-        event = asked.event("service_account.updated", project_id, id=account.id, changes_requested=changes)
+        event = asked.event("service_account.updated", project_id, id=account.id, changes_requested={"allod": changes})
         self._store.put_account(account, event)
         return _shown(account)
 
