@@ -130,6 +130,20 @@ async def test_a_turn_that_was_just_given_is_not_lost_by_cancelling() -> None:
     await guests.end()
 
 
+async def test_a_turn_given_to_somebody_who_has_just_left_goes_on() -> None:
+    """Cancelled in the very moment before it is chosen, it passes the place on."""
+    guests = Guests(Admission(num_running=1, num_waiting=2))
+    for number in range(3):
+        guests.arrive(number)
+    await settle()
+    guests.leave[0].set()
+    guests.tasks[1].cancel()
+    await settle()
+    assert guests.running == [2]
+    assert not guests.tasks[0].exception()
+    await guests.end()
+
+
 async def test_failing_inside_gives_the_turn_back() -> None:
     """Whatever is raised during a turn."""
     admission = Admission(num_running=1, num_waiting=0)

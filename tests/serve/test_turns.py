@@ -37,7 +37,9 @@ class FirstCome(Turns):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A request to come at tick `at`. `told_prompt` is what is believed of its prompt beforehand."""
+    """A request to come at tick `at`. `told_prompt` is what is believed of its prompt beforehand; after `patience`
+    ticks of waiting it gives up.
+    """
 
     at: int
     tenant: str
@@ -47,6 +49,7 @@ class Job:
     weight: int = 1
     priority: int = 0
     told_prompt: int | None = None
+    patience: float = FOREVER
 
 
 class Engine:
@@ -59,11 +62,13 @@ class Engine:
         self.watch = watch
         self.tick = 0
         self.waiting: dict[Ticket, Job] = {}
+        self.impatient: set[Ticket] = set()
         self.running: dict[Ticket, list[int]] = {}  # ticks of reading left, tokens made
         self.jobs: dict[Ticket, Job] = {}
         self.waits: dict[str, list[int]] = defaultdict(list)
         self.service: dict[str, int] = defaultdict(int)
         self.refused: list[tuple[Job, Unavailable]] = []
+        self.given_up: list[Job] = []
 
     def run(self, *, until: float = FOREVER) -> Engine:
         while self.tick < until and (self.coming or self.running or self.waiting):
@@ -71,6 +76,8 @@ class Engine:
                 self.tick = max(self.tick, self.coming[-1].at)
             while self.coming and self.coming[-1].at <= self.tick:
                 self._arrive(self.coming.pop())
+            for ticket in [one for one in self.impatient if self.tick >= self.jobs[one].at + self.jobs[one].patience]:
+                self._give_up(ticket)
             self.watch(self)
             for ticket in list(self.running):
                 self._step(ticket)
@@ -94,11 +101,20 @@ class Engine:
         self.jobs[ticket] = job
         if ticket.started_s is None:
             self.waiting[ticket] = job
+            if job.patience < FOREVER:
+                self.impatient.add(ticket)
         else:
             self._start(ticket)
 
+    def _give_up(self, ticket: Ticket) -> None:
+        self.turns.give_up(ticket)
+        self.given_up.append(self.jobs.pop(ticket))
+        self.impatient.remove(ticket)
+        del self.waiting[ticket]
+
     def _start(self, ticket: Ticket) -> None:
         job = self.jobs[ticket]
+        self.impatient.discard(ticket)
         self.waits[job.tenant].append(self.tick - job.at)
         self.service[job.tenant] += cost_of(job.prompt, 0)
         self.running[ticket] = [job.prompt // READ_TOKENS, 0]
@@ -142,6 +158,7 @@ some_jobs = st.lists(
         completion=st.integers(1, MOST_COMPLETION),
         max_tokens=st.just(MOST_COMPLETION),
         told_prompt=st.none() | st.integers(0, MOST_PROMPT),
+        patience=st.just(FOREVER) | st.integers(0, 40),
     ),
     max_size=40,
 )
@@ -212,8 +229,26 @@ def test_a_place_is_never_free_while_somebody_waits(jobs: list[Job]) -> None:
         assert len(engine.waiting) == engine.turns.num_waiting
 
     engine = Engine(make(num_running=PLACES), jobs, watch=watch).run()
-    assert sum(map(len, engine.waits.values())) == len(jobs)
+    assert sum(map(len, engine.waits.values())) + len(engine.given_up) == len(jobs)
     assert engine.turns.num_free == PLACES
+
+
+@given(some_jobs)
+@settings(deadline=None)
+def test_what_is_kept_about_those_who_wait_is_so(jobs: list[Job]) -> None:
+    """Sums that are carried along equal the sums over those who wait, and no list outgrows them."""
+
+    def watch(engine: Engine) -> None:
+        lines = {ticket.line for ticket in engine.waiting}
+        queue = engine.turns._first
+        assert queue.num_waiting == len(engine.waiting)
+        assert queue.waiting_weight == sum(line.weight for line in lines)
+        assert queue.waiting_cost == sum(ticket.cost for ticket in engine.waiting)
+        assert all(list(line.waiting) == [one for one in engine.waiting if one.line is line] for line in lines)
+        assert len(queue._heap) <= 65 + 2 * len(engine.waiting)
+        assert (first := queue.first()) is None or first.counter == min(line.counter for line in lines)
+
+    Engine(make(num_running=PLACES), jobs, watch=watch).run()
 
 
 def test_a_weight_is_a_part_of_the_service() -> None:
@@ -331,6 +366,15 @@ def test_batch_is_slowed_and_not_starved(completion: int) -> None:
     jobs += [Job(0, "batch", completion=completion, priority=1) for _ in range(9000)]
     engine = Engine(make(), jobs).run(until=9000)
     assert engine.service["batch"] / sum(engine.service.values()) == pytest.approx(1 / BATCH_PART, rel=0.15)
+
+
+def test_batch_gathers_no_claim_while_it_asks_for_nothing() -> None:
+    """What it was owed when it gave up is gone: who comes later waits for a claim of his own."""
+    people = [Job(0, "people", completion=10) for _ in range(200)]
+    gone = Job(0, "batch", completion=90, priority=1, patience=500)
+    engine = Engine(make(num_running=1), [*people, gone, Job(600, "late", completion=5, priority=1)]).run()
+    assert engine.given_up == [gone]
+    assert engine.waits["late"][0] >= 50
 
 
 # Bounds

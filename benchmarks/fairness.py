@@ -1,0 +1,338 @@
+"""What fair turns give and cost at the real engine, beside first come, first served: one heavy tenant and nine light.
+
+    python benchmarks/fairness.py --traces DIRECTORY [--rounds 2] [--seconds 45] [--model smollm2-135m]
+
+The sealed engine behind `Admission`, in one process. Arrivals are stretches of Azure's conversation trace, tokens made
+fewer and time scaled to the pace that is measured before each round: each light tenant asks for `LIGHT` of a tenth of the engine,
+the heavy one for `HEAVY` times all of it. Rounds alternate between both ways to choose; both get the same arrivals.
+
+- Service gap: the greatest difference between two tenants' service over any stretch in which both had requests waiting.
+- Wait: from arrival to the turn, and to the first token. A light tenant's share alone is an engine with a tenth of the
+  pace that serves its requests one by one: computed, from the pace of the same round.
+- Work: cost of the tokens that the engine read and made in a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import random
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import combinations
+from pathlib import Path
+from statistics import median, quantiles
+
+from allod.app.engine import run_engine
+from allod.app.home import load_settings
+from allod.app.weights import prepare_weights
+from allod.core.requests import Chat, Completion, Piece, Sampling
+from allod.serve.admission import Admission, Turn
+from allod.serve.engine import Engine
+from allod.serve.fair_queue import FairQueue, Line, cost_of
+from allod.serve.turns import Turns
+from allod.settings import default_home
+from measure import machine, paired, rotated, spread
+
+TRACE = "AzureLLMInferenceTrace_conv.csv"
+NUM_LIGHT, LIGHT, HEAVY = 9, 0.7, 3.0
+FEWER_PROMPT_TOKENS, FEWER_COMPLETION_TOKENS = 40, 12
+MAX_WORDS, MAX_COMPLETION = 48, 32
+TEMPLATE_TOKENS = 32  # what the chat template adds to a prompt
+WORDS = ("sea", "ship", "wind", "rope", "mast", "sail", "hull", "deck", "bell", "lamp", "fish", "gull", "rain", "salt")
+
+
+class FirstComeQueue(FairQueue):
+    """By arrival, whoever it is."""
+
+    def rank(self, line: Line) -> float:
+        return next(iter(line.waiting)).number
+
+
+class FirstComeTurns(Turns):
+    queue_type = FirstComeQueue
+
+
+class FirstCome(Admission):
+    turns_type = FirstComeTurns
+
+
+WAYS = {"fair turns": Admission, "first come": FirstCome}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request: when, in seconds of the round, whose, how many words, and how long an answer."""
+
+    at_s: float
+    tenant: str
+    words: int
+    tokens: int
+
+    @property
+    def cost(self) -> int:
+        return cost_of(TEMPLATE_TOKENS + self.words, self.tokens)
+
+
+@dataclass(slots=True)
+class Round:
+    """What happened to the requests of one round."""
+
+    turn_waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    first_waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    service: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    waiting: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    stretches: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # least and greatest difference
+    gap: int = 0
+    most_tokens: int = 0  # of one request
+    seconds: float = 0.0
+
+    @property
+    def bound(self) -> int:
+        """2 × the dearest that the places can hold, by the longest request that came."""
+        return 2 * cost_of(0, self.most_tokens)
+
+    @property
+    def pace(self) -> float:
+        return sum(self.service.values()) / self.seconds
+
+    def serve(self, tenant: str, cost: int) -> None:
+        self.service[tenant] += cost
+        for pair, (least, greatest) in self.stretches.items():
+            if tenant in pair:
+                difference = self.service[pair[0]] - self.service[pair[1]]
+                least, greatest = min(least, difference), max(greatest, difference)
+                self.stretches[pair] = least, greatest
+                self.gap = max(self.gap, greatest - least)
+
+    def wait(self, tenant: str, change: int) -> None:
+        """One more or one fewer of the tenant's requests waits: stretches begin and end with that."""
+        self.waiting[tenant] += change
+        both = [name for name, number in self.waiting.items() if number > 0]
+        now = {pair: self.service[pair[0]] - self.service[pair[1]] for pair in combinations(sorted(both), 2)}
+        self.stretches = {pair: self.stretches.get(pair, (gap, gap)) for pair, gap in now.items()}
+
+
+def read_trace(directory: Path) -> list[tuple[float, int, int]]:
+    """Seconds, words and answer tokens, made fewer."""
+    path = directory / TRACE
+    if not path.exists():
+        sys.exit(f"error: {path} is missing\n\nhint: it is published with Azure's public dataset")
+    with path.open() as lines:
+        return [
+            (
+                datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(),
+                min(MAX_WORDS, 1 + int(row["ContextTokens"]) // FEWER_PROMPT_TOKENS),
+                min(MAX_COMPLETION, 1 + int(row["GeneratedTokens"]) // FEWER_COMPLETION_TOKENS),
+            )
+            for row in csv.DictReader(lines)
+        ]
+
+
+def scaled(rows: Sequence[tuple[float, int, int]], tenant: str, *, pace: float, seconds: float) -> list[Ask]:
+    """As many requests from the start of `rows` as cost `pace` a second over those seconds, in the trace's rhythm."""
+    asks, cost = [], 0
+    for at_s, words, tokens in rows:
+        asks.append(Ask(at_s, tenant, words, tokens))
+        cost += asks[-1].cost
+        if cost >= pace * seconds:
+            break
+    begin, whole = asks[0].at_s, max(asks[-1].at_s - asks[0].at_s, 1e-9)
+    return [Ask((ask.at_s - begin) / whole * seconds, tenant, ask.words, ask.tokens) for ask in asks]
+
+
+def arrivals(rows: list[tuple[float, int, int]], *, pace: float, seconds: float, number: int) -> list[Ask]:
+    """A round's requests: every tenant has a stretch of the trace to itself, and another one each round."""
+    step = len(rows) // (NUM_LIGHT + 2)
+    share = LIGHT * pace / (NUM_LIGHT + 1)
+    asks = scaled(rows[number * 300 :], "heavy", pace=HEAVY * pace, seconds=seconds)
+    for light in range(NUM_LIGHT):
+        start = (light + 1) * step + number * 100
+        asks += scaled(rows[start:], f"light {light}", pace=share, seconds=seconds)
+    return sorted(asks, key=lambda ask: ask.at_s)
+
+
+def chat_for(ask: Ask) -> Chat:
+    """A prompt that is new from its first words, so that no cache answers for the engine."""
+    chosen = random.choices(WORDS, k=ask.words)
+    sampling = Sampling(seed=1, temperature=1.0, max_tokens=ask.tokens)
+    return Chat("", ({"role": "user", "content": " ".join(chosen)},), sampling)
+
+
+async def answer(engine: Engine, admission: Admission, ask: Ask, done: Round, begin_s: float) -> None:
+    """One request, from its arrival to its end, or to the end of the round."""
+    waits, told = done.first_waits, TEMPLATE_TOKENS + ask.words
+    done.wait(ask.tenant, 1)
+    is_waiting = True
+    try:
+        async with admission.turn(ask.tenant, prompt_tokens=told, max_tokens=MAX_COMPLETION) as turn:
+            done.wait(ask.tenant, -1)
+            is_waiting = False
+            done.turn_waits[ask.tenant].append(time.monotonic() - begin_s - ask.at_s)
+            async for first_s in _streamed(engine, turn, ask, done):
+                waits[ask.tenant].append(first_s - begin_s - ask.at_s)
+    except asyncio.CancelledError:  # what still waits has waited so long at least
+        if is_waiting:
+            done.wait(ask.tenant, -1)
+            done.turn_waits[ask.tenant].append(time.monotonic() - begin_s - ask.at_s)
+            waits[ask.tenant].append(time.monotonic() - begin_s - ask.at_s)
+        raise
+
+
+async def _streamed(engine: Engine, turn: Turn, ask: Ask, done: Round) -> AsyncGenerator[float, None]:
+    """Yields once: when the first token came."""
+    made, told = 0, TEMPLATE_TOKENS + ask.words
+    done.serve(ask.tenant, cost_of(told, 0))
+    async with aclosing(engine.stream(chat_for(ask), salt=ask.tenant.encode().hex())) as pieces:
+        async for item in pieces:
+            if isinstance(item, Piece):
+                made += 1
+                turn.used(made)
+                done.serve(ask.tenant, cost_of(0, 1))
+                if made == 1:
+                    yield time.monotonic()
+            elif isinstance(item, Completion):
+                usage = item.usage
+                turn.finish(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+                done.serve(ask.tenant, cost_of(usage.prompt_tokens - told, usage.completion_tokens - made))
+                done.most_tokens = max(done.most_tokens, usage.prompt_tokens + MAX_COMPLETION)
+
+
+async def play(engine: Engine, kind: type[Admission], asks: list[Ask], *, seconds: float) -> Round:
+    """One round: requests come when they come, and after `seconds` all is over."""
+    admission = kind(num_running=2 * engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
+    done, begin_s, tasks = Round(), time.monotonic(), []
+    for ask in asks:
+        await asyncio.sleep(max(0.0, begin_s + ask.at_s - time.monotonic()))
+        tasks.append(asyncio.create_task(answer(engine, admission, ask, done, begin_s)))
+    await asyncio.sleep(max(0.0, begin_s + seconds - time.monotonic()))
+    done.seconds = time.monotonic() - begin_s
+    done.most_tokens *= 2 * engine.info.slots
+    await stop(tasks)
+    return done
+
+
+async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End what still runs or waits. Raises whatever went wrong in any."""
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
+
+
+async def measure_pace(engine: Engine, rows: list[tuple[float, int, int]], *, seconds: float) -> float:
+    """Cost a second when there is always more to do, without the start, when all places fill at once."""
+    admission = Admission(num_running=2 * engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
+    asks = [Ask(0.0, "all", words, tokens) for _, words, tokens in rows[:400]]
+    done, tasks = Round(), []
+    for ask in asks:
+        tasks.append(asyncio.create_task(answer(engine, admission, ask, done, time.monotonic())))
+    await asyncio.sleep(seconds / 3)
+    before, begin_s = done.service["all"], time.monotonic()
+    await asyncio.sleep(seconds * 2 / 3)
+    pace = (done.service["all"] - before) / (time.monotonic() - begin_s)
+    await stop(tasks)
+    return pace
+
+
+def alone(asks: list[Ask], tenant: str, *, pace: float) -> tuple[list[float], list[float]]:
+    """A tenant's waits at an engine of that pace, one request at a time: to the turn, and to the first token."""
+    free_s, turns, firsts = 0.0, [], []
+    for ask in asks:
+        if ask.tenant == tenant:
+            start_s = max(free_s, ask.at_s)
+            turns.append(start_s - ask.at_s)
+            firsts.append(turns[-1] + (cost_of(TEMPLATE_TOKENS + ask.words, 1)) / pace)
+            free_s = start_s + ask.cost / pace
+    return turns, firsts
+
+
+def percentile_90(values: Sequence[float]) -> float:
+    return quantiles(values, n=10)[-1]
+
+
+@dataclass(slots=True)
+class Figures:
+    """Of one way to choose, round by round."""
+
+    gap: list[float] = field(default_factory=list)
+    turn_s: list[float] = field(default_factory=list)
+    first_s: list[float] = field(default_factory=list)
+    turn_ratio: list[float] = field(default_factory=list)
+    first_ratio: list[float] = field(default_factory=list)
+    pace: list[float] = field(default_factory=list)
+
+    def add(self, done: Round, asks: list[Ask], *, pace: float) -> None:
+        lights = [f"light {number}" for number in range(NUM_LIGHT)]
+        baseline = [alone(asks, light, pace=pace / (NUM_LIGHT + 1)) for light in lights]
+        self.gap.append(done.gap / done.bound)
+        self.turn_s.append(percentile_90([wait for light in lights for wait in done.turn_waits[light]]))
+        self.first_s.append(percentile_90([wait for light in lights for wait in done.first_waits[light]]))
+        self.turn_ratio.append(self.turn_s[-1] / percentile_90([wait for turns, _ in baseline for wait in turns]))
+        self.first_ratio.append(self.first_s[-1] / percentile_90([wait for _, firsts in baseline for wait in firsts]))
+        self.pace.append(done.pace)
+
+
+def report(found: dict[str, Figures], *, bound: float) -> None:
+    """Each figure of both ways, and what fairness costs, in pairs of a round."""
+    print(f"\nthe bound of the service gap is {bound:.0f} (in prompt tokens; a token of an answer is two)")
+    for name, one in found.items():
+        print(f"\n{name}: work {spread(one.pace, 0)} a second")
+        print(f"  service gap / bound: {spread(one.gap)}")
+        print(f"  light p90 until the turn: {spread(one.turn_s, 1)} s; over its share alone: {spread(one.turn_ratio)}")
+        print(
+            f"  light p90 to the 1st token: {spread(one.first_s, 1)} s; over its share alone: {spread(one.first_ratio)}"
+        )
+    fair, first = found.values()
+    print(f"\nwork, fair turns / first come: {spread(paired(fair.pace, first.pace), 3)}")
+
+
+@asynccontextmanager
+async def sealed_engine(model: str) -> AsyncGenerator[Engine, None]:
+    """The engine as `allod up` starts it."""
+    settings = load_settings({"model.name": model}, home=default_home())
+    weights = await asyncio.to_thread(prepare_weights, settings, lambda what, done, total: None)
+    async with run_engine(settings, weights) as engine:
+        yield engine
+
+
+async def run(words: argparse.Namespace) -> None:
+    rows = read_trace(words.traces)
+    found = {name: Figures() for name in WAYS}
+    bounds: list[float] = []
+    async with sealed_engine(words.model) as engine:
+        print(f"{engine.info.slots} slots, {2 * engine.info.slots} turns at a time")
+        for number in range(words.rounds):
+            pace = await measure_pace(engine, rows, seconds=9)
+            asks = arrivals(rows, pace=pace, seconds=words.seconds, number=number)
+            rounds = {
+                name: await play(engine, WAYS[name], asks, seconds=words.seconds)
+                for name in rotated(list(WAYS), number)
+            }
+            pace_of_round = median(done.pace for done in rounds.values())
+            for name, done in rounds.items():
+                found[name].add(done, asks, pace=pace_of_round)
+                bounds.append(done.bound)
+    report(found, bound=median(bounds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--traces", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--model", default="smollm2-135m")
+    words = parser.parse_args()
+    print(f"fair turns: {machine()}; {words.rounds} rounds of {words.seconds:.0f} s each way")
+    asyncio.run(run(words))
+
+
+if __name__ == "__main__":
+    main()
