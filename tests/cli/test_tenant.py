@@ -1,0 +1,303 @@
+"""`allod tenant` and `allod key`: what they change, what they refuse, and what they leave in the audit log."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allod.app.home import load_settings
+from allod.app.tenants import open_store
+from allod.cli.main import main
+from allod.core.canonical import MAX_SAFE_INTEGER
+from allod.govern.store import TenantStore
+from allod.govern.tenants import Budget, Quota, Scope, api_key_digest, local_tenant, new_id
+from allod.govern.tenants import Event as AuditEvent
+
+DAY_MS = 86_400_000
+Say = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A realm of the test's own."""
+    monkeypatch.setenv("ALLOD_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[TenantStore]:
+    """The same store, as another process would have it open."""
+    with closing(open_store(load_settings())) as opened:
+        yield opened
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Say it to the command line with `--json`: what it answers."""
+
+    def said(*words: str) -> Any:
+        assert main([*words, "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    return said
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Say what is wrong: it ends with 2, and says why and what would be right; what it said."""
+
+    def said(*words: str) -> str:
+        try:
+            status = main(words)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        printed = capsys.readouterr()
+        assert (status, printed.out) == (2, "")
+        assert any(text in printed.err for text in ("hint: ", "usage: ", " must be "))
+        return printed.err
+
+    return said
+
+
+def words_of(*words: str) -> frozenset[str]:
+    return frozenset(words)
+
+
+# Tenants
+
+
+def test_a_tenant_is_kept_as_it_was_said(say: Say, store: TenantStore) -> None:
+    """Label, scope, share, quotas and budgets; and what was not said is not restricted."""
+    words = ["--tier=OFFICIAL", "--markings=SENSITIVE,PERSONAL DATA", "--purposes=research", "--jurisdictions=GB"]
+    words += ["--models=a,b", "--clearance=SECRET", "--weight=5", "--priority=1", "--requests-per-minute=60"]
+    words += ["--tokens-per-minute=1000", "--concurrent=3", "--model-quota", "my model concurrent=1"]
+    words += ["--budget", "day tokens=100", "--budget", "month engine-ms=5 micros=7 millijoules=9 tokens=3"]
+    made = store.tenant(say("tenant", "add", "Press office", *words)["id"])
+    assert (made.name, made.tier, made.markings) == ("Press office", "OFFICIAL", words_of("SENSITIVE", "PERSONAL DATA"))
+    assert (made.purposes, made.jurisdictions) == (words_of("research"), words_of("GB"))
+    assert (made.scope.models, made.scope.clearance) == (words_of("a", "b"), "SECRET")
+    assert (made.weight, made.priority, made.quota) == (5, 1, Quota(60, 1000, 3))
+    assert made.model_quotas == {"my model": Quota(concurrent=1)}
+    assert made.budgets == (Budget("day", tokens=100), Budget("month", 3, 5, 9, 7))
+    plain = store.tenant(say("tenant", "add", "Plain")["id"])
+    assert (plain.quota, plain.budgets, plain.scope.models, plain.purposes) == (Quota(), (), None, None)
+
+
+def test_set_changes_what_is_named_and_nothing_else(say: Say, store: TenantStore) -> None:
+    """One quota lifted, one budget replaced; the others stay as they were."""
+    made = say("tenant", "add", "T", "--requests-per-minute=60", "--concurrent=2", "--budget", "day tokens=1")
+    say("tenant", "set", made["id"], "--concurrent=none", "--budget", "month tokens=9", "--name=U")
+    found = store.tenant(made["id"])
+    assert (found.name, found.quota) == ("U", Quota(60))
+    assert found.budgets == (Budget("day", tokens=1), Budget("month", tokens=9))
+    say("tenant", "set", "U", "--budget", "day none", "--models=a", "--markings=none")
+    say("tenant", "set", "U", "--models=any", "--model-quota", "m tokens-per-minute=5")
+    found = store.tenant(made["id"])
+    assert (found.budgets, found.scope.models) == ((Budget("month", tokens=9),), None)
+    assert found.model_quotas == {"m": Quota(tokens_per_minute=5)}
+    assert say("tenant", "set", "U", "--model-quota", "m none")["model_quotas"] == {}
+
+
+def test_an_archived_tenant_is_seen_only_when_asked_for(say: Say, refused: Callable[..., str]) -> None:
+    """It stays, and changes no more; a new one may have its name."""
+    old = say("tenant", "add", "T")["id"]
+    assert say("tenant", "archive", "T")["archived_ms"] is not None
+    assert say("tenant", "list") == []
+    assert [one["id"] for one in say("tenant", "list", "--all")] == [old]
+    assert "archived" in refused("tenant", "set", "T", "--weight=2")
+    assert "archived" in refused("key", "add", "T")
+    new = say("tenant", "add", "T")["id"]
+    assert say("tenant", "show", "T")["id"] == new
+    assert say("tenant", "show", old)["archived_ms"] is not None
+
+
+def test_two_of_one_name_must_be_told_apart(say: Say, refused: Callable[..., str]) -> None:
+    """The hint names their ids."""
+    ids = {say("tenant", "add", "T")["id"] for _ in range(2)}
+    said = refused("tenant", "archive", "T")
+    assert all(one in said for one in ids)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--tier=COSMIC",),
+        ("--markings=NO SUCH",),
+        ("--purposes=fun",),
+        ("--clearance=COSMIC",),
+        ("--requests-per-minute=0",),
+        ("--tokens-per-minute=-1",),
+        (f"--concurrent={MAX_SAFE_INTEGER + 1}",),
+        ("--weight=0",),
+        ("--weight=1001",),
+        ("--priority=2",),
+        ("--models=a,,b",),
+        ("--requests-per-minute=many",),
+        ("--budget=day",),
+        ("--budget=",),
+        ("--budget=year tokens=1",),
+        ("--budget=day tokens=0",),
+        ("--budget=day tokens=-1",),
+        ("--budget=day euros=1",),
+        ("--budget=day tokens=1 none",),
+        ("--model-quota=m",),
+        ("--model-quota=concurrent=1",),
+        ("--name=",),
+        ("--name=" + "x" * 300,),
+        (),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_changes_nothing(
+    say: Say, refused: Callable[..., str], store: TenantStore, words: tuple[str, ...]
+) -> None:
+    """Refused with what is wrong and what would be right; the tenant and the audit log stay as they were."""
+    made = say("tenant", "add", "T")["id"]
+    before, events = store.tenant(made), store.events()
+    refused("tenant", "set", "T", *words)
+    assert (store.tenant(made), store.events()) == (before, events)
+
+
+def test_the_local_tenant_cannot_be_archived(store: TenantStore, refused: Callable[..., str]) -> None:
+    """The realm's own key would open nothing any more."""
+    store.put_tenant(local_tenant(0), AuditEvent(new_id("audit_log-"), 0, "project.created", "test"))
+    assert "local" in refused("tenant", "archive", "local")
+
+
+@pytest.mark.parametrize("words", [("tenant", "show"), ("tenant", "archive"), ("key", "add"), ("key", "list")], ids=str)
+def test_a_tenant_that_is_not_there(refused: Callable[..., str], words: tuple[str, ...]) -> None:
+    """The hint says where to look."""
+    assert "allod tenant list" in refused(*words, "Nobody")
+
+
+def test_every_change_is_in_the_audit_log(say: Say, store: TenantStore) -> None:
+    """Who, what and when; what changed, and never a key or its digest."""
+    tenant = say("tenant", "add", "T")["id"]
+    say("tenant", "set", "T", "--weight=9")
+    first = say("key", "add", "T")
+    second = say("key", "rotate", first["id"])
+    say("key", "revoke", second["id"])
+    say("tenant", "archive", "T")
+    events = store.events()[::-1]
+    assert [event.kind for event in events] == [
+        "project.created",
+        "project.updated",
+        "api_key.created",
+        "api_key.created",
+        "api_key.updated",
+        "api_key.deleted",
+        "project.archived",
+    ]
+    assert {event.actor for event in events} == {f"cli:{getpass.getuser()}"}
+    assert {event.tenant_id for event in events} == {tenant}
+    assert events[1].details == {"weight": 9}
+    written = str(events)
+    for secret in (first["key"], second["key"]):
+        assert secret not in written
+        assert api_key_digest(secret) not in written
+
+
+# Keys
+
+
+def test_a_key_is_shown_once_and_kept_as_its_digest(
+    say: Say, store: TenantStore, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone on standard output, so that a program can take it; in the realm's files it is nowhere."""
+    tenant = say("tenant", "add", "T")["id"]
+    assert main(["key", "add", "T", "--name=CI", "--models=a", "--clearance=SECRET", "--purposes=research"]) == 0
+    secret = capsys.readouterr().out.removesuffix("\n")
+    [key] = store.keys(tenant_id=tenant)
+    assert (len(secret), secret[:6], key.digest, key.hint) == (49, "allod-", api_key_digest(secret), secret[-4:])
+    assert (key.name, key.scope) == ("CI", Scope(words_of("a"), "SECRET", words_of("research")))
+    assert not any(secret.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file())
+    assert main(["key", "list", "T"]) == 0
+    listed = capsys.readouterr().out
+    assert key.id in listed
+    assert secret not in listed
+    assert key.digest not in json.dumps(say("key", "list", "T"))
+
+
+def test_a_key_that_expires(say: Say) -> None:
+    """After thirty days, counted from now."""
+    say("tenant", "add", "T")
+    made = say("key", "add", "T", "--expires=30d")
+    assert made["expires_ms"] - made["created_ms"] == 30 * DAY_MS
+
+
+def test_rotation_leaves_no_gap(say: Say, store: TenantStore) -> None:
+    """The new key opens at once what the old one does, for as long; the old one still does for the overlap."""
+    say("tenant", "add", "T")
+    old = say("key", "add", "T", "--expires=30d", "--models=a")
+    new = say("key", "rotate", old["id"], "--overlap=2h")
+    kept = store.key(old["id"])
+    assert kept.revoked_ms is None
+    assert kept.expires_ms is not None
+    assert 0 <= kept.expires_ms - new["created_ms"] - 7_200_000 < 1000
+    assert (new["scope"], new["name"], new["tenant_id"]) == (old["scope"], old["name"], old["tenant_id"])
+    assert new["expires_ms"] - new["created_ms"] == 30 * DAY_MS
+    assert new["key"] != old["key"]
+
+
+def test_rotation_does_not_prolong_a_key(say: Say, store: TenantStore) -> None:
+    """One that ends sooner than the overlap ends when it would have."""
+    say("tenant", "add", "T")
+    old = say("key", "add", "T", "--expires=1h")
+    say("key", "rotate", old["id"], "--overlap=24h")
+    assert store.key(old["id"]).expires_ms == old["expires_ms"]
+
+
+def test_a_revoked_key_is_ended(say: Say, store: TenantStore, refused: Callable[..., str]) -> None:
+    """At once; it is not listed any more and cannot be rotated. Revoking it again changes nothing."""
+    say("tenant", "add", "T")
+    made = say("key", "add", "T")["id"]
+    assert say("key", "revoke", made)["revoked_ms"] is not None
+    before = store.key(made)
+    assert say("key", "revoke", made)["revoked_ms"] == before.revoked_ms
+    assert say("key", "list") == []
+    assert [one["id"] for one in say("key", "list", "--all")] == [made]
+    assert "revoked" in refused("key", "rotate", made)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--expires=0d",),
+        ("--expires=-1d",),
+        ("--expires=soon",),
+        ("--expires=9999999w",),
+        ("--clearance=COSMIC",),
+        ("--purposes=fun",),
+        ("--models=",),
+        ("--name=",),
+    ],
+    ids=str,
+)
+def test_a_key_that_makes_no_sense_is_not_made(say: Say, refused: Callable[..., str], words: tuple[str, ...]) -> None:
+    """Refused with what would be right."""
+    say("tenant", "add", "T")
+    refused("key", "add", "T", *words)
+    assert say("key", "list", "--all") == []
+
+
+@pytest.mark.parametrize("part", ["rotate", "revoke"])
+def test_a_key_that_is_not_there(refused: Callable[..., str], part: str) -> None:
+    """The hint says where to look."""
+    assert "allod key list" in refused("key", part, "key_x")
+
+
+def test_what_a_person_sees(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    """The limits in words, and what was used of them."""
+    say("tenant", "add", "Press", "--requests-per-minute=60", "--budget", "day tokens=100")
+    assert main(["tenant", "show", "Press"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("60 requests per minute", "100 tokens a day", "today", "0 requests"):
+        assert text in shown
+    assert main(["tenant", "list"]) == 0
+    assert "Press" in capsys.readouterr().out
