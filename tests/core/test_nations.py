@@ -122,6 +122,7 @@ WRONG: dict[str, tuple[list[Any], Any, str]] = {
     "a meaning with a line end": (["purposes", "harvest"], "a\nb", "purposes: harvest"),
     "identifiers that are no list": (["identifiers"], {}, "identifiers must be a list"),
     "an identifier that is text": (["identifiers", 0], "number", "identifiers[0] must be a table"),
+    "an identifier twice": (["identifiers"], PROFILE["identifiers"] * 2, "identifiers[1]: name: 'number' stands twice"),
     "an unknown check rule": (["identifiers", 0, "check"], "lunh", "identifiers[0]: unknown check rule 'lunh'"),
     "an unknown marking of an identifier": (["identifiers", 0, "marking"], "CAREFULLY", "unknown marking"),
     "letters in a number to be calculated with": (["identifiers", 0, "check"], "luhn", "luhn knows no letters"),

@@ -24,8 +24,9 @@ GB = read_nation(
 PERSONAL = {"PERSONAL DATA"}
 
 
-# Nobody's numbers: NHS numbers of the range for tests, births on a 29th or 31st of February that never was, a prefix (NC)
-# that was given to pension schemes with other suffixes. Check digits are calculated in another way than in the package.
+# Nobody's numbers: NHS numbers of the range for tests, births on a 29th or 31st of February that never was, a prefix of
+# National Insurance numbers (NC) that pension schemes once used, with other suffixes. Check digits are calculated in
+# another way than in the package.
 
 
 def nhs_number(body: int) -> str | None:
@@ -190,12 +191,13 @@ def test_each_identifier_gives_its_own_marking() -> None:
 
 
 def test_of_two_kinds_at_one_place_the_one_that_passes_is_told() -> None:
-    """A kind whose check fails does not stand in the way of the next."""
+    """A kind whose check fails does not stand in the way of the next; of two that pass, the first is told."""
     nation = Nation(
         *("xz", "Examplia", "", ()),
         identifiers=(Identifier("card", "[0-9]{4}", "luhn", "CARD"), Identifier("plot", "[0-9]{4}", "mod11", "LAND")),
     )
     assert [one.name for one in found_in("0019", nation)] == ["plot"]
+    assert [one.name for one in found_in("0000", nation)] == ["card"]
 
 
 def test_what_is_found_does_not_say_the_number() -> None:

@@ -19,8 +19,8 @@ from allod.core.nations import CHECK_RULES, DIGITS_ONLY, Identifier, Marking, Na
 
 MAX_WORDS = 64  # of one kind; as many as a list in a receipt holds
 
-# Tiers and markings travel in HTTP headers, markings with commas between them.
-_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ./&-]{0,62}[A-Za-z0-9])?")
+# Tiers and markings travel in HTTP headers, markings with commas between them: letters of any script, and no comma.
+_WORD = re.compile(r"\w(?:[\w ./&'-]{0,62}\w)?")
 _PURPOSE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _PLACE = re.compile(r"[A-Z]{2}(?:-[A-Z0-9]{1,3})?")  # ISO 3166-1 alpha-2, or ISO 3166-2
 _CODE = re.compile(r"[a-z]{2}")
