@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
-from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Sampling, Usage
 from allod.core.statements import SitePart, Statement, check_statement
-from allod.govern.keys import KeyRing
+from allod.govern.keys import Caller, KeyRing
+from allod.govern.policy import Decision, default_text, load_policy
+from allod.govern.policy_asked import Model, Site
+from allod.govern.prices import Prices
+from allod.govern.quotas import Quotas
+from allod.govern.stores.memory import MemoryStore
+from allod.govern.tenants import Key, Scope, Tenant, api_key_digest
 from allod.prove.commitments import commitment
 from allod.prove.daykeys import DayKeys
 from allod.prove.keys import SigningKey
@@ -22,16 +27,38 @@ from allod.prove.log import Log, open_log
 from allod.prove.segment import FileCalls
 from allod.prove.writer import Done, LogWriter, Outcome
 from allod.serve.admission import Admission
+from allod.serve.allowance import Allowance
+from allod.serve.controls import Controls
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.gateway import Gateway, ServedModel
+from allod.serve.recorder import Answered as Recorded
 from allod.serve.recorder import Recorder
+from allod.settings import load_nation
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 START_MS = 1_790_000_000_000  # a Monday in September 2026, at 14:13 UTC
 DAY_MS = 86_400_000
 SERVED = ServedModel("m", "Someone", "sha256:" + "0" * 64, "Apache-2.0", "GB", informative=True)
 Answered = Piece | Completion
+NATION = load_nation("gb")
+TENANT = Tenant("local", "This machine", START_MS)
+CALLER = Caller(
+    TENANT,
+    Key("key_local", "local", "a key", api_key_digest("secret"), "cret", START_MS),
+    Scope(),
+    NATION.tiers[-1],
+    NATION.lowest,
+)
+POLICY = load_policy(default_text(), NATION)
+PERMITTED = Decision(True, ("permit-use",), "It is allowed.", policy=POLICY.digest)
+FORBIDDEN = Decision(False, ("above-clearance",), "It is not.", policy=POLICY.digest)
+PRICES = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=2_000, micros_per_engine_second=0)
+
+
+def recorded(answer: bytes = b"", usage: Usage | None = None, finish: str = "stop", engine_ms: int = 0) -> Recorded:
+    """What came of a request."""
+    return Recorded(answer, finish, usage, engine_ms)
 
 
 class ScriptedEngine:
@@ -84,6 +111,7 @@ class Front:
     writer: LogWriter
     day_keys: DayKeys
     log: Log
+    quotas: Quotas
 
     async def prepared(self, asked: Request) -> Request:
         """A request that can be recorded: step 9 relies on this having been done."""
@@ -124,13 +152,33 @@ def front(tmp_path: Path) -> MakeFront:
 
         log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())
         writer, day_keys = LogWriter(log, deliver), DayKeys(tmp_path / "days")
-        parts: dict[str, Any] = {"model_name": "m", "site": SitePart("north", "GB"), "now_ms": lambda: START_MS + 50}
+        parts: dict[str, Any] = {
+            "model_name": "m",
+            "site": SitePart("north", "GB"),
+            "prices": PRICES,
+            "now_ms": lambda: START_MS + 50,
+        }
         recorder = Recorder(writer=writer, day_keys=day_keys, engine=engine, **{**parts, **changes})
         admission = Admission(num_running=num_running, num_waiting=num_waiting)
-        gateway = Gateway(model=SERVED, keys=KeyRing({}), engine=engine, admission=admission, recorder=recorder)
+        quotas = Quotas(MemoryStore(), gateway="a")
+        gateway = Gateway(
+            model=SERVED,
+            keys=KeyRing(NATION),
+            controls=Controls(
+                policy=POLICY,
+                nation=NATION,
+                model=Model("m", NATION.lowest),
+                site=lambda: Site("north", "GB", NATION.tiers[0], engine.info.seal),
+            ),
+            allowance=Allowance(quotas, PRICES, context_tokens=lambda: engine.info.context_tokens),
+            engine=engine,
+            admission=admission,
+            recorder=recorder,
+            salt_secret=bytes(32),
+        )
         try:
             async with asyncio.timeout(20):
-                yield Front(gateway, recorder, writer, day_keys, log)
+                yield Front(gateway, recorder, writer, day_keys, log, quotas)
         finally:
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(log.close)
@@ -145,7 +193,8 @@ def chat(**changes: Any) -> Chat:
 
 def request(task: Chat | Embed | None = None, *, id: str = "r1", tier: str = "OFFICIAL", **changes: Any) -> Request:
     """What steps 1 to 3 make of a call."""
-    return Request(id, "local", Label(tier), task or chat(), b'{"the":"body"}', **{"start_ms": START_MS, **changes})
+    fields: dict[str, Any] = {"label": NATION.label(tier), "start_ms": START_MS, **changes}
+    return Request(id=id, tenant="local", key="key_local", task=task or chat(), body=b'{"the":"body"}', **fields)
 
 
 def write_body(made: Embeddings) -> bytes:
@@ -155,18 +204,18 @@ def write_body(made: Embeddings) -> bytes:
 
 async def streamed(gateway: Gateway, asked: Request) -> list[Answered]:
     """A streamed answer, to its end."""
-    async with aclosing(gateway.stream(asked)) as answer:
+    async with aclosing(gateway.stream(CALLER, asked).value) as answer:
         return [item async for item in answer]
 
 
 async def embedded(gateway: Gateway, asked: Request) -> bytes:
     """Vectors for the same caller and label."""
-    return await gateway.embed(replace(asked, task=Embed("m", ("a cat",))), write_body)
+    return (await gateway.embed(CALLER, replace(asked, task=Embed("m", ("a cat",))), write_body)).value
 
 
 async def answered(gateway: Gateway, asked: Request) -> Completion:
     """A whole answer."""
-    return await gateway.answer(asked)
+    return (await gateway.answer(CALLER, asked)).value
 
 
 Ask = Callable[[Gateway, Request], Coroutine[Any, Any, Any]]

@@ -10,25 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serve.conftest import DAY_MS, START_MS, MakeFront, ScriptedEngine, chat, request, until
+from tests.serve.conftest import (
+    DAY_MS,
+    FORBIDDEN,
+    NATION,
+    PERMITTED,
+    POLICY,
+    START_MS,
+    MakeFront,
+    ScriptedEngine,
+    chat,
+    recorded,
+    request,
+    until,
+)
 
 from allod.core.canonical import digest_of
 from allod.core.errors import Unavailable
-from allod.core.labels import Label
 from allod.core.requests import Embed, Sampling, Tool, Usage
 from allod.core.statements import ANSWER, REFUSAL, Statement
-from allod.govern.policy import POLICY_DIGEST
 from allod.prove.commitments import commitment
 from allod.prove.segment import FileCalls
 
 ENGINE = ScriptedEngine("x")
+CUT = asyncio.CancelledError()
 
 
 async def one(front: MakeFront, asked: Any = None, **changes: Any) -> Statement:
     """The receipt of one answer."""
     async with front(ScriptedEngine("x"), **changes) as made:
         asked = await made.prepared(asked or request())
-        await made.recorder.record_answer(asked, b"the answer", Usage(3, 5), "stop")
+        await made.recorder.record_answer(asked, PERMITTED, recorded(b"the answer", Usage(3, 5)))
         *_, last = await made.receipts()
     return last
 
@@ -48,20 +60,20 @@ async def test_an_answer_names_all_that_made_it(front: MakeFront) -> None:
     assert predicate["engine"] == {"name": "echo", "build": info.build, "config": info.config, "replay": "exact"}
     assert predicate["seal"] == {"kind": "none", "proof": None}
     assert predicate["site"] == {"id": "north", "jurisdiction": "GB"}
-    assert (predicate["policy"]["digest"], predicate["policy"]["decision"]) == (POLICY_DIGEST, "permit")
+    assert (predicate["policy"]["digest"], predicate["policy"]["decision"]) == (POLICY.digest, "permit")
     assert (predicate["request"]["tokens"], predicate["answer"]["tokens"]) == (3, 5)
 
 
 async def test_a_refusal_names_nothing_that_did_not_work(front: MakeFront) -> None:
     """No model, engine or seal had a part in it; the label that forbade it is there."""
     async with front(ENGINE) as made:
-        await made.recorder.record_refusal(await made.prepared(request(tier="TOP SECRET")))
+        await made.recorder.record_refusal(await made.prepared(request(tier="TOP SECRET")), FORBIDDEN)
         (statement,) = await made.receipts()
     predicate = statement.predicate
     assert statement.kind == REFUSAL
     assert [predicate[part] for part in ("answer", "model", "engine", "seal")] == [None] * 4
     assert (predicate["policy"]["decision"], predicate["policy"]["label"]["tier"]) == ("forbid", "TOP SECRET")
-    assert (predicate["request"]["tokens"], predicate["policy"]["rules"]) == (None, [])
+    assert (predicate["request"]["tokens"], predicate["policy"]["rules"]) == (None, ["above-clearance"])
 
 
 async def test_the_request_is_committed_to_byte_by_byte(front: MakeFront) -> None:
@@ -69,7 +81,7 @@ async def test_the_request_is_committed_to_byte_by_byte(front: MakeFront) -> Non
     body = b'{ "a" :1}\n'
     async with front(ENGINE) as made:
         asked = await made.prepared(replace(request(), body=body))
-        await made.recorder.record_answer(asked, b"", Usage(), "stop")
+        await made.recorder.record_answer(asked, PERMITTED, recorded(b"", Usage()))
         (statement,) = await made.receipts()
         salt = made.day_keys.use("local", "2026-09-21").salt("r1")
     assert statement.predicate["request"]["commitment"] == commitment("request", salt, body)
@@ -80,9 +92,9 @@ async def test_receipts_are_numbered_without_a_gap(front: MakeFront) -> None:
     async with front(ENGINE) as made:
         await made.prepared(request())
         for number in range(0, 9, 3):
-            await made.recorder.record_answer(request(id=f"r{number}"), b"", Usage(), "stop")
-            await made.recorder.record_refusal(request(id=f"r{number + 1}", tier="SECRET"))
-            made.recorder.record_unfinished(request(id=f"r{number + 2}"), "", asyncio.CancelledError())
+            await made.recorder.record_answer(request(id=f"r{number}"), PERMITTED, recorded(b"", Usage()))
+            await made.recorder.record_refusal(request(id=f"r{number + 1}", tier="SECRET"), FORBIDDEN)
+            made.recorder.record_unfinished(request(id=f"r{number + 2}"), PERMITTED, "", reason=CUT)
         found = [(statement.id, statement.predicate["seq"]) for statement in await made.receipts()]
     assert found == [(f"r{number}", number) for number in range(9)]
 
@@ -114,11 +126,11 @@ async def test_how_it_was_asked_is_there_in_integers(front: MakeFront) -> None:
 
 async def test_the_label_is_the_requests_own(front: MakeFront) -> None:
     """Two requests with different labels do not share what was said of the first."""
-    labels = [Label(markings=frozenset({marking})) for marking in ("SENSITIVE", "PERSONAL DATA")]
+    labels = [NATION.label(markings=[marking]) for marking in ("SENSITIVE", "PERSONAL DATA")]
     async with front(ENGINE) as made:
         for number, label in enumerate(labels):
             asked = await made.prepared(replace(request(id=f"r{number}"), label=label))
-            await made.recorder.record_answer(asked, b"", Usage(), "stop")
+            await made.recorder.record_answer(asked, PERMITTED, recorded(b"", Usage()))
         found = [statement.predicate["policy"]["label"] for statement in await made.receipts()]
     assert found == [label.as_json() for label in labels]
 
@@ -130,7 +142,7 @@ async def test_an_engine_that_was_started_anew_is_named_anew(front: MakeFront) -
         for number in range(4):
             engine.info = replace(engine.info, seal="sealed", seal_proof="sha256:" + f"{number % 3}" * 64)
             asked = await made.prepared(request(id=f"r{number}"))
-            await made.recorder.record_answer(asked, b"", Usage(), "stop")
+            await made.recorder.record_answer(asked, PERMITTED, recorded(b"", Usage()))
         found = [statement.predicate["seal"]["proof"] for statement in await made.receipts()]
     assert [proof[-1] for proof in found] == ["0", "1", "2", "0"]
 
@@ -145,7 +157,7 @@ async def test_tenants_and_days_cannot_be_told_to_be_one(front: MakeFront) -> No
     ]
     async with front(ENGINE, now_ms=lambda: START_MS + 2 * DAY_MS) as made:
         for one_asked in asked:
-            await made.recorder.record_answer(await made.prepared(one_asked), b"", Usage(), "stop")
+            await made.recorder.record_answer(await made.prepared(one_asked), PERMITTED, recorded(b"", Usage()))
         tenants = [statement.predicate["tenant"] for statement in await made.receipts()]
     assert tenants[0] == tenants[1]
     assert len(set(tenants)) == 3
@@ -156,7 +168,7 @@ async def test_what_was_prepared_needs_the_keystore_no_more(front: MakeFront, tm
     async with front(ENGINE) as made:
         asked = await made.prepared(request())
         await asyncio.to_thread(shutil.rmtree, tmp_path / "days")
-        await made.recorder.record_answer(asked, b"", Usage(), "stop")
+        await made.recorder.record_answer(asked, PERMITTED, recorded(b"", Usage()))
         assert len(await made.receipts()) == 1
 
 
@@ -191,7 +203,7 @@ async def test_who_waited_may_leave_and_the_receipt_stays(front: MakeFront) -> N
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
     async with front(ENGINE, calls=FileCalls(fdatasync=fdatasync)) as made:
         asked = await made.prepared(request())
-        waiting = asyncio.create_task(made.recorder.record_answer(asked, b"", Usage(), "stop"))
+        waiting = asyncio.create_task(made.recorder.record_answer(asked, PERMITTED, recorded(b"", Usage())))
         await until(lambda: bool(synced))
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -214,7 +226,7 @@ async def test_who_waited_may_leave_and_the_receipt_stays(front: MakeFront) -> N
 async def test_what_broke_off_says_how(front: MakeFront, reason: BaseException, finish: str) -> None:
     """By us or by the client; no tokens are claimed that nobody counted."""
     async with front(ENGINE) as made:
-        made.recorder.record_unfinished(await made.prepared(request()), "half", reason)
+        made.recorder.record_unfinished(await made.prepared(request()), PERMITTED, "half", reason=reason)
         (statement,) = await made.receipts()
         assert made.commits_to(statement, b'{"content":"half","tool_calls":[]}')
     assert statement.predicate["answer"]["finish"] == finish
@@ -225,7 +237,7 @@ async def test_a_note_that_cannot_be_made_is_not_an_error(front: MakeFront) -> N
     """What ended the answer is what the client must hear: a closed log, or half a character, is passed over."""
     async with front(ENGINE) as made:
         asked = await made.prepared(request())
-        made.recorder.record_unfinished(asked, "\ud800", asyncio.CancelledError())
+        made.recorder.record_unfinished(asked, PERMITTED, "\ud800", reason=CUT)
         await asyncio.to_thread(made.writer.close)
-        made.recorder.record_unfinished(asked, "half", asyncio.CancelledError())
+        made.recorder.record_unfinished(asked, PERMITTED, "half", reason=CUT)
         assert await made.receipts() == []

@@ -59,7 +59,7 @@ class Upkeep:
         ]
 
     async def stop(self) -> None:
-        """End, charge what is left, and give back what was leased. What cannot be done now is done at the next start."""
+        """End, charge what is left, give back what was leased; what cannot be done now is done at the next start."""
         self._ending.set()
         await asyncio.gather(*self._tasks)
         with suppress(AllodError):

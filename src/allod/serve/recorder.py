@@ -16,7 +16,7 @@ from functools import lru_cache
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError
 from allod.core.labels import Label
-from allod.core.requests import Chat, Request, Usage
+from allod.core.requests import Chat, Request, Usage, chat_answer
 from allod.core.statements import (
     AnswerPart,
     EnginePart,
@@ -94,9 +94,20 @@ class Recorder:
         """The same for a request that policy forbids."""
         await self._append(request.id, self._statement(request, decision, None))
 
-    def record_unfinished(self, request: Request, decision: Decision, answered: Answered) -> None:
+    def record_unfinished(
+        self,
+        request: Request,
+        decision: Decision,
+        text: str,
+        *,
+        reason: BaseException,
+        usage: Usage | None = None,
+        engine_ms: int = 0,
+    ) -> None:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
+        finish = "error" if isinstance(reason, AllodError) else "cancelled"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
+            answered = Answered(chat_answer(text), finish, usage, engine_ms)
             self._writer.submit(self._statement(request, decision, answered), request.id, _ignore)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:

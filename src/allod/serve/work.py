@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from allod.core.errors import AllodError
-from allod.core.requests import Request, Usage, chat_answer
+from allod.core.requests import Request, Usage
 from allod.govern.policy import Decision
 from allod.govern.tenants import Tenant
 from allod.serve.admission import Admission, Turn
@@ -79,10 +79,15 @@ class Work:
         await self._turn.__aexit__(kind, error, trace)
         self._allowance.settle(self._accepted.held, self._usage or self._supposed(), self.engine_ms)
         if isinstance(error, (AllodError, asyncio.CancelledError, GeneratorExit)):
-            finish = "error" if isinstance(error, AllodError) else "cancelled"
             usage = self._usage or (Usage(completion_tokens=len(self._sent)) if self._sent else None)
-            answered = Answered(chat_answer("".join(self._sent)), finish, usage, self.engine_ms)
-            self._recorder.record_unfinished(self._accepted.request, self._accepted.decision, answered)
+            self._recorder.record_unfinished(
+                self._accepted.request,
+                self._accepted.decision,
+                "".join(self._sent),
+                reason=error,
+                usage=usage,
+                engine_ms=self.engine_ms,
+            )
 
     def piece(self, text: str) -> None:
         """Text that goes to the client: one token of the answer, as engines send them."""
