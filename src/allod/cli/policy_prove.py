@@ -10,7 +10,6 @@ from allod.app.claims import Judgement, bundles_of_breaches, judge_log
 from allod.app.home import Home
 from allod.app.policies import nation_of
 from allod.core.errors import Invalid
-from allod.core.whole_files import write_whole
 from allod.govern.claims import parse_claim
 from allod.prove.encodings import to_base64
 from allod.prove.keys import load_signing_key
@@ -33,7 +32,7 @@ def prove_claim(words: argparse.Namespace, settings: Settings) -> int:
     if words.receipts is not None:
         words.receipts.mkdir(parents=True, exist_ok=True)
         for breach, bundle in bundles_of_breaches(judged, home.receipts, key):
-            write_whole(words.receipts / f"{breach.receipt_id}.receipt.json", bundle.decode())
+            (words.receipts / f"{breach.receipt_id}.receipt.json").write_bytes(bundle)
     print(json.dumps(_judged(judged)) if words.json else _told(judged))
     return 0 if judged.holds else 1
 

@@ -222,4 +222,4 @@ def _number(value: Any) -> int:
 
 
 def _refuse(message: str) -> Invalid:
-    return Invalid(f"not a claim: {message}", code="bad_claim", hint=GRAMMAR)
+    return Invalid(f"not a claim: {message}", code="bad_claim", hint=f"what can be decided:\n{GRAMMAR}")
