@@ -42,8 +42,11 @@ class Asked:
         return Query(self.query, names=names, lists=lists)
 
     def event(self, kind: str, tenant_id: str | None, **details: JsonValue) -> Event:
-        """What the audit log is to say about it."""
-        return Event(new_id("audit_log-"), self.now_ms, kind, self.actor, tenant_id, details)
+        """What the audit log is to say about it. Raises Invalid for more than it takes."""
+        try:
+            return Event(new_id("audit_log-"), self.now_ms, kind, self.actor, tenant_id, details)
+        except Invalid as error:
+            raise Invalid(f"too much at once for the audit log: {error.message}", code="too_much") from error
 
 
 def seconds(time_ms: int | None) -> int | None:

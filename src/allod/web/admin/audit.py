@@ -52,9 +52,9 @@ class _Search:
         """The first `num` after that event, or of all."""
         found: list[Event] = []
         while len(found) < num:
-            batch = self._batch(after=after)
+            batch = self._batch(num, after=after)
             found += filter(self._is_meant, batch)
-            if len(batch) < _BATCH:
+            if len(batch) < self._size(num):
                 break
             after = batch[-1].id
         return found[:num]
@@ -63,19 +63,23 @@ class _Search:
         """The last `num` before that event."""
         found: list[Event] = []
         while len(found) < num:
-            batch = self._batch(before=before)
+            batch = self._batch(num, before=before)
             found = [*filter(self._is_meant, batch), *found]
-            if len(batch) < _BATCH:
+            if len(batch) < self._size(num):
                 break
             before = batch[0].id
         return found[-num:]
 
-    def _batch(self, *, after: str | None = None, before: str | None = None) -> list[Event]:
+    def _size(self, num: int) -> int:
+        """How many to read at once: as many as are wanted, unless many of them may not be."""
+        return _BATCH if self.query.texts("actor_ids") or self.query.texts("resource_ids") else num
+
+    def _batch(self, num: int, *, after: str | None = None, before: str | None = None) -> list[Event]:
         since_s, until_s = _range(self.query)
         return self.store.events(
             after=after,
             before=before,
-            limit=_BATCH,
+            limit=self._size(num),
             kinds=self.query.texts("event_types"),
             tenant_ids=self.query.texts("project_ids"),
             since_ms=since_s * 1000,

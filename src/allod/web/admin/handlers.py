@@ -28,6 +28,7 @@ METHODS = ("GET", "POST", "DELETE")
 BODY_LIMIT_BYTES = 1 << 20
 NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))  # an answer may hold a key
 Handler = Callable[..., Json]
+Routes = dict[tuple[str, str], Handler]  # by method and path below the prefix; {} stands for an id
 
 
 class Admin:
@@ -49,18 +50,15 @@ class Admin:
     ) -> None:
         self._store = store
         self._changing = asyncio.Lock()
+        retention, spending = Retention(store), Spending(store, currency)
+        usage = Usage(store, embedding_models=embedding_models, currency=currency)
         self._routes = {
-            **self._of_the_organization(
-                AdminKeys(store),
-                Audit(store),
-                Retention(store),
-                Spending(store, currency),
-                Usage(store, embedding_models=embedding_models, currency=currency),
-            ),
-            **self._of_projects(Projects(store, nation), Accounts(store, nation), ProjectKeys(store, nation)),
-            **self._of_what_projects_may(
-                RateLimits(store, models), ModelPermissions(store), Retention(store), Spending(store, currency)
-            ),
+            **_of_the_organization(AdminKeys(store), Audit(store), usage),
+            **_of_projects(Projects(store, nation), Accounts(store, nation), ProjectKeys(store, nation)),
+            **_of_what_a_project_may(RateLimits(store, models), ModelPermissions(store)),
+            **_of_both(retention, spending),
+            ("GET", "users"): _nobody,
+            ("GET", "projects/{}/users"): self._nobody_of,
         }
 
     async def answer(self, call: Call) -> None:
@@ -79,7 +77,7 @@ class Admin:
 
     def _find(self, call: Call) -> tuple[Handler, list[str]]:
         asked = call.path.removeprefix(ORGANIZATION_PREFIX).split("/")
-        allowed = {}
+        allowed: dict[str, tuple[Handler, list[str]]] = {}
         for (method, path), handler in self._routes.items():
             parts = path.split("/")
             if len(parts) == len(asked) and all(part in ("{}", word) for part, word in zip(parts, asked, strict=True)):
@@ -95,67 +93,67 @@ class Admin:
             raise Invalid(f"{call.method} is not for {call.path}", code="method_not_allowed")
         return allowed[call.method]
 
-    @staticmethod
-    def _of_the_organization(
-        keys: AdminKeys, audit: Audit, retention: Retention, spending: Spending, usage: Usage
-    ) -> dict[tuple[str, str], Handler]:
-        return {
-            ("GET", "admin_api_keys"): keys.listed,
-            ("POST", "admin_api_keys"): keys.create,
-            ("GET", "admin_api_keys/{}"): keys.retrieve,
-            ("DELETE", "admin_api_keys/{}"): keys.delete,
-            ("GET", "audit_logs"): audit.listed,
-            ("GET", "costs"): usage.costs,
-            ("GET", "usage/completions"): usage.completions,
-            ("GET", "usage/embeddings"): usage.embeddings,
-            ("GET", "data_retention"): retention.organization,
-            ("POST", "data_retention"): retention.update_organization,
-            ("GET", "spend_limit"): spending.organization,
-            ("POST", "spend_limit"): spending.update_organization,
-            ("DELETE", "spend_limit"): spending.delete_organization,
-            ("GET", "users"): _nobody,
-        }
-
-    def _of_projects(self, projects: Projects, accounts: Accounts, keys: ProjectKeys) -> dict[tuple[str, str], Handler]:
-        return {
-            ("GET", "projects"): projects.listed,
-            ("POST", "projects"): projects.create,
-            ("GET", "projects/{}"): projects.retrieve,
-            ("POST", "projects/{}"): projects.update,
-            ("POST", "projects/{}/archive"): projects.archive,
-            ("GET", "projects/{}/users"): self._nobody_of,
-            ("GET", "projects/{}/service_accounts"): accounts.listed,
-            ("POST", "projects/{}/service_accounts"): accounts.create,
-            ("GET", "projects/{}/service_accounts/{}"): accounts.retrieve,
-            ("POST", "projects/{}/service_accounts/{}"): accounts.update,
-            ("DELETE", "projects/{}/service_accounts/{}"): accounts.delete,
-            ("POST", "projects/{}/service_accounts/{}/api_keys"): accounts.create_key,
-            ("GET", "projects/{}/api_keys"): keys.listed,
-            ("GET", "projects/{}/api_keys/{}"): keys.retrieve,
-            ("POST", "projects/{}/api_keys/{}"): keys.update,
-            ("DELETE", "projects/{}/api_keys/{}"): keys.delete,
-        }
-
-    @staticmethod
-    def _of_what_projects_may(
-        limits: RateLimits, models: ModelPermissions, retention: Retention, spending: Spending
-    ) -> dict[tuple[str, str], Handler]:
-        return {
-            ("GET", "projects/{}/rate_limits"): limits.listed,
-            ("POST", "projects/{}/rate_limits/{}"): limits.update,
-            ("GET", "projects/{}/model_permissions"): models.retrieve,
-            ("POST", "projects/{}/model_permissions"): models.update,
-            ("DELETE", "projects/{}/model_permissions"): models.delete,
-            ("GET", "projects/{}/data_retention"): retention.project,
-            ("POST", "projects/{}/data_retention"): retention.update_project,
-            ("GET", "projects/{}/spend_limit"): spending.project,
-            ("POST", "projects/{}/spend_limit"): spending.update_project,
-            ("DELETE", "projects/{}/spend_limit"): spending.delete_project,
-        }
-
     def _nobody_of(self, asked: Asked, project_id: str) -> Json:
         self._store.tenant(project_id)
         return _nobody(asked)
+
+
+def _of_the_organization(keys: AdminKeys, audit: Audit, usage: Usage) -> Routes:
+    return {
+        ("GET", "admin_api_keys"): keys.listed,
+        ("POST", "admin_api_keys"): keys.create,
+        ("GET", "admin_api_keys/{}"): keys.retrieve,
+        ("DELETE", "admin_api_keys/{}"): keys.delete,
+        ("GET", "audit_logs"): audit.listed,
+        ("GET", "costs"): usage.costs,
+        ("GET", "usage/completions"): usage.completions,
+        ("GET", "usage/embeddings"): usage.embeddings,
+    }
+
+
+def _of_projects(projects: Projects, accounts: Accounts, keys: ProjectKeys) -> Routes:
+    return {
+        ("GET", "projects"): projects.listed,
+        ("POST", "projects"): projects.create,
+        ("GET", "projects/{}"): projects.retrieve,
+        ("POST", "projects/{}"): projects.update,
+        ("POST", "projects/{}/archive"): projects.archive,
+        ("GET", "projects/{}/service_accounts"): accounts.listed,
+        ("POST", "projects/{}/service_accounts"): accounts.create,
+        ("GET", "projects/{}/service_accounts/{}"): accounts.retrieve,
+        ("POST", "projects/{}/service_accounts/{}"): accounts.update,
+        ("DELETE", "projects/{}/service_accounts/{}"): accounts.delete,
+        ("POST", "projects/{}/service_accounts/{}/api_keys"): accounts.create_key,
+        ("GET", "projects/{}/api_keys"): keys.listed,
+        ("GET", "projects/{}/api_keys/{}"): keys.retrieve,
+        ("POST", "projects/{}/api_keys/{}"): keys.update,
+        ("DELETE", "projects/{}/api_keys/{}"): keys.delete,
+    }
+
+
+def _of_what_a_project_may(limits: RateLimits, models: ModelPermissions) -> Routes:
+    return {
+        ("GET", "projects/{}/rate_limits"): limits.listed,
+        ("POST", "projects/{}/rate_limits/{}"): limits.update,
+        ("GET", "projects/{}/model_permissions"): models.retrieve,
+        ("POST", "projects/{}/model_permissions"): models.update,
+        ("DELETE", "projects/{}/model_permissions"): models.delete,
+    }
+
+
+def _of_both(retention: Retention, spending: Spending) -> Routes:
+    return {
+        ("GET", "data_retention"): retention.organization,
+        ("POST", "data_retention"): retention.update_organization,
+        ("GET", "projects/{}/data_retention"): retention.project,
+        ("POST", "projects/{}/data_retention"): retention.update_project,
+        ("GET", "spend_limit"): spending.organization,
+        ("POST", "spend_limit"): spending.update_organization,
+        ("DELETE", "spend_limit"): spending.delete_organization,
+        ("GET", "projects/{}/spend_limit"): spending.project,
+        ("POST", "projects/{}/spend_limit"): spending.update_project,
+        ("DELETE", "projects/{}/spend_limit"): spending.delete_project,
+    }
 
 
 def _nobody(asked: Asked) -> Json:

@@ -52,11 +52,9 @@ class Query:
         """How many things to list."""
         return self.integer("limit", lowest=1, highest=highest) or usual
 
-    def choice(self, name: str, first: str, *others: str) -> str:
+    def choice(self, name: str, *words: str) -> str:
         """One of these words; the first where none is said."""
         text = self.text(name)
-        if text is None:
-            return first
-        if text not in (first, *others):
-            raise Invalid(f"{name} must be one of {', '.join((first, *others))}", param=name)
-        return text
+        if text is not None and text not in words:
+            raise Invalid(f"{name} must be {' or '.join(words)}", param=name)
+        return words[0] if text is None else text

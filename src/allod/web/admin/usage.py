@@ -6,8 +6,8 @@ asked time does not fill is counted, and shown, from and to the asked minute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
 from allod.govern.store import MINUTE_MS, TenantStore, Totals, UsageRow
@@ -15,15 +15,26 @@ from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.query import MAX_TIME_S, Query
 
 MINUTE_S = MINUTE_MS // 1000
-_WIDTH_S = {"1m": MINUTE_S, "1h": 3600, "1d": 86_400}
-_LIMITS = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}  # usual and highest numbers of periods in one answer
-_COST_LIMITS = (7, 180)
+_WIDTH_S = {"1d": 86_400, "1h": 3600, "1m": MINUTE_S}
+_LIMITS = {"1d": (7, 31), "1h": (24, 168), "1m": (60, 1440)}  # usual and highest numbers of periods in one answer
+_COST_LIMITS = {"1d": (7, 180)}
 _GROUPS = {"project_id": "tenant", "api_key_id": "key", "model": "model"}
 _COST_GROUPS = {"project_id": "tenant", "api_key_id": "key", "line_item": "model"}
-_TIMES = ("start_time", "end_time", "bucket_width", "limit", "page")
+_NOT_KEPT = ("user_ids", "batch")
 
 Group = tuple[str | None, ...]  # tenant, key, model; None where not grouped by
-Result = Callable[[Group, Totals], Json]
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """One view of the ledger: whether a model is meant, how a result is written, and what a query may say: `items`
+    lists models, `limits` are by width, `groups` names what the ledger is grouped by."""
+
+    is_meant: Callable[[str], bool]
+    result: Callable[[Group, Totals], Json]
+    items: str = "models"
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=lambda: _LIMITS)
+    groups: Mapping[str, str] = field(default_factory=lambda: _GROUPS)
 
 
 class Usage:
@@ -31,86 +42,67 @@ class Usage:
 
     def __init__(self, store: TenantStore, *, embedding_models: Collection[str], currency: str) -> None:
         self._store = store
-        self._embedding_models = embedding_models
         self._currency = currency.lower()
+        self._completions = _Report(lambda model: model not in embedding_models, _completions)
+        self._embeddings = _Report(lambda model: model in embedding_models, _embeddings)
+        self._costs = _Report(lambda model: True, self._cost, "line_items", _COST_LIMITS, _COST_GROUPS)
 
     def completions(self, asked: Asked) -> Json:
         """`GET usage/completions`."""
-        query = _search(asked, "batch", lists=("models",))
-        if query.text("batch") is not None:
-            raise unsupported("batch", "batches are not told apart here")
-        return self._page(asked, query, _completions, lambda model: model not in self._embedding_models)
+        return self._page(asked, self._completions)
 
     def embeddings(self, asked: Asked) -> Json:
         """`GET usage/embeddings`."""
-        query = _search(asked, lists=("models",))
-        return self._page(asked, query, _embeddings, lambda model: model in self._embedding_models)
+        return self._page(asked, self._embeddings)
 
     def costs(self, asked: Asked) -> Json:
         """`GET costs`: by days. A line item is a model, its quantity the tokens that it read and wrote."""
-        query = _search(asked, lists=("line_items",))
-        query.choice("bucket_width", "1d")
-        groups = _groups(query, _COST_GROUPS)
+        return self._page(asked, self._costs)
 
-        def result(group: Group, totals: Totals) -> Json:
-            return self._cost(group, totals, is_by_item="model" in groups)
+    def _page(self, asked: Asked, report: _Report) -> Json:
+        query = _search(asked, report)
+        periods = _periods(asked, query, report.limits)
+        sums = self._sums(query, periods, report)
+        data = [
+            {
+                "object": "bucket",
+                "start_time": start,
+                "end_time": end,
+                "results": [report.result(*one) for one in sums.get(start - start % periods.width_s, {}).items()],
+            }
+            for start, end in periods.each()
+        ]
+        next_page = periods.next_page
+        return {"object": "page", "data": data, "has_more": next_page is not None, "next_page": next_page}
 
-        return self._answer(asked, query, result, groups, _COST_LIMITS, query.texts("line_items"), lambda _: True)
-
-    def _page(self, asked: Asked, query: Query, result: Result, is_meant: Callable[[str], bool]) -> Json:
-        limits = _LIMITS[query.choice("bucket_width", "1d", "1h", "1m")]
-        return self._answer(asked, query, result, _groups(query, _GROUPS), limits, query.texts("models"), is_meant)
-
-    def _answer(
-        self,
-        asked: Asked,
-        query: Query,
-        result: Result,
-        groups: frozenset[str],
-        limits: tuple[int, int],
-        models: list[str],
-        is_meant: Callable[[str], bool],
-    ) -> Json:
-        periods = _periods(asked, query, limits)
+    def _sums(self, query: Query, periods: _Periods, report: _Report) -> dict[int, dict[Group, Totals]]:
+        """By the second at which the period begins, and by group. The ledger says which model; not all are meant."""
+        groups = _groups(query, report.groups)
         rows = self._store.usage(
             since_ms=periods.start_s * 1000,
             until_ms=periods.end_s * 1000,
             bucket_ms=periods.width_s * 1000,
             group_by=groups | {"model"},
             tenant_ids=query.texts("project_ids"),
-            models=models,
+            models=query.texts(report.items),
             key_ids=query.texts("api_key_ids"),
         )
         sums: dict[int, dict[Group, Totals]] = {}
         for row in rows:
-            if is_meant(row.model or ""):
+            if report.is_meant(row.model or ""):
                 of_period = sums.setdefault(row.start_ms // 1000, {})
                 group = _group(row, groups)
                 of_period[group] = of_period.get(group, Totals()) + row.totals
-        data = [
-            {
-                "object": "bucket",
-                "start_time": start,
-                "end_time": end,
-                "results": [result(*one) for one in sums.get(start - start % periods.width_s, {}).items()],
-            }
-            for start, end in periods.each()
-        ]
-        return {
-            "object": "page",
-            "data": data,
-            "has_more": periods.next_page is not None,
-            "next_page": periods.next_page,
-        }
+        return sums
 
-    def _cost(self, group: Group, totals: Totals, *, is_by_item: bool) -> Json:
+    def _cost(self, group: Group, totals: Totals) -> Json:
         tenant, key, model = group
         return {
             "object": "organization.costs.result",
             "amount": {"currency": self._currency, "value": totals.micros / 1_000_000},
             "line_item": model,
-            "quantity": totals.prompt_tokens + totals.completion_tokens if is_by_item else None,
-            "quantity_unit": "tokens" if is_by_item else None,
+            "quantity": None if model is None else totals.prompt_tokens + totals.completion_tokens,
+            "quantity_unit": None if model is None else "tokens",
             "project_id": tenant,
             "api_key_id": key,
             "user_id": None,
@@ -134,7 +126,7 @@ class _Periods:
             start = end
 
 
-def _periods(asked: Asked, query: Query, limits: tuple[int, int]) -> _Periods:
+def _periods(asked: Asked, query: Query, limits: Mapping[str, tuple[int, int]]) -> _Periods:
     """The periods that are asked for. Raises Invalid for times that are missing, out of range or turned round."""
     start, end = query.integer("start_time"), query.integer("end_time", lowest=1)
     if start is None:
@@ -143,8 +135,9 @@ def _periods(asked: Asked, query: Query, limits: tuple[int, int]) -> _Periods:
     if end <= start:
         raise Invalid("the time ends before it starts", param="end_time" if query.text("end_time") else "start_time")
     start, end = start - start % MINUTE_S, end + -end % MINUTE_S
-    width = _WIDTH_S[query.choice("bucket_width", "1d", "1h", "1m")]
-    usual, highest = limits
+    chosen = query.choice("bucket_width", *limits)
+    width = _WIDTH_S[chosen]
+    usual, highest = limits[chosen]
     limit = query.limit(usual=usual, highest=highest)
     page = query.integer("page")
     if page is not None:
@@ -155,16 +148,17 @@ def _periods(asked: Asked, query: Query, limits: tuple[int, int]) -> _Periods:
     return _Periods(start, last, width, str(last) if last < end else None)
 
 
-def _search(asked: Asked, *names: str, lists: tuple[str, ...]) -> Query:
-    """The query; whatever the ledger is not kept by is refused by name."""
-    known = ("project_ids", "api_key_ids", "group_by", *lists)
-    query = asked.search(*_TIMES, *names, lists=(*known, "user_ids"))
-    if query.texts("user_ids"):
-        raise unsupported("user_ids", "there are no users here; usage belongs to projects and keys")
+def _search(asked: Asked, report: _Report) -> Query:
+    """The query. Raises Invalid for what the ledger is not kept by."""
+    lists = ("project_ids", "api_key_ids", "group_by", report.items, *_NOT_KEPT)
+    query = asked.search("start_time", "end_time", "bucket_width", "limit", "page", lists=lists)
+    for param in _NOT_KEPT:
+        if query.texts(param):
+            raise unsupported(param, "usage is kept by project, key and model")
     return query
 
 
-def _groups(query: Query, known: dict[str, str]) -> frozenset[str]:
+def _groups(query: Query, known: Mapping[str, str]) -> frozenset[str]:
     for name in query.texts("group_by"):
         if name not in known:
             raise Invalid(
