@@ -1,12 +1,13 @@
 """Representative questions for a policy: a finite sample of what its realm's words and its own rules can tell apart.
 
 The first is the plainest question there is. Then every question that differs from it in one or two parts, then some in
-the neighbourhood of each rule, then some at random: by a fixed seed, so that a check can be repeated.
+the neighbourhood of each rule, then some at random: by a fixed seed, so that a check can be repeated. Words that
+neither the rules nor the profile tell apart are represented by two of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
 from random import Random
 from typing import Any
@@ -18,9 +19,12 @@ from allod.govern.policy_asked import Asked, Model, Site
 from allod.govern.policy_schema import vocabulary_of
 from allod.govern.policy_text import Rule
 
-MAX_CASES = 6_000
+MAX_CASES = 2_000
+MAX_PAIRS = 20  # of the values of two parts
+MAX_NAMED = 50  # of one kind
 
 _Parts = Mapping[str, Sequence[Any]]  # part of a question → what it may be, the plainest first
+_KINDS = ("Tenant", "Key", "Model", "Place", "Marking", "Purpose", "String")
 
 
 def cases(policy: Policy) -> list[Asked]:
@@ -36,19 +40,18 @@ def cases(policy: Policy) -> list[Asked]:
 
 def _parts(policy: Policy) -> _Parts:
     nation = policy.nation
-    mentioned = sorted(frozenset[tuple[str, str]]().union(*(rule.mentions for rule in policy.rules.values())))
-    names = {
-        kind: [name for named, name in mentioned if named == kind] for kind in ("Tenant", "Key", "Model", "String")
-    }
-    places = _most_allowed_first(nation)
+    names = _names_in(policy)
+    places = _places(nation, named=names["Place"])
+    markings = _told_apart(nation.markings, [*names["Marking"], *_restricting(nation)])
+    purposes = _told_apart(nation.purposes, names["Purpose"])
     highest_first = nation.tiers[::-1]
     return {
         "tier": nation.tiers,
         "clearance": highest_first,
         "accredited": highest_first,
         "seal": ("sealed", "partial:no-landlock", "none"),
-        "markings": [(), *((name,) for name in nation.markings)],
-        "purposes": [None, *((name,) for name in nation.purposes), ()],
+        "markings": [(), *((name,) for name in markings), *_together(policy, "Marking")],
+        "purposes": [None, *((name,) for name in purposes), *_together(policy, "Purpose"), ()],
         "jurisdictions": [None, *((place,) for place in places), ()],
         "place": [*places, "ZZ"],
         "action": ("chat", "embed"),
@@ -63,13 +66,44 @@ def _parts(policy: Policy) -> _Parts:
     }
 
 
-def _most_allowed_first(nation: Nation) -> list[str]:
-    """The plainest place is the one that the fewest tiers and markings exclude."""
+def _names_in(policy: Policy) -> dict[str, list[str]]:
+    """What the rules mention, by kind."""
+    names: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    for kind, name in sorted({mention for rule in policy.rules.values() for mention in rule.mentions}):
+        if kind in names and len(names[kind]) < MAX_NAMED:
+            names[kind].append(name)
+    return names
+
+
+def _together(policy: Policy, kind: str) -> list[tuple[str, ...]]:
+    """Words of which one rule names several: it may want them all at once."""
+    named = {tuple(sorted(name for named, name in rule.mentions if named == kind)) for rule in policy.rules.values()}
+    return sorted(names for names in named if len(names) > 1)
+
+
+def _places(nation: Nation, named: Iterable[str]) -> list[str]:
+    """The plainest first: the one that the fewest tiers and markings exclude."""
     labels = [nation.label(tier.name) for tier in nation.tiers]
     labels += [nation.label(markings=[name]) for name in nation.markings]
-    return sorted(
-        vocabulary_of(nation).places, key=lambda place: (-sum(label.allows_place(place) for label in labels), place)
-    )
+
+    def num_excluding(place: str) -> int:
+        return sum(not label.allows_place(place) for label in labels)
+
+    places = sorted(vocabulary_of(nation).places, key=lambda place: (num_excluding(place), place))
+    allowed = [place for label in labels for place in label.jurisdictions or ()]
+    return _told_apart(places, [*named, *allowed])
+
+
+def _restricting(nation: Nation) -> list[str]:
+    return [marking.name for marking in nation.markings.values() if marking.jurisdictions is not None]
+
+
+def _told_apart(words: Iterable[str], telling: Collection[str]) -> list[str]:
+    """In the order of `words`: those that tell, and of the others the first and the last."""
+    words = list(words)
+    others = [word for word in words if word not in telling]
+    kept = {*telling, *others[:1], *others[-1:]}
+    return [word for word in words if word in kept]
 
 
 def _choices(parts: _Parts, rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
@@ -78,12 +112,10 @@ def _choices(parts: _Parts, rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
     for name, values in parts.items():
         yield from ({**plain, name: value} for value in values[1:])
     random = Random(0)  # noqa: S311 - a sample that can be repeated, not a secret
-    pairs = [
-        {**plain, left: one, right: other}
-        for left, right in combinations(parts, 2)
-        for one, other in product(parts[left][1:], parts[right][1:])
-    ]
-    yield from pairs if len(pairs) <= MAX_CASES // 2 else random.sample(pairs, MAX_CASES // 2)
+    for left, right in combinations(parts, 2):
+        pairs = list(product(parts[left][1:], parts[right][1:]))
+        for one, other in [*pairs[-1:], *random.sample(pairs, min(len(pairs), MAX_PAIRS))]:  # the extremes for certain
+            yield {**plain, left: one, right: other}
     for rule in rules:
         near = _near(rule, parts, plain)
         yield from islice(_drawn(near, random), MAX_CASES // 4 // len(rules))

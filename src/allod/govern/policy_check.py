@@ -117,7 +117,7 @@ def _findings(policy: Policy, answers: _Answers, opposed: Mapping[str, tuple[str
         if name in opposed:
             yield Finding("warning", "overridden", f"{name} permits only what is forbidden by {_list(opposed[name])}")
         else:
-            yield Finding("warning", "idle", f"{name} never held")
+            yield Finding("warning", "idle", f"{name} held for no question that was asked")
 
 
 def _list(names: tuple[str, ...]) -> str:

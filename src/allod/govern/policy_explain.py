@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from typing import Any
 
-from allod.core.labels import Label
+from allod.core.labels import Label, is_within
 from allod.core.nations import Nation
 from allod.govern.policy import Decision, Policy
 from allod.govern.policy_asked import Asked, Model
@@ -25,7 +25,8 @@ NUM_WORDS = 12  # tried of one kind
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`rules` decided. `changes` are the smallest sets of changes, in words, each of which would make it permitted."""
+    """`rules` decided. `changes` are sets of changes, in words, each of which would make it permitted: the smallest
+    that leave the label as high as it is, then the smallest of all."""
 
     decision: Decision
     rules: tuple[Rule, ...]
@@ -36,6 +37,8 @@ class Explanation:
         """What would have to change, in one sentence."""
         if self.decision.permitted:
             return "It is permitted as it is."
+        if self.decision.fault is not None:
+            return f"The policy could not be evaluated: {self.decision.fault}"
         if not self.changes:
             return "No one change and no two changes would make it permitted."
         return f"It would be permitted with {'; or with '.join(' and '.join(one) for one in self.changes)}."
@@ -52,23 +55,31 @@ class _Change:
         """Whether the nearest one that suffices makes the further ones pointless."""
         return self.part in ("tier", "clearance", "accreditation")
 
+    @property
+    def lowers_the_label(self) -> bool:
+        """Whether it is right only if the request was labelled higher than it is."""
+        return self.part in ("tier", "marking")
+
 
 _Changes = tuple[_Change, ...]
 
 
 def explain(policy: Policy, asked: Asked, models: Iterable[Model] = ()) -> Explanation:
-    """`models` are those that the realm has besides. Decides at most twice MAX_TRIES times: under a second or two."""
+    """`models` are those that the realm has besides. Tries at most twice MAX_TRIES pairs: two seconds, mostly less."""
     decision = policy.decide(asked)
     rules = tuple(policy.rules[name] for name in decision.rules)
-    if decision.permitted:
+    if decision.permitted or decision.fault is not None:
         return Explanation(decision, rules)
-    singles = list(_single_changes(policy, asked, models))
+    every = list(_single_changes(policy, asked, models))
+    honest = [change for change in every if not change.lowers_the_label]
+    found = dict.fromkeys([*_smallest(policy, asked, honest), *_smallest(policy, asked, every)])
+    return Explanation(decision, rules, tuple(tuple(change.words for change in changes) for changes in found))
+
+
+def _smallest(policy: Policy, asked: Asked, singles: list[_Change]) -> list[_Changes]:
     pairs = (pair for pair in combinations(singles, 2) if pair[0].part != pair[1].part or pair[0].part == "marking")
-    for sets in ([(single,) for single in singles], islice(pairs, MAX_TRIES)):
-        found = tuple(tuple(change.words for change in changes) for changes in _sufficient(policy, asked, sets))
-        if found:
-            return Explanation(decision, rules, found)
-    return Explanation(decision, rules)
+    alone = list(_sufficient(policy, asked, [(single,) for single in singles]))
+    return alone or list(_sufficient(policy, asked, islice(pairs, MAX_TRIES)))
 
 
 def _sufficient(policy: Policy, asked: Asked, sets: Iterable[_Changes]) -> Iterator[_Changes]:
@@ -114,9 +125,10 @@ def _single_changes(policy: Policy, asked: Asked, models: Iterable[Model]) -> It
 
 
 def _named_first(policy: Policy, kind: str, words: Iterable[str]) -> list[str]:
-    """Those that the policy's own rules speak of are the likeliest to matter."""
+    """Those that the policy's own rules speak of are the likeliest to matter, and the nation itself is the nearest."""
     named = {name for rule in policy.rules.values() for named, name in rule.mentions if named == kind}
-    return sorted(words, key=lambda word: (word not in named, word))[:NUM_WORDS]
+    home = policy.nation.code.upper()
+    return sorted(words, key=lambda word: (word not in named, not is_within(word, home), word))[:NUM_WORDS]
 
 
 def _changed(asked: Asked, changes: _Changes, nation: Nation) -> Asked:
@@ -143,9 +155,7 @@ def _relabelled(label: Label, change: _Change, nation: Nation) -> Label:
     markings = label.markings - {change.to} if change.part == "marking" else label.markings
     purposes = change.to if change.part == "purpose" else label.purposes
     implied = nation.label(label.tier.name, markings=label.markings).jurisdictions
-    return nation.label(
-        tier,
-        markings=markings,
-        purposes=purposes,
-        jurisdictions=None if label.jurisdictions == implied else label.jurisdictions,
-    )
+    changed = nation.label(tier, markings=markings, purposes=purposes)
+    if label.jurisdictions == implied:
+        return changed
+    return changed.join(Label(nation.tiers[0], jurisdictions=label.jurisdictions))
