@@ -127,7 +127,10 @@ def load_nation(code: str, *, home: Path | None = None) -> Nation:
             param="realm.nation",
             hint=f"there is: {known}; another is a file nations/{code}.toml in ALLOD_HOME",
         )
-    return read_nation(_read(file), where=str(file))
+    nation = read_nation(_read(file), where=str(file))
+    if nation.code != code:
+        raise Invalid(f"{file} is the profile of {nation.code!r}", code="nation_misnamed", param="realm.nation")
+    return nation
 
 
 def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:

@@ -204,7 +204,7 @@ def write_body(made: Embeddings) -> bytes:
 
 async def streamed(gateway: Gateway, asked: Request) -> list[Answered]:
     """A streamed answer, to its end."""
-    async with aclosing(gateway.stream(CALLER, asked).value) as answer:
+    async with aclosing((await gateway.stream(CALLER, asked)).value) as answer:
         return [item async for item in answer]
 
 

@@ -189,7 +189,7 @@ async def test_pieces_come_as_they_are_made(front: MakeFront) -> None:
     for asked in (request(), request(chat(tools=(CLOCK,), tool_choice="auto"))):
         engine = ScriptedEngine("It", " rains.")
         engine.gate.clear()
-        async with front(engine) as made, aclosing(made.gateway.stream(CALLER, asked).value) as answer:
+        async with front(engine) as made, aclosing((await made.gateway.stream(CALLER, asked)).value) as answer:
             assert [await anext(answer), await anext(answer)] == [Piece("It"), Piece(" rains.")]
             engine.gate.set()
             last = await anext(answer)
@@ -278,7 +278,7 @@ async def test_an_answer_that_was_cancelled_is_noted_as_that(front: MakeFront, a
 async def test_a_stream_that_is_left_is_noted_as_cancelled(front: MakeFront) -> None:
     """With exactly the pieces that were handed over."""
     async with front(ScriptedEngine("one", " two", " three")) as made:
-        async with aclosing(made.gateway.stream(CALLER, request()).value) as answer:
+        async with aclosing((await made.gateway.stream(CALLER, request())).value) as answer:
             assert [await anext(answer), await anext(answer)] == [Piece("one"), Piece(" two")]
         (statement,) = await made.receipts()
         assert made.commits_to(statement, committed("one two"))
@@ -302,7 +302,7 @@ async def test_a_stream_whose_receipt_fails_never_ends_well(front: MakeFront, di
     shown = []
     async with front(ScriptedEngine("x"), calls=disk.calls) as made:
         with pytest.raises(Unavailable) as caught:
-            async with aclosing(made.gateway.stream(CALLER, request()).value) as answer:
+            async with aclosing((await made.gateway.stream(CALLER, request())).value) as answer:
                 async for item in answer:
                     shown.append(item)
         assert await made.receipts() == []

@@ -1,77 +1,110 @@
-"""Step 3 at the edge: what a client declares is joined with its tenant's default, and no word is dropped."""
+"""Step 3 at the edge: what a client declares is joined with its caller's default, and no word is dropped."""
 
 from __future__ import annotations
+
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.core.labels import TIERS, Label
-from allod.web.labels import MARKINGS, label_of
+from allod.core.labels import Label
+from allod.settings import load_nation
+from allod.web.labels import label_headers, label_of
 
-PLAIN = Label()
-tiers = st.sampled_from([*TIERS, "OFFICIAL-SENSITIVE", ""])
-markings = st.frozensets(st.sampled_from(sorted(MARKINGS)))
-defaults = st.builds(Label, tier=st.sampled_from(TIERS), markings=markings)
+NATION = load_nation("gb")
+TIERS = [tier.name for tier in NATION.tiers]
+tiers = st.sampled_from([*TIERS, *NATION.aliases, ""])
+markings = st.frozensets(st.sampled_from(sorted(NATION.markings)))
+purposes = st.sampled_from(["", *sorted(NATION.purposes)])
+defaults = st.builds(lambda tier, named: NATION.label(tier, markings=named), st.sampled_from(TIERS), markings)
 
 
 def declared(tier: str = "", named: str = "", purpose: str = "") -> dict[bytes, bytes]:
     values = {b"x-allod-tier": tier, b"x-allod-markings": named, b"x-allod-purpose": purpose}
-    return {name: value.encode("latin-1") for name, value in values.items() if value}
+    return {name: value.encode() for name, value in values.items() if value}
+
+
+def read(headers: dict[bytes, bytes], default: Label = NATION.lowest) -> Label:
+    return label_of(headers, default, NATION)
 
 
 def test_who_declares_nothing_gets_the_default() -> None:
-    """The tenant's own label, whole."""
-    default = Label(tier="SECRET", markings=frozenset({"SENSITIVE"}), purposes=frozenset({"care"}))
-    assert label_of({}, default) == default
-    assert label_of({b"x-allod-tier": b"  "}, default) == default
+    """The caller's own label, whole."""
+    default = NATION.label("SECRET", markings=["SENSITIVE"], purposes=["casework"])
+    assert read({}, default) == default
+    assert read({b"x-allod-tier": b"  "}, default) == default
 
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_tier_is_what_it_says(tier: str) -> None:
     """In the words of the classification, and with space around it."""
-    assert label_of(declared(tier), PLAIN) == Label(tier=tier)
-    assert label_of(declared(f" {tier} "), PLAIN) == Label(tier=tier)
+    assert read(declared(tier)) == NATION.label(tier)
+    assert read(declared(f" {tier} ")) == NATION.label(tier)
 
 
 def test_official_sensitive_is_official_with_a_marking() -> None:
     """The contract's reading of the policy of August 2024: no tier of its own."""
-    assert label_of(declared("OFFICIAL-SENSITIVE"), PLAIN) == Label(markings=frozenset({"SENSITIVE"}))
+    assert read(declared("OFFICIAL-SENSITIVE")) == NATION.label("OFFICIAL", markings=["SENSITIVE"])
 
 
 def test_markings_are_a_list() -> None:
     """Separated by commas, in any order, with spaces; alone they leave the tier to the default."""
-    label = label_of(declared(named="UK EYES ONLY ,SENSITIVE,, "), Label(tier="SECRET"))
-    assert label == Label(tier="SECRET", markings=frozenset({"UK EYES ONLY", "SENSITIVE"}))
+    label = read(declared(named="UK EYES ONLY ,SENSITIVE,, "), NATION.label("SECRET"))
+    assert label == NATION.label("SECRET", markings=["UK EYES ONLY", "SENSITIVE"])
+    assert label.jurisdictions == NATION.markings["UK EYES ONLY"].jurisdictions
 
 
-@given(tiers, markings, defaults)
-def test_declaring_never_lowers_the_default(tier: str, named: frozenset[str], default: Label) -> None:
-    """A client can ask for more care than its tenant's default, never for less."""
-    label = label_of(declared(tier, ",".join(sorted(named))), default)
-    assert TIERS.index(label.tier) >= TIERS.index(default.tier)
-    assert label.markings >= default.markings | named
+@given(tiers, markings, purposes, defaults)
+def test_declaring_never_lowers_the_default(tier: str, named: frozenset[str], purpose: str, default: Label) -> None:
+    """A client can ask for more care than its default, never for less; and what it asked for is there."""
+    label = read(declared(tier, ",".join(sorted(named)), purpose), default)
+    assert label.covers(default)
+    assert label.covers(NATION.label(tier, markings=named, purposes=[purpose] if purpose else None))
+
+
+def test_a_purpose_outside_the_scope_leaves_none() -> None:
+    """It is for policy to forbid: the label says that nothing is allowed."""
+    label = read(declared(purpose="research"), NATION.label(purposes=["casework"]))
+    assert label.purposes == frozenset()
+    assert label.is_impossible
 
 
 @pytest.mark.parametrize("tier", ["official", "TOP-SECRET", "UNCLASSIFIED", "SECRET,OFFICIAL", "OFFICIAL\x00", "é"])
 def test_an_unknown_tier_is_refused(tier: str) -> None:
-    """Not lowered to the nearest, not ignored."""
+    """Not lowered to the nearest, not ignored; and the header is named."""
     with pytest.raises(Invalid) as caught:
-        label_of(declared(tier), PLAIN)
-    assert caught.value.code == "unknown_label"
+        read(declared(tier))
+    assert (caught.value.code, caught.value.param) == ("unknown_label", "x-allod-tier")
 
 
 @pytest.mark.parametrize("named", ["sensitive", "SENSITIVE;UK EYES ONLY", "SENSITIVE, NOFORN", "é"])
 def test_an_unknown_marking_is_refused(named: str) -> None:
-    """One unknown word among known ones, too; and the header is named."""
+    """One unknown word among known ones, too."""
     with pytest.raises(Invalid) as caught:
-        label_of(declared(named=named), PLAIN)
+        read(declared(named=named))
     assert (caught.value.code, caught.value.param) == ("unknown_label", "x-allod-markings")
 
 
-def test_an_unknown_purpose_is_refused() -> None:
-    """A realm that defines no purposes cannot promise to keep to one."""
+@pytest.mark.parametrize("purpose", ["care of what", "casework,research", "*"])
+def test_an_unknown_purpose_is_refused(purpose: str) -> None:
+    """A request is for one purpose, and that is one the nation's profile knows."""
     with pytest.raises(Invalid) as caught:
-        label_of(declared(purpose="care"), PLAIN)
+        read(declared(purpose=purpose))
     assert (caught.value.code, caught.value.param) == ("unknown_label", "x-allod-purpose")
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    """A header may hold any bytes."""
+    with pytest.raises(Invalid) as caught:
+        read({b"x-allod-tier": b"\xff\xfe"})
+    assert caught.value.code == "unknown_label"
+
+
+@given(tiers, markings, purposes)
+def test_an_answer_says_the_whole_label(tier: str, named: frozenset[str], purpose: str) -> None:
+    """Whoever sends the headers of an answer with the next request declares the same label."""
+    label = NATION.label(tier, markings=named, purposes=[purpose] if purpose else None)
+    said = {name: unquote(value.decode("ascii")).encode() for name, value in label_headers(label)}
+    assert read(said) == label

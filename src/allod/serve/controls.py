@@ -5,6 +5,7 @@ A control that cannot be checked says no: without a policy that verifies, or beh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,6 +16,9 @@ from allod.govern.identifiers import markings_in
 from allod.govern.keys import Caller
 from allod.govern.policy import Decision, Policy
 from allod.govern.policy_asked import Asked, Model, Site
+
+SLICE_CHARS = 1 << 16
+OVERLAP_CHARS = 256  # longer than any identifier with its spaces
 
 
 class Controls:
@@ -27,11 +31,19 @@ class Controls:
         self.site = site
         self._faults: dict[str, AllodError] = {}
 
-    def label(self, declared: Label, text: str) -> Label:
-        """Step 3: what was declared, with the markings that `text` itself calls for and the model's own label."""
+    async def label(self, declared: Label, text: str) -> Label:
+        """Step 3: what was declared, with the markings that `text` itself calls for and the model's own label.
+
+        A long text is read in slices, and others have their turn in between.
+        """
         label = declared.join(self.model.label)
-        found = markings_in(text, self.nation)
-        return label if found <= label.markings else label.join(self.nation.label(markings=found))
+        for start in range(0, len(text), SLICE_CHARS):
+            if start:
+                await asyncio.sleep(0)
+            found = markings_in(text[start : start + SLICE_CHARS + OVERLAP_CHARS], self.nation)
+            if not found <= label.markings:
+                label = label.join(self.nation.label(markings=found))
+        return label
 
     def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label) -> Decision:
         """Step 4. Raises Unavailable, with the reason, while a control cannot be checked."""

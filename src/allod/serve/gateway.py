@@ -72,7 +72,7 @@ class Gateway:
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        request = self._labelled(request)
+        request = await self._labelled(request)
         chat = self._checked_chat(request)
         async with await self._accepted(caller, request, "chat") as work:
             completion = await self.engine.complete(tools.prepare(chat), salt=self._salt(request))
@@ -81,14 +81,14 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)
         return Labelled(completion, request.label)
 
-    def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
+    async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        request = self._labelled(request)
+        request = await self._labelled(request)
         return Labelled(self._stream(caller, request), request.label)
 
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
-        request = self._labelled(request)
+        request = await self._labelled(request)
         embed = cast(Embed, request.task)
         self._check_model(embed.model)
         async with await self._accepted(caller, request, "embed") as work:
@@ -115,8 +115,8 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)
         yield completion
 
-    def _labelled(self, request: Request) -> Request:
-        return replace(request, label=self.controls.label(request.label, request.task.text))
+    async def _labelled(self, request: Request) -> Request:
+        return replace(request, label=await self.controls.label(request.label, request.task.text))
 
     def _salt(self, request: Request) -> str:
         return cache_salt(self._salt_secret, request.tenant, request.label)

@@ -84,7 +84,7 @@ class OpenAI:
 
     async def _stream(self, call: Call, request: Request, writer: write.AnswerWriter) -> None:
         """Headers go out with the first thing there is to say, so that an early error still has a status."""
-        answer = self._gateway.stream(_caller(call), request)
+        answer = await self._gateway.stream(_caller(call), request)
         async with aclosing(answer.value) as items:
             async for item in items:
                 if not call.started:
