@@ -126,6 +126,8 @@ class Policies:
 
     def set_default(self, *, now_ms: int) -> LoggedVersion | None:
         """Bring the built-in policy into force in a realm that never had one; None if it had."""
+        if (self._log / "segment").exists() and self._key.exists() and self.history().versions:
+            return None  # without the log's lock: another policy may be being set just now
         policy = load_policy(default_text(), self._nation)
         return self._set(policy, who="allod:first start", note="the built-in policy", now_ms=now_ms, only_first=True)
 
