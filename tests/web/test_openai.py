@@ -282,23 +282,35 @@ def test_a_wrong_key_is_an_authentication_error(gateway: Gateway) -> None:
 # Labels
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"x-allod-tier": "OFFICIAL"},
-        {"x-allod-tier": "OFFICIAL-SENSITIVE"},
-        {"x-allod-markings": "SENSITIVE, UK EYES ONLY"},
-    ],
-    ids=str,
-)
-def test_official_work_is_answered_under_its_label(
-    gateway: Gateway, client: openai.OpenAI, headers: dict[str, str]
-) -> None:
-    """And the receipt carries the label that was declared."""
-    raw = client.chat.completions.with_raw_response.create(model="echo", messages=[QUESTION], extra_headers=headers)
+@pytest.mark.parametrize("stream", [False, True])
+def test_official_work_is_answered_under_its_label(gateway: Gateway, client: openai.OpenAI, stream: bool) -> None:
+    """The receipt carries the label that was declared, and so does the answer itself."""
+    headers = {"x-allod-tier": "OFFICIAL", "x-allod-purpose": "casework"}
+    raw = client.chat.completions.with_raw_response.create(
+        model="echo", messages=[QUESTION], extra_headers=headers, stream=stream
+    )
+    assert {name: raw.headers[name] for name in headers} == headers
+    for _ in raw.parse() if stream else ():
+        pass
     label = statement_of(gateway, raw.headers["x-allod-receipt"]).predicate["policy"]["label"]
-    assert label["tier"] == "OFFICIAL"
-    assert ("SENSITIVE" in label["markings"]) == ("SENSITIVE" in str(headers))
+    assert label == {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": ["casework"]}
+
+
+def test_a_person_s_number_marks_the_request(gateway: Gateway, client: openai.OpenAI) -> None:
+    """What the text holds counts as declared: nobody has to remember to say so. Marked, it needs a sealed engine."""
+    question = {"role": "user", "content": "Who is 943 476 5919?"}  # the NHS number of no patient, as documentation uses
+    error = refusal(client, messages=[question])
+    assert (error.status_code, error.code) == (403, "policy_denied")
+    assert "needs-a-sealed-engine" in error.message
+    policy = statement_of(gateway, error.response.headers["x-allod-receipt"]).predicate["policy"]
+    assert (policy["label"]["markings"], policy["rules"]) == (["PERSONAL DATA"], ["needs-a-sealed-engine"])
+
+
+def test_where_it_may_not_be_processed_it_is_not(client: openai.OpenAI) -> None:
+    """The caveat leaves one country, and nobody has said that this site is there."""
+    error = refusal(client, extra_headers={"x-allod-tier": "SECRET", "x-allod-markings": "UK EYES ONLY"})
+    assert (error.status_code, error.code) == (403, "policy_denied")
+    assert "outside-jurisdiction" in error.message
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -308,7 +320,7 @@ def test_what_is_too_secret_is_refused_with_a_receipt(
     """403, the reason, and a bundle of the refusal that `allod verify` accepts."""
     error = refusal(client, stream=stream, extra_headers={"x-allod-tier": "TOP SECRET"})
     assert (error.status_code, error.code) == (403, "policy_denied")
-    assert "TOP SECRET" in error.message
+    assert "above-accreditation" in error.message
     receipt_id = error.response.headers["x-allod-receipt"]
     file = tmp_path / "refusal.receipt.json"
     file.write_bytes(bundle_of(gateway, receipt_id))
@@ -414,4 +426,4 @@ def test_a_client_that_leaves_frees_the_engine(gateway: Gateway) -> None:
     wait_until_inside(gateway, 0)
     receipt_id = began.partition(b"x-allod-receipt: ")[2][:32].decode()
     answer = statement_of(gateway, receipt_id).predicate["answer"]
-    assert (answer["finish"], answer["tokens"]) == ("cancelled", None)
+    assert (answer["finish"], answer["tokens"] > 0) == ("cancelled", True)  # the pieces that went out
