@@ -8,6 +8,7 @@ if [ "${1:-}" = --full ]; then
 else
     rounds=3 seconds=2 tokens=48
 fi
+$python benchmarks/controls.py
 $python benchmarks/log_writer.py --seconds "$seconds"
 $python benchmarks/gateway.py --rounds "$rounds" --seconds "$seconds"
 $python benchmarks/http_libraries.py --rounds "$rounds" --seconds "$seconds"
