@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from threading import Lock
 from typing import TypeVar
 
@@ -21,10 +23,11 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = Lock()
         self._version = 0
-        self._changed: dict[str, int] = {}  # a tenant's or a key's id → the version that put it last
         self._tenants: dict[str, Tenant] = {}
+        self._tenant_versions: dict[str, int] = {}  # the version that put each last, the latest last
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, Key] = {}
+        self._key_versions: dict[str, int] = {}
         self._key_of_digest: dict[str, str] = {}
         self._events: dict[str, Event] = {}  # oldest first
         self._settings: dict[str, str] = {}
@@ -35,12 +38,10 @@ class MemoryStore:
 
     def changes_since(self, version: int) -> Changes:
         with self._lock:
-            if version == self._version and version > 0:
-                return Changes(version)
-            is_everything = not 0 < version < self._version
+            is_everything = not 0 < version <= self._version
             since = 0 if is_everything else version
-            tenants = tuple(one for one in self._tenants.values() if self._changed[one.id] > since)
-            keys = tuple(one for one in self._keys.values() if self._changed[one.id] > since)
+            tenants = tuple(self._tenants[name] for name in _later(self._tenant_versions, since))
+            keys = tuple(self._keys[name] for name in _later(self._key_versions, since))
             return Changes(self._version, tenants, keys, is_everything)
 
     def tenant(self, tenant_id: str) -> Tenant:
@@ -56,10 +57,9 @@ class MemoryStore:
             )
 
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
-        with self._lock:
-            self._record(event)
+        with self._changing(event) as number:
             self._tenants[tenant.id] = tenant
-            self._changed[tenant.id] = self._version
+            _note(self._tenant_versions, tenant.id, number)
 
     def account(self, tenant_id: str, account_id: str) -> Account:
         account = self._accounts.get(account_id)
@@ -72,22 +72,20 @@ class MemoryStore:
             return _page((one for one in self._accounts.values() if one.tenant_id == tenant_id), after, limit)
 
     def put_account(self, account: Account, event: Event) -> None:
-        with self._lock:
+        with self._changing(event):
             self.tenant(account.tenant_id)
             if account.id in self._accounts:
                 self.account(account.tenant_id, account.id)
-            self._record(event)
             self._accounts[account.id] = account
 
     def delete_account(self, tenant_id: str, account_id: str, event: Event) -> None:
-        with self._lock:
+        with self._changing(event) as number:
             self.account(tenant_id, account_id)
-            self._record(event)
             del self._accounts[account_id]
             for key in self._keys.values():
                 if key.account_id == account_id and key.revoked_ms is None:
                     self._keys[key.id] = replace(key, revoked_ms=event.at_ms)
-                    self._changed[key.id] = self._version
+                    _note(self._key_versions, key.id, number)
 
     def key(self, key_id: str) -> Key:
         key = self._keys.get(key_id)
@@ -107,7 +105,7 @@ class MemoryStore:
             return [self._with_use(key) for key in _page(found, after, limit)]
 
     def put_key(self, key: Key, event: Event) -> None:
-        with self._lock:
+        with self._changing(event) as number:
             old = self._keys.get(key.id)
             if old is not None and old.tenant_id != key.tenant_id:
                 raise rules.not_found("key", "key_id")
@@ -117,12 +115,11 @@ class MemoryStore:
                     self.account(key.tenant_id, key.account_id)
             if self._key_of_digest.get(key.digest, key.id) != key.id:
                 raise rules.exists("key", "digest")
-            self._record(event)
             if old is not None:
                 del self._key_of_digest[old.digest]
             self._key_of_digest[key.digest] = key.id
             self._keys[key.id] = replace(key, last_used_ms=None)
-            self._changed[key.id] = self._version
+            _note(self._key_versions, key.id, number)
 
     def events(
         self,
@@ -136,6 +133,7 @@ class MemoryStore:
         until_ms: int | None = None,
     ) -> list[Event]:
         rules.check_page(limit)
+        rules.check_filters(kind=kinds, tenant_id=tenant_ids)
         with self._lock:
             order = list(self._events)
             first = order.index(self._event(before, "before")) + 1 if before is not None else 0
@@ -156,8 +154,7 @@ class MemoryStore:
 
     def put_setting(self, name: str, value: str, event: Event) -> None:
         rules.check_setting(name, value)
-        with self._lock:
-            self._record(event)
+        with self._changing(event):
             self._settings[name] = value
 
     def lease(
@@ -216,6 +213,7 @@ class MemoryStore:
         key_ids: Collection[str] = (),
     ) -> list[UsageRow]:
         rules.check_usage(bucket_ms, group_by)
+        rules.check_filters(tenant_id=tenant_ids, model=models, key_id=key_ids)
         since, until = rules.first_minute(since_ms), rules.first_minute(until_ms)
         sums: dict[tuple[int, str | None, str | None, str | None], Totals] = defaultdict(Totals)
         with self._lock:
@@ -242,11 +240,15 @@ class MemoryStore:
     def close(self) -> None:
         pass
 
-    def _record(self, event: Event) -> None:
-        if event.id in self._events:
-            raise rules.exists("event", "id")
-        self._events[event.id] = event
-        self._version += 1
+    @contextmanager
+    def _changing(self, event: Event) -> Iterator[int]:
+        """The number of a change; it and its event count if the block, which checks before it changes, ends well."""
+        with self._lock:
+            if event.id in self._events:
+                raise rules.exists("event", "id")
+            yield self._version + 1
+            self._version += 1
+            self._events[event.id] = event
 
     def _event(self, event_id: str, param: str) -> str:
         if event_id not in self._events:
@@ -255,6 +257,15 @@ class MemoryStore:
 
     def _with_use(self, key: Key) -> Key:
         return replace(key, last_used_ms=self._last_used.get(key.id))
+
+
+def _note(versions: dict[str, int], name: str, version: int) -> None:
+    versions.pop(name, None)
+    versions[name] = version
+
+
+def _later(versions: dict[str, int], since: int) -> Iterable[str]:
+    return takewhile(lambda name: versions[name] > since, reversed(versions))
 
 
 def _page(rows: Iterable[_Row], after: str, limit: int) -> list[_Row]:

@@ -21,8 +21,7 @@ from allod.govern.stores.sql import SqlStore
 
 CONNECT_S = 2  # libpq's least
 STATEMENT_S = 5
-LOCK_S = 2
-ANSWER_S = STATEMENT_S + 1.0
+LOCK_S = 2.0
 
 POSTGRES = Dialect(
     number="BIGINT",
@@ -33,11 +32,6 @@ POSTGRES = Dialect(
     lock_schema="SELECT pg_advisory_xact_lock(7382915603881)",  # any number that only Allod takes
     for_update="FOR UPDATE",
     parameter=r"%(\1)s",
-)
-_LIMITS = (
-    f"SELECT set_config('statement_timeout', '{STATEMENT_S}s', false), set_config('lock_timeout', '{LOCK_S}s', false), "
-    f"set_config('idle_in_transaction_session_timeout', '{STATEMENT_S}s', false), "
-    "set_config('synchronous_commit', 'on', false)"
 )
 _Result = TypeVar("_Result")
 
@@ -52,12 +46,12 @@ def postgres_store(conninfo: str) -> SqlStore:
 
 
 class _Bounded(psycopg.Connection[tuple[Any, ...]]):
-    """Gives up on an answer after `ANSWER_S`: the server's timeouts need a server that runs."""
+    """Gives up on an answer after a while: the server's timeouts need a server that runs."""
 
-    def wait(
-        self, gen: Generator[Any, Any, _Result], interval: float = 0.1, timeout: float | None = ANSWER_S
-    ) -> _Result:
-        return super().wait(gen, interval=interval, timeout=timeout)
+    answer_s = STATEMENT_S + 1.0
+
+    def wait(self, gen: Generator[Any, Any, _Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
+        return super().wait(gen, interval=interval, timeout=self.answer_s if timeout is None else timeout)
 
 
 class PostgresDatabase:
@@ -83,7 +77,13 @@ class PostgresDatabase:
             application_name="allod",
         )
         try:
-            connection.execute(_LIMITS)
+            for name, value in (
+                ("statement_timeout", f"{STATEMENT_S}s"),
+                ("lock_timeout", f"{round(LOCK_S * 1000)}ms"),
+                ("idle_in_transaction_session_timeout", f"{STATEMENT_S}s"),
+                ("synchronous_commit", "on"),
+            ):
+                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         except BaseException:
             connection.close()
             raise

@@ -67,10 +67,11 @@ def check_usage(bucket_ms: int, group_by: Collection[str]) -> None:
         raise Invalid("group_by knows tenant, key and model", param="group_by")
 
 
-def check_filter(param: str, words: Collection[str]) -> None:
+def check_filters(**filters: Collection[str]) -> None:
     """Raise Invalid for more words than a statement takes."""
-    if len(words) > MAX_PAGE:
-        raise Invalid(f"at most {MAX_PAGE} of {param} at once", param=param)
+    for param, words in filters.items():
+        if len(words) > MAX_PAGE:
+            raise Invalid(f"at most {MAX_PAGE} of {param} at once", param=param)
 
 
 def check_setting(name: str, value: str) -> None:

@@ -163,7 +163,7 @@ def one_of(column: str, words: Collection[str], values: dict[str, object]) -> st
     """` AND column IN (...)` with its words among `values`; nothing where there are none."""
     if not words:
         return ""
-    rules.check_filter(column, words)
+    rules.check_filters(**{column: words})
     names = {f"{column}_{number}": word for number, word in enumerate(words)}
     values |= names
     return f" AND {column} IN ({', '.join(f':{name}' for name in names)})"

@@ -1,0 +1,145 @@
+"""What a store on disk keeps: after kill -9, between processes, and when its rows are not what they should be."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from tests.contracts.tenants import (
+    BEYOND,
+    RICH,
+    Place,
+    account,
+    charge,
+    durable,
+    event,
+    key,
+    lease,
+    put,
+    start,
+    tenant,
+    unavailable,
+)
+
+from allod.govern.store import Position
+
+WRITER = """
+import sys
+from tests.contracts.tenants import charge, open_store
+from allod.govern.store import Position
+store = open_store(*sys.argv[1:3])
+print("ready", flush=True)
+while True:
+    at = store.position("log") or Position(0, 0)
+    batch = [charge(receipt_id=f"r{n}", prompt_tokens=n, start_ms=n * 7000, key_id=f"k{n % 5}")
+             for n in range(at.num_entries, at.num_entries + 50)]
+    store.charge("log", Position(at.num_entries + 50, at.offset + 50 * 700), batch)
+"""
+TAKER = """
+import sys
+from tests.contracts.tenants import lease, open_store
+store, gateway = open_store(*sys.argv[1:3]), sys.argv[3]
+print("ready", flush=True)
+sys.stdin.readline()
+taken = 0
+while granted := lease(store, 7, gateway=gateway, limit=2000):
+    taken += granted
+print(taken, flush=True)
+"""
+
+
+@durable
+def test_a_killed_ledger_counted_every_receipt_once(place: Place) -> None:
+    """kill -9 at random moments, again and again: totals and position agree, and the next run goes on from there."""
+    chance = random.Random(7)
+    for _ in range(6):
+        with start(WRITER, place) as writer:
+            time.sleep(chance.uniform(0.02, 0.25))
+            writer.kill()
+        with closing(place.open()) as store:
+            num = (store.position("log") or Position(0, 0)).num_entries
+            used = store.used(tenant_id="one", since_ms=0, until_ms=10**15)
+            assert (used.requests, used.prompt_tokens) == (num, num * (num - 1) // 2)
+    assert num > 100
+
+
+@durable
+def test_processes_share_a_limit_exactly(place: Place) -> None:
+    """Two gateways on one database, asking until there is no more: together they get the limit."""
+    place.open().close()
+    takers = [start(TAKER, place, gateway) for gateway in "ab"]
+    taken = []
+    for taker in takers:
+        assert taker.stdin is not None
+        taker.stdin.write("go\n")
+        taker.stdin.flush()
+    for taker in takers:
+        with taker:
+            taken.append(int(taker.communicate(timeout=60)[0]))
+    assert sum(taken) == 2000
+    assert min(taken) > 0
+
+
+@durable
+def test_all_is_found_again(place: Place) -> None:
+    """Closed and opened, every part of it is there."""
+    with closing(place.open()) as store:
+        put(store, RICH, account(), key())
+        store.put_setting("a", "b", event())
+        store.charge("log", Position(3, 4), [charge()])
+        lease(store, 90)
+        before = (store.changes_since(0), store.events(), store.accounts("one"), store.key("key_1"))
+    with closing(place.open()) as store:
+        assert (store.changes_since(0), store.events(), store.accounts("one"), store.key("key_1")) == before
+        assert (store.setting("a"), store.position("log"), lease(store, 90)) == ("b", Position(3, 4), 10)
+
+
+@durable
+def test_a_closed_store_answers_nobody(place: Place) -> None:
+    """Unavailable, like every other way of not being there."""
+    store = place.open()
+    store.close()
+    store.close()
+    assert unavailable(lambda: store.changes_since(0)).code == "tenants_unavailable"
+
+
+@durable
+def test_first_starts_at_once_make_one_database(place: Place) -> None:
+    """Eight gateways that start together on nothing all come up, on the same tables."""
+    with ThreadPoolExecutor(8) as threads:
+        stores = list(threads.map(lambda _: place.open(), range(8)))
+    put(stores[0], tenant())
+    assert all(store.tenant("one") == tenant() for store in stores)
+    for store in stores:
+        store.close()
+
+
+@durable
+def test_a_newer_database_is_left_alone(place: Place, execute: Callable[[str], object]) -> None:
+    """An older Allod does not write into tables that it does not know."""
+    place.open().close()
+    execute("UPDATE realm SET version = 99")
+    assert "newer" in (unavailable(place.open).hint or "")
+
+
+@durable
+def test_a_row_that_is_no_tenant_lets_nobody_in(place: Place, execute: Callable[[str], object]) -> None:
+    """What somebody wrote by hand, and wrongly, is damage: said as such, not guessed at."""
+    with closing(place.open()) as store:
+        put(store, tenant())
+        execute("UPDATE tenants SET body = '{\"id\": 7}'")
+        assert unavailable(lambda: store.changes_since(0)).code == "tenants_corrupt"
+
+
+@durable
+def test_sums_that_no_number_holds_are_refused_whole(place: Place) -> None:
+    """An engine that claims 2^53 tokens a thousand times over: no rounded total, no half a batch, no moved position."""
+    batch = [charge(prompt_tokens=BEYOND - 1)] * 500
+    with closing(place.open()) as store:
+        store.charge("a", Position(1000, 1), batch + batch)
+        assert unavailable(lambda: store.charge("a", Position(2000, 2), [charge(model="n"), *batch])).code
+        assert store.used(tenant_id="one", since_ms=0, until_ms=60_000).prompt_tokens == 1000 * (BEYOND - 1)
+        assert store.position("a") == Position(1000, 1)

@@ -1,0 +1,106 @@
+"""Tenants in SQLite: one file, which others may hold, remove or break."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.contracts.tenants import (
+    Place,
+    in_sqlite,
+    put,
+    refused,
+    start,
+    tenant,
+    unavailable,
+)
+
+from allod.govern.stores.sqlite import sqlite_store
+
+
+@pytest.fixture
+def file(place: Place) -> Path:
+    return Path(place.address)
+
+
+@in_sqlite
+def test_the_file_is_its_owners_alone(place: Place, file: Path) -> None:
+    """Mode 0600, its journal too; one that others can touch is refused, since they could have let themselves in."""
+    with closing(place.open()) as store:
+        put(store, tenant())
+        modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert len(modes) == 3
+    file.chmod(0o640)
+    assert refused(place.open)[0] == "tenants_permissions"
+
+
+@in_sqlite
+@pytest.mark.parametrize("place_of_damage", ["head", "middle", "cut", "noise"])
+def test_a_damaged_file_is_told_at_the_start(place: Place, file: Path, place_of_damage: str) -> None:
+    """Wherever it is: the gateway does not start on it, and says what to do."""
+    with closing(place.open()) as store:
+        for number in range(200):
+            put(store, tenant(f"t{number}", name="x" * 200))
+    data = bytearray(file.read_bytes())
+    if place_of_damage == "head":
+        data[:16] = bytes(16)
+    elif place_of_damage == "middle":
+        data[4096 * 3 : 4096 * 12] = bytes(4096 * 9)
+    elif place_of_damage == "cut":
+        del data[len(data) // 2 :]
+    else:
+        data = bytearray(random.Random(8).randbytes(8192))
+    file.write_bytes(data)
+    error = unavailable(place.open)
+    assert (error.code, "backup" in (error.hint or "")) == ("tenants_corrupt", True)
+
+
+@in_sqlite
+def test_a_removed_file_is_missed_at_once(place: Place, file: Path) -> None:
+    """SQLite itself would go on with a file that has no name. Put back, it answers again; another in its place not."""
+    with closing(place.open()) as store:
+        put(store, tenant())
+        aside = file.rename(file.with_suffix(".aside"))
+        for call in (lambda: store.changes_since(0), lambda: put(store, tenant("two"))):
+            assert unavailable(call).code == "tenants_unavailable"
+        assert not file.exists()
+        aside.rename(file)
+        assert store.tenant("one") == tenant()
+        file.rename(aside)
+        sqlite_store(file).close()
+        assert "replaced" in unavailable(lambda: store.tenant("one")).message
+
+
+@in_sqlite
+def test_a_locked_file_is_waited_for_a_little(place: Place, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that holds it delays writers, and only for so long; readers go on. Then all is well again."""
+    monkeypatch.setattr("allod.govern.stores.sqlite.BUSY_S", 0.2)
+    holder = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[2], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+    with closing(place.open()) as store:
+        put(store, tenant())
+        with start(holder, place) as process:
+            began = time.monotonic()
+            error = unavailable(lambda: put(store, tenant("two")))
+            assert (error.code, "locked" in error.message) == ("tenants_unavailable", True)
+            assert time.monotonic() - began < 5
+            assert store.tenant("one") == tenant()
+            process.communicate("done\n", timeout=30)
+        put(store, tenant("two"))
+
+
+@in_sqlite
+def test_no_directory_is_no_database(tmp_path: Path, place: Place) -> None:
+    """A path that leads nowhere is said to, and makes nothing."""
+    error = unavailable(lambda: sqlite_store(tmp_path / "missing" / "tenants.db"))
+    assert error.code == "tenants_unavailable"
+    assert not (tmp_path / "missing").exists()
