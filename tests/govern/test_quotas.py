@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from tests.contracts import postgres
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
@@ -446,6 +452,41 @@ def test_what_a_killed_gateway_held_is_lost_or_reclaimed(store: CountingStore) -
     again.reclaim([who], NOON_MS)
     use(again, who, 90)
     assert refused(again, who).code == "budget_exhausted"
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """A real PostgreSQL of this module's own."""
+    if postgres.WHY_NOT is not None:
+        pytest.skip(postgres.WHY_NOT)
+    with postgres.running_postgres() as server:
+        yield server.conninfo()
+
+
+@pytest.mark.services
+def test_two_gateways_on_postgresql_one_of_them_killed(database: str) -> None:
+    """Two processes spend one budget as fast as they can, and SIGKILL ends one in the middle.
+
+    What both charged is at most the limit. What is not charged is at most what the killed one held, a slice and what
+    its four requests had reserved, and the same of the other's while it asked for its last.
+    """
+    limit, most = 1_000_000, 100
+    hammer = [sys.executable, str(Path(__file__).with_name("hammer.py")), database]
+    killed, other = (
+        subprocess.Popen([*hammer, name, str(limit), str(most)], stdout=subprocess.PIPE) for name in ("one", "two")
+    )
+    assert killed.stdout is not None
+    charged = 0
+    while charged < limit // 10:
+        line = killed.stdout.readline()
+        assert line, "it ended before it was killed"
+        charged += int(line)
+    killed.kill()
+    charged += sum(map(int, killed.communicate(timeout=60)[0].split(b"\n")[:-1]))
+    of_other = sum(map(int, other.communicate(timeout=60)[0].split()))
+    assert (killed.returncode, other.returncode) == (-signal.SIGKILL, 0)
+    assert of_other > limit // 10
+    assert limit - 2 * (limit // 10 + 4 * most) <= charged + of_other <= limit
 
 
 class TwoGateways(RuleBasedStateMachine):
