@@ -146,6 +146,8 @@ def test_a_torn_tail_was_never_acknowledged(log: Log, tmp_path: Path) -> None:
     for end in range(len(whole), len(longer)):
         segment.write_bytes(longer[:end])
         assert read(tmp_path / "log")[1].head.size == 14
+        segment.write_bytes(longer[:end] + bytes([longer[end] ^ 1]) + longer[end + 1 :])  # its pages came out of order
+        assert read(tmp_path / "log")[1].head.size == 14
 
 
 def test_a_signed_head_after_the_damage_is_found(log: Log, tmp_path: Path) -> None:
@@ -166,11 +168,13 @@ def test_it_reads_beside_a_running_writer(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         sizes = []
-        for _ in range(25):
-            for _ in range(100):
-                process.stdout.readline()
-            sizes.append(read(tmp_path)[1].head.size)
-        process.kill()
+        try:
+            for _ in range(25):
+                for _ in range(100):
+                    process.stdout.readline()
+                sizes.append(read(tmp_path)[1].head.size)
+        finally:
+            process.kill()
     assert sizes == sorted(sizes)
     assert all(size >= 100 * turn for turn, size in enumerate(sizes, start=1))
 
