@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -23,12 +23,13 @@ from openai.types.admin.organization.projects import service_accounts as account
 from pydantic import BaseModel, TypeAdapter
 
 from allod.core.canonical import MAX_SAFE_INTEGER
+from allod.core.errors import Denied
 from allod.core.labels import Tier
 from allod.core.nations import Marking, Nation
 from allod.govern.keys import KeyRing
 from allod.govern.store import Position, Totals
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Charge, Event, Key, Tenant, api_key_digest, local_tenant
+from allod.govern.tenants import Charge, Event, Key, Quota, Tenant, api_key_digest, local_tenant
 from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
 from allod.web.asgi import Application, Call, Route
 from allod.web.metrics import Metrics
@@ -520,6 +521,13 @@ async def test_a_key_that_is_no_admins_administers_nothing(office: Office) -> No
     assert (status, error["code"]) == (403, "wrong_kind_of_key")
 
 
+async def test_the_handlers_themselves_ask_for_an_admin_key() -> None:
+    """Should a route ever forget to."""
+    call = Call("0", "GET", f"{ORGANIZATION_PREFIX}projects", b"", {}, None, None, NOW_MS)
+    with pytest.raises(Denied):
+        await Admin(new_office().store, nation=NATION, models=()).answer(call)
+
+
 # Limits
 
 
@@ -787,8 +795,11 @@ async def test_a_list_is_read_backwards(office: Office, limit: int) -> None:
         page = await office.page("audit_logs", limit=limit, before=cursor)
         assert [entry["id"] for entry in page["data"]] == whole[max(0, index - limit) : index]
         assert page["has_more"] == (index > limit)
+    tenant = replace(local_tenant(NOW_MS), model_quotas={"gone": Quota(concurrent=1)})
+    office.store.put_tenant(tenant, Event("e", NOW_MS, "project.updated", "start", "local"))
     page = await office.page("projects/local/rate_limits", limit=limit, before="rl-vectors")
-    assert [entry["id"] for entry in page["data"]] == ["rl-chatty"]
+    assert [entry["id"] for entry in page["data"]] == ["rl-chatty", "rl-gone"][-limit:]
+    assert page["has_more"] == (limit == 1)
 
 
 # The audit log
@@ -847,6 +858,7 @@ async def test_whatever_is_changed_is_in_the_audit_log(office: Office) -> None:
         ({"actor_ids": ["key_2"], "limit": 1, "after": "e3"}, [1]),
         ({"actor_ids": ["key_2"], "limit": 1, "before": "e1"}, [3]),
         ({"actor_ids": ["key_2"], "limit": 1, "before": "e0"}, [1]),
+        ({"actor_ids": ["key_1", "key_2"], "limit": 1, "before": "e0"}, [1]),
     ],
     ids=lambda value: str(value)[:60],
 )

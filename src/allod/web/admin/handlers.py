@@ -52,7 +52,7 @@ class Admin:
         self._changing = asyncio.Lock()
         retention, spending = Retention(store), Spending(store, currency)
         usage = Usage(store, embedding_models=embedding_models, currency=currency)
-        self._routes = {
+        self._routes: Routes = {
             **_of_the_organization(AdminKeys(store), Audit(store), usage),
             **_of_projects(Projects(store, nation), Accounts(store, nation), ProjectKeys(store, nation)),
             **_of_what_a_project_may(RateLimits(store, models), ModelPermissions(store)),
@@ -77,7 +77,7 @@ class Admin:
 
     def _find(self, call: Call) -> tuple[Handler, list[str]]:
         asked = call.path.removeprefix(ORGANIZATION_PREFIX).split("/")
-        allowed: dict[str, tuple[Handler, list[str]]] = {}
+        allowed = {}
         for (method, path), handler in self._routes.items():
             parts = path.split("/")
             if len(parts) == len(asked) and all(part in ("{}", word) for part, word in zip(parts, asked, strict=True)):
