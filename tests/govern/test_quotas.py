@@ -457,7 +457,7 @@ def test_what_a_killed_gateway_held_is_lost_or_reclaimed(store: CountingStore) -
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     """A real PostgreSQL of this module's own."""
-    if postgres.WHY_NOT is not None:
+    if postgres.WHY_NOT:
         pytest.skip(postgres.WHY_NOT)
     with postgres.running_postgres() as server:
         yield server.conninfo()
