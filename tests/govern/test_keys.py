@@ -348,7 +348,7 @@ def test_one_change_touches_one_tenant(realm: Realm, gb: Nation, monkeypatch: py
         realm.store.put_key(key, realm.event())
     realm.ring.refresh(realm.store)
     made = []
-    monkeypatch.setattr(keys, "_caller", lambda tenant, key, nation: made.append(key.id))
+    monkeypatch.setattr(keys, "caller_for", lambda tenant, key, nation: made.append(key.id))
     realm.tenant("t7", weight=2)
     assert made == ["key_7"]
 

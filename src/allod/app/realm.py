@@ -11,9 +11,12 @@ from allod import settings as settings_module
 from allod.app.home import Home, now_ms
 from allod.app.meter import DayNames, Meter
 from allod.app.policies import Policies
+from allod.app.receipts import ReceiptReader
+from allod.app.shares import Shares
 from allod.app.tenants import make_first_tenant, open_store
 from allod.app.upkeep import Upkeep
-from allod.core.errors import Denied
+from allod.core.errors import Denied, Invalid, Unavailable
+from allod.core.nations import Nation
 from allod.core.statements import SitePart, check_statement
 from allod.core.whole_files import write_whole
 from allod.govern.keys import KeyRing
@@ -21,6 +24,7 @@ from allod.govern.ledger import Ledger
 from allod.govern.policy_asked import Model, Site
 from allod.govern.quotas import Quotas
 from allod.govern.store import TenantStore
+from allod.prove.artefacts import LoggedVersion
 from allod.prove.daykeys import DayKeys
 from allod.prove.log import Log, bundle_for, open_log
 from allod.prove.trust import trust_text
@@ -49,14 +53,19 @@ class Realm:
         trust: str,
         store: TenantStore,
         policies: Policies,
+        models: tuple[Model, ...] = (),
     ) -> None:
         self.settings = settings
         self.gateway = gateway
         self.trust = trust
         self.store = store
         self.policies = policies
+        self.models = models
+        self.shares = Shares(store, model=gateway.model.name)
+        self.receipts = ReceiptReader(log, find=day_keys.find, tenant_of=DayNames(day_keys, store).tenant_of)
         self._log = log
         self._day_keys = day_keys
+        self._history = Policies(settings.home, gateway.controls.nation, realm=settings.realm.name)
 
     def bundle(self, receipt_id: str, tenant: str | None) -> bytes:
         """A receipt's bundle, opened for the tenant whose answer it is. Raises Invalid (`no_such_receipt`)."""
@@ -70,6 +79,17 @@ class Realm:
     def log_file(self, name: str) -> bytes:
         """A part of the log as C2SP tlog-tiles names it."""
         return self._log.resource(name)
+
+    def policy_versions(self) -> tuple[LoggedVersion, ...]:
+        """Every policy that was in force, oldest first. For one thread at a time.
+
+        Raises Unavailable (`policy_unavailable`) where the log that says so cannot be relied on.
+        """
+        try:
+            return self._history.history().versions
+        except (Invalid, OSError) as error:
+            reason = error.message if isinstance(error, Invalid) else str(error)
+            raise Unavailable(f"no policy can be relied on: {reason}", code="policy_unavailable") from error
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless an answer could be given now."""
@@ -161,7 +181,24 @@ async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> A
         upkeep = Upkeep(store=store, keys=keys, policies=policies, quotas=quotas, meter=meter, controls=controls)
         await upkeep.start()
         stack.push_async_callback(upkeep.stop)
-        yield Realm(settings, gateway=gateway, log=log, day_keys=day_keys, trust=trust, store=store, policies=policies)
+        yield Realm(
+            settings,
+            gateway=gateway,
+            log=log,
+            day_keys=day_keys,
+            trust=trust,
+            store=store,
+            policies=policies,
+            models=await asyncio.to_thread(_known_models, nation),
+        )
+
+
+def _known_models(nation: Nation) -> tuple[Model, ...]:
+    """Those of the catalogue, as a policy is told of them."""
+    return tuple(
+        Model(entry.name, nation.lowest, entry.licence, entry.country, entry.informative)
+        for entry in settings_module.load_catalogue()
+    )
 
 
 def _deliver_in(loop: asyncio.AbstractEventLoop, batch: list[tuple[Callable[[Any], None], Any]]) -> None:

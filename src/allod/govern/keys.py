@@ -97,7 +97,7 @@ class _Book:
         if tenant is None or tenant.archived_ms is not None:
             return _Entry(key, why_not=f"its tenant {key.tenant_id} is archived or unknown")
         try:
-            return _Entry(key, _caller(tenant, key, self._nation))
+            return _Entry(key, caller_for(tenant, key, self._nation))
         except Invalid as error:  # of this tenant alone: the others' keys go on working
             return _Entry(key, trouble=f"tenant {tenant.id}, key {key.id}: {error.message}")
 
@@ -218,8 +218,8 @@ def _read(path: Path, prefix: str) -> str:
     return key
 
 
-def _caller(tenant: Tenant, key: Key, nation: Nation) -> Caller:
-    """Raises Invalid for words that are not the nation's."""
+def caller_for(tenant: Tenant, key: Key, nation: Nation) -> Caller:
+    """Who asks with this key, whether or not it opens anything now. Raises Invalid for words the nation lacks."""
     default = nation.label(
         tenant.tier, markings=tenant.markings, purposes=tenant.purposes, jurisdictions=tenant.jurisdictions
     )

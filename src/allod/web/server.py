@@ -23,6 +23,8 @@ from allod.core.whole_files import write_whole
 from allod.settings import Settings
 from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
 from allod.web.asgi import Application, Route
+from allod.web.explanations import Explanations
+from allod.web.governance import Governance
 from allod.web.metrics import Metrics
 from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
 from allod.web.pages import Pages
@@ -180,13 +182,28 @@ def application(realm: Realm) -> Application:
         embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
         currency=settings.prices.currency,
     )
+    governance = Governance(
+        controls=gateway.controls,
+        store=realm.store,
+        explanations=Explanations(gateway.controls, realm.store, realm.models),
+        standings=gateway.admission.snapshot,
+        shares=realm.shares.read,
+        receipts=realm.receipts.read,
+        versions=realm.policy_versions,
+        num_slots=lambda: gateway.engine.info.slots,
+        currency=settings.prices.currency,
+    )
     return Application(
         routes={
             ("POST", "/v1/chat/completions"): Route(openai.chat_completions),
             ("POST", "/v1/embeddings"): Route(openai.embeddings),
             ("GET", "/v1/models"): Route(openai.models),
-            ("GET", "/v1/trust"): Route(evidence.trust),
-            ("GET", "/v1/seal"): Route(evidence.seal),
+            ("GET", "/v1/trust"): Route(evidence.trust, needs="any"),
+            ("GET", "/v1/seal"): Route(evidence.seal, needs="any"),
+            ("GET", "/v1/governance/shares"): Route(governance.shares, needs="admin"),
+            ("GET", "/v1/governance/policy"): Route(governance.policy, needs="admin"),
+            ("POST", "/v1/governance/explain"): Route(governance.explain, needs="admin"),
+            ("GET", "/v1/governance/receipts"): Route(governance.receipts, needs="admin"),
             ("GET", "/healthz"): Route(health.healthz, needs="nothing"),
             ("GET", "/readyz"): Route(health.readyz, needs="nothing"),
             ("GET", "/metrics"): Route(health.metrics, needs="nothing"),

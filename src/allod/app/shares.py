@@ -1,0 +1,171 @@
+"""Who shares the engines: each tenant's turns now, what it used today, and how much of its limits that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from allod.govern.store import TenantStore, Totals
+from allod.govern.tenants import Quota, Tenant
+from allod.govern.windows import DAY_MS, Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.serve.turns import Standing
+
+LONGEST_MS = 31 * DAY_MS
+MONTH_KEPT_MS = 60_000  # so long the month before today is not summed again: late charges come in with the next time
+_NOTHING = Totals()
+_Used = dict[tuple[str, str | None], Totals]  # by tenant, and by model where it is said
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `limit` of `unit` in a `period`, which starts anew at `resets_ms`, of which `used`; None: not measured.
+
+    The period `now` is for requests at a time, waiting ones included. `model` is the one that it is about, or None.
+    """
+
+    unit: str
+    period: str
+    limit: int
+    used: int | None
+    model: str | None = None
+    resets_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantShare:
+    """One tenant. `share` is what is due to it of the turns of its priority now, `service` what it was charged for
+    turns since the gateway last forgot."""
+
+    tenant: Tenant
+    share: float
+    num_waiting: int
+    num_running: int
+    service: int
+    today: Totals
+    limits: tuple[Limit, ...]
+
+
+class Sharing(NamedTuple):
+    """The tenants that are shown, and how many there are."""
+
+    shown: list[TenantShare]
+    num_tenants: int
+
+
+class Shares:
+    """Reads the store; for one thread at a time. Holds every tenant in memory, so that a reading costs what changed.
+
+    `model` is the one that is served. What was used is what the ledger says: up to a second behind the last answer.
+    """
+
+    def __init__(self, store: TenantStore, *, model: str) -> None:
+        self._store = store
+        self._model = model
+        self._version = 0
+        self._tenants: dict[str, Tenant] = {}
+        self._month: tuple[int, int, _Used] = (-1, 0, {})  # (day, when it was read, what it said)
+
+    def read(self, standings: Sequence[Standing], *, limit: int, now_ms: int) -> Sharing:
+        """At most `limit` tenants: the busy ones first, then those that used most today, then the others by their ids.
+
+        Raises Unavailable where the store cannot be asked.
+        """
+        self._refresh()
+        numbers = windows_at(now_ms)
+        turns: dict[str, list[Standing]] = {}
+        for standing in standings:
+            turns.setdefault(standing.tenant, []).append(standing)
+        today = self._used(*bounds_of("day", numbers.day))
+
+        def rank(tenant: Tenant) -> tuple[int, int, str]:
+            used = today.get((tenant.id, None), _NOTHING)
+            return -_under_way(turns.get(tenant.id, ())), -_tokens(used), tenant.id
+
+        active = [tenant for tenant in self._tenants.values() if tenant.archived_ms is None]
+        chosen = sorted(active, key=rank)[:limit]
+        has_month = any(budget.period == "month" for tenant in chosen for budget in tenant.budgets)
+        used = {
+            "minute": self._used(*bounds_of("minute", numbers.minute), by_model=True),
+            "day": today,
+            "month": _sum(today, self._month_before(numbers, now_ms)) if has_month else today,
+        }
+        shown = [_share(tenant, turns.get(tenant.id, ()), used, numbers, self._model) for tenant in chosen]
+        return Sharing(shown, len(active))
+
+    def _refresh(self) -> None:
+        changes = self._store.changes_since(self._version)
+        if changes.is_everything:
+            self._tenants.clear()
+        self._tenants.update((tenant.id, tenant) for tenant in changes.tenants)
+        self._version = changes.version
+
+    def _used(self, since_ms: int, until_ms: int, *, by_model: bool = False) -> _Used:
+        """Totals by tenant; `by_model` those by tenant and model as well."""
+        groups = ("tenant", "model") if by_model else ("tenant",)
+        found: _Used = {}
+        rows = self._store.usage(since_ms=since_ms, until_ms=until_ms, bucket_ms=LONGEST_MS, group_by=groups)
+        for row in rows:
+            for key in {(row.tenant_id or "", None), (row.tenant_id or "", row.model)}:
+                found[key] = found.get(key, _NOTHING) + row.totals
+        return found
+
+    def _month_before(self, numbers: Numbers, now_ms: int) -> _Used:
+        day, read_ms, used = self._month
+        if day != numbers.day or not 0 <= now_ms - read_ms < MONTH_KEPT_MS:
+            used = self._used(bounds_of("month", numbers.month)[0], bounds_of("day", numbers.day)[0])
+            self._month = numbers.day, now_ms, used
+        return used
+
+
+def _share(
+    tenant: Tenant, turns: Sequence[Standing], used: dict[str, _Used], numbers: Numbers, served: str
+) -> TenantShare:
+    return TenantShare(
+        tenant,
+        share=max((standing.share for standing in turns), default=0.0),
+        num_waiting=sum(standing.num_waiting for standing in turns),
+        num_running=sum(standing.num_running for standing in turns),
+        service=sum(standing.service for standing in turns),
+        today=used["day"].get((tenant.id, None), _NOTHING),
+        limits=(*_at_a_time(tenant, _under_way(turns), served), *_by_time(tenant, used, numbers)),
+    )
+
+
+def _at_a_time(tenant: Tenant, under_way: int, served: str) -> Iterator[Limit]:
+    if tenant.quota.concurrent is not None:
+        yield Limit("requests", "now", tenant.quota.concurrent, under_way)
+    concurrent = tenant.model_quotas.get(served, Quota()).concurrent
+    if concurrent is not None:
+        yield Limit("requests", "now", concurrent, under_way, served)
+
+
+def _by_time(tenant: Tenant, used: dict[str, _Used], numbers: Numbers) -> Iterator[Limit]:
+    for model in (None, *sorted(tenant.model_quotas)):
+        for meter in meters_of(tenant, model or ""):
+            if model is not None and not meter.name.endswith(f":{model}"):
+                continue  # the tenant's own, which stands there already
+            totals = used[meter.period].get((tenant.id, model), _NOTHING)
+            resets_ms = bounds_of(meter.period, getattr(numbers, meter.period))[1]
+            yield Limit(meter.unit, meter.period, meter.limit, _amount(totals, meter.unit), model, resets_ms)
+
+
+def _amount(totals: Totals, unit: Unit) -> int | None:
+    if unit == "tokens":
+        return _tokens(totals)
+    if unit == "millijoules" and totals.unmetered:
+        return None
+    amount: int = getattr(totals, unit)
+    return amount
+
+
+def _tokens(totals: Totals) -> int:
+    return totals.prompt_tokens + totals.completion_tokens
+
+
+def _under_way(turns: Sequence[Standing]) -> int:
+    return sum(standing.num_waiting + standing.num_running for standing in turns)
+
+
+def _sum(left: _Used, right: _Used) -> _Used:
+    return {key: left.get(key, _NOTHING) + right.get(key, _NOTHING) for key in {*left, *right}}

@@ -1,0 +1,239 @@
+"""What the console's pages for governance read: shares now, the policy, why it decides as it does, and receipts.
+
+For administrators. Nothing here changes anything: that is what `/v1/organization/` is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from allod.app.receipts import Found, Reading, Wanted
+from allod.app.shares import Sharing, TenantShare
+from allod.core.canonical import MAX_SAFE_INTEGER
+from allod.core.errors import Invalid, Unavailable
+from allod.core.nations import Nation
+from allod.core.statements import ANSWER
+from allod.govern.policy import Policy
+from allod.govern.policy_check import Report, check_policy
+from allod.govern.store import TenantStore
+from allod.prove.artefacts import LoggedVersion
+from allod.serve.controls import Controls
+from allod.serve.turns import Standing
+from allod.web.admin.asked import Asked
+from allod.web.asgi import Call
+from allod.web.explanations import ExplainBody, Explanations, shown_rule
+from allod.web.http import JSON, Headers, read_body
+
+BODY_LIMIT_BYTES = 64 << 10
+NUM_VERSIONS = 100
+NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))
+Json = dict[str, Any]
+_Words = ParamSpec("_Words")
+_Made = TypeVar("_Made")
+
+
+class Governance:
+    """Handlers. `standings` is called in the event loop; `shares`, `receipts` and `versions` block, and are called in
+    a thread, each by one caller at a time."""
+
+    def __init__(
+        self,
+        *,
+        controls: Controls,
+        store: TenantStore,
+        explanations: Explanations,
+        standings: Callable[[], Sequence[Standing]],
+        shares: Callable[..., Sharing],
+        receipts: Callable[[Wanted], Reading],
+        versions: Callable[[], Sequence[LoggedVersion]],
+        num_slots: Callable[[], int],
+        currency: str = "GBP",
+    ) -> None:
+        self._controls = controls
+        self._store = store
+        self._standings = standings
+        self._shares = _one_at_a_time(shares)
+        self._receipts = _one_at_a_time(receipts)
+        self._versions = _one_at_a_time(versions)
+        self._explain = _one_at_a_time(explanations.made)
+        self._check = _one_at_a_time(self._checked)
+        self._num_slots = num_slots
+        self._models = explanations.models
+        self._currency = currency
+        self._report: Report | None = None
+
+    async def shares(self, call: Call) -> None:
+        """`GET /v1/governance/shares`: who has turns now, and what each tenant used today of what it may."""
+        query = _asked(call).search("limit")
+        sharing = await self._shares(self._standings(), limit=query.limit(usual=100), now_ms=call.start_ms)
+        answer = {
+            "object": "governance.shares",
+            "at_ms": call.start_ms,
+            "num_slots": self._num_slots(),
+            "currency": self._currency,
+            "num_tenants": sharing.num_tenants,
+            "data": [_shown_share(one) for one in sharing.shown],
+        }
+        await _respond(call, answer)
+
+    async def policy(self, call: Call) -> None:
+        """`GET /v1/governance/policy`: what is in force, since when, and the words it is written in.
+
+        `?check=true` adds what the check found, which takes seconds the first time.
+        """
+        is_check_wanted = _asked(call).search("check").choice("check", "false", "true") == "true"
+        versions = await self._versions()
+        policy = self._controls.policy
+        if not versions or versions[-1].version.digest != policy.digest:
+            raise Unavailable("another policy is coming into force", code="policy_changing", retry_after_s=1)
+        report = await self._check(policy) if is_check_wanted else None
+        answer = {
+            "object": "governance.policy",
+            "digest": policy.digest,
+            "text": policy.text,
+            "rules": [shown_rule(rule) for rule in policy.rules.values()],
+            "in_force": _shown_version(versions[-1]),
+            "history": [_shown_version(version) for version in reversed(versions[-NUM_VERSIONS:])],
+            "num_versions": len(versions),
+            "words": self._words(),
+            "check": None if report is None else {**asdict(report), "is_sound": report.is_sound},
+        }
+        await _respond(call, answer)
+
+    async def explain(self, call: Call) -> None:
+        """`POST /v1/governance/explain`: what would be decided, by which rules, and what would have to change."""
+        body = await read_body(call.receive, limit_bytes=BODY_LIMIT_BYTES)
+        asked = Asked(_actor(call), call.start_ms, call.query, body)
+        asked.search()
+        await _respond(call, await self._explain(asked.read(ExplainBody), call.start_ms))
+
+    async def receipts(self, call: Call) -> None:
+        """`GET /v1/governance/receipts`: the latest answers and refusals, newest first. No content: there is none."""
+        query = _asked(call).search("limit", "before", "tenant", "decision")
+        decision = query.text("decision")
+        if decision is not None:
+            decision = query.choice("decision", "permit", "forbid")
+        wanted = Wanted(
+            limit=query.limit(),
+            before=query.integer("before", highest=MAX_SAFE_INTEGER),
+            tenant_id=query.text("tenant"),
+            decision=decision,
+        )
+        if wanted.tenant_id is not None:
+            await asyncio.to_thread(self._store.tenant, wanted.tenant_id)
+        reading = await self._receipts(wanted)
+        names = await asyncio.to_thread(self._names, {one.tenant_id for one in reading.found if one.tenant_id})
+        answer = {
+            "object": "list",
+            "data": [_shown_receipt(one, names) for one in reading.found],
+            "before": reading.before,
+        }
+        await _respond(call, answer)
+
+    def _names(self, tenant_ids: set[str]) -> dict[str, str]:
+        names = {tenant_id: tenant_id for tenant_id in tenant_ids}
+        for tenant_id in tenant_ids:
+            with suppress(Invalid):  # a store that was put back may not know it
+                names[tenant_id] = self._store.tenant(tenant_id).name
+        return names
+
+    def _checked(self, policy: Policy) -> Report:
+        """Made once for each policy, by its digest."""
+        report = self._report
+        if report is None or report.digest != policy.digest:
+            report = self._report = check_policy(policy.text, policy.nation)
+        return report
+
+    def _words(self) -> Json:
+        nation = self._controls.nation
+        return {
+            "nation": nation.name,
+            "tiers": _tiers(nation),
+            "markings": [{"name": one.name, "meaning": one.meaning} for one in nation.markings.values()],
+            "purposes": [{"name": name, "meaning": meaning} for name, meaning in nation.purposes.items()],
+            "models": self._models,
+        }
+
+
+def _one_at_a_time(work: Callable[_Words, _Made]) -> Callable[_Words, Awaitable[_Made]]:
+    """`work` in a thread; whoever comes meanwhile waits, so that polling cannot pile up."""
+    lock = asyncio.Lock()
+
+    async def run(*args: _Words.args, **words: _Words.kwargs) -> _Made:
+        async with lock:
+            return await asyncio.to_thread(work, *args, **words)
+
+    return run
+
+
+def _asked(call: Call) -> Asked:
+    return Asked(_actor(call), call.start_ms, call.query)
+
+
+def _actor(call: Call) -> str:
+    assert call.administrator is not None  # the routes need an admin key
+    return call.administrator.id
+
+
+async def _respond(call: Call, answer: Json) -> None:
+    await call.respond(200, msgspec.json.encode(answer), NOT_KEPT)
+
+
+def _tiers(nation: Nation) -> list[str]:
+    """From the lowest up, each followed by the words that stand for it with markings."""
+    aliases = [(alias, tier) for alias, (tier, _) in nation.aliases.items()]
+    return [
+        word for step in nation.tiers for word in (step.name, *(alias for alias, tier in aliases if tier == step.name))
+    ]
+
+
+def _shown_share(one: TenantShare) -> Json:
+    return {
+        "id": one.tenant.id,
+        "name": one.tenant.name,
+        "weight": one.tenant.weight,
+        "priority": one.tenant.priority,
+        "share": round(one.share, 4),
+        "num_running": one.num_running,
+        "num_waiting": one.num_waiting,
+        "service": one.service,
+        "today": asdict(one.today),
+        "limits": [asdict(limit) for limit in one.limits],
+    }
+
+
+def _shown_version(logged: LoggedVersion) -> Json:
+    version = logged.version
+    return {
+        "version": version.version,
+        "digest": version.digest,
+        "at_ms": version.at_ms,
+        "who": version.who,
+        "note": version.note,
+        "entry": logged.entry,
+    }
+
+
+def _shown_receipt(found: Found, names: dict[str, str]) -> Json:
+    predicate, tenant_id = found.predicate, found.tenant_id
+    answer, policy, model = predicate["answer"], predicate["policy"], predicate["model"]
+    return {
+        "id": predicate["id"],
+        "entry": found.entry,
+        "kind": "answer" if found.kind == ANSWER else "refusal",
+        "at_ms": predicate["at"]["start_ms"],
+        "tenant": None if tenant_id is None else {"id": tenant_id, "name": names[tenant_id]},
+        "label": policy["label"],
+        "decision": policy["decision"],
+        "rules": policy["rules"],
+        "policy": policy["digest"],
+        "model": model["name"] if model else None,
+        "tokens": {"prompt": predicate["request"]["tokens"], "completion": answer["tokens"] if answer else None},
+        "finish": answer["finish"] if answer else None,
+    }
