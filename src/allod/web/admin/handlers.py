@@ -82,7 +82,7 @@ class Admin:
             parts = path.split("/")
             if len(parts) == len(asked) and all(part in ("{}", word) for part, word in zip(parts, asked, strict=True)):
                 allowed[method] = handler, [word for part, word in zip(parts, asked, strict=True) if part == "{}"]
-        if not allowed:
+        if not allowed or not call.path.isprintable():  # no id holds what not every database can
             raise Invalid(
                 "this part of the administration interface is not served here",
                 code="not_found",
