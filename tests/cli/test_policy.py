@@ -54,7 +54,6 @@ Run = Callable[..., Ran]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command line in a realm of the test's own, or in `home`."""
-    monkeypatch.setattr(command_line, "VERBS", tuple(dict.fromkeys((*command_line.VERBS, "policy"))))
 
     def run(*words: str | Path, home: Path = tmp_path / "home") -> Ran:
         monkeypatch.setenv("ALLOD_HOME", str(home))
