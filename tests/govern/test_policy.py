@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import replace
 from importlib import resources
@@ -187,6 +188,16 @@ def test_the_source_of_a_rule_is_its_own() -> None:
     first, second = load_policy(text, GB).rules.values()
     assert (first.source, first.effect) == (EVERYTHING.strip(), "permit")
     assert (second.source, second.effect) == (rule("forbid (principal, action, resource);", "b").strip(), "forbid")
+
+
+def test_a_comment_ends_where_cedar_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a carriage return too; were it read otherwise here, a rule could be hidden from explanations."""
+    text = EVERYTHING + "// a comment \r" + rule("forbid (principal, action, resource);", "b")
+    assert list(load_policy(text, GB).rules) == ["a", "b"]
+    monkeypatch.setattr("allod.govern.policy_text._TOKEN", re.compile(r'"[^"]*"|//[^\n]*|\w+|\S'))
+    with pytest.raises(Invalid) as refusal:
+        load_policy(text, GB)
+    assert refusal.value.code == "policy_syntax"
 
 
 def test_the_digest_names_the_text_and_the_words() -> None:

@@ -136,6 +136,25 @@ def test_a_rule_about_few_things_is_asked_about_them(condition: str) -> None:
     assert report.num_permitted > 0
 
 
+def test_every_rule_among_many_is_asked_about_what_it_names() -> None:
+    """Each wants a key, a tenant and a model of its own at once: too rare to be met by chance."""
+    rules = (
+        f'permit (principal == Key::"k{n}", action, resource == Model::"m{n}") when {{ principal in Tenant::"t{n}" }};'
+        for n in range(30)
+    )
+    assert check_policy("".join(rule(text, f"r{n}") for n, text in enumerate(rules)), GB).idle == ()
+
+
+def test_the_extremes_are_always_asked_about() -> None:
+    """In a nation of thirty tiers, the highest for the lowest is one pair of nine hundred."""
+    nation = replace(ATLANTIS, tiers=tuple(Tier(f"T{n}", n, "zz") for n in range(30)))
+    hole = "context.label.rank == 29 && principal.clearance.rank == 0"
+    clearance = "context.label.rank > principal.clearance.rank"
+    assert clearance in default_text()
+    report = check_policy(default_text().replace(clearance, f"{clearance} && !({hole})"), nation)
+    assert codes(report, "error") == {"top_for_lowest"}
+
+
 def test_a_rule_that_cannot_be_evaluated_is_an_error() -> None:
     """A number too large for Cedar is found before a request meets it."""
     overflow = "forbid (principal, action, resource) when { context.label.rank + 9223372036854775807 < 0 };"

@@ -118,12 +118,13 @@ def _choices(parts: _Parts, rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
             yield {**plain, left: one, right: other}
     for rule in rules:
         near = _near(rule, parts, plain)
+        yield {name: values[0] for name, values in near.items()}
         yield from islice(_drawn(near, random), MAX_CASES // 4 // len(rules))
     yield from islice(_drawn(parts, random), MAX_CASES)
 
 
 def _near(rule: Rule, parts: _Parts, plain: Mapping[str, Any]) -> _Parts:
-    """Where the rule names something, half of the time that; and half of the time the plainest."""
+    """What the rule names, first and half of the time; else the plainest."""
     named = {name for _, name in rule.mentions}
     near: dict[str, Sequence[Any]] = {}
     for part, values in parts.items():
