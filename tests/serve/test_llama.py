@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,9 @@ from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Piece
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.engines.llama import LlamaEngine
+from allod.serve.engines.slots import Slots
 
+WHOLE = b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
 HALF = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 
 
@@ -94,3 +99,62 @@ async def test_events_may_be_cut_anywhere(tmp_path: Path) -> None:
     assert piece == Piece("a")
     assert isinstance(completion, Completion)
     assert (completion.content, completion.finish, completion.usage.completion_tokens) == ("a", "stop", 1)
+
+
+async def test_a_chat_names_its_slot_and_whether_what_is_there_is_its_own(tmp_path: Path) -> None:
+    """Another salt reuses nothing; nor does whoever comes after a refused prompt, which leaves what was there."""
+    placed: list[tuple[int, bool]] = []
+
+    async def answer(exchange: Exchange) -> None:
+        body = json.loads(exchange.body)
+        placed.append((body["id_slot"], body["cache_prompt"]))
+        if len(placed) == 4:
+            await exchange.whole(b'{"error":{"message":"long","code":400}}', status=b"400 Bad Request")
+        else:
+            await exchange.whole(WHOLE)
+
+    async with serving(tmp_path, answer):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"), Slots(1))
+        for salt in "aab":
+            await engine.complete(chat(), salt=salt)
+        with pytest.raises(Invalid):
+            await engine.complete(chat(), salt="c")
+        for salt in "cc":
+            await engine.complete(chat(), salt=salt)
+        await engine.close()
+    assert placed == [(0, reuse) for reuse in (False, True, False, False, False, True)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_slot_is_free_again_once_the_engine_has_hung_up_too(tmp_path: Path, stream: bool) -> None:
+    """A request that is cancelled may still be on its way through the engine: until it is gone its slot takes no other,
+    or it would come in behind the other's back and leave its own prompt there."""
+    let_go = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        if len(server.heard) > 1:
+            await exchange.whole(WHOLE)
+            return
+        await exchange.reader.read()  # the adapter has hung up
+        await let_go.wait()
+        exchange.writer.close()
+
+    async def ask(engine: LlamaEngine) -> None:
+        if not stream:
+            await engine.complete(chat(), salt="a")
+        async with aclosing(engine.stream(chat(), salt="a")) as pieces:
+            await anext(pieces)
+
+    async with serving(tmp_path, answer) as (_, server):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"), Slots(1))
+        cancelled = asyncio.create_task(ask(engine))
+        await asyncio.sleep(0.05)
+        cancelled.cancel()
+        with suppress(asyncio.CancelledError):
+            await cancelled
+        following = asyncio.create_task(engine.complete(chat(), salt="b"))
+        await asyncio.sleep(0.05)
+        assert len(server.heard) == 1
+        let_go.set()
+        assert (await following).content == "a"
+        await engine.close()

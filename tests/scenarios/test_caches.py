@@ -1,0 +1,254 @@
+"""Prefix caches do not leak between tenants: by the engine's own count, and by the clock, as an attacker would look.
+
+The clock's test states its power: how often it would find a leak of a stated size, computed from the spread that the
+same run measured. It has two clocks: the wall's, and the engine's own CPU time, which is what the wall's would show to
+an attacker whom nothing else on the machine disturbs. And with a choice of slots that is blind to salts it does find
+the leak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import NormalDist, median
+
+import pytest
+
+from allod.app.engine import replica_options
+from allod.app.home import load_settings
+from allod.app.weights import prepare_weights
+from allod.core.errors import Invalid
+from allod.core.requests import Chat, Completion, Piece, Sampling
+from allod.serve.engines.llama import LlamaEngine
+from allod.serve.engines.slots import Slots, Turn
+from allod.serve.replica import Replica, ReplicaOptions
+
+pytestmark = pytest.mark.slow
+SIGNIFICANCE = 0.001  # how often a run without a leak may find one
+EFFECT = 0.1  # the leak to find: a tenth of the time to compute the prompt
+POWER = 0.95  # how often it must be found
+LEAST_ROUNDS, MOST_ROUNDS = 12, 40
+CONTEXT_TOKENS = 512
+
+Run = Callable[[int], AbstractAsyncContextManager[tuple[Replica, str]]]
+
+
+@pytest.fixture
+def run(weights: Path, tmp_path: Path) -> Run:
+    """`async with run(num_slots)`: a sealed engine with that many slots, and its socket."""
+
+    (tmp_path / "store").symlink_to(weights.parents[2])
+    (tmp_path / "sockets").mkdir(mode=0o700)
+
+    def options(num_slots: int) -> ReplicaOptions:
+        chosen = {"model.name": "smollm2-135m", "model.context_tokens": CONTEXT_TOKENS, "model.slots": num_slots}
+        settings = load_settings(chosen, home=tmp_path)
+        prepared = prepare_weights(settings, lambda what, done, total: None)
+        assert prepared is not None
+        return replica_options(settings, prepared, tmp_path / "sockets")
+
+    @asynccontextmanager
+    async def started(num_slots: int) -> AsyncGenerator[tuple[Replica, str], None]:
+        chosen = await asyncio.to_thread(options, num_slots)
+        replica = Replica(chosen)
+        await replica.start()
+        try:
+            yield replica, chosen.socket_path
+        finally:
+            await replica.close()
+
+    return started
+
+
+class Blind(Slots):
+    """Slots that take every salt for the same: the fault that the tests must find."""
+
+    def take(self, salt: str, prompt: bytes) -> Turn | None:
+        return super().take("everybody", prompt)
+
+
+def prompt(prefix: int | str, *, num_sums: int = 5, max_tokens: int = 1) -> Chat:
+    """A question under a long prefix; another number makes another prefix from its first words on."""
+    sums = " ".join(f"{prefix} and {number} are not {number * 7}." for number in range(num_sums))
+    messages = ({"role": "system", "content": sums}, {"role": "user", "content": "Why?"})
+    return Chat("m", messages, Sampling(seed=1, temperature=0.0, max_tokens=max_tokens))
+
+
+@dataclass
+class Measured:
+    """Of each request: seconds to the first token, the engine's CPU seconds, and tokens that were there already."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    cached_tokens: list[int] = field(default_factory=list)
+
+    async def ask(self, engine: LlamaEngine, pid: int, salt: str, prefix: str) -> None:
+        begin, computed_s = time.perf_counter(), cpu_seconds(pid)
+        first_s, last = 0.0, None
+        async with aclosing(engine.stream(prompt(prefix), salt=salt)) as answer:
+            async for item in answer:
+                first_s, last = first_s or time.perf_counter() - begin, item
+        assert isinstance(last, Completion)
+        self.seconds.append(first_s)
+        self.cpu_s.append(cpu_seconds(pid) - computed_s)
+        self.cached_tokens.append(last.usage.cached_tokens)
+
+
+@dataclass
+class Arms:
+    """What is compared, measured in turns: a prefix that nobody asked before, another tenant's, and one's own."""
+
+    cold: Measured = field(default_factory=Measured)
+    across: Measured = field(default_factory=Measured)
+    own: Measured = field(default_factory=Measured)
+
+    async def add_round(self, engine: LlamaEngine, pid: int, number: int, *, cold_first: bool) -> None:
+        if cold_first:
+            await self.cold.ask(engine, pid, "carol", f"Fresh {number}")
+        await Measured().ask(engine, pid, "alice", f"Secret {number}")
+        await self.own.ask(engine, pid, "alice", f"Secret {number}")
+        await self.across.ask(engine, pid, "bob", f"Secret {number}")
+        if not cold_first:
+            await self.cold.ask(engine, pid, "carol", f"Fresh {number}")
+
+
+def cpu_seconds(pid: int) -> float:
+    """What all threads of a process have computed."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+
+
+def chance(faster: list[float], slower: list[float]) -> float:
+    """How likely it is by chance alone that the first sample is so much below the second: Mann and Whitney's one-sided
+    test (Annals of Mathematical Statistics 18, 1947), its normal approximation; good from about ten in each."""
+    num_pairs = len(faster) * len(slower)
+    above = sum((one < other) + (one == other) / 2 for one in faster for other in slower)
+    deviation = (num_pairs * (len(faster) + len(slower) + 1) / 12) ** 0.5
+    return 1 - NormalDist().cdf((above - num_pairs / 2 - 0.5) / deviation)
+
+
+def power(sample: list[float], effect_s: float) -> float:
+    """How often `chance` would find a shift of `effect_s` between two samples as large and as spread as this one."""
+    draw = random.Random(7)
+    num_found = 0
+    for _ in range(400):
+        usual = draw.choices(sample, k=len(sample))
+        shifted = [seconds - effect_s for seconds in draw.choices(sample, k=len(sample))]
+        num_found += chance(shifted, usual) < SIGNIFICANCE
+    return num_found / 400
+
+
+async def measured(replica: Replica, engine: LlamaEngine) -> Arms:
+    """As many rounds as the power needs, judged by the spread of the cold ones and by nothing else."""
+    assert replica.process is not None
+    arms, shuffle, pid = Arms(), random.Random(3), replica.process.pid
+    await Measured().ask(engine, pid, "nobody", "Waking up")
+    for number in range(MOST_ROUNDS):
+        await arms.add_round(engine, pid, number, cold_first=shuffle.random() < 0.5)
+        if number + 1 >= LEAST_ROUNDS and stated_power(arms) > POWER:
+            break
+    return arms
+
+
+def stated_power(arms: Arms) -> float:
+    return power(arms.cold.cpu_s, EFFECT * median(arms.cold.cpu_s))
+
+
+async def test_the_clock_finds_ones_own_prefix_and_not_another_tenants(run: Run) -> None:
+    """On one slot, where all that was computed for the one is right there when the other asks."""
+    async with run(1) as (replica, socket_path):
+        engine = LlamaEngine(replica.info, socket_path)
+        arms = await measured(replica, engine)
+        await engine.close()
+    assert stated_power(arms) > POWER
+    assert chance(arms.own.cpu_s, arms.cold.cpu_s) < SIGNIFICANCE
+    assert chance(arms.own.seconds, arms.cold.seconds) < SIGNIFICANCE
+    assert chance(arms.across.cpu_s, arms.cold.cpu_s) >= SIGNIFICANCE
+    assert chance(arms.across.seconds, arms.cold.seconds) >= SIGNIFICANCE
+    assert set(arms.across.cached_tokens) == {0}
+    assert min(arms.own.cached_tokens) > 50
+
+
+async def test_the_clock_would_find_a_leak(run: Run) -> None:
+    """The same measurement of slots that do not tell salts apart."""
+    async with run(1) as (replica, socket_path):
+        engine = LlamaEngine(replica.info, socket_path, Blind(1))
+        arms = await measured(replica, engine)
+        await engine.close()
+    assert chance(arms.across.cpu_s, arms.cold.cpu_s) < SIGNIFICANCE
+    assert chance(arms.across.seconds, arms.cold.seconds) < SIGNIFICANCE
+    assert min(arms.across.cached_tokens) > 50
+
+
+async def cut_short(engine: LlamaEngine, asked: Chat, salt: str, *, after_s: float | None) -> None:
+    """Leave an answer after a time, or after its first piece."""
+    async with aclosing(engine.stream(asked, salt=salt)) as answer:
+        try:
+            async with asyncio.timeout(after_s):
+                async for item in answer:
+                    assert isinstance(item, Piece)
+                    return
+        except TimeoutError:
+            pass
+
+
+async def refused(engine: LlamaEngine, asked: Chat, salt: str) -> None:
+    with pytest.raises(Invalid):
+        await engine.complete(asked, salt=salt)
+
+
+async def cached(engine: LlamaEngine | Replica, salt: str) -> int:
+    """How much of the prefix that everybody asks is there for that tenant."""
+    return (await engine.complete(prompt("The same"), salt=salt)).usage.cached_tokens
+
+
+async def test_nothing_is_left_for_others_however_a_request_ends(run: Run) -> None:
+    """Answered, refused before it began, left while its prompt was computed, or in mid-answer; on one slot and two."""
+    for_all = prompt("The same", max_tokens=200)
+    async with run(2) as (replica, socket_path):
+        for num_slots in (1, 2):
+            engine = LlamaEngine(replica.info, socket_path, Slots(num_slots))
+            assert await cached(engine, "alice") == 0
+            assert await cached(engine, "alice") > 50
+            await refused(engine, prompt("The same", num_sums=99), "bob")
+            assert await cached(engine, "bob") == 0
+            await cut_short(engine, for_all, "carol", after_s=0.2)
+            assert await cached(engine, "dan") == 0
+            await cut_short(engine, for_all, "dan", after_s=None)
+            assert await cached(engine, "erin") == 0
+            await cut_short(engine, for_all, "erin", after_s=None)
+            on_again = await cached(engine, "erin")
+            assert on_again > 50 or num_slots == 2  # its slot may not be free again yet: another is
+            await engine.close()
+
+
+async def test_many_at_once_find_nothing_of_each_other(run: Run) -> None:
+    """More tenants than slots, each asking the same once, some leaving at any moment; then each finds only its own."""
+    async with run(3) as (replica, socket_path):
+        engine = LlamaEngine(replica.info, socket_path)
+        leaving = [
+            asyncio.create_task(cut_short(engine, prompt("The same"), f"leaver {number}", after_s=number / 10))
+            for number in range(10)
+        ]
+        found = await asyncio.gather(*(cached(engine, f"tenant {number}") for number in range(12)))
+        await asyncio.gather(*leaving)
+        await engine.close()
+    assert set(found) == {0}
+
+
+async def test_a_new_engine_process_holds_nothing(run: Run) -> None:
+    """What the one before had computed has gone with it, and nobody believes otherwise."""
+    async with run(1) as (replica, _):
+        assert await cached(replica, "alice") == 0
+        assert await cached(replica, "alice") > 50
+        before = replica.process
+        assert before is not None
+        os.kill(before.pid, signal.SIGKILL)
+        assert await cached(replica, "alice") == 0
+        assert replica.process is not before
