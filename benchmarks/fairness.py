@@ -1,15 +1,17 @@
 """What fair turns give and cost at the real engine, beside first come, first served: one heavy tenant and nine light.
 
-    python benchmarks/fairness.py --traces DIRECTORY [--rounds 2] [--seconds 45] [--model smollm2-135m]
+    python benchmarks/fairness.py --traces DIRECTORY [--rounds 2] [--seconds 36] [--model smollm2-135m]
 
-The sealed engine behind `Admission`, in one process. Arrivals are stretches of Azure's conversation trace, tokens made
-fewer and time scaled to the pace that is measured before each round: each light tenant asks for `LIGHT` of a tenth of the engine,
-the heavy one for `HEAVY` times all of it. Rounds alternate between both ways to choose; both get the same arrivals.
+The sealed engine behind `Admission`, in one process. Arrivals are stretches of Azure's conversation trace, with fewer
+tokens, and in time scaled to the pace that is measured before each round: each light tenant asks for `LIGHT` of a
+tenth of the engine, the heavy one for `HEAVY` times all of it. Rounds alternate between both ways to choose, with the
+same arrivals.
 
 - Service gap: the greatest difference between two tenants' service over any stretch in which both had requests waiting.
 - Wait: from arrival to the turn, and to the first token. A light tenant's share alone is an engine with a tenth of the
   pace that serves its requests one by one: computed, from the pace of the same round.
-- Work: cost of the tokens that the engine read and made in a second.
+- Work: cost of the tokens read and made in a second while all ten always have more to ask, in short stretches that
+  alternate.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ from measure import machine, paired, rotated, spread
 
 TRACE = "AzureLLMInferenceTrace_conv.csv"
 NUM_LIGHT, LIGHT, HEAVY = 9, 0.7, 3.0
-FEWER_PROMPT_TOKENS, FEWER_COMPLETION_TOKENS = 40, 12
-MAX_WORDS, MAX_COMPLETION = 48, 32
+FEWER_PROMPT_TOKENS, FEWER_COMPLETION_TOKENS = 60, 20
+MAX_WORDS, MAX_COMPLETION = 32, 20
+NUM_PAIRS, PAIR_S = 3, 6.0  # how often and how long the work of both is compared before a round
 TEMPLATE_TOKENS = 32  # what the chat template adds to a prompt
 WORDS = ("sea", "ship", "wind", "rope", "mast", "sail", "hull", "deck", "bell", "lamp", "fish", "gull", "rain", "salt")
 
@@ -206,14 +209,14 @@ async def _streamed(engine: Engine, turn: Turn, ask: Ask, done: Round) -> AsyncG
 
 async def play(engine: Engine, kind: type[Admission], asks: list[Ask], *, seconds: float) -> Round:
     """One round: requests come when they come, and after `seconds` all is over."""
-    admission = kind(num_running=2 * engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
+    admission = kind(num_running=engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
     done, begin_s, tasks = Round(), time.monotonic(), []
     for ask in asks:
         await asyncio.sleep(max(0.0, begin_s + ask.at_s - time.monotonic()))
         tasks.append(asyncio.create_task(answer(engine, admission, ask, done, begin_s)))
     await asyncio.sleep(max(0.0, begin_s + seconds - time.monotonic()))
     done.seconds = time.monotonic() - begin_s
-    done.most_tokens *= 2 * engine.info.slots
+    done.most_tokens *= engine.info.slots
     await stop(tasks)
     return done
 
@@ -227,17 +230,19 @@ async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
             raise result
 
 
-async def measure_pace(engine: Engine, rows: list[tuple[float, int, int]], *, seconds: float) -> float:
+async def measure_pace(
+    engine: Engine, kind: type[Admission], rows: list[tuple[float, int, int]], *, seconds: float
+) -> float:
     """Cost a second when there is always more to do, without the start, when all places fill at once."""
-    admission = Admission(num_running=2 * engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
-    asks = [Ask(0.0, "all", words, tokens) for _, words, tokens in rows[:400]]
+    admission = kind(num_running=engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
+    asks = [Ask(0.0, f"{number % 10}", words, tokens) for number, (_, words, tokens) in enumerate(rows[:400])]
     done, tasks = Round(), []
     for ask in asks:
         tasks.append(asyncio.create_task(answer(engine, admission, ask, done, time.monotonic())))
     await asyncio.sleep(seconds / 3)
-    before, begin_s = done.service["all"], time.monotonic()
+    before, begin_s = sum(done.service.values()), time.monotonic()
     await asyncio.sleep(seconds * 2 / 3)
-    pace = (done.service["all"] - before) / (time.monotonic() - begin_s)
+    pace = (sum(done.service.values()) - before) / (time.monotonic() - begin_s)
     await stop(tasks)
     return pace
 
@@ -260,38 +265,40 @@ def percentile_90(values: Sequence[float]) -> float:
 
 @dataclass(slots=True)
 class Figures:
-    """Of one way to choose, round by round."""
+    """Of one way to choose, all rounds. The waits are light tenants', in seconds."""
 
     gap: list[float] = field(default_factory=list)
-    turn_s: list[float] = field(default_factory=list)
-    first_s: list[float] = field(default_factory=list)
-    turn_ratio: list[float] = field(default_factory=list)
-    first_ratio: list[float] = field(default_factory=list)
-    pace: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
+    turn: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    turn_alone: list[float] = field(default_factory=list)
+    first_alone: list[float] = field(default_factory=list)
 
     def add(self, done: Round, asks: list[Ask], *, pace: float) -> None:
-        lights = [f"light {number}" for number in range(NUM_LIGHT)]
-        baseline = [alone(asks, light, pace=pace / (NUM_LIGHT + 1)) for light in lights]
         self.gap.append(done.gap / done.bound)
-        self.turn_s.append(percentile_90([wait for light in lights for wait in done.turn_waits[light]]))
-        self.first_s.append(percentile_90([wait for light in lights for wait in done.first_waits[light]]))
-        self.turn_ratio.append(self.turn_s[-1] / percentile_90([wait for turns, _ in baseline for wait in turns]))
-        self.first_ratio.append(self.first_s[-1] / percentile_90([wait for _, firsts in baseline for wait in firsts]))
-        self.pace.append(done.pace)
+        for light in (f"light {number}" for number in range(NUM_LIGHT)):
+            self.turn += done.turn_waits[light]
+            self.first += done.first_waits[light]
+            turns, firsts = alone(asks, light, pace=pace / (NUM_LIGHT + 1))
+            self.turn_alone += turns
+            self.first_alone += firsts
 
 
 def report(found: dict[str, Figures], *, bound: float) -> None:
-    """Each figure of both ways, and what fairness costs, in pairs of a round."""
+    """Each figure of both ways, and what fairness costs, in pairs."""
     print(f"\nthe bound of the service gap is {bound:.0f} (in prompt tokens; a token of an answer is two)")
     for name, one in found.items():
-        print(f"\n{name}: work {spread(one.pace, 0)} a second")
+        print(f"\n{name}: work {spread(one.work, 0)} a second")
         print(f"  service gap / bound: {spread(one.gap)}")
-        print(f"  light p90 until the turn: {spread(one.turn_s, 1)} s; over its share alone: {spread(one.turn_ratio)}")
-        print(
-            f"  light p90 to the 1st token: {spread(one.first_s, 1)} s; over its share alone: {spread(one.first_ratio)}"
-        )
+        for what, waits, baseline in (
+            ("turn", one.turn, one.turn_alone),
+            ("first token", one.first, one.first_alone),
+        ):
+            mine, share = percentile_90(waits), percentile_90(baseline)
+            times = mine / max(share, 1e-3)
+            print(f"  light p90 to the {what}: {mine:.1f} s, {times:.2f} × of its share alone ({share:.1f} s)")
     fair, first = found.values()
-    print(f"\nwork, fair turns / first come: {spread(paired(fair.pace, first.pace), 3)}")
+    print(f"\nwork, fair turns / first come: {spread(paired(fair.work, first.work), 3)}")
 
 
 @asynccontextmanager
@@ -308,9 +315,13 @@ async def run(words: argparse.Namespace) -> None:
     found = {name: Figures() for name in WAYS}
     bounds: list[float] = []
     async with sealed_engine(words.model) as engine:
-        print(f"{engine.info.slots} slots, {2 * engine.info.slots} turns at a time")
+        print(f"{engine.info.slots} slots")
+        await measure_pace(engine, Admission, rows, seconds=3)  # warms up
         for number in range(words.rounds):
-            pace = await measure_pace(engine, rows, seconds=9)
+            for pair in range(NUM_PAIRS):
+                for name in rotated(list(WAYS), pair):
+                    found[name].work.append(await measure_pace(engine, WAYS[name], rows, seconds=PAIR_S))
+            pace = median([work for one in found.values() for work in one.work[-NUM_PAIRS:]])
             asks = arrivals(rows, pace=pace, seconds=words.seconds, number=number)
             rounds = {
                 name: await play(engine, WAYS[name], asks, seconds=words.seconds)
@@ -327,7 +338,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--traces", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--seconds", type=float, default=36.0)
     parser.add_argument("--model", default="smollm2-135m")
     words = parser.parse_args()
     print(f"fair turns: {machine()}; {words.rounds} rounds of {words.seconds:.0f} s each way")

@@ -149,19 +149,23 @@ MOST_PROMPT, MOST_COMPLETION, PLACES = 200, 30, 3
 MOST_INSIDE = PLACES * (MOST_PROMPT + MOST_COMPLETION)  # M: tokens that can be in the running batch
 BOUND = 2 * max(cost_of(MOST_PROMPT, 0), cost_of(0, MOST_INSIDE))
 
-some_jobs = st.lists(
-    st.builds(
+
+def jobs_within(ticks: int) -> st.SearchStrategy[list[Job]]:
+    """Requests of four tenants, some of them impatient, some with a prompt of another length than was told."""
+    job = st.builds(
         Job,
-        at=st.integers(0, 300),
+        at=st.integers(0, ticks),
         tenant=st.sampled_from("cdef"),
         prompt=st.integers(0, MOST_PROMPT),
         completion=st.integers(1, MOST_COMPLETION),
         max_tokens=st.just(MOST_COMPLETION),
         told_prompt=st.none() | st.integers(0, MOST_PROMPT),
         patience=st.just(FOREVER) | st.integers(0, 40),
-    ),
-    max_size=40,
-)
+    )
+    return st.lists(job, max_size=40)
+
+
+some_jobs = jobs_within(300)
 kinds_of_job = st.tuples(
     st.integers(0, MOST_PROMPT),  # prompt
     st.integers(1, MOST_COMPLETION),  # completion
@@ -233,7 +237,7 @@ def test_a_place_is_never_free_while_somebody_waits(jobs: list[Job]) -> None:
     assert engine.turns.num_free == PLACES
 
 
-@given(some_jobs)
+@given(jobs_within(30))
 @settings(deadline=None)
 def test_what_is_kept_about_those_who_wait_is_so(jobs: list[Job]) -> None:
     """Sums that are carried along equal the sums over those who wait, and no list outgrows them."""
@@ -372,7 +376,9 @@ def test_batch_gathers_no_claim_while_it_asks_for_nothing() -> None:
     """What it was owed when it gave up is gone: who comes later waits for a claim of his own."""
     people = [Job(0, "people", completion=10) for _ in range(200)]
     gone = Job(0, "batch", completion=90, priority=1, patience=500)
-    engine = Engine(make(num_running=1), [*people, gone, Job(600, "late", completion=5, priority=1)]).run()
+    engine = Engine(
+        make(num_running=1), [*people, gone, Job(600, "late", completion=5, max_tokens=10, priority=1)]
+    ).run()
     assert engine.given_up == [gone]
     assert engine.waits["late"][0] >= 50
 
