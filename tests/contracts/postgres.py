@@ -10,20 +10,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), default=None)
-WHY_NOT = (
-    "PostgreSQL is not installed (apt-get install postgresql)"
-    if PROGRAMS is None
-    else "setpriv is not installed (apt-get install util-linux)"
-    if os.geteuid() == 0 and shutil.which("setpriv") is None
-    else None
-)
+_MISSING = {
+    "PostgreSQL (apt-get install postgresql)": PROGRAMS is None,
+    "setpriv (apt-get install util-linux)": os.geteuid() == 0 and shutil.which("setpriv") is None,
+    "psycopg (pip install psycopg[binary])": find_spec("psycopg") is None,
+}
+WHY_NOT = ", ".join(name for name, is_missing in _MISSING.items() if is_missing)  # empty where nothing is missing
 
 
 class Server:
     """One server. It refuses to run as root, so there it runs as the account `postgres`."""
+
+    # One that does not sort by code point, as most servers are set up.
+    _LANGUAGE = ("--encoding=UTF8", "--locale-provider=icu", "--icu-locale=en")
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -33,7 +36,7 @@ class Server:
         if os.geteuid() == 0:
             shutil.chown(directory, "postgres", "postgres")
         subprocess.run(
-            self._command("initdb", "-D", self._data, "-U", "allod", "--auth=trust", "-E", "UTF8", "--no-sync"),
+            self._command("initdb", "-D", self._data, "-U", "allod", "--auth=trust", "--no-sync", *self._LANGUAGE),
             check=True,
             capture_output=True,
             env=self._environment,

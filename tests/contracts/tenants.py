@@ -21,7 +21,7 @@ from allod.govern.tenants import Account, Budget, Charge, Event, Key, Quota, Sco
 BEYOND = 2**53
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 POSTGRES = pytest.param(
-    "postgres", marks=[pytest.mark.services, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
+    "postgres", marks=[pytest.mark.services, pytest.mark.skipif(WHY_NOT != "", reason=f"missing: {WHY_NOT}")]
 )
 
 durable = pytest.mark.parametrize("place", ["sqlite", POSTGRES], indirect=True)

@@ -80,7 +80,6 @@ def test_processes_share_a_limit_exactly(place: Place) -> None:
         with taker:
             taken.append(int(taker.communicate(timeout=60)[0]))
     assert sum(taken) == 2000
-    assert min(taken) > 0
 
 
 @durable

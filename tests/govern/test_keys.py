@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.core.labels import Label
+from allod.core.labels import Label, Tier
 from allod.core.nations import Nation
 from allod.govern import keys
 from allod.govern.keys import MAX_NEWS_AGE_S, KeyRing, read_or_make_key, rotated
@@ -380,12 +380,20 @@ def test_a_caller_may_use_the_models_that_key_and_tenant_allow(
 def test_clearance_is_the_lower_of_the_two(
     realm: Realm, of_tenant: str | None, of_key: str | None, clearance: str
 ) -> None:
-    """By the nation's ranks, not by the alphabet."""
+    """Of key and tenant, each of which may leave it open."""
     realm.tenant(scope=Scope(clearance=of_tenant))
     secret, _ = realm.key(scope=Scope(clearance=of_key))
     caller = realm.ring.caller_of(secret, NOW_MS)
     assert caller.clearance.name == clearance
     assert caller.scope.clearance == (None if of_tenant is of_key is None else clearance)
+
+
+def test_clearances_are_compared_by_rank() -> None:
+    """Not by the alphabet, which in another nation may run the other way."""
+    realm = Realm(Nation("xx", "Nowhere", "made up", (Tier("open", 0, "xx"), Tier("closed", 1, "xx"))))
+    realm.tenant(scope=Scope(clearance="closed"))
+    secret, _ = realm.key(scope=Scope(clearance="open"))
+    assert realm.ring.caller_of(secret, NOW_MS).clearance.name == "open"
 
 
 def test_a_label_is_the_tenants_for_the_scopes_purposes(realm: Realm, gb: Nation) -> None:
