@@ -10,7 +10,7 @@ from typing import Any
 
 import cedarpy
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
@@ -245,7 +245,7 @@ ELSEWHERE = Tier("OFFICIAL", 0, "zz")
         replace(asked(), clearance=Tier("SECRET", 9, "gb")),
         replace(asked(), label=Label(OFFICIAL, ["SENSITIVE"])),  # type: ignore[arg-type]
         replace(asked(), action="sing"),  # type: ignore[arg-type]
-        replace(asked(), key_id="\ud800"),
+        replace(asked(), model=Model("\ud800", GB.lowest)),
         replace(asked(), clearance=None),  # type: ignore[arg-type]
         None,
     ],
@@ -274,20 +274,24 @@ def test_an_evaluator_that_fails_forbids_and_is_asked_again(monkeypatch: pytest.
 
 
 def test_a_question_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal questions have one answer, so the second costs next to nothing."""
+    """Equal questions have one answer, and so have those of tenants whom no rule names."""
     policy = load_policy(EVERYTHING, GB)
     first = policy.decide(asked())
     monkeypatch.delattr(cedarpy, "is_authorized")
     assert policy.decide(asked()) is first
+    assert policy.decide(replace(asked(), tenant_id="proj_2", key_id="key_2")) is first
     assert not policy.decide(asked(place="US")).permitted
 
 
-@given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40))
+@example("t", "another", "m")
+@example("t", "k", "m")
+@given(*[st.sampled_from(["", "-", "-t", "-k", "t", "k", "m", "T"]) | st.text(max_size=40)] * 3)
 def test_names_from_outside_are_only_names(tenant: str, key: str, model: str) -> None:
     """Whatever a tenant, key or model is called, it cannot be taken for another."""
-    policy = load_policy(rule('permit (principal in Tenant::"t", action, resource == Model::"m");'), GB)
+    named = 'permit (principal in Tenant::"t", action, resource == Model::"m") unless { principal == Key::"k" };'
+    policy = load_policy(rule(named), GB)
     question = replace(asked(), tenant_id=tenant, key_id=key, model=Model(model, GB.lowest))
-    assert policy.decide(question).permitted == ((tenant, model) == ("t", "m"))
+    assert policy.decide(question).permitted == ((tenant, model) == ("t", "m") and key != "k")
 
 
 # Any nation

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 
@@ -45,14 +45,34 @@ class Policy:
     schema: str
     digest: str
     rules: Mapping[str, Rule]  # by name, in the order of the text
+    _tenants: _Named = field(repr=False)
+    _keys: _Named = field(repr=False)
     _decided: Callable[[Asked], Decision] = field(repr=False)
 
     def decide(self, asked: Asked) -> Decision:
         """Permit or forbid. Never raises: what cannot be evaluated is forbidden, and is not remembered."""
         try:
-            return self._decided(asked)
+            tenant_id, key_id = self._tenants.one_for(asked.tenant_id), self._keys.one_for(asked.key_id)
+            return self._decided(replace(asked, tenant_id=tenant_id, key_id=key_id))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in here, nobody gets in by it
             return Decision(False, (), "the policy could not be evaluated, so it forbids", f"{error}", self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The ids of one kind that the rules name. One id stands for all others, which no rule can tell apart: so ten
+    thousand tenants share what is remembered."""
+
+    ids: frozenset[str]
+    other: str  # longer than each of them, so none of them
+
+    def one_for(self, id: str) -> str:
+        return id if id in self.ids else self.other
+
+
+def _named(kind: str, rules: Mapping[str, Rule]) -> _Named:
+    ids = frozenset(id for rule in rules.values() for named, id in rule.mentions if named == kind)
+    return _Named(ids, "-" + max(ids, key=len, default=""))
 
 
 def default_text() -> str:
@@ -77,6 +97,8 @@ def load_policy(text: str, nation: Nation) -> Policy:
         schema=words.schema,
         digest=digest,
         rules=rules,
+        _tenants=_named("Tenant", rules),
+        _keys=_named("Key", rules),
         _decided=lru_cache(NUM_REMEMBERED)(_evaluator(text, digest, words, rules)),
     )
 
