@@ -5,12 +5,14 @@ What a tenant is charged is what its receipts say, and nothing else: there is no
 
 from __future__ import annotations
 
+from allod.app.home import Home
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.ledger import Ledger
 from allod.govern.store import TenantStore
 from allod.prove.daykeys import DayKeys
-from allod.prove.log import Log
+from allod.prove.log import Log, open_log
 from allod.prove.segment import MAGIC, Batches
+from allod.settings import Settings
 
 MAX_ENTRIES = 4096  # in one transaction
 
@@ -66,7 +68,7 @@ class Meter:
             raise Unavailable(
                 f"the ledger has charged {position.num_entries} receipts and the log holds {size}",
                 code="ledger_ahead",
-                hint="another log was put in its place; `allod tenant rebuild` makes the ledger anew from this one",
+                hint="another log was put in its place; `allod tenant recount` makes the ledger anew from this one",
             )
         if position.num_entries == size:
             return 0
@@ -93,3 +95,18 @@ class Meter:
             return self._ledger.post(entries)
         except Invalid as error:  # a leaf of ours that is no receipt: the ledger must not go on without it
             raise Unavailable(error.message, code=error.code, hint=error.hint) from error
+
+
+def recount(settings: Settings, store: TenantStore) -> int:
+    """Make this gateway's part of the ledger anew from its log; how many receipts that was. No gateway may run.
+
+    Raises Unavailable (`log_locked`) while one does. Receipts whose day key was destroyed are nobody's from then on.
+    """
+    home = Home(settings.home)
+    log = open_log(home.receipts, home.signing_key(settings.origin))
+    try:
+        store.forget_ledger(settings.origin)
+        ledger = Ledger(store, settings.origin, DayNames(DayKeys(home.day_keys), store))
+        return Meter(log, ledger).catch_up()
+    finally:
+        log.close()

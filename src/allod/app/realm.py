@@ -13,7 +13,7 @@ from allod.app.meter import DayNames, Meter
 from allod.app.policies import Policies
 from allod.app.receipts import ReceiptReader
 from allod.app.shares import Shares
-from allod.app.tenants import make_first_tenant, open_store
+from allod.app.tenants import open_store
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.nations import Nation
@@ -125,12 +125,12 @@ async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> A
         tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
         store = await asyncio.to_thread(open_store, settings)
         stack.push_async_callback(asyncio.to_thread, store.close)
-        await asyncio.to_thread(make_first_tenant, store, home)
         policies = Policies(settings.home, nation, realm=settings.realm.name)
         await asyncio.to_thread(policies.set_default, now_ms=now_ms())
 
         signing_key = await asyncio.to_thread(home.signing_key, settings.origin)
-        trust = trust_text(signing_key.verifier)
+        policy_key = await asyncio.to_thread(policies.key)
+        trust = trust_text(signing_key.verifier, policy_key.verifier)
         await asyncio.to_thread(write_whole, home.trust, trust)
         log = await asyncio.to_thread(open_log, home.receipts, signing_key)
         stack.push_async_callback(asyncio.to_thread, log.close)
@@ -143,6 +143,8 @@ async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> A
 
         keys = KeyRing(nation)
         quotas = Quotas(store, gateway=settings.origin)
+        if not settings.tenants.database:  # no other gateway holds slices of it
+            await asyncio.to_thread(lambda: quotas.reclaim(store.changes_since(0).tenants, now_ms()))
         controls = Controls(
             policy=await asyncio.to_thread(policies.current),
             nation=nation,

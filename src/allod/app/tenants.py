@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from allod.app.home import Home, now_ms
-from allod.core.errors import Invalid
+from allod.core.canonical import sha256_hex
+from allod.core.errors import AllodError, Invalid
 from allod.govern.keys import read_or_make_key
 from allod.govern.store import TenantStore
 from allod.govern.stores.sqlite import sqlite_store
@@ -21,12 +22,24 @@ from allod.govern.tenants import (
 )
 from allod.settings import Settings
 
-LOCAL_KEY, FIRST_ADMIN_KEY = "key_local", "key_admin"
 STARTED = "allod:start"  # who made what is there from the first start
 
 
 def open_store(settings: Settings) -> TenantStore:
-    """The store that the settings name. Raises Unavailable, and Invalid for an address that cannot be used."""
+    """The store that the settings name, with the first tenant in it.
+
+    Raises Unavailable, and Invalid for an address that cannot be used.
+    """
+    store = _opened(settings)
+    try:
+        _make_first_tenant(store, settings)
+    except AllodError:
+        store.close()
+        raise
+    return store
+
+
+def _opened(settings: Settings) -> TenantStore:
     if not settings.tenants.database:
         return sqlite_store(Home(settings.home).tenants)
     try:
@@ -41,18 +54,32 @@ def open_store(settings: Settings) -> TenantStore:
     return postgres_store(settings.tenants.database)
 
 
-def make_first_tenant(store: TenantStore, home: Home) -> None:
-    """The local tenant, its key in `local.key` and the first admin key in `admin.key`, where they are missing.
+def _make_first_tenant(store: TenantStore, settings: Settings) -> None:
+    """The local tenant, this gateway's key for it in `local.key` and its admin key in `admin.key`, where missing.
 
-    A key file that was made anew takes the place of the old: that one opens nothing any more.
+    A key file that was made anew takes the place of the old: that one opens nothing any more. Gateways that share
+    their tenants have a pair of keys each.
     """
-    at_ms = now_ms()
+    home, at_ms = Home(settings.home), now_ms()
+    gateway = sha256_hex(settings.origin.encode())[:12]
     try:
         store.tenant(LOCAL)
     except Invalid:
         store.put_tenant(local_tenant(at_ms), _event("project.created", at_ms, LOCAL))
-    _keep(store, LOCAL_KEY, read_or_make_key(home.local_key, USE_PREFIX), "local.key", at_ms)
-    _keep(store, FIRST_ADMIN_KEY, read_or_make_key(home.admin_key, ADMIN_PREFIX), "admin.key", at_ms)
+    _keep(
+        store,
+        f"key_local_{gateway}",
+        read_or_make_key(home.local_key, USE_PREFIX),
+        f"local.key of {settings.realm.site}",
+        at_ms,
+    )
+    _keep(
+        store,
+        f"key_admin_{gateway}",
+        read_or_make_key(home.admin_key, ADMIN_PREFIX),
+        f"admin.key of {settings.realm.site}",
+        at_ms,
+    )
 
 
 def _keep(store: TenantStore, key_id: str, secret: str, name: str, at_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""`allod tenant add`, `list`, `show`, `set`, `archive`: who shares the engines, and how much of them.
+"""`allod tenant add`, `list`, `show`, `set`, `archive`, `recount`: who shares the engines, and how much of them.
 
 They change the realm's store, whether a gateway runs or not; one that runs knows within a second.
 """
@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from allod.app.home import load_settings, now_ms
+from allod.app.meter import recount
 from allod.app.tenants import open_store
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed
 from allod.core.canonical import JsonValue
@@ -37,12 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     showing = parts.add_parser("show", help="one tenant: its limits, and what it used")
     setting = parts.add_parser("set", help="change what is named, and nothing else", argument_default=argparse.SUPPRESS)
     archiving = parts.add_parser("archive", help="end it: its keys open nothing any more, its receipts stay")
+    counting = parts.add_parser("recount", help="make the ledger anew from the log's receipts (no gateway may run)")
     for part in (showing, setting, archiving):
         part.add_argument("tenant", metavar="TENANT", help="its id or its name")
     setting.add_argument("--name", help="another name")
     for part in (adding, setting):
         add_changes(part)
-    for part in (adding, listing, showing, setting, archiving):
+    for part in (adding, listing, showing, setting, archiving, counting):
         part.add_argument("--json", action="store_true", default=False)
 
 
@@ -52,6 +54,10 @@ def run(words: argparse.Namespace) -> int:
     with closing(open_store(settings)) as store:
         if words.part == "list":
             _list(store, words)
+            return 0
+        if words.part == "recount":
+            num_receipts = recount(settings, store)
+            print(json.dumps({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
             return 0
         if words.part == "add":
             tenant = Tenant(new_id("proj_"), words.name, created_ms=now_ms())

@@ -1,0 +1,134 @@
+"""What tenants are charged is the sum of their receipts, to the token: live, after a kill, and counted anew."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+import openai
+from tests.conftest import Gateway
+
+from allod.prove.segment import Batches
+
+Start = Callable[..., AbstractContextManager[Gateway]]
+PRICES = (
+    "[prices]\nmicros_per_1k_prompt_tokens = 701\nmicros_per_1k_completion_tokens = 1303\nmicros_per_engine_second = 17\n"
+)
+NUM_TENANTS, NUM_EACH = 4, 25
+
+
+def made(gateway: Gateway, *words: str) -> Any:
+    """What a verb of the command line says as JSON."""
+    done = gateway.allod(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def receipts_of(gateway: Gateway) -> list[dict[str, Any]]:
+    """Every predicate that the log holds."""
+    with (gateway.home / "logs" / "receipts" / "segment").open("rb") as file:
+        return [json.loads(frame.payload)["predicate"] for batch in Batches(file) for frame in batch.entries]
+
+
+def sums_of(receipts: list[dict[str, Any]]) -> Counter[str]:
+    """What the receipts say, added up by nothing but this loop."""
+    sums: Counter[str] = Counter()
+    for one in receipts:
+        answer = one["answer"]
+        sums["requests"] += answer is not None
+        sums["prompt"] += one["request"]["tokens"] or 0
+        sums["completion"] += (answer["tokens"] or 0) if answer else 0
+        sums["micros"] += one["meter"]["micros"]
+    return sums
+
+
+def charged(gateway: Gateway) -> Counter[str]:
+    """What the administration interface says was used and what it cost."""
+    client = openai.OpenAI(
+        base_url=f"{gateway.url}/v1", api_key="none", admin_api_key=(gateway.home / "admin.key").read_text().strip()
+    )
+    day_s = int(time.time()) // 86_400 * 86_400
+    sums: Counter[str] = Counter()
+    with client:
+        usage = client.admin.organization.usage.completions(start_time=day_s - 86_400, bucket_width="1d", limit=3)
+        for bucket in usage.data:
+            for one in bucket.results:
+                sums["requests"] += one.num_model_requests
+                sums["prompt"] += one.input_tokens
+                sums["completion"] += one.output_tokens
+        for bucket in client.admin.organization.usage.costs(start_time=day_s - 86_400, limit=3).data:
+            for cost in bucket.results:
+                sums["micros"] += round(cost.amount.value * 1e6)
+    return sums
+
+
+def agree(gateway: Gateway, *, at_least: int) -> Counter[str]:
+    """Wait until the ledger has what the log has; that it then agrees is what is tested."""
+    for _ in range(200):
+        receipts = receipts_of(gateway)
+        if len(receipts) >= at_least and charged(gateway) == sums_of(receipts):
+            break
+        time.sleep(0.1)
+    receipts = receipts_of(gateway)
+    assert len(receipts) >= at_least
+    assert charged(gateway) == sums_of(receipts)
+    return sums_of(receipts)
+
+
+def use(gateway: Gateway, key: str, number: int) -> None:
+    """One request of every kind: whole, streamed, left in the middle, refused by policy."""
+    text = "word " * (number + 1)
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as client:
+        body: Any = {"model": "echo", "messages": [{"role": "user", "content": text}]}
+        if number % 4 == 0:
+            client.chat.completions.create(**body)
+        elif number % 4 == 1:
+            for _ in client.chat.completions.create(**body, stream=True):
+                pass
+        elif number % 4 == 2:
+            left = client.chat.completions.create(**body, stream=True)
+            next(iter(left))
+            left.close()
+        else:
+            with suppress(openai.PermissionDeniedError):
+                client.chat.completions.create(**body, extra_headers={"x-allod-tier": "SECRET"})
+
+
+def test_the_ledger_is_the_sum_of_the_receipts(start_gateway: Start, tmp_path: Path) -> None:
+    """Under load from several tenants at once; after kill -9 in the middle of it; and after the ledger was lost."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "allod.toml").write_text(PRICES)
+    with start_gateway("echo") as gateway:
+        tenants = [made(gateway, "tenant", "add", f"Tenant {number}")["id"] for number in range(NUM_TENANTS)]
+        keys = [made(gateway, "key", "add", tenant)["key"] for tenant in tenants]
+        time.sleep(0.6)  # the gateway hears of new keys within that
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(use, gateway, key, number) for number in range(NUM_EACH) for key in keys]:
+                done.result()
+        before = agree(gateway, at_least=NUM_TENANTS * NUM_EACH)
+        assert before["requests"] < NUM_TENANTS * NUM_EACH  # refusals are there and are no requests
+        assert min(before.values()) > 0
+        with ThreadPoolExecutor(8) as pool:
+            work = [pool.submit(use, gateway, key, number) for number in range(NUM_EACH) for key in keys]
+            time.sleep(0.3)
+            gateway.process.send_signal(signal.SIGKILL)
+            for one in work:
+                with suppress(openai.OpenAIError, socket.error, StopIteration):
+                    one.result()
+        gateway.process.wait(20)
+    with start_gateway("echo") as gateway:
+        killed = agree(gateway, at_least=NUM_TENANTS * NUM_EACH)
+        assert killed["prompt"] > before["prompt"]
+    done = gateway.allod("tenant", "recount")
+    assert done.returncode == 0, done.stderr
+    with start_gateway("echo") as gateway:
+        assert agree(gateway, at_least=1) == killed
