@@ -55,7 +55,7 @@ print(taken, flush=True)
 def test_a_killed_ledger_counted_every_receipt_once(place: Place) -> None:
     """kill -9 at random moments, again and again: totals and position agree, and the next run goes on from there."""
     chance = random.Random(7)
-    for _ in range(6):
+    for _ in range(12):
         with start(WRITER, place) as writer:
             time.sleep(chance.uniform(0.02, 0.25))
             writer.kill()
