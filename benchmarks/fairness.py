@@ -1,6 +1,6 @@
 """What fair turns give and cost at the real engine, beside first come, first served: one heavy tenant and nine light.
 
-    python benchmarks/fairness.py --traces DIRECTORY [--rounds 2] [--seconds 36] [--model smollm2-135m]
+    python benchmarks/fairness.py --traces DIRECTORY [--rounds 2] [--seconds 40] [--model smollm2-135m]
 
 The sealed engine behind `Admission`, in one process. Arrivals are stretches of Azure's conversation trace, with fewer
 tokens, and in time scaled to the pace that is measured before each round: each light tenant asks for `LIGHT` of a
@@ -10,8 +10,8 @@ same arrivals.
 - Service gap: the greatest difference between two tenants' service over any stretch in which both had requests waiting.
 - Wait: from arrival to the turn, and to the first token. A light tenant's share alone is an engine with a tenth of the
   pace that serves its requests one by one: computed, from the pace of the same round.
-- Work: cost of the tokens read and made in a second while all ten always have more to ask, in short stretches that
-  alternate.
+- Work: cost of the tokens read and made while all ten always have more to ask, in short stretches that alternate: in
+  a second, and in a second of the engine's CPU time, which neighbours on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
+import os
 import random
 import sys
 import time
@@ -28,6 +29,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -38,6 +40,7 @@ from allod.core.requests import Chat, Completion, Piece, Sampling
 from allod.serve.admission import Admission, Turn
 from allod.serve.engine import Engine
 from allod.serve.fair_queue import FairQueue, Line, cost_of
+from allod.serve.replica import Replica
 from allod.serve.turns import Turns
 from allod.settings import default_home
 from measure import machine, paired, rotated, spread
@@ -46,7 +49,7 @@ TRACE = "AzureLLMInferenceTrace_conv.csv"
 NUM_LIGHT, LIGHT, HEAVY = 9, 0.7, 3.0
 FEWER_PROMPT_TOKENS, FEWER_COMPLETION_TOKENS = 60, 20
 MAX_WORDS, MAX_COMPLETION = 32, 20
-NUM_PAIRS, PAIR_S = 3, 6.0  # how often and how long the work of both is compared before a round
+NUM_PAIRS, PAIR_S = 2, 6.0  # how often and how long the work of both is compared before a round
 TEMPLATE_TOKENS = 32  # what the chat template adds to a prompt
 WORDS = ("sea", "ship", "wind", "rope", "mast", "sail", "hull", "deck", "bell", "lamp", "fish", "gull", "rain", "salt")
 
@@ -66,6 +69,7 @@ class FirstCome(Admission):
     turns_type = FirstComeTurns
 
 
+Rows = list[tuple[float, int, int]]  # seconds, words, tokens of the answer
 WAYS = {"fair turns": Admission, "first come": FirstCome}
 
 
@@ -102,8 +106,12 @@ class Round:
         return 2 * cost_of(0, self.most_tokens)
 
     @property
+    def cost(self) -> int:
+        return sum(self.service.values())
+
+    @property
     def pace(self) -> float:
-        return sum(self.service.values()) / self.seconds
+        return self.cost / self.seconds
 
     def serve(self, tenant: str, cost: int) -> None:
         self.service[tenant] += cost
@@ -122,7 +130,7 @@ class Round:
         self.stretches = {pair: self.stretches.get(pair, (gap, gap)) for pair, gap in now.items()}
 
 
-def read_trace(directory: Path) -> list[tuple[float, int, int]]:
+def read_trace(directory: Path) -> Rows:
     """Seconds, words and answer tokens, made fewer."""
     path = directory / TRACE
     if not path.exists():
@@ -138,8 +146,11 @@ def read_trace(directory: Path) -> list[tuple[float, int, int]]:
         ]
 
 
-def scaled(rows: Sequence[tuple[float, int, int]], tenant: str, *, pace: float, seconds: float) -> list[Ask]:
-    """As many requests from the start of `rows` as cost `pace` a second over those seconds, in the trace's rhythm."""
+def scaled(rows: Rows, tenant: str, *, pace: float, seconds: float) -> list[Ask]:
+    """As many requests from the start of `rows` as cost `pace` a second over those seconds, in the trace's rhythm.
+
+    Where in it a round begins is chance, but the same in each run: or all tenants would begin at once.
+    """
     asks, cost = [], 0
     for at_s, words, tokens in rows:
         asks.append(Ask(at_s, tenant, words, tokens))
@@ -147,10 +158,11 @@ def scaled(rows: Sequence[tuple[float, int, int]], tenant: str, *, pace: float, 
         if cost >= pace * seconds:
             break
     begin, whole = asks[0].at_s, max(asks[-1].at_s - asks[0].at_s, 1e-9)
-    return [Ask((ask.at_s - begin) / whole * seconds, tenant, ask.words, ask.tokens) for ask in asks]
+    phase = random.Random(tenant).random()
+    return [Ask(((ask.at_s - begin) / whole + phase) % 1 * seconds, tenant, ask.words, ask.tokens) for ask in asks]
 
 
-def arrivals(rows: list[tuple[float, int, int]], *, pace: float, seconds: float, number: int) -> list[Ask]:
+def arrivals(rows: Rows, *, pace: float, seconds: float, number: int) -> list[Ask]:
     """A round's requests: every tenant has a stretch of the trace to itself, and another one each round."""
     step = len(rows) // (NUM_LIGHT + 2)
     share = LIGHT * pace / (NUM_LIGHT + 1)
@@ -230,21 +242,34 @@ async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
             raise result
 
 
-async def measure_pace(
-    engine: Engine, kind: type[Admission], rows: list[tuple[float, int, int]], *, seconds: float
-) -> float:
-    """Cost a second when there is always more to do, without the start, when all places fill at once."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Cost of what an engine did, in a second and in a second of its CPU time."""
+
+    a_second: float
+    a_cpu_second: float
+
+
+async def measure_work(engine: Replica, kind: type[Admission], rows: Rows, *, seconds: float) -> Work:
+    """Without the start, when all places fill at once."""
     admission = kind(num_running=engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
     asks = [Ask(0.0, f"{number % 10}", words, tokens) for number, (_, words, tokens) in enumerate(rows[:400])]
-    done, tasks = Round(), []
-    for ask in asks:
-        tasks.append(asyncio.create_task(answer(engine, admission, ask, done, time.monotonic())))
-    await asyncio.sleep(seconds / 3)
-    before, begin_s = sum(done.service.values()), time.monotonic()
-    await asyncio.sleep(seconds * 2 / 3)
-    pace = (sum(done.service.values()) - before) / (time.monotonic() - begin_s)
+    done, begin_s = Round(), time.monotonic()
+    tasks = [asyncio.create_task(answer(engine, admission, ask, done, begin_s)) for ask in asks]
+    await asyncio.sleep(seconds / 4)
+    cost, begin_s, cpu_s = done.cost, time.monotonic(), engine_cpu_s(engine)
+    await asyncio.sleep(seconds * 3 / 4)
+    work = done.cost - cost
+    made = Work(work / (time.monotonic() - begin_s), work / (engine_cpu_s(engine) - cpu_s))
     await stop(tasks)
-    return pace
+    return made
+
+
+def engine_cpu_s(engine: Replica) -> float:
+    """CPU time of the engine's process so far."""
+    assert engine.process is not None
+    fields = Path(f"/proc/{engine.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def alone(asks: list[Ask], tenant: str, *, pace: float) -> tuple[list[float], list[float]]:
@@ -268,7 +293,7 @@ class Figures:
     """Of one way to choose, all rounds. The waits are light tenants', in seconds."""
 
     gap: list[float] = field(default_factory=list)
-    work: list[float] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
     turn: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     turn_alone: list[float] = field(default_factory=list)
@@ -288,7 +313,7 @@ def report(found: dict[str, Figures], *, bound: float) -> None:
     """Each figure of both ways, and what fairness costs, in pairs."""
     print(f"\nthe bound of the service gap is {bound:.0f} (in prompt tokens; a token of an answer is two)")
     for name, one in found.items():
-        print(f"\n{name}: work {spread(one.work, 0)} a second")
+        print(f"\n{name}: work {spread([work.a_second for work in one.work], 0)} a second")
         print(f"  service gap / bound: {spread(one.gap)}")
         for what, waits, baseline in (
             ("turn", one.turn, one.turn_alone),
@@ -298,15 +323,19 @@ def report(found: dict[str, Figures], *, bound: float) -> None:
             times = mine / max(share, 1e-3)
             print(f"  light p90 to the {what}: {mine:.1f} s, {times:.2f} × of its share alone ({share:.1f} s)")
     fair, first = found.values()
-    print(f"\nwork, fair turns / first come: {spread(paired(fair.work, first.work), 3)}")
+    print()
+    for what, of in (("a second", attrgetter("a_second")), ("a CPU second", attrgetter("a_cpu_second"))):
+        ratios = paired(list(map(of, fair.work)), list(map(of, first.work)))
+        print(f"work {what}, fair turns / first come: {spread(ratios, 3)}")
 
 
 @asynccontextmanager
-async def sealed_engine(model: str) -> AsyncGenerator[Engine, None]:
+async def sealed_engine(model: str) -> AsyncGenerator[Replica, None]:
     """The engine as `allod up` starts it."""
     settings = load_settings({"model.name": model}, home=default_home())
     weights = await asyncio.to_thread(prepare_weights, settings, lambda what, done, total: None)
     async with run_engine(settings, weights) as engine:
+        assert isinstance(engine, Replica)
         yield engine
 
 
@@ -316,12 +345,12 @@ async def run(words: argparse.Namespace) -> None:
     bounds: list[float] = []
     async with sealed_engine(words.model) as engine:
         print(f"{engine.info.slots} slots")
-        await measure_pace(engine, Admission, rows, seconds=3)  # warms up
+        await measure_work(engine, Admission, rows, seconds=3)  # warms up
         for number in range(words.rounds):
             for pair in range(NUM_PAIRS):
                 for name in rotated(list(WAYS), pair):
-                    found[name].work.append(await measure_pace(engine, WAYS[name], rows, seconds=PAIR_S))
-            pace = median([work for one in found.values() for work in one.work[-NUM_PAIRS:]])
+                    found[name].work.append(await measure_work(engine, WAYS[name], rows, seconds=PAIR_S))
+            pace = median([work.a_second for one in found.values() for work in one.work[-NUM_PAIRS:]])
             asks = arrivals(rows, pace=pace, seconds=words.seconds, number=number)
             rounds = {
                 name: await play(engine, WAYS[name], asks, seconds=words.seconds)
@@ -338,7 +367,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--traces", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=36.0)
+    parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--model", default="smollm2-135m")
     words = parser.parse_args()
     print(f"fair turns: {machine()}; {words.rounds} rounds of {words.seconds:.0f} s each way")
