@@ -1,10 +1,10 @@
 """One queue of tenants by tokens: the Virtual Token Counter, as steps over values.
 
 From Sheng et al., "Fairness in Serving Large Language Models" (OSDI '24; arXiv 2401.00588), with its weights and its
-length prediction: a tenant's counter grows by the cost of its tokens over its weight, and the next turn is the waiting tenant's
-whose counter is lowest. Whoever comes back from idle is lifted to those who are busy: having asked for nothing is no
-credit. A turn is charged for the answer that its tenant usually gets, and corrected as tokens come and at its end:
-otherwise whoever is behind would be given every place at once.
+length prediction. A tenant's counter grows by the cost of its tokens over its weight, and the next turn is the waiting
+tenant's whose counter is lowest. Whoever comes back from idle is lifted to those who are busy: having asked for nothing
+is no credit. A turn is charged for the answer that its tenant usually gets, and corrected as tokens come and at its
+end: otherwise whoever is behind would be given every place at once.
 
 Costs are in prompt tokens.
 """
