@@ -2,6 +2,8 @@
 
 import { events } from "./stream.js";
 
+const MAX_TENANTS = 1000;
+
 /** What the gateway, or the way to it, said no with. `status` is 0 where there was no answer at all. */
 export class GatewayError extends Error {
   constructor(message, { status = 0, code = null, receipt = null } = {}) {
@@ -30,6 +32,42 @@ export class Gateway {
 
   async trust() {
     return (await this.#send("/v1/trust")).text();
+  }
+
+  /** Who shares the engines: entry for entry, the busy tenants first. Needs an admin key, as all that follows does. */
+  shares(limit = 100) {
+    return this.#json(`/v1/governance/shares?limit=${limit}`);
+  }
+
+  /** The policy in force; `check` also has it checked, which may take seconds. */
+  policy({ check = false } = {}) {
+    return this.#json(`/v1/governance/policy?check=${check}`);
+  }
+
+  /** Why a request would be permitted or refused. */
+  explain(request) {
+    return this.#json("/v1/governance/explain", { method: "POST", body: JSON.stringify(request) });
+  }
+
+  /** The latest receipts: {data, before}. `filters` may hold limit, before, tenant, decision; null ones are left out. */
+  receipts(filters) {
+    return this.#json(`/v1/governance/receipts${query(filters)}`);
+  }
+
+  /** What administrators did: {data, has_more, last_id}. `filters` may hold limit, after, project_ids. */
+  events(filters) {
+    return this.#json(`/v1/organization/audit_logs${query(filters)}`);
+  }
+
+  /** Every tenant, archived ones too, up to a thousand: [{id, name, ...}]. */
+  async tenants() {
+    const found = [];
+    for (let page = { has_more: true, last_id: null }; page.has_more && found.length < MAX_TENANTS; ) {
+      const filters = { limit: 100, include_archived: true, after: page.last_id };
+      page = await this.#json(`/v1/organization/projects${query(filters)}`);
+      found.push(...page.data);
+    }
+    return found;
   }
 
   receipt(id) {
@@ -73,8 +111,10 @@ export class Gateway {
       throw asGatewayError(error, "The gateway cannot be reached. Is it still running?");
     }
     if (response.ok) return response;
-    throw new GatewayError(await messageOf(response), {
+    const { message, code } = await errorOf(response);
+    throw new GatewayError(message, {
       status: response.status,
+      code,
       receipt: response.headers.get("x-allod-receipt"),
     });
   }
@@ -91,12 +131,19 @@ export async function readiness() {
   }
 }
 
-async function messageOf(response) {
+async function errorOf(response) {
   try {
-    return (await response.json()).error.message;
+    const { message, code } = (await response.json()).error;
+    return { message, code: code ?? null };
   } catch {
-    return `The gateway answered with status ${response.status} and no reason.`;
+    return { message: `The gateway answered with status ${response.status} and no reason.`, code: null };
   }
+}
+
+/** `?name=value&...` of what is not null; empty where nothing is. */
+function query(filters = {}) {
+  const said = Object.entries(filters).filter(([, value]) => value !== null && value !== undefined);
+  return said.length ? `?${new URLSearchParams(said)}` : "";
 }
 
 function asGatewayError(error, message) {

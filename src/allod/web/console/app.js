@@ -1,77 +1,119 @@
 // The console, put together: which page is shown, with which key, of which gateway.
 
 import { Gateway, readiness } from "./api.js";
+import { AuditPage } from "./audit.js";
 import { Chat, INVENTS } from "./chat.js";
 import { alertAll, announce, byId, facts, make, verdict } from "./dom.js";
-import { clearKeyField, forgetKey, onKey, saveKey, savedKey, showKeyError } from "./key.js";
+import { askForKey, clearKeyField, forgetKey, onKey, saveKey, savedKey, showKeyError, whyNot } from "./key.js";
+import { PolicyPage } from "./policy.js";
 import { SealPage, isSealed } from "./seal.js";
+import { TenantsPage } from "./tenants.js";
 
 const WATCH_EVERY_MS = 4000;
-const TITLES = { key: "Open", chat: "Chat", seal: "Seal" };
+/** Each page with its title and the kind of key that it needs; `any` is content with either. */
+const PAGES = {
+  chat: { title: "Chat", needs: "use" },
+  tenants: { title: "Tenants", needs: "admin" },
+  policy: { title: "Policy", needs: "admin" },
+  audit: { title: "Audit", needs: "admin" },
+  seal: { title: "Seal", needs: "any" },
+};
 
-const chat = new Chat({ onDenied: (message) => leave(`The gateway no longer takes this key: ${message}`) });
+const denied = (kind) => (message) => leave(kind, `The gateway no longer takes this key: ${message}`);
+const chat = new Chat({ onDenied: denied("use") });
 const sealPage = new SealPage();
-let gateway = null;
+const governance = {
+  tenants: new TenantsPage({ onDenied: denied("admin") }),
+  policy: new PolicyPage({ onDenied: denied("admin") }),
+  audit: new AuditPage({ onDenied: denied("admin") }),
+};
+const gateways = { use: null, admin: null }; // one for each kind of key
 
-/** Show the page that the address names, or the one that asks for the key. */
+const pageNow = () => (Object.hasOwn(PAGES, location.hash.slice(1)) ? location.hash.slice(1) : "chat");
+const gatewayOf = (needs) => (needs === "any" ? (gateways.use ?? gateways.admin) : gateways[needs]);
+
+/** The kind of key that the page now shown lacks, or null. */
+function lacking() {
+  const { needs } = PAGES[pageNow()];
+  if (gatewayOf(needs)) return null;
+  return needs === "admin" ? "admin" : "use";
+}
+
+/** Show the page that the address names, or the one that asks for the key that it needs. */
 function route({ moveFocus = true } = {}) {
   const page = pageNow();
-  for (const name of Object.keys(TITLES)) byId(`page-${name}`).hidden = name !== page;
+  const kind = lacking();
+  const shown = kind ? "key" : page;
+  for (const name of ["key", ...Object.keys(PAGES)]) byId(`page-${name}`).hidden = name !== shown;
   for (const link of byId("nav").querySelectorAll("a")) {
     if (link.hash === `#${page}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${TITLES[page]} · Allod console`;
+  document.title = `${kind ? `${PAGES[page].title}: key needed` : PAGES[page].title} · Allod console`;
+  if (kind) {
+    askForKey(kind);
+    clearKeyField();
+    showKeyError("");
+  }
   if (moveFocus) {
-    byId(`${page}-title`).focus({ preventScroll: true });
+    if (!kind) byId(`${shown}-title`).focus({ preventScroll: true });
     scrollTo(0, 0);
   }
-  if (page === "seal") sealPage.clear();
+  for (const [name, part] of Object.entries(governance)) {
+    if (name === shown) part.open(gateways.admin);
+    else part.close();
+  }
+  if (shown === "seal") sealPage.clear();
   showState();
 }
 
-function pageNow() {
-  if (gateway === null) return "key";
-  return location.hash === "#seal" ? "seal" : "chat";
-}
-
-async function enter(key) {
+async function enter(key, kind = lacking() ?? "use") {
   if (!/^[\x21-\x7e]+$/.test(key)) {
     showKeyError("A key has letters, digits and signs only: copy the whole line of the file, without spaces.");
     return;
   }
   const candidate = new Gateway(key);
-  let model;
+  let model = null;
   try {
-    model = await candidate.model();
+    if (kind === "use") model = await candidate.model();
+    else await candidate.shares(1);
   } catch (error) {
-    const isWrong = error.status === 401;
-    if (isWrong) forgetKey();
-    showKeyError(isWrong ? `This key is not accepted: ${error.message}` : error.message);
+    if (kind === "use" && error.status === 401) forgetKey();
+    if (lacking() === kind) showKeyError(whyNot(error, kind));
     return;
   }
-  saveKey(key);
-  gateway = candidate;
-  showKeyError("");
+  gateways[kind] = candidate;
   clearKeyField();
-  showSignedIn(true);
-  showModel(model);
+  showForget();
+  if (kind === "use") {
+    saveKey(key);
+    showModel(model);
+  }
   route();
-  chat.open(gateway, model);
-  announce(`Ready to talk to ${model.id}.`);
+  if (kind === "use") chat.open(candidate, model);
+  announce(kind === "use" ? `Ready to talk to ${model.id}.` : `${PAGES[pageNow()].title} is open.`);
 }
 
-function leave(message) {
-  forgetKey();
-  gateway = null;
-  chat.clear();
-  showSignedIn(false);
+/** Forget the key of this kind, and go on with the other one. */
+function leave(kind, message) {
+  if (kind === "use") {
+    forgetKey();
+    chat.clear();
+  }
+  gateways[kind] = null;
+  showForget();
   route({ moveFocus: false });
-  showKeyError(message);
+  if (lacking() === kind) showKeyError(message);
 }
 
-function showSignedIn(isIn) {
-  byId("nav").hidden = byId("forget").hidden = !isIn;
+function showForget() {
+  byId("forget").hidden = gatewayOf("any") === null;
+  byId("forget").textContent = gateways.use && gateways.admin ? "Forget keys" : "Forget key";
+}
+
+function forgetAll() {
+  leave("admin", "");
+  leave("use", "");
 }
 
 function showModel(model) {
@@ -87,9 +129,9 @@ function showModel(model) {
 
 /** Keep the page true: whether the gateway can answer, and whether its engine is sealed. One reading for both. */
 async function showState() {
-  const asked = gateway;
+  const asked = gatewayOf("any");
   const [{ ready, reason }, seal] = await Promise.all([readiness(), asked && sealOf(asked)]);
-  if (asked !== gateway) return; // the key changed meanwhile
+  if (asked !== gatewayOf("any")) return; // the key changed meanwhile
   alertAll(ready ? "" : `The gateway cannot answer now: ${reason}`);
   byId("state").replaceChildren(verdict(ready, ready ? "Ready" : "Not ready"));
   if (seal === null) return;
@@ -106,11 +148,10 @@ async function watch() {
   setTimeout(watch, WATCH_EVERY_MS);
 }
 
-onKey(enter);
-byId("forget").addEventListener("click", () => leave(""));
+onKey((key) => enter(key));
+byId("forget").addEventListener("click", forgetAll);
 addEventListener("hashchange", () => location.hash !== "#main" && route());
 document.addEventListener("visibilitychange", () => document.hidden || showState());
 route({ moveFocus: false });
 setTimeout(watch, WATCH_EVERY_MS);
-if (savedKey()) await enter(savedKey());
-else byId("key").focus();
+if (savedKey()) await enter(savedKey(), "use");

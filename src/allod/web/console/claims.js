@@ -1,6 +1,7 @@
 // In plain words: what a receipt states, what its evidence shows, and what it does not.
 
 import { facts, make } from "./dom.js";
+import { labelWords } from "./words.js";
 
 const ANSWER = "urn:allod:answer:v1";
 
@@ -15,21 +16,13 @@ export const STEPS = [
   ["times", "Its times are possible"],
 ];
 
-/** The label as people write it: OFFICIAL, OFFICIAL-SENSITIVE, SECRET, ... */
-export function labelOf(statement) {
-  const { tier, markings } = statement.predicate.policy.label;
-  const isSensitive = tier === "OFFICIAL" && markings.includes("SENSITIVE");
-  const others = markings.filter((marking) => marking !== "SENSITIVE" || !isSensitive);
-  return [isSensitive ? "OFFICIAL-SENSITIVE" : tier, ...others].join(" · ");
-}
-
 /** What stands beside the verdict: label, model, token counts; text or nodes. */
 export function summaryOf({ predicate }, usage) {
   const asked = usage?.prompt_tokens ?? predicate.request.tokens;
   const answered = usage?.completion_tokens ?? predicate.answer?.tokens;
   const isKnown = Number.isInteger(asked) && Number.isInteger(answered);
   return [
-    make("span", { class: "label" }, labelOf({ predicate })),
+    make("span", { class: "label" }, labelWords(predicate.policy.label)),
     predicate.model?.name,
     isKnown && `${asked} tokens in, ${answered} out`,
   ].filter(Boolean);
@@ -57,8 +50,8 @@ function withDigest(text, digest) {
 }
 
 /** What the evidence shows and what not, as ARCHITECTURE.md section 7 allows it to be said. */
-export function meaning({ predicateType }, { isWitnessed, hasText }) {
-  const what = predicateType === ANSWER ? "answered this question" : "refused this question";
+export function meaning({ predicateType }, { isWitnessed, hasText, isClosed = false }) {
+  const what = `${predicateType === ANSWER ? "answered" : "refused"} ${isClosed ? "one" : "this"} question`;
   const how = predicateType === ANSWER && hasText ? " with this answer" : "";
   const when = isWitnessed ? "Before the time its witnesses state, the" : "The";
   const who = isWitnessed

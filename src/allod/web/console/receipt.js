@@ -9,6 +9,7 @@ export const answerText = (content) => JSON.stringify({ content, tool_calls: [] 
 
 /** The bundle's text with what the console knows in its opening; a text that is undefined stays out. */
 export function openBundle(bundle, texts) {
+  if (texts === null) return JSON.stringify(bundle);
   return JSON.stringify({ ...bundle, opening: { ...bundle.opening, ...texts } });
 }
 
@@ -22,7 +23,10 @@ export class Receipt {
   #again = make("button", { type: "button", class: "quiet" }, "Verify");
   #save = make("button", { type: "button", class: "quiet", disabled: true }, "Download receipt");
 
-  /** `texts` is {request, answer}: the exact texts sent and received; no `answer` where it is not whole. */
+  /**
+   * `texts` is {request, answer}: the exact texts sent and received; no `answer` where it is not whole. null where the
+   * reader has no business with them: the receipt then stays closed.
+   */
   constructor(gateway, id, texts) {
     this.#gateway = gateway;
     this.id = id;
@@ -58,7 +62,9 @@ export class Receipt {
   }
 
   #report({ verified, steps }, trust) {
-    const failed = steps.find((step) => !step.ok);
+    const isClosed = this.#texts === null;
+    if (isClosed) steps = steps.map((step) => (step.name === "opening" ? { ...step, ok: null } : step));
+    const failed = steps.find((step) => step.ok === false);
     const passed = steps.filter((step) => step.ok).length;
     const statement = verified ? JSON.parse(JSON.parse(this.#bundle).statement) : null;
     const isOther = verified && statement.predicate.id !== this.id;
@@ -68,15 +74,15 @@ export class Receipt {
         ? this.#say(true, this.#praise(), summaryOf(statement, this.#usage))
         : this.#say(false, `Not verified: step ${failed?.number ?? 1}, ${failed?.name ?? STEPS[0][0]}`);
     const summary = make("summary", {}, `What was checked: ${passed} of ${STEPS.length} steps passed`);
-    const list = make("ol", {}, ...STEPS.map((step, index) => stepItem(step, steps[index])));
+    const list = make("ol", {}, ...STEPS.map((step, index) => stepItem(step, steps[index], isClosed)));
     const details = make("details", { open: !verified }, summary, list);
     if (verified && !isOther) {
       const isWitnessed = !/^[ \t]*quorum[ \t]+none[ \t]*$/m.test(trust);
-      const hasText = this.#texts.answer !== undefined;
+      const hasText = this.#texts?.answer !== undefined;
       details.append(
         make("h3", {}, "What the receipt states"),
         statementFacts(statement),
-        ...meaning(statement, { isWitnessed, hasText }),
+        ...meaning(statement, { isWitnessed, hasText, isClosed }),
       );
     } else {
       details.append(make("p", {}, "Do not rely on this answer as evidence. Keep the receipt and tell the operator."));
@@ -87,6 +93,7 @@ export class Receipt {
 
   /** A text that is not a whole answer is not opened, so it must not be called verified. */
   #praise() {
+    if (this.#texts === null) return "Receipt verified in this browser";
     return this.#texts.answer === undefined ? "Receipt verified, without the text above" : "Verified in this browser";
   }
 
@@ -108,13 +115,14 @@ export class Receipt {
   }
 }
 
-function stepItem([name, question], step) {
+function stepItem([name, question], step, isClosed) {
   const isReached = step !== undefined && step.ok !== null;
-  const word = !isReached ? "not reached" : step.ok ? "passed" : "failed";
+  const isLeftOut = isClosed && name === "opening";
+  const word = isLeftOut ? "left out: the texts stay closed" : !isReached ? "not reached" : step.ok ? "passed" : "failed";
   return make(
     "li",
     {},
     make("p", {}, `${question} `, make("code", {}, name), " ", verdict(isReached ? step.ok : null, word)),
-    step?.detail ? make("p", { class: step.ok ? "hint" : "error" }, step.detail) : null,
+    step?.detail && !isLeftOut ? make("p", { class: step.ok ? "hint" : "error" }, step.detail) : null,
   );
 }
