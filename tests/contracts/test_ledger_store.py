@@ -33,16 +33,6 @@ def test_leases_stay_within_the_limit(store: TenantStore) -> None:
     assert lease(store, 40, limit=50) == 0
 
 
-def test_a_lease_counts_what_is_known_to_be_used(store: TenantStore) -> None:
-    """The floor takes the place of the grants where it is more, and does not add to them."""
-    assert lease(store, 100, floor=70) == 30
-    assert lease(store, 100, floor=70) == 30
-    assert lease(store, 100, floor=70) == 30
-    assert lease(store, 100, floor=70) == 10
-    assert lease(store, 100, limit=200, floor=150) == 50
-    assert lease(store, 1, floor=10**6) == 0
-
-
 def test_what_is_given_back_can_be_granted_again(store: TenantStore) -> None:
     """By the gateway that had it, up to what it had: nobody makes room that was not theirs."""
     assert lease(store, 60, gateway="a") == 60
@@ -59,7 +49,7 @@ def test_strange_limits_grant_nothing_and_break_nothing(store: TenantStore) -> N
     assert lease(store, 1, limit=0) == lease(store, 1, limit=-5) == lease(store, 0) == 0
     assert lease(store, BEYOND - 1, limit=BEYOND - 1) == BEYOND - 1
     assert lease(store, BEYOND - 1, limit=BEYOND - 1) == 0
-    for fields in ({"amount": -1}, {"amount": BEYOND}, {"limit": BEYOND}, {"floor": BEYOND}, {"window": 10**30}):
+    for fields in ({"amount": -1}, {"amount": BEYOND}, {"limit": BEYOND}, {"window": 10**30}):
         assert refused(lambda fields=fields: lease(store, **{"amount": 1, **fields}))[0] == "invalid"
     assert refused(lambda: give_back(store, -1)) == ("invalid", "amount")
     assert lease(store, 1, limit=BEYOND - 1) == 0
@@ -106,6 +96,7 @@ def test_totals_equal_the_charges_exactly(store: TenantStore) -> None:
     assert store.used(tenant_id="one", since_ms=HOUR_MS, until_ms=DAY_MS) == expected(
         [one for one in charges if one.tenant_id == "one" and HOUR_MS <= one.start_ms < DAY_MS]
     )
+    assert store.used(tenant_id=None, since_ms=0, until_ms=3 * DAY_MS) == expected(charges)
     for bucket_ms in (60_000, HOUR_MS, DAY_MS, 2 * DAY_MS):
         for group_by in ((), ("tenant",), ("key", "model"), ("tenant", "key", "model")):
             rows = store.usage(since_ms=0, until_ms=3 * DAY_MS, bucket_ms=bucket_ms, group_by=group_by)

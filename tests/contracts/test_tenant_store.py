@@ -262,7 +262,7 @@ def compare_once(memory: TenantStore, store: TenantStore, chance: random.Random)
             ("key", (pick("k"),), {}),
             ("keys", (), {"tenant_id": pick("t"), "account_id": chance.choice([None, pick("s")])}),
             ("events", (), {"limit": 3, "tenant_ids": [pick("t")], "since_ms": chance.randrange(9)}),
-            ("lease", (), {**window, "amount": chance.randrange(-1, 50), "limit": 60, "floor": chance.randrange(30)}),
+            ("lease", (), {**window, "amount": chance.randrange(-1, 50), "limit": 60}),
             ("give_back", (), {**window, "amount": chance.randrange(50)}),
             ("charge", (pick("o"), Position(entries, entries), [charge(tenant_id=pick("t"))] * 3), {}),
             ("forget_ledger", (pick("o"),), {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import openai
@@ -157,6 +157,33 @@ def test_a_spend_limit_ends_the_spending(priced: Gateway) -> None:
                     spent_micros += 1000 * used.prompt_tokens + 2000 * used.completion_tokens
             assert limited.value.code == "budget_exhausted"
             assert 0 < spent_micros <= 100_000
+
+
+def test_the_organisation_s_limit_is_for_all_together(priced: Gateway) -> None:
+    """Two tenants and the realm's own spend from one purse; lifted, they go on."""
+    with client_of(priced, priced.key) as realm:
+        admin = realm.admin.organization
+        keys = [priced.key]
+        for name in ("Library", "Archive"):
+            account = admin.projects.service_accounts.create(admin.projects.create(name=name).id, name="desk")
+            assert account.api_key is not None
+            keys.append(account.api_key.value)
+        admin.spend_limit.update(currency="GBP", interval="month", threshold_amount=20)  # type: ignore[arg-type]
+        time.sleep(0.6)  # the gateway hears of it within that
+        spent_micros, refused = 0, []
+        with ExitStack() as stack:
+            clients = [stack.enter_context(client_of(priced, key)) for key in keys]
+            for number in range(60):
+                try:
+                    used = ask(clients[number % 3])
+                    spent_micros += 1000 * used.prompt_tokens + 2000 * used.completion_tokens
+                except openai.RateLimitError as error:
+                    refused.append(error.code)
+            assert set(refused) == {"budget_exhausted"}
+            assert 0 < spent_micros <= 200_000
+            admin.spend_limit.delete()
+            time.sleep(0.6)
+            assert ask(clients[0]).completion_tokens > 0
 
 
 def test_an_archived_project_opens_nothing(gateway: Gateway) -> None:

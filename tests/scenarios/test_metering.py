@@ -19,9 +19,12 @@ from tests.conftest import Gateway
 from allod.prove.segment import Batches
 
 Start = Callable[..., AbstractContextManager[Gateway]]
-PRICES = (
-    "[prices]\nmicros_per_1k_prompt_tokens = 701\nmicros_per_1k_completion_tokens = 1303\nmicros_per_engine_second = 17\n"
-)
+PRICES = """
+[prices]
+micros_per_1k_prompt_tokens = 701
+micros_per_1k_completion_tokens = 1303
+micros_per_engine_second = 17
+"""
 NUM_TENANTS, NUM_EACH = 4, 25
 
 

@@ -70,7 +70,7 @@ async def test_what_is_forbidden_is_refused_though_the_line_is_full(front: MakeF
     """4 before 5: who may not ask hears so whatever the load, and takes nobody's place."""
     engine = ScriptedEngine("x")
     async with front(engine, num_running=1, num_waiting=0) as made:
-        async with made.gateway.admission.turn():
+        async with made.gateway.admission.turn("other"):
             with pytest.raises(Denied) as caught:
                 await ask(made.gateway, request(tier="SECRET"))
         (statement,) = await made.receipts()
@@ -111,7 +111,7 @@ async def test_an_overloaded_request_leaves_no_receipt(front: MakeFront, ask: As
     """Nothing was done for it, so there is nothing to prove; it is told when to come back."""
     engine = ScriptedEngine("x")
     async with front(engine, num_running=1, num_waiting=0) as made:
-        async with made.gateway.admission.turn():
+        async with made.gateway.admission.turn("other"):
             with pytest.raises(Unavailable) as caught:
                 await ask(made.gateway, request())
         assert await made.receipts() == []
@@ -122,7 +122,7 @@ async def test_an_overloaded_request_leaves_no_receipt(front: MakeFront, ask: As
 async def test_who_leaves_the_line_leaves_no_receipt(front: MakeFront, ask: Ask) -> None:
     """A client that goes before its turn has come had no answer begun."""
     async with front(ScriptedEngine("x"), num_running=1) as made:
-        async with made.gateway.admission.turn():
+        async with made.gateway.admission.turn("other"):
             asking = asyncio.create_task(ask(made.gateway, request()))
             await until(lambda: made.gateway.admission.inside == 2)
             asking.cancel()

@@ -298,7 +298,7 @@ def test_official_work_is_answered_under_its_label(gateway: Gateway, client: ope
 
 def test_a_person_s_number_marks_the_request(gateway: Gateway, client: openai.OpenAI) -> None:
     """What the text holds counts as declared: nobody has to remember to say so. Marked, it needs a sealed engine."""
-    question = {"role": "user", "content": "Who is 943 476 5919?"}  # the NHS number of no patient, as documentation uses
+    question = {"role": "user", "content": "Who is 943 476 5919?"}  # the NHS number of no patient
     error = refusal(client, messages=[question])
     assert (error.status_code, error.code) == (403, "policy_denied")
     assert "needs-a-sealed-engine" in error.message

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from allod import settings as settings_module
-from allod.app.home import Home, now_ms
-from allod.app.meter import DayNames, Meter
+from allod.app.home import now_ms
+from allod.app.meter import DayNames
+from allod.app.opening import Opened, open_realm
 from allod.app.policies import Policies
 from allod.app.receipts import ReceiptReader
 from allod.app.shares import Shares
-from allod.app.tenants import open_store
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.nations import Nation
 from allod.core.statements import SitePart, check_statement
-from allod.core.whole_files import write_whole
 from allod.govern.keys import KeyRing
-from allod.govern.ledger import Ledger
 from allod.govern.policy_asked import Model, Site
-from allod.govern.quotas import Quotas
-from allod.govern.store import TenantStore
 from allod.prove.artefacts import LoggedVersion
-from allod.prove.daykeys import DayKeys
-from allod.prove.log import Log, bundle_for, open_log
-from allod.prove.trust import trust_text
+from allod.prove.log import bundle_for
 from allod.prove.writer import LogWriter
 from allod.seal.evidence import describe, proof_of
 from allod.serve.admission import Admission
@@ -43,29 +37,19 @@ from allod.settings import Settings
 class Realm:
     """One gateway with everything it needs, while it runs. Made by `run_realm`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        gateway: Gateway,
-        log: Log,
-        day_keys: DayKeys,
-        trust: str,
-        store: TenantStore,
-        policies: Policies,
-        models: tuple[Model, ...] = (),
-    ) -> None:
+    def __init__(self, settings: Settings, opened: Opened, *, gateway: Gateway, models: tuple[Model, ...]) -> None:
         self.settings = settings
         self.gateway = gateway
-        self.trust = trust
-        self.store = store
-        self.policies = policies
         self.models = models
-        self.shares = Shares(store, model=gateway.model.name)
-        self.receipts = ReceiptReader(log, find=day_keys.find, tenant_of=DayNames(day_keys, store).tenant_of)
-        self._log = log
-        self._day_keys = day_keys
-        self._history = Policies(settings.home, gateway.controls.nation, realm=settings.realm.name)
+        self.trust = opened.trust
+        self.store = opened.store
+        self.policies = opened.policies
+        self.shares = Shares(opened.store, model=gateway.model.name)
+        names = DayNames(opened.day_keys, opened.store)
+        self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)
+        self._log = opened.log
+        self._day_keys = opened.day_keys
+        self._history = Policies(settings.home, opened.nation, realm=settings.realm.name)
 
     def bundle(self, receipt_id: str, tenant: str | None) -> bytes:
         """A receipt's bundle, opened for the tenant whose answer it is. Raises Invalid (`no_such_receipt`)."""
@@ -119,80 +103,58 @@ class Realm:
 @asynccontextmanager
 async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> AsyncGenerator[Realm, None]:
     """Put the gateway in front of a running engine, with everything it needs; close it all on the way out."""
-    async with AsyncExitStack() as stack:
-        home = Home(settings.home)
-        nation = await asyncio.to_thread(settings_module.load_nation, settings.realm.nation, home=settings.home)
-        tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
-        store = await asyncio.to_thread(open_store, settings)
-        stack.push_async_callback(asyncio.to_thread, store.close)
-        policies = Policies(settings.home, nation, realm=settings.realm.name)
-        await asyncio.to_thread(policies.set_default, now_ms=now_ms())
+    opened = await asyncio.to_thread(open_realm, settings)
+    loop = asyncio.get_running_loop()
+    writer = LogWriter(opened.log, lambda batch: _deliver_in(loop, batch))
+    try:
+        gateway = _gateway(settings, opened, writer, engine, model)
+        upkeep = Upkeep(opened, keys=gateway.keys, controls=gateway.controls, allowance=gateway.allowance)
+        await upkeep.start()
+        try:
+            models = await asyncio.to_thread(_known_models, opened.nation)
+            yield Realm(settings, opened, gateway=gateway, models=models)
+        finally:
+            await upkeep.stop()
+    finally:
+        await asyncio.to_thread(writer.close)
+        await asyncio.to_thread(opened.resources.close)
 
-        signing_key = await asyncio.to_thread(home.signing_key, settings.origin)
-        policy_key = await asyncio.to_thread(policies.key)
-        trust = trust_text(signing_key.verifier, policy_key.verifier)
-        await asyncio.to_thread(write_whole, home.trust, trust)
-        log = await asyncio.to_thread(open_log, home.receipts, signing_key)
-        stack.push_async_callback(asyncio.to_thread, log.close)
-        loop = asyncio.get_running_loop()
-        writer = LogWriter(log, lambda batch: _deliver_in(loop, batch))
-        stack.push_async_callback(asyncio.to_thread, writer.close)
-        day_keys = DayKeys(home.day_keys)
-        meter = Meter(log, Ledger(store, settings.origin, DayNames(day_keys, store)))
-        await asyncio.to_thread(meter.catch_up)  # before requests come in: limits count what was charged before
 
-        keys = KeyRing(nation)
-        quotas = Quotas(store, gateway=settings.origin)
-        if not settings.tenants.database:  # no other gateway holds slices of it
-            await asyncio.to_thread(lambda: quotas.reclaim(store.changes_since(0).tenants, now_ms()))
-        controls = Controls(
-            policy=await asyncio.to_thread(policies.current),
-            nation=nation,
+def _gateway(settings: Settings, opened: Opened, writer: LogWriter, engine: Engine, model: ServedModel) -> Gateway:
+    site = settings.realm
+    return Gateway(
+        model=model,
+        keys=KeyRing(opened.nation),
+        controls=Controls(
+            policy=opened.policy,
+            nation=opened.nation,
             model=Model(
                 name=model.name,
-                label=nation.lowest,
+                label=opened.nation.lowest,
                 licence=model.licence,
                 country=model.country,
                 informative=model.informative,
             ),
-            site=lambda: Site(settings.realm.site, settings.realm.jurisdiction, tier, engine.info.seal),
-        )
-        recorder = Recorder(
+            site=lambda: Site(site.site, site.jurisdiction, opened.tier, engine.info.seal),
+        ),
+        allowance=Allowance(opened.quotas, settings.prices, context_tokens=lambda: engine.info.context_tokens),
+        engine=engine,
+        admission=Admission(
+            num_running=engine.info.slots,
+            num_waiting=settings.server.num_waiting,
+            max_wait_s=settings.tenants.max_wait_s,
+        ),
+        recorder=Recorder(
             writer=writer,
-            day_keys=day_keys,
+            day_keys=opened.day_keys,
             engine=engine,
             model_name=model.name,
-            site=SitePart(settings.realm.site, settings.realm.jurisdiction),
+            site=SitePart(site.site, site.jurisdiction),
             prices=settings.prices,
             now_ms=now_ms,
-        )
-        gateway = Gateway(
-            model=model,
-            keys=keys,
-            controls=controls,
-            allowance=Allowance(quotas, settings.prices, context_tokens=lambda: engine.info.context_tokens),
-            engine=engine,
-            admission=Admission(
-                num_running=engine.info.slots,
-                num_waiting=settings.server.num_waiting,
-                max_wait_s=settings.tenants.max_wait_s,
-            ),
-            recorder=recorder,
-            salt_secret=await asyncio.to_thread(home.salt_secret),
-        )
-        upkeep = Upkeep(store=store, keys=keys, policies=policies, quotas=quotas, meter=meter, controls=controls)
-        await upkeep.start()
-        stack.push_async_callback(upkeep.stop)
-        yield Realm(
-            settings,
-            gateway=gateway,
-            log=log,
-            day_keys=day_keys,
-            trust=trust,
-            store=store,
-            policies=policies,
-            models=await asyncio.to_thread(_known_models, nation),
-        )
+        ),
+        salt_secret=opened.salt_secret,
+    )
 
 
 def _known_models(nation: Nation) -> tuple[Model, ...]:

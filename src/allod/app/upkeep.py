@@ -11,12 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from allod.app.home import now_ms
-from allod.app.meter import Meter
-from allod.app.policies import Policies
+from allod.app.opening import Opened
 from allod.core.errors import AllodError
 from allod.govern.keys import KeyRing
-from allod.govern.quotas import Quotas
-from allod.govern.store import TenantStore
+from allod.govern.tenants import ORGANIZATION_MICROS, organization
+from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 
 NEWS_EVERY_S = 0.25  # a key that was revoked elsewhere is of use for about as long
@@ -29,28 +28,17 @@ logger = logging.getLogger(__name__)
 class Upkeep:
     """Loops, each of which does its work in a thread: a slow ledger must not keep the keys from being current."""
 
-    def __init__(
-        self,
-        *,
-        store: TenantStore,
-        keys: KeyRing,
-        policies: Policies,
-        quotas: Quotas,
-        meter: Meter,
-        controls: Controls,
-    ) -> None:
-        self._store = store
+    def __init__(self, opened: Opened, *, keys: KeyRing, controls: Controls, allowance: Allowance) -> None:
+        self._opened = opened
         self._keys = keys
-        self._policies = policies
-        self._quotas = quotas
-        self._meter = meter
         self._controls = controls
+        self._allowance = allowance
         self._ending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Read the keys, and begin. Raises Unavailable if they cannot be read."""
-        await asyncio.to_thread(self._keys.refresh, self._store)
+        await asyncio.to_thread(self._read_news)
         self._tasks = [
             asyncio.create_task(self._repeat("keys", self._read_news, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("policy", self._read_policy, NEWS_EVERY_S)),
@@ -65,7 +53,7 @@ class Upkeep:
         with suppress(AllodError):
             await asyncio.to_thread(self._charge)
         with suppress(AllodError):
-            await asyncio.to_thread(self._quotas.close)
+            await asyncio.to_thread(self._opened.quotas.close)
 
     async def _repeat(self, control: str, work: Callable[[], object], every_s: float) -> None:
         while not await self._is_ending(every_s):
@@ -84,14 +72,15 @@ class Upkeep:
         return self._ending.is_set()
 
     def _read_news(self) -> None:
-        self._keys.refresh(self._store)
+        self._keys.refresh(self._opened.store)
+        self._allowance.organization = organization(self._opened.store.setting(ORGANIZATION_MICROS))
 
     def _read_policy(self) -> None:
-        if self._policies.has_changed():
-            self._controls.policy = self._policies.current()
+        if self._opened.policies.has_changed():
+            self._controls.policy = self._opened.policies.current()
 
     def _charge(self) -> None:
-        self._meter.catch_up()
+        self._opened.meter.catch_up()
 
     def _tidy(self) -> None:
-        self._quotas.tidy(now_ms())
+        self._opened.quotas.tidy(now_ms())

@@ -12,6 +12,7 @@ from math import inf
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.store import TenantStore, Totals
+from allod.govern.tenants import ORGANIZATION
 from allod.govern.windows import Meter, Unit, bounds_of
 
 LEDGER = "ledger"  # under this name stands in the store's leases what was used before any was granted
@@ -144,7 +145,8 @@ class Slices:
         """Make the grants of a budget's window at least what the ledger says was used in it, whoever used it."""
         meter = window.meter
         since_ms, until_ms = bounds_of(meter.period, window.number)
-        totals = self._store.used(tenant_id=window.tenant_id, since_ms=since_ms, until_ms=until_ms)
+        whose = None if window.tenant_id == ORGANIZATION else window.tenant_id
+        totals = self._store.used(tenant_id=whose, since_ms=since_ms, until_ms=until_ms)
         if meter.unit == "millijoules" and totals.unmetered:
             window.is_unmeasured = True
         used = _used(meter.unit, totals)

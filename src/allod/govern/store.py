@@ -166,11 +166,9 @@ class TenantStore(Protocol):
         """Replace it, with its audit event."""
         ...
 
-    def lease(
-        self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int, floor: int = 0
-    ) -> int:
+    def lease(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int) -> int:
         """What of `amount` is granted: no more than `limit` less what anybody was granted in this window of the meter,
-        or less `floor` (what is known to be used) where that is more; at least 0. The grant is remembered.
+        at least 0. The grant is remembered.
 
         Windows of a meter are numbered in the order of time; the last few are remembered.
         """
@@ -191,8 +189,8 @@ class TenantStore(Protocol):
         """Up to where receipts of this log have been charged; None where none has."""
         ...
 
-    def used(self, *, tenant_id: str, since_ms: int, until_ms: int) -> Totals:
-        """What the tenant used in the minutes that begin from `since_ms` up to but not including `until_ms`."""
+    def used(self, *, tenant_id: str | None, since_ms: int, until_ms: int) -> Totals:
+        """What the tenant, or everybody (None), used in minutes that begin from `since_ms` on and before `until_ms`."""
         ...
 
     def usage(

@@ -16,6 +16,8 @@ from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, ch
 from allod.core.errors import Invalid
 
 LOCAL = "local"  # the tenant that is there from the first start
+ORGANIZATION = "organization"  # stands for all tenants together, where they have a limit in common
+ORGANIZATION_MICROS = "organization_micros_per_month"  # the setting that says it; an empty word for no limit
 USE_PREFIX, ADMIN_PREFIX = "allod-", "allod-admin-"
 MAX_MODEL_QUOTAS = 256
 MAX_DETAILS_BYTES = 16384
@@ -206,7 +208,7 @@ class Event:
 class Charge:
     """What one receipt costs its tenant. `decision` is "permit" or "forbid"; `millijoules` is None where unmetered.
 
-    `tenant_id` or `key_id` is empty where the receipt no longer tells, its day key being destroyed.
+    `tenant_id` is "erased" and `key_id` empty where the receipt no longer tells, its day key being destroyed.
     """
 
     receipt_id: str
@@ -252,6 +254,13 @@ def new_api_key(prefix: str, random: Callable[[int], str] = secrets.token_urlsaf
 def api_key_digest(secret: str) -> str:
     """Hexadecimal SHA-256 of a key, for any text that a header may hold."""
     return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def organization(word: str | None) -> Tenant | None:
+    """All tenants as one, with the monthly budget that the setting `ORGANIZATION_MICROS` says; None without a limit."""
+    if not word:
+        return None
+    return Tenant(ORGANIZATION, "All tenants", created_ms=0, budgets=(Budget("month", micros=int(word)),))
 
 
 def local_tenant(now_ms: int) -> Tenant:

@@ -31,7 +31,7 @@ class Admission:
         return self._num_running - self._turns.num_free + self._turns.num_waiting
 
     def turn(
-        self, tenant: str = "local", *, weight: int = 1, priority: int = 0, prompt_tokens: int = 0, max_tokens: int = 0
+        self, tenant: str, *, weight: int = 1, priority: int = 0, prompt_tokens: int = 0, max_tokens: int = 0
     ) -> Turn:
         """`async with` it to wait for a turn of that tenant and hold it.
 

@@ -157,16 +157,14 @@ class MemoryStore:
         with self._changing(event):
             self._settings[name] = value
 
-    def lease(
-        self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int, floor: int = 0
-    ) -> int:
-        rules.check_lease(amount=amount, limit=limit, floor=floor, window=window)
+    def lease(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int) -> int:
+        rules.check_lease(amount=amount, limit=limit, window=window)
         with self._lock:
             windows = self._leases[tenant_id, meter]
             for old in [one for one in windows if one < window - rules.NUM_WINDOWS_KEPT]:
                 del windows[old]
             grants = windows.setdefault(window, defaultdict(int))
-            grant = rules.granted(amount=amount, limit=limit, taken=sum(grants.values()), floor=floor)
+            grant = rules.granted(amount=amount, limit=limit, taken=sum(grants.values()))
             grants[gateway] += grant
             return grant
 
@@ -190,14 +188,14 @@ class MemoryStore:
     def position(self, origin: str) -> Position | None:
         return self._positions.get(origin)
 
-    def used(self, *, tenant_id: str, since_ms: int, until_ms: int) -> Totals:
+    def used(self, *, tenant_id: str | None, since_ms: int, until_ms: int) -> Totals:
         since, until = rules.first_minute(since_ms), rules.first_minute(until_ms)
         with self._lock:
             found = (
                 totals
                 for ledger in self._ledger.values()
                 for bucket, totals in ledger.items()
-                if bucket.tenant_id == tenant_id and since <= bucket.minute < until
+                if tenant_id in (None, bucket.tenant_id) and since <= bucket.minute < until
             )
             return sum(found, Totals())
 

@@ -29,18 +29,18 @@ def check_page(limit: int) -> None:
         raise Invalid(f"limit must be from 1 to {MAX_PAGE}", param="limit")
 
 
-def check_lease(*, amount: int, limit: int, floor: int = 0, window: int = 0) -> None:
+def check_lease(*, amount: int, limit: int, window: int = 0) -> None:
     """Raise Invalid for a negative amount, and for numbers that no store can hold."""
     if amount < 0:
         raise Invalid("amount must not be negative", param="amount")
-    for param, number in (("amount", amount), ("limit", limit), ("floor", floor), ("window", window)):
+    for param, number in (("amount", amount), ("limit", limit), ("window", window)):
         if abs(number) > MAX_SAFE_INTEGER:
             raise Invalid(f"{param} is beyond 2^53 - 1", param=param)
 
 
-def granted(*, amount: int, limit: int, taken: int, floor: int) -> int:
-    """How much of `amount` fits under `limit` when `taken` is granted and `floor` is known to be used."""
-    return max(0, min(amount, limit - max(taken, floor)))
+def granted(*, amount: int, limit: int, taken: int) -> int:
+    """How much of `amount` fits under `limit` when `taken` is granted already."""
+    return max(0, min(amount, limit - taken))
 
 
 def check_position(was: Position | None, position: Position, num_charges: int) -> None:

@@ -29,11 +29,9 @@ class SqlLedger:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    def lease(
-        self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int, floor: int = 0
-    ) -> int:
+    def lease(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int) -> int:
         """See `TenantStore.lease`. The window's row is locked from its reading to the end, whoever else asks."""
-        rules.check_lease(amount=amount, limit=limit, floor=floor, window=window)
+        rules.check_lease(amount=amount, limit=limit, window=window)
         which: dict[str, object] = {"tenant_id": tenant_id, "meter": meter, "number": window}
         with self._transactions.writing() as run:
             is_new = run(
@@ -48,7 +46,7 @@ class SqlLedger:
                 "WHERE tenant_id = :tenant_id AND meter = :meter AND number = :number {for_update}",
                 **which,
             )
-            grant = rules.granted(amount=amount, limit=limit, taken=taken, floor=floor)
+            grant = rules.granted(amount=amount, limit=limit, taken=taken)
             if grant:
                 _add_to_window(run, which, gateway, grant)
         return grant
@@ -105,13 +103,14 @@ class SqlLedger:
             found = run("SELECT num_entries, segment_offset FROM positions WHERE origin = :origin", origin=origin)
         return Position(*found[0]) if found else None
 
-    def used(self, *, tenant_id: str, since_ms: int, until_ms: int) -> Totals:
+    def used(self, *, tenant_id: str | None, since_ms: int, until_ms: int) -> Totals:
         """See `TenantStore.used`."""
+        whose = "" if tenant_id is None else "tenant_id = :tenant_id AND "
         with self._transactions.reading() as run:
             [sums] = run(
                 f"SELECT {_SUMS} FROM ledger "  # noqa: S608  (names of our own columns)
-                "WHERE tenant_id = :tenant_id AND minute >= :since AND minute < :until",
-                tenant_id=tenant_id,
+                f"WHERE {whose}minute >= :since AND minute < :until",
+                tenant_id=tenant_id or "",
                 since=rules.first_minute(since_ms),
                 until=rules.first_minute(until_ms),
             )

@@ -9,15 +9,13 @@ from dataclasses import replace
 
 from allod.core.errors import Invalid
 from allod.govern.store import MINUTE_MS, TenantStore, Totals
-from allod.govern.tenants import Tenant
-from allod.govern.windows import DAY_MS, bounds_of, windows_at
+from allod.govern.tenants import ORGANIZATION_MICROS, Tenant
+from allod.govern.windows import bounds_of, windows_at
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json
 from allod.web.admin.bodies import MICROS_PER_CENT
 from allod.web.admin.projects import active, put_changed
 from allod.web.admin.terms import with_budget
-
-ORGANIZATION_MICROS_PER_MONTH = "organization_micros_per_month"  # the setting; an empty word for no limit
 
 
 class Spending:
@@ -48,8 +46,8 @@ class Spending:
 
     def organization(self, asked: Asked) -> Json:
         """`GET spend_limit`."""
-        rows = self._store.usage(since_ms=_month_ms(asked), until_ms=asked.now_ms + MINUTE_MS, bucket_ms=DAY_MS)
-        return self._shown("organization", self._organization_micros(), sum((row.totals for row in rows), Totals()))
+        spent = self._store.used(tenant_id=None, since_ms=_month_ms(asked), until_ms=asked.now_ms + MINUTE_MS)
+        return self._shown("organization", self._organization_micros(), spent)
 
     def update_organization(self, asked: Asked) -> Json:
         """`POST spend_limit`."""
@@ -76,10 +74,10 @@ class Spending:
     def _put_organization(self, asked: Asked, micros: int | None) -> None:
         changes = {"allod": {"micros_per_month": micros}}
         event = asked.event("organization.updated", None, changes_requested=changes)
-        self._store.put_setting(ORGANIZATION_MICROS_PER_MONTH, "" if micros is None else str(micros), event)
+        self._store.put_setting(ORGANIZATION_MICROS, "" if micros is None else str(micros), event)
 
     def _organization_micros(self) -> int | None:
-        word = self._store.setting(ORGANIZATION_MICROS_PER_MONTH)
+        word = self._store.setting(ORGANIZATION_MICROS)
         return int(word) if word else None
 
     def _shown(self, whose: str, micros: int | None, spent: Totals) -> Json:

@@ -1,0 +1,78 @@
+"""What of a realm lies on a disk or in a database, opened and checked before anything is answered. It all blocks."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from allod import settings as settings_module
+from allod.app.home import Home, now_ms
+from allod.app.meter import DayNames, Meter
+from allod.app.policies import Policies
+from allod.app.tenants import open_store
+from allod.core.labels import Tier
+from allod.core.nations import Nation
+from allod.core.whole_files import write_whole
+from allod.govern.ledger import Ledger
+from allod.govern.policy import Policy
+from allod.govern.quotas import Quotas
+from allod.govern.store import TenantStore
+from allod.prove.daykeys import DayKeys
+from allod.prove.log import Log, open_log
+from allod.prove.trust import trust_text
+from allod.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Open until `resources` is closed. `tier` is the highest that the site may handle, `policy` the one in force."""
+
+    resources: ExitStack
+    nation: Nation
+    tier: Tier
+    store: TenantStore
+    quotas: Quotas
+    policies: Policies
+    policy: Policy
+    log: Log
+    day_keys: DayKeys
+    meter: Meter
+    trust: str
+    salt_secret: bytes
+
+
+def open_realm(settings: Settings) -> Opened:
+    """Open it all, made on first use; nothing is left open if something fails. Raises AllodError.
+
+    The ledger has caught up with the log on return: limits count what was charged before.
+    """
+    home = Home(settings.home)
+    nation = settings_module.load_nation(settings.realm.nation, home=settings.home)
+    with ExitStack() as resources:
+        store = resources.enter_context(closing(open_store(settings)))
+        policies = Policies(settings.home, nation, realm=settings.realm.name)
+        policies.set_default(now_ms=now_ms())
+        signing_key = home.signing_key(settings.origin)
+        trust = trust_text(signing_key.verifier, policies.key().verifier)
+        write_whole(home.trust, trust)
+        log = resources.enter_context(closing(open_log(home.receipts, signing_key)))
+        day_keys = DayKeys(home.day_keys)
+        meter = Meter(log, Ledger(store, settings.origin, DayNames(day_keys, store)))
+        meter.catch_up()
+        quotas = Quotas(store, gateway=settings.origin)
+        if not settings.tenants.database:  # no other gateway holds slices of it
+            quotas.reclaim(store.changes_since(0).tenants, now_ms())
+        return Opened(
+            resources=resources.pop_all(),
+            nation=nation,
+            tier=nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0],
+            store=store,
+            quotas=quotas,
+            policies=policies,
+            policy=policies.current(),
+            log=log,
+            day_keys=day_keys,
+            meter=meter,
+            trust=trust,
+            salt_secret=home.salt_secret(),
+        )
