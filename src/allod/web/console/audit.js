@@ -17,7 +17,7 @@ const SHOW = [
 export class AuditPage {
   #gateway = null;
   #streams = [];
-  #reasons = new Map(); // by `policy's digest rule's name`
+  #known = { names: new Map(), reasons: new Map() }; // tenants by id, reasons by `policy's digest rule's name`
   #list = make("ol", { class: "entries", "aria-label": "Entries" });
   #note = make("p", { class: "hint" });
   #older = make("button", { type: "button" }, "Show older entries");
@@ -36,7 +36,10 @@ export class AuditPage {
     try {
       const [tenants, policy] = await Promise.all([gateway.tenants(), gateway.policy().catch(() => null)]);
       if (this.#gateway !== gateway) return;
-      this.#reasons = new Map(policy?.rules.map(({ name, reason }) => [`${policy.digest} ${name}`, reason]));
+      this.#known = {
+        names: new Map(tenants.map(({ id, name }) => [id, name])),
+        reasons: new Map(policy?.rules.map(({ name, reason }) => [`${policy.digest} ${name}`, reason])),
+      };
       byId("audit").replaceChildren(this.#filters(tenants), this.#list, this.#note, this.#older);
       await this.#restart();
     } catch (error) {
@@ -92,7 +95,7 @@ export class AuditPage {
     try {
       const found = await merged(this.#streams, PAGE, isOld);
       if (isOld()) return;
-      this.#list.append(...found.map((entry) => entry.show(this.#gateway, this.#reasons)));
+      this.#list.append(...found.map((entry) => entry.show(this.#gateway, this.#known)));
       const isAll = this.#streams.every((stream) => stream.isOver);
       this.#older.hidden = isAll;
       this.#note.textContent = this.#noteWords(isAll);
@@ -184,12 +187,12 @@ class EventEntry {
     this.atMs = event.effective_at * 1000;
   }
 
-  show() {
+  show(_, { names }) {
     const event = this.#event;
-    const name = event.project ? make("span", {}, "tenant ", make("code", {}, event.project.id)) : "the whole realm";
+    const about = event.project ? (names.get(event.project.id) ?? event.project.id) : "the whole realm";
     return item(
       [verdict(null, eventWords(event)), time(this.atMs)],
-      make("p", {}, "By ", actorWords(event), ", for ", name),
+      make("p", {}, `By ${actorWords(event)}, for ${about}`),
       make("details", {}, make("summary", {}, "Details"), facts(eventFacts(event))),
     );
   }
@@ -203,7 +206,7 @@ class ReceiptEntry {
     this.atMs = receipt.at_ms;
   }
 
-  show(gateway, reasons) {
+  show(gateway, { reasons }) {
     const receipt = this.#receipt;
     const isAnswer = receipt.decision === "permit";
     const why = isAnswer ? [] : receipt.rules.map((rule) => reasons.get(`${receipt.policy} ${rule}`) ?? `By the rule ${rule}.`);

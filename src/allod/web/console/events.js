@@ -20,7 +20,7 @@ export const eventWords = ({ type }) => KINDS[type] ?? type;
 /** Who did it. */
 export function actorWords({ actor }) {
   const id = actor.api_key?.id ?? actor.session?.user?.id ?? "nobody known";
-  if (actor.type === "api_key") return id === "key_admin" ? "the first admin key" : `admin key ${id}`;
+  if (actor.type === "api_key") return id.startsWith("key_admin") ? "the key in admin.key" : `admin key ${id}`;
   return whoWords(id);
 }
 
@@ -34,14 +34,19 @@ export function whoWords(who) {
 /** What it is about, and all else that the log holds of it: [name, text]. */
 export function eventFacts(event) {
   const { id, data, changes_requested: changes, ...others } = event[event.type] ?? {};
-  const more = { ...(data ?? {}), ...(changes ?? {}), ...others };
+  const more = { ...data, ...changes, ...others };
+  if (more.title === more.name) delete more.title; // the dialect says a name twice
   return [
     ["About", id],
-    ...Object.entries(more).map(([name, value]) => [name.replaceAll("_", " "), plain(value)]),
+    ...Object.entries(more).map(([name, value]) => [NAMES[name] ?? spaced(name), plain(value)]),
     ["Event", event.id],
     ["Kind", event.type],
   ];
 }
+
+const NAMES = { allod: "Terms" };
+
+const spaced = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 
 /** Values as text; what is nested as `name: value` pairs, without what is not set. */
 function plain(value) {
