@@ -223,7 +223,8 @@ def test_without_user_namespaces_it_refuses(socket_dir: Path) -> None:
 
 def test_wrong_paths_are_the_callers_fault(socket_dir: Path, tmp_path: Path) -> None:
     """A path that is not there, or a socket directory that others can enter, is refused before anything starts."""
-    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)  # whatever the umask
     for options in (
         SealOptions(command=("python",)),
         SealOptions(command=(sys.executable,), read_paths=(tmp_path / "nowhere",)),
