@@ -18,10 +18,10 @@ from allod.model.gguf import read_header
 from allod.serve.engine import Engine
 
 pytestmark = pytest.mark.slow
-MEAN_POOLING = 1
+MEAN_POOLING, LAST_POOLING = 1, 3
 
 
-def with_pooling(source: Path, target: Path) -> None:
+def with_pooling(source: Path, target: Path, pooling: int = MEAN_POOLING) -> None:
     """A copy of a GGUF file with one more key in its header: `llama.pooling_type`."""
     import gguf
 
@@ -30,7 +30,7 @@ def with_pooling(source: Path, target: Path) -> None:
     header_ends = max(field.offset + sum(part.nbytes for part in field.parts) for field in reader.fields.values())
     num_keys = struct.unpack_from("<Q", old, 16)[0]
     key = b"llama.pooling_type"
-    added = struct.pack("<Q", len(key)) + key + struct.pack("<II", 4, MEAN_POOLING)
+    added = struct.pack("<Q", len(key)) + key + struct.pack("<II", 4, pooling)
     head = old[:16] + struct.pack("<Q", num_keys + 1) + old[24:header_ends] + added
     tensors = old[header_ends:data_begins].rstrip(b"\0")
     table = head + old[header_ends : header_ends + len(tensors) + (-len(tensors) % 4)]

@@ -20,12 +20,13 @@ from pathlib import Path
 from statistics import NormalDist, median
 
 import pytest
+from tests.contracts.test_embeddings import LAST_POOLING, MEAN_POOLING, with_pooling
 
 from allod.app.engine import replica_options
 from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
-from allod.core.requests import Chat, Completion, Piece, Sampling
+from allod.core.requests import Chat, Completion, Embed, Piece, Sampling
 from allod.serve.engines.llama import LlamaEngine
 from allod.serve.engines.slots import Slots, Turn
 from allod.serve.replica import Replica, ReplicaOptions
@@ -37,26 +38,26 @@ POWER = 0.95  # how often it must be found
 LEAST_ROUNDS, MOST_ROUNDS = 12, 40
 CONTEXT_TOKENS = 512
 
-Run = Callable[[int], AbstractAsyncContextManager[tuple[Replica, str]]]
+Run = Callable[..., AbstractAsyncContextManager[tuple[Replica, str]]]
 
 
 @pytest.fixture
 def run(weights: Path, tmp_path: Path) -> Run:
-    """`async with run(num_slots)`: a sealed engine with that many slots, and its socket."""
+    """`async with run(num_slots, model)`: a sealed engine with that many slots, and its socket."""
 
     (tmp_path / "store").symlink_to(weights.parents[2])
     (tmp_path / "sockets").mkdir(mode=0o700)
 
-    def options(num_slots: int) -> ReplicaOptions:
-        chosen = {"model.name": "smollm2-135m", "model.context_tokens": CONTEXT_TOKENS, "model.slots": num_slots}
+    def options(num_slots: int, model: str) -> ReplicaOptions:
+        chosen = {"model.name": model, "model.context_tokens": CONTEXT_TOKENS, "model.slots": num_slots}
         settings = load_settings(chosen, home=tmp_path)
         prepared = prepare_weights(settings, lambda what, done, total: None)
         assert prepared is not None
         return replica_options(settings, prepared, tmp_path / "sockets")
 
     @asynccontextmanager
-    async def started(num_slots: int) -> AsyncGenerator[tuple[Replica, str], None]:
-        chosen = await asyncio.to_thread(options, num_slots)
+    async def started(num_slots: int, model: str = "smollm2-135m") -> AsyncGenerator[tuple[Replica, str], None]:
+        chosen = await asyncio.to_thread(options, num_slots, model)
         replica = Replica(chosen)
         await replica.start()
         try:
@@ -252,3 +253,22 @@ async def test_a_new_engine_process_holds_nothing(run: Run) -> None:
         os.kill(before.pid, signal.SIGKILL)
         assert await cached(replica, "alice") == 0
         assert replica.process is not before
+
+
+@pytest.mark.parametrize("pooling", [MEAN_POOLING, LAST_POOLING])
+async def test_no_text_is_embedded_faster_for_having_been_there(
+    run: Run, weights: Path, tmp_path: Path, pooling: int
+) -> None:
+    """Embeddings carry no salt: they must reuse nothing at all, not even where the pooling would allow it."""
+    model = tmp_path / "embedder.gguf"
+    await asyncio.to_thread(with_pooling, weights, model, pooling)
+    text = " ".join(f"{number} is not {number * 7}." for number in range(20))
+    async with run(1, str(model)) as (replica, _):
+        assert replica.process is not None
+        pid, cpu_s = replica.process.pid, []
+        for asked in ("Waking up.", text, text, f"{text} Or is it?"):
+            begin = cpu_seconds(pid)
+            await replica.embed(Embed("m", (asked,)))
+            cpu_s.append(cpu_seconds(pid) - begin)
+    _, first_s, again_s, longer_s = cpu_s
+    assert min(again_s, longer_s) > 0.7 * first_s

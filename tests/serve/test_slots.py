@@ -47,7 +47,8 @@ steps = st.one_of(
 @given(num_slots=st.integers(1, 4), told=st.lists(steps, max_size=60))
 def test_what_is_reused_is_always_of_the_requests_own_salt(num_slots: int, told: list[Step]) -> None:
     """However requests begin, end, fail and are cut short, and whatever the engine then holds."""
-    slots, engine, running = Slots(num_slots), Engine(), []
+    slots, engine = Slots(num_slots), Engine()
+    running: list[Turn] = []
     for what, how in told:
         if isinstance(what, str):
             assert isinstance(how, bytes)
