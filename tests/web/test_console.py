@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from tests.web.browsing import IN_A_BROWSER, QUESTION, Visit, expect
 
 from allod.web import static
 from allod.web.static import Console
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
-expect = sync_api.expect
+pytestmark = IN_A_BROWSER
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
-]
-
-QUESTION = "What may be claimed of an answer?"
 SEALED = {
     "kind": "sealed",
     "missing": [],
@@ -76,85 +57,6 @@ window.fetch = async (path, options) => {
   return new Response(body, { headers: response.headers });
 };
 """
-
-
-@dataclass
-class Visit:
-    """A browser tab on the console, and everything that it must not do."""
-
-    page: Any
-    key: str
-    origin: str
-    messages: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-
-    def watch(self) -> None:
-        """Note console messages, errors and requests from now on."""
-        self.page.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
-        self.page.on("request", self._note_request)
-
-    def _note_request(self, request: Any) -> None:
-        if request.url.startswith("blob:"):
-            return
-        parts = urlsplit(request.url)
-        if f"{parts.scheme}://{parts.netloc}" != self.origin:
-            self.foreign.append(request.url)
-
-    def enter(self) -> None:
-        """Open the console with the right key."""
-        self.page.goto(self.origin + "/")
-        self.page.get_by_label("Key", exact=True).fill(self.key)
-        self.page.get_by_role("button", name="Open").click()
-        expect(self.page.get_by_role("heading", name="Chat")).to_be_visible()
-
-    def ask(self, question: str = QUESTION) -> Any:
-        """Send a question; the element of its answer."""
-        self.page.get_by_label("Your question").fill(question)
-        self.page.get_by_role("button", name="Send").click()
-        return self.page.locator(".answered").last
-
-    def answer(self, path: str, **response: Any) -> None:
-        """Answer requests for `path` here instead of at the gateway."""
-        self.page.route(f"**{path}", lambda route: route.fulfill(**response))
-
-    def width_needed(self) -> int:
-        """How wide the document is, in CSS pixels."""
-        return int(self.page.evaluate("document.documentElement.scrollWidth"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit_with(browser: Any, gateway: Any) -> Iterator[Callable[..., Visit]]:
-    """Makes visits; the options are Playwright's for a browser context."""
-    contexts = []
-
-    def make(*, script: str = "", **options: Any) -> Visit:
-        context = browser.new_context(locale="en-GB", **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        if script:
-            page.add_init_script(script)
-        visit = Visit(page, gateway.key, gateway.url.rstrip("/"))
-        visit.watch()
-        return visit
-
-    yield make
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture
-def visit(visit_with: Callable[..., Visit]) -> Visit:
-    return visit_with()
 
 
 def test_answer_streams_and_is_verified_in_the_browser(visit: Visit) -> None:
@@ -520,21 +422,6 @@ def test_every_file_of_the_console_is_served_and_nothing_else() -> None:
         assert console.asset(path) is None
 
 
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, from npm."""
-    folder = tmp_path_factory.mktemp("axe")
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed")
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), "axe-core@4"]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        pytest.skip("npm cannot fetch axe-core here")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(visit_with: Callable[..., Visit], axe: str, scheme: str) -> None:
     """No page, in its good and its bad states, breaks a WCAG 2.2 A or AA rule that axe-core can see."""
@@ -543,11 +430,7 @@ def test_axe_finds_nothing(visit_with: Callable[..., Visit], axe: str, scheme: s
     visit.answer("/v1/seal", json=UNSEALED)
 
     def check(state: str) -> None:
-        page.evaluate(axe)
-        tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-        found = page.evaluate("tags => axe.run(document, { runOnly: tags })", tags)
-        broken = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
-        assert broken == [], state
+        assert visit.broken_rules(axe) == [], state
 
     page.goto(visit.origin + "/")
     page.get_by_label("Key", exact=True).fill("wrong")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from allod.govern.store import TenantStore, Totals
-from allod.govern.tenants import Quota, Tenant
+from allod.govern.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
 from allod.govern.windows import DAY_MS, Numbers, Unit, bounds_of, meters_of, windows_at
 from allod.serve.turns import Standing
 
@@ -47,10 +47,11 @@ class TenantShare:
 
 
 class Sharing(NamedTuple):
-    """The tenants that are shown, and how many there are."""
+    """The tenants that are shown, how many there are, and the limits that all of them have in common."""
 
     shown: list[TenantShare]
     num_tenants: int
+    common: tuple[Limit, ...]
 
 
 class Shares:
@@ -84,14 +85,17 @@ class Shares:
 
         active = [tenant for tenant in self._tenants.values() if tenant.archived_ms is None]
         chosen = sorted(active, key=rank)[:limit]
-        has_month = any(budget.period == "month" for tenant in chosen for budget in tenant.budgets)
+        everybody = organization(self._store.setting(ORGANIZATION_MICROS))
+        limited = [*chosen, *([everybody] if everybody else [])]
+        has_month = any(budget.period == "month" for tenant in limited for budget in tenant.budgets)
         used = {
             "minute": self._used(*bounds_of("minute", numbers.minute), by_model=True),
             "day": today,
             "month": _sum(today, self._month_before(numbers, now_ms)) if has_month else today,
         }
         shown = [_share(tenant, turns.get(tenant.id, ()), used, numbers, self._model) for tenant in chosen]
-        return Sharing(shown, len(active))
+        common = _by_time(everybody, _all_as(everybody, used), numbers) if everybody else ()
+        return Sharing(shown, len(active), tuple(common))
 
     def _refresh(self) -> None:
         changes = self._store.changes_since(self._version)
@@ -165,6 +169,15 @@ def _tokens(totals: Totals) -> int:
 
 def _under_way(turns: Sequence[Standing]) -> int:
     return sum(standing.num_waiting + standing.num_running for standing in turns)
+
+
+def _all_as(everybody: Tenant, used: dict[str, _Used]) -> dict[str, _Used]:
+    """What all tenants used, in the name of the one that stands for them."""
+    whole = {
+        period: sum((totals for (_, model), totals in amounts.items() if model is None), _NOTHING)
+        for period, amounts in used.items()
+    }
+    return {period: {(everybody.id, None): totals} for period, totals in whole.items()}
 
 
 def _sum(left: _Used, right: _Used) -> _Used:

@@ -78,6 +78,7 @@ class Governance:
             "num_slots": self._num_slots(),
             "currency": self._currency,
             "num_tenants": sharing.num_tenants,
+            "common_limits": [asdict(limit) for limit in sharing.common],
             "data": [_shown_share(one) for one in sharing.shown],
         }
         await _respond(call, answer)

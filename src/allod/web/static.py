@@ -26,6 +26,7 @@ _FILES = (
     "chat.js",
     "claims.js",
     "dom.js",
+    "entries.js",
     "events.js",
     "explain.js",
     "key.js",

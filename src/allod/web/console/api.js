@@ -62,7 +62,7 @@ export class Gateway {
   /** Every tenant, archived ones too, up to a thousand: [{id, name, ...}]. */
   async tenants() {
     const found = [];
-    for (let page = { has_more: true, last_id: null }; page.has_more && found.length < MAX_TENANTS; ) {
+    for (let page = { has_more: true, last_id: null }; page.has_more && found.length < MAX_TENANTS;) {
       const filters = { limit: 100, include_archived: true, after: page.last_id };
       page = await this.#json(`/v1/organization/projects${query(filters)}`);
       found.push(...page.data);

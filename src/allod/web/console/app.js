@@ -120,7 +120,12 @@ function showModel(model) {
   const about = model.allod ?? {};
   const tokens = about.context_tokens ? `${about.context_tokens.toLocaleString("en-GB")} tokens` : null;
   const from = [about.publisher, about.country].filter(Boolean).join(", ");
-  const more = facts([["From", from], ["Licence", about.licence], ["Context", tokens], ["Weights", about.digest]]);
+  const more = facts([
+    ["From", from],
+    ["Licence", about.licence],
+    ["Context", tokens],
+    ["Weights", about.digest],
+  ]);
   byId("model").replaceChildren(
     make("details", { class: "model" }, make("summary", {}, "Model: ", make("strong", {}, model.id)), more),
     ...(about.informative === false ? [make("p", { class: "notice warn" }, INVENTS)] : []),

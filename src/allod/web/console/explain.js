@@ -17,10 +17,26 @@ export class ExplainForm {
     this.#form = make(
       "form",
       { class: "card why" },
-      choice("tenant", "Who asks", active.map(({ id, name }) => [id, name]), "local"),
-      choice("tier", "How sensitive it is", words.tiers.map((tier) => [tier, tier])),
-      choice("purpose", "What for", [["", "not said"], ...words.purposes.map(({ name, meaning }) => [name, `${name}: ${meaning}`])]),
-      choice("model", "Which model", words.models.map((name) => [name, name])),
+      choice(
+        "tenant",
+        "Who asks",
+        active.map(({ id, name }) => [id, name]),
+        "local",
+      ),
+      choice(
+        "tier",
+        "How sensitive it is",
+        words.tiers.map((tier) => [tier, tier]),
+      ),
+      choice("purpose", "What for", [
+        ["", "not said"],
+        ...words.purposes.map(({ name, meaning }) => [name, `${name}: ${meaning}`]),
+      ]),
+      choice(
+        "model",
+        "Which model",
+        words.models.map((name) => [name, name]),
+      ),
       markings(words.markings),
       make("div", { class: "row" }, ask),
     );
@@ -32,7 +48,11 @@ export class ExplainForm {
       "section",
       { class: "part", "aria-labelledby": "why-title" },
       make("h2", { id: "why-title" }, "Ask why"),
-      make("p", {}, "Put a request together and see what would be decided. Nothing is sent to a model, and nothing is logged."),
+      make(
+        "p",
+        {},
+        "Put a request together and see what would be decided. Nothing is sent to a model, and nothing is logged.",
+      ),
       this.#form,
       this.#answer,
     );

@@ -11,15 +11,21 @@ const WORDS = {
     lead: "Ask a model that runs on this machine, and check the receipt of every answer yourself.",
     label: "Key",
     file: "local.key",
-    kept: "The key stays in this browser tab and is gone when you close it. This page stores nothing else and loads nothing from elsewhere.",
-    wrongKind: "This is an admin key: it opens Tenants, Policy and Audit. Missing is a key for use, such as the one in local.key.",
+    kept:
+      "The key stays in this browser tab and is gone when you close it. " +
+      "This page stores nothing else and loads nothing from elsewhere.",
+    wrongKind:
+      "This is an admin key: it opens Tenants, Policy and Audit. " +
+      "Missing is a key for use, such as the one in local.key.",
   },
   admin: {
     title: "Admin key needed",
     lead: "This page shows what all tenants do. It opens with the admin key, which is not the key for the chat.",
     label: "Admin key",
     file: "admin.key",
-    kept: "The admin key is kept in this page’s memory only: reload, and it is asked for again. The chat goes on with its own key.",
+    kept:
+      "The admin key is kept in this page’s memory only: reload, and it is asked for again. " +
+      "The chat goes on with its own key.",
     wrongKind: "This is a key for use, which opens the chat. Missing is the admin key: the text in the file admin.key.",
   },
 };

@@ -54,7 +54,14 @@ function inForce({ in_force: now, digest }) {
   return make(
     "div",
     { class: "notice good" },
-    make("p", {}, verdict(true, `In force: version ${now.version}`), ", since ", time(now.at_ms), `, set by ${whoWords(now.who)}`),
+    make(
+      "p",
+      {},
+      verdict(true, `In force: version ${now.version}`),
+      ", since ",
+      time(now.at_ms),
+      `, set by ${whoWords(now.who)}`,
+    ),
     now.note ? make("p", {}, now.note) : null,
     make("p", { class: "hint" }, "Every receipt names the policy that decided: ", make("code", {}, digest)),
   );
@@ -88,7 +95,11 @@ export function ruleItem({ name, effect, reason, source }) {
       make("p", { class: "reason" }, reason),
       make("p", { class: "hint" }, "Called ", make("code", {}, name)),
     ),
-    make("pre", { tabIndex: 0, role: "group", "aria-label": `Text of the rule ${name}` }, make("code", {}, bare(source))),
+    make(
+      "pre",
+      { tabIndex: 0, role: "group", "aria-label": `Text of the rule ${name}` },
+      make("code", {}, bare(source)),
+    ),
   );
 }
 

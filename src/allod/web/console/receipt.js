@@ -118,7 +118,13 @@ export class Receipt {
 function stepItem([name, question], step, isClosed) {
   const isReached = step !== undefined && step.ok !== null;
   const isLeftOut = isClosed && name === "opening";
-  const word = isLeftOut ? "left out: the texts stay closed" : !isReached ? "not reached" : step.ok ? "passed" : "failed";
+  const word = isLeftOut
+    ? "left out: the texts stay closed"
+    : !isReached
+      ? "not reached"
+      : step.ok
+        ? "passed"
+        : "failed";
   return make(
     "li",
     {},

@@ -10,6 +10,7 @@ const NEARLY = 0.8; // of a limit
 
 export class TenantsPage {
   #stop = null;
+  #common = new Limits("All tenants together");
   #cards = new Map(); // by the tenants' ids
   #given = new Given();
 
@@ -51,6 +52,7 @@ export class TenantsPage {
     if (!byId("tenant-list")) {
       byId("tenants").replaceChildren(
         make("p", { id: "tenants-now", class: "now" }),
+        this.#common.element,
         make("ul", { id: "tenant-list", class: "tenants", "aria-label": "Tenants" }),
         make("p", { id: "tenants-clock", class: "hint" }),
       );
@@ -59,6 +61,8 @@ export class TenantsPage {
     const tenants = [...sharing.data].sort((a, b) => a.name.localeCompare(b.name, "en-GB") || (a.id < b.id ? -1 : 1));
     setText("tenants-now", nowWords(sharing));
     setText("tenants-clock", clockWords(sharing));
+    this.#common.element.hidden = !sharing.common_limits.length;
+    this.#common.show(sharing.common_limits, sharing.currency);
     for (const id of this.#cards.keys()) if (!tenants.some((tenant) => tenant.id === id)) this.#drop(id);
     tenants.forEach((tenant, place) => this.#showOne(tenant, place, given.get(tenant.id) ?? 0, sharing.currency));
   }
@@ -77,7 +81,7 @@ export class TenantsPage {
   }
 }
 
-/** What each tenant was charged for turns within the last `WINDOW_MS`, as parts of the whole, from one reading to the next. */
+/** What each tenant was charged for turns within the last `WINDOW_MS`, as parts of the whole. */
 class Given {
   #readings = []; // [at, services by tenant], the oldest first
 
@@ -101,12 +105,12 @@ class Card {
   #due = new Row("Share due now");
   #given = new Row("Share had, last 30 s");
   #today = make("p", {});
-  #limits = make("div", { class: "shares" });
+  #limits = new Limits();
 
   constructor() {
     const shares = make("div", { class: "shares" }, ...this.#due.nodes, ...this.#given.nodes);
     const head = make("div", { class: "head" }, this.#name, this.#state);
-    this.element = make("li", { class: "card tenant" }, head, shares, this.#today, this.#limits);
+    this.element = make("li", { class: "card tenant" }, head, shares, this.#today, this.#limits.element);
   }
 
   show(tenant, given, currency) {
@@ -115,20 +119,30 @@ class Card {
     this.#due.show(tenant.share, tenant.share ? `${percent(tenant.share)} of the turns` : "nothing asked");
     this.#given.show(given, given ? `${percent(given)} of the work done` : "nothing");
     fill(this.#today, `Used today: ${todayWords(tenant.today, currency)}.`);
-    this.#showLimits(tenant.limits, currency);
+    this.#limits.show(tenant.limits, currency);
+  }
+}
+
+/** Limits with what is used of each; with a title, a card of its own. */
+class Limits {
+  #rows = make("div", { class: "shares" });
+  #shown = "";
+
+  constructor(title = "") {
+    this.element = title ? make("div", { class: "card tenant" }, make("h2", {}, title), this.#rows) : this.#rows;
   }
 
-  #showLimits(limits, currency) {
+  show(limits, currency) {
     const text = JSON.stringify([limits, currency]);
-    if (this.#limits.dataset.shown === text) return;
-    this.#limits.dataset.shown = text;
+    if (this.#shown === text) return; // the reader's place is kept
+    this.#shown = text;
     const rows = limits.flatMap((limit) => {
       const row = new Row(limitName(limit));
       const part = limit.used === null ? 0 : Math.min(1, limit.used / limit.limit);
       row.show(part, limitWords(limit, currency), part >= 1 ? "full" : part >= NEARLY ? "nearly" : "");
       return row.nodes;
     });
-    this.#limits.replaceChildren(...(rows.length ? rows : [make("p", { class: "hint" }, "No limits are set.")]));
+    this.#rows.replaceChildren(...(rows.length ? rows : [make("p", { class: "hint" }, "No limits are set.")]));
   }
 }
 
@@ -153,12 +167,14 @@ function nowWords({ data, num_slots }) {
   const running = data.reduce((sum, tenant) => sum + tenant.num_running, 0);
   const waiting = data.reduce((sum, tenant) => sum + tenant.num_waiting, 0);
   const works = running ? `The engine works on ${counted(running, "request")}` : "The engine is free";
-  return `${works}, ${waiting ? `${count(waiting)} wait${waiting === 1 ? "s" : ""}` : "nobody waits"}. It works on up to ${count(num_slots)} at a time.`;
+  const waits = waiting ? `${count(waiting)} wait${waiting === 1 ? "s" : ""}` : "nobody waits";
+  return `${works}, ${waits}. It works on up to ${count(num_slots)} at a time.`;
 }
 
 function clockWords({ at_ms, data, num_tenants }) {
-  const shown = data.length < num_tenants ? `Shown are ${count(data.length)} of ${count(num_tenants)} tenants: the busy ones, and those that used most today. ` : "";
-  return `${shown}Read at ${new Date(at_ms).toLocaleTimeString("en-GB")}, and again every two seconds while you look. Days are counted in UTC.`;
+  const read = `Read at ${new Date(at_ms).toLocaleTimeString("en-GB")}, and again every two seconds while you look.`;
+  const some = `Shown are ${count(data.length)} of ${count(num_tenants)} tenants: the busy ones, then by use today.`;
+  return `${data.length < num_tenants ? some : ""} ${read} Days are counted in UTC.`.trim();
 }
 
 function stateWords({ num_running, num_waiting, weight, priority }) {
@@ -172,13 +188,22 @@ function todayWords(today, currency) {
   const tokens = today.prompt_tokens + today.completion_tokens;
   const said = [counted(today.requests, "answer")];
   if (today.refused) said.push(counted(today.refused, "refusal"));
-  if (tokens) said.push(`${counted(tokens, "token")} (${count(today.prompt_tokens)} read, ${count(today.completion_tokens)} written)`);
+  if (tokens)
+    said.push(
+      `${counted(tokens, "token")} (${count(today.prompt_tokens)} read, ${count(today.completion_tokens)} written)`,
+    );
   if (today.engine_ms) said.push(`${duration(today.engine_ms)} of engine time`);
   if (today.micros) said.push(money(today.micros, currency));
   return today.requests || today.refused ? listed(said) : "nothing yet";
 }
 
-const UNITS = { requests: "Requests", tokens: "Tokens", engine_ms: "Engine time", millijoules: "Energy", micros: "Cost" };
+const UNITS = {
+  requests: "Requests",
+  tokens: "Tokens",
+  engine_ms: "Engine time",
+  millijoules: "Energy",
+  micros: "Cost",
+};
 const PERIODS = { now: "at a time", minute: "a minute", day: "a day", month: "a month" };
 
 const limitName = ({ unit, period, model }) => `${UNITS[unit]} ${PERIODS[period]}${model ? `, ${model}` : ""}`;

@@ -29,9 +29,11 @@ export function duration(ms) {
 
 /** Millionths of a currency as an amount of it. */
 export const money = (micros, currency) =>
-  new Intl.NumberFormat("en-GB", { style: "currency", currency, maximumFractionDigits: micros % 10_000 ? 4 : 2 }).format(
-    micros / 1e6,
-  );
+  new Intl.NumberFormat("en-GB", {
+    style: "currency",
+    currency,
+    maximumFractionDigits: micros % 10_000 ? 4 : 2,
+  }).format(micros / 1e6);
 
 /** A time as people here write it; machines read it in the element's `datetime`. */
 export function time(ms) {
