@@ -207,7 +207,7 @@ def _check(settings: Settings) -> None:
         "realm.nation": (settings.realm.nation, r"[a-z][a-z0-9-]{1,31}", "a nation profile's name: small letters"),
         "tenants.database": (
             settings.tenants.database,
-            r"(postgres(ql)?://[^\s:@]*@?[^\s@]*)?",
+            r"(postgres(ql)?://(?!.*password=)[^\s:@]*@?[^\s@]*)?",  # libpq reads one from the query too
             "a PostgreSQL address without a password",
         ),
         "prices.currency": (settings.prices.currency, r"[A-Z]{3}", "a code of ISO 4217"),
