@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from allod import settings as settings_module
 from allod.core.errors import Invalid
-from allod.settings import Settings, default_home, load, load_catalogue
+from allod.govern.prices import Prices
+from allod.settings import Settings, default_home, load, load_catalogue, load_nation
 
 
 def written(home: Path, text: str) -> Path:
@@ -62,6 +64,8 @@ def test_words_of_the_command_line_win(tmp_path: Path) -> None:
         ("port = 1\n", "port"),
         ("[server.tls]\ncert = 'x'\n", "tls"),
         ("[model]\nName = 'x'\n", "Name"),
+        ("[tenants]\npassword = 'x'\n", "password"),
+        ("[prices]\nmicros_per_1k_tokens = 5\n", "micros_per_1k_tokens"),
     ],
 )
 def test_an_unknown_key_is_an_error_and_is_named(tmp_path: Path, text: str, param: str) -> None:
@@ -87,6 +91,8 @@ def test_a_file_cannot_switch_the_seal_off(tmp_path: Path, text: str) -> None:
         ("[realm]\nname = 7\n", "name"),
         ("[realm]\nname = 1979-05-27\n", "name"),
         ("server = 5\n", "server"),
+        ("[prices]\nmicros_per_engine_second = 0.5\n", "micros_per_engine_second"),
+        ("[tenants]\nmax_wait_s = '60'\n", "max_wait_s"),
         ("[[server]]\nport = 1\n", "server"),
         ("[server.port]\nvalue = 1\n", "port"),
     ],
@@ -108,6 +114,11 @@ def test_a_wrong_type_is_an_error(tmp_path: Path, text: str, param: str) -> None
         ("model", "context_tokens", 63),
         ("model", "threads", -1),
         ("model", "ready_timeout_s", 0),
+        ("tenants", "max_wait_s", 0),
+        ("tenants", "max_wait_s", 86_401),
+        ("prices", "micros_per_1k_prompt_tokens", -1),
+        ("prices", "micros_per_1k_completion_tokens", 10**12 + 1),
+        ("prices", "micros_per_engine_second", -1),
     ],
 )
 def test_a_number_out_of_range_is_an_error(tmp_path: Path, section: str, name: str, value: int) -> None:
@@ -158,6 +169,114 @@ def test_a_site_that_no_receipt_can_name_stops_the_start(tmp_path: Path, name: s
 def test_a_jurisdiction_is_a_code_of_iso_3166(tmp_path: Path, code: str) -> None:
     """A country, or a part of one."""
     assert load(home=written(tmp_path, f'[realm]\njurisdiction = "{code}"\n')).realm.jurisdiction == code
+
+
+def test_a_realm_that_says_nothing_of_governing(tmp_path: Path) -> None:
+    """The United Kingdom's words, the lowest tier, tenants in a file of its own, and nothing to pay."""
+    settings = load(home=tmp_path)
+    assert (settings.realm.nation, settings.realm.tier, settings.tenants.database) == ("gb", "", "")
+    assert settings.prices == Prices()
+    assert settings.prices.micros_of(prompt_tokens=10**6, completion_tokens=10**6, engine_ms=10**6) == 0
+
+
+def test_every_word_on_governing_can_be_set(tmp_path: Path) -> None:
+    """Nation, tier, where tenants are kept, how long they wait, and what they pay."""
+    settings = load(
+        home=written(
+            tmp_path,
+            """
+            [realm]
+            nation = "xz-north"
+            tier = "TOP SECRET"
+            [tenants]
+            database = "postgresql://allod@db.example:5432/allod?sslmode=verify-full"
+            max_wait_s = 5
+            [prices]
+            currency = "EUR"
+            micros_per_1k_prompt_tokens = 1
+            micros_per_1k_completion_tokens = 2
+            micros_per_engine_second = 3
+            """,
+        )
+    )
+    assert (settings.realm.nation, settings.realm.tier, settings.tenants.max_wait_s) == ("xz-north", "TOP SECRET", 5)
+    assert settings.tenants.database == "postgresql://allod@db.example:5432/allod?sslmode=verify-full"
+    assert settings.prices == Prices("EUR", 1, 2, 3)
+
+
+@pytest.mark.parametrize("nation", ["", "g", "GB", "../gb", "gb/x", "-gb", "x" * 33, "ŵ", "gb\\n"])
+def test_a_nation_is_the_plain_name_of_a_profile(tmp_path: Path, nation: str) -> None:
+    """It becomes the name of a file: nothing that leads elsewhere."""
+    error = refusal(written(tmp_path, f'[realm]\nnation = "{nation}"\n'))
+    assert (error.code, error.param) == ("settings_name", "realm.nation")
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        "postgresql://user:secret@db.example/allod",
+        "postgres://:secret@db.example/allod",
+        "postgresql://user@db.example/allod?password=secret",
+        "postgresql://db.example/allod?sslmode=require&password=secret",
+        "postgresql://user@db.example/allod?sslpassword=secret",
+        "postgresql://a@b@c/allod",
+        "mysql://db.example/allod",
+        "sqlite:///tenants",
+        "host=db.example password=secret",
+        "postgresql://db.example/allod x",
+        "POSTGRESQL://db.example/allod",
+    ],
+)
+def test_an_address_of_tenants_holds_no_password(tmp_path: Path, database: str) -> None:
+    """Settings are read by more eyes than secrets may be; and no other database is taken for a PostgreSQL."""
+    error = refusal(written(tmp_path, f'[tenants]\ndatabase = "{database}"\n'))
+    assert (error.code, error.param) == ("settings_name", "tenants.database")
+    assert "secret" not in error.message
+
+
+@pytest.mark.parametrize(
+    "database", ["", "postgresql:///allod", "postgres://db.example/a", "postgresql://[::1]:5433/a"]
+)
+def test_an_address_of_tenants_without_a_password(tmp_path: Path, database: str) -> None:
+    """A socket, a name, a number; empty is the realm's own file."""
+    assert load(home=written(tmp_path, f'[tenants]\ndatabase = "{database}"\n')).tenants.database == database
+
+
+@pytest.mark.parametrize("currency", ["", "eur", "EURO", "£", "EU"])
+def test_a_currency_is_a_code_of_iso_4217(tmp_path: Path, currency: str) -> None:
+    """Bills are read by other programs."""
+    error = refusal(written(tmp_path, f'[prices]\ncurrency = "{currency}"\n'))
+    assert (error.code, error.param) == ("settings_name", "prices.currency")
+
+
+def test_a_nation_of_the_homes_own_comes_before_ours(tmp_path: Path) -> None:
+    """A realm may correct the profile of its nation, or bring one that we have never heard of."""
+    shipped = Path(settings_module.__file__).with_name("nations") / "gb.toml"
+    (tmp_path / "nations").mkdir()
+    own = shipped.read_text().replace('name = "United Kingdom"', 'name = "Ours"', 1)
+    (tmp_path / "nations" / "gb.toml").write_text(own)
+    (tmp_path / "nations" / "xz.toml").write_text(own.replace('code = "gb"', 'code = "xz"', 1))
+    assert load_nation("gb").name == load_nation("gb", home=tmp_path / "absent").name == "United Kingdom"
+    assert load_nation("gb", home=tmp_path).name == "Ours"
+    assert load_nation("xz", home=tmp_path).code == "xz"
+
+
+def test_a_nation_that_nobody_knows_stops_the_start(tmp_path: Path) -> None:
+    """With the names of those that there are, and how to bring another."""
+    with pytest.raises(Invalid) as caught:
+        load_nation("zz", home=tmp_path)
+    assert (caught.value.code, caught.value.param) == ("nation_unknown", "realm.nation")
+    assert "gb" in (caught.value.hint or "")
+
+
+def test_a_profile_in_anothers_place_is_refused(tmp_path: Path) -> None:
+    """A file that was copied and not renamed inside would make labels of a nation that nobody chose."""
+    (tmp_path / "nations").mkdir()
+    shipped = Path(settings_module.__file__).with_name("nations") / "gb.toml"
+    (tmp_path / "nations" / "xz.toml").write_text(shipped.read_text())
+    with pytest.raises(Invalid) as caught:
+        load_nation("xz", home=tmp_path)
+    assert caught.value.code == "nation_misnamed"
 
 
 def test_a_file_nested_without_end_is_malformed(tmp_path: Path) -> None:

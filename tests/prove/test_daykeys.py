@@ -14,7 +14,7 @@ from allod.core.requests import chat_answer
 from allod.prove.commitments import commitment, day_of, nonce_of
 from allod.prove.daykeys import DayKeys
 
-DAY = "2026-11-22"
+DAY, NEXT_DAY = "2026-11-22", "2026-11-23"
 START_MS = 1_795_305_600_000  # 2026-11-22 00:00 UTC
 
 
@@ -79,6 +79,82 @@ def test_destroying_a_key_is_erasure(tmp_path: Path) -> None:
             store.opening_salt("a", predicate)
     assert not keys.destroy("a", DAY)
     assert keys.use("a", DAY).pseudonym != predicate["tenant"]
+
+
+def test_names_lead_back_to_whose_they_are(tmp_path: Path) -> None:
+    """A day's pseudonyms of tenants and of their API keys, each by itself, and only on that day."""
+    keys = DayKeys(tmp_path)
+    tenants = {tenant: keys.use(tenant, DAY).pseudonym for tenant in ("a", "b")}
+    names = {
+        key_id: keys.key_name(tenant, DAY, key_id) for tenant in ("a", "b") for key_id in (f"{tenant}1", f"{tenant}2")
+    }
+    assert len({*tenants.values(), *names.values()}) == 6
+    assert {keys.tenant_named(DAY, name) for name in tenants.values()} == {"a", "b"}
+    assert {key_id: keys.key_named(DAY, name) for key_id, name in names.items()} == {key_id: key_id for key_id in names}
+    for stranger in ("0" * 32, *names.values()):
+        assert keys.tenant_named(DAY, stranger) is None
+    for stranger in ("0" * 32, *tenants.values()):
+        assert keys.key_named(DAY, stranger) is None
+    assert keys.tenant_named(NEXT_DAY, tenants["a"]) is None
+    assert keys.key_named(NEXT_DAY, names["a1"]) is None
+
+
+def test_a_keys_name_is_stable_for_a_day_and_new_on_the_next(tmp_path: Path) -> None:
+    """Receipts of one day can be counted by key; those of two days cannot be linked. A restart changes nothing."""
+    keys = DayKeys(tmp_path)
+    name = keys.key_name("a", DAY, "key_1")
+    assert keys.key_name("a", DAY, "key_1") == DayKeys(tmp_path).key_name("a", DAY, "key_1") == name
+    assert keys.key_name("a", NEXT_DAY, "key_1") != name
+
+
+def test_a_day_is_read_again_after_a_restart(tmp_path: Path) -> None:
+    """Nothing is known at first; then the names of whoever has a key left, and no key is made for anybody else."""
+    before = DayKeys(tmp_path)
+    tenant, key = before.use("a", DAY).pseudonym, before.key_name("a", DAY, "key_1")
+    keys = DayKeys(tmp_path)
+    assert (keys.tenant_named(DAY, tenant), keys.key_named(DAY, key)) == (None, None)
+    keys.read_day(DAY, {"idle": ["key_2"], "a": ["key_0", "key_1"]})
+    assert (keys.tenant_named(DAY, tenant), keys.key_named(DAY, key)) == ("a", "key_1")
+    assert len(list((tmp_path / DAY).iterdir())) == 1
+    keys.read_day(NEXT_DAY, {"a": ["key_1"]})
+    assert not (tmp_path / NEXT_DAY).exists()
+
+
+def test_erasure_takes_the_names_and_nobody_elses(tmp_path: Path) -> None:
+    """After it no pseudonym of that tenant's day leads anywhere, in this process or the next; all others still do."""
+    keys = DayKeys(tmp_path)
+    kept = {
+        (tenant, day): (keys.use(tenant, day).pseudonym, keys.key_name(tenant, day, f"key_of_{tenant}"))
+        for tenant in ("a", "b")
+        for day in (DAY, NEXT_DAY)
+    }
+    gone = kept.pop(("a", DAY))
+    assert keys.destroy("a", DAY)
+    again = DayKeys(tmp_path)
+    for store in (keys, again):
+        for day in (DAY, NEXT_DAY):
+            store.read_day(day, {"a": ["key_of_a"], "b": ["key_of_b"]})
+        assert (store.tenant_named(DAY, gone[0]), store.key_named(DAY, gone[1])) == (None, None)
+        for (tenant, day), (name, key) in kept.items():
+            assert (store.tenant_named(day, name), store.key_named(day, key)) == (tenant, f"key_of_{tenant}")
+    assert keys.known("a", DAY) is None
+
+
+def test_a_key_that_is_not_in_memory_can_be_destroyed(tmp_path: Path) -> None:
+    """The file counts, not who read it last."""
+    DayKeys(tmp_path).use("a", DAY)
+    assert DayKeys(tmp_path).destroy("a", DAY)
+    assert list((tmp_path / DAY).iterdir()) == []
+
+
+def test_after_erasure_the_same_day_has_another_name(tmp_path: Path) -> None:
+    """The tenant may go on using the realm that day; what it does then is not linked to what was erased."""
+    keys = DayKeys(tmp_path)
+    tenant, key = keys.use("a", DAY).pseudonym, keys.key_name("a", DAY, "key_1")
+    keys.destroy("a", DAY)
+    assert keys.key_name("a", DAY, "key_1") != key
+    assert keys.use("a", DAY).pseudonym != tenant
+    assert keys.key_named(DAY, key) is None
 
 
 def test_a_broken_or_shared_key_file_is_refused(tmp_path: Path) -> None:
