@@ -1,0 +1,319 @@
+"""The allowance: what a request may use is held before it runs, and afterwards its tenants have what it did not use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.serve.conftest import START_MS, TENANT, chat, request
+
+from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.requests import Embed, Request, Sampling, Usage
+from allod.govern.prices import Prices
+from allod.govern.quotas import NeedsLease, Quotas, Reservation
+from allod.govern.stores.memory import MemoryStore
+from allod.govern.tenants import Budget, Quota, Tenant, organization
+from allod.serve.allowance import BYTES_PER_TOKEN, MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Held
+
+CONTEXT_TOKENS = 1000
+PROMPT_TOKENS = 100
+MICROS = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=1_000)  # a millionth a token
+LIMITED = replace(TENANT, quota=Quota(tokens_per_minute=1_000))
+
+
+class Gone:
+    """A store that nobody can reach."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def fail(*words: Any, **named: Any) -> Any:
+            raise Unavailable("the tenants' database does not answer", code="tenants_unavailable", retry_after_s=1)
+
+        return fail
+
+
+class Restless:
+    """Limits that others always empty in the moment in which something was leased."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+        self.threads: list[threading.Thread] = []
+
+    def reserve(self, tenant: Tenant, **wanted: Any) -> NeedsLease:
+        self.num_asked += 1
+        return NeedsLease(())
+
+    def lease(self, needed: NeedsLease) -> None:
+        self.threads.append(threading.current_thread())
+
+
+def allowance(quotas: Any = None, prices: Prices = MICROS) -> Allowance:
+    return Allowance(quotas or Quotas(MemoryStore(), gateway="a"), prices, context_tokens=lambda: CONTEXT_TOKENS)
+
+
+def asked(max_tokens: int | None = 100, *, prompt_tokens: int = PROMPT_TOKENS, **changes: Any) -> Request:
+    """A chat that is taken to have so many tokens in its prompt, and that may be answered with so many."""
+    text = "x" * BYTES_PER_TOKEN * (prompt_tokens - TOKENS_PER_MESSAGE)
+    sampling = Sampling(seed=1, max_tokens=max_tokens)
+    return request(chat(messages=({"role": "user", "content": text},), sampling=sampling), **changes)
+
+
+async def refusal(made: Allowance, tenant: Tenant, one: Request) -> AllodError:
+    with pytest.raises(AllodError) as caught:
+        await made.hold(tenant, one)
+    return caught.value
+
+
+async def is_left(made: Allowance, tenant: Tenant, tokens: int) -> None:
+    """Exactly that many tokens are left: one request for all of them can be held, one for one more cannot.
+
+    Whatever was held for it is given back.
+    """
+    probe = replace(tenant, quota=replace(tenant.quota, requests_per_minute=None))
+    assert (await refusal(made, probe, asked(tokens - PROMPT_TOKENS + 1))).code in ("rate_limited", "exceeds_limit")
+    made.release(await made.hold(probe, asked(tokens - PROMPT_TOKENS, start_ms=START_MS + 2_000)))  # a no holds for 1 s
+
+
+# What is held
+
+
+async def test_a_tenant_without_limits_is_held_to_none() -> None:
+    """However much it asks for, and although the store is gone: nothing is asked of it."""
+    made = allowance(Quotas(Gone(), gateway="a"))
+    for _ in range(50):
+        await made.hold(TENANT, asked(10**6))
+
+
+async def test_prompt_and_answer_are_held_together() -> None:
+    """Until it is settled nobody else can have them, though nothing was used yet."""
+    made = allowance()
+    await made.hold(LIMITED, asked(300))
+    await made.hold(LIMITED, asked(400))
+    assert (await refusal(made, LIMITED, asked(1))).code == "rate_limited"
+
+
+@pytest.mark.parametrize(
+    ("one", "foreseen"),
+    [
+        (asked(50), (100, 50)),
+        (asked(None), (100, 900)),  # all that the context has left
+        (asked(5_000), (100, 900)),
+        (asked(None, prompt_tokens=999), (999, 1)),
+        (asked(50, prompt_tokens=5_000), (1_000, 1)),  # the engine will refuse it: it is no more than a whole context
+        (request(Embed("m", ("x" * 30, "y" * 29))), (20, 0)),
+        (request(Embed("m", ("x" * 9_000,))), (3_000, 0)),  # many texts, each within the context
+        (request(chat(messages=({"role": "user", "content": "é" * 3},) * 2)), (4 + 2 * TOKENS_PER_MESSAGE, 980)),
+        (request(chat(messages=({"role": "user", "content": "\ud800"},))), (TOKENS_PER_MESSAGE, 992)),
+    ],
+)
+async def test_what_a_request_may_use_is_foreseen(one: Request, foreseen: tuple[int, int]) -> None:
+    """From its length in bytes, its messages, what it asks for, and what the engine's context has room for."""
+    held = await allowance().hold(TENANT, one)
+    assert (held.prompt_tokens, held.max_tokens) == foreseen
+
+
+async def test_what_no_window_can_hold_is_told_so() -> None:
+    """Not "come back later", which would never be true."""
+    error = await refusal(allowance(), LIMITED, asked(None, prompt_tokens=1_001))
+    assert isinstance(error, Invalid)
+    assert (error.code, error.param) == ("exceeds_limit", "max_tokens")
+
+
+async def test_a_refusal_says_when_to_come_back() -> None:
+    """At the end of the minute in which the request started, by the time that its receipt would say."""
+    made, one = allowance(), asked(900)
+    await made.hold(LIMITED, one)
+    error = await refusal(made, LIMITED, one)
+    assert isinstance(error, Unavailable)
+    assert error.retry_after_s == 60 - START_MS % 60_000 / 1000
+    await made.hold(LIMITED, replace(one, start_ms=START_MS + 60_000))
+
+
+async def test_a_limit_of_one_model_counts_for_that_model() -> None:
+    """The name that the request asks for is the one that is counted."""
+    tenant = replace(TENANT, model_quotas={"m": Quota(concurrent=1)})
+    made = allowance()
+    await made.hold(tenant, asked())
+    assert (await refusal(made, tenant, asked())).code == "rate_limited"
+    await made.hold(tenant, request(chat(model="n")))
+
+
+async def test_money_is_held_at_the_price_of_what_is_foreseen() -> None:
+    """A budget cannot be spent twice by two that run at the same time."""
+    tenant = replace(TENANT, budgets=(Budget("day", micros=500),))
+    made = allowance()
+    await made.hold(tenant, asked(200))
+    assert (await refusal(made, tenant, asked(101))).code == "budget_exhausted"
+    await made.hold(tenant, asked(100, start_ms=START_MS + 2_000))
+    assert (await refusal(made, tenant, asked(100, prompt_tokens=8))).code == "budget_exhausted"
+
+
+# What is charged
+
+
+async def test_what_was_used_is_charged_and_the_rest_given_back() -> None:
+    """Of 1,000 held 30 were used: 970 are left, to the token."""
+    made = allowance()
+    held = await made.hold(LIMITED, asked(900))
+    made.settle(held, Usage(10, 20), engine_ms=5)
+    await is_left(made, LIMITED, 970)
+
+
+async def test_release_gives_everything_back() -> None:
+    """Tokens, the place among those at a time, and the request itself, which counts as none."""
+    tenant = replace(TENANT, quota=Quota(requests_per_minute=1, tokens_per_minute=1_000, concurrent=1))
+    made = allowance()
+    for _ in range(5):
+        made.release(await made.hold(tenant, asked(900)))
+    made.settle(await made.hold(tenant, asked(900)), Usage(1, 1), engine_ms=1)
+    assert (await refusal(made, tenant, asked(1, prompt_tokens=8))).code == "rate_limited"
+
+
+@pytest.mark.parametrize(
+    ("budget", "usage", "engine_ms"),
+    [
+        (Budget("day", tokens=1_000), Usage(400, 600), 0),
+        (Budget("day", engine_ms=70), Usage(1, 1), 70),
+        (Budget("month", micros=1_000), Usage(400, 600), 0),
+    ],
+)
+async def test_each_budget_is_charged_what_its_receipt_will_say(budget: Budget, usage: Usage, engine_ms: int) -> None:
+    """Tokens of prompt and answer, the engine's time, money: used up exactly, nothing more is held."""
+    tenant = replace(TENANT, budgets=(budget,))
+    made = allowance()
+    held = await made.hold(tenant, asked(100))
+    made.settle(held, usage, engine_ms)
+    assert (await refusal(made, tenant, asked(1, prompt_tokens=8))).code == "budget_exhausted"
+
+
+async def test_what_is_free_exhausts_no_money() -> None:
+    """A budget of a millionth lasts for ever where nothing costs anything; at a time, it lets one in."""
+    tenant = replace(TENANT, budgets=(Budget("day", micros=1),))
+    made = allowance(prices=Prices())
+    for _ in range(5):
+        held = await made.hold(tenant, asked())
+        assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
+        made.settle(held, Usage(100, 100), engine_ms=1_000)
+
+
+async def test_money_is_charged_for_the_engines_time() -> None:
+    """Nobody knows before how long it will be; it counts against the next."""
+    tenant = replace(TENANT, budgets=(Budget("day", micros=1_000),))
+    made = allowance(prices=Prices(micros_per_engine_second=2_000))
+    made.settle(await made.hold(tenant, asked()), Usage(1, 1), engine_ms=500)
+    assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
+
+
+# All tenants together
+
+
+@pytest.fixture
+def shared() -> Allowance:
+    """An organisation that may spend 1,000 millionths a month: a thousand tokens."""
+    made = allowance()
+    made.organization = organization("1000")
+    return made
+
+
+async def test_what_one_tenant_spends_no_other_can(shared: Allowance) -> None:
+    """Each is within its own limits; together they are at the end of theirs."""
+    for name in ("a", "b"):
+        held = await shared.hold(replace(TENANT, id=name), asked(400))
+        shared.settle(held, Usage(PROMPT_TOKENS, 400), engine_ms=1)
+    assert (await refusal(shared, replace(TENANT, id="c"), asked(1, prompt_tokens=8))).code == "budget_exhausted"
+
+
+async def test_what_all_have_in_common_is_given_back_too(shared: Allowance) -> None:
+    """Settled for less, or released: the rest is there for the others."""
+    shared.release(await shared.hold(TENANT, asked(900)))
+    shared.settle(await shared.hold(TENANT, asked(900)), Usage(100, 0), engine_ms=1)
+    await shared.hold(replace(TENANT, id="b"), asked(800))
+
+
+async def test_where_all_together_may_not_the_tenant_gets_its_own_back(shared: Allowance) -> None:
+    """A refusal for what others spent takes nothing of its own: neither tokens nor its place nor a request."""
+    tenant = replace(TENANT, id="b", quota=Quota(requests_per_minute=1, tokens_per_minute=1_000, concurrent=1))
+    shared.settle(await shared.hold(TENANT, asked(900)), Usage(1_000, 0), engine_ms=1)
+    for _ in range(3):
+        assert (await refusal(shared, tenant, asked(900))).code == "budget_exhausted"
+    shared.organization = None
+    await shared.hold(tenant, asked(900))
+
+
+async def test_where_the_tenant_may_not_nothing_of_all_is_held(shared: Allowance) -> None:
+    """Its refusals leave the others' money alone."""
+    tenant = replace(TENANT, id="b", quota=Quota(concurrent=1))
+    first = await shared.hold(tenant, asked(1))
+    for _ in range(5):
+        assert (await refusal(shared, tenant, asked(800))).code == "rate_limited"
+    shared.release(first)
+    await shared.hold(TENANT, asked(900))
+
+
+async def test_who_leaves_between_the_two_leaves_nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client went while the organisation's slice was being leased: the tenant's place is free again."""
+    quotas = Quotas(MemoryStore(), gateway="a")
+    leasing, leave = threading.Event(), threading.Event()
+    lease = quotas.lease
+
+    def slow(needed: NeedsLease) -> None:
+        if needed.wants[0][0].tenant_id == "organization":
+            leasing.set()
+            assert leave.wait(10)
+        lease(needed)
+
+    monkeypatch.setattr(quotas, "lease", slow)
+    made = allowance(quotas)
+    made.organization = organization("1000")
+    tenant = replace(LIMITED, quota=Quota(tokens_per_minute=1_000, concurrent=1))
+    holding = asyncio.create_task(made.hold(tenant, asked(900)))
+    await asyncio.to_thread(leasing.wait, 10)
+    holding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    leave.set()
+    await made.hold(tenant, asked(900))
+
+
+# Leases
+
+
+async def test_leases_are_tried_a_bounded_number_of_times() -> None:
+    """Where others are always faster the request is told to come back, and the store is left in peace."""
+    quotas = Restless()
+    error = await refusal(allowance(quotas), LIMITED, asked())
+    assert isinstance(error, Unavailable)
+    assert (error.code, error.retry_after_s) == ("rate_limited", 1)
+    assert quotas.num_asked == len(quotas.threads) == MAX_LEASES
+
+
+async def test_the_store_is_asked_in_a_thread() -> None:
+    """It blocks, and the event loop has others to serve."""
+    quotas = Restless()
+    await refusal(allowance(quotas), LIMITED, asked())
+    assert threading.main_thread() not in quotas.threads
+
+
+async def test_a_store_that_cannot_be_asked_lets_nobody_in() -> None:
+    """A limit that cannot be counted is a limit that is reached."""
+    error = await refusal(allowance(Quotas(Gone(), gateway="a")), LIMITED, asked())
+    assert (error.code, isinstance(error, Unavailable)) == ("tenants_unavailable", True)
+
+
+async def test_two_gateways_share_one_limit() -> None:
+    """What one has charged the other cannot have, whoever leased it first."""
+    store = MemoryStore()
+    one, other = (allowance(Quotas(store, gateway=name)) for name in ("a", "b"))
+    one.settle(await one.hold(LIMITED, asked(500)), Usage(100, 500), engine_ms=1)
+    assert (await refusal(other, LIMITED, asked(500))).code == "rate_limited"
+    await other.hold(LIMITED, asked(200))
+
+
+def test_nothing_held_is_nothing_to_settle() -> None:
+    """The same calls serve those whom nothing limits."""
+    for held in (Held((), 1, 1), Held((Reservation(),), 1, 1)):
+        allowance().settle(held, Usage(1, 1), engine_ms=1)
+        allowance().release(held)
