@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Literal, cast
 
 from allod.core.errors import Denied, Invalid
@@ -68,7 +69,7 @@ class Gateway:
         self.engine = engine
         self.admission = admission
         self.recorder = recorder
-        self._salt_secret = salt_secret
+        self._salt_of = lru_cache(maxsize=4096)(partial(cache_salt, salt_secret))
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
@@ -119,7 +120,7 @@ class Gateway:
         return replace(request, label=await self.controls.label(request.label, request.task.text))
 
     def _salt(self, request: Request) -> str:
-        return cache_salt(self._salt_secret, request.tenant, request.label)
+        return self._salt_of(request.tenant, request.label)
 
     def _checked_chat(self, request: Request) -> Chat:
         chat = cast(Chat, request.task)
