@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from allod.core.errors import Invalid
+from allod.core.labels import Label
+from allod.core.nations import Nation
 from allod.govern.keys import caller_for
 from allod.govern.policy_asked import Asked, Model, describe
 from allod.govern.policy_explain import explain
@@ -75,10 +77,7 @@ class Explanations:
         model = self._models.get(body.model or self._controls.model.name)
         if model is None:
             raise Invalid(f"the model {body.model!r} is not known here", code="model_not_found", param="model")
-        declared = nation.label(
-            body.tier, markings=body.markings, purposes=None if body.purpose is None else [body.purpose]
-        )
-        label = caller.label.join(declared).join(model.label)
+        label = caller.label.join(_declared(body, nation)).join(model.label)
         return replace(self._controls.asked(caller, body.action, label), model=model)
 
     def _key(self, tenant: Tenant, key_id: str | None, now_ms: int) -> Key:
@@ -90,6 +89,16 @@ class Explanations:
         if key.revoked_ms is not None or (key.expires_ms is not None and key.expires_ms <= now_ms):
             raise Invalid("the key has ended: it opens nothing", code="key_ended", param="key")
         return key
+
+
+def _declared(body: ExplainBody, nation: Nation) -> Label:
+    try:
+        return nation.label(
+            body.tier, markings=body.markings, purposes=None if body.purpose is None else [body.purpose]
+        )
+    except Invalid as error:
+        param = "purpose" if error.param == "purposes" else error.param
+        raise Invalid(error.message, code=error.code, param=param, hint=error.hint) from error
 
 
 def shown_rule(rule: Rule) -> Json:

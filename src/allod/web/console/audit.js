@@ -30,7 +30,7 @@ export class AuditPage {
   /** Show the latest of everything. */
   async open(gateway) {
     this.#gateway = gateway;
-    byId("audit").replaceChildren(make("p", { class: "hint" }, "Reading…"));
+    byId("audit-part").replaceChildren(make("p", { class: "hint" }, "Reading…"));
     try {
       const [tenants, policy] = await Promise.all([gateway.tenants(), gateway.policy().catch(() => null)]);
       if (this.#gateway !== gateway) return;
@@ -38,7 +38,7 @@ export class AuditPage {
         names: new Map(tenants.map(({ id, name }) => [id, name])),
         reasons: new Map(policy?.rules.map(({ name, reason }) => [`${policy.digest} ${name}`, reason])),
       };
-      byId("audit").replaceChildren(this.#filters(tenants), this.#list, this.#note, this.#older);
+      byId("audit-part").replaceChildren(this.#filters(tenants), this.#list, this.#note, this.#older);
       await this.#restart();
     } catch (error) {
       this.#fail(error);
@@ -112,7 +112,7 @@ export class AuditPage {
 
   #fail(error) {
     if (error.status === 401) return this.onDenied(error.message);
-    byId("audit").replaceChildren(
+    byId("audit-part").replaceChildren(
       make("p", { class: "notice bad", role: "alert" }, `The audit cannot be read: ${error.message}`),
     );
   }

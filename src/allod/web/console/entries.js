@@ -81,7 +81,8 @@ class EventEntry {
     const event = this.#event;
     const about = event.project ? (names.get(event.project.id) ?? event.project.id) : "the whole realm";
     return item(
-      [verdict(null, eventWords(event)), time(this.atMs)],
+      verdict(null, eventWords(event)),
+      time(this.atMs),
       make("p", {}, `By ${actorWords(event)}, for ${about}`),
       make("details", {}, make("summary", {}, "Details"), facts(eventFacts(event))),
     );
@@ -103,7 +104,8 @@ class ReceiptEntry {
       ? []
       : receipt.rules.map((rule) => reasons.get(`${receipt.policy} ${rule}`) ?? `By the rule ${rule}.`);
     return item(
-      [verdict(isAnswer, isAnswer ? answerWords(receipt) : "Refused by policy"), time(this.atMs)],
+      verdict(isAnswer, isAnswer ? answerWords(receipt) : "Refused by policy"),
+      time(this.atMs),
       why.length ? make("p", { class: "reason" }, why.join(" ")) : null,
       make(
         "p",
@@ -130,8 +132,8 @@ class ReceiptEntry {
   }
 }
 
-function item(head, ...more) {
-  return make("li", { class: "entry" }, make("div", { class: "head" }, ...head), ...more);
+function item(what, when, ...more) {
+  return make("li", { class: "entry" }, make("div", { class: "head" }, make("h2", {}, what), when), ...more);
 }
 
 const FINISHES = {

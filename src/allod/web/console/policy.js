@@ -16,12 +16,12 @@ export class PolicyPage {
   /** Read the policy and show it. */
   async open(gateway) {
     this.#gateway = gateway;
-    byId("policy").replaceChildren(make("p", { class: "hint" }, "Reading…"));
+    byId("policy-part").replaceChildren(make("p", { class: "hint" }, "Reading…"));
     try {
       const [policy, tenants] = await Promise.all([gateway.policy(), gateway.tenants()]);
       if (this.#gateway !== gateway) return;
       const form = new ExplainForm(gateway, { words: policy.words, tenants });
-      byId("policy").replaceChildren(inForce(policy), rules(policy), form.element, checkPart(), history(policy));
+      byId("policy-part").replaceChildren(inForce(policy), rules(policy), form.element, checkPart(), history(policy));
       await this.#check(gateway);
     } catch (error) {
       if (this.#gateway === gateway) this.#fail(error);
@@ -34,7 +34,7 @@ export class PolicyPage {
 
   #fail(error) {
     if (error.status === 401) return this.onDenied(error.message);
-    byId("policy").replaceChildren(
+    byId("policy-part").replaceChildren(
       make(
         "p",
         { class: "notice bad", role: "alert" },

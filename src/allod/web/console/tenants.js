@@ -24,7 +24,7 @@ export class TenantsPage {
     this.close();
     this.#cards.clear();
     this.#given = new Given();
-    byId("tenants").replaceChildren(make("p", { class: "hint" }, "Reading…"));
+    byId("tenants-part").replaceChildren(make("p", { class: "hint" }, "Reading…"));
     this.#stop = poll(
       READ_EVERY_MS,
       async () => {
@@ -43,14 +43,14 @@ export class TenantsPage {
   #fail(error) {
     if (error.status === 401) return this.onDenied(error.message);
     this.#cards.clear();
-    byId("tenants").replaceChildren(
+    byId("tenants-part").replaceChildren(
       make("p", { class: "notice bad", role: "alert" }, `The shares cannot be read: ${error.message}`),
     );
   }
 
   #show(sharing) {
     if (!byId("tenant-list")) {
-      byId("tenants").replaceChildren(
+      byId("tenants-part").replaceChildren(
         make("p", { id: "tenants-now", class: "now" }),
         this.#common.element,
         make("ul", { id: "tenant-list", class: "tenants", "aria-label": "Tenants" }),

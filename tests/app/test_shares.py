@@ -1,0 +1,153 @@
+"""Who shares the engines: the busy first, and what was used of each limit, from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from allod.app.shares import MONTH_KEPT_MS, Limit, Shares, Sharing
+from allod.govern.store import Position
+from allod.govern.stores.memory import MemoryStore
+from allod.govern.tenants import ORGANIZATION_MICROS, Budget, Charge, Event, Quota, Tenant, new_id
+from allod.govern.windows import DAY_MS
+from allod.serve.turns import Standing
+
+NOW_MS = 1_795_348_830_000  # 2026-11-22 12:00:30 UTC
+MINUTE_END_MS, DAY_END_MS, MONTH_END_MS = NOW_MS + 30_000, 1_795_392_000_000, 1_796_083_200_000
+
+
+class Office:
+    """A store with tenants in it, and the shares that are read from it."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.shares = Shares(self.store, model="m")
+        self.num_charged = 0
+
+    def event(self) -> Event:
+        return Event(new_id("audit_log-"), NOW_MS, "project.updated", "test")
+
+    def tenant(self, name: str, **terms: Any) -> None:
+        self.store.put_tenant(Tenant(id=name, name=name, created_ms=0, **terms), self.event())
+
+    def charge(self, tenant: str, tokens: int, *, at_ms: int = NOW_MS, model: str = "m", **more: Any) -> None:
+        self.num_charged += 1
+        charge = Charge(
+            f"r{self.num_charged}", tenant, "k", model, at_ms, "permit", "stop", prompt_tokens=tokens, **more
+        )
+        self.store.charge("log", Position(self.num_charged, self.num_charged), [charge])
+
+    def read(self, *standings: Standing, limit: int = 100, now_ms: int = NOW_MS) -> Sharing:
+        return self.shares.read(standings, limit=limit, now_ms=now_ms)
+
+    def limits(self, now_ms: int = NOW_MS, standings: Sequence[Standing] = ()) -> list[Limit]:
+        """Of the only tenant."""
+        (only,) = self.read(*standings, now_ms=now_ms).shown
+        return list(only.limits)
+
+
+@pytest.fixture
+def office() -> Office:
+    return Office()
+
+
+def standing(tenant: str, *, running: int = 0, waiting: int = 0, priority: int = 0) -> Standing:
+    return Standing(tenant, priority, 1, num_waiting=waiting, num_running=running, service=5, share=0.25)
+
+
+def test_the_busy_come_first_then_who_used_most_today(office: Office) -> None:
+    """And then the others by their ids; what does not fit is counted."""
+    for name in ("idle", "busiest", "heavy", "busy", "light"):
+        office.tenant(name)
+    office.charge("heavy", 50)
+    office.charge("light", 5)
+    office.charge("idle", 500, at_ms=NOW_MS - DAY_MS)
+    standings = (standing("busy", running=1), standing("busiest", running=1, waiting=9))
+    assert [one.tenant.id for one in office.read(*standings).shown] == ["busiest", "busy", "heavy", "light", "idle"]
+    few = office.read(*standings, limit=2)
+    assert ([one.tenant.id for one in few.shown], few.num_tenants) == (["busiest", "busy"], 5)
+
+
+def test_changes_of_tenants_are_seen(office: Office) -> None:
+    """A new one, a new name, one that is archived; and a store that was put back to what it was."""
+    office.tenant("a")
+    assert office.read().num_tenants == 1
+    office.tenant("b")
+    office.tenant("a", weight=9)
+    assert [(one.tenant.id, one.tenant.weight) for one in office.read().shown] == [("a", 9), ("b", 1)]
+    office.tenant("a", archived_ms=NOW_MS)
+    assert [one.tenant.id for one in office.read().shown] == ["b"]
+
+
+def test_every_limit_is_shown_with_its_use(office: Office) -> None:
+    """By the minute, the day, the month, at a time; a model's own beside the tenant's."""
+    office.tenant(
+        "t",
+        quota=Quota(requests_per_minute=10, tokens_per_minute=100, concurrent=4),
+        model_quotas={"m": Quota(tokens_per_minute=50, concurrent=3), "other": Quota(requests_per_minute=2)},
+        budgets=(Budget("day", engine_ms=9_000), Budget("month", tokens=5_000, micros=700)),
+    )
+    office.charge("t", 30, engine_ms=1_000, micros=7)
+    office.charge("t", 3, model="other")
+    office.charge("t", 200, at_ms=NOW_MS - DAY_MS, micros=100)
+    office.charge("t", 9_999, at_ms=NOW_MS - 40 * DAY_MS)
+    office.charge("somebody", 77)
+    busy = [standing("t", running=1, waiting=1), standing("t", running=1, priority=1)]
+    assert office.limits(standings=busy) == [
+        Limit("requests", "now", 4, 3),
+        Limit("requests", "now", 3, 3, "m"),
+        Limit("requests", "minute", 10, 2, None, MINUTE_END_MS),
+        Limit("tokens", "minute", 100, 33, None, MINUTE_END_MS),
+        Limit("engine_ms", "day", 9_000, 1_000, None, DAY_END_MS),
+        Limit("tokens", "month", 5_000, 233, None, MONTH_END_MS),
+        Limit("micros", "month", 700, 107, None, MONTH_END_MS),
+        Limit("tokens", "minute", 50, 30, "m", MINUTE_END_MS),
+        Limit("requests", "minute", 2, 1, "other", MINUTE_END_MS),
+    ]
+
+
+def test_energy_that_was_not_measured_is_not_called_nothing(office: Office) -> None:
+    """None, as soon as one answer lacks its figure."""
+    office.tenant("t", budgets=(Budget("day", millijoules=1_000),))
+    office.charge("t", 1, millijoules=40)
+    assert office.limits()[0].used == 40
+    office.charge("t", 1)
+    assert office.limits()[0].used is None
+
+
+def test_what_all_have_in_common_counts_everybody(office: Office) -> None:
+    """Also tenants that are not shown, and those that are archived by now."""
+    office.store.put_setting(ORGANIZATION_MICROS, "900", office.event())
+    for name in ("a", "b"):
+        office.tenant(name)
+        office.charge(name, 1, micros=20)
+    office.charge("b", 1, at_ms=NOW_MS - DAY_MS, micros=5)
+    office.tenant("b", archived_ms=NOW_MS)
+    assert office.read(limit=1).common == (Limit("micros", "month", 900, 45, None, MONTH_END_MS),)
+    office.store.put_setting(ORGANIZATION_MICROS, "", office.event())
+    assert office.read().common == ()
+
+
+def test_the_month_before_today_is_summed_once_a_minute(office: Office) -> None:
+    """Today counts at once; a late charge for an earlier day within a minute; a new day begins anew."""
+    office.tenant("t", budgets=(Budget("month", tokens=1_000),))
+    office.charge("t", 10, at_ms=NOW_MS - DAY_MS)
+    assert office.limits()[0].used == 10
+    office.charge("t", 1)
+    office.charge("t", 100, at_ms=NOW_MS - DAY_MS)
+    assert office.limits(NOW_MS + MONTH_KEPT_MS - 1)[0].used == 11
+    assert office.limits(NOW_MS + MONTH_KEPT_MS)[0].used == 111
+    assert office.limits(NOW_MS + DAY_MS)[0].used == 111
+    assert office.limits(NOW_MS - MONTH_KEPT_MS)[0].used == 111  # a clock that goes back
+
+
+def test_a_changed_limit_is_shown_at_once(office: Office) -> None:
+    """Of the tenant as it is now, not as it was when its requests came."""
+    office.tenant("t", budgets=(Budget("day", tokens=10),))
+    office.charge("t", 8)
+    (before,) = office.limits()
+    office.tenant("t", budgets=(Budget("day", tokens=20),))
+    assert office.limits() == [replace(before, limit=20)]
