@@ -105,7 +105,7 @@ class Recorder:
         engine_ms: int = 0,
     ) -> None:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
-        finish = "error" if isinstance(reason, AllodError) else "cancelled"
+        finish = "cancelled" if isinstance(reason, (asyncio.CancelledError, GeneratorExit)) else "error"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
             answered = Answered(chat_answer(text), finish, usage, engine_ms)
             self._writer.submit(self._statement(request, decision, answered), request.id, _ignore)

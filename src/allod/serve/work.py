@@ -5,12 +5,10 @@ However it ends, its place is given back, its tenant is charged what was used, a
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from allod.core.errors import AllodError
 from allod.core.requests import Request, Usage
 from allod.govern.policy import Decision
 from allod.govern.tenants import Tenant
@@ -78,7 +76,7 @@ class Work:
         self.engine_ms = round((time.monotonic() - self._start_s) * 1000)
         await self._turn.__aexit__(kind, error, trace)
         self._allowance.settle(self._accepted.held, self._usage or self._supposed(), self.engine_ms)
-        if isinstance(error, (AllodError, asyncio.CancelledError, GeneratorExit)):
+        if error is not None:
             usage = self._usage or (Usage(completion_tokens=len(self._sent)) if self._sent else None)
             self._recorder.record_unfinished(
                 self._accepted.request,
