@@ -1,0 +1,345 @@
+"""One request's work: however it ends, once its place is given back, once its limits are charged, once it is noted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import pytest
+from tests.serve.conftest import PERMITTED, TENANT, Front, MakeFront, ScriptedEngine, chat, request, until
+
+from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.requests import Embed, Request, Sampling, Usage, chat_answer
+from allod.core.statements import ANSWER
+from allod.govern.tenants import Quota
+from allod.serve import work as work_module
+from allod.serve.admission import Admission
+from allod.serve.allowance import Allowance, Held
+from allod.serve.fair_queue import cost_of
+from allod.serve.turns import Standing
+from allod.serve.work import Accepted, Work
+
+COUNTED = Usage(20, 30, cached_tokens=5)
+LOST = Unavailable("gone", code="engine_lost")
+LIMITED = replace(TENANT, quota=Quota(concurrent=1), weight=3)
+MAX_TOKENS = 500
+FORESEEN = 9  # tokens, of the prompt
+
+
+@dataclass
+class Ends:
+    """How the works of one gateway ended, in order."""
+
+    settled: list[tuple[Usage, int]] = field(default_factory=list)
+    num_released: int = 0
+
+
+class Watched(Allowance):
+    """The real one, and what it was told."""
+
+    def __init__(self, allowance: Allowance, ends: Ends) -> None:
+        self.__dict__.update(allowance.__dict__)
+        self._ends = ends
+
+    def settle(self, held: Held, usage: Usage, engine_ms: int) -> None:
+        self._ends.settled.append((usage, engine_ms))
+        super().settle(held, usage, engine_ms)
+
+    def release(self, held: Held) -> None:
+        self._ends.num_released += 1
+        super().release(held)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A gateway's parts, with which one piece of work after the other is done."""
+
+    front: Front
+    ends: Ends
+    allowance: Allowance
+
+    @property
+    def admission(self) -> Admission:
+        return self.front.gateway.admission
+
+    async def work(self, asked: Request | None = None) -> Work:
+        """Work that is accepted and has not begun."""
+        asked = asked or request(chat(sampling=Sampling(seed=1, max_tokens=MAX_TOKENS)))
+        await self.front.prepared(asked)
+        held = await self.allowance.hold(LIMITED, asked)
+        return Work(
+            Accepted(asked, LIMITED, PERMITTED, held),
+            admission=self.admission,
+            allowance=self.allowance,
+            recorder=self.front.recorder,
+        )
+
+    def standing(self) -> Standing:
+        (found,) = [one for one in self.admission.snapshot() if one.tenant == "local"]
+        return found
+
+    async def is_as_before(self) -> bool:
+        """Whether the only place at the engine and the tenant's only request at a time are free."""
+        self.allowance.release(await self.allowance.hold(LIMITED, request()))
+        self.ends.num_released -= 1
+        return self.admission.inside == 0
+
+
+@pytest.fixture
+async def desk(front: MakeFront) -> AsyncIterator[Desk]:
+    async with front(ScriptedEngine("x"), num_running=1) as made:
+        ends = Ends()
+        yield Desk(made, ends, Watched(made.gateway.allowance, ends))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The clock that the engine's time is measured by; `s` is what it shows."""
+    made = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(work_module, "time", SimpleNamespace(monotonic=lambda: made.s))
+    return made
+
+
+# Well ended
+
+
+async def test_an_answer_is_charged_as_counted_and_recorded(desk: Desk, clock: SimpleNamespace) -> None:
+    """The engine's count and time go to the limits and into the receipt, and they are the same."""
+    work = await desk.work()
+    async with work:
+        clock.s += 0.25
+        work.counted(COUNTED)
+    clock.s += 7  # until the disk has answered
+    assert desk.ends == Ends([(COUNTED, 250)])
+    await work.record(b"answer", "stop")
+    assert await desk.is_as_before()
+    (statement,) = await desk.front.receipts()
+    assert desk.front.commits_to(statement, b"answer")
+    assert statement.predicate["answer"]["finish"] == "stop"
+    assert (statement.predicate["request"]["tokens"], statement.predicate["answer"]["tokens"]) == (20, 30)
+    meter = statement.predicate["meter"]
+    assert (meter["engine_ms"], meter["cached_tokens"], meter["micros"]) == (250, 5, 20 + 60)
+    assert desk.ends == Ends([(COUNTED, 250)])
+
+
+async def test_time_in_the_line_is_not_the_engines(desk: Desk, clock: SimpleNamespace) -> None:
+    """Whoever waits pays for what ran, not for what others kept it from."""
+    work = await desk.work()
+    async with desk.admission.turn("other"):
+        working = asyncio.create_task(work.__aenter__())
+        await until(lambda: desk.admission.inside == 2)
+        clock.s += 60
+    await working
+    clock.s += 2
+    await work.__aexit__(None, None, None)
+    assert work.engine_ms == 2_000
+
+
+async def test_its_turn_is_the_tenants_by_weight_and_by_what_is_foreseen(desk: Desk) -> None:
+    """The fair queue knows whose it is, and foresees no more of the answer than it may have."""
+    work = await desk.work(request(chat(sampling=Sampling(seed=1, max_tokens=4))))
+    async with work:
+        standing = desk.standing()
+        assert (standing.tenant, standing.priority, standing.weight, standing.num_running) == ("local", 0, 3, 1)
+    assert desk.standing().service == cost_of(FORESEEN, 4)  # nothing was told: it pays for what was foreseen
+
+
+async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
+    """Priority 1 waits behind those who wait for an answer."""
+    asked = request()
+    held = await desk.allowance.hold(LIMITED, await desk.front.prepared(asked))
+    accepted = Accepted(asked, replace(LIMITED, priority=1), PERMITTED, held)
+    async with Work(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
+        assert desk.standing().priority == 1
+
+
+async def test_the_queue_hears_of_tokens_as_they_come(desk: Desk) -> None:
+    """A long answer counts while it is made, and at its end for what was counted."""
+    work = await desk.work()
+    async with work:
+        served = []
+        for text in ("It", " rains", "."):
+            work.piece(text)
+            served.append(desk.standing().service)
+        assert served == [cost_of(FORESEEN, number) for number in (1, 2, 3)]
+        work.counted(COUNTED)
+    assert desk.standing().service == cost_of(20, 30)
+
+
+# Ended in another way
+
+
+async def fails(work: Work) -> None:
+    raise LOST
+
+
+async def fails_after_counting(work: Work) -> None:
+    work.counted(COUNTED)
+    raise Invalid("it keeps no schema", code="schema_not_kept")
+
+
+async def fails_after_pieces(work: Work) -> None:
+    work.piece("one")
+    work.piece(" two")
+    raise LOST
+
+
+async def fails_as_nobody_foresaw(work: Work) -> None:
+    work.piece("one")
+    raise ZeroDivisionError
+
+
+async def is_cancelled(work: Work) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(1)
+
+
+async def is_cancelled_after_pieces(work: Work) -> None:
+    work.piece("one")
+    await is_cancelled(work)
+
+
+async def is_cancelled_after_counting(work: Work) -> None:
+    work.counted(COUNTED)
+    await is_cancelled(work)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to end: what limits are charged, and what the receipt says."""
+
+    end: Callable[[Work], object]
+    charged: Usage
+    finish: str
+    text: str = ""
+    tokens: tuple[int | None, int | None] = (None, None)
+
+
+CASES = [
+    Case(fails, Usage(FORESEEN, MAX_TOKENS), "error"),
+    Case(fails_after_counting, COUNTED, "error", tokens=(20, 30)),
+    Case(fails_after_pieces, Usage(FORESEEN, 2), "error", "one two", (0, 2)),
+    Case(fails_as_nobody_foresaw, Usage(FORESEEN, 1), "error", "one", (0, 1)),
+    Case(is_cancelled, Usage(FORESEEN, MAX_TOKENS), "cancelled"),
+    Case(is_cancelled_after_pieces, Usage(FORESEEN, 1), "cancelled", "one", (0, 1)),
+    Case(is_cancelled_after_counting, COUNTED, "cancelled", tokens=(20, 30)),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.end.__name__)
+async def test_it_settles_exactly_once_however_it_ends(desk: Desk, clock: SimpleNamespace, case: Case) -> None:
+    """Its place is free, its limits are charged once, one receipt says how far it came, and the error goes on."""
+
+    async def run() -> None:
+        async with await desk.work() as work:
+            clock.s += 0.5
+            await case.end(work)  # type: ignore[misc]
+
+    working = asyncio.create_task(run())
+    with pytest.raises((AllodError, asyncio.CancelledError, ZeroDivisionError)):
+        await working
+    assert desk.ends == Ends([(case.charged, 500)])
+    assert await desk.is_as_before()
+    (statement,) = await desk.front.receipts()
+    predicate = statement.predicate
+    assert (statement.kind, statement.id, predicate["policy"]["decision"]) == (ANSWER, "r1", "permit")
+    assert (predicate["answer"]["finish"], predicate["meter"]["engine_ms"]) == (case.finish, 500)
+    assert (predicate["request"]["tokens"], predicate["answer"]["tokens"]) == case.tokens
+    assert desk.front.commits_to(statement, chat_answer(case.text))
+
+
+async def test_a_client_that_is_gone_ends_it_too(desk: Desk) -> None:
+    """A stream that nobody reads on is closed: what was sent is charged and noted."""
+
+    async def stream() -> AsyncGenerator[str, None]:
+        async with await desk.work() as work:
+            for text in ("one", " two", " three"):
+                work.piece(text)
+                yield text
+
+    async with aclosing(stream()) as answer:
+        await anext(answer)
+        await anext(answer)
+    assert [usage for usage, _ in desk.ends.settled] == [Usage(FORESEEN, 2)]
+    assert await desk.is_as_before()
+    (statement,) = await desk.front.receipts()
+    assert (statement.predicate["answer"]["finish"], statement.predicate["answer"]["tokens"]) == ("cancelled", 2)
+
+
+async def test_an_embedding_that_fails_is_charged_for_its_text_alone(desk: Desk) -> None:
+    """It has no answer that could have been long."""
+    with suppress(Unavailable):
+        async with await desk.work(request(Embed("m", ("x" * 30,)))):
+            raise LOST
+    assert [usage for usage, _ in desk.ends.settled] == [Usage(10, 0)]
+
+
+async def test_a_receipt_that_cannot_be_made_changes_no_charge(desk: Desk) -> None:
+    """The log is gone; limits were charged when the engine was done, and are charged no more."""
+    await asyncio.to_thread(desk.front.writer.close)
+    work = await desk.work()
+    async with work:
+        work.counted(COUNTED)
+    with pytest.raises(Unavailable):
+        await work.record(b"answer", "stop")
+    with pytest.raises(Unavailable, match="gone"):
+        async with await desk.work():
+            raise LOST
+    assert [usage for usage, _ in desk.ends.settled] == [COUNTED, Usage(FORESEEN, MAX_TOKENS)]
+    assert await desk.is_as_before()
+
+
+# Never begun
+
+
+@asynccontextmanager
+async def waiting(desk: Desk) -> AsyncIterator[asyncio.Task[Work]]:
+    """Work that waits in the line while another has the only place."""
+    work = await desk.work()
+    async with desk.admission.turn("other"):
+        task = asyncio.create_task(work.__aenter__())
+        await until(lambda: desk.admission.inside == 2)
+        yield task
+
+
+async def test_a_wait_that_is_cancelled_is_released(desk: Desk) -> None:
+    """Nothing ran, so nothing is charged and nothing is noted."""
+    async with waiting(desk) as task:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert desk.ends == Ends([], num_released=1)
+    assert await desk.is_as_before()
+    assert await desk.front.receipts() == []
+
+
+async def test_a_wait_that_is_cancelled_as_its_turn_comes_is_released(desk: Desk) -> None:
+    """The place goes on to whoever is next, and nothing is charged."""
+    async with waiting(desk) as task:
+        pass  # the other's place goes to it, and it has not woken yet
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert desk.ends == Ends([], num_released=1)
+    assert await desk.is_as_before()
+    assert await desk.front.receipts() == []
+
+
+async def test_who_finds_no_room_in_the_line_is_released(front: MakeFront) -> None:
+    """429 costs nothing, and the tenant may try again at once."""
+    async with front(ScriptedEngine("x"), num_running=1, num_waiting=0) as made:
+        ends = Ends()
+        desk = Desk(made, ends, Watched(made.gateway.allowance, ends))
+        async with desk.admission.turn("other"):
+            for number in range(3):
+                with pytest.raises(Unavailable) as caught:
+                    await (await desk.work()).__aenter__()
+                assert caught.value.code == "overloaded"
+                assert ends == Ends([], num_released=number + 1)
+        assert await desk.is_as_before()
+        assert await made.receipts() == []
