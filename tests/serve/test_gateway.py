@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from tests.serve.conftest import (
     CALLER,
+    NATION,
     Ask,
     MakeFront,
     ScriptedEngine,
@@ -25,9 +27,15 @@ from tests.serve.conftest import (
 )
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
-from allod.core.requests import Completion, Embeddings, Piece, Tool, Usage
+from allod.core.labels import Label
+from allod.core.requests import Completion, Embed, Embeddings, Piece, Request, Tool, Usage
 from allod.core.statements import ANSWER, REFUSAL
+from allod.govern.keys import Caller
+from allod.govern.policy_asked import Model, Site
+from allod.govern.tenants import Quota
 from allod.prove.segment import FileCalls
+from allod.serve.gateway import Gateway
+from allod.serve.salts import cache_salt
 
 CLOCK = Tool("clock", "The time", {"type": "object"})
 
@@ -61,6 +69,132 @@ def disk() -> Iterator[SlowDisk]:
 
 def committed(text: str) -> bytes:
     return Completion(text, "stop", Usage()).committed_bytes()
+
+
+Way = Callable[[Gateway, Caller, Request], Coroutine[Any, Any, Label]]
+
+
+async def whole(gateway: Gateway, caller: Caller, asked: Request) -> Label:
+    return (await gateway.answer(caller, asked)).label
+
+
+async def in_pieces(gateway: Gateway, caller: Caller, asked: Request) -> Label:
+    found = await gateway.stream(caller, asked)
+    async with aclosing(found.value) as answer:
+        async for _ in answer:
+            pass
+    return found.label
+
+
+async def as_vectors(gateway: Gateway, caller: Caller, asked: Request) -> Label:
+    embed = Embed("m", (asked.task.text,))
+    return (await gateway.embed(caller, replace(asked, task=embed), write_body)).label
+
+
+@pytest.fixture(params=[whole, in_pieces, as_vectors])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each way to ask, for whoever asks; what comes of it is the answer's label."""
+    return cast(Way, request.param)
+
+
+def limited(**quota: int) -> Caller:
+    return replace(CALLER, tenant=replace(CALLER.tenant, quota=Quota(**quota)))
+
+
+def noted(order: list[str], name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    """`real`, and its name in `order` whenever it is called."""
+
+    def call(*words: Any, **named: Any) -> Any:
+        order.append(name)
+        return real(*words, **named)
+
+    return call
+
+
+def about_a_person(**changes: Any) -> Request:
+    """A question whose text holds an NHS number, one of those reserved for tests."""
+    return request(chat(messages=({"role": "user", "content": "Who has 943 476 5919?"},)), **changes)
+
+
+# The order of the steps
+
+
+async def test_the_steps_come_in_the_order_of_their_numbers(
+    front: MakeFront, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3 label, 4 decide, 5 hold what the limits allow and take a turn, 7 generate, 9 record: each once."""
+    order: list[str] = []
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        gateway = made.gateway
+        generate = "embed" if way is as_vectors else "stream"
+        for part, name in (
+            (gateway.controls, "label"),
+            (gateway.recorder, "prepare"),
+            (gateway.controls, "decide"),
+            (gateway.allowance, "hold"),
+            (gateway.admission, "turn"),
+            (engine, generate),
+            (gateway.allowance, "settle"),
+            (gateway.recorder, "record_answer"),
+        ):
+            monkeypatch.setattr(part, name, noted(order, name, getattr(part, name)))
+        await way(gateway, CALLER, request())
+    assert order == ["label", "prepare", "decide", "hold", "turn", generate, "settle", "record_answer"]
+
+
+# Step 3 before step 4
+
+
+async def test_what_a_text_holds_is_decided_on(front: MakeFront, way: Way) -> None:
+    """3 before 4: a person's number calls for a marking that nobody declared, and the policy is asked about that."""
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        with pytest.raises(Denied, match="needs-a-sealed-engine"):
+            await way(made.gateway, CALLER, about_a_person())
+        (statement,) = await made.receipts()
+    assert (statement.kind, engine.asked) == (REFUSAL, [])
+    assert statement.predicate["policy"]["label"]["markings"] == ["PERSONAL DATA"]
+
+
+async def test_what_the_model_was_made_from_is_decided_on(front: MakeFront, ask: Ask) -> None:
+    """A harmless question to a model that learned from SECRET texts is a SECRET one."""
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        made.gateway.controls.model = Model("m", NATION.label("SECRET"))
+        with pytest.raises(Denied, match="above-accreditation"):
+            await ask(made.gateway, request())
+        (statement,) = await made.receipts()
+    assert (statement.predicate["policy"]["label"]["tier"], engine.asked) == ("SECRET", [])
+
+
+async def test_an_answers_label_covers_all_that_went_into_it(front: MakeFront, way: Way) -> None:
+    """The declared label, the model's, and what the text holds: on the answer and in its receipt."""
+    declared = NATION.label("SECRET", purposes=["research"])
+    model = NATION.label(markings=["COMMERCIAL"], jurisdictions=["GB"])
+    expected = declared.join(model).join(NATION.label(markings=["PERSONAL DATA"]))
+    async with front(ScriptedEngine("x")) as made:
+        made.gateway.controls.model = Model("m", model)
+        made.gateway.controls.site = lambda: Site("north", "GB", NATION.tiers[-1], "sealed")
+        label = await way(made.gateway, CALLER, about_a_person(label=declared))
+        (statement,) = await made.receipts()
+    assert label == expected
+    assert statement.predicate["policy"]["label"] == expected.as_json()
+
+
+async def test_while_a_control_is_in_doubt_nothing_is_done(front: MakeFront, ask: Ask) -> None:
+    """No answer, no refusal, no place and nothing of the limits taken; when it works again, so does the gateway."""
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        gateway = made.gateway
+        gateway.controls.report("ledger", Unavailable("behind", code="tenants_unavailable"))
+        for asked in (request(), request(tier="SECRET")):
+            with pytest.raises(Unavailable, match="behind"):
+                await ask(gateway, asked)
+        assert (gateway.admission.inside, gateway.admission.snapshot(), engine.asked) == (0, [], [])
+        gateway.controls.report("ledger", None)
+        await ask(gateway, request(id="r2"))
+        assert [statement.id for statement in await made.receipts()] == ["r2"]
 
 
 # Step 4 before step 5
@@ -104,7 +238,87 @@ async def test_a_refusal_that_cannot_be_recorded_is_unavailable(front: MakeFront
     assert engine.asked == []
 
 
+async def test_what_is_forbidden_is_refused_though_the_limit_is_reached(front: MakeFront, way: Way) -> None:
+    """4 before 5: a refusal has its receipt whatever the quota says, and takes nothing of it."""
+    caller = limited(requests_per_minute=1)
+    async with front(ScriptedEngine("x")) as made:
+        for number in range(3):
+            with pytest.raises(Denied):
+                await way(made.gateway, caller, request(id=f"no{number}", tier="SECRET"))
+        await way(made.gateway, caller, request(id="yes"))
+        with pytest.raises(Denied):
+            await way(made.gateway, caller, request(id="no3", tier="SECRET"))
+        assert [statement.id for statement in await made.receipts()] == ["no0", "no1", "no2", "yes", "no3"]
+
+
 # Step 5
+
+
+async def test_a_reached_limit_leaves_no_receipt_and_takes_no_turn(front: MakeFront, way: Way) -> None:
+    """429 with the time to come back; the engine never hears of it."""
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        caller = limited(requests_per_minute=1)
+        await way(made.gateway, caller, request(id="r1"))
+        for number in range(3):
+            with pytest.raises(Unavailable) as caught:
+                await way(made.gateway, caller, request(id=f"no{number}"))
+            assert (caught.value.code, made.gateway.admission.inside) == ("rate_limited", 0)
+            assert caught.value.retry_after_s
+        assert [statement.id for statement in await made.receipts()] == ["r1"]
+    assert len(engine.asked) == 1
+
+
+async def test_a_limit_is_met_before_the_line(front: MakeFront, way: Way) -> None:
+    """Quota before turn: who is over its limit is told that, though there would be no room for it either."""
+    async with front(ScriptedEngine("x"), num_running=1, num_waiting=0) as made:
+        caller = limited(requests_per_minute=1)
+        await way(made.gateway, caller, request())
+        async with made.gateway.admission.turn("other"):
+            with pytest.raises(Unavailable) as caught:
+                await way(made.gateway, caller, request())
+    assert caught.value.code == "rate_limited"
+
+
+async def test_who_finds_the_line_full_keeps_its_limit(front: MakeFront, way: Way) -> None:
+    """What was held for a turn that never came is given back: the one request of the minute is still there."""
+    async with front(ScriptedEngine("x"), num_running=1, num_waiting=0) as made:
+        caller = limited(requests_per_minute=1, concurrent=1)
+        async with made.gateway.admission.turn("other"):
+            for _ in range(3):
+                with pytest.raises(Unavailable, match="too many requests are waiting"):
+                    await way(made.gateway, caller, request())
+        await way(made.gateway, caller, request())
+
+
+async def test_one_at_a_time_is_one_until_it_ends(front: MakeFront, way: Way) -> None:
+    """The second is refused while the first runs, and let in when it is over."""
+    engine = ScriptedEngine("x")
+    engine.gate.clear()
+    async with front(engine) as made:
+        caller = limited(concurrent=1)
+        first = asyncio.create_task(way(made.gateway, caller, request(id="r1")))
+        await until(lambda: len(engine.asked) == 1)
+        with pytest.raises(Unavailable) as caught:
+            await way(made.gateway, caller, request(id="r2"))
+        assert caught.value.code == "rate_limited"
+        engine.gate.set()
+        await first
+        await way(made.gateway, caller, request(id="r3"))
+
+
+async def test_the_turn_is_the_callers_tenants(front: MakeFront, way: Way) -> None:
+    """With its weight and its priority: shares are the tenants', not the keys'."""
+    engine = ScriptedEngine("x")
+    engine.gate.clear()
+    async with front(engine) as made:
+        caller = replace(CALLER, tenant=replace(CALLER.tenant, weight=7, priority=1))
+        asking = asyncio.create_task(way(made.gateway, caller, request()))
+        await until(lambda: len(engine.asked) == 1)
+        (standing,) = made.gateway.admission.snapshot()
+        assert (standing.tenant, standing.weight, standing.priority) == ("local", 7, 1)
+        engine.gate.set()
+        await asking
 
 
 async def test_an_overloaded_request_leaves_no_receipt(front: MakeFront, ask: Ask) -> None:
@@ -182,6 +396,27 @@ async def test_nothing_is_asked_of_the_engine_that_could_not_be_recorded(
 
 
 # Steps 7 and 8
+
+
+async def test_salts_differ_by_tenant_and_by_label(front: MakeFront, ask_chat: Ask) -> None:
+    """What one tenant asked speeds up nobody else, and nothing under another label: also one that the text made."""
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        made.gateway.controls.site = lambda: Site("north", "GB", NATION.tiers[-1], "sealed")
+        for asked in (
+            request(id="r0"),
+            request(chat(messages=({"role": "user", "content": "What else?"},)), id="r1"),
+            replace(request(id="r2"), tenant="other"),
+            request(id="r3", tier="SECRET"),
+            request(id="r4", label=NATION.label(markings=["SENSITIVE"])),
+            about_a_person(id="r5"),
+            request(id="r6", label=NATION.label(markings=["PERSONAL DATA"])),
+        ):
+            await ask_chat(made.gateway, asked)
+    same, again, *others = engine.salts
+    assert same == again == cache_salt(bytes(32), "local", NATION.lowest)  # under the realm's own secret
+    assert len({same, *others}) == 5
+    assert others[-1] == others[-2]  # declared or found, it is one label
 
 
 async def test_pieces_come_as_they_are_made(front: MakeFront) -> None:
