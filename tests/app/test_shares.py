@@ -80,6 +80,9 @@ def test_changes_of_tenants_are_seen(office: Office) -> None:
     assert [(one.tenant.id, one.tenant.weight) for one in office.read().shown] == [("a", 9), ("b", 1)]
     office.tenant("a", archived_ms=NOW_MS)
     assert [one.tenant.id for one in office.read().shown] == ["b"]
+    vars(office.store).update(vars(MemoryStore()))
+    office.tenant("c")
+    assert [one.tenant.id for one in office.read().shown] == ["c"]
 
 
 def test_every_limit_is_shown_with_its_use(office: Office) -> None:

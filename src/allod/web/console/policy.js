@@ -62,7 +62,7 @@ function inForce({ in_force: now, digest }) {
       time(now.at_ms),
       `, set by ${whoWords(now.who)}`,
     ),
-    now.note ? make("p", {}, now.note) : null,
+    now.note ? make("p", {}, `Why: ${now.note}`) : null,
     make("p", { class: "hint" }, "Every receipt names the policy that decided: ", make("code", {}, digest)),
   );
 }
