@@ -17,6 +17,7 @@ from allod.govern.ledger import Ledger
 from allod.govern.policy import Policy
 from allod.govern.quotas import Quotas
 from allod.govern.store import TenantStore
+from allod.govern.tenants import ORGANIZATION_MICROS, organization
 from allod.prove.daykeys import DayKeys
 from allod.prove.log import Log, open_log
 from allod.prove.trust import trust_text
@@ -48,6 +49,7 @@ def open_realm(settings: Settings) -> Opened:
     """
     home = Home(settings.home)
     nation = settings_module.load_nation(settings.realm.nation, home=settings.home)
+    tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
     with ExitStack() as resources:
         store = resources.enter_context(closing(open_store(settings)))
         policies = Policies(settings.home, nation, realm=settings.realm.name)
@@ -61,11 +63,11 @@ def open_realm(settings: Settings) -> Opened:
         meter.catch_up()
         quotas = Quotas(store, gateway=settings.origin)
         if not settings.tenants.database:  # no other gateway holds slices of it
-            quotas.reclaim(store.changes_since(0).tenants, now_ms())
+            together = organization(store.setting(ORGANIZATION_MICROS))
+            quotas.reclaim((*store.changes_since(0).tenants, *([together] if together else [])), now_ms())
         return Opened(
-            resources=resources.pop_all(),
             nation=nation,
-            tier=nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0],
+            tier=tier,
             store=store,
             quotas=quotas,
             policies=policies,
@@ -75,4 +77,5 @@ def open_realm(settings: Settings) -> Opened:
             meter=meter,
             trust=trust,
             salt_secret=home.salt_secret(),
+            resources=resources.pop_all(),  # last, after all that may fail
         )
