@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from allod.app.home import Home, now_ms
 from allod.core.canonical import sha256_hex
-from allod.core.errors import AllodError, Invalid
+from allod.core.errors import Invalid
 from allod.govern.keys import read_or_make_key
 from allod.govern.store import TenantStore
 from allod.govern.stores.sqlite import sqlite_store
@@ -33,7 +33,7 @@ def open_store(settings: Settings) -> TenantStore:
     store = _opened(settings)
     try:
         _make_first_tenant(store, settings)
-    except AllodError:
+    except BaseException:
         store.close()
         raise
     return store
@@ -92,7 +92,7 @@ def _keep(store: TenantStore, key_id: str, secret: str, name: str, at_ms: int) -
         kept = Key(key_id, tenant_id, name, digest, secret[-4:], at_ms, is_admin=is_admin)
         store.put_key(kept, _event("api_key.created", at_ms, tenant_id, key_id))
     if kept.digest != digest:
-        changed = replace(kept, digest=digest, hint=secret[-4:], created_ms=at_ms, revoked_ms=None)
+        changed = replace(kept, digest=digest, hint=secret[-4:], created_ms=at_ms, expires_ms=None, revoked_ms=None)
         store.put_key(changed, _event("api_key.updated", at_ms, kept.tenant_id, key_id))
 
 
