@@ -8,7 +8,7 @@ from __future__ import annotations
 from allod.app.home import Home
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.ledger import Ledger
-from allod.govern.store import TenantStore
+from allod.govern.store import Position, TenantStore
 from allod.prove.daykeys import DayKeys
 from allod.prove.log import Log, open_log
 from allod.prove.segment import MAGIC, Batches
@@ -41,13 +41,13 @@ class DayNames:
         """Whether there was anything to read: names of today's new tenants and keys come in with their first use."""
         if day in self._read:
             return False
-        self._read.add(day)
         everything = self._store.changes_since(0)
         keys_of: dict[str, list[str]] = {tenant.id: [] for tenant in everything.tenants}
         for key in everything.keys:
             if key.tenant_id is not None:
                 keys_of.setdefault(key.tenant_id, []).append(key.id)
         self._day_keys.read_day(day, keys_of)
+        self._read.add(day)  # not before: what failed is tried again
         return True
 
 
@@ -61,7 +61,8 @@ class Meter:
     def catch_up(self) -> int:
         """Charge everything durable that has not been charged; how many receipts that was.
 
-        Raises Unavailable: the store's reason, or `ledger_ahead` where the ledger has charged more than the log holds.
+        Raises Unavailable: the store's reason, `ledger_ahead` where the ledger has charged more than the log holds, or
+        `log_short` and `log_unavailable` where the log's segment or the day keys cannot be read.
         """
         position, size = self._ledger.position(), self._log.head.size
         if position.num_entries > size:
@@ -72,6 +73,12 @@ class Meter:
             )
         if position.num_entries == size:
             return 0
+        try:
+            return self._charge(position, size)
+        except OSError as error:
+            raise Unavailable(f"the log cannot be charged ({error.strerror})", code="log_unavailable") from error
+
+    def _charge(self, position: Position, size: int) -> int:
         num_charged = 0
         with self._log.segment_path.open("rb") as file:
             number = position.num_entries
