@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from allod.app.home import now_ms
 from allod.app.opening import Opened
-from allod.core.errors import AllodError
+from allod.core.errors import AllodError, Unavailable
 from allod.govern.keys import KeyRing
 from allod.govern.tenants import ORGANIZATION_MICROS, organization
 from allod.serve.allowance import Allowance
@@ -35,6 +36,7 @@ class Upkeep:
         self._allowance = allowance
         self._ending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._threads = ThreadPoolExecutor(4, "allod-upkeep")  # nobody's request can keep these from being current
 
     async def start(self) -> None:
         """Read the keys, and begin. Raises Unavailable if they cannot be read."""
@@ -54,14 +56,18 @@ class Upkeep:
             await asyncio.to_thread(self._charge)
         with suppress(AllodError):
             await asyncio.to_thread(self._opened.quotas.close)
+        self._threads.shutdown()
 
     async def _repeat(self, control: str, work: Callable[[], object], every_s: float) -> None:
         while not await self._is_ending(every_s):
             try:
-                await asyncio.to_thread(work)
+                await asyncio.get_running_loop().run_in_executor(self._threads, work)
             except AllodError as error:
                 if self._controls.report(control, error):
                     logger.warning("%s: %s", control, error.message)
+            except Exception as error:  # a loop that ended would leave its control unwatched
+                if self._controls.report(control, Unavailable(f"{control} cannot be checked", code="internal")):
+                    logger.warning("%s: failed", control, exc_info=error)
             else:
                 if self._controls.report(control, None):
                     logger.warning("%s: works again", control)
