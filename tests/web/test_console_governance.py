@@ -201,7 +201,12 @@ def test_a_busy_engine_is_shown_by_tenant(visit: Visit, office: Office) -> None:
 def test_shares_are_read_only_while_somebody_looks(visit: Visit, office: Office) -> None:
     """A hidden tab, and another page, ask the gateway for nothing."""
     asked: list[str] = []
-    visit.page.on("request", lambda request: "/governance/shares" in request.url and asked.append(request.url))
+
+    def note(request: Any) -> None:
+        if "/governance/shares" in request.url:
+            asked.append(request.url)
+
+    visit.page.on("request", note)
     visit.open("Tenants", office.admin_key)
     expect(visit.page.get_by_text("Read at")).to_be_visible()
     visit.page.evaluate("Object.defineProperty(document, 'hidden', { get: () => window.isHidden ?? false })")

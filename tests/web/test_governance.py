@@ -74,7 +74,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
 @pytest.mark.parametrize("path", PATHS)
 def test_only_an_administrator_may_read(office: Office, path: str) -> None:
     """A key for use is told what it is; no key at all is told nothing."""
-    body = {} if path == "explain" else None
+    body: dict[str, str] | None = {} if path == "explain" else None
     status, answer = office.send(f"/v1/governance/{path}", body, key=office.gateway.key)
     assert (status, answer["error"]["code"]) == (403, "wrong_kind_of_key")
     assert office.send(f"/v1/governance/{path}", body, key="allod-admin-wrong")[0] == 401
