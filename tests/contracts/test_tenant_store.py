@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,6 +46,37 @@ def test_a_put_replaces(store: TenantStore) -> None:
     assert [one.weight for one in store.tenants()] == [2]
     assert [one.name for one in store.accounts("one")] == ["other"]
     assert [one.name for one in store.keys(tenant_id="one")] == ["other"]
+
+
+def test_what_was_ended_stays_ended(store: TenantStore) -> None:
+    """A change made from what was read before a revocation or an archiving is refused, whole: it would undo it."""
+    put(store, tenant(), key())
+    read_tenant, read_key = store.tenant("one"), store.key("key_1")
+    put(store, replace(read_tenant, archived_ms=5), replace(read_key, revoked_ms=5))
+    before = (store.changes_since(0), store.events())
+    assert refused(lambda: put(store, replace(read_tenant, weight=7))) == ("conflict", "archived_ms")
+    assert refused(lambda: put(store, replace(read_key, scope=Scope(frozenset())))) == ("conflict", "revoked_ms")
+    assert (store.changes_since(0), store.events()) == before
+    assert (store.tenant("one").archived_ms, store.key("key_1").revoked_ms) == (5, 5)
+
+
+def test_what_was_ended_can_be_changed(store: TenantStore) -> None:
+    """As long as it stays ended; and a revoked key may be made anew with another secret, which opens anew."""
+    put(store, tenant(), key())
+    put(store, tenant(archived_ms=5), key(revoked_ms=5))
+    put(store, tenant(archived_ms=5, weight=7), key(revoked_ms=6, name="other"))
+    assert (store.tenant("one").weight, store.key("key_1").name) == (7, "other")
+    put(store, key(digest="f" * 64))
+    assert store.key("key_1").revoked_ms is None
+
+
+def test_deleting_an_account_is_not_undone(store: TenantStore) -> None:
+    """The keys that it revoked stay revoked, whoever had read them before."""
+    put(store, tenant(), account(), key(account_id="svc_1"))
+    read = store.key("key_1")
+    store.delete_account("one", "svc_1", event(at_ms=7))
+    assert refused(lambda: put(store, replace(read, name="other"))) == ("conflict", "revoked_ms")
+    assert store.key("key_1").revoked_ms == 7
 
 
 def test_changes_are_told_once(store: TenantStore) -> None:

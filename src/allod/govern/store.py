@@ -110,7 +110,8 @@ class TenantStore(Protocol):
         ...
 
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
-        """Insert or replace it, with its audit event."""
+        """Insert or replace it, with its audit event. What is archived stays archived: Invalid (`conflict`) for a
+        tenant that is not, since it was read before."""
         ...
 
     def account(self, tenant_id: str, account_id: str) -> Account:
@@ -140,7 +141,8 @@ class TenantStore(Protocol):
         ...
 
     def put_key(self, key: Key, event: Event) -> None:
-        """Insert or replace it. It stays with its tenant, and no two have one digest (Invalid `key_exists`)."""
+        """Insert or replace it. It stays with its tenant, and no two have one digest (Invalid `key_exists`). What is
+        revoked stays revoked: Invalid (`conflict`) for a key that is not, unless its digest is a new one."""
         ...
 
     def events(

@@ -58,6 +58,8 @@ class MemoryStore:
 
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
         with self._changing(event) as number:
+            if tenant.id in self._tenants:
+                rules.check_tenant_change(self._tenants[tenant.id], tenant)
             self._tenants[tenant.id] = tenant
             _note(self._tenant_versions, tenant.id, number)
 
@@ -109,6 +111,8 @@ class MemoryStore:
             old = self._keys.get(key.id)
             if old is not None and old.tenant_id != key.tenant_id:
                 raise rules.not_found("key", "key_id")
+            if old is not None:
+                rules.check_key_change(old, key)
             if key.tenant_id is not None:
                 self.tenant(key.tenant_id)
                 if key.account_id is not None and (old is None or old.account_id != key.account_id):

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid
 from allod.govern.store import GROUPS, MINUTE_MS, Position
+from allod.govern.tenants import Key, Tenant
 
 MAX_PAGE = 1000
 MAX_SETTING = 16384  # characters
@@ -21,6 +22,18 @@ def not_found(what: str, param: str) -> Invalid:
 def exists(what: str, param: str) -> Invalid:
     """The answer to a second one where there can be one only."""
     return Invalid(f"there is such a {what} already", code=f"{what}_exists", param=param)
+
+
+def check_tenant_change(old: Tenant, new: Tenant) -> None:
+    """Raise Invalid for a change made from what was read before the tenant was archived."""
+    if old.archived_ms is not None and new.archived_ms is None:
+        raise _conflict("the tenant was archived", "archived_ms")
+
+
+def check_key_change(old: Key, new: Key) -> None:
+    """Raise Invalid for a change made from what was read before the key was revoked. A new digest is a new secret."""
+    if old.revoked_ms is not None and new.revoked_ms is None and new.digest == old.digest:
+        raise _conflict("the key was revoked", "revoked_ms")
 
 
 def check_page(limit: int) -> None:
@@ -89,3 +102,12 @@ def storable(number: int | None) -> int | None:
 def first_minute(at_ms: int) -> int:
     """The first minute that begins at that time or later; the nearest that a database can compare with."""
     return max(-MAX_SAFE_INTEGER, min(-(-at_ms // MINUTE_MS), MAX_SAFE_INTEGER))
+
+
+def _conflict(what: str, param: str) -> Invalid:
+    return Invalid(
+        f"{what}, and this change would undo it",
+        code="conflict",
+        param=param,
+        hint="read it again: somebody ended it in the meantime, and what was ended stays so",
+    )

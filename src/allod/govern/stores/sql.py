@@ -62,6 +62,8 @@ class SqlStore(SqlLedger):
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
         """See `TenantStore.put_tenant`."""
         with self._changing(event) as (run, number):
+            for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id):
+                rules.check_tenant_change(tenant_from(body), tenant)
             run(
                 "INSERT INTO tenants (id, changed, is_archived, body) VALUES (:id, :changed, :is_archived, :body) "
                 "ON CONFLICT (id) DO UPDATE "
@@ -140,6 +142,8 @@ class SqlStore(SqlLedger):
             old = [key_from(body) for (body,) in run("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
             if any(one.tenant_id != key.tenant_id for one in old):
                 raise rules.not_found("key", "key_id")
+            for one in old:
+                rules.check_key_change(one, key)
             if key.tenant_id is not None:
                 _tenant(run, key.tenant_id)
                 if key.account_id is not None and all(one.account_id != key.account_id for one in old):
