@@ -50,11 +50,11 @@ def open_realm(settings: Settings) -> Opened:
     home = Home(settings.home)
     nation = settings_module.load_nation(settings.realm.nation, home=settings.home)
     tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
+    signing_key = home.signing_key(settings.origin)
     with ExitStack() as resources:
         store = resources.enter_context(closing(open_store(settings)))
         policies = Policies(settings.home, nation, realm=settings.realm.name)
         policies.set_default(now_ms=now_ms())
-        signing_key = home.signing_key(settings.origin)
         trust = trust_text(signing_key.verifier, policies.key().verifier)
         write_whole(home.trust, trust)
         log = resources.enter_context(closing(open_log(home.receipts, signing_key)))
