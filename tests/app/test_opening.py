@@ -1,0 +1,288 @@
+"""Opening a realm: made on first use, found again afterwards, and let go of whole if any step fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.govern.test_ledger import RECEIPT
+
+from allod.app import opening as opening_module
+from allod.app.home import Home, load_settings, now_ms
+from allod.app.opening import Opened, open_realm
+from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.statements import MeterPart, statement_bytes
+from allod.govern.policy import default_text
+from allod.govern.quotas import Cost, NeedsLease, Reservation
+from allod.govern.store import Position
+from allod.govern.stores.memory import MemoryStore
+from allod.govern.stores.sqlite import sqlite_store
+from allod.govern.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
+from allod.prove.commitments import day_of
+from allod.prove.log import Entry
+from allod.settings import Settings, Tenants
+
+OWN_TEXT = (
+    default_text() + '\n@id("none-for-b")\n@reason("Not b.")\nforbid (principal in Tenant::"b", action, resource);\n'
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path / "home")
+
+
+@contextmanager
+def opened(made: Settings) -> Iterator[Opened]:
+    found = open_realm(made)
+    with found.resources:
+        yield found
+
+
+def num_open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def event() -> Event:
+    return Event(new_id("audit_log-"), 1, "project.updated", "test")
+
+
+def write_receipts(found: Opened, num: int) -> None:
+    """Receipts of the local tenant's, durable and not charged."""
+    entries = []
+    start_ms = now_ms()
+    day = day_of(start_ms)
+    for number in range(num):
+        key = found.day_keys.use(LOCAL, day)
+        meter = MeterPart(found.day_keys.key_name(LOCAL, day, "key_1"), engine_ms=5, micros=7)
+        receipt = replace(
+            RECEIPT, id=f"r{number}", start_ms=start_ms, end_ms=start_ms, tenant=key.pseudonym, meter=meter
+        )
+        entries.append(Entry(statement_bytes(receipt), receipt.id))
+    found.log.append(entries)
+
+
+def spend(found: Opened, tenant: Tenant, micros: int) -> Reservation:
+    """Hold so many millionths of the tenant's, leased as they must be."""
+    for _ in range(3):
+        one = found.quotas.reserve(tenant, model="m", tokens=1, now_ms=now_ms(), cost=Cost(micros=micros))
+        if isinstance(one, Reservation):
+            return one
+        found.quotas.lease(one)
+    raise AssertionError("nothing was leased")
+
+
+# Well opened
+
+
+def test_everything_is_made_on_first_use(settings: Settings) -> None:
+    """A policy in force, an empty log, the local tenant; its lowest tier and no label above it."""
+    with opened(settings) as found:
+        assert found.policy.text == default_text()
+        assert (found.log.head.size, found.log.origin) == (0, settings.origin)
+        assert found.store.tenant(LOCAL).archived_ms is None
+        assert found.tier == found.nation.tiers[0]
+        assert len(found.salt_secret) == 32
+        assert found.meter.catch_up() == 0
+
+
+def test_a_later_opening_finds_what_was_there(settings: Settings) -> None:
+    """The same keys, the same secret, the same policy, and one version of it in its history."""
+    with opened(settings) as first:
+        told = first.trust, first.salt_secret, first.policy.digest
+        keys = first.store.changes_since(0)
+    with opened(settings) as again:
+        assert (again.trust, again.salt_secret, again.policy.digest) == told
+        assert again.store.changes_since(0) == keys
+        assert len(again.policies.history().versions) == 1
+
+
+def test_a_policy_of_the_realms_own_stays_in_force(settings: Settings) -> None:
+    """The built-in one is for a realm that never had any; a restart does not bring it back."""
+    with opened(settings) as first:
+        first.policies.set(OWN_TEXT, who="test", now_ms=now_ms(), even_so=True)
+    with opened(settings) as again:
+        assert again.policy.text == OWN_TEXT
+
+
+def test_what_may_be_trusted_is_told_outside(settings: Settings) -> None:
+    """Both logs' keys, in the file that is handed to whoever verifies; made again if it was lost."""
+    with opened(settings) as found:
+        trust = found.trust
+        assert found.log.verifier_key in trust
+        assert found.policies.key().verifier_key in trust
+    file = Home(settings.home).trust
+    assert file.read_text() == trust
+    file.unlink()
+    with opened(settings):
+        assert file.read_text() == trust
+
+
+@pytest.mark.parametrize("tier", ["OFFICIAL", "SECRET", "TOP SECRET"])
+def test_the_site_may_handle_what_its_settings_say(settings: Settings, tier: str) -> None:
+    """By the nation's own word."""
+    with opened(replace(settings, realm=replace(settings.realm, tier=tier))) as found:
+        assert found.tier.name == tier
+
+
+def test_the_ledger_has_caught_up(settings: Settings) -> None:
+    """What was answered before a kill counts against limits before anything else is answered."""
+    with opened(settings) as first:
+        write_receipts(first, 5)
+        assert first.store.position(settings.origin) is None
+    with opened(settings) as again:
+        assert (again.store.position(settings.origin) or Position(0, 0)).num_entries == 5
+        totals = again.store.used(tenant_id=LOCAL, since_ms=0, until_ms=2**53 - 1)
+        assert (totals.requests, totals.micros) == (5, 35)
+        assert again.meter.catch_up() == 0
+
+
+# What an earlier run had leased
+
+
+@pytest.mark.parametrize("whose", ["tenant", "organization"])
+def test_what_a_killed_run_had_leased_is_found_again(settings: Settings, whose: str) -> None:
+    """A budget for a month is not lost with the gateway that held a part of it: only what receipts charge is gone."""
+    limited = organization("1000")
+    assert limited is not None
+    if whose == "tenant":
+        limited = Tenant("b", "B", 1, budgets=(Budget("month", micros=1000),))
+    with opened(settings) as first:
+        if whose == "tenant":
+            first.store.put_tenant(limited, event())
+        else:
+            first.store.put_setting(ORGANIZATION_MICROS, "1000", event())
+        spend(first, limited, 1000)
+        write_receipts(first, 0 if whose == "tenant" else 3)  # of another tenant: 21 millionths of all tenants'
+    with opened(settings) as again:
+        spend(again, limited, 1000 if whose == "tenant" else 979)
+
+
+def test_what_other_gateways_hold_is_left_to_them(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a shared database nobody can tell a killed gateway's slice from that of one that is about to spend it."""
+    store = MemoryStore()
+    monkeypatch.setattr(opening_module, "open_store", lambda settings: store)
+    shared = replace(settings, tenants=Tenants(database="postgresql://db.example/allod"))
+    limited = Tenant("b", "B", 1, budgets=(Budget("month", micros=1000),))
+    store.put_tenant(limited, event())
+    with opened(shared) as first:
+        spend(first, limited, 1000)
+    with opened(shared) as again:
+        needed = again.quotas.reserve(limited, model="m", tokens=1, now_ms=now_ms(), cost=Cost(micros=1))
+        assert isinstance(needed, NeedsLease)
+        with pytest.raises(Unavailable):
+            again.quotas.lease(needed)
+
+
+# Badly opened
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def is_ahead(home: Path) -> None:
+    store = sqlite_store(home / "tenants.sqlite")
+    store.charge(f"{(home / 'realm').read_text().strip()}/receipts/local", Position(10**6, 10**9), [])
+    store.close()
+
+
+def hide(directory: Path) -> None:
+    for file in directory.iterdir():
+        file.unlink()
+
+
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the tenants' file is damaged": (
+        lambda home: (home / "tenants.sqlite").write_bytes(b"x" * 8192),
+        "tenants_corrupt",
+    ),
+    "a key can be read by others": (lambda home: (home / "local.key").chmod(0o644), "key_permissions"),
+    "the artefacts log is damaged": (lambda home: damage(home / "logs" / "artefacts" / "segment"), "log_damaged"),
+    "a policy's text is gone": (lambda home: hide(home / "policies"), "policy_unavailable"),
+    "the artefacts key can be read by others": (
+        lambda home: (home / "keys" / "artefacts.key").chmod(0o644),
+        "unsafe_secret",
+    ),
+    "the log's key can be read by others": (
+        lambda home: (home / "keys" / "receipts.key").chmod(0o644),
+        "unsafe_secret",
+    ),
+    "the log is damaged": (lambda home: damage(home / "logs" / "receipts" / "segment"), "log_short"),
+    "the log's segment is gone": (lambda home: (home / "logs" / "receipts" / "segment").unlink(), "log_damaged"),
+    "the ledger is ahead of the log": (is_ahead, "ledger_ahead"),
+    "the salts can be read by others": (lambda home: (home / "keys" / "salts.key").chmod(0o644), "unsafe_secret"),
+}
+
+
+@pytest.mark.parametrize("why", SPOILED)
+def test_nothing_is_left_open_where_a_step_fails(settings: Settings, why: str) -> None:
+    """No file, no lock, no connection: whoever repairs it can start again in the same process."""
+    spoil, code = SPOILED[why]
+    with opened(settings) as found:
+        write_receipts(found, 3)
+    spoil(settings.home)
+    before = num_open_files()
+    with pytest.raises(AllodError) as caught:
+        open_realm(settings)
+    assert caught.value.code == code
+    assert num_open_files() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({"nation": "zz"}, "nation_unknown"), ({"tier": "COSMIC"}, "unknown_label"), ({"site": "moved"}, "log_origin")],
+)
+def test_nothing_is_left_open_for_settings_that_cannot_be(
+    settings: Settings, changes: dict[str, str], code: str
+) -> None:
+    """And the realm opens as it was once they are put right."""
+    with opened(settings):
+        pass
+    before = num_open_files()
+    for _ in range(2):
+        with pytest.raises(Invalid) as caught:
+            open_realm(replace(settings, realm=replace(settings.realm, **changes)))
+        assert caught.value.code == code
+    assert num_open_files() == before
+    with opened(settings):
+        pass
+
+
+def test_a_realm_is_open_once(settings: Settings) -> None:
+    """The second is told so and takes nothing from the first, which goes on."""
+    before = num_open_files()
+    with opened(settings) as first:
+        with pytest.raises(Unavailable) as caught:
+            open_realm(settings)
+        assert caught.value.code == "log_locked"
+        write_receipts(first, 1)
+        assert first.meter.catch_up() == 1
+    assert num_open_files() == before
+
+
+def test_what_no_error_of_ours_describes_leaves_nothing_open_either(settings: Settings) -> None:
+    """A directory where the trust file belongs, as an example of what a disk may hold."""
+    with opened(settings):
+        pass
+    Home(settings.home).trust.unlink()
+    Home(settings.home).trust.mkdir()
+    before = num_open_files()
+    with pytest.raises(OSError, match="trust"):
+        open_realm(settings)
+    assert num_open_files() == before
+
+
+def test_closing_lets_go_of_everything(settings: Settings) -> None:
+    """Once all is closed nothing is held, and closing it again is no error."""
+    before = num_open_files()
+    found = open_realm(settings)
+    assert num_open_files() > before
+    found.resources.close()
+    found.resources.close()
+    assert num_open_files() == before
