@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from allod.core.errors import AllodError, Invalid
+from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.web.asgi import Call
 from allod.web.http import JSON, TEXT, Headers
 
 RECEIPTS_PREFIX = "/v1/receipts/"
 LOG_PREFIX = "/log/"
 BINARY: Headers = ((b"content-type", b"application/octet-stream"),)
+MAX_WAITING = 256
+_Words = ParamSpec("_Words")
+_Result = TypeVar("_Result")
+
+
+class Lane:
+    """Threads for reading files beside the event loop: `width` at a time, and a bounded number that wait.
+
+    The threads are everybody's, the engine's included: who asks for evidence must not have them all.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._turns = asyncio.Semaphore(width)
+        self._num_inside = 0
+        self._most_inside = width + MAX_WAITING
+
+    async def run(self, read: Callable[_Words, _Result], *words: _Words.args, **named: _Words.kwargs) -> _Result:
+        """What `read` returns. Raises Unavailable (`overloaded`) when too many wait."""
+        if self._num_inside >= self._most_inside:
+            raise Unavailable("too many ask for evidence", code="overloaded", retry_after_s=1)
+        self._num_inside += 1
+        try:
+            async with self._turns:
+                return await asyncio.to_thread(read, *words, **named)
+        finally:
+            self._num_inside -= 1
 
 
 class Evidence:
-    """Handlers over functions that read files; each runs in a thread of its own, beside the event loop."""
+    """Handlers over functions that read files, two at a time: one for who has a key, one for the log."""
 
     def __init__(
         self,
@@ -34,12 +60,13 @@ class Evidence:
         self._origin = origin
         self._log_file = log_file
         self._seal = seal
+        self._keyed, self._open = Lane(1), Lane(1)
 
     async def receipt(self, call: Call) -> None:
         """`GET /v1/receipts/{id}`: the bundle, with the salt if the receipt is the asking tenant's."""
         tenant_id = call.caller.tenant.id if call.caller is not None else None
         receipt_id = call.path.removeprefix(RECEIPTS_PREFIX)
-        await call.respond(200, await asyncio.to_thread(self._bundle, receipt_id, tenant_id), JSON)
+        await call.respond(200, await self._keyed.run(self._bundle, receipt_id, tenant_id), JSON)
 
     async def trust(self, call: Call) -> None:
         """`GET /v1/trust`: whose signatures to believe, as `allod verify --trust` reads it."""
@@ -51,12 +78,12 @@ class Evidence:
         is_tile = name.startswith("tile/") and not name.startswith("tile/entries")
         if name != "checkpoint" and not is_tile:
             raise Invalid("there is no such part of a log here", code="not_found")
-        data = await asyncio.to_thread(self._log_file, name)
+        data = await self._open.run(self._log_file, name)
         await call.respond(200, data, TEXT if name == "checkpoint" else BINARY)
 
     async def seal(self, call: Call) -> None:
         """`GET /v1/seal`: the engine's perimeter as the kernel shows it at this moment."""
-        await call.respond(200, msgspec.json.encode(await asyncio.to_thread(self._seal)))
+        await call.respond(200, msgspec.json.encode(await self._keyed.run(self._seal)))
 
 
 class Health:

@@ -1,4 +1,4 @@
-"""Serve one realm: put the routes together, listen, and stay until told to stop."""
+"""Serve one realm: listen, answer within limits, and stay until told to stop."""
 
 from __future__ import annotations
 
@@ -11,30 +11,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Literal
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from allod.app.engine import ECHO_MODEL, Weights, run_engine
-from allod.app.home import Home, now_ms
+from allod.app.home import Home
 from allod.app.realm import Realm, run_realm
 from allod.core.errors import Unavailable
 from allod.core.whole_files import write_whole
 from allod.settings import Settings
-from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
-from allod.web.asgi import Application, Route
-from allod.web.explanations import Explanations
-from allod.web.governance import Governance
-from allod.web.metrics import Metrics
-from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
-from allod.web.pages import Pages
-from allod.web.receipts import LOG_PREFIX, RECEIPTS_PREFIX, Evidence, Health
-from allod.web.static import Console
+from allod.web.routes import application
 
 KEEP_ALIVE_S = 75
 GRACE_S = 10
 BACKLOG = 1024
 MAX_HEAD_BYTES = 64 << 10
+HEAD_TIMEOUT_S = 30
+BODY_TIMEOUT_S = 60
+SEND_TIMEOUT_S = 30  # until a client that is behind has read some 48 KiB
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -81,24 +77,78 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
 
 
 class BoundedHeads(HttpToolsProtocol):
-    """uvicorn's HTTP, but a request's line and headers have a limit: nobody needs a key to send them."""
+    """uvicorn's HTTP with limits, because nobody needs a key to connect: on the size of whatever is no body (a head,
+    trailers, the words around chunks), and on how long a client may take to send a request or to read an answer."""
 
-    _head_bytes = 0
+    _awaited: Literal["head", "body"] | None = "head"  # None: a whole request is here, and none has begun after it
+    _num_bytes = 0  # since the request began, or since the last of its body
+    _deadline: asyncio.TimerHandle | None = None
+    _reader_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        self._stop_reader_deadline()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head_bytes >= 0:
-            self._head_bytes += len(data)
+        self._awaited = self._awaited or "head"
+        self._num_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._num_bytes > MAX_HEAD_BYTES:
             self.transport.abort()
+        elif self._awaited and self._deadline is None:
+            self._start_deadline()
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = -1
+        self._stop_deadline()
+        self._awaited, self._num_bytes = "body", 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._num_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._head_bytes = 0
+        self._stop_deadline()
+        self._awaited, self._num_bytes = None, 0
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader_deadline = self.loop.call_later(SEND_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_reader_deadline()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """uvicorn's would wait for ever for the end of an answer to be read."""
+        self.transport.abort()
+
+    def _start_deadline(self) -> None:
+        seconds = BODY_TIMEOUT_S if self._awaited == "body" else HEAD_TIMEOUT_S
+        self._deadline = self.loop.call_later(seconds, self._miss_deadline)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _miss_deadline(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if self.flow.read_paused or (is_answering and self._awaited == "head"):
+            self._start_deadline()  # it waits for us: the next request is read once this one is answered
+        else:
+            self.transport.abort()
+
+    def _stop_reader_deadline(self) -> None:
+        if self._reader_deadline is not None:
+            self._reader_deadline.cancel()
+            self._reader_deadline = None
 
 
 class _Server(uvicorn.Server):
@@ -161,67 +211,3 @@ def url_of(settings: Settings) -> str:
     """Where the gateway answers."""
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
     return f"http://{host}:{settings.server.port}"
-
-
-def application(realm: Realm) -> Application:
-    """The routes of CONTRACTS §2 that exist so far."""
-    settings, gateway = realm.settings, realm.gateway
-    metrics = Metrics(requests_inside=lambda: gateway.admission.inside)
-    openai = OpenAI(
-        gateway, metrics=metrics, body_limit_bytes=settings.server.body_limit_bytes, started_s=now_ms() // 1000
-    )
-    evidence = Evidence(
-        bundle=realm.bundle, trust=realm.trust, origin=settings.origin, log_file=realm.log_file, seal=realm.seal
-    )
-    health = Health(check_ready=realm.check_ready, metrics_text=metrics.text)
-    pages = Pages(Console())
-    admin = Admin(
-        realm.store,
-        nation=gateway.controls.nation,
-        models=[gateway.model.name],
-        embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
-        currency=settings.prices.currency,
-    )
-    governance = Governance(
-        controls=gateway.controls,
-        store=realm.store,
-        explanations=Explanations(gateway.controls, realm.store, realm.models),
-        standings=gateway.admission.snapshot,
-        shares=realm.shares.read,
-        receipts=realm.receipts.read,
-        versions=realm.policy_versions,
-        num_slots=lambda: gateway.engine.info.slots,
-        currency=settings.prices.currency,
-    )
-    return Application(
-        routes={
-            ("POST", "/v1/chat/completions"): Route(openai.chat_completions),
-            ("POST", "/v1/embeddings"): Route(openai.embeddings),
-            ("GET", "/v1/models"): Route(openai.models),
-            ("GET", "/v1/trust"): Route(evidence.trust, needs="any"),
-            ("GET", "/v1/seal"): Route(evidence.seal, needs="any"),
-            ("GET", "/v1/governance/shares"): Route(governance.shares, needs="admin"),
-            ("GET", "/v1/governance/policy"): Route(governance.policy, needs="admin"),
-            ("POST", "/v1/governance/explain"): Route(governance.explain, needs="admin"),
-            ("GET", "/v1/governance/receipts"): Route(governance.receipts, needs="admin"),
-            ("GET", "/healthz"): Route(health.healthz, needs="nothing"),
-            ("GET", "/readyz"): Route(health.readyz, needs="nothing"),
-            ("GET", "/metrics"): Route(health.metrics, needs="nothing"),
-            ("GET", "/"): Route(pages.page, needs="nothing"),
-        },
-        prefixes={
-            ("GET", MODELS_PREFIX): Route(openai.models),
-            ("GET", RECEIPTS_PREFIX): Route(evidence.receipt, needs="any"),
-            **{(method, ORGANIZATION_PREFIX): Route(admin.answer, needs="admin") for method in METHODS},
-            ("GET", f"{LOG_PREFIX}{settings.origin}/"): Route(evidence.log, needs="nothing"),
-            ("GET", "/console/"): Route(pages.page, needs="nothing"),
-        },
-        keys=gateway.keys,
-        hosts=_hosts(settings.server.port),
-        metrics=metrics,
-    )
-
-
-def _hosts(port: int) -> frozenset[bytes]:
-    names = ("127.0.0.1", "localhost", "[::1]")
-    return frozenset(f"{name}:{port}".encode() for name in names)

@@ -1,0 +1,79 @@
+"""The table of routes over one realm."""
+
+from __future__ import annotations
+
+from allod.app.home import now_ms
+from allod.app.realm import Realm
+from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
+from allod.web.asgi import Application, Route
+from allod.web.explanations import Explanations
+from allod.web.governance import Governance
+from allod.web.metrics import Metrics
+from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
+from allod.web.pages import Pages
+from allod.web.receipts import LOG_PREFIX, RECEIPTS_PREFIX, Evidence, Health
+from allod.web.static import Console
+
+
+def application(realm: Realm) -> Application:
+    """The routes of CONTRACTS §2 that exist so far."""
+    settings, gateway = realm.settings, realm.gateway
+    metrics = Metrics(requests_inside=lambda: gateway.admission.inside)
+    openai = OpenAI(
+        gateway, metrics=metrics, body_limit_bytes=settings.server.body_limit_bytes, started_s=now_ms() // 1000
+    )
+    evidence = Evidence(
+        bundle=realm.bundle, trust=realm.trust, origin=settings.origin, log_file=realm.log_file, seal=realm.seal
+    )
+    health = Health(check_ready=realm.check_ready, metrics_text=metrics.text)
+    pages = Pages(Console())
+    admin = Admin(
+        realm.store,
+        nation=gateway.controls.nation,
+        models=[gateway.model.name],
+        embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
+        currency=settings.prices.currency,
+    )
+    governance = Governance(
+        controls=gateway.controls,
+        store=realm.store,
+        explanations=Explanations(gateway.controls, realm.store, realm.models),
+        standings=gateway.admission.snapshot,
+        shares=realm.shares.read,
+        receipts=realm.receipts.read,
+        versions=realm.policy_versions,
+        num_slots=lambda: gateway.engine.info.slots,
+        currency=settings.prices.currency,
+    )
+    return Application(
+        routes={
+            ("POST", "/v1/chat/completions"): Route(openai.chat_completions),
+            ("POST", "/v1/embeddings"): Route(openai.embeddings),
+            ("GET", "/v1/models"): Route(openai.models),
+            ("GET", "/v1/trust"): Route(evidence.trust, needs="any"),
+            ("GET", "/v1/seal"): Route(evidence.seal, needs="any"),
+            ("GET", "/v1/governance/shares"): Route(governance.shares, needs="admin"),
+            ("GET", "/v1/governance/policy"): Route(governance.policy, needs="admin"),
+            ("POST", "/v1/governance/explain"): Route(governance.explain, needs="admin"),
+            ("GET", "/v1/governance/receipts"): Route(governance.receipts, needs="admin"),
+            ("GET", "/healthz"): Route(health.healthz, needs="nothing"),
+            ("GET", "/readyz"): Route(health.readyz, needs="nothing"),
+            ("GET", "/metrics"): Route(health.metrics, needs="nothing"),
+            ("GET", "/"): Route(pages.page, needs="nothing"),
+        },
+        prefixes={
+            ("GET", MODELS_PREFIX): Route(openai.models),
+            ("GET", RECEIPTS_PREFIX): Route(evidence.receipt, needs="any"),
+            **{(method, ORGANIZATION_PREFIX): Route(admin.answer, needs="admin") for method in METHODS},
+            ("GET", f"{LOG_PREFIX}{settings.origin}/"): Route(evidence.log, needs="nothing"),
+            ("GET", "/console/"): Route(pages.page, needs="nothing"),
+        },
+        keys=gateway.keys,
+        hosts=_hosts(settings.server.port),
+        metrics=metrics,
+    )
+
+
+def _hosts(port: int) -> frozenset[bytes]:
+    names = ("127.0.0.1", "localhost", "[::1]")
+    return frozenset(f"{name}:{port}".encode() for name in names)

@@ -1,0 +1,235 @@
+"""What a connection may take without a key: bytes that are no body, time to send and to read; threads for evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from tests.conftest import Gateway
+from uvicorn.server import ServerState
+
+from allod.core.errors import Unavailable
+from allod.web import receipts, server
+from allod.web.http import ClientLeft, read_body, unless_client_leaves
+
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Echo:
+    """An application that answers with the length of the body, after `pause_s`."""
+
+    def __init__(self, pause_s: float = 0) -> None:
+        self.pause_s = pause_s
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with suppress(ClientLeft):
+            body = await read_body(receive, limit_bytes=1 << 30)
+            await unless_client_leaves(receive, asyncio.sleep(self.pause_s))
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+            await send({"type": "http.response.body", "body": b"%8d" % len(body)})
+
+
+class Endless:
+    """An application that streams until its client has left."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive, limit_bytes=1 << 20)
+        try:
+            await unless_client_leaves(receive, self._stream(send))
+        except ClientLeft:
+            self.left.set()
+
+    async def _stream(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 10_000, "more_body": True})
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def connected(application: Any, *, buffer_bytes: int | None = None) -> AsyncIterator[Streams]:
+    """One connection to `application` behind the gateway's own protocol."""
+    config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None, date_header=False)
+    config.load()
+    state, loop = ServerState(), asyncio.get_running_loop()
+    listening = await loop.create_server(lambda: server.BoundedHeads(config, state, {}), "127.0.0.1", 0)
+    client = socket.socket()
+    if buffer_bytes:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    client.setblocking(False)
+    await loop.sock_connect(client, listening.sockets[0].getsockname())
+    reader, writer = await asyncio.open_connection(sock=client, limit=1024)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        listening.close()
+        if state.tasks:
+            await asyncio.wait(state.tasks, timeout=5)
+
+
+async def is_cut_off(reader: asyncio.StreamReader, within_s: float = 5) -> bool:
+    """Whether the connection ends, with whatever is said before."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            with suppress(ConnectionError):
+                while await reader.read(1 << 16):
+                    pass
+            return True
+    return False
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a client's time is a fifth of a second."""
+    for name in ("HEAD_TIMEOUT_S", "BODY_TIMEOUT_S", "SEND_TIMEOUT_S"):
+        monkeypatch.setattr(server, name, 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"POST",
+        HEAD,
+        HEAD + b"content-length: 5\r\n\r\nab",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
+    ],
+    ids=["silent", "line", "head", "body", "trailers"],
+)
+async def test_an_unfinished_request_is_not_waited_for(data: bytes) -> None:
+    """Nothing, half a head, half a body, a body without its end: the connection is another client's soon."""
+    async with connected(Echo()) as (reader, writer):
+        writer.write(data)
+        assert await is_cut_off(reader)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("drop", [b"\r\n", b"x-a: b\r\n"])
+async def test_a_byte_now_and_then_buys_no_time(drop: bytes) -> None:
+    """The time is for the whole head, in a connection's second request as in its first."""
+    async with connected(Echo()) as (reader, writer):
+        writer.write(HEAD + b"content-length: 0\r\n\r\n")
+        await reader.readuntil(b"       0")
+        if drop.startswith(b"x"):
+            writer.write(HEAD)
+        ended = asyncio.ensure_future(is_cut_off(reader))
+        for _ in range(20):
+            writer.write(drop)
+            await asyncio.sleep(0.05)
+        assert ended.done()
+        assert ended.result()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_who_waits_for_its_answer_is_not_cut_off() -> None:
+    """The time is the client's, not the model's; a line end behind the body, or the next request's, changes nothing."""
+    for behind in (b"", b"\r\n", b"POST / HT"):
+        async with connected(Echo(pause_s=0.5)) as (reader, writer):
+            writer.write(HEAD + b"content-length: 3\r\n\r\nabc" + behind)
+            await reader.readuntil(b"       3")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_who_never_reads_is_left() -> None:
+    """The work for it ends, as it does when a client closes its connection; the engine is free for others."""
+    application = Endless()
+    async with connected(application, buffer_bytes=1024) as (_, writer):
+        writer.write(HEAD + b"content-length: 0\r\n\r\n")
+        await asyncio.wait_for(application.left.wait(), 5)
+
+
+async def test_who_reads_slowly_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Falling behind is no fault as long as it goes on."""
+    monkeypatch.setattr(server, "SEND_TIMEOUT_S", 0.5)
+    application = Endless()
+    async with connected(application) as (reader, writer):
+        writer.write(HEAD + b"content-length: 0\r\n\r\n")
+        for _ in range(20):
+            for _ in range(20):
+                await reader.readexactly(50_000)
+            await asyncio.sleep(0.05)
+        assert not application.left.is_set()
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", HEAD, HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"],
+    ids=["first line", "headers", "trailers"],
+)
+@pytest.mark.parametrize("line", [b"x-a: b\r\n", b"x"], ids=["lines", "one line"])
+async def test_what_is_no_body_has_a_limit(beginning: bytes, line: bytes) -> None:
+    """A head without end, and what may follow a body in chunks: cut off, though it comes fast."""
+    async with connected(Echo()) as (reader, writer):
+        writer.write(beginning)
+        await asyncio.sleep(0.05)
+        with suppress(ConnectionError):
+            for _ in range(20):
+                writer.write(line * (32_768 // len(line)))
+                await writer.drain()
+                await asyncio.sleep(0.005)
+        assert await is_cut_off(reader, within_s=2)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_a_long_body_in_chunks_is_no_head(size: int) -> None:
+    """What frames its chunks may be longer than a head may be."""
+    chunk = b"%x\r\n%b\r\n" % (size, b"x" * size)
+    async with connected(Echo()) as (reader, writer):
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk * 20_000 + b"0\r\na: b\r\n\r\n")
+        await reader.readuntil(b"%8d" % (size * 20_000))
+
+
+def test_a_gateway_may_open_as_many_files_as_the_system_allows(start_gateway: Callable[..., Any]) -> None:
+    """Every connection is one; the usual soft limit of 1,024 is soon reached."""
+    hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4096)
+    gateway: Gateway
+    with start_gateway("echo", prefix=("prlimit", f"--nofile=256:{hard}", "--")) as gateway:
+        limits = resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE)
+    assert limits == (hard, hard)
+
+
+async def test_evidence_takes_one_thread_of_a_lane() -> None:
+    """However many ask, and the others are served in turn."""
+    lane, inside, most = receipts.Lane(1), 0, 0
+    lock = threading.Lock()
+
+    def read() -> bool:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        threading.Event().wait(0.01)
+        with lock:
+            inside -= 1
+        return True
+
+    assert all(await asyncio.gather(*(lane.run(read) for _ in range(20))))
+    assert most == 1
+
+
+async def test_too_many_that_ask_for_evidence_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """429 with a time, and the place of whoever was answered or left is free again."""
+    monkeypatch.setattr(receipts, "MAX_WAITING", 3)
+    lane, may_end = receipts.Lane(1), threading.Event()
+    asking = [asyncio.ensure_future(lane.run(may_end.wait, 5)) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable) as caught:
+        await lane.run(bool)
+    assert (caught.value.code, caught.value.retry_after_s) == ("overloaded", 1)
+    asking[3].cancel()
+    may_end.set()
+    assert await asyncio.gather(*asking[:3]) == [True] * 3
+    assert await asyncio.gather(*(lane.run(bool) for _ in range(4))) == [False] * 4
