@@ -34,7 +34,27 @@ def test_who_declares_nothing_gets_the_default() -> None:
     """The caller's own label, whole."""
     default = NATION.label("SECRET", markings=["SENSITIVE"], purposes=["casework"])
     assert read({}, default) == default
-    assert read({b"x-allod-tier": b"  "}, default) == default
+    assert read({b"host": b"x", b"x-request-id": b"1"}, default) == default
+
+
+@pytest.mark.parametrize("value", [b"", b"  ", b",", b" , "])
+@pytest.mark.parametrize("name", ["x-allod-tier", "x-allod-markings", "x-allod-purpose"])
+def test_a_label_that_says_nothing_is_refused(name: str, value: bytes) -> None:
+    """A program that forgot to fill it in meant something; it is not for us to take it for the default."""
+    with pytest.raises(Invalid) as caught:
+        read({b"x-allod-tier": b"SECRET", name.encode(): value})
+    assert (caught.value.code, caught.value.param) == ("unknown_label", name)
+
+
+@pytest.mark.parametrize(
+    "name", ["x-allod-teir", "x-allod-tier-", "x-allod-marking", "x-allod-purposes", "x_allod_tier", "x-allod_tier"]
+)
+def test_a_misspelt_label_is_refused(name: str) -> None:
+    """Beside a right one, too: dropped, it would send the work out under a lower label without a word."""
+    for headers in ({}, declared("SECRET")):
+        with pytest.raises(Invalid) as caught:
+            read({**headers, name.encode(): b"SECRET"})
+        assert (caught.value.code, caught.value.param) == ("unknown_label", name)
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -12,16 +12,21 @@ from allod.web.http import Headers
 
 _TIER, _MARKINGS, _PURPOSE = b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose"
 _HEADER_OF = {"tier": _TIER, "markings": _MARKINGS, "purposes": _PURPOSE}
+_KNOWN = frozenset(_HEADER_OF.values())
+_OURS = (b"x-allod", b"x_allod")  # some proxies turn one into the other
 
 
 def label_of(headers: dict[bytes, bytes], default: Label, nation: Nation) -> Label:
     """The request's label: what was declared, joined with the caller's default, which nothing declared can lower.
 
-    Raises Invalid for a word that the nation does not know: a label is never dropped.
+    Raises Invalid for a word that the nation does not know, and for a header that says nothing or is misspelt: a label
+    is never dropped.
     """
-    tier, markings, purpose = (headers.get(name, b"") for name in (_TIER, _MARKINGS, _PURPOSE))
-    if not (tier or markings or purpose):
+    said = [name for name in headers if name.startswith(_OURS)]
+    if not said:
         return default
+    _check_said(said, headers)
+    tier, markings, purpose = (headers.get(name, b"") for name in (_TIER, _MARKINGS, _PURPOSE))
     try:
         declared = nation.label(
             _text(tier),
@@ -44,6 +49,19 @@ def label_headers(label: Label) -> Headers:
     if label.purposes is not None:
         headers.append((_PURPOSE, _encoded(sorted(label.purposes))))
     return tuple(headers)
+
+
+def _check_said(names: Iterable[bytes], headers: dict[bytes, bytes]) -> None:
+    """Refuse what was meant as a label and would be taken for none."""
+    for name in names:
+        header = name.decode("latin-1")
+        if name not in _KNOWN:
+            known = ", ".join(sorted(known.decode() for known in _KNOWN))
+            raise Invalid(
+                f"{header} is no header of a label", code="unknown_label", param=header, hint=f"there are {known}"
+            )
+        if not headers[name].strip(b" \t,"):
+            raise Invalid(f"the header {header} is empty", code="unknown_label", param=header)
 
 
 def _text(value: bytes) -> str:
