@@ -17,6 +17,8 @@ from allod.web.openai.read import MAX_SEED, ChatCall, read_chat, read_embed
 
 QUESTION = {"role": "user", "content": "Why?"}
 FUNCTION = {"name": "f", "description": "does f", "parameters": {"type": "object"}}
+ARGUMENTS = {"name": "f", "arguments": "{}"}
+CALLED = {"id": "call_1", "type": "function", "function": ARGUMENTS}
 
 
 def body(**changes: Any) -> bytes:
@@ -165,6 +167,21 @@ def test_what_changes_nothing_is_accepted(field: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "field",
+    [
+        {"stop": ["x" * 256] * 4},
+        {"stop": "x" * 256},
+        {"metadata": {f"{number:064}": "x" * 512 for number in range(16)}},
+        {"messages": [{"role": "assistant", "tool_calls": [CALLED] * 128}]},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_the_longest_lists_are_read(field: dict[str, Any]) -> None:
+    """As many and as long as OpenAI's description allows, where it says so."""
+    read(**field)
+
+
+@pytest.mark.parametrize(
     ("field", "param"),
     [
         ({"n": 2}, "n"),
@@ -206,6 +223,13 @@ def test_what_is_not_supported_is_refused(field: dict[str, Any], param: str) -> 
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a", ""]}, "stop"),
+        ({"stop": "x" * 257}, "stop"),
+        ({"stop": ["a", "x" * 257]}, "stop[1]"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALLED] * 129}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{**CALLED, "function": {**ARGUMENTS, "name": "a b"}}]}]},
+            "messages[0].tool_calls[0].function.name",
+        ),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"top_logprobs": 3}, "top_logprobs"),
@@ -218,6 +242,8 @@ def test_what_is_not_supported_is_refused(field: dict[str, Any], param: str) -> 
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"metadata": {"a": 1}}, "metadata[...]"),
+        ({"metadata": {"a": "x" * 513}}, "metadata[...]"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
     ],
     ids=lambda value: str(value)[:60],
 )

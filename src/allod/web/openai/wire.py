@@ -14,6 +14,10 @@ from msgspec import Meta, Struct
 
 Text = Annotated[str, Meta(max_length=4_000_000)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+StopText = Annotated[str, Meta(max_length=256)]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
 
 
 class TextPart(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
@@ -33,7 +37,7 @@ class ToolDefinition(Struct, forbid_unknown_fields=True):
 
 
 class CalledFunction(Struct, forbid_unknown_fields=True):
-    name: str
+    name: Name
     arguments: str
 
 
@@ -47,7 +51,7 @@ class Message(Struct, forbid_unknown_fields=True, omit_defaults=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[MadeCall] | None = None
+    tool_calls: Annotated[list[MadeCall], Meta(max_length=128)] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
 
@@ -95,7 +99,7 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    stop: StopText | Annotated[list[StopText], Meta(max_length=4)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -108,7 +112,7 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     logit_bias: dict[str, float] | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
 
 
