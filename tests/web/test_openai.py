@@ -364,6 +364,16 @@ def test_every_answer_names_its_receipt(gateway: Gateway, client: openai.OpenAI)
     assert (predicate["request"]["tokens"], predicate["answer"]["tokens"]) == (5, 5)
 
 
+def test_an_answer_that_is_kept_back_names_its_receipt(gateway: Gateway, client: openai.OpenAI) -> None:
+    """The engine has worked, the tenant is charged: the error says where that is written down."""
+    schema = {"required": ["a"], "properties": {"a": {"oneOf": [{"type": "string"}]}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    error = refusal(client, response_format=wanted)
+    assert (error.status_code, error.code) == (503, "schema_not_kept")
+    receipt_id = error.response.headers["x-allod-receipt"]
+    assert statement_of(gateway, receipt_id).id == receipt_id
+
+
 def test_a_receipt_opens_with_what_was_sent_and_answered(gateway: Gateway) -> None:
     """The exact body and the exact answer verify; one character more in either does not."""
     body = json.dumps({"model": "echo", "messages": [QUESTION], "seed": 1})

@@ -22,6 +22,7 @@ from allod.web.metrics import Metrics
 from allod.web.openai import write
 
 _SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
+_RECORDED = ("policy_denied", "schema_not_kept")  # what is raised only where there is a receipt, then or a moment later
 logger = logging.getLogger(__name__)
 
 
@@ -164,7 +165,7 @@ class Application:
             headers += ((b"allow", call.allowed.encode()),)
         if status == 401:
             headers += ((b"www-authenticate", b"Bearer"),)
-        if error.code == "policy_denied":
+        if error.code in _RECORDED:
             headers += ((b"x-allod-receipt", call.id.encode()),)
         await call.respond(status, write.error(error), headers)
 
