@@ -56,7 +56,7 @@ class Upkeep:
             await asyncio.to_thread(self._charge)
         with suppress(AllodError):
             await asyncio.to_thread(self._opened.quotas.close)
-        self._threads.shutdown()
+        await asyncio.to_thread(self._threads.shutdown)  # it joins them
 
     async def _repeat(self, control: str, work: Callable[[], object], every_s: float) -> None:
         while not await self._is_ending(every_s):
