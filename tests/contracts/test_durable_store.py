@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 from tests.contracts.tenants import (
     BEYOND,
@@ -24,7 +26,9 @@ from tests.contracts.tenants import (
     unavailable,
 )
 
+from allod.govern.quotas import NeedsLease, Quotas
 from allod.govern.store import Position
+from allod.govern.tenants import Quota
 
 WRITER = """
 import sys
@@ -80,6 +84,38 @@ def test_processes_share_a_limit_exactly(place: Place) -> None:
         with taker:
             taken.append(int(taker.communicate(timeout=60)[0]))
     assert sum(taken) == 2000
+
+
+@durable
+def test_a_locked_database_makes_nobody_wait_for_long(place: Place) -> None:
+    """Requests that need a lease of one window while another process holds the counters: all are told so
+    within seconds, not one after another, and are let in when it has let go."""
+    who = tenant(quota=Quota(requests_per_minute=1000))
+    with closing(place.open()) as store, closing(holding(place)) as holder:
+        quotas = Quotas(store, gateway="one")
+        needed = [quotas.reserve(who, model="m", tokens=1, now_ms=1) for _ in range(24)]
+        assert all(isinstance(one, NeedsLease) for one in needed)
+        began = time.monotonic()
+        with ThreadPoolExecutor(24) as threads:
+            errors = list(threads.map(lambda one: unavailable(lambda: quotas.lease(one)), needed))
+        assert time.monotonic() - began < 8
+        assert {error.code for error in errors} == {"tenants_unavailable"}
+        holder.execute("ROLLBACK")
+        quotas.lease(needed[0])
+
+
+def holding(place: Place) -> Any:
+    """A connection past the store, in a transaction that keeps everybody else from the counters."""
+    if place.kind == "sqlite":
+        connection: Any = sqlite3.connect(place.address, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        return connection
+    import psycopg
+
+    connection = psycopg.connect(place.address, autocommit=True)
+    connection.execute("BEGIN")
+    connection.execute("LOCK TABLE windows")
+    return connection
 
 
 @durable

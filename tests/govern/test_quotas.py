@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -355,6 +356,33 @@ def test_many_threads_lease_one_slice(store: CountingStore, quotas: Quotas) -> N
         thread.start()
     for thread in threads:
         thread.join()
+    assert store.asked == {"lease": 1}
+
+
+def test_nobody_waits_for_long_for_anothers_lease(
+    store: CountingStore, quotas: Quotas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store does not answer one, the others are told so, and do not queue up to ask it one by one."""
+    monkeypatch.setattr("allod.govern.slices.LEASING_S", 0.1)
+    asked, answer, lease = threading.Event(), threading.Event(), store.lease
+
+    def slow(**fields: object) -> int:
+        asked.set()
+        assert answer.wait(60)
+        return lease(**fields)
+
+    store.lease = slow  # type: ignore[method-assign]
+    who = tenant(Quota(requests_per_minute=1000))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(use, quotas, who)
+        try:
+            assert asked.wait(60)
+            error = refused(quotas, who)
+        finally:
+            answer.set()
+        assert (error.code, error.retry_after_s) == ("tenants_unavailable", 1)
+        first.result(60)
+    use(quotas, who)
     assert store.asked == {"lease": 1}
 
 

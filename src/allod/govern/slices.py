@@ -7,6 +7,8 @@ that blocks. Whatever is between the two is under `Slices.lock`, which is never 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 
 from allod.core.canonical import MAX_SAFE_INTEGER
@@ -17,6 +19,7 @@ from allod.govern.windows import Meter, Unit, bounds_of
 
 LEDGER = "ledger"  # under this name stands in the store's leases what was used before any was granted
 REFUSAL_MS = 1000  # how long a no of the store's holds for requests that need as much
+LEASING_S = 2.0  # how long a request waits for another's lease of the same window, before it may ask itself
 IDLE_MS = 60_000  # after which an unspent slice goes back
 
 
@@ -72,8 +75,11 @@ class Slices:
         self.lock = threading.Lock()
 
     def fill(self, window: Window, need: int, now_ms: int) -> None:
-        """Lease until `need` is available, or a slice where that is more. Raises Unavailable when it cannot be."""
-        with window.leasing:
+        """Lease until `need` is available, or a slice where that is more. Raises Unavailable when it cannot be.
+
+        Who finds another at it waits `LEASING_S`, no longer: while the store is slow, requests must not queue up.
+        """
+        with _leasing(window):
             with self.lock:
                 if window.is_closed or window.check(need, now_ms) <= window.available:
                     return
@@ -173,6 +179,16 @@ class Slices:
                 window=window.number,
                 amount=amount,
             )
+
+
+@contextmanager
+def _leasing(window: Window) -> Iterator[None]:
+    if not window.leasing.acquire(timeout=LEASING_S):
+        raise Unavailable("the tenants' database is too slow", code="tenants_unavailable", retry_after_s=1)
+    try:
+        yield
+    finally:
+        window.leasing.release()
 
 
 def _unmeasurable(meter: Meter) -> Unavailable:
