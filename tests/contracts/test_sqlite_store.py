@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
@@ -96,6 +98,43 @@ sys.stdin.readline()
             assert store.tenant("one") == tenant()
             process.communicate("done\n", timeout=30)
         put(store, tenant("two"))
+
+
+@in_sqlite
+def test_the_file_alone_is_a_database(place: Place, file: Path) -> None:
+    """A copy of it without its journal has the tables from the start, and after a close what was put, whoever else
+    has the file open."""
+    alone = file.with_name("alone")
+    with closing(place.open()) as store:
+        shutil.copy(file, alone)
+        assert tables_of(alone) == tables_of(file) != []
+        put(store, tenant())
+        with closing(place.open()) as other:
+            store.close()
+            shutil.copy(file, alone)
+            with closing(sqlite_store(alone)) as copied:
+                assert copied.tenant("one") == other.tenant("one")
+
+
+@in_sqlite
+def test_who_closes_waits_for_nobody(place: Place, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for one who reads nor for one who writes; and a file that is gone keeps nobody from closing."""
+    monkeypatch.setattr("allod.govern.stores.sqlite.BUSY_S", 5)
+    with closing(place.open()) as store, closing(sqlite3.connect(file, isolation_level=None)) as other:
+        put(store, tenant())
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("SELECT * FROM tenants").fetchone()
+        began = time.monotonic()
+        store.close()
+        assert time.monotonic() - began < 5
+    store = place.open()
+    file.unlink()
+    store.close()
+
+
+def tables_of(file: Path) -> list[object]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute("SELECT name FROM sqlite_schema ORDER BY name").fetchall()
 
 
 @in_sqlite

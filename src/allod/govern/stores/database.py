@@ -87,27 +87,39 @@ class Transactions:
         with self._transaction(self._database.dialect.begin_write) as run:
             yield run
 
+    def checkpoint(self) -> None:
+        """Bring what was committed into the database's own file, as far as that delays nobody."""
+        if self._database.dialect.checkpoint:
+            with self._connected() as run:
+                run(self._database.dialect.checkpoint)
+
     def close(self) -> None:
         """Close what lies idle, and what is lent when it comes back."""
+        with suppress(AllodError):  # it is closed already, or its file is gone
+            self.checkpoint()
         with self._lock:
             self._closed = True
         self._drop_idle()
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Run]:
+        with self._connected() as run:
+            run(begin)
+            try:
+                yield run
+            except BaseException:
+                with suppress(*self._database.errors):
+                    run("ROLLBACK")
+                raise
+            run("COMMIT")
+
+    @contextmanager
+    def _connected(self) -> Iterator[Run]:
         if not self._free.acquire(timeout=WAIT_S):
             raise Unavailable("the tenants' database is too slow", code="tenants_unavailable", retry_after_s=1)
         try:
             with self._lent() as connection:
-                run = Run(connection, self._database.dialect)
-                run(begin)
-                try:
-                    yield run
-                except BaseException:
-                    with suppress(*self._database.errors):
-                        run("ROLLBACK")
-                    raise
-                run("COMMIT")
+                yield Run(connection, self._database.dialect)
         except self._database.errors as error:
             raise self._database.explained(error) from error
         finally:

@@ -18,6 +18,7 @@ class Dialect:
     begin_write: str
     lock_schema: str  # so that two first starts at once make the tables once
     for_update: str
+    checkpoint: str  # brings what was committed into the file that a copy is made of
     parameter: str
 
     def spelt(self, statement: str) -> str:

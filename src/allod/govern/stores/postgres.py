@@ -31,6 +31,7 @@ POSTGRES = Dialect(
     begin_write="BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
     lock_schema="SELECT pg_advisory_xact_lock(7382915603881)",  # any number that only Allod takes
     for_update="FOR UPDATE",
+    checkpoint="",  # the server sees to it
     parameter=r"%(\1)s",
 )
 _Result = TypeVar("_Result")

@@ -24,6 +24,7 @@ class SqlStore(SqlLedger):
         super().__init__(Transactions(database))
         with self._transactions.writing() as run:
             prepare(run, database.dialect)
+        self._transactions.checkpoint()
 
     def changes_since(self, version: int) -> Changes:
         """See `TenantStore.changes_since`. One row is read when nothing changed."""

@@ -2,6 +2,10 @@
 
 Write-ahead log, synchronised fully: a change is durable when its call returns. Other processes, such as the command
 line, may use the file at the same time; who waits for them longer than `BUSY_S` gets Unavailable.
+
+The newest changes lie in the file next to it that ends in `-wal`, not yet in the file itself. So a backup is made with
+`sqlite3 tenants.sqlite ".backup copy"`, at any time, or by copying all three files while nothing uses them; the file
+alone has what was there at the start, or at the latest checkpoint since.
 """
 
 from __future__ import annotations
@@ -17,7 +21,10 @@ from allod.govern.stores.database import Connection
 from allod.govern.stores.dialect import Dialect
 from allod.govern.stores.sql import SqlStore
 
-BUSY_S = 5.0
+# Requests wait for leases that long, so it is short: while another holds the file, each is told so before the next
+# waits. It is still far longer than any change or batch of receipts takes (milliseconds, and a slow disk's sync), and
+# a change that is refused has changed nothing and can be sent again.
+BUSY_S = 0.5
 
 SQLITE = Dialect(
     number="INTEGER",
@@ -27,6 +34,7 @@ SQLITE = Dialect(
     begin_write="BEGIN IMMEDIATE",
     lock_schema="",
     for_update="",  # whoever writes holds the whole file
+    checkpoint="PRAGMA wal_checkpoint(PASSIVE)",  # waits for nobody, and nobody for it
     parameter=r":\1",
 )
 
