@@ -37,6 +37,17 @@ class Echo:
             await send({"type": "http.response.body", "body": b"%8d" % len(body)})
 
 
+class Short:
+    """An application whose answer is less than what is kept for a client that is behind."""
+
+    num_bytes = 50_000
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        length = (b"content-length", b"%d" % self.num_bytes)
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": b"x" * self.num_bytes})
+
+
 class Endless:
     """An application that streams until its client has left."""
 
@@ -58,15 +69,20 @@ class Endless:
 
 
 @asynccontextmanager
-async def connected(application: Any, *, buffer_bytes: int | None = None) -> AsyncIterator[Streams]:
-    """One connection to `application` behind the gateway's own protocol."""
-    config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None, date_header=False)
+async def connected(
+    application: Any, *, buffer_bytes: int | None = None, timeout_keep_alive: int = 75
+) -> AsyncIterator[Streams]:
+    """One connection to `application` behind the gateway's own protocol; `buffer_bytes` is what the kernel keeps."""
+    config = uvicorn.Config(
+        application, ws="none", lifespan="off", log_config=None, timeout_keep_alive=timeout_keep_alive
+    )
     config.load()
     state, loop = ServerState(), asyncio.get_running_loop()
     listening = await loop.create_server(lambda: server.BoundedHeads(config, state, {}), "127.0.0.1", 0)
     client = socket.socket()
     if buffer_bytes:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        listening.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
     client.setblocking(False)
     await loop.sock_connect(client, listening.sockets[0].getsockname())
     reader, writer = await asyncio.open_connection(sock=client, limit=1024)
@@ -136,10 +152,15 @@ async def test_a_byte_now_and_then_buys_no_time(drop: bytes) -> None:
 @pytest.mark.usefixtures("quick")
 async def test_who_waits_for_its_answer_is_not_cut_off() -> None:
     """The time is the client's, not the model's; a line end behind the body, or the next request's, changes nothing."""
-    for behind in (b"", b"\r\n", b"POST / HT"):
+    large = HEAD + b"content-length: 900000\r\n\r\n"
+    for behind in (b"", b"\r\n", b"POST / HT", large + b"x" * 900_000):
         async with connected(Echo(pause_s=0.5)) as (reader, writer):
-            writer.write(HEAD + b"content-length: 3\r\n\r\nabc" + behind)
+            writer.write(HEAD + b"content-length: 3\r\n\r\nabc")
+            await asyncio.sleep(0.05)
+            writer.write(behind)
             await reader.readuntil(b"       3")
+            if behind.startswith(large):
+                await reader.readuntil(b"  900000")
 
 
 @pytest.mark.usefixtures("quick")
@@ -149,6 +170,18 @@ async def test_who_never_reads_is_left() -> None:
     async with connected(application, buffer_bytes=1024) as (_, writer):
         writer.write(HEAD + b"content-length: 0\r\n\r\n")
         await asyncio.wait_for(application.left.wait(), 5)
+
+
+async def test_the_end_of_an_answer_is_not_kept_for_ever() -> None:
+    """Though it is short: what nobody reads holds its connection no longer than an idle client holds one."""
+    async with connected(Short(), buffer_bytes=1024, timeout_keep_alive=0) as (reader, writer):
+        writer.write(HEAD + b"content-length: 0\r\n\r\n")
+        await asyncio.sleep(0.3)
+        received = 0
+        with suppress(ConnectionError):
+            while data := await asyncio.wait_for(reader.read(4096), 2):
+                received += len(data)
+        assert 0 < received < Short.num_bytes
 
 
 async def test_who_reads_slowly_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
