@@ -6,18 +6,20 @@ import getpass
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from allod.app.home import load_settings
+from allod.app.home import Home, load_settings
 from allod.app.tenants import open_store
 from allod.cli.main import main
 from allod.core.canonical import MAX_SAFE_INTEGER
-from allod.govern.store import TenantStore
-from allod.govern.tenants import Budget, Quota, Scope, api_key_digest, local_tenant, new_id
+from allod.govern.store import Position, TenantStore
+from allod.govern.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id
 from allod.govern.tenants import Event as AuditEvent
+from allod.prove.log import open_log
 
 DAY_MS = 86_400_000
 Say = Callable[..., Any]
@@ -149,6 +151,9 @@ def test_two_of_one_name_must_be_told_apart(say: Say, refused: Callable[..., str
         ("--model-quota=m",),
         ("--model-quota=concurrent=1",),
         ("--name=",),
+        ("--name= ",),
+        ("--name=T\u202efdp.exe",),
+        ("--name=T\ufeff",),
         ("--name=" + "x" * 300,),
         (),
     ],
@@ -196,7 +201,13 @@ def test_every_change_is_in_the_audit_log(say: Say, store: TenantStore) -> None:
     ]
     assert {event.actor for event in events} == {f"cli:{getpass.getuser()}"}
     assert {event.tenant_id for event in events} == {tenant}
-    assert events[1].details == {"weight": 9}
+    assert [event.details["id"] for event in events] == [
+        *[tenant] * 2,
+        *[first["id"], second["id"], first["id"], second["id"]],
+        tenant,
+    ]
+    assert events[1].details["changes_requested"] == {"allod": {"weight": 9}}
+    assert events[4].details["changes_requested"] == {"expires_in_seconds": 86_400}
     written = str(events)
     for secret in (first["key"], second["key"]):
         assert secret not in written
@@ -262,7 +273,7 @@ def test_a_revoked_key_is_ended(say: Say, store: TenantStore, refused: Callable[
     assert say("key", "revoke", made)["revoked_ms"] == before.revoked_ms
     assert say("key", "list", "T") == []
     assert [one["id"] for one in say("key", "list", "T", "--all")] == [made]
-    assert "revoked" in refused("key", "rotate", made)
+    assert "ended" in refused("key", "rotate", made)
 
 
 @pytest.mark.parametrize(
@@ -276,8 +287,9 @@ def test_a_revoked_key_is_ended(say: Say, store: TenantStore, refused: Callable[
         ("--purposes=fun",),
         ("--models=",),
         ("--name=",),
+        ("--name=CI\u2066",),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_a_key_that_makes_no_sense_is_not_made(say: Say, refused: Callable[..., str], words: tuple[str, ...]) -> None:
     """Refused with what would be right."""
@@ -290,6 +302,82 @@ def test_a_key_that_makes_no_sense_is_not_made(say: Say, refused: Callable[..., 
 def test_a_key_that_is_not_there(refused: Callable[..., str], part: str) -> None:
     """The hint says where to look."""
     assert "allod key list" in refused("key", part, "key_x")
+
+
+def test_a_used_key_is_not_called_unused(say: Say, store: TenantStore, capsys: pytest.CaptureFixture[str]) -> None:
+    """The ledger knows, whether one tenant's keys are listed or everybody's."""
+    tenant = say("tenant", "add", "T")["id"]
+    made = say("key", "add", "T")
+    charge = Charge("rcpt_1", tenant, made["id"], "m", made["created_ms"], "permit", "stop")
+    store.charge("a/receipts/b", Position(1, 100), [charge])
+    for words in ([], ["T"]):
+        (listed,) = [one for one in say("key", "list", *words) if one["id"] == made["id"]]
+        assert listed["last_used_ms"] is not None
+    assert main(["key", "list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(made["id"])]
+    assert "never used" not in line
+
+
+def test_keys_of_archived_tenants_are_not_listed_as_live(say: Say, refused: Callable[..., str]) -> None:
+    """They open nothing: only `--all` shows them, and says why; nor is there a successor to one."""
+    say("tenant", "add", "T")
+    made = say("key", "add", "T")["id"]
+    say("tenant", "archive", "T")
+    for words in ([], ["T"]):
+        assert made not in {one["id"] for one in say("key", "list", *words)}
+        assert [one["ended"] for one in say("key", "list", "--all", *words) if one["id"] == made] == ["archived"]
+    assert "archived" in refused("key", "rotate", made)
+
+
+@pytest.mark.parametrize("part", ["rotate", "revoke"])
+@pytest.mark.parametrize(("tenant_id", "file"), [("local", "local.key"), (None, "admin.key")])
+def test_the_realms_own_keys_are_not_left_dead_in_their_files(
+    store: TenantStore, refused: Callable[..., str], part: str, tenant_id: str | None, file: str
+) -> None:
+    """The hint is the way that works: without the file a new key is made."""
+    (own,) = store.keys(tenant_id=tenant_id)
+    assert "remove the file and start" in refused("key", part, own.id)
+    assert file in refused("key", part, own.id)
+    assert store.key(own.id) == own
+
+
+def test_the_last_admin_key_that_lasts_stays(store: TenantStore, say: Say, refused: Callable[..., str]) -> None:
+    """As over HTTP: one that expires does not count, nor one that is revoked."""
+    (own,) = store.keys(tenant_id=None)
+    lasting = replace(own, id="key_second", digest="1" * 64)
+    for key in (lasting, replace(own, id="key_third", digest="2" * 64), replace(own, id="key_short", digest="3" * 64)):
+        store.put_key(key, audited(key))
+    short = replace(store.key("key_short"), expires_ms=1 << 42)
+    store.put_key(short, audited(short))
+    store.put_key(replace(own, revoked_ms=1), audited(own))
+    say("key", "revoke", "key_third")
+    assert "last admin key" in refused("key", "revoke", "key_second")
+    assert store.key("key_second").revoked_ms is None
+
+
+def audited(key: Key) -> AuditEvent:
+    return AuditEvent(new_id("audit_log-"), 0, "api_key.updated", "test", None, {"id": key.id})
+
+
+def test_an_overlap_ends_within_thirty_days(say: Say, store: TenantStore, refused: Callable[..., str]) -> None:
+    """Thirty days are the most: after that, the old key would simply be another key."""
+    say("tenant", "add", "T")
+    made = say("key", "add", "T")
+    for overlap in ("31d", "721h", "5w"):
+        assert "30d" in refused("key", "rotate", made["id"], f"--overlap={overlap}")
+    assert len(store.keys(tenant_id=made["tenant_id"])) == 1
+    say("key", "rotate", made["id"], "--overlap=30d")
+
+
+def test_beside_a_gateway_the_ledger_is_not_counted_anew(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log is the gateway's while it runs: the hint says to stop it."""
+    settings = load_settings()
+    with closing(open_log(Home(home).receipts, Home(home).signing_key(settings.origin))):
+        for words in (["tenant", "recount"], ["log", "fsck", "--rebuild"]):
+            Home(home).trust.touch()
+            assert main(words) == 3
+            assert "hint: stop the gateway" in capsys.readouterr().err
+    assert main(["tenant", "recount"]) == 0
 
 
 def test_what_a_person_sees(say: Say, capsys: pytest.CaptureFixture[str]) -> None:

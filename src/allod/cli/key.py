@@ -10,16 +10,29 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
-from allod.app.home import load_settings, now_ms
+from allod.app.home import Home, load_settings, now_ms
 from allod.app.tenants import open_store
-from allod.cli.tenant import event, find_tenant, plain, told
-from allod.cli.tenant_words import check_scope, word_or_any, words_or_any
+from allod.cli.tenant import check_active, event, find_tenant, tenants_of, told
+from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any
+from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
+from allod.govern.keys import MAX_GRACE_S, read_or_make_key, rotated
 from allod.govern.store import TenantStore
-from allod.govern.tenants import ADMIN_PREFIX, LOCAL, USE_PREFIX, Key, Scope, Tenant, new_api_key, new_id
-from allod.settings import load_nation
+from allod.govern.tenants import (
+    ADMIN_PREFIX,
+    LOCAL,
+    USE_PREFIX,
+    Key,
+    Scope,
+    Tenant,
+    api_key_digest,
+    checked_name,
+    new_api_key,
+    new_id,
+)
+from allod.settings import Settings, load_nation
 
 HELP = "the keys by which tenants are known"
 
@@ -40,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("tenant", metavar="TENANT", nargs="?")
     listing.add_argument("--all", action="store_true", help="revoked and expired ones too")
     rotating = parts.add_parser("rotate", help="a new key in an old one's place; for a while both open")
-    rotating.add_argument("--overlap", type=length_ms, metavar="24h", default="24h", help="for how long (24h)")
+    rotating.add_argument(
+        "--overlap", type=_overlap_ms, metavar="24h", default="24h", help="for how long, 30d at most (24h)"
+    )
     revoking = parts.add_parser("revoke", help="end a key at once")
     for part in (rotating, revoking):
         part.add_argument("key", metavar="KEY", help="its id, as in `allod key list`")
@@ -50,13 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """One of the parts."""
-    with closing(open_store(load_settings())) as store:
+    settings = load_settings()
+    with closing(open_store(settings)) as store:
         if words.part == "list":
             _list(store, words)
         elif words.part == "revoke":
-            _revoke(store, words)
+            _revoke(store, settings, words)
         else:
-            key, secret = _added(store, words) if words.part == "add" else _rotated(store, words)
+            make = _added if words.part == "add" else _rotated
+            key, secret = make(store, settings, words)
             _hand_over(key, secret, as_json=words.json)
     return 0
 
@@ -69,11 +86,40 @@ def length_ms(text: str) -> int:
     return int(found[1]) * UNITS_MS[found[2]]
 
 
-def _added(store: TenantStore, words: argparse.Namespace) -> tuple[Key, str]:
-    settings = load_settings()
+def _overlap_ms(text: str) -> int:
+    found = length_ms(text)
+    if found > MAX_GRACE_S * 1000:
+        raise argparse.ArgumentTypeError("say 30d at most: two keys for good are two keys (`allod key add`)")
+    return found
+
+
+def keys_of(store: TenantStore, tenant_id: str | None) -> Iterator[Key]:
+    """The tenant's keys, revoked ones too, page by page; None for the realm's admin keys."""
+    after = ""
+    while page := store.keys(tenant_id=tenant_id, after=after, limit=1000):
+        yield from page
+        after = page[-1].id
+
+
+def find_key(store: TenantStore, key_id: str) -> Key:
+    """The key of that id. Raises Invalid (`not_found`)."""
+    try:
+        return store.key(key_id)
+    except Invalid as error:
+        error.hint = "`allod key list` shows their ids"
+        raise
+
+
+def file_of(key: Key, settings: Settings) -> Path | None:
+    """The file of this realm that holds the key: `local.key`, `admin.key`, or none."""
+    home = Home(settings.home)
+    file, prefix = (home.admin_key, ADMIN_PREFIX) if key.is_admin else (home.local_key, USE_PREFIX)
+    return file if api_key_digest(read_or_make_key(file, prefix)) == key.digest else None
+
+
+def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
     tenant = find_tenant(store, words.tenant)
-    if tenant.archived_ms is not None:
-        raise Invalid(f"{tenant.name!r} is archived", code="archived", hint="`allod tenant add` makes a new one")
+    check_active(tenant)
     scope = Scope(words.models, words.clearance, words.purposes)
     check_scope(scope, load_nation(settings.realm.nation, home=settings.home))
     if words.expires == 0:
@@ -83,48 +129,69 @@ def _added(store: TenantStore, words: argparse.Namespace) -> tuple[Key, str]:
     key = Key(
         id=new_id("key_"),
         tenant_id=tenant.id,
-        name=words.name,
+        name=checked_name(words.name),
         digest=digest,
         hint=hint,
         created_ms=made_ms,
         scope=scope,
         expires_ms=None if words.expires is None else made_ms + words.expires,
     )
-    store.put_key(key, event("api_key.created", tenant.id, _shown(key)))
+    store.put_key(key, event("api_key.created", tenant.id, key.id, data=_told_terms(key)))
     return key, secret
 
 
-def _rotated(store: TenantStore, words: argparse.Namespace) -> tuple[Key, str]:
+def _rotated(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
     """A key that opens what the old one does, for as long again; the old one ends after the overlap."""
-    old, time_ms = _find_key(store, words.key), now_ms()
-    if _state(old, time_ms):
-        raise Invalid(f"{old.id} is {_state(old, time_ms)}", code="key_ended", hint="`allod key add` makes a new one")
-    secret, digest, hint = new_api_key(ADMIN_PREFIX if old.is_admin else USE_PREFIX)
-    lasts_ms = None if old.expires_ms is None else old.expires_ms - old.created_ms
-    new = replace(
-        old,
-        id=new_id("key_"),
-        digest=digest,
-        hint=hint,
-        created_ms=time_ms,
-        expires_ms=None if lasts_ms is None else time_ms + lasts_ms,
-        last_used_ms=None,
-    )
-    until_ms = min(time_ms + words.overlap, time_ms + words.overlap if old.expires_ms is None else old.expires_ms)
-    store.put_key(new, event("api_key.created", new.tenant_id, {**_shown(new), "in_place_of": old.id}))
-    store.put_key(
-        replace(old, expires_ms=until_ms),
-        event("api_key.updated", old.tenant_id, {"id": old.id, "expires_ms": until_ms}),
-    )
-    return new, secret
+    old, time_ms = find_key(store, words.key), now_ms()
+    _refuse_own(old, settings)
+    if old.tenant_id is not None:
+        check_active(store.tenant(old.tenant_id))
+    try:
+        rotation = rotated(old, time_ms, words.overlap / 1000)
+    except Invalid as error:
+        error.hint = "`allod key add` makes a new one"
+        raise
+    new, ending = rotation.successor, rotation.key
+    created = event("api_key.created", new.tenant_id, new.id, data=_told_terms(new), in_place_of=old.id)
+    left_s = ((ending.expires_ms or time_ms) - time_ms) // 1000
+    ended = event("api_key.updated", old.tenant_id, old.id, changes_requested={"expires_in_seconds": left_s})
+    store.put_key(new, created)
+    store.put_key(ending, ended)
+    return new, rotation.secret
 
 
-def _revoke(store: TenantStore, words: argparse.Namespace) -> None:
-    key = _find_key(store, words.key)
+def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -> None:
+    key = find_key(store, words.key)
     if key.revoked_ms is None:
+        _refuse_own(key, settings)
+        _refuse_last_admin(store, key)
         key = replace(key, revoked_ms=now_ms())
-        store.put_key(key, event("api_key.deleted", key.tenant_id, {"id": key.id}))
+        store.put_key(key, event("api_key.deleted", key.tenant_id, key.id))
     print(json.dumps(_shown(key)) if words.json else f"{key.id} opens nothing any more")
+
+
+def _refuse_own(key: Key, settings: Settings) -> None:
+    """The realm's own keys lie in files, which would hold dead ones from then on."""
+    file = file_of(key, settings)
+    if file is not None:
+        raise Invalid(
+            f"{key.id} is the key in {file.name} of ALLOD_HOME",
+            code="key_in_use",
+            hint="remove the file and start the gateway again: a new key is made, and this one ends",
+        )
+
+
+def _refuse_last_admin(store: TenantStore, key: Key) -> None:
+    """Nobody could make another."""
+    if not key.is_admin:
+        return
+    others = (one for one in keys_of(store, None) if one.id != key.id)
+    if not any(one.revoked_ms is None and one.expires_ms is None for one in others):
+        raise Invalid(
+            "this is the last admin key that does not expire",
+            code="last_admin_key",
+            hint="make another admin key without an expiry first",
+        )
 
 
 def _hand_over(key: Key, secret: str, *, as_json: bool) -> None:
@@ -139,44 +206,44 @@ def _hand_over(key: Key, secret: str, *, as_json: bool) -> None:
 
 def _list(store: TenantStore, words: argparse.Namespace) -> None:
     time_ms = now_ms()
-    keys = _keys_of(store, find_tenant(store, words.tenant)) if words.tenant else store.changes_since(0).keys
-    shown = [key for key in keys if words.all or not _state(key, time_ms)]
+    owners: list[Tenant | None] = [find_tenant(store, words.tenant)] if words.tenant else [None]
+    if not words.tenant:
+        owners += tenants_of(store, include_archived=True)
+    found = [(key, owner) for owner in owners for key in keys_of(store, None if owner is None else owner.id)]
+    shown = [(key, why) for key, owner in found if not (why := _why_not(key, owner, time_ms)) or words.all]
     if words.json:
-        print(json.dumps([_shown(key) for key in shown]))
+        print(json.dumps([{**_shown(key), "ended": why or None} for key, why in shown]))
         return
-    for key in shown:
-        used = "never used" if key.last_used_ms is None else f"used {_day(key.last_used_ms)}"
-        ends = _state(key, time_ms) or ("" if key.expires_ms is None else f"until {_day(key.expires_ms)}")
-        scope = f"models {told(key.scope.models)}, up to {key.scope.clearance or 'any tier'}"
-        purposes = f"purposes {told(key.scope.purposes)}"
-        owner = key.tenant_id or "(administration)"
-        parts = [f"{key.id:28} {owner:30} ...{key.hint} {key.name:16} {scope}", purposes, used, ends]
-        print("; ".join(part for part in parts if part))
+    for key, why in shown:
+        print(_line(key, why))
 
 
-def _keys_of(store: TenantStore, tenant: Tenant) -> Iterator[Key]:
-    after = ""
-    while page := store.keys(tenant_id=tenant.id, after=after, limit=1000):
-        yield from page
-        after = page[-1].id
+def _line(key: Key, why_not: str) -> str:
+    used = "never used" if key.last_used_ms is None else f"used {_day(key.last_used_ms)}"
+    ends = why_not or ("" if key.expires_ms is None else f"until {_day(key.expires_ms)}")
+    scope = f"models {told(key.scope.models)}, up to {key.scope.clearance or 'any tier'}"
+    owner = key.tenant_id or "(administration)"
+    first = f"{key.id:28} {owner:30} ...{key.hint} {key.name:16} {scope}"
+    return "; ".join(part for part in (first, f"purposes {told(key.scope.purposes)}", used, ends) if part)
 
 
-def _find_key(store: TenantStore, key_id: str) -> Key:
-    try:
-        return store.key(key_id)
-    except Invalid as error:
-        error.hint = "`allod key list` shows their ids"
-        raise
-
-
-def _state(key: Key, time_ms: int) -> str:
+def _why_not(key: Key, owner: Tenant | None, time_ms: int) -> str:
     """Why it opens nothing; empty where it opens."""
     if key.revoked_ms is not None:
         return "revoked"
+    if owner is not None and owner.archived_ms is not None:
+        return "archived"
     return "expired" if key.expires_ms is not None and key.expires_ms <= time_ms else ""
 
 
-def _shown(key: Key) -> dict[str, Any]:
+def _told_terms(key: Key) -> dict[str, JsonValue]:
+    """What the audit log says of a new key, in the shape that the HTTP interface gives it."""
+    if key.is_admin:
+        return {"allod": {"admin": True}}
+    return {"allod": {"scope": plain(asdict(key.scope))}}
+
+
+def _shown(key: Key) -> dict[str, JsonValue]:
     """What may be known of a key."""
     shown = plain(asdict(key))
     del shown["digest"]

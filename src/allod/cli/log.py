@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 
 from allod.app.home import Home, load_settings
+from allod.cli.tenant import the_log_to_itself
 from allod.core.errors import Invalid
 from allod.prove.fsck import fsck, rebuild
 from allod.prove.keys import load_signing_key
@@ -40,7 +41,8 @@ def run(words: argparse.Namespace) -> int:
         sys.stdout.write(checkpoint.read_text())
         return 0
     key = load_signing_key(home.log_key)
-    report = rebuild(home.receipts, key) if words.rebuild else fsck(home.receipts, key.verifier)
+    with the_log_to_itself():
+        report = rebuild(home.receipts, key) if words.rebuild else fsck(home.receipts, key.verifier)
     if words.json:
         print(json.dumps({**asdict(report), "head": report.head.size, "is_sound": report.is_sound}))
         return 0 if report.is_sound else 1

@@ -9,17 +9,17 @@ import argparse
 import json
 import os
 import pwd
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
-from typing import Any
 
 from allod.app.home import load_settings, now_ms
 from allod.app.meter import recount
 from allod.app.tenants import open_store
-from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed
+from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed, plain, terms_of
 from allod.core.canonical import JsonValue
-from allod.core.errors import Invalid
+from allod.core.errors import Invalid, Unavailable
+from allod.core.nations import Nation
 from allod.govern.store import TenantStore, Totals
 from allod.govern.tenants import LOCAL, Budget, Event, Tenant, new_id
 from allod.govern.windows import BUDGET_UNITS, bounds_of, windows_at
@@ -51,23 +51,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(words: argparse.Namespace) -> int:
     """One of the parts."""
     settings = load_settings()
+    nation = load_nation(settings.realm.nation, home=settings.home)
     with closing(open_store(settings)) as store:
         if words.part == "list":
             _list(store, words)
             return 0
         if words.part == "recount":
-            num_receipts = recount(settings, store)
+            with the_log_to_itself():
+                num_receipts = recount(settings, store)
             print(json.dumps({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
             return 0
         if words.part == "add":
             tenant = Tenant(new_id("proj_"), words.name, created_ms=now_ms())
-            tenant = changed(tenant, vars(words), load_nation(settings.realm.nation, home=settings.home))
-            store.put_tenant(tenant, event("project.created", tenant.id, plain(asdict(tenant))))
+            tenant = changed(tenant, vars(words), nation)
+            store.put_tenant(tenant, _created(tenant, nation))
         else:
             tenant = find_tenant(store, words.tenant)
         if words.part == "set":
-            nation = load_nation(settings.realm.nation, home=settings.home)
-            tenant = _put_changed(store, tenant, changed(tenant, vars(words), nation))
+            tenant = _put_changed(store, tenant, changed(tenant, vars(words), nation), nation)
         elif words.part == "archive":
             tenant = _archive(store, tenant)
         _show(store, tenant, as_json=words.json)
@@ -97,14 +98,38 @@ def tenants_of(store: TenantStore, *, include_archived: bool = False) -> Iterato
         after = page[-1].id
 
 
-def _put_changed(store: TenantStore, old: Tenant, new: Tenant) -> Tenant:
-    if old.archived_ms is not None:
-        raise Invalid(f"{old.name!r} is archived", code="archived", hint="`allod tenant add` makes a new one")
-    before, after = plain(asdict(old)), plain(asdict(new))
-    changes = {name: value for name, value in after.items() if value != before[name]}
-    if not changes:
+def check_active(tenant: Tenant) -> None:
+    """Raise Invalid (`archived`) for a tenant that has ended."""
+    if tenant.archived_ms is not None:
+        raise Invalid(f"{tenant.name!r} is archived", code="archived", hint="`allod tenant add` makes a new one")
+
+
+@contextmanager
+def the_log_to_itself() -> Iterator[None]:
+    """What is done inside needs the receipts' log: where another process has it, the error says whose that is."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.code == "log_locked":
+            error.hint = "stop the gateway (`allod up`) first: while it runs, the log is its"
+        raise
+
+
+def _created(tenant: Tenant, nation: Nation) -> Event:
+    data: dict[str, JsonValue] = {"name": tenant.name, "title": tenant.name, "allod": terms_of(tenant, nation)}
+    return event("project.created", tenant.id, tenant.id, data=data)
+
+
+def _put_changed(store: TenantStore, old: Tenant, new: Tenant, nation: Nation) -> Tenant:
+    check_active(old)
+    before, after = terms_of(old, nation), terms_of(new, nation)
+    terms = {name: value for name, value in after.items() if value != before[name]}
+    changes: dict[str, JsonValue] = {} if new.name == old.name else {"title": new.name}
+    if terms:
+        changes["allod"] = terms
+    if new == old:
         raise Invalid("nothing was to be changed", code="invalid", hint="`allod tenant set --help` shows what can be")
-    store.put_tenant(new, event("project.updated", new.id, changes))
+    store.put_tenant(new, event("project.updated", new.id, new.id, changes_requested=changes))
     return new
 
 
@@ -117,7 +142,7 @@ def _archive(store: TenantStore, tenant: Tenant) -> Tenant:
         )
     if tenant.archived_ms is None:
         tenant = replace(tenant, archived_ms=now_ms())
-        store.put_tenant(tenant, event("project.archived", tenant.id, {}))
+        store.put_tenant(tenant, event("project.archived", tenant.id, tenant.id))
     return tenant
 
 
@@ -184,16 +209,13 @@ def told(words: frozenset[str] | None) -> str:
     return "any" if words is None else ", ".join(sorted(words)) or "none"
 
 
-def plain(fields: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """A value's fields as JSON: a set is a sorted list."""
-    made: dict[str, JsonValue] = json.loads(json.dumps(fields, default=sorted))
-    return made
+def event(kind: str, tenant_id: str | None, about: str, **details: JsonValue) -> Event:
+    """A line of the audit log, by the account that runs this: what it is about, and what changed of that.
 
-
-def event(kind: str, tenant_id: str | None, details: Mapping[str, JsonValue]) -> Event:
-    """A line of the audit log, by the account that runs this."""
+    Its details have the shape of those that the HTTP interface writes, so that one search finds both.
+    """
     try:
         account = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         account = str(os.getuid())
-    return Event(new_id("audit_log-"), now_ms(), kind, f"cli:{account}", tenant_id, details)
+    return Event(new_id("audit_log-"), now_ms(), kind, f"cli:{account}", tenant_id, {"id": about, **details})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.core.nations import Nation
-from allod.govern.tenants import Budget, Quota, Scope, Tenant
+from allod.govern.tenants import Budget, Quota, Scope, Tenant, checked_name
 from allod.govern.windows import BUDGET_UNITS
 
 QUOTA_UNITS = ("requests_per_minute", "tokens_per_minute", "concurrent")
@@ -40,6 +42,8 @@ def add_changes(part: argparse.ArgumentParser) -> None:
 def changed(tenant: Tenant, said: Mapping[str, Any], nation: Nation) -> Tenant:
     """The tenant with what was said, and nothing else, changed. Raises Invalid for words that the nation lacks."""
     label = {name: said[name] for name in (*LABEL_WORDS, "name", "weight", "priority") if name in said}
+    if "name" in label:
+        checked_name(label["name"])
     scope = {name: said[name] for name in ("models", "clearance") if name in said}
     quota = {name: said[name] for name in QUOTA_UNITS if name in said}
     new = replace(
@@ -59,6 +63,25 @@ def changed(tenant: Tenant, said: Mapping[str, Any], nation: Nation) -> Tenant:
             hint="a marking or a tier may restrict where things are processed: say fewer of them, or other places",
         )
     return new
+
+
+def terms_of(tenant: Tenant, nation: Nation) -> dict[str, JsonValue]:
+    """A tenant's terms in the shape that the audit log has them from the HTTP interface, and those per model."""
+    fields = plain(asdict(tenant))
+    budgets: dict[str, JsonValue] = {"day": None, "month": None}
+    for budget in tenant.budgets:
+        budgets[budget.period] = {unit: getattr(budget, unit) for unit in BUDGET_UNITS}
+    return {
+        **{name: fields[name] for name in ("weight", "priority", "scope", "quota", "model_quotas")},
+        "label": {name: fields[name] for name in LABEL_WORDS} | {"tier": tenant.tier or nation.lowest.tier.name},
+        "budgets": budgets,
+    }
+
+
+def plain(fields: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """A value's fields as JSON: a set is a sorted list."""
+    made: dict[str, JsonValue] = json.loads(json.dumps(fields, default=sorted))
+    return made
 
 
 def check_scope(scope: Scope, nation: Nation) -> None:

@@ -25,6 +25,8 @@ MAX_DETAILS_BYTES = 16384
 _is_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch
 _is_text = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}").fullmatch
 _is_kind = re.compile(r"[a-z_]+(\.[a-z_]+)+").fullmatch
+# Control characters, line separators, and the marks that turn the direction of what follows.
+_unseen = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]").search
 _is_digest = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
@@ -254,6 +256,16 @@ def new_api_key(prefix: str, random: Callable[[int], str] = secrets.token_urlsaf
 def api_key_digest(secret: str) -> str:
     """Hexadecimal SHA-256 of a key, for any text that a header may hold."""
     return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def checked_name(name: str) -> str:
+    """The name that somebody gives now, if a reader sees all of it. Raises Invalid.
+
+    No field's check, so that what was named before the rule can still be read, listed and ended.
+    """
+    if _unseen(name) or not name.strip():
+        raise Invalid("name must be text that can be seen, without control characters", param="name")
+    return name
 
 
 def organization(word: str | None) -> Tenant | None:

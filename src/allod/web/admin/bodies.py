@@ -6,13 +6,12 @@ no use for are known here, so that they are refused by name (`asked.unsupported`
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from allod.core.canonical import MAX_SAFE_INTEGER
-from allod.core.errors import Invalid
+from allod.govern.tenants import checked_name as checked_name
 
 MAX_LIFE_S = 10 * 365 * 86_400
 MICROS_PER_CENT = 10_000
@@ -24,9 +23,6 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Word = Annotated[str, Meta(min_length=1, max_length=256)]
 Words = Annotated[list[Word], Meta(max_length=64)]
 Models = Annotated[list[Word], Meta(max_length=1024)]
-
-# Control characters, line separators, and the marks that turn the direction of what follows.
-_unseen = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]").search
 
 
 class Empty(Struct, forbid_unknown_fields=True):
@@ -157,10 +153,3 @@ def given(body: Struct | UnsetType) -> dict[str, Any]:
         return {}
     fields = {name: getattr(body, name) for name in body.__struct_fields__}
     return {name: value for name, value in fields.items() if value is not UNSET}
-
-
-def checked_name(name: str) -> str:
-    """The name, if a reader sees all of it. Raises Invalid."""
-    if _unseen(name) or not name.strip():
-        raise Invalid("name must be text that can be seen, without control characters", param="name")
-    return name
