@@ -85,7 +85,8 @@ def _check(words: argparse.Namespace, settings: Settings) -> int:
         print(f"{finding.severity}: {finding.message}")
         if finding.example is not None:
             print(f"        such as {finding.example}")
-    print("sound" if report.is_sound else "NOT sound")
+    even_so = ", but `policy set` needs --even-so" if report.findings else ""
+    print(f"sound{even_so}" if report.is_sound else "NOT sound")
     return 0 if report.is_sound else 1
 
 

@@ -4,85 +4,105 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from allod.app.home import now_ms
 from allod.app.policies import nation_of, open_policies
+from allod.app.questions import ASSUMED_SEAL, Question, Questions, catalogue_models, controls_of
+from allod.app.tenants import open_store
+from allod.cli.key import file_of, find_key, keys_of
+from allod.cli.tenant import find_tenant
 from allod.core.errors import Invalid
 from allod.core.nations import Nation
 from allod.govern.policy import Policy, load_policy
-from allod.govern.policy_asked import Asked, Model, Site, describe
-from allod.govern.policy_explain import explain
-from allod.settings import Settings, load_catalogue
+from allod.govern.policy_asked import Asked, describe
+from allod.govern.policy_explain import Explanation, explain
+from allod.govern.store import TenantStore
+from allod.govern.tenants import LOCAL
+from allod.settings import Settings
 
 MAX_POLICY_BYTES = 1 << 20
 
 
 def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words that make up a request."""
+    """The words that make up a request, and those that ask what if."""
     parser.add_argument("--file", type=Path, metavar="FILE", help="by this policy instead of the one in force")
     parser.add_argument("--action", choices=("chat", "embed"), default="chat")
-    parser.add_argument("--tier", default="", help="of the request; the lowest unless said")
+    parser.add_argument("--tier", default="", help="of the request; the tenant's own unless said")
     parser.add_argument("--markings", type=_words, default=[], metavar="A,B")
     parser.add_argument("--purpose", metavar="NAME")
-    parser.add_argument("--tenant", default="local", metavar="ID")
-    parser.add_argument("--key", default="local", metavar="ID")
-    parser.add_argument("--clearance", metavar="TIER", help="of the key; the highest unless said")
-    parser.add_argument("--models", type=_words, metavar="A,B", help="the only ones that the key may use")
-    parser.add_argument("--model", metavar="NAME")
-    parser.add_argument("--place", metavar="CODE", help="where the site is; this realm's unless said")
-    parser.add_argument("--accredited", metavar="TIER", help="the site's highest tier; this realm's unless said")
-    parser.add_argument("--seal", default="sealed", metavar="KIND", help="sealed, partial or none")
+    parser.add_argument("--tenant", default=LOCAL, metavar="TENANT", help="its id or its name (local)")
+    parser.add_argument(
+        "--key", metavar="ID", help="one of its keys; the realm's own for local, else one without limits"
+    )
+    parser.add_argument("--model", metavar="NAME", help="the one that the settings name unless said")
+    what_if = parser.add_argument_group("what if")
+    what_if.add_argument("--clearance", metavar="TIER", help="the key were cleared up to this")
+    what_if.add_argument("--models", type=_words, metavar="A,B", help="these were the only ones that the key may use")
+    what_if.add_argument("--place", metavar="CODE", help="the site were there")
+    what_if.add_argument("--accredited", metavar="TIER", help="the site were accredited up to this")
+    what_if.add_argument("--seal", metavar="KIND", help="the engine's were sealed, partial or none; sealed is assumed")
 
 
 def explain_request(words: argparse.Namespace, settings: Settings) -> int:
     """0 if it would be permitted, else 1."""
-    nation = nation_of(settings)
-    policy = _policy(words.file, settings, nation)
-    asked = _asked(words, settings, nation)
-    told = explain(policy, asked)
-    decision = told.decision
+    policy = _policy(words.file, settings)
+    controls = controls_of(settings, policy, model=words.model, seal=words.seal or ASSUMED_SEAL)
+    with closing(open_store(settings)) as store:
+        questions = Questions(controls, store, catalogue_models(policy.nation).values())
+        asked = questions.asked(_question(words, store, settings), now_ms())
+    asked = _what_if(words, asked, policy.nation)
+    told = explain(policy, asked, questions.models.values())
+    permitted = told.decision.permitted
     if words.json:
-        rules = [{"name": rule.name, "effect": rule.effect, "reason": rule.reason} for rule in told.rules]
-        found = {"asked": describe(asked), "policy": policy.digest, "permitted": decision.permitted, "rules": rules}
-        print(json.dumps({**found, "fault": decision.fault, "changes": told.changes}))
-        return 0 if decision.permitted else 1
-    print(f"asked      {describe(asked)}\npolicy     {policy.digest}")
-    print(f"decision   {'permit' if decision.permitted else 'forbid'}: {decision.reason}")
+        print(json.dumps(_shown(policy, asked, told, is_seal_assumed=words.seal is None)))
+        return 0 if permitted else 1
+    assumed = " (assumed: no engine was asked; --seal says otherwise)" if words.seal is None else ""
+    print(f"asked      {describe(asked)}{assumed}\npolicy     {policy.digest}")
+    print(f"decision   {'permit' if permitted else 'forbid'}: {told.decision.reason}")
     for rule in told.rules:
         print(f"\n{rule.source}")
     print(f"\n{told.advice}")
-    return 0 if decision.permitted else 1
+    return 0 if permitted else 1
 
 
-def _asked(words: argparse.Namespace, settings: Settings, nation: Nation) -> Asked:
-    purposes = None if words.purpose is None else [words.purpose]
-    accredited = words.accredited or settings.realm.tier
-    return Asked(
-        action=words.action,
-        tenant_id=words.tenant,
-        key_id=words.key,
-        clearance=nation.tier(words.clearance) if words.clearance else nation.tiers[-1],
-        models=None if words.models is None else frozenset(words.models),
-        model=_model(words.model or settings.model.name, nation),
-        label=nation.label(words.tier, markings=words.markings, purposes=purposes),
-        site=Site(
-            id=settings.realm.site,
-            jurisdiction=words.place or settings.realm.jurisdiction,
-            tier=nation.tier(accredited) if accredited else nation.tiers[0],
-            seal=words.seal,
-        ),
+def _question(words: argparse.Namespace, store: TenantStore, settings: Settings) -> Question:
+    tenant = find_tenant(store, words.tenant)
+    key_id = None if words.key is None else find_key(store, words.key).id
+    if key_id is None and tenant.id == LOCAL:
+        key_id = next((key.id for key in keys_of(store, LOCAL) if file_of(key, settings)), None)
+    return Question(tenant.id, words.tier, words.markings, words.purpose, words.action, words.model, key_id)
+
+
+def _what_if(words: argparse.Namespace, asked: Asked, nation: Nation) -> Asked:
+    """The question with what is supposed of its key and its site."""
+    tier = nation.tier(words.accredited) if words.accredited else asked.site.tier
+    return replace(
+        asked,
+        clearance=nation.tier(words.clearance) if words.clearance else asked.clearance,
+        models=asked.models if words.models is None else frozenset(words.models),
+        site=replace(asked.site, jurisdiction=words.place or asked.site.jurisdiction, tier=tier),
     )
 
 
-def _model(name: str, nation: Nation) -> Model:
-    for entry in load_catalogue():
-        if entry.name == name:
-            return Model(name, nation.lowest, entry.licence, entry.country, entry.informative)
-    return Model(name, nation.lowest)
+def _shown(policy: Policy, asked: Asked, told: Explanation, *, is_seal_assumed: bool) -> dict[str, Any]:
+    return {
+        "asked": describe(asked),
+        "seal_assumed": is_seal_assumed,
+        "label": asked.label.as_json(),
+        "policy": policy.digest,
+        "permitted": told.decision.permitted,
+        "rules": [{"name": rule.name, "effect": rule.effect, "reason": rule.reason} for rule in told.rules],
+        "fault": told.decision.fault,
+        "changes": told.changes,
+    }
 
 
-def _policy(file: Path | None, settings: Settings, nation: Nation) -> Policy:
-    return open_policies(settings).current() if file is None else load_policy(read_text(file), nation)
+def _policy(file: Path | None, settings: Settings) -> Policy:
+    return open_policies(settings).current() if file is None else load_policy(read_text(file), nation_of(settings))
 
 
 def _words(text: str) -> list[str]:

@@ -1,0 +1,139 @@
+"""What the policy would be asked about a request that nobody has sent: the main path's own question, from words.
+
+The console asks about the gateway that runs; the command line about the one that these settings would make.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from allod.app.engine import ECHO_MODEL
+from allod.app.weights import is_file_name
+from allod.core.errors import Invalid
+from allod.core.labels import Label
+from allod.core.nations import Nation
+from allod.govern.keys import caller_for
+from allod.govern.policy import Policy
+from allod.govern.policy_asked import Asked, Model, Site
+from allod.govern.store import TenantStore
+from allod.govern.tenants import LOCAL, Key, Tenant
+from allod.model.catalogue import Pace, best_for
+from allod.serve.controls import Controls
+from allod.settings import Settings, load_catalogue
+
+ANY_KEY = "any-key"  # stands for a key that has no limits of its own
+ASSUMED_SEAL = "sealed"  # of an engine that is not asked: one that starts unsealed must be told to
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as it might come in. Words that are not said are as where a client says nothing; without a `key` it is
+    one that the tenant's own scope limits, and nothing else."""
+
+    tenant: str = LOCAL
+    tier: str = ""
+    markings: Sequence[str] = ()
+    purpose: str | None = None
+    action: Literal["chat", "embed"] = "chat"
+    model: str | None = None
+    key: str | None = None
+
+
+class Questions:
+    """Put as the gateway with these controls puts them. `others` are models that the realm knows of besides."""
+
+    def __init__(self, controls: Controls, store: TenantStore, others: Iterable[Model] = ()) -> None:
+        self._controls = controls
+        self._store = store
+        self.models = {model.name: model for model in (controls.model, *others, controls.model)}  # the served one first
+
+    def asked(self, question: Question, now_ms: int) -> Asked:
+        """What the main path would ask, but for markings that a text itself calls for. Blocks.
+
+        Raises Invalid for words, tenants, keys and models that there are not, and for keys that open nothing.
+        """
+        nation = self._controls.nation
+        tenant = self._store.tenant(question.tenant)
+        if tenant.archived_ms is not None:
+            raise Invalid("the tenant is archived: its keys open nothing", code="project_archived", param="tenant")
+        caller = caller_for(tenant, self._key(tenant, question.key, now_ms), nation)
+        model = self.models.get(question.model or self._controls.model.name)
+        if model is None:
+            raise Invalid(
+                f"the model {question.model!r} is not known here",
+                code="model_not_found",
+                param="model",
+                hint=f"there are: {', '.join(self.models)}",
+            )
+        label = caller.label.join(_declared(question, nation)).join(model.label)
+        return replace(self._controls.asked(caller, question.action, label), model=model)
+
+    def _key(self, tenant: Tenant, key_id: str | None, now_ms: int) -> Key:
+        if key_id is None:
+            return Key(ANY_KEY, tenant.id, ANY_KEY, "0" * 64, "0000", created_ms=0)
+        key = self._store.key(key_id)
+        if key.tenant_id != tenant.id:
+            raise Invalid(f"the tenant {tenant.id} has no such key", code="not_found", param="key")
+        if key.revoked_ms is not None or (key.expires_ms is not None and key.expires_ms <= now_ms):
+            raise Invalid("the key has ended: it opens nothing", code="key_ended", param="key")
+        return key
+
+
+def controls_of(settings: Settings, policy: Policy, *, model: str | None = None, seal: str = ASSUMED_SEAL) -> Controls:
+    """The controls of the gateway that these settings would make, with this policy and an engine of this seal.
+
+    `model` is what to ask about where the settings leave it to the machine. Raises Invalid where nobody says.
+    """
+    nation, realm = policy.nation, settings.realm
+    tier = nation.tier(realm.tier) if realm.tier else nation.tiers[0]
+    site = Site(realm.site, realm.jurisdiction, tier, seal)
+    return Controls(policy=policy, nation=nation, model=_served(settings, nation, model), site=lambda: site)
+
+
+def catalogue_models(nation: Nation) -> dict[str, Model]:
+    """Those of the catalogue by name, as a policy is told of them."""
+    return {
+        entry.name: Model(entry.name, nation.lowest, entry.licence, entry.country, entry.informative)
+        for entry in load_catalogue()
+    }
+
+
+def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
+    """The model that the settings name, as a gateway that serves it would describe it."""
+    name = settings.model.name
+    if name == "auto":
+        name = _measured_best(settings) or wanted or name
+    if name == ECHO_MODEL.name:
+        return Model(name, nation.lowest, ECHO_MODEL.licence, ECHO_MODEL.country, ECHO_MODEL.informative)
+    if is_file_name(name):
+        return Model(Path(name).stem, nation.lowest, licence="not known", country="", informative=True)
+    known = catalogue_models(nation)
+    if name not in known:
+        message = f"there is no model {name!r} in the catalogue"
+        if name == "auto":
+            message = "which model this machine serves is not measured yet"
+        raise Invalid(message, code="model_not_found", param="model", hint=f"say --model: {', '.join(known)}")
+    return known[name]
+
+
+def _measured_best(settings: Settings) -> str | None:
+    """What `auto` serves here, as the first start measured it."""
+    try:
+        kept = json.loads((settings.home / "pace.json").read_text())
+        pace = Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return best_for(load_catalogue(), pace).name
+
+
+def _declared(question: Question, nation: Nation) -> Label:
+    purposes = None if question.purpose is None else [question.purpose]
+    try:
+        return nation.label(question.tier, markings=question.markings, purposes=purposes)
+    except Invalid as error:
+        param = "purpose" if error.param == "purposes" else error.param
+        raise Invalid(error.message, code=error.code, param=param, hint=error.hint) from error
