@@ -108,8 +108,8 @@ def test_the_file_alone_is_a_database(place: Place, file: Path) -> None:
     with closing(place.open()) as store:
         shutil.copy(file, alone)
         assert tables_of(alone) == tables_of(file) != []
-        put(store, tenant())
-        with closing(place.open()) as other:
+        with closing(place.open()) as other:  # so that the file's last connection is not closed with the store
+            put(store, tenant())
             store.close()
             shutil.copy(file, alone)
             with closing(sqlite_store(alone)) as copied:
