@@ -94,7 +94,7 @@ class Steps:
         assert self.controls.decide(self.callers[number], "chat", self.label_).permitted
 
     async def admit(self, number: int) -> None:
-        held = await self.allowance.hold(self.caller.tenant, self.request)
+        held = await self.allowance.hold(self.caller.tenant, self.request, self.request.task)
         async with self.admission.turn(
             self.caller.tenant.id, prompt_tokens=held.prompt_tokens, max_tokens=held.max_tokens
         ) as turn:

@@ -399,3 +399,21 @@ def test_fsck_can_run_beside_the_writer(log: Log, tmp_path: Path) -> None:
     log.flush()
     fill(log, 300)
     assert fsck(tmp_path / "log", KEY.verifier).findings == ()
+
+
+def test_a_segment_that_is_gone_or_another_takes_nothing_more(tmp_path: Path) -> None:
+    """What was written to a file without a name would be acknowledged and lost."""
+    log = open_log(tmp_path / "log", KEY)
+    try:
+        log.append([Entry(b"one", "r1")])
+        segment = tmp_path / "log" / "segment"
+        segment.rename(tmp_path / "aside")
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                log.append([Entry(b"two", "r2")])
+            segment.write_bytes(b"another file")
+        (tmp_path / "aside").replace(segment)
+        log.append([Entry(b"two", "r2")])
+        assert log.head.size == 2
+    finally:
+        log.close()

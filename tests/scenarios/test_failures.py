@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -59,6 +60,9 @@ def test_a_full_disk_under_the_log_stops_answers_and_loses_none(start_gateway: S
             num_answered += 1
         assert status == 503
         assert json.loads(answer)["error"]["code"] == "log_unavailable"
+        status, answer = post(gateway, {**hello, "stream": True})
+        assert status == 503, "nothing is generated while the log is known not to work"
+        time.sleep(1.1)  # then one request finds out whether it works again
         status, stream = post(gateway, {**hello, "stream": True})
         assert (status, b"[DONE]" in stream, b'"finish_reason":"stop"' in stream) == (200, False, False)
         assert b'"code":"log_unavailable"' in stream
@@ -68,6 +72,7 @@ def test_a_full_disk_under_the_log_stops_answers_and_loses_none(start_gateway: S
             if status == 200:
                 num_answered += 1
                 break
+            time.sleep(0.1)
         assert status == 200, "the log did not recover when there was room again"
         gateway.process.terminate()
         copy = tmp_path / "copy"

@@ -197,6 +197,11 @@ def request(task: Chat | Embed | None = None, *, id: str = "r1", tier: str = "OF
     return Request(id=id, tenant="local", key="key_local", task=task or chat(), body=b'{"the":"body"}', **fields)
 
 
+def both(asked: Request) -> tuple[Request, Chat | Embed]:
+    """The request, and what the engine gets of it: the same where there are no tools."""
+    return asked, asked.task
+
+
 def write_body(made: Embeddings) -> bytes:
     """What a dialect makes of vectors."""
     return b"body of %d vectors" % len(made.vectors)

@@ -262,3 +262,15 @@ async def test_who_would_wait_too_long_is_refused() -> None:
     assert caught.value.code == "overloaded"
     assert caught.value.retry_after_s == 1
     await guests.end()
+
+
+async def test_a_wait_that_was_foreseen_wrongly_ends_all_the_same() -> None:
+    """On arrival nobody knew how long the place would be kept; after `max_wait_s` the request hears so, and is gone."""
+    admission = Admission(num_running=1, num_waiting=4, max_wait_s=0.05)
+    async with admission.turn("a"):
+        with pytest.raises(Unavailable) as caught:
+            async with admission.turn("b"):
+                pass
+        assert (caught.value.code, admission.inside) == ("overloaded", 1)
+    async with asyncio.timeout(1), admission.turn("b"):
+        pass

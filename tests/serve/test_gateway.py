@@ -28,7 +28,7 @@ from tests.serve.conftest import (
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.labels import Label
-from allod.core.requests import Completion, Embed, Embeddings, Piece, Request, Tool, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Tool, Usage
 from allod.core.statements import ANSWER, REFUSAL
 from allod.govern.keys import Caller
 from allod.govern.policy_asked import Model, Site
@@ -238,17 +238,18 @@ async def test_a_refusal_that_cannot_be_recorded_is_unavailable(front: MakeFront
     assert engine.asked == []
 
 
-async def test_what_is_forbidden_is_refused_though_the_limit_is_reached(front: MakeFront, way: Way) -> None:
-    """4 before 5: a refusal has its receipt whatever the quota says, and takes nothing of it."""
-    caller = limited(requests_per_minute=1)
+async def test_a_refusal_is_a_request_of_the_quota(front: MakeFront, way: Way) -> None:
+    """Or who sends nothing but what is forbidden would fill the log: past the quota it is 429, without a receipt."""
+    caller = limited(requests_per_minute=3)
     async with front(ScriptedEngine("x")) as made:
-        for number in range(3):
+        for number in range(2):
             with pytest.raises(Denied):
                 await way(made.gateway, caller, request(id=f"no{number}", tier="SECRET"))
         await way(made.gateway, caller, request(id="yes"))
-        with pytest.raises(Denied):
-            await way(made.gateway, caller, request(id="no3", tier="SECRET"))
-        assert [statement.id for statement in await made.receipts()] == ["no0", "no1", "no2", "yes", "no3"]
+        with pytest.raises(Unavailable) as caught:
+            await way(made.gateway, caller, request(id="no2", tier="SECRET"))
+        assert caught.value.code == "rate_limited"
+        assert [statement.id for statement in await made.receipts()] == ["no0", "no1", "yes"]
 
 
 # Step 5
@@ -551,3 +552,42 @@ async def test_the_error_counts_more_than_its_note(front: MakeFront, ask: Ask) -
         with pytest.raises(Unavailable) as caught:
             await ask(made.gateway, request())
     assert caught.value.code == "engine_lost"
+
+
+NUMBER = "943 476 5919"  # the NHS number of no patient
+CALL = {"function": {"name": "find", "arguments": '{"who": "\\u0039\\u0034\\u0033 476 5919"}'}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        chat(messages=({"role": "user", "content": f"Who is {NUMBER}?"},)),
+        chat(messages=({"role": "user", "content": "Who is 943\n476\t5919, or 943.476.5919?"},)),
+        chat(tools=(Tool("find", f"Finds {NUMBER}", {"type": "object"}),), tool_choice="auto"),
+        chat(tools=(Tool("find", "", {"type": "object", "description": NUMBER}),), tool_choice="auto"),
+        chat(messages=({"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "user", "content": "x"})),
+        chat(schema={"const": NUMBER}),
+    ],
+    ids=["content", "split", "description", "parameters", "arguments", "schema"],
+)
+async def test_whatever_the_engine_would_read_is_searched(front: MakeFront, asked: Chat) -> None:
+    """3: a person's number marks the request wherever it stands; marked, it needs a seal that this engine lacks."""
+    async with front(ScriptedEngine("x")) as made:
+        with pytest.raises(Denied):
+            await made.gateway.answer(CALLER, request(asked))
+        (statement,) = await made.receipts()
+    policy = statement.predicate["policy"]
+    assert (policy["label"]["markings"], policy["rules"]) == (["PERSONAL DATA"], ["needs-a-sealed-engine"])
+
+
+async def test_nothing_is_generated_while_the_log_is_known_not_to_work(front: MakeFront) -> None:
+    """After a failure one request a second finds out whether it works again; the others cost nobody anything."""
+    engine = ScriptedEngine("x")
+    async with front(engine) as made:
+        await asyncio.to_thread(made.writer.close)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await made.gateway.answer(CALLER, request())
+        assert len(engine.asked) == 1
+        with pytest.raises(Unavailable):
+            made.recorder.check()

@@ -12,6 +12,7 @@ from tests.serve.conftest import Ask, MakeFront, ScriptedEngine, chat, request
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Completion, Tool, Usage
+from allod.serve import schemas
 from allod.serve.schemas import NOT_JSON, check_kept, compiled, json_value
 
 POSTCODE = {  # llama.cpp knows no `\b`, and accepts any string where its grammar does not know a pattern
@@ -134,3 +135,15 @@ async def test_any_object_is_an_object(front: MakeFront, ask_chat: Ask, text: st
         with pytest.raises(Unavailable) as caught:
             await ask_chat(made.gateway, request(chat(schema={}), id="r2"))
     assert caught.value.code == "schema_not_kept"
+
+
+def test_schemas_that_take_long_to_compile_are_refused() -> None:
+    """By their length and by their patterns, all schemas of a request together: the event loop compiles them."""
+    schemas.check_size({"type": "object"}, {"pattern": "a"}, param="tools")
+    many = {"anyOf": [{"pattern": f"(\\w{{100}}|{number})"} for number in range(schemas.MAX_PATTERNS + 1)]}
+    long = {"enum": ["x" * schemas.MAX_SCHEMA_CHARS]}
+    half = {"enum": ["x" * (schemas.MAX_SCHEMA_CHARS // 2)]}
+    for together in ((many,), (long,), (half, half)):
+        with pytest.raises(Invalid) as caught:
+            schemas.check_size(*together, param="tools")
+        assert (caught.value.code, caught.value.param) == ("invalid_schema", "tools")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
-from tests.serve.conftest import PERMITTED, TENANT, Front, MakeFront, ScriptedEngine, chat, request, until
+from tests.serve.conftest import PERMITTED, TENANT, Front, MakeFront, ScriptedEngine, both, chat, request, until
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Request, Sampling, Usage, chat_answer
@@ -26,7 +26,7 @@ COUNTED = Usage(20, 30, cached_tokens=5)
 LOST = Unavailable("gone", code="engine_lost")
 LIMITED = replace(TENANT, quota=Quota(concurrent=1), weight=3)
 MAX_TOKENS = 500
-FORESEEN = 9  # tokens, of the prompt
+FORESEEN = 10  # tokens, of the prompt
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Desk:
         """Work that is accepted and has not begun."""
         asked = asked or request(chat(sampling=Sampling(seed=1, max_tokens=MAX_TOKENS)))
         await self.front.prepared(asked)
-        held = await self.allowance.hold(LIMITED, asked)
+        held = await self.allowance.hold(LIMITED, *both(asked))
         return Work(
             Accepted(asked, LIMITED, PERMITTED, held),
             admission=self.admission,
@@ -83,7 +83,7 @@ class Desk:
 
     async def is_as_before(self) -> bool:
         """Whether the only place at the engine and the tenant's only request at a time are free."""
-        self.allowance.release(await self.allowance.hold(LIMITED, request()))
+        self.allowance.release(await self.allowance.hold(LIMITED, *both(request())))
         self.ends.num_released -= 1
         return self.admission.inside == 0
 
@@ -150,7 +150,7 @@ async def test_its_turn_is_the_tenants_by_weight_and_by_what_is_foreseen(desk: D
 async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
     """Priority 1 waits behind those who wait for an answer."""
     asked = request()
-    held = await desk.allowance.hold(LIMITED, await desk.front.prepared(asked))
+    held = await desk.allowance.hold(LIMITED, *both(await desk.front.prepared(asked)))
     accepted = Accepted(asked, replace(LIMITED, priority=1), PERMITTED, held)
     async with Work(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
         assert desk.standing().priority == 1
@@ -192,6 +192,10 @@ async def fails_as_nobody_foresaw(work: Work) -> None:
     raise ZeroDivisionError
 
 
+async def is_refused(work: Work) -> None:
+    raise Invalid("longer than the context", code="context_length_exceeded")
+
+
 async def is_cancelled(work: Work) -> None:
     task = asyncio.current_task()
     assert task is not None
@@ -223,10 +227,11 @@ class Case:
 CASES = [
     Case(fails, Usage(FORESEEN, MAX_TOKENS), "error"),
     Case(fails_after_counting, COUNTED, "error", tokens=(20, 30)),
-    Case(fails_after_pieces, Usage(FORESEEN, 2), "error", "one two", (0, 2)),
-    Case(fails_as_nobody_foresaw, Usage(FORESEEN, 1), "error", "one", (0, 1)),
-    Case(is_cancelled, Usage(FORESEEN, MAX_TOKENS), "cancelled"),
-    Case(is_cancelled_after_pieces, Usage(FORESEEN, 1), "cancelled", "one", (0, 1)),
+    Case(fails_after_pieces, Usage(FORESEEN, 2), "error", "one two", (FORESEEN, 2)),
+    Case(fails_as_nobody_foresaw, Usage(FORESEEN, 1), "error", "one", (FORESEEN, 1)),
+    Case(is_cancelled, Usage(FORESEEN, MAX_TOKENS), "cancelled", tokens=(FORESEEN, 0)),
+    Case(is_refused, Usage(), "error"),
+    Case(is_cancelled_after_pieces, Usage(FORESEEN, 1), "cancelled", "one", (FORESEEN, 1)),
     Case(is_cancelled_after_counting, COUNTED, "cancelled", tokens=(20, 30)),
 ]
 
@@ -282,15 +287,15 @@ async def test_an_embedding_that_fails_is_charged_for_its_text_alone(desk: Desk)
 async def test_a_receipt_that_cannot_be_made_changes_no_charge(desk: Desk) -> None:
     """The log is gone; limits were charged when the engine was done, and are charged no more."""
     await asyncio.to_thread(desk.front.writer.close)
+    with pytest.raises(Unavailable, match="gone"):
+        async with await desk.work():
+            raise LOST
     work = await desk.work()
     async with work:
         work.counted(COUNTED)
     with pytest.raises(Unavailable):
         await work.record(b"answer", "stop")
-    with pytest.raises(Unavailable, match="gone"):
-        async with await desk.work():
-            raise LOST
-    assert [usage for usage, _ in desk.ends.settled] == [COUNTED, Usage(FORESEEN, MAX_TOKENS)]
+    assert [usage for usage, _ in desk.ends.settled] == [Usage(FORESEEN, MAX_TOKENS), COUNTED]
     assert await desk.is_as_before()
 
 

@@ -78,6 +78,7 @@ class Realm:
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless an answer could be given now."""
         self.gateway.controls.check()
+        self.gateway.recorder.check()
         engine = self.gateway.engine
         if isinstance(engine, Replica):
             engine.check_ready()

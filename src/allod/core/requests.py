@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -54,12 +55,11 @@ class Chat:
 
     @property
     def text(self) -> str:
-        """What the conversation says, and what its tool calls pass on."""
+        """What the messages say, and the words of the schema."""
         said = [message.get("content") or "" for message in self.messages]
-        called = [
-            call["function"]["arguments"] for message in self.messages for call in message.get("tool_calls") or ()
-        ]
-        return "\n".join((*said, *called))
+        if self.schema is not None:
+            said.append(json.dumps(self.schema, ensure_ascii=False))
+        return "\n".join(said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ _DIGITS = re.compile(f"[0-9]+(?:[^0-9]{{1,{MAX_CHARS}}}+[0-9]+)*+")
 # Characters that pasted text has instead of those that patterns know, each for one, so that positions stay.
 _SAME: dict[int, int | str] = {
     **{lower: lower - 32 for lower in range(ord("a"), ord("z") + 1)},
-    **dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f"), " "),  # spaces that do not break, or are narrow
-    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-"),
+    **dict.fromkeys(map(ord, "\t\n\r\u00a0\u2007\u2009\u202f"), " "),  # of tables and lines, unbreakable, narrow
+    **dict.fromkeys(map(ord, ".\u2010\u2011\u2012\u2013\u2212"), "-"),
 }
 _SEPARATORS = {ord(character): None for character in " -./"}
 

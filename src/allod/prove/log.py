@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from struct import pack
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.secret_files import make_private_directory
@@ -173,17 +173,24 @@ class Log:
         os.close(self._lock)
 
     def _read(self, offset: int, count: int) -> list[bytes]:
-        found: list[bytes] = []
-        with (self._directory / "segment").open("rb") as file:
-            file.seek(offset)
-            while len(found) < count:
-                frame = read_frame(file, offset)
-                if isinstance(frame, str):
-                    raise Unavailable(f"the segment cannot be read at byte {offset}: {frame}", code="log_damaged")
-                if frame.kind == ENTRY:
-                    found.append(frame.payload)
-                offset = frame.end
-        return found
+        try:
+            with self.segment_path.open("rb") as file:
+                return _entries_from(file, offset, count)
+        except OSError as error:
+            raise Unavailable(f"the segment cannot be read: {error.strerror}", code="log_unavailable") from error
+
+
+def _entries_from(file: BinaryIO, offset: int, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    file.seek(offset)
+    while len(found) < count:
+        frame = read_frame(file, offset)
+        if isinstance(frame, str):
+            raise Unavailable(f"the segment cannot be read at byte {offset}: {frame}", code="log_damaged")
+        if frame.kind == ENTRY:
+            found.append(frame.payload)
+        offset = frame.end
+    return found
 
 
 def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS, *, anew: bool = False) -> Log:
@@ -223,7 +230,7 @@ def _open_locked(directory: Path, key: SigningKey, calls: FileCalls, lock: int, 
         os.close(fd)
         index.close()
         raise Unavailable(f"the log cannot be written ({error.strerror})", code="log_unavailable") from error
-    return Log(directory, key, SegmentFile(fd, standing.end, calls), standing, index, lock)
+    return Log(directory, key, SegmentFile(fd, standing.end, calls, path), standing, index, lock)
 
 
 def _create_segment(directory: Path, key: SigningKey) -> None:

@@ -8,9 +8,11 @@ A batch is written and made durable as one: entries without their head were neve
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, NamedTuple
 from zlib import crc32
@@ -99,8 +101,8 @@ class FileCalls:
 class SegmentFile:
     """The segment, open for appending; `end` is where the durable part ends."""
 
-    def __init__(self, fd: int, end: int, calls: FileCalls) -> None:
-        self._fd, self._calls = fd, calls
+    def __init__(self, fd: int, end: int, calls: FileCalls, path: Path) -> None:
+        self._fd, self._calls, self._path = fd, calls, path
         self._failed: str | None = None
         self.end = end
 
@@ -113,6 +115,8 @@ class SegmentFile:
         if self._failed is not None:
             raise self._unavailable(self._failed)
         try:
+            if not os.path.samestat(self._path.stat(), os.fstat(self._fd)):
+                raise FileNotFoundError(errno.ENOENT, "another file has its name")
             self._write(data)
         except OSError as error:
             self._undo()

@@ -11,6 +11,7 @@ import time
 from functools import partial
 from types import TracebackType
 
+from allod.core.errors import Unavailable
 from allod.serve.fair_queue import Ticket
 from allod.serve.turns import Standing, Turns
 
@@ -23,6 +24,7 @@ class Admission:
     def __init__(self, *, num_running: int, num_waiting: int, max_wait_s: float = 120.0) -> None:
         self._turns = self.turns_type(num_running=num_running, num_waiting=num_waiting, max_wait_s=max_wait_s)
         self._num_running = num_running
+        self._max_wait_s = max_wait_s
         self._waiters: dict[Ticket, asyncio.Future[None]] = {}
 
     @property
@@ -45,7 +47,17 @@ class Admission:
         return self._turns.standings()
 
     async def _called(self, ticket: Ticket) -> None:
-        """Return when the request's turn has come; a wait that is cancelled leaves the line as if it never was."""
+        """Return when the request's turn has come; a wait that is cancelled leaves the line as if it never was.
+
+        Raises Unavailable after `max_wait_s`: what was foreseen on arrival may have been wrong.
+        """
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                await self._wait(ticket)
+        except TimeoutError as error:
+            raise Unavailable("the wait for a turn was too long", code="overloaded", retry_after_s=5) from error
+
+    async def _wait(self, ticket: Ticket) -> None:
         self._waiters[ticket] = waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter

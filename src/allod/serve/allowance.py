@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
-from allod.core.requests import Chat, Request, Usage
+from allod.core.requests import Chat, Embed, Request, Usage
 from allod.govern.prices import Prices
 from allod.govern.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenants import Tenant
@@ -15,6 +16,7 @@ from allod.govern.tenants import Tenant
 MAX_LEASES = 8  # each brings what lacks, unless others take it in the same moment
 BYTES_PER_TOKEN = 3  # of UTF-8 text, rather few: what is reserved should be enough
 TOKENS_PER_MESSAGE = 8  # what a chat template adds
+_OFTEN_SINGLE = string.digits.encode() + string.punctuation.encode()  # these are often tokens by themselves
 
 
 @dataclass(slots=True)
@@ -38,17 +40,28 @@ class Allowance:
         self._context_tokens = context_tokens
         self.organization: Tenant | None = None
 
-    async def hold(self, tenant: Tenant, request: Request) -> Held:
-        """Raises Unavailable with `retry_after_s` where a limit is reached, Invalid for what no limit could hold."""
-        prompt_tokens, max_tokens = self._foreseen(request)
-        held = Held((), prompt_tokens, max_tokens)
+    async def hold(self, tenant: Tenant, request: Request, prepared: Chat | Embed) -> Held:
+        """`prepared` is what the engine will get. Raises Unavailable with `retry_after_s` where a limit is reached,
+        Invalid for what no limit could hold."""
+        held = Held((), *self._foreseen(prepared))
+        micros = self._prices.micros_of(
+            prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0
+        )
+        cost = Cost(engine_ms=1, micros=max(1, micros))
         try:
             for one in (tenant,) if self.organization is None else (tenant, self.organization):
-                held.reservations += (await self._reserved(one, request, held),)
+                tokens = held.prompt_tokens + held.max_tokens
+                held.reservations += (await self._reserved(one, request, tokens, cost),)
         except BaseException:
             self.release(held)
             raise
         return held
+
+    async def count_refusal(self, tenant: Tenant, request: Request) -> None:
+        """A refusal is a request, and no more: whoever sends nothing but these is held to its quota as well."""
+        nothing = Cost(millijoules=0)
+        reservation = await self._reserved(tenant, request, 0, nothing)
+        self._quotas.settle(reservation, tokens=0, cost=nothing)
 
     def settle(self, held: Held, usage: Usage, engine_ms: int) -> None:
         """Charge what was used."""
@@ -64,30 +77,24 @@ class Allowance:
         for reservation in held.reservations:
             self._quotas.release(reservation)
 
-    async def _reserved(self, tenant: Tenant, request: Request, held: Held) -> Reservation:
-        micros = self._prices.micros_of(
-            prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0
-        )
+    async def _reserved(self, tenant: Tenant, request: Request, tokens: int, cost: Cost) -> Reservation:
         for _ in range(MAX_LEASES):
             found = self._quotas.reserve(
-                tenant,
-                model=request.task.model,
-                tokens=held.prompt_tokens + held.max_tokens,
-                now_ms=request.start_ms,
-                cost=Cost(engine_ms=1, micros=max(1, micros)),
+                tenant, model=request.task.model, tokens=tokens, now_ms=request.start_ms, cost=cost
             )
             if not isinstance(found, NeedsLease):
                 return found
             await asyncio.to_thread(self._quotas.lease, found)
         raise Unavailable("too many requests ask for the same limit", code="rate_limited", retry_after_s=1)
 
-    def _foreseen(self, request: Request) -> tuple[int, int]:
+    def _foreseen(self, prepared: Chat | Embed) -> tuple[int, int]:
         """Tokens of the prompt, estimated, and the most that the answer can have."""
-        task = request.task
         context_tokens = self._context_tokens()
-        num_messages = len(task.messages) if isinstance(task, Chat) else 0
-        prompt_tokens = len(task.text.encode("utf-8", "replace")) // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * num_messages
-        if not isinstance(task, Chat):
+        data = prepared.text.encode("utf-8", "replace")
+        num_single = len(data) - len(data.translate(None, _OFTEN_SINGLE))
+        prompt_tokens = (len(data) - num_single) // BYTES_PER_TOKEN + num_single
+        if not isinstance(prepared, Chat):
             return prompt_tokens, 0
+        prompt_tokens = min(prompt_tokens + TOKENS_PER_MESSAGE * len(prepared.messages), context_tokens)
         left = max(1, context_tokens - prompt_tokens)
-        return min(prompt_tokens, context_tokens), min(task.sampling.max_tokens or left, left)
+        return prompt_tokens, min(prepared.sampling.max_tokens or left, left)

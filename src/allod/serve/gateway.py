@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Literal, cast
+from typing import cast
 
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
@@ -73,10 +73,11 @@ class Gateway:
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        request = await self._labelled(request)
         chat = self._checked_chat(request)
-        async with await self._accepted(caller, request, "chat") as work:
-            completion = await self.engine.complete(tools.prepare(chat), salt=self._salt(request))
+        prepared = tools.prepare(chat)
+        request = await self._labelled(request, prepared)
+        async with await self._accepted(caller, request, prepared) as work:
+            completion = await self.engine.complete(prepared, salt=self._salt(request))
             work.counted(completion.usage)
             completion = _interpreted(chat, completion)
         await work.record(completion.committed_bytes(), completion.finish)
@@ -84,27 +85,30 @@ class Gateway:
 
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        request = await self._labelled(request)
-        return Labelled(self._stream(caller, request), request.label)
+        chat = self._checked_chat(request)
+        prepared = tools.prepare(chat)
+        request = await self._labelled(request, prepared)
+        return Labelled(self._stream(caller, request, chat, prepared), request.label)
 
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
-        request = await self._labelled(request)
         embed = cast(Embed, request.task)
         self._check_model(embed.model)
-        async with await self._accepted(caller, request, "embed") as work:
+        request = await self._labelled(request, embed)
+        async with await self._accepted(caller, request, embed) as work:
             made = await self.engine.embed(embed)
             work.counted(made.usage)
         body = write(made)
         await work.record(body, "stop")
         return Labelled(body, request.label)
 
-    async def _stream(self, caller: Caller, request: Request) -> AsyncGenerator[Piece | Completion, None]:
-        chat = self._checked_chat(request)
+    async def _stream(
+        self, caller: Caller, request: Request, chat: Chat, prepared: Chat
+    ) -> AsyncGenerator[Piece | Completion, None]:
         completion = None
         async with (
-            await self._accepted(caller, request, "chat") as work,
-            aclosing(self._pieces(chat, work, self._salt(request))) as pieces,
+            await self._accepted(caller, request, prepared) as work,
+            aclosing(self._pieces(chat, work, self.engine.stream(prepared, salt=self._salt(request)))) as pieces,
         ):
             async for item in pieces:
                 if isinstance(item, Completion):
@@ -116,8 +120,9 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)
         yield completion
 
-    async def _labelled(self, request: Request) -> Request:
-        return replace(request, label=await self.controls.label(request.label, request.task.text))
+    async def _labelled(self, request: Request, prepared: Chat | Embed) -> Request:
+        """Step 3, by the words that the engine is going to read: tools, calls and schemas are among them."""
+        return replace(request, label=await self.controls.label(request.label, prepared.text))
 
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)
@@ -131,18 +136,20 @@ class Gateway:
             )
         tools.check_tools(chat)
         if chat.schema is not None:
+            schemas.check_size(chat.schema, param="response_format.json_schema.schema")
             schemas.compiled(chat.schema, param="response_format.json_schema.schema")
         return chat
 
-    async def _accepted(self, caller: Caller, request: Request, action: Literal["chat", "embed"]) -> Work:
+    async def _accepted(self, caller: Caller, request: Request, prepared: Chat | Embed) -> Work:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
         await self.recorder.prepare(request)
-        decision = self.controls.decide(caller, action, request.label)
+        decision = self.controls.decide(caller, "chat" if isinstance(prepared, Chat) else "embed", request.label)
         if not decision.permitted:
+            await self.allowance.count_refusal(caller.tenant, request)
             await self.recorder.record_refusal(request, decision)
             rules = ", ".join(decision.rules) or "no rule permits it"
             raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied")
-        held = await self.allowance.hold(caller.tenant, request)
+        held = await self.allowance.hold(caller.tenant, request, prepared)
         return Work(
             Accepted(request, caller.tenant, decision, held),
             admission=self.admission,
@@ -159,12 +166,14 @@ class Gateway:
                 hint=f"there is {self.model.name!r}",
             )
 
-    async def _pieces(self, chat: Chat, work: Work, salt: str) -> AsyncGenerator[Piece | Completion, None]:
+    async def _pieces(
+        self, chat: Chat, work: Work, engine_s: AsyncGenerator[Piece | Completion, None]
+    ) -> AsyncGenerator[Piece | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []
         start = ""
         holding = tools.offers_tools(chat)
-        async with aclosing(self.engine.stream(tools.prepare(chat), salt=salt)) as stream:
+        async with aclosing(engine_s) as stream:
             async for item in stream:
                 if isinstance(item, Completion):
                     work.counted(item.usage)

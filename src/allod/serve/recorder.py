@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
 from allod.core.canonical import digest_of, sha256_hex
-from allod.core.errors import AllodError
+from allod.core.errors import AllodError, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Request, Usage, chat_answer
 from allod.core.statements import (
@@ -39,6 +40,7 @@ from allod.serve.engine import Engine, EngineInfo
 # Turns of the event loop that a statement waits for company: microseconds to a lone one. Each batch costs the writer's
 # thread a wake-up, a signature and an fdatasync, as much CPU as an answer does; docs/log.md has the measurement.
 GATHER_TURNS = 3
+RETRY_S = 1.0  # after the log failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,19 @@ class Recorder:
         self._now_ms = now_ms
         self._gathered: list[tuple[bytes, str, Callable[[Outcome], None]]] = []
         self._numbers = itertools.count()
+        self._failure: AllodError | None = None
+        self._retry_s = 0.0
         self._parts = lru_cache(maxsize=2)(self._parts_of)
         self._policy = lru_cache(maxsize=64)(_policy_part)
 
     async def prepare(self, request: Request) -> None:
         """Make sure that this request can be recorded at all, before any work is done for it.
 
-        Raises AllodError where the tenant's key of the day cannot be read or made.
+        Raises AllodError where the tenant's key of the day cannot be read or made, and for `RETRY_S` after the log
+        failed: then one request finds out whether it works again.
         """
+        if self._failure is not None and time.monotonic() < self._retry_s:
+            self.check()
         day = day_of(request.start_ms)
         if self._day_keys.known(request.tenant, day) is None:
             await asyncio.to_thread(self._day_keys.use, request.tenant, day)
@@ -108,12 +115,13 @@ class Recorder:
         finish = "cancelled" if isinstance(reason, (asyncio.CancelledError, GeneratorExit)) else "error"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
             answered = Answered(chat_answer(text), finish, usage, engine_ms)
-            self._writer.submit(self._statement(request, decision, answered), request.id, _ignore)
+            self._writer.submit(self._statement(request, decision, answered), request.id, self._note)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def settle(result: Outcome) -> None:
+            self._note(result)
             if future.done():
                 return
             if isinstance(result, AllodError):
@@ -125,6 +133,17 @@ class Recorder:
             asyncio.get_running_loop().call_soon(self._hand_over, GATHER_TURNS)
         self._gathered.append((statement, receipt_id, settle))
         await future
+
+    def _note(self, result: Outcome) -> None:
+        if isinstance(result, AllodError):
+            self._failure, self._retry_s = result, time.monotonic() + RETRY_S
+        else:
+            self._failure = None
+
+    def check(self) -> None:
+        """Raise what the log failed with, unless it has worked since."""
+        if (failure := self._failure) is not None:
+            raise Unavailable(failure.message, code=failure.code, hint=failure.hint, retry_after_s=RETRY_S)
 
     def _hand_over(self, turns: int) -> None:
         """Give the writer's thread what has gathered, after some more turns of the loop."""
@@ -189,10 +208,6 @@ class Recorder:
             EnginePart(name=info.name, build=info.build, config=info.config, replay=info.replay),
             SealPart(kind=info.seal, proof=info.seal_proof),
         )
-
-
-def _ignore(result: object) -> None:
-    """For statements that nobody waits for."""
 
 
 def _policy_part(decision: Decision, label: Label) -> PolicyPart:

@@ -17,6 +17,22 @@ from allod.core.requests import Json
 Validator = jsonschema_rs.Draft202012Validator
 
 
+MAX_SCHEMA_CHARS = 64 << 10  # of JSON, for an answer's schema and for all tools of a request together
+MAX_PATTERNS = 64  # a pattern can cost more to compile than thousands of properties
+
+
+def check_size(*schemas: Json, param: str) -> None:
+    """Raise Invalid for schemas that together take too long to compile: the event loop does nothing else meanwhile."""
+    try:
+        texts = [json.dumps(schema) for schema in schemas]
+    except RecursionError as error:
+        raise Invalid("the schema is nested too deeply", code="invalid_schema", param=param) from error
+    if sum(map(len, texts)) > MAX_SCHEMA_CHARS:
+        raise Invalid(f"the schemas are longer than {MAX_SCHEMA_CHARS} characters", code="invalid_schema", param=param)
+    if sum(text.count('"pattern') for text in texts) > MAX_PATTERNS:
+        raise Invalid(f"the schemas have more than {MAX_PATTERNS} patterns", code="invalid_schema", param=param)
+
+
 def compiled(schema: Json, *, param: str) -> Validator:
     """The validator of a schema. Raises Invalid, naming `param`, for what is no JSON Schema or refers elsewhere."""
     try:

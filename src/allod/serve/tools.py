@@ -15,7 +15,7 @@ from typing import Any
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
-from allod.serve.schemas import compiled, json_value
+from allod.serve.schemas import check_size, compiled, json_value
 
 _CALL_BEGINS = re.compile(r"<tool_call>\s*(?=\{)")
 _CALL_ENDS = re.compile(r"\s*</tool_call>")
@@ -26,6 +26,7 @@ _OPENINGS = ("{", "<tool_call>", "```")
 
 def check_tools(chat: Chat) -> None:
     """Raise Invalid for a tool whose schema is no JSON Schema, and for a choice that names no tool."""
+    check_size(*(tool.parameters for tool in chat.tools), param="tools")
     for index, tool in enumerate(chat.tools):
         compiled(tool.parameters, param=f"tools[{index}].function.parameters")
     if chat.tool_choice not in ("auto", "none", "required", *(tool.name for tool in chat.tools)):

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
+from allod.core.errors import Invalid
 from allod.core.requests import Request, Usage
 from allod.govern.policy import Decision
 from allod.govern.tenants import Tenant
@@ -75,9 +76,9 @@ class Work:
     ) -> None:
         self.engine_ms = round((time.monotonic() - self._start_s) * 1000)
         await self._turn.__aexit__(kind, error, trace)
-        self._allowance.settle(self._accepted.held, self._usage or self._supposed(), self.engine_ms)
+        self._allowance.settle(self._accepted.held, self._usage or self._supposed(error), self.engine_ms)
         if error is not None:
-            usage = self._usage or (Usage(completion_tokens=len(self._sent)) if self._sent else None)
+            usage = self._usage or self._sent_so_far(error)
             self._recorder.record_unfinished(
                 self._accepted.request,
                 self._accepted.decision,
@@ -102,7 +103,21 @@ class Work:
         answered = Answered(answer, finish, self._usage, self.engine_ms)
         await self._recorder.record_answer(self._accepted.request, self._accepted.decision, answered)
 
-    def _supposed(self) -> Usage:
-        """What limits are charged where the engine's count was lost: who leaves early does not get off free."""
+    def _sent_so_far(self, error: BaseException) -> Usage | None:
+        """What the receipt says where the engine's count was lost: the prompt as it was estimated, the pieces sent.
+
+        None where nothing was sent and it was not the client who ended it: then nobody owes anything.
+        """
+        if not self._sent and isinstance(error, Exception):
+            return None
+        return Usage(self._accepted.held.prompt_tokens, len(self._sent))
+
+    def _supposed(self, error: BaseException | None) -> Usage:
+        """What limits are charged where the engine's count was lost: who leaves early does not get off free.
+
+        What the engine refused outright cost nothing.
+        """
         held = self._accepted.held
+        if isinstance(error, Invalid) and not self._sent:
+            return Usage()
         return Usage(held.prompt_tokens, len(self._sent) or held.max_tokens)
