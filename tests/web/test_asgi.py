@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import Gateway
+
+from allod.app.engine import ECHO_MODEL
+from allod.app.home import load_settings
+from allod.app.realm import run_realm
+from allod.serve.engines.echo import EchoEngine
+from allod.web.asgi import Needs
+from allod.web.routes import application
 
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Why?"}]}).encode()
@@ -135,6 +144,148 @@ def test_no_key_no_answer(wire: Wire, request_line: str, lines: list[str]) -> No
     assert reply.error["type"] == "authentication_error"
     assert reply.headers["www-authenticate"] == "Bearer"
     assert wire.key.encode() not in reply.body
+
+
+# Which key opens what
+
+
+NEEDS: dict[str, Needs] = {
+    f"POST {CHAT}": "use",
+    "POST /v1/embeddings": "use",
+    "GET /v1/models": "use",
+    "GET /v1/models/": "use",
+    "GET /v1/receipts/": "any",
+    "GET /v1/trust": "any",
+    "GET /v1/seal": "any",
+    "GET /v1/organization/": "admin",
+    "POST /v1/organization/": "admin",
+    "DELETE /v1/organization/": "admin",
+    "GET /v1/governance/shares": "admin",
+    "GET /v1/governance/policy": "admin",
+    "POST /v1/governance/explain": "admin",
+    "GET /v1/governance/receipts": "admin",
+    "GET /": "nothing",
+    "GET /console/": "nothing",
+    "GET /healthz": "nothing",
+    "GET /readyz": "nothing",
+    "GET /metrics": "nothing",
+    "GET /log/": "nothing",
+}
+
+
+def admin_key(gateway: Gateway) -> str:
+    return (gateway.home / "admin.key").read_text().strip()
+
+
+def presenting(wire: Wire, request_line: str, *lines: str) -> Reply:
+    """The reply to a request without a body, with these header lines and no other key."""
+    head = [f"{request_line} HTTP/1.1", f"host: {wire.host}", "content-length: 0", *lines, "", ""]
+    return wire.ask("\r\n".join(head).encode("latin-1"))
+
+
+async def test_every_route_says_whose_key_it_needs(tmp_path: Path) -> None:
+    """The whole table: a route that is added without a thought for its key is noticed here."""
+    settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
+    async with run_realm(settings, EchoEngine(), ECHO_MODEL) as realm:
+        made = await asyncio.to_thread(application, realm)
+        found = {
+            f"{method} {path.replace(settings.origin + '/', '')}": route.needs
+            for (method, path), route in {**made._routes, **made._prefixes}.items()
+        }
+    assert found == NEEDS
+
+
+@pytest.mark.parametrize("request_line", [line for line, needs in NEEDS.items() if needs != "nothing"])
+def test_without_a_key_nothing_opens(wire: Wire, request_line: str) -> None:
+    """401, and the way to authenticate; also for a key that nobody was given, of either kind."""
+    for lines in (
+        [],
+        [f"authorization: Bearer allod-{'A' * 43}"],
+        [f"authorization: Bearer allod-admin-{'A' * 43}"],
+        [f"authorization: Basic {wire.key}"],
+    ):
+        reply = presenting(wire, request_line, *lines)
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+        assert reply.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("request_line", [line for line, needs in NEEDS.items() if needs == "admin"])
+@pytest.mark.parametrize("header", ["authorization: Bearer {}", "x-api-key: {}"])
+def test_a_key_for_use_administers_nothing(wire: Wire, request_line: str, header: str) -> None:
+    """403, which says that it is the wrong kind of key, not that it is none."""
+    reply = presenting(wire, request_line, header.format(wire.key))
+    assert (reply.status, reply.error["code"]) == (403, "wrong_kind_of_key")
+    assert "www-authenticate" not in reply.headers
+    assert wire.key.encode() not in reply.body
+
+
+@pytest.mark.parametrize("request_line", [line for line, needs in NEEDS.items() if needs == "use"])
+@pytest.mark.parametrize("header", ["authorization: Bearer {}", "x-api-key: {}"])
+def test_an_admin_key_asks_no_model(wire: Wire, gateway: Gateway, request_line: str, header: str) -> None:
+    """Whoever governs uses the realm with a key of a tenant's, so that what is used is somebody's."""
+    reply = presenting(wire, request_line, header.format(admin_key(gateway)))
+    assert (reply.status, reply.error["code"]) == (403, "wrong_kind_of_key")
+    assert admin_key(gateway).encode() not in reply.body
+
+
+@pytest.mark.parametrize("request_line", [line for line, needs in NEEDS.items() if needs in ("use", "any")])
+def test_a_key_for_use_opens_what_is_for_use(wire: Wire, request_line: str) -> None:
+    """Whatever the answer is, it is no matter of keys."""
+    reply = presenting(wire, request_line, f"authorization: Bearer {wire.key}")
+    assert reply.status in (200, 400, 404)
+
+
+@pytest.mark.parametrize("request_line", [line for line, needs in NEEDS.items() if needs in ("admin", "any")])
+def test_an_admin_key_opens_what_is_for_administration(wire: Wire, gateway: Gateway, request_line: str) -> None:
+    """And what is for either."""
+    reply = presenting(wire, request_line, f"authorization: Bearer {admin_key(gateway)}")
+    assert reply.status in (200, 400, 404)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/organization/projects", "/v1/organization/admin_api_keys", "/v1/organization/usage/completions"]
+)
+def test_the_organization_is_for_administrators(wire: Wire, gateway: Gateway, path: str) -> None:
+    """Without a key 401, with one for use 403, with an admin key an answer."""
+    assert presenting(wire, f"GET {path}").status == 401
+    reply = presenting(wire, f"GET {path}", f"authorization: Bearer {wire.key}")
+    assert (reply.status, reply.error["code"]) == (403, "wrong_kind_of_key")
+    reply = presenting(wire, f"GET {path}", f"authorization: Bearer {admin_key(gateway)}")
+    assert reply.status == (400 if path.endswith("completions") else 200)  # usage wants to know from when
+
+
+@pytest.mark.parametrize("path", ["/v1/organizations/projects", "/v1/organization", "/v1/governance/", "/v1/receipts"])
+def test_what_is_near_a_route_is_no_route(wire: Wire, gateway: Gateway, path: str) -> None:
+    """404 whoever asks: no key opens a path that is nearly one."""
+    for key in (wire.key, admin_key(gateway)):
+        assert presenting(wire, f"GET {path}", f"authorization: Bearer {key}").status == 404
+
+
+def test_authorization_counts_before_the_other_header(wire: Wire, gateway: Gateway) -> None:
+    """One key is looked at: a wrong one beside a right one is wrong, and two kinds are not added up."""
+    right, wrong, admin = wire.key, f"allod-{'A' * 43}", admin_key(gateway)
+    for bearer, other, status in ((wrong, right, 401), (right, wrong, 200), (admin, right, 403), (right, admin, 200)):
+        reply = presenting(wire, "GET /v1/models", f"authorization: Bearer {bearer}", f"x-api-key: {other}")
+        assert reply.status == status
+
+
+@pytest.mark.parametrize("header", ["authorization: Bearer {}", "x-api-key: {}"])
+def test_two_keys_are_none(wire: Wire, gateway: Gateway, header: str) -> None:
+    """Said twice, neither counts, whatever they are."""
+    for first, second in ((wire.key, admin_key(gateway)), (admin_key(gateway), wire.key), (wire.key, wire.key)):
+        reply = presenting(wire, "GET /v1/models", header.format(first), header.format(second))
+        assert (reply.status, reply.error["code"]) == (400, "repeated_header")
+
+
+def test_a_receipt_is_opened_for_its_tenant_and_closed_for_the_administrator(wire: Wire, gateway: Gateway) -> None:
+    """Both can verify it; what opens it is the tenant's."""
+    receipt = wire.ask(wire.post()).headers["x-allod-receipt"]
+    own = presenting(wire, f"GET /v1/receipts/{receipt}", f"authorization: Bearer {wire.key}")
+    closed = presenting(wire, f"GET /v1/receipts/{receipt}", f"authorization: Bearer {admin_key(gateway)}")
+    assert (own.status, closed.status) == (200, 200)
+    assert "opening" in json.loads(own.body)
+    assert "opening" not in json.loads(closed.body)
+    assert json.loads(own.body)["statement"] == json.loads(closed.body)["statement"]
 
 
 @pytest.mark.parametrize("line", ["authorization: Bearer {}", "authorization: bearer {}", "x-api-key: {}"])
@@ -502,19 +653,7 @@ def test_metrics_hold_no_word_of_a_client(wire: Wire) -> None:
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert all(name.startswith("allod_") for name in families)
     paths = {sample.labels["path"] for sample in families["allod_requests"].samples if "path" in sample.labels}
-    assert paths <= {
-        CHAT,
-        "/v1/embeddings",
-        "/v1/models",
-        "/v1/trust",
-        "/v1/seal",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-    } | {
-        "/",
-        "other",
-    }
+    assert paths <= {"other", *(line.split()[1] for line in NEEDS)}
 
 
 def figures(wire: Wire) -> dict[tuple[str, str], float]:
