@@ -8,6 +8,7 @@ without detail.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -160,7 +161,7 @@ class Application:
         headers = JSON
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
-            headers += ((b"retry-after", str(max(1, round(retry_after_s))).encode()),)
+            headers += ((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()),)
         if status == 405:
             headers += ((b"allow", call.allowed.encode()),)
         if status == 401:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from allod.core.errors import Invalid
 from allod.core.labels import Label
@@ -30,8 +30,8 @@ def label_of(headers: dict[bytes, bytes], default: Label, nation: Nation) -> Lab
     try:
         declared = nation.label(
             _text(tier),
-            markings={word.strip() for word in _text(markings).split(",")} - {""},
-            purposes={_text(purpose)} if _text(purpose) else None,
+            markings=_words(markings),
+            purposes=_words(purpose) or None,
         )
     except UnicodeDecodeError as error:
         raise Invalid("a label is not UTF-8", code="unknown_label", param="x-allod-*") from error
@@ -65,7 +65,11 @@ def _check_said(names: Iterable[bytes], headers: dict[bytes, bytes]) -> None:
 
 
 def _text(value: bytes) -> str:
-    return value.decode("utf-8").strip()
+    return unquote(value.decode("utf-8"), errors="strict").strip()
+
+
+def _words(value: bytes) -> set[str]:
+    return {_text(word) for word in value.split(b",")} - {""}
 
 
 def _encoded(words: Iterable[str]) -> bytes:
