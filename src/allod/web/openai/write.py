@@ -22,6 +22,7 @@ _STATUS_OF_CODE = {
     "no_such_tile": 404,
     "model_not_found": 404,
     "method_not_allowed": 405,
+    "conflict": 409,
     "body_too_large": 413,
     "overloaded": 429,
     "rate_limited": 429,
