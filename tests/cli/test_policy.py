@@ -353,6 +353,84 @@ def test_a_request_is_explained(run: Run, policy_file: Path) -> None:
     assert run(*asked, "--tier", "SECRT").status == 2
 
 
+def test_what_is_explained_is_what_the_tenant_may(run: Run, policy_file: Path) -> None:
+    """Its own label, its scope and its key's: what the gateway would refuse is not called permitted."""
+    asked = ["policy", "explain", "--file", policy_file, "--model", "smollm2-135m"]
+    run("tenant", "add", "Press", "--tier", "SECRET", "--models", "smollm2-135m")
+    ran = run(*asked, "--tenant", "Press")
+    assert (ran.status, "SECRET" in ran.out.splitlines()[0]) == (1, True)
+    run("tenant", "add", "Plain")
+    key = json.loads(run("key", "add", "Plain", "--models", "another", "--json").out)["id"]
+    assert run(*asked, "--tenant", "Plain").status == 0
+    told = json.loads(run(*asked, "--tenant", "Plain", "--key", key, "--json").out)
+    assert (told["permitted"], "scoped to another" in told["asked"]) == (False, True)
+    assert json.loads(run(*asked, "--json").out)["asked"].split("; ")[1].startswith("key key_local_")
+
+
+def test_nothing_is_explained_of_who_is_not_there(run: Run, policy_file: Path) -> None:
+    """A tenant, a key, a key of somebody else's, a model; one that is archived or revoked opens nothing."""
+    asked = ["policy", "explain", "--file", policy_file, "--model", "smollm2-135m"]
+    run("tenant", "add", "Press")
+    key = json.loads(run("key", "add", "Press", "--json").out)["id"]
+    for words, said in {
+        ("--tenant", "Nobody"): "there is no tenant 'Nobody'",
+        ("--key", "key_none"): "allod key list",
+        ("--key", key): "no such key",
+        ("--model", "gpt-9"): "gpt-9",
+    }.items():
+        ran = run(*asked, *words)
+        assert (ran.status, ran.out) == (2, "")
+        assert said in ran.err
+    run("key", "revoke", key)
+    assert "ended" in run(*asked, "--tenant", "Press", "--key", key).err
+    press = json.loads(run("tenant", "archive", "Press", "--json").out)["id"]
+    assert "archived" in run(*asked, "--tenant", press).err
+
+
+def test_the_model_asked_about_is_the_one_that_is_served(run: Run, policy_file: Path, tmp_path: Path) -> None:
+    """The settings' name; for `auto` what this machine was measured to serve, and no model that is called so."""
+    asked = ["policy", "explain", "--file", policy_file]
+    ran = run(*asked)
+    assert (ran.status, "--model" in ran.err) == (2, True)
+    (tmp_path / "home" / "pace.json").write_text('{"prefill_s": 9, "decode_s": 9}')
+    assert "chat with smollm2-135m" in run(*asked).out
+    (tmp_path / "home" / "allod.toml").write_text('[model]\nname = "echo"\n')
+    assert "chat with echo" in run(*asked).out
+    (tmp_path / "home" / "allod.toml").write_text('[model]\nname = "/models/own.gguf"\n')
+    assert "chat with own:" in run(*asked).out
+
+
+def test_another_model_may_be_the_way(run: Run, tmp_path: Path) -> None:
+    """The realm's other models are tried: one that the rules permit is named."""
+    file = tmp_path / "some.cedar"
+    file.write_text(
+        '@id("use")\n@reason("The small one is for everybody.")\n'
+        'permit (principal, action, resource == Model::"smollm2-135m");\n'
+    )
+    told = json.loads(run("policy", "explain", "--file", file, "--model", "qwen2.5-coder-0.5b", "--json").out)
+    assert ["another model, smollm2-135m"] in told["changes"]
+
+
+def test_a_seal_that_nobody_looked_at_is_called_assumed(run: Run, policy_file: Path) -> None:
+    """In words and in JSON; what `--seal` says is not assumed."""
+    asked = ["policy", "explain", "--file", policy_file, "--model", "smollm2-135m"]
+    assert "seal sealed (assumed" in run(*asked).out
+    assert json.loads(run(*asked, "--json").out)["seal_assumed"] is True
+    ran = run(*asked, "--seal", "none")
+    assert ("assumed" in ran.out, "seal none" in ran.out) == (False, True)
+    assert json.loads(run(*asked, "--seal", "none", "--json").out)["seal_assumed"] is False
+
+
+def test_a_check_says_what_set_will_want(run: Run, tmp_path: Path) -> None:
+    """What is sound but warned of is not brought into force without a word: the check says so."""
+    file = tmp_path / "warned.cedar"
+    file.write_text(default_text().partition('@id("needs-a-sealed-engine")')[0])
+    ran = run("policy", "check", file)
+    assert (ran.status, ran.out.splitlines()[-1]) == (0, "sound, but `policy set` needs --even-so")
+    assert run("policy", "set", file).status == 1
+    assert run("policy", "set", file, "--even-so").status == 0
+
+
 def test_without_a_policy_nothing_is_explained(run: Run) -> None:
     """A realm that has none is unavailable, not permissive."""
     ran = run("policy", "explain")

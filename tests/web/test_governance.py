@@ -24,7 +24,8 @@ class Office(NamedTuple):
 
     def send(self, path: str, body: Any = None, *, key: str | None = None, **headers: str) -> tuple[int, Any]:
         """The status and what was answered; POST where there is a body."""
-        headers = {"authorization": f"Bearer {self.admin_key if key is None else key}", **headers}
+        said = {name: value for name, value in headers.items() if value}  # a label that is empty would be refused
+        headers = {"authorization": f"Bearer {self.admin_key if key is None else key}", **said}
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
             with urllib.request.urlopen(
@@ -194,20 +195,66 @@ def test_the_check_is_made_once_and_agrees_with_the_command_line(office: Office)
     "terms", [{}, {"label": {"purposes": ["research"]}, "scope": {"clearance": "OFFICIAL"}}], ids=str
 )
 def test_explain_says_what_the_main_path_does(office: Office, words: dict[str, Any], terms: dict[str, Any]) -> None:
-    """The same request, really made: the same decision, by the same rules, for the same label."""
+    """The same request, really made: the same decision, by the same rules, for the same label; and so `allod` says."""
     tenant_id, key_id, key = office.tenant("Anybody", **terms)
-    headers = {"x-allod-tier": words.get("tier", ""), "x-allod-markings": ", ".join(words.get("markings", []))}
-    office.ask("word", key=key, **headers, **{"x-allod-purpose": words.get("purpose", "")})
+    headers = {f"x-allod-{name}": ", ".join(said) if isinstance(said, list) else said for name, said in words.items()}
+    office.ask("word", key=key, **headers)
     (receipt,) = office.read(f"receipts?tenant={tenant_id}")["data"]
+    seal = office.send("/v1/seal", key=key)[1]["kind"]
     for told in (
         office.read("explain", {**words, "tenant": tenant_id}),
         office.read("explain", {**words, "tenant": tenant_id, "key": key_id}),
+        explained(office, words, f"--tenant={tenant_id}", f"--key={key_id}", f"--seal={seal}"),
     ):
         assert [told[name] for name in ("decision", "policy", "label")] == [
             receipt[name] for name in ("decision", "policy", "label")
         ]
         assert [rule["name"] for rule in told["rules"]] == receipt["rules"]
         assert told["changes"] or told["decision"] == "permit"
+
+
+def explained(office: Office, words: dict[str, Any], *more: str) -> Any:
+    """What `allod policy explain` says of the same request, beside the gateway."""
+    said = [f"--{name}={','.join(value) if isinstance(value, list) else value}" for name, value in words.items()]
+    ran = office.gateway.allod("policy", "explain", "--json", "--model=echo", *said, *more)
+    told = json.loads(ran.stdout)
+    assert ran.returncode == (0 if told["permitted"] else 1)
+    return {**told, "decision": "permit" if told["permitted"] else "forbid"}
+
+
+@pytest.mark.parametrize("place", ["tenant", "key"])
+def test_explain_counts_the_scope(office: Office, place: str) -> None:
+    """What the gateway refuses because of the tenant's models, or the key's, neither of the two calls permitted."""
+    scope = {"scope": {"models": ["another"]}}
+    tenant_id, _, _ = office.tenant("Scoped", **(scope if place == "tenant" else {}))
+    path = f"/v1/organization/projects/{tenant_id}/service_accounts"
+    key_id = office.send(path, {"name": "desk", "allod": scope if place == "key" else {}})[1]["api_key"]["id"]
+    body = {"tenant": tenant_id, "key": key_id, "model": "echo"}
+    told = office.read("explain", body)
+    assert (told["decision"], [rule["name"] for rule in told["rules"]]) == ("forbid", ["model-not-in-scope"])
+    again = explained(office, {"tenant": tenant_id, "key": key_id})
+    assert (again["decision"], again["changes"]) == ("forbid", told["changes"])
+
+
+def test_changes_made_on_the_command_line_are_found_over_http(office: Office) -> None:
+    """By the resource's id, in the shape of the interface's own: one search finds all that was done to a tenant."""
+    over_http, _, _ = office.tenant("By hand", weight=3)
+    made = json.loads(office.gateway.allod("tenant", "add", "By hand", "--weight=3", "--json").stdout)["id"]
+    office.gateway.allod("tenant", "set", made, "--weight=4", "--name=Renamed")
+    office.send(f"/v1/organization/projects/{over_http}", {"name": "Renamed", "allod": {"weight": 4}})
+    key = json.loads(office.gateway.allod("key", "add", made, "--json").stdout)["id"]
+    office.gateway.allod("key", "revoke", key)
+
+    def found(resource: str) -> list[Any]:
+        events = office.send(f"/v1/organization/audit_logs?resource_ids[]={resource}")[1]["data"]
+        return [{"type": event["type"], **event[event["type"]], "id": "X"} for event in reversed(events)]
+
+    (created, updated), (created_over_http, updated_over_http) = found(made), found(over_http)
+    assert created["data"]["allod"].pop("model_quotas") == {}
+    assert created == created_over_http
+    assert updated["changes_requested"] == {"title": "Renamed", "allod": {"weight": 4}}
+    assert updated_over_http["changes_requested"]["allod"].items() >= updated["changes_requested"]["allod"].items()
+    assert [event["type"] for event in found(key)] == ["api_key.created", "api_key.deleted"]
 
 
 def test_explain_refuses_keys_and_tenants_that_open_nothing(office: Office) -> None:
@@ -238,8 +285,8 @@ def test_receipts_are_read_back_page_by_page(office: Office) -> None:
     """Newest first, each once, with whose it was; by decision and tenant; and nothing of what was said."""
     tenant_id, _, key = office.tenant("Registry")
     for number in range(7):
-        tier = "TOP SECRET" if number % 3 == 2 else ""
-        office.ask(f"{SECRET} {number}", key=key, **{"x-allod-tier": tier})
+        headers = {"x-allod-tier": "TOP SECRET"} if number % 3 == 2 else {}
+        office.ask(f"{SECRET} {number}", key=key, **headers)
         office.ask("somebody else's")
     pages, before = [], None
     while True:
