@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allod.cli.main import parser_of_all
-from allod.settings import Model, Realm, Server
+from allod.settings import Settings
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "allod"
@@ -47,9 +47,12 @@ def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def _settings() -> str:
     rows = ["| setting | type | default |", "|---|---|---|"]
-    for section, kind in (("realm", Realm), ("server", Server), ("model", Model)):
-        for item in dataclasses.fields(kind):
-            rows.append(f"| `{section}.{item.name}` | {item.type} | `{item.default!r}` |")
+    for section in dataclasses.fields(Settings):
+        kind = section.default_factory
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            rows += [
+                f"| `{section.name}.{one.name}` | {one.type} | `{one.default!r}` |" for one in dataclasses.fields(kind)
+            ]
     return "\n".join(rows)
 
 
@@ -57,13 +60,31 @@ def _codes() -> str:
     found: dict[str, set[str]] = {}
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.Call) or getattr(node.func, "id", "") not in KINDS:
-                continue
-            for keyword in node.keywords:
-                if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
-                    found.setdefault(str(keyword.value.value), set()).add(node.func.id)  # type: ignore[attr-defined]
+            if isinstance(node, ast.Call):
+                kind = getattr(node.func, "id", "")
+                for code in (
+                    text for keyword in node.keywords if keyword.arg == "code" for text in texts(keyword.value)
+                ):
+                    found.setdefault(code, set()).update({kind} & KINDS)
     rows = ["| code | kind |", "|---|---|"]
     return "\n".join([*rows, *(f"| `{code}` | {', '.join(sorted(kinds))} |" for code, kinds in sorted(found.items()))])
+
+
+def texts(value: ast.expr) -> Iterator[str]:
+    """The texts that an expression may come to, as far as it says them; a part that is put in is named in `<>`."""
+    match value:
+        case ast.Constant(value=str() as text):
+            yield text
+        case ast.JoinedStr(values=parts):
+            yield "".join(_part(part) for part in parts)
+        case ast.IfExp(body=body, orelse=other):
+            yield from (*texts(body), *texts(other))
+        case ast.BoolOp(values=values):
+            yield from (text for one in values for text in texts(one))
+
+
+def _part(part: ast.expr) -> str:
+    return f"<{ast.unparse(part.value)}>" if isinstance(part, ast.FormattedValue) else "".join(texts(part))
 
 
 if __name__ == "__main__":
