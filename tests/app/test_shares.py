@@ -71,6 +71,20 @@ def test_the_busy_come_first_then_who_used_most_today(office: Office) -> None:
     assert ([one.tenant.id for one in few.shown], few.num_tenants) == (["busiest", "busy"], 5)
 
 
+def test_what_is_due_adds_up_to_the_whole(office: Office) -> None:
+    """Of two priorities the second gets an eighth while both want turns, and everything while it is alone."""
+    for name in ("a", "b", "night"):
+        office.tenant(name)
+    a, b = (replace(standing(name, running=1), share=share) for name, share in (("a", 0.75), ("b", 0.25)))
+    night = replace(standing("night", waiting=1, priority=1), share=1.0)
+    assert {one.tenant.id: one.share for one in office.read(a, b, night).shown} == {
+        "a": 0.65625,
+        "b": 0.21875,
+        "night": 0.125,
+    }
+    assert {one.tenant.id: one.share for one in office.read(night).shown} == {"night": 1.0, "a": 0.0, "b": 0.0}
+
+
 def test_changes_of_tenants_are_seen(office: Office) -> None:
     """A new one, a new name, one that is archived; and a store that was put back to what it was."""
     office.tenant("a")

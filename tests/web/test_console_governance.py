@@ -30,7 +30,7 @@ class Office:
 
     def send(self, path: str, body: Any, *, key: str | None = None, tier: str = "") -> Any:
         """POST as the administrator, or with another key; the answer, which may be an error's."""
-        headers = {"authorization": f"Bearer {key or self.admin_key}", "x-allod-tier": tier}
+        headers = {"authorization": f"Bearer {key or self.admin_key}", **({"x-allod-tier": tier} if tier else {})}
         request = urllib.request.Request(f"{self.gateway.url}{path}", json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
@@ -193,7 +193,7 @@ def test_a_busy_engine_is_shown_by_tenant(visit: Visit, office: Office) -> None:
     visit.open("Tenants", office.admin_key)
     expect(visit.page.get_by_text("The engine works on 4 requests, 40 wait. It works on up to 4")).to_be_visible()
     expect(card(visit, "Heavy")).to_contain_text("3 running, 40 waiting · weight 2")
-    expect(card(visit, "Heavy")).to_contain_text("50 % of the turns")
+    expect(card(visit, "Heavy")).to_contain_text("50 % of the work")
     expect(card(visit, "Light")).to_contain_text("batch: after the others")
     expect(visit.page.get_by_text("Shown are 2 of 10,000 tenants")).to_be_visible()
 

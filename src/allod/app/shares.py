@@ -9,7 +9,7 @@ from typing import NamedTuple
 from allod.govern.store import TenantStore, Totals
 from allod.govern.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
 from allod.govern.windows import DAY_MS, Numbers, Unit, bounds_of, meters_of, windows_at
-from allod.serve.turns import Standing
+from allod.serve.turns import BATCH_PART, Standing
 
 LONGEST_MS = 31 * DAY_MS
 MONTH_KEPT_MS = 60_000  # so long the month before today is not summed again: late charges come in with the next time
@@ -34,8 +34,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class TenantShare:
-    """One tenant. `share` is what is due to it of the turns of its priority now, `service` what it was charged for
-    turns since the gateway last forgot."""
+    """One tenant. `share` is what is due to it of the engine's work now, `service` what it was charged for turns since
+    the gateway last forgot."""
 
     tenant: Tenant
     share: float
@@ -93,7 +93,11 @@ class Shares:
             "day": today,
             "month": _sum(today, self._month_before(numbers, now_ms)) if has_month else today,
         }
-        shown = [_share(tenant, turns.get(tenant.id, ()), used, numbers, self._model) for tenant in chosen]
+        due = _due(standings)
+        shown = [
+            _share(tenant, turns.get(tenant.id, ()), used, numbers, self._model, due.get(tenant.id, 0.0))
+            for tenant in chosen
+        ]
         common = _by_time(everybody, _all_as(everybody, used), numbers) if everybody else ()
         return Sharing(shown, len(active), tuple(common))
 
@@ -123,17 +127,27 @@ class Shares:
 
 
 def _share(
-    tenant: Tenant, turns: Sequence[Standing], used: dict[str, _Used], numbers: Numbers, served: str
+    tenant: Tenant, turns: Sequence[Standing], used: dict[str, _Used], numbers: Numbers, served: str, due: float
 ) -> TenantShare:
     return TenantShare(
         tenant,
-        share=max((standing.share for standing in turns), default=0.0),
+        share=due,
         num_waiting=sum(standing.num_waiting for standing in turns),
         num_running=sum(standing.num_running for standing in turns),
         service=sum(standing.service for standing in turns),
         today=used["day"].get((tenant.id, None), _NOTHING),
         limits=(*_at_a_time(tenant, _under_way(turns), served), *_by_time(tenant, used, numbers)),
     )
+
+
+def _due(standings: Sequence[Standing]) -> dict[str, float]:
+    """What is due to each tenant: its share of its priority's turns, and batches get one part where both want turns."""
+    busy = {standing.priority for standing in standings if standing.share}
+    parts = {0: 1 - 1 / BATCH_PART, 1: 1 / BATCH_PART} if len(busy) > 1 else {0: 1.0, 1: 1.0}
+    due: dict[str, float] = {}
+    for standing in standings:
+        due[standing.tenant] = due.get(standing.tenant, 0.0) + standing.share * parts[standing.priority]
+    return due
 
 
 def _at_a_time(tenant: Tenant, under_way: int, served: str) -> Iterator[Limit]:

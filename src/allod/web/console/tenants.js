@@ -116,7 +116,7 @@ class Card {
   show(tenant, given, currency) {
     fill(this.#name, tenant.name);
     fill(this.#state, stateWords(tenant));
-    this.#due.show(tenant.share, tenant.share ? `${percent(tenant.share)} of the turns` : "nothing asked");
+    this.#due.show(tenant.share, tenant.share ? `${percent(tenant.share)} of the work` : "nothing asked");
     this.#given.show(given, given ? `${percent(given)} of the work done` : "nothing");
     fill(this.#today, `Used today: ${todayWords(tenant.today, currency)}.`);
     this.#limits.show(tenant.limits, currency);
