@@ -130,6 +130,7 @@ def test_erasure_takes_the_names_and_nobody_elses(tmp_path: Path) -> None:
     }
     gone = kept.pop(("a", DAY))
     assert keys.destroy("a", DAY)
+    assert keys.key_named(DAY, kept["b", DAY][1]) == "key_of_b"  # without being read again
     again = DayKeys(tmp_path)
     for store in (keys, again):
         for day in (DAY, NEXT_DAY):

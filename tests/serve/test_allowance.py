@@ -209,6 +209,29 @@ async def test_money_is_charged_for_the_engines_time() -> None:
     assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
 
 
+# What is forbidden
+
+
+async def test_a_refusal_counts_as_a_request_and_as_no_more() -> None:
+    """It takes no tokens, no money and no place at a time: only the next of the minute's requests."""
+    quota = Quota(requests_per_minute=3, tokens_per_minute=1_000, concurrent=1)
+    tenant = replace(TENANT, quota=quota, budgets=(Budget("day", tokens=1_000, engine_ms=1, micros=1_000),))
+    made, one = allowance(), asked(900)
+    for _ in range(2):
+        await made.count_refusal(tenant, one)
+    made.release(await made.hold(tenant, *both(one)))
+    await made.count_refusal(tenant, one)
+    for refused in (made.count_refusal(tenant, one), made.hold(tenant, *both(one))):
+        with pytest.raises(Unavailable) as caught:
+            await refused
+        assert caught.value.code == "rate_limited"
+
+
+async def test_a_refusal_asks_nothing_of_what_cannot_be_measured() -> None:
+    """A budget of energy keeps answers out where none is metered; a refusal uses none."""
+    await allowance().count_refusal(replace(TENANT, budgets=(Budget("day", millijoules=5),)), asked())
+
+
 # All tenants together
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -34,6 +35,7 @@ from allod.govern.keys import Caller
 from allod.govern.policy_asked import Model, Site
 from allod.govern.tenants import Quota
 from allod.prove.segment import FileCalls
+from allod.serve import recorder as recorder_module
 from allod.serve.gateway import Gateway
 from allod.serve.salts import cache_salt
 
@@ -591,3 +593,28 @@ async def test_nothing_is_generated_while_the_log_is_known_not_to_work(front: Ma
         assert len(engine.asked) == 1
         with pytest.raises(Unavailable):
             made.recorder.check()
+
+
+async def test_after_the_log_failed_no_work_is_begun_for_a_while(
+    front: MakeFront, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work that could not be recorded is not begun; when the disk has room again, so has the gateway."""
+    clock_s, full = 100.0, True
+    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: clock_s))
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if full:
+            raise OSError(28, "No space left on device")
+        return os.pwrite(fd, data, offset)
+
+    engine = ScriptedEngine("x")
+    async with front(engine, calls=FileCalls(pwrite=pwrite)) as made:
+        for number in range(3):
+            with pytest.raises(Unavailable, match="No space left") as caught:
+                await ask(made.gateway, request(id=f"no{number}"))
+            assert caught.value.code == "log_unavailable"
+        assert len(engine.asked) == 1
+        full, clock_s = False, clock_s + recorder_module.RETRY_S
+        for number in range(2):
+            await ask(made.gateway, request(id=f"r{number}"))
+        assert [statement.id for statement in await made.receipts()] == ["r0", "r1"]
