@@ -87,7 +87,7 @@ class Counting:
             self.num_overlapping += 1
             return 0
         try:
-            assert self.leave.wait(10)
+            assert self.leave.wait(15)  # longer than anybody waits for it
             if self.fault is not None:
                 raise self.fault
         finally:
