@@ -614,7 +614,10 @@ async def test_after_the_log_failed_no_work_is_begun_for_a_while(
                 await ask(made.gateway, request(id=f"no{number}"))
             assert caught.value.code == "log_unavailable"
         assert len(engine.asked) == 1
+        with pytest.raises(Unavailable, match="No space left"):
+            made.recorder.check()
         full, clock_s = False, clock_s + recorder_module.RETRY_S
         for number in range(2):
             await ask(made.gateway, request(id=f"r{number}"))
+        made.recorder.check()
         assert [statement.id for statement in await made.receipts()] == ["r0", "r1"]
