@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.core.requests import Completion, Sampling, ToolCall, Usage
+from allod.core.requests import Chat, Completion, Request, Sampling, ToolCall, Usage
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 calls = st.lists(st.builds(ToolCall, name=texts, arguments=texts), max_size=3).map(tuple)
@@ -58,3 +58,10 @@ def test_values_on_the_path_do_not_change() -> None:
     """A value that is recorded must be the value that was answered."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Sampling(seed=1).seed = 2  # type: ignore[misc]
+
+
+def test_a_request_without_a_label_cannot_be_made() -> None:
+    """So nothing can be routed, recorded or answered without one."""
+    chat = Chat("m", (), Sampling(seed=1))
+    with pytest.raises(TypeError):
+        Request("r", "t", "k", None, chat, b"", 0)  # type: ignore[arg-type]

@@ -87,6 +87,10 @@ class Request:
     body: bytes
     start_ms: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, Label):
+            raise TypeError("a request without a label")  # none is assumed: what is made of it must carry one
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -167,13 +167,13 @@ class Gateway:
             )
 
     async def _pieces(
-        self, chat: Chat, work: Work, engine_s: AsyncGenerator[Piece | Completion, None]
+        self, chat: Chat, work: Work, answer: AsyncGenerator[Piece | Completion, None]
     ) -> AsyncGenerator[Piece | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []
         start = ""
         holding = tools.offers_tools(chat)
-        async with aclosing(engine_s) as stream:
+        async with aclosing(answer) as stream:
             async for item in stream:
                 if isinstance(item, Completion):
                     work.counted(item.usage)

@@ -135,9 +135,9 @@ class Recorder:
         await future
 
     def _note(self, result: Outcome) -> None:
-        if isinstance(result, AllodError):
+        if isinstance(result, Unavailable) and result.code != "log_busy":  # others are about one statement alone
             self._failure, self._retry_s = result, time.monotonic() + RETRY_S
-        else:
+        elif not isinstance(result, AllodError):
             self._failure = None
 
     def check(self) -> None:
