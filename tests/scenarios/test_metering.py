@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from tests.conftest import Gateway
+import pytest
+from tests.conftest import TINY, Gateway
 
 from allod.prove.segment import Batches
 
@@ -25,7 +26,7 @@ micros_per_1k_prompt_tokens = 701
 micros_per_1k_completion_tokens = 1303
 micros_per_engine_second = 17
 """
-NUM_TENANTS, NUM_EACH = 4, 25
+NUM_TENANTS = 4
 
 
 def made(gateway: Gateway, *words: str) -> Any:
@@ -86,11 +87,11 @@ def agree(gateway: Gateway, *, at_least: int) -> Counter[str]:
     return sums_of(receipts)
 
 
-def use(gateway: Gateway, key: str, number: int) -> None:
+def use(gateway: Gateway, model: str, key: str, number: int) -> None:
     """One request of every kind: whole, streamed, left in the middle, refused by policy."""
     text = "word " * (number + 1)
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as client:
-        body: Any = {"model": "echo", "messages": [{"role": "user", "content": text}]}
+        body: Any = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": text}]}
         if number % 4 == 0:
             client.chat.completions.create(**body)
         elif number % 4 == 1:
@@ -105,33 +106,41 @@ def use(gateway: Gateway, key: str, number: int) -> None:
                 client.chat.completions.create(**body, extra_headers={"x-allod-tier": "SECRET"})
 
 
-def test_the_ledger_is_the_sum_of_the_receipts(start_gateway: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "num_each"),
+    [("echo", 25), pytest.param(TINY, 8, marks=pytest.mark.slow)],
+)
+def test_the_ledger_is_the_sum_of_the_receipts(start_gateway: Start, tmp_path: Path, model: str, num_each: int) -> None:
     """Under load from several tenants at once; after kill -9 in the middle of it; and after the ledger was lost."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "allod.toml").write_text(PRICES)
-    with start_gateway("echo") as gateway:
+    with start_gateway(model) as gateway:
         tenants = [made(gateway, "tenant", "add", f"Tenant {number}")["id"] for number in range(NUM_TENANTS)]
         keys = [made(gateway, "key", "add", tenant)["key"] for tenant in tenants]
         time.sleep(0.6)  # the gateway hears of new keys within that
         with ThreadPoolExecutor(8) as pool:
-            for done in [pool.submit(use, gateway, key, number) for number in range(NUM_EACH) for key in keys]:
+            for done in [pool.submit(use, gateway, model, key, number) for number in range(num_each) for key in keys]:
                 done.result()
-        before = agree(gateway, at_least=NUM_TENANTS * NUM_EACH)
-        assert before["requests"] < NUM_TENANTS * NUM_EACH  # refusals are there and are no requests
+        before = agree(gateway, at_least=NUM_TENANTS * num_each)
+        assert before["requests"] < NUM_TENANTS * num_each  # refusals are there and are no requests
         assert min(before.values()) > 0
         with ThreadPoolExecutor(8) as pool:
-            work = [pool.submit(use, gateway, key, number) for number in range(NUM_EACH) for key in keys]
-            time.sleep(0.3)
+            work = [pool.submit(use, gateway, model, key, number) for number in range(num_each) for key in keys]
+            num_receipts = len(receipts_of(gateway))
+            for _ in range(1500):
+                if len(receipts_of(gateway)) >= num_receipts + 6:
+                    break
+                time.sleep(0.02)
             gateway.process.send_signal(signal.SIGKILL)
             for one in work:
                 with suppress(openai.OpenAIError, socket.error, StopIteration):
                     one.result()
         gateway.process.wait(20)
-    with start_gateway("echo") as gateway:
-        killed = agree(gateway, at_least=NUM_TENANTS * NUM_EACH)
+    with start_gateway(model) as gateway:
+        killed = agree(gateway, at_least=NUM_TENANTS * num_each)
         assert killed["prompt"] > before["prompt"]
     done = gateway.allod("tenant", "recount")
     assert done.returncode == 0, done.stderr
-    with start_gateway("echo") as gateway:
+    with start_gateway(model) as gateway:
         assert agree(gateway, at_least=1) == killed
