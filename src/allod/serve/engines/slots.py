@@ -68,6 +68,8 @@ class Slots:
     def _choose(self, salt: str, prompt: bytes) -> _Held:
         best, longest = self._free[0], MIN_SIMILARITY * len(prompt)
         for held in self._free:
+            if held.salt == salt and held.prompt == prompt:
+                return held  # nothing holds more of it
             if held.salt == salt and (length := common_prefix(held.prompt, prompt)) > longest:
                 best, longest = held, length
         return best
