@@ -64,6 +64,8 @@ async def ask(target: Target, model: str, text: str, num_tokens: int) -> Answer:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if not target.key:
+        body["cache_prompt"] = True  # as Allod asks it for a tenant's own slot; a client of Allod cannot
     data = json.dumps(body).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{target.place}\r\n"
