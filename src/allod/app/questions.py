@@ -5,14 +5,13 @@ The console asks about the gateway that runs; the command line about the one tha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from allod.app.engine import ECHO_MODEL
-from allod.app.weights import is_file_name
+from allod.app.weights import is_file_name, kept_pace
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations import Nation
@@ -21,7 +20,7 @@ from allod.govern.policy import Policy
 from allod.govern.policy_asked import Asked, Model, Site
 from allod.govern.store import TenantStore
 from allod.govern.tenants import LOCAL, Key, Tenant
-from allod.model.catalogue import Pace, best_for
+from allod.model.catalogue import best_for
 from allod.serve.controls import Controls
 from allod.settings import Settings, load_catalogue
 
@@ -122,12 +121,8 @@ def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
 
 def _measured_best(settings: Settings) -> str | None:
     """What `auto` serves here, as the first start measured it."""
-    try:
-        kept = json.loads((settings.home / "pace.json").read_text())
-        pace = Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return best_for(load_catalogue(), pace).name
+    pace = kept_pace(settings)
+    return None if pace is None else best_for(load_catalogue(), pace).name
 
 
 def _declared(question: Question, nation: Nation) -> Label:

@@ -7,16 +7,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from allod import settings as settings_module
 from allod.app.home import now_ms
 from allod.app.meter import DayNames
 from allod.app.opening import Opened, open_realm
 from allod.app.policies import Policies
+from allod.app.questions import catalogue_models
 from allod.app.receipts import ReceiptReader
 from allod.app.shares import Shares
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.core.nations import Nation
 from allod.core.statements import SitePart, check_statement
 from allod.govern.keys import KeyRing
 from allod.govern.policy_asked import Model, Site
@@ -112,8 +111,8 @@ async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> A
         upkeep = Upkeep(opened, keys=gateway.keys, controls=gateway.controls, allowance=gateway.allowance)
         await upkeep.start()
         try:
-            models = await asyncio.to_thread(_known_models, opened.nation)
-            yield Realm(settings, opened, gateway=gateway, models=models)
+            models = await asyncio.to_thread(catalogue_models, opened.nation)
+            yield Realm(settings, opened, gateway=gateway, models=tuple(models.values()))
         finally:
             await upkeep.stop()
     finally:
@@ -155,14 +154,6 @@ def _gateway(settings: Settings, opened: Opened, writer: LogWriter, engine: Engi
             now_ms=now_ms,
         ),
         salt_secret=opened.salt_secret,
-    )
-
-
-def _known_models(nation: Nation) -> tuple[Model, ...]:
-    """Those of the catalogue, as a policy is told of them."""
-    return tuple(
-        Model(entry.name, nation.lowest, entry.licence, entry.country, entry.informative)
-        for entry in settings_module.load_catalogue()
     )
 
 

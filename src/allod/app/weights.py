@@ -74,16 +74,26 @@ def _own_weights(path: Path, progress: Progress) -> Weights:
 
 def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress: Progress) -> CatalogueEntry:
     """The best model for this machine. What was measured is kept: the second start does not measure again."""
-    file = settings.home / "pace.json"
-    try:
-        kept = json.loads(file.read_text())
-        pace = Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    pace = kept_pace(settings)
+    if pace is None:
         reference = _catalogue_weights(settings, catalogue[0], progress)
         progress("measuring this machine", 0, 0)
         pace = asyncio.run(_measure(settings, reference))
-        write_whole(file, json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
+        write_whole(_pace_file(settings), json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
     return best_for(catalogue, pace)
+
+
+def kept_pace(settings: Settings) -> Pace | None:
+    """What was measured of this machine; None where nothing was, or it cannot be read."""
+    try:
+        kept = json.loads(_pace_file(settings).read_text())
+        return Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _pace_file(settings: Settings) -> Path:
+    return settings.home / "pace.json"
 
 
 async def _measure(settings: Settings, weights: Weights) -> Pace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,10 +11,10 @@ from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.govern.tenants import Event, new_id
 from allod.web.admin.query import Query
+from allod.web.bodies import decoded
 
 Json = dict[str, Any]
 _Body = TypeVar("_Body", bound=msgspec.Struct)
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +28,7 @@ class Asked:
 
     def read(self, body: type[_Body]) -> _Body:
         """The request's body; none at all stands for `{}`. Raises Invalid naming the place of what is wrong."""
-        try:
-            return msgspec.json.decode(self.body or b"{}", type=body)
-        except msgspec.ValidationError as error:
-            place = _PLACE.search(text := str(error))
-            raise Invalid(_PLACE.sub("", text), param=place.group(1) or None if place else None) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
+        return decoded(lambda data: msgspec.json.decode(data, type=body), self.body or b"{}")
 
     def search(self, *names: str, lists: tuple[str, ...] = ()) -> Query:
         """The query, which may say `names` once each and `lists` any number of times."""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any
 
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Embed, Sampling, Tool
+from allod.web.bodies import decoded
 from allod.web.openai import wire
 
 MAX_SEED = 2**32 - 2  # 2^32 - 1 is llama.cpp's "choose one at random"
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
-_Body = TypeVar("_Body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class EmbedCall:
 
 def read_chat(body: bytes) -> ChatCall:
     """The call in a body of `POST /v1/chat/completions`. Raises Invalid naming the place of what is wrong."""
-    read = _decoded(wire.read_chat_body, body)
+    read = decoded(wire.read_chat_body, body)
     _refuse_unsupported(read)
     chat = Chat(
         model=read.model,
@@ -56,24 +51,13 @@ def read_chat(body: bytes) -> ChatCall:
 
 def read_embed(body: bytes) -> EmbedCall:
     """The call in a body of `POST /v1/embeddings`."""
-    read = _decoded(wire.read_embeddings_body, body)
+    read = decoded(wire.read_embeddings_body, body)
     if read.dimensions is not None:
         raise Invalid("dimensions cannot be chosen here", param="dimensions", code="unsupported_parameter")
     texts = (read.input,) if isinstance(read.input, str) else tuple(read.input)
     if not all(texts):
         raise Invalid("an input is empty", param="input")
     return EmbedCall(Embed(read.model, texts), base64=read.encoding_format == "base64")
-
-
-def _decoded(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
-    try:
-        return decode(body)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        place = _PLACE.search(text)
-        raise Invalid(_PLACE.sub("", text), param=place.group(1) or None if place else None) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
 
 
 def _refuse_unsupported(body: wire.ChatBody) -> None:
