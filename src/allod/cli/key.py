@@ -18,7 +18,7 @@ from allod.cli.tenant import check_active, event, find_tenant, tenants_of, told
 from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.govern.keys import MAX_GRACE_S, read_or_make_key, rotated
+from allod.govern.keys import MAX_GRACE_S, check_not_last_admin, read_or_make_key, rotated
 from allod.govern.store import TenantStore
 from allod.govern.tenants import (
     ADMIN_PREFIX,
@@ -164,7 +164,8 @@ def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -
     key = find_key(store, words.key)
     if key.revoked_ms is None:
         _refuse_own(key, settings)
-        _refuse_last_admin(store, key)
+        if key.is_admin:
+            check_not_last_admin(key, keys_of(store, None))
         key = replace(key, revoked_ms=now_ms())
         store.put_key(key, event("api_key.deleted", key.tenant_id, key.id))
     print(json.dumps(_shown(key)) if words.json else f"{key.id} opens nothing any more")
@@ -178,19 +179,6 @@ def _refuse_own(key: Key, settings: Settings) -> None:
             f"{key.id} is the key in {file.name} of ALLOD_HOME",
             code="key_in_use",
             hint="remove the file and start the gateway again: a new key is made, and this one ends",
-        )
-
-
-def _refuse_last_admin(store: TenantStore, key: Key) -> None:
-    """Nobody could make another."""
-    if not key.is_admin:
-        return
-    others = (one for one in keys_of(store, None) if one.id != key.id)
-    if not any(one.revoked_ms is None and one.expires_ms is None for one in others):
-        raise Invalid(
-            "this is the last admin key that does not expire",
-            code="last_admin_key",
-            hint="make another admin key without an expiry first",
         )
 
 

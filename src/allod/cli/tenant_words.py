@@ -11,6 +11,7 @@ from typing import Any
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.core.nations import Nation
+from allod.govern.keys import default_label
 from allod.govern.tenants import Budget, Quota, Scope, Tenant, checked_name
 from allod.govern.windows import BUDGET_UNITS
 
@@ -55,8 +56,7 @@ def changed(tenant: Tenant, said: Mapping[str, Any], nation: Nation) -> Tenant:
         budgets=_budgets(tenant.budgets, said.get("budget", [])),
     )
     check_scope(new.scope, nation)
-    carried = nation.label(new.tier, markings=new.markings, purposes=new.purposes, jurisdictions=new.jurisdictions)
-    if carried.is_impossible:
+    if default_label(new, nation).is_impossible:
         raise Invalid(
             "these words together leave no place or no purpose",
             code="impossible_label",

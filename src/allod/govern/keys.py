@@ -16,7 +16,7 @@ import secrets
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -218,11 +218,26 @@ def _read(path: Path, prefix: str) -> str:
     return key
 
 
-def caller_for(tenant: Tenant, key: Key, nation: Nation) -> Caller:
-    """Who asks with this key, whether or not it opens anything now. Raises Invalid for words the nation lacks."""
-    default = nation.label(
+def default_label(tenant: Tenant, nation: Nation) -> Label:
+    """What the tenant's requests carry that declare nothing. Raises Invalid for words the nation lacks."""
+    return nation.label(
         tenant.tier, markings=tenant.markings, purposes=tenant.purposes, jurisdictions=tenant.jurisdictions
     )
+
+
+def check_not_last_admin(key: Key, admin_keys: Iterable[Key]) -> None:
+    """Raise Invalid (`last_admin_key`) if without `key` none of these would be left that lasts: who could make one?"""
+    if not any(one.id != key.id and one.revoked_ms is None and one.expires_ms is None for one in admin_keys):
+        raise Invalid(
+            "this is the last admin key that does not expire",
+            code="last_admin_key",
+            hint="make another admin key without an expiry first",
+        )
+
+
+def caller_for(tenant: Tenant, key: Key, nation: Nation) -> Caller:
+    """Who asks with this key, whether or not it opens anything now. Raises Invalid for words the nation lacks."""
+    default = default_label(tenant, nation)
     clearances = [
         nation.label(scope.clearance).tier for scope in (tenant.scope, key.scope) if scope.clearance is not None
     ]

@@ -12,6 +12,7 @@ from itertools import islice
 
 from allod.core.errors import Invalid
 from allod.core.nations import Nation
+from allod.govern.keys import check_not_last_admin
 from allod.govern.store import TenantStore
 from allod.govern.tenants import ADMIN_PREFIX, USE_PREFIX, Account, Key, Scope, Tenant, new_api_key, new_id
 from allod.web.admin import bodies
@@ -121,12 +122,7 @@ class AdminKeys:
     def delete(self, asked: Asked, key_id: str) -> Json:
         """`DELETE admin_api_keys/{key}`, unless none were left that lasts: nobody could make another."""
         key = _living_key(self._store, key_id, None)
-        if not any(other.id != key.id and other.expires_ms is None for other in _living(self._store, None)):
-            raise Invalid(
-                "this is the last admin key that does not expire",
-                code="last_admin_key",
-                hint="make another admin key without an expiry first",
-            )
+        check_not_last_admin(key, _living(self._store, None))
         revoke(self._store, asked, key)
         return {"id": key.id, "object": "organization.admin_api_key.deleted", "deleted": True}
 

@@ -19,6 +19,7 @@ from msgspec import UnsetType
 
 from allod.core.errors import Invalid
 from allod.core.nations import Nation
+from allod.govern.keys import default_label
 from allod.govern.tenants import Budget, Scope, Tenant
 from allod.web.admin import bodies
 from allod.web.admin.asked import Json
@@ -88,10 +89,7 @@ def with_budget(budgets: Budgets, period: str, asked: bodies.Amounts | None) -> 
 
 
 def _check_label(tenant: Tenant, nation: Nation) -> None:
-    label = nation.label(
-        tenant.tier, markings=tenant.markings, purposes=tenant.purposes, jurisdictions=tenant.jurisdictions
-    )
-    if label.is_impossible:
+    if default_label(tenant, nation).is_impossible:
         raise Invalid(
             "the label leaves no place or no purpose at all: every request would be forbidden",
             code="impossible_label",
