@@ -1,0 +1,1 @@
+"""The stages that run inside the seal, one module each: `run(work) -> Facts`."""

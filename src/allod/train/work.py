@@ -1,0 +1,32 @@
+"""What a stage is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from allod.train.recipe import Recipe
+
+Facts = Mapping[str, int | float | str | None]
+"""What was measured while a stage ran: tokens, flops, loss. Goes into the manifest, floats as decimal text."""
+
+Report = Callable[[str, int, int], None]
+"""Progress: what is being done, how much of it is done, and how much there is (0: unknown)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One stage's work. Same recipe and inputs, same bytes in `output`: whatever the time, load or directory.
+
+    `recipe` is resolved: its size and number of steps are given. `inputs` holds the finished folder of every earlier
+    stage by name. `output` becomes that stage's folder by one rename once it is done; until then it may hold what an
+    interrupted try left there. Names that begin with a dot, and the folder `checkpoints`, are not outputs.
+    `should_stop` turns true when the machine is wanted back: save, then raise `interrupted()`.
+    """
+
+    recipe: Recipe
+    inputs: Mapping[str, Path]
+    output: Path
+    report: Report
+    should_stop: Callable[[], bool]
