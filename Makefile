@@ -1,7 +1,8 @@
 # Few words, the same here and in CI.
-#   make up      everything that is needed, then the gateway      make check   style, types, the house's rules
-#   make test    everything that the tests need, then the tests   make bench   benchmarks, as ratios
-#   make setup   what `make up` needs, without starting           make docs    the reference, from the code
+#   make up           everything that is needed, then the gateway      make check  style, types, the house's rules
+#   make test         everything that the tests need, then the tests   make bench  benchmarks, as ratios
+#   make setup        what `make up` needs, without starting           make docs   the reference, from the code
+#   make setup-train  what `allod train` needs
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 UP     ?=
 
-.PHONY: up setup dev test test-fast check docs format bench lock clean
+.PHONY: up setup setup-train dev test test-fast check docs format bench lock clean
 
 up: $(VENV)/.ready
 	@exec $(BIN)/allod up $(UP)
@@ -27,9 +28,19 @@ $(VENV)/.ready: $(VENV)/bin/python requirements.txt pyproject.toml
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.ready requirements-dev.txt
+# A site's own build of torch is kept. `--no-deps`: the list is complete, and torch's CUDA libraries are the site's affair.
+$(VENV)/.train: $(VENV)/.ready requirements-torch.txt requirements-train.txt
+	@echo "installing what training needs"
+	@$(BIN)/python -c 'import torch, sys; sys.exit(not torch.__version__.startswith("2.13.0"))' 2>/dev/null || \
+	    $(PIP) install --quiet --no-deps --require-hashes --requirement requirements-torch.txt
+	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-train.txt
+	@touch $@
+
+setup-train: $(VENV)/.train
+
+$(VENV)/.dev: $(VENV)/.train requirements-dev.txt
 	@echo "installing what the tests need"
-	@$(PIP) install --quiet --require-hashes --requirement requirements-dev.txt
+	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-dev.txt
 	@sh tests/install.sh
 	@touch $@
 

@@ -16,7 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "allod"
 FLOORS = {
     "core": 0,
     "model": 1, "seal": 1, "govern": 1, "prove": 1,
-    "serve": 3,
+    "fleet": 2,
+    "train": 3, "serve": 3,
     "settings": 5,
     "app": 6,
     "cli": 7, "web": 7,
