@@ -1,0 +1,173 @@
+"""The pipeline: from documents to something that can be released, a stage at a time.
+
+    source → clean → dedupe → tokenizer → pack → pretrain → tune → evaluate → export        a model of one's own
+    source → clean → dedupe → adapt → export_adapter                                        an adapter of another's
+
+Each stage is a pure function of its parameters and of what the stages before it made. It leaves a manifest that says
+so, and is not run again while that manifest holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from allod.core.canonical import JsonValue
+from allod.core.training_statements import Input, key_of, stage_input
+from allod.train.recipe import Recipe
+from allod.train.recipe_reading import plain
+from allod.train.runs import Finished, RunFolder
+
+Parameters = Callable[[Recipe], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step. `version` changes when the same inputs would now give something else; `resumes` says that an
+    interrupted try is worth keeping, `is_heavy` that it belongs on the machines with accelerators."""
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    parameters: Parameters
+    resumes: bool = False
+    is_heavy: bool = False
+
+
+def _held_out(recipe: Recipe) -> dict[str, Any]:
+    return {source.name: source.held_out for source in recipe.sources if source.held_out}
+
+
+def _source(recipe: Recipe) -> Mapping[str, Any]:
+    return {source.name: {"kind": source.kind} for source in recipe.sources}
+
+
+def _pretrain(recipe: Recipe) -> Mapping[str, Any]:
+    learning = asdict(recipe.pretrain)
+    del learning["checkpoint_every_s"]  # how often progress is saved changes nothing of what is learnt
+    return {**learning, "size": recipe.size, "steps": recipe.steps, "seed": recipe.seed}
+
+
+_SOURCE = Stage("source", 1, (), _source)
+_CLEAN = Stage("clean", 1, ("source",), lambda recipe: asdict(recipe.clean))
+_DEDUPE = Stage("dedupe", 1, ("clean",), lambda recipe: {**asdict(recipe.dedupe), "held_out": _held_out(recipe)})
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that this recipe asks for, in their order."""
+    return _adapted() if recipe.adapt.base else _from_scratch(recipe)
+
+
+def _from_scratch(recipe: Recipe) -> tuple[Stage, ...]:
+    learnt = "tune" if recipe.tune.steps else "pretrain"
+    stages = (
+        _SOURCE,
+        _CLEAN,
+        _DEDUPE,
+        Stage("tokenizer", 1, ("dedupe",), lambda r: {**asdict(r.tokenizer), "held_out": _held_out(r)}),
+        Stage(
+            "pack",
+            1,
+            ("dedupe", "tokenizer"),
+            lambda r: {**asdict(r.canaries), "held_out": _held_out(r), "seed": r.seed},
+        ),
+        Stage("pretrain", 1, ("pack", "tokenizer"), _pretrain, resumes=True, is_heavy=True),
+        Stage(
+            "tune",
+            1,
+            ("dedupe", "tokenizer", "pack", "pretrain"),
+            lambda r: {**asdict(r.tune), "held_out": _held_out(r), "seed": r.seed},
+            resumes=True,
+            is_heavy=True,
+        ),
+        Stage(
+            "evaluate",
+            1,
+            ("dedupe", "tokenizer", "pack", learnt),
+            lambda r: {**asdict(r.evaluate), "held_out": _held_out(r), "seed": r.seed},
+            is_heavy=True,
+        ),
+        Stage(
+            "export",
+            1,
+            ("tokenizer", "pack", learnt, "evaluate"),
+            lambda r: {**asdict(r.export), "name": r.name},
+        ),
+    )
+    return tuple(stage for stage in stages if recipe.tune.steps or stage.name != "tune")
+
+
+def _adapted() -> tuple[Stage, ...]:
+    return (
+        _SOURCE,
+        _CLEAN,
+        _DEDUPE,
+        Stage(
+            "adapt",
+            1,
+            ("dedupe",),
+            lambda r: {**asdict(r.adapt), "held_out": _held_out(r), "seed": r.seed},
+            resumes=True,
+            is_heavy=True,
+        ),
+        Stage("export_adapter", 1, ("dedupe", "adapt"), lambda r: {"name": r.name}),
+    )
+
+
+class Performer(Protocol):
+    """Runs one stage: in this process, in a sealed one, as a job of a cluster."""
+
+    def __call__(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+        """Make the stage's outputs in `output`. Returns the statement's predicate but for what `perform` itself knows
+        (stage, version, key, inputs, parameters). Raises what went wrong; `output` then stays for the next try."""
+        ...
+
+
+def run_pipeline(
+    recipe: Recipe,
+    run: RunFolder,
+    *,
+    given: Mapping[str, Sequence[Input]],
+    perform: Performer,
+    finished: Callable[[Stage, Finished, bool], None],
+    until: str = "",
+) -> dict[str, Finished]:
+    """Run what is not done yet, in order, and tell `finished(stage, it, was_there_already)` of each.
+
+    `recipe` is resolved. `given` are the inputs from outside the run, by stage: the sources of the first, the base
+    model of an adapter. Ends after the stage `until`. Raises what a stage raises, and Invalid (`stage_changed`).
+    """
+    done: dict[str, Finished] = {}
+    for stage in stages_of(recipe):
+        done[stage.name], was_there = _stage(stage, recipe, run, done=done, given=given, perform=perform)
+        finished(stage, done[stage.name], was_there)
+        if stage.name == until:
+            break
+    return done
+
+
+def _stage(
+    stage: Stage,
+    recipe: Recipe,
+    run: RunFolder,
+    *,
+    done: Mapping[str, Finished],
+    given: Mapping[str, Sequence[Input]],
+    perform: Performer,
+) -> tuple[Finished, bool]:
+    made = [
+        stage_input(name, derivation=done[name].statement.derivation, files=done[name].statement.files)
+        for name in stage.inputs
+    ]
+    inputs = [*given.get(stage.name, ()), *made]
+    parameters = plain(stage.parameters(recipe))
+    key = key_of(stage.name, stage.version, parameters, inputs)
+    if found := run.find(stage.name, key):
+        return found, True
+    output = run.partial(stage.name, key, resumes=stage.resumes)
+    folders = {name: done[name].folder for name in stage.inputs}
+    predicate = perform(stage, key=key, inputs=folders, output=output)
+    known = {"stage": stage.name, "version": stage.version, "key": key, "inputs": inputs, "parameters": parameters}
+    return run.finish(stage.name, {**predicate, **known}), False
