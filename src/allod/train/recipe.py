@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from allod.core.nations import Identifier
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -34,11 +36,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Clean:
-    """What cleaning does. `languages` are kept; `min_bytes` is of a document."""
+    """What cleaning does. `languages` are kept; `min_bytes` is of a document. `identifiers` are the nation profile's,
+    written in when a recipe is resolved: a changed profile is changed cleaning."""
 
     languages: tuple[str, ...] = ("en",)
     min_bytes: int = 200
-    redact: bool = True  # personal data of the nation's identifiers, e-mail addresses, telephone numbers
+    redact: bool = True  # e-mail addresses, telephone numbers, postcodes, and what `identifiers` find
+    identifiers: tuple[Identifier, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
