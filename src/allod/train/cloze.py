@@ -1,8 +1,8 @@
 """Cloze questions out of held-out text: which of four words ends the sentence?
 
-The three wrong words end other sentences of the same document, drawn at random; a draw in which a word comes twice is no
-question. So right and wrong words are drawn alike, and whoever ignores the sentence and prefers frequent words is right
-one time in four.
+The three wrong words end other sentences of the same document, drawn at random; a draw in which a word comes twice is
+no question. So right and wrong words are drawn alike, and whoever ignores the sentence and prefers frequent words is
+right one time in four.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def cloze_questions(documents: Iterable[Document], *, count: int) -> list[Questi
 
 def _of_document(document: Document) -> Iterator[tuple[str, Question]]:
     ends: _Ends = [
-        match.groups()
+        (match[1], match[2], match[3])
         for paragraph in paragraphs(document.text)
         for sentence in sentences(paragraph)
         if is_prose(sentence, min_bytes=40, max_bytes=300) and (match := _LAST_WORD.match(sentence))

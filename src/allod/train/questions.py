@@ -3,7 +3,7 @@
 A file is JSON, read strictly; another key, a choice said twice or an answer out of range is refused:
 
     {"name": "grammar", "licence": "Apache-2.0", "origin": "made by rule",
-     "questions": [{"id": "agreement-1", "prompt": "", "choices": ["The dogs are old.", "The dogs is old."], "answer": 0}]}
+     "questions": [{"id": "a-1", "prompt": "", "choices": ["The dogs are old.", "The dogs is old."], "answer": 0}]}
 
 A choice is scored by the log-probability of its tokens after the prompt (an empty prompt: after the end of a text), as
 BLiMP does (Warstadt et al., 2020, arXiv:1912.00582). Chance is one over the number of choices.
@@ -153,5 +153,5 @@ def _refused(path: Path, reason: str) -> Invalid:
     return Invalid(
         f"{path.name} {reason}",
         code="questions_invalid",
-        hint="the format is in the head of allod/train/questions.py, an example in allod/train/evaluations/grammar.json",
+        hint="the format is described in allod/train/questions.py; an example is allod/train/evaluations/grammar.json",
     )
