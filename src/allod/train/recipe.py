@@ -95,9 +95,18 @@ class Adapt:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Gates: a model that does not pass is not released. Zero is no gate."""
+    """What is measured, and the gates: a model that does not pass is not released. Zero is no gate.
 
+    `questions` is a folder of question files (`*.json`) beside the recipe, asked besides Allod's own; the format is in
+    train/questions.py. `max_recall_percent` is of planted canaries that the model says word for word.
+    """
+
+    questions: str = ""
+    num_cloze: int = 400
     max_bits_per_byte_milli: int = 0
+    min_cloze_percent: int = 0
+    min_choice_percent: int = 0  # of every question file
+    max_recall_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
