@@ -127,6 +127,9 @@ class Layer(nn.Module):
 class Body(nn.Module):
     """Everything but the last table."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocab, shape.width)

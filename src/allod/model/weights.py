@@ -1,8 +1,8 @@
 """A network on disk: `weights.safetensors` and `config.json`, as transformers, vLLM and the GGUF tools read them.
 
 The same network gives the same bytes: the safetensors header is written here, its names sorted, because the library's
-own writer puts metadata in no fixed order. Reading trusts nothing: no pickle, and every name, type and shape is compared
-with what the configuration promises before memory is taken for a tensor.
+own writer puts metadata in no fixed order. Reading trusts nothing: no pickle, and every name, type and shape is
+compared with what the configuration promises before memory is taken for a tensor.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mappin
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in sorted(tensors):
-            file.write(memoryview(tensors[name].to("cpu", torch.float32).contiguous().numpy()).cast("B"))
+            file.write(tensors[name].to("cpu", torch.float32).contiguous().numpy().data)
         file.flush()
         os.fsync(file.fileno())
 
