@@ -153,7 +153,6 @@ def front(tmp_path: Path) -> MakeFront:
         log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())
         writer, day_keys = LogWriter(log, deliver), DayKeys(tmp_path / "days")
         parts: dict[str, Any] = {
-            "model_name": "m",
             "site": SitePart("north", "GB"),
             "prices": PRICES,
             "now_ms": lambda: START_MS + 50,

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.app.home import Home
-from allod.core.canonical import digest_of
-from allod.core.errors import Unavailable
+from allod.core.canonical import JsonValue, digest_of
+from allod.core.errors import Invalid, Unavailable
 from allod.model.gguf import read_header
 from allod.model.store import digest_of_file, silent
 from allod.seal.launch import SealOptions, python_read_paths
-from allod.serve.engine import Engine, EngineInfo
+from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.gateway import ServedModel
 from allod.serve.replica import Replica, ReplicaOptions
@@ -31,11 +31,20 @@ ECHO_MODEL = ServedModel(
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A checked model file and what clients are told of it."""
+class Adapter:
+    """A checked LoRA adapter (GGUF) and what clients are told of it; `served.base` names the model that it is for."""
 
     path: Path
     served: ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A checked model file, what clients are told of it, and the adapters that are served over it."""
+
+    path: Path
+    served: ServedModel
+    adapters: tuple[Adapter, ...] = ()
 
 
 @asynccontextmanager
@@ -57,30 +66,36 @@ async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenera
 
 
 def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> ReplicaOptions:
-    """How to start llama.cpp's server for these weights, sealed."""
+    """How to start llama.cpp's server for these weights, sealed. Raises Invalid for adapters that it could not use."""
     header = read_header(weights.path)
+    if weights.adapters and header.can_embed:
+        raise Invalid(f"{weights.served.name} makes embeddings: no adapter works over it", code="adapter_unusable")
     model = settings.model
     evidence_dir = Home(settings.home).evidence
     evidence_dir.mkdir(mode=0o700, exist_ok=True)
     socket_path = str(socket_dir / "engine.sock")
     library = _engine_library()
     build = digest_of_file(library, silent)
-    options = {
+    context_tokens = min(model.context_tokens, header.context_tokens)
+    options: dict[str, JsonValue] = {
         "slots": model.slots,
-        "context_tokens": min(model.context_tokens, header.context_tokens),
+        "context_tokens": context_tokens,
         "threads": model.threads or max(1, _num_physical_cores() - 1),
         "http_threads": 2 * model.slots + 4,  # one for each request that admission lets in, and some for health
         "embeddings": header.can_embed,
         "gpu_layers": model.gpu_layers,
         "kv_unified": False,  # a slot's arithmetic must not depend on its neighbours
         "cache_ram_mib": 0,  # 8 GiB by default
+        "adapters": [adapter.served.digest for adapter in weights.adapters],
     }
-    words = json.dumps({**options, "model": str(weights.path), "socket": socket_path})
+    pinned = tuple((path, served.digest.removeprefix("sha256:")) for path, served in _files(weights))
+    files = {"model": str(weights.path), "adapters": [str(adapter.path) for adapter in weights.adapters]}
+    words = json.dumps({**options, **files, "socket": socket_path})
     return ReplicaOptions(
         seal=SealOptions(
             command=(sys.executable, "-P", "-m", "allod.serve.engines.llama_process", words),
             socket_dir=socket_dir,
-            read_paths=(*python_read_paths(), weights.path),
+            read_paths=(*python_read_paths(), *(path for path, _ in pinned)),
             environment={"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONDONTWRITEBYTECODE": "1"},
             log_path=settings.home / "engine.log",
             unsafe_no_seal=settings.unsafe_no_seal,
@@ -93,16 +108,22 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
             replay="none",  # the prompt cache is on: it changes the order of sums
             model_digest=weights.served.digest,
             template_digest=header.template_digest if header.has_template else None,
-            context_tokens=int(options["context_tokens"]),
+            context_tokens=context_tokens,
             slots=model.slots,
             can_chat=not header.can_embed,
             can_embed=header.can_embed,
+            adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
-        pinned=((weights.path, weights.served.digest.removeprefix("sha256:")), (library, build)),
+        pinned=(*pinned, (library, build)),
         config=options,
         evidence_dir=evidence_dir,
         ready_timeout_s=model.ready_timeout_s,
     )
+
+
+def _files(weights: Weights) -> tuple[tuple[Path, ServedModel], ...]:
+    """What the engine reads of models, and what is said of each."""
+    return ((weights.path, weights.served), *((adapter.path, adapter.served) for adapter in weights.adapters))
 
 
 def _engine_library() -> Path:

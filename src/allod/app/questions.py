@@ -48,7 +48,8 @@ class Questions:
     def __init__(self, controls: Controls, store: TenantStore, others: Iterable[Model] = ()) -> None:
         self._controls = controls
         self._store = store
-        self.models = {model.name: model for model in (controls.model, *others, controls.model)}  # the served one first
+        served = (controls.model, *controls.adapters.values())
+        self.models = {model.name: model for model in (*served, *others, *served)}  # the served ones first
 
     def asked(self, question: Question, now_ms: int) -> Asked:
         """What the main path would ask, but for markings that a text itself calls for. Blocks.

@@ -16,6 +16,7 @@ from allod.app.receipts import ReceiptReader
 from allod.app.shares import Shares
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
+from allod.core.nations import Nation
 from allod.core.statements import SitePart, check_statement
 from allod.govern.keys import KeyRing
 from allod.govern.policy_asked import Model, Site
@@ -101,13 +102,18 @@ class Realm:
 
 
 @asynccontextmanager
-async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> AsyncGenerator[Realm, None]:
-    """Put the gateway in front of a running engine, with everything it needs; close it all on the way out."""
+async def run_realm(
+    settings: Settings, engine: Engine, model: ServedModel, adapters: tuple[ServedModel, ...] = ()
+) -> AsyncGenerator[Realm, None]:
+    """Put the gateway in front of a running engine, with everything it needs; close it all on the way out.
+
+    `adapters` are those that the engine holds over `model`.
+    """
     opened = await asyncio.to_thread(open_realm, settings)
     loop = asyncio.get_running_loop()
     writer = LogWriter(opened.log, lambda batch: _deliver_in(loop, batch))
     try:
-        gateway = _gateway(settings, opened, writer, engine, model)
+        gateway = _gateway(settings, opened, writer, engine, (model, *adapters))
         upkeep = Upkeep(opened, keys=gateway.keys, controls=gateway.controls, allowance=gateway.allowance)
         await upkeep.start()
         try:
@@ -120,21 +126,21 @@ async def run_realm(settings: Settings, engine: Engine, model: ServedModel) -> A
         await asyncio.to_thread(opened.resources.close)
 
 
-def _gateway(settings: Settings, opened: Opened, writer: LogWriter, engine: Engine, model: ServedModel) -> Gateway:
+def _gateway(
+    settings: Settings, opened: Opened, writer: LogWriter, engine: Engine, models: tuple[ServedModel, ...]
+) -> Gateway:
+    """`models` begins with the one that the others are adapters over."""
     site = settings.realm
+    model, *adapters = (_described(served, opened.nation) for served in models)
     return Gateway(
-        model=model,
+        model=models[0],
+        adapters=models[1:],
         keys=KeyRing(opened.nation),
         controls=Controls(
             policy=opened.policy,
             nation=opened.nation,
-            model=Model(
-                name=model.name,
-                label=opened.nation.lowest,
-                licence=model.licence,
-                country=model.country,
-                informative=model.informative,
-            ),
+            model=model,
+            adapters=adapters,
             site=lambda: Site(site.site, site.jurisdiction, opened.tier, engine.info.seal),
         ),
         allowance=Allowance(opened.quotas, settings.prices, context_tokens=lambda: engine.info.context_tokens),
@@ -148,13 +154,18 @@ def _gateway(settings: Settings, opened: Opened, writer: LogWriter, engine: Engi
             writer=writer,
             day_keys=opened.day_keys,
             engine=engine,
-            model_name=model.name,
             site=SitePart(site.site, site.jurisdiction),
             prices=settings.prices,
             now_ms=now_ms,
         ),
         salt_secret=opened.salt_secret,
     )
+
+
+def _described(served: ServedModel, nation: Nation) -> Model:
+    """A model as the policy is told of it. Raises Invalid (`unknown_label`) for words that the nation does not have."""
+    label = nation.label(served.tier, markings=served.markings)
+    return Model(served.name, label, served.licence, served.country, served.informative)
 
 
 def _deliver_in(loop: asyncio.AbstractEventLoop, batch: list[tuple[Callable[[Any], None], Any]]) -> None:

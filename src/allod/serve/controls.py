@@ -6,7 +6,7 @@ A control that cannot be checked says no: without a policy that verifies, or beh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from allod.core.errors import AllodError, Unavailable
@@ -22,21 +22,33 @@ OVERLAP_CHARS = 256  # longer than any identifier with its spaces
 
 
 class Controls:
-    """The rules in force at one gateway. `site` is asked each time: a restarted engine may have another seal."""
+    """The rules in force at one gateway. `site` is asked each time: a restarted engine may have another seal.
 
-    def __init__(self, *, policy: Policy, nation: Nation, model: Model, site: Callable[[], Site]) -> None:
+    `adapters` are served over `model`, each by its name; any other name means `model` itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        nation: Nation,
+        model: Model,
+        site: Callable[[], Site],
+        adapters: Iterable[Model] = (),
+    ) -> None:
         self.policy = policy
         self.nation = nation
         self.model = model
+        self.adapters = {adapter.name: adapter for adapter in adapters}
         self.site = site
         self._faults: dict[str, AllodError] = {}
 
-    async def label(self, declared: Label, text: str) -> Label:
+    async def label(self, declared: Label, text: str, model: str = "") -> Label:
         """Step 3: what was declared, with the markings that `text` itself calls for and the model's own label.
 
         A long text is read in slices, and others have their turn in between.
         """
-        label = declared.join(self.model.label)
+        label = declared.join(self.adapters.get(model, self.model).label)
         for start in range(0, len(text), SLICE_CHARS):
             if start:
                 await asyncio.sleep(0)
@@ -45,12 +57,12 @@ class Controls:
                 label = label.join(self.nation.label(markings=found))
         return label
 
-    def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label) -> Decision:
+    def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> Decision:
         """Step 4. Raises Unavailable, with the reason, while a control cannot be checked."""
         self.check()
-        return self.policy.decide(self.asked(caller, action, label))
+        return self.policy.decide(self.asked(caller, action, label, model))
 
-    def asked(self, caller: Caller, action: Literal["chat", "embed"], label: Label) -> Asked:
+    def asked(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> Asked:
         """The question that the policy is asked."""
         return Asked(
             action=action,
@@ -58,7 +70,7 @@ class Controls:
             key_id=caller.key.id,
             clearance=caller.clearance,
             models=caller.scope.models,
-            model=self.model,
+            model=self.adapters.get(model, self.model),
             label=label,
             site=self.site(),
         )

@@ -14,6 +14,14 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """A LoRA adapter that an engine holds beside its model: the name that chats call it by, and its file's digest."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What a receipt says about the engine. Digests are `sha256:<hex>`.
 
@@ -30,6 +38,7 @@ class EngineInfo:
     slots: int
     can_chat: bool
     can_embed: bool
+    adapters: tuple[LoadedAdapter, ...] = ()
     seal: str = "none"  # what kind of perimeter it runs in
     seal_proof: str | None = None  # digest of the kernel's evidence for it
 
@@ -37,7 +46,8 @@ class EngineInfo:
 class Engine(Protocol):
     """Runs one model. Raises Invalid for what this model cannot do, Unavailable when the engine is lost.
 
-    A prompt that was computed is reused for chats of the same `salt` only (`serve/salts.py`).
+    A chat whose `model` names one of `info.adapters` is answered with that adapter, every other one with the model as
+    it is. A prompt that was computed is reused for chats of the same `salt` (`serve/salts.py`) and adapter only.
     """
 
     @property

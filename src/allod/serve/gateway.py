@@ -13,11 +13,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import cast
+from typing import Literal, cast
 
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
@@ -27,7 +27,7 @@ from allod.serve import schemas, tools
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.serve.engine import Engine
+from allod.serve.engine import Engine, EngineInfo
 from allod.serve.recorder import Recorder
 from allod.serve.salts import cache_salt
 from allod.serve.work import Accepted, Work
@@ -37,7 +37,11 @@ LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What clients are told of the model. `informative` is False where its answers are not information."""
+    """What clients are told of a model. `informative` is False where its answers are not information.
+
+    `digest` is of its own file. For an adapter `base` names the model that it is served over; `tier` and `markings` are
+    of what it was made from, in the nation's words: an empty tier is the lowest.
+    """
 
     name: str
     owner: str
@@ -45,15 +49,23 @@ class ServedModel:
     licence: str
     country: str
     informative: bool
+    base: str = ""
+    tier: str = ""
+    markings: tuple[str, ...] = ()
 
 
 class Gateway:
-    """Answers requests. A `Request` that comes in has passed steps 1 and 2, and carries its declared label."""
+    """Answers requests. A `Request` that comes in has passed steps 1 and 2, and carries its declared label.
+
+    `adapters` are served over `model`, each by its name. Raises Invalid (`adapter_not_loaded`) for one that `engine`
+    does not hold as it is described: its answers would be the model's own under another name.
+    """
 
     def __init__(
         self,
         *,
         model: ServedModel,
+        adapters: Sequence[ServedModel] = (),
         keys: KeyRing,
         controls: Controls,
         allowance: Allowance,
@@ -63,6 +75,8 @@ class Gateway:
         salt_secret: bytes,
     ) -> None:
         self.model = model
+        self.models = {served.name: served for served in (model, *adapters)}
+        _check_adapters(model, adapters, engine.info)
         self.keys = keys
         self.controls = controls
         self.allowance = allowance
@@ -93,7 +107,10 @@ class Gateway:
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
         embed = cast(Embed, request.task)
-        self._check_model(embed.model)
+        if self._served(embed.model).base:
+            raise Invalid(
+                f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
+            )
         request = await self._labelled(request, embed)
         async with await self._accepted(caller, request, embed) as work:
             made = await self.engine.embed(embed)
@@ -122,14 +139,14 @@ class Gateway:
 
     async def _labelled(self, request: Request, prepared: Chat | Embed) -> Request:
         """Step 3, by the words that the engine is going to read: tools, calls and schemas are among them."""
-        return replace(request, label=await self.controls.label(request.label, prepared.text))
+        return replace(request, label=await self.controls.label(request.label, prepared.text, prepared.model))
 
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)
 
     def _checked_chat(self, request: Request) -> Chat:
         chat = cast(Chat, request.task)
-        self._check_model(chat.model)
+        self._served(chat.model)
         if not self.engine.info.can_chat:
             raise Invalid(
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
@@ -143,7 +160,8 @@ class Gateway:
     async def _accepted(self, caller: Caller, request: Request, prepared: Chat | Embed) -> Work:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
         await self.recorder.prepare(request)
-        decision = self.controls.decide(caller, "chat" if isinstance(prepared, Chat) else "embed", request.label)
+        action: Literal["chat", "embed"] = "chat" if isinstance(prepared, Chat) else "embed"
+        decision = self.controls.decide(caller, action, request.label, prepared.model)
         if not decision.permitted:
             await self.allowance.count_refusal(caller.tenant, request)
             await self.recorder.record_refusal(request, decision)
@@ -157,14 +175,16 @@ class Gateway:
             recorder=self.recorder,
         )
 
-    def _check_model(self, name: str) -> None:
-        if name != self.model.name:
+    def _served(self, name: str) -> ServedModel:
+        served = self.models.get(name)
+        if served is None:
             raise Invalid(
                 f"the model {name!r} is not served here",
                 code="model_not_found",
                 param="model",
-                hint=f"there is {self.model.name!r}",
+                hint=f"there is {', '.join(map(repr, self.models))}",
             )
+        return served
 
     async def _pieces(
         self, chat: Chat, work: Work, answer: AsyncGenerator[Piece | Completion, None]
@@ -196,6 +216,16 @@ class Gateway:
                     held.clear()
                 else:
                     yield item
+
+
+def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: EngineInfo) -> None:
+    names = [model.name, *(adapter.name for adapter in adapters)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise Invalid(f"two models are called {twice[0]!r}", code="model_name", hint="give one of them another name")
+    described = {(adapter.name, adapter.digest) for adapter in adapters if adapter.base == model.name}
+    if wrong := described ^ {(each.name, each.digest) for each in info.adapters}:
+        name = min(wrong)[0]
+        raise Invalid(f"{name!r} is no adapter over {model.name!r} that the engine holds", code="adapter_not_loaded")
 
 
 def _interpreted(chat: Chat, completion: Completion) -> Completion:

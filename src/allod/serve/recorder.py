@@ -54,7 +54,7 @@ class Answered:
 
 
 class Recorder:
-    """Writes statements about `model_name` on `engine` at `site`, charged at `prices`."""
+    """Writes statements about what `engine` answered at `site`, charged at `prices`."""
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class Recorder:
         writer: LogWriter,
         day_keys: DayKeys,
         engine: Engine,
-        model_name: str,
         site: SitePart,
         prices: Prices,
         now_ms: Callable[[], int],
@@ -70,7 +69,6 @@ class Recorder:
         self._writer = writer
         self._day_keys = day_keys
         self._engine = engine
-        self._model_name = model_name
         self._site = site
         self._prices = prices
         self._now_ms = now_ms
@@ -78,7 +76,7 @@ class Recorder:
         self._numbers = itertools.count()
         self._failure: AllodError | None = None
         self._retry_s = 0.0
-        self._parts = lru_cache(maxsize=2)(self._parts_of)
+        self._parts = lru_cache(maxsize=64)(_parts_of)
         self._policy = lru_cache(maxsize=64)(_policy_part)
 
     async def prepare(self, request: Request) -> None:
@@ -163,7 +161,8 @@ class Recorder:
         day_key = self._day_keys.use(request.tenant, day)
         salt = day_key.salt(request.id)
         usage = answered.usage if answered is not None else None
-        model, engine, seal = self._parts(self._engine.info) if answered is not None else (None, None, None)
+        parts = self._parts(self._engine.info, request.task.model) if answered is not None else (None, None, None)
+        model, engine, seal = parts
         return statement_bytes(
             Receipt(
                 id=request.id,
@@ -202,12 +201,15 @@ class Recorder:
         )
         return MeterPart(key, engine_ms=answered.engine_ms, cached_tokens=usage.cached_tokens, micros=micros)
 
-    def _parts_of(self, info: EngineInfo) -> tuple[ModelPart, EnginePart, SealPart]:
-        return (
-            ModelPart(name=self._model_name, digest=info.model_digest, template=info.template_digest),
-            EnginePart(name=info.name, build=info.build, config=info.config, replay=info.replay),
-            SealPart(kind=info.seal, proof=info.seal_proof),
-        )
+
+def _parts_of(info: EngineInfo, model_name: str) -> tuple[ModelPart, EnginePart, SealPart]:
+    """`digest` is of the file that the engine loaded; what it put over it for this name stands beside it."""
+    adapters = tuple(each.digest for each in info.adapters if each.name == model_name)
+    return (
+        ModelPart(name=model_name, digest=info.model_digest, template=info.template_digest, adapters=adapters),
+        EnginePart(name=info.name, build=info.build, config=info.config, replay=info.replay),
+        SealPart(kind=info.seal, proof=info.seal_proof),
+    )
 
 
 def _policy_part(decision: Decision, label: Label) -> PolicyPart:

@@ -30,7 +30,7 @@ def application(realm: Realm) -> Application:
     admin = Admin(
         realm.store,
         nation=gateway.controls.nation,
-        models=[gateway.model.name],
+        models=list(gateway.models),
         embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
         currency=settings.prices.currency,
     )

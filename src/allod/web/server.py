@@ -44,7 +44,8 @@ async def serve(settings: Settings, weights: Weights | None) -> None:
         port = listener.getsockname()[1]
         settings = replace(settings, server=replace(settings.server, port=port))
         model = weights.served if weights is not None else ECHO_MODEL
-        async with run_engine(settings, weights) as engine, run_realm(settings, engine, model) as realm:
+        adapters = tuple(adapter.served for adapter in weights.adapters) if weights is not None else ()
+        async with run_engine(settings, weights) as engine, run_realm(settings, engine, model, adapters) as realm:
             await answer(realm, listener)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Usage
-from allod.serve.engine import EngineInfo
+from allod.serve.engine import EngineInfo, LoadedAdapter
 
 DIMENSIONS = 8
 
@@ -20,11 +20,18 @@ DIMENSIONS = 8
 class EchoEngine:
     """Answers a chat with its last message, word by word; a schema with its smallest instance.
 
-    `delay_s` is waited before each word, so that cancellation and overload can be tried out. It keeps nothing of a
-    prompt, so that every salt is as good.
+    Under an adapter the answer begins with the adapter's name. `delay_s` is waited before each word, so that
+    cancellation and overload can be tried out. It keeps nothing of a prompt, so that every salt is as good.
     """
 
-    def __init__(self, *, delay_s: float = 0.0, context_tokens: int = 4096, slots: int = 4) -> None:
+    def __init__(
+        self,
+        *,
+        delay_s: float = 0.0,
+        context_tokens: int = 4096,
+        slots: int = 4,
+        adapters: tuple[LoadedAdapter, ...] = (),
+    ) -> None:
         self.info = EngineInfo(
             name="echo",
             build=digest_of("echo 1"),
@@ -36,6 +43,7 @@ class EchoEngine:
             slots=slots,
             can_chat=True,
             can_embed=True,
+            adapters=adapters,
         )
         self.running = 0
         self._delay_s = delay_s
@@ -49,7 +57,7 @@ class EchoEngine:
                 code="context_length_exceeded",
                 param="messages",
             )
-        words, finish = _answer(chat)
+        words, finish = _answer(chat, self._opening(chat.model))
         self.running += 1
         try:
             for word in words:
@@ -76,6 +84,9 @@ class EchoEngine:
     async def close(self) -> None:
         self._closed = True
 
+    def _opening(self, model: str) -> str:
+        return f"{model} " if any(adapter.name == model for adapter in self.info.adapters) else ""
+
 
 def _text_of(message: Json) -> str:
     content = message.get("content")
@@ -84,8 +95,8 @@ def _text_of(message: Json) -> str:
     return "".join(part.get("text", "") for part in content or ())
 
 
-def _answer(chat: Chat) -> tuple[list[str], Finish]:
-    text = json.dumps(_instance(chat.schema)) if chat.schema is not None else _text_of(chat.messages[-1])
+def _answer(chat: Chat, opening: str) -> tuple[list[str], Finish]:
+    text = json.dumps(_instance(chat.schema)) if chat.schema is not None else opening + _text_of(chat.messages[-1])
     for stop in chat.sampling.stop:
         text = text.split(stop, 1)[0]
     words = [word if index == 0 else " " + word for index, word in enumerate(text.split(" "))]

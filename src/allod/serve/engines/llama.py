@@ -2,7 +2,8 @@
 
 Tools never reach it: llama.cpp accepts a forced tool call and does not enforce it (ggml-org/llama.cpp#27217), so
 `allod.serve.tools` has turned them into a schema before a chat comes here. Nor do salts: it has none, so each chat
-names its slot (`slots.py`).
+names its slot (`slots.py`). Every chat says of each adapter whether it applies, and slots keep what adapters computed
+apart as they keep salts apart: a prompt has other keys and values under another adapter.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -86,11 +87,20 @@ _encode = msgspec.json.Encoder().encode
 _Kind = TypeVar("_Kind", _Answer, _Vectors)
 
 
+class _Applied(NamedTuple):
+    """What an adapter, or none, adds to a chat's body, and to the salt that its slots are chosen by."""
+
+    body: bytes
+    salt: str
+
+
 class LlamaEngine:
     """One started llama.cpp server. `info` is what its launcher knows of it, `slots` what they hold (None: nothing)."""
 
     def __init__(self, info: EngineInfo, socket_path: str, slots: Slots | None = None) -> None:
         self.info = info
+        self._bare = _Applied(_lora(info, ""), "")
+        self._adapters = {each.name: _Applied(_lora(info, each.name), f" {each.digest}") for each in info.adapters}
         self._http = UnixHttp(socket_path)
         self._slots = SlotQueue(slots or Slots(info.slots))
 
@@ -100,8 +110,9 @@ class LlamaEngine:
         finish: str | None = None
         usage = _Usage()
         prompt = _encode(chat.messages)
-        body = _encode(_chat_body(chat, prompt, stream=True))
-        turn = await self._slots.take(salt, prompt)
+        applied = self._adapters.get(chat.model, self._bare)
+        body = applied.body + _encode(_chat_body(chat, prompt, stream=True))[1:]
+        turn = await self._slots.take(salt + applied.salt, prompt)
         async with aclosing(self._events(body, turn)) as events:
             async for event in events:
                 usage = event.usage or usage
@@ -118,8 +129,9 @@ class LlamaEngine:
 
     async def complete(self, chat: Chat, *, salt: str) -> Completion:
         prompt = _encode(chat.messages)
-        body = _encode(_chat_body(chat, prompt, stream=False))
-        turn = await self._slots.take(salt, prompt)
+        applied = self._adapters.get(chat.model, self._bare)
+        body = applied.body + _encode(_chat_body(chat, prompt, stream=False))[1:]
+        turn = await self._slots.take(salt + applied.salt, prompt)
         answer = _decoded(_answers, await whole(self._parts(body, turn)))
         if not answer.choices:
             raise Unavailable("the engine answered nothing", code="engine_response")
@@ -194,8 +206,16 @@ def _event(line: bytes) -> _Answer:
 
 
 def _placed(body: bytes, turn: Turn) -> bytes:
-    """The body of a chat with the slot that it takes, and whether what that slot holds may be reused."""
-    return b'{"id_slot":%d,"cache_prompt":%b,%b' % (turn.slot, b"true" if turn.reuse else b"false", body[1:])
+    """The rest of a chat's `body`, begun with the slot that it takes and whether what that holds may be reused."""
+    return b'{"id_slot":%d,"cache_prompt":%b,%b' % (turn.slot, b"true" if turn.reuse else b"false", body)
+
+
+def _lora(info: EngineInfo, name: str) -> bytes:
+    """The part of a body that applies the adapter `name` and no other: nothing is left to the server's default."""
+    if not info.adapters:
+        return b""
+    scales = [{"id": number, "scale": float(each.name == name)} for number, each in enumerate(info.adapters)]
+    return b'"lora":%b,' % _encode(scales)
 
 
 def _chat_body(chat: Chat, prompt: bytes, *, stream: bool) -> dict[str, Any]:

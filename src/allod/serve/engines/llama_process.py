@@ -28,6 +28,8 @@ def serve(options: dict[str, Any]) -> None:
     params.embedding = options["embeddings"]
     if options["embeddings"]:  # a text to embed must fit one physical batch (512 by default)
         params.n_batch = params.n_ubatch = options["context_tokens"]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in options["adapters"]]
+    params.lora_init_without_apply = True  # each request says which of them it wants
     params.n_gpu_layers = options["gpu_layers"]
     params.cache_ram_mib = options["cache_ram_mib"]
     params.cache_prompt = False  # nothing that was computed is reused unless a request says so

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
@@ -10,7 +11,7 @@ from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
 from allod.govern.keys import Caller
-from allod.serve.gateway import Gateway
+from allod.serve.gateway import Gateway, ServedModel
 from allod.web.asgi import Call
 from allod.web.http import EVENTS, JSON, Headers, read_body, unless_client_leaves
 from allod.web.labels import label_headers, label_of
@@ -62,9 +63,18 @@ class OpenAI:
 
     async def models(self, call: Call) -> None:
         """`GET /v1/models` and `GET /v1/models/{id}`."""
-        served = self._gateway.model
-        info = self._gateway.engine.info
-        entry = {
+        models = self._gateway.models
+        if call.path.startswith(MODELS_PREFIX):
+            served = models.get(call.path.removeprefix(MODELS_PREFIX))
+            if served is None:
+                raise Invalid("there is no such model here", code="model_not_found", param="model")
+            await call.respond(200, msgspec.json.encode(self._entry(served)))
+        else:
+            entries = [self._entry(served) for served in models.values()]
+            await call.respond(200, msgspec.json.encode({"object": "list", "data": entries}))
+
+    def _entry(self, served: ServedModel) -> dict[str, Any]:
+        return {
             **write.model(served.name, created_s=self._started_s, owner=served.owner),
             "allod": {
                 "licence": served.licence,
@@ -72,15 +82,10 @@ class OpenAI:
                 "country": served.country,
                 "informative": served.informative,
                 "digest": served.digest,
-                "context_tokens": info.context_tokens,
+                "base": served.base or None,
+                "context_tokens": self._gateway.engine.info.context_tokens,
             },
         }
-        if call.path.startswith(MODELS_PREFIX):
-            if call.path.removeprefix(MODELS_PREFIX) != served.name:
-                raise Invalid("there is no such model here", code="model_not_found", param="model")
-            await call.respond(200, msgspec.json.encode(entry))
-        else:
-            await call.respond(200, msgspec.json.encode({"object": "list", "data": [entry]}))
 
     async def _stream(self, call: Call, request: Request, writer: write.AnswerWriter) -> None:
         """Headers go out with the first thing there is to say, so that an early error still has a status."""
