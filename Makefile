@@ -28,11 +28,10 @@ $(VENV)/.ready: $(VENV)/bin/python requirements.txt pyproject.toml
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# A site's own build of torch is kept. `--no-deps`: the list is complete, and torch's CUDA libraries are the site's affair.
+# `--no-deps`: the list is complete but for torch, which has a file of its own.
 $(VENV)/.train: $(VENV)/.ready requirements-torch.txt requirements-train.txt
 	@echo "installing what training needs"
-	@$(BIN)/python -c 'import torch, sys; sys.exit(not torch.__version__.startswith("2.13.0"))' 2>/dev/null || \
-	    $(PIP) install --quiet --no-deps --require-hashes --requirement requirements-torch.txt
+	@sh tests/torch.sh $(BIN)/python
 	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-train.txt
 	@touch $@
 

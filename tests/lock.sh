@@ -19,10 +19,9 @@ printf 'filelock\nfsspec>=0.8.5\njinja2\nnetworkx>=2.5.1\nsympy>=1.13.3\ntyping-
 printf 'setuptools>=77\n' |
     compile pyproject.toml - --extra train --group dev --override "$drafts/no-torch" --constraint requirements-postgres.txt --constraint requirements.txt --constraint requirements-train.txt --output-file requirements-dev.txt
 
-# Every published build of torch, and the one that pip chooses here where it comes from elsewhere (a CPU build).
+# Every published build of torch with the CUDA libraries that those for Linux need, and the build that pip chooses here
+# where it comes from elsewhere (for the CPU alone, which needs none of them).
 printf 'torch==2.13.0\n' | compile - --output-file "$drafts/torch"
 .venv/bin/python -m pip download --quiet --no-deps --dest "$drafts" torch==2.13.0
-{
-    sed -n '/^torch==/,/^[^ ]/p' "$drafts/torch" | sed -n '1p; 2,${/^ /p}' | sed '$s/ *\\*$/ \\/'
-    printf '    --hash=sha256:%s\n' "$(sha256sum "$drafts"/torch-*.whl | cut -d' ' -f1)"
-} > requirements-torch.txt
+sum=$(sha256sum "$drafts"/torch-*.whl | cut -d' ' -f1)
+sed "s/^torch==2.13.0 .*/&\n    --hash=sha256:$sum \\\\/" "$drafts/torch" > requirements-torch.txt
