@@ -20,6 +20,8 @@ from allod.core.nation_profile import read_nation
 from allod.core.nations import Nation
 from allod.govern.prices import Prices
 from allod.model.catalogue import CatalogueEntry
+from allod.train.recipe import Recipe
+from allod.train.recipe_reading import read_recipe
 
 _Tree = TypeVar("_Tree")
 _SECTIONS = ("realm", "server", "model", "tenants", "prices")
@@ -139,6 +141,11 @@ def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
     return tuple(
         CatalogueEntry(**{**row, "packages": tuple(row["packages"]), "members": tuple(row["members"])}) for row in rows
     )
+
+
+def load_recipe(file: Path) -> Recipe:
+    """The recipe in a TOML file. Raises Invalid with the key that is wrong."""
+    return read_recipe(_read(file), where=file.name)
 
 
 def _read(file: Path) -> dict[str, Any]:

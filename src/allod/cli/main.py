@@ -13,7 +13,7 @@ from typing import Protocol
 from allod import __version__
 from allod.core.errors import AllodError, exit_status, explain
 
-VERBS = ("up", "ask", "verify", "seal", "log", "model", "tenant", "key", "policy")
+VERBS = ("up", "ask", "train", "verify", "seal", "log", "model", "tenant", "key", "policy")
 
 
 class Verb(Protocol):

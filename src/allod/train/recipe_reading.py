@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
@@ -61,6 +62,26 @@ def recipe_json(recipe: Recipe) -> dict[str, JsonValue]:
     values["source"] = values.pop("sources")
     shown: dict[str, JsonValue] = plain(values)
     return shown
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The recipe as a file that `allod train` reads. JSON's texts, numbers and lists are TOML's, too."""
+    values = recipe_json(recipe)
+    sources = values.pop("source")
+    assert isinstance(sources, list)
+    tables = {f"[{name}]": value for name, value in values.items() if isinstance(value, dict)}
+    top = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    lines = _toml_lines(top)
+    for source in sources:
+        assert isinstance(source, dict)
+        lines += ["", "[[source]]", *_toml_lines(source)]
+    for head, table in tables.items():
+        lines += ["", head, *_toml_lines(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_lines(table: Mapping[str, JsonValue]) -> list[str]:
+    return [f"{name} = {json.dumps(value)}" for name, value in table.items()]
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,315 @@
+"""`allod train`: the pipeline with everything it needs around it.
+
+This process holds the realm's keys and may use the network; it fetches sources, signs and logs. What reads documents
+or weights runs in processes of its own, sealed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from allod.app.home import Home, now_ms
+from allod.app.policies import nation_of
+from allod.app.release import Released, log_statements, release
+from allod.core.canonical import JsonValue, digest_of
+from allod.core.errors import Invalid
+from allod.core.labels import Label
+from allod.core.training_statements import Input, source_input
+from allod.core.whole_files import write_whole
+from allod.model import catalogue as catalogue_module
+from allod.model.fetch import ensure
+from allod.model.store import Store
+from allod.settings import Settings, load_catalogue, load_recipe
+from allod.train.energy import EnergyMeter, energy
+from allod.train.environment import code, environment, machine
+from allod.train.pipeline import Stage, run_pipeline, stages_of
+from allod.train.recipe import Recipe
+from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
+from allod.train.runs import Finished, RunFolder, opened
+from allod.train.sealed import StageResult, run_sealed
+from allod.train.sources import collect, content_digests
+from allod.train.work import Facts, Report
+
+RELEASE = "release"
+_RESOLVED = "resolved.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """What is asked of one `allod train`. `folder` None: `runs/<name>` of the realm. `until` names the last stage."""
+
+    recipe: Path
+    folder: Path | None = None
+    minutes: int | None = None
+    size: str | None = None
+    name: str | None = None
+    until: str = ""
+    ranks: int = 1
+    threads: int = 1
+    unsafe_no_seal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Where the run tells what happens: progress, and each stage once it is done."""
+
+    progress: Report
+    resolved: Callable[[Recipe], None]
+    stage: Callable[[Stage, Finished, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run came to. `released` is None where the run was to end earlier."""
+
+    recipe: Recipe
+    folder: Path
+    stages: Mapping[str, Finished]
+    released: Released | None
+
+
+def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop: Callable[[], bool]) -> Trained:
+    """Run what of the recipe is not done yet, and release it.
+
+    Raises Invalid for a recipe, source or stage that is wrong, Denied for an evaluation below its gate, Unavailable
+    (`interrupted`) once `should_stop` turned true, and for what may work later. The next call goes on from there.
+    """
+    given = _asked(options)
+    folder = (options.folder or settings.home / "runs" / given.name).absolute()
+    _check_until(given, options.until)
+    with opened(folder) as run:
+        trainer = _Trainer(settings, options, told, run=run, should_stop=should_stop)
+        recipe = trainer.resolve(given)
+        told.resolved(recipe)
+        stages = trainer.run(recipe)
+        released = None
+        if not options.until or options.until == RELEASE:
+            released = release(settings, folder, now_ms=now_ms(), report=told.progress)
+    return Trained(recipe, folder, stages, released)
+
+
+def _asked(options: TrainOptions) -> Recipe:
+    """The recipe as it was asked for: the file's, with what the command line says instead."""
+    recipe = load_recipe(options.recipe)
+    if options.minutes is not None:
+        recipe = replace(recipe, minutes=options.minutes, steps=0, size="auto")
+    if options.size is not None:
+        recipe = replace(recipe, size=options.size, steps=0)
+    if options.name is not None:
+        recipe = replace(recipe, name=options.name)
+    return read_recipe(recipe_json(recipe), where=options.recipe.name)
+
+
+def _check_until(recipe: Recipe, until: str) -> None:
+    names = [*(stage.name for stage in stages_of(recipe)), RELEASE]
+    if until and until not in names:
+        raise Invalid(f"there is no stage {until!r}", code="stage_unknown", hint=f"there are: {', '.join(names)}")
+
+
+class _Trainer:
+    """One run while it goes on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        options: TrainOptions,
+        told: Told,
+        *,
+        run: RunFolder,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._options = options
+        self._told = told
+        self._run = run
+        self._should_stop = should_stop
+        self._sources = settings.home / "sources"
+        self._beside = options.recipe.absolute().parent
+        self._recipe: Recipe
+        self._base: Path | None = None
+
+    def resolve(self, given: Recipe) -> Recipe:
+        """The recipe with its size and steps: those recorded in the run's folder, else measured now and recorded."""
+        if given.adapt.base or (given.steps and given.size != "auto"):
+            return self._keep(given, given, {})
+        kept = self._run.path / _RESOLVED
+        if kept.exists():
+            recorded = json.loads(kept.read_text())
+            if recorded["given"] == digest_of(recipe_json(given)):
+                return read_recipe(recorded["recipe"], where=_RESOLVED)
+        self._told.progress("measuring this machine", 0, 0)
+        folder = self._run.path / ".probe"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        self._recipe = given
+        result = self._sealed("probe", {}, folder)
+        size, steps = result.facts["size"], result.facts["steps"]
+        return self._keep(given, replace(given, size=str(size), steps=int(str(steps)), minutes=0), result.facts)
+
+    def _keep(self, given: Recipe, resolved: Recipe, facts: Facts) -> Recipe:
+        values = {
+            "given": digest_of(recipe_json(given)),
+            "recipe": recipe_json(resolved),
+            "probe": _measured(facts),
+        }
+        write_whole(self._run.path / _RESOLVED, json.dumps(values, indent=1) + "\n")
+        located = tuple(
+            replace(source, path=str((self._beside / source.path).absolute())) if source.path else source
+            for source in resolved.sources
+        )
+        write_whole(self._run.path / "recipe.toml", recipe_toml(replace(resolved, sources=located)))
+        return resolved
+
+    def run(self, recipe: Recipe) -> dict[str, Finished]:
+        """Every stage that is not done yet."""
+        self._recipe = recipe
+        digests = content_digests(recipe, beside=self._beside)
+        given: dict[str, list[Input]] = {
+            "source": [
+                source_input(
+                    name=source.name,
+                    sha256=f"sha256:{digests[source.name]}",
+                    licence=source.licence,
+                    jurisdiction=source.jurisdiction,
+                    origin=source.origin,
+                    date=source.date,
+                    package=source.package,
+                )
+                for source in recipe.sources
+            ]
+        }
+        if recipe.adapt.base:
+            given["adapt"] = [self._base_input(recipe.adapt.base)]
+        until = self._options.until
+        return run_pipeline(
+            recipe,
+            self._run,
+            given=given,
+            perform=self._perform,
+            finished=self._finished,
+            until="" if until == RELEASE else until,
+        )
+
+    def _base_input(self, name: str) -> Input:
+        """The model to adapt, fetched and checked."""
+        entry = catalogue_module.find(load_catalogue(), name)
+        home = Home(self._settings.home)
+        weights = ensure(entry, Store(home.store), directory=home.models, progress=self._told.progress)
+        self._base = weights.parent
+        return source_input(
+            name="base",
+            sha256=f"sha256:{entry.sha256}",
+            licence=entry.licence,
+            jurisdiction=entry.country,
+            origin=entry.publisher,
+            date="",
+            package=" ".join(entry.packages[:1]),
+        )
+
+    def _finished(self, stage: Stage, finished: Finished, was_there: bool) -> None:
+        log_statements(self._settings, [finished.manifest])
+        self._told.stage(stage, finished, was_there)
+
+    def _perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+        meter = EnergyMeter()
+        if stage.name == "source":
+            result = self._collect(output)
+        else:
+            result = self._sealed(stage.name, inputs, output, meter=meter)
+        used = energy(meter.millijoules(), seconds=(result.ended_ms - result.started_ms) / 1000, node_watts=0, nodes=1)
+        realm = self._settings.realm
+        ranks = self._options.ranks if stage.is_heavy else 1
+        return {
+            "id": f"training_{secrets.token_hex(16)}",
+            "at": {"start_ms": result.started_ms, "end_ms": result.ended_ms},
+            "run": self._recipe.name,
+            "recipe": digest_of(recipe_json(self._recipe)),
+            "code": code(),
+            "environment": environment(self._options.threads, ranks),
+            "machine": machine(),
+            "site": realm.site,
+            "jurisdiction": realm.jurisdiction,
+            "seed": self._recipe.seed,
+            "measured": {**_measured(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
+            "energy": used,
+            "seal": {"kind": result.seal_kind, "proof": result.seal_proof},
+            "label": self._label().as_json(),
+        }
+
+    def _collect(self, output: Path) -> StageResult:
+        """The first stage, in this process: it is the one that needs the network."""
+        started_ms, began = now_ms(), time.process_time()
+        facts = collect(
+            self._recipe,
+            given=self._sources,
+            cache=self._sources / "fetched",
+            output=output,
+            report=self._told.progress,
+            beside=self._beside,
+        )
+        return StageResult(
+            facts=facts,
+            seal_kind="none",
+            seal_proof=None,
+            cpu_s=time.process_time() - began,
+            started_ms=started_ms,
+            ended_ms=now_ms(),
+            max_rss_bytes=0,
+        )
+
+    def _sealed(
+        self, stage: str, inputs: Mapping[str, Path], output: Path, *, meter: EnergyMeter | None = None
+    ) -> StageResult:
+        """A stage in a process of its own, which reads its inputs, writes its folder and reaches nothing else."""
+        readable = {**inputs, **({"base": self._base} if stage == "adapt" and self._base else {})}
+
+        def report(what: str, done: int, total: int) -> None:
+            if meter:
+                meter.sample()
+            self._told.progress(what, done, total)
+
+        log_dir = self._run.path / "logs"
+        log_dir.mkdir(exist_ok=True, mode=0o700)
+        return run_sealed(
+            stage,
+            recipe=self._recipe,
+            inputs=readable,
+            output=output,
+            report=report,
+            should_stop=self._should_stop,
+            ranks=self._options.ranks if stage == "pretrain" else 1,
+            threads=self._options.threads,
+            log_path=log_dir / f"{stage}.log",
+            unsafe_no_seal=self._options.unsafe_no_seal,
+        )
+
+    def _label(self) -> Label:
+        """Never lower than that of anything that went in."""
+        nation = nation_of(self._settings)
+        labels = [nation.label(source.tier, markings=source.markings) for source in self._recipe.sources]
+        return reduce(Label.join, labels)
+
+
+def _measured(facts: Facts) -> dict[str, JsonValue]:
+    """Facts as a statement can say them: floating-point numbers as decimal text."""
+    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in facts.items()}
+
+
+def as_rows(trained: Trained) -> list[dict[str, Any]]:
+    """The stages as plain values, for `--json`."""
+    return [
+        {
+            "stage": name,
+            "derivation": finished.statement.derivation,
+            "files": finished.statement.files,
+            "measured": finished.statement.predicate["measured"],
+            "energy": finished.statement.predicate["energy"],
+        }
+        for name, finished in trained.stages.items()
+    ]

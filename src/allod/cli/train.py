@@ -1,0 +1,130 @@
+"""`allod train RECIPE.toml`: from documents to a signed model, a stage at a time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from allod.app.home import load_settings
+from allod.app.training import TrainOptions, Told, Trained, as_rows, train
+from allod.cli.progress import shown
+from allod.train.pipeline import Stage, stages_of
+from allod.train.recipe import Recipe
+from allod.train.runs import Finished
+
+HELP = "train a model from a recipe, resumably, and release it signed"
+
+# What of a stage's measurements a person wants to see, and how to say it.
+_SHOWN = {
+    "num_documents": "{:,} documents",
+    "num_bytes": "{:,} bytes",
+    "dropped": "{:,} dropped",
+    "vocab": "{:,} tokens of vocabulary",
+    "tokens": "{:,} tokens",
+    "loss": "loss {}",
+    "bits_per_byte": "{} bits per byte",
+    "loss_before": "held-out loss {} before",
+    "loss_after": "{} after",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of the verb."""
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a TOML file")
+    parser.add_argument("--dir", type=Path, help="the run's folder (runs/NAME in ALLOD_HOME)")
+    parser.add_argument("--minutes", type=int, metavar="N", help="how long to pretrain; size and steps follow from it")
+    parser.add_argument("--size", metavar="SIZE", help="auto, or parameters: 1m, 124m, 1b")
+    parser.add_argument("--name", help="the model's name (the recipe's)")
+    parser.add_argument("--until", default="", metavar="STAGE", help="the last stage to run (release)")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes that pretrain together (1)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each of them (1)")
+    parser.add_argument("--unsafe-no-seal", action="store_true", help="train although parts of the seal are missing")
+    parser.add_argument("--json", action="store_true", help="what was made, as one JSON object")
+
+
+def run(words: argparse.Namespace) -> int:
+    """Train, saying what is being done; a second start goes on where the first one ended."""
+    options = TrainOptions(
+        recipe=words.recipe,
+        folder=words.dir,
+        minutes=words.minutes,
+        size=words.size,
+        name=words.name,
+        until=words.until,
+        ranks=words.ranks,
+        threads=words.threads,
+        unsafe_no_seal=words.unsafe_no_seal,
+    )
+    with _stop_wish() as should_stop, shown() as progress:
+        told = Told(progress=progress, resolved=_nobody if words.json else _say_recipe, stage=_Lines(words.json).say)
+        trained = train(load_settings(), options, told, should_stop=should_stop)
+    print(json.dumps(_as_json(trained))) if words.json else _say_end(trained)
+    return 0
+
+
+@contextmanager
+def _stop_wish() -> Iterator[Callable[[], bool]]:
+    """Whether somebody asked for the machine: Ctrl-C, or a scheduler's signal. The stage then saves and ends."""
+    wished: list[int] = []
+    before = {
+        number: signal.signal(number, lambda caught, _: wished.append(caught))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    }
+    try:
+        yield lambda: bool(wished)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _nobody(recipe: Recipe) -> None:
+    """Says nothing."""
+
+
+def _say_recipe(recipe: Recipe) -> None:
+    what = f"adapter of {recipe.adapt.base}" if recipe.adapt.base else f"size {recipe.size}, {recipe.steps:,} steps"
+    print(f"{recipe.name}: {what}, seed {recipe.seed}; {' → '.join(s.name for s in stages_of(recipe))} → release")
+
+
+class _Lines:
+    """One line a stage."""
+
+    def __init__(self, is_quiet: bool) -> None:
+        self._is_quiet = is_quiet
+        self._began = time.monotonic()
+
+    def say(self, stage: Stage, finished: Finished, was_there: bool) -> None:
+        took_s, self._began = time.monotonic() - self._began, time.monotonic()
+        if self._is_quiet:
+            return
+        measured = finished.statement.predicate["measured"]
+        facts = [_SHOWN[name].format(measured[name]) for name in _SHOWN if measured.get(name) is not None]
+        state = "as before" if was_there else f"{took_s:.1f} s"
+        print(f"{stage.name:14} {state:>9}  {finished.statement.derivation[7:19]}  {', '.join(facts)}", flush=True)
+
+
+def _say_end(trained: Trained) -> None:
+    released = trained.released
+    if released is None:
+        print(f"ended as asked; {trained.folder} holds what was made")
+        return
+    print(f"released {released.name} {released.digest}")
+    print(f"serve it:  allod up --model {released.serve_as}")
+    print(f"look back: allod model show {released.name}")
+
+
+def _as_json(trained: Trained) -> dict[str, object]:
+    released = trained.released
+    return {
+        "name": trained.recipe.name,
+        "size": trained.recipe.size,
+        "steps": trained.recipe.steps,
+        "folder": str(trained.folder),
+        "stages": as_rows(trained),
+        "released": None if released is None else {"name": released.name, "digest": released.digest},
+    }

@@ -1,0 +1,67 @@
+"""What a stage ran with and on: for the manifest, so that a reader can tell runs apart. Nothing of it is in a digest
+that names what was made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import allod
+from allod.core.canonical import JsonValue, digest_of, sha256_hex
+
+_PACKAGES = (
+    "torch", "numpy", "tokenizers", "rustbpe", "rensa", "safetensors", "gguf", "transformers", "peft", "xllamacpp",
+)  # fmt: skip
+_MAX_TEXT = 200
+
+
+@lru_cache(maxsize=1)
+def code() -> dict[str, JsonValue]:
+    """Allod's version and the digest of its source text, every module of it."""
+    root = Path(allod.__file__).parent
+    files = {path.relative_to(root).as_posix(): sha256_hex(path.read_bytes()) for path in sorted(root.rglob("*.py"))}
+    return {"version": allod.__version__, "sha256": digest_of(files)}
+
+
+def environment(threads: int, ranks: int) -> dict[str, JsonValue]:
+    """Versions of the interpreter and of the packages that take part, and how many did the work."""
+    versions: dict[str, JsonValue] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "packages": versions, "threads": threads, "ranks": ranks}
+
+
+def machine() -> dict[str, JsonValue]:
+    """Processor, memory, accelerators and kernel of this machine; not its name or addresses."""
+    return {
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "accelerators": _accelerators(),
+        "kernel": f"{platform.system()} {platform.release()}"[:_MAX_TEXT],
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()[:_MAX_TEXT]
+    names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "cpu part")))
+    return next(names, platform.machine())[:_MAX_TEXT]
+
+
+def _accelerators() -> list[JsonValue]:
+    """NVIDIA's, as its kernel driver names them."""
+    found: list[JsonValue] = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        model = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
+        found.extend(name[:_MAX_TEXT] for name in model)
+    return found
