@@ -1,4 +1,4 @@
-"""A folder as what it holds: the digest of every file in it, by its path. Nothing but plain files and folders passes."""
+"""A folder as what it holds: the digest of every file in it, by its path. Only plain files and folders pass."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class ModelKey:
         return f"ModelKey({self.public.hint})"
 
     def sign(self, message: bytes) -> bytes:
-        """The signature (DER) by RFC 6979: the same message has the same one, and no random number can betray the key."""
+        """The signature (DER) by RFC 6979: the same for the same message, and no bad random number betrays the key."""
         return self._key.sign(message, ECDSA(SHA256(), deterministic_signing=True))
 
     def private_pem(self) -> bytes:

@@ -1,0 +1,98 @@
+"""What a release's documents are rendered from: the manifests of its stages and what is kept of them, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from allod.core.canonical import JsonValue
+from allod.core.training_statements import Input, TrainingStatement
+from allod.model.records import DocumentRecord, SourceRecord
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclass(slots=True)
+class SourceUse:
+    """What of a source was learnt from, and what was held out."""
+
+    num_documents: int = 0
+    num_bytes: int = 0
+    num_tokens: int = 0
+    num_held_out: int = 0
+
+    def count(self, document: DocumentRecord) -> None:
+        """Count one more document."""
+        if document.split == TRAIN:
+            self.num_documents += 1
+            self.num_bytes += document.num_bytes
+            self.num_tokens += document.num_tokens
+        else:
+            self.num_held_out += 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseFacts:
+    """A model that is about to be released. Digests are `sha256:<hex>`.
+
+    `digest` is of the file that is served, `root` the derivation of the last stage before the export. `stages` come
+    in their order, `used` is by source. `publisher` is the realm, `country` its jurisdiction.
+    """
+
+    name: str
+    kind: str
+    digest: str
+    root: str
+    publisher: str
+    country: str
+    stages: Sequence[TrainingStatement]
+    sources: Sequence[SourceRecord]
+    used: Mapping[str, SourceUse]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    evaluation: Mapping[str, Any]
+    architecture: str
+    num_parameters: int
+    label: Mapping[str, JsonValue]
+    base: Input | None = None
+
+    @property
+    def licence(self) -> str:
+        """An SPDX expression that asks for what every source, and the base model, asks for."""
+        licences = {source.licence for source in self.sources} | ({str(self.base["licence"])} if self.base else set())
+        return " AND ".join(f"({one})" if " " in one and len(licences) > 1 else one for one in sorted(licences))
+
+    @property
+    def origin(self) -> str:
+        """`from-scratch` or `adapted`."""
+        return "adapted" if self.base else "from-scratch"
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the documents that were learnt from, each counted once."""
+        return sum(use.num_tokens for use in self.used.values())
+
+    @property
+    def ended_ms(self) -> int:
+        """When the last stage was done."""
+        return max(stage.end_ms for stage in self.stages)
+
+    def corpus(self) -> TrainingStatement:
+        """The stage whose files are what was learnt from."""
+        return next(stage for stage in reversed(self.stages) if stage.stage in ("pack", "dedupe"))
+
+
+def energy_of(stages: Sequence[TrainingStatement]) -> dict[str, JsonValue]:
+    """The energy of all stages: a sum where each has a figure, labelled as the least certain of them."""
+    said = [stage.predicate["energy"] for stage in stages]
+    figures = [one.get("millijoules") for one in said]
+    labels = {one.get("label") for one in said}
+    if "UNAVAILABLE" in labels or None in figures:
+        return {"label": "UNAVAILABLE", "millijoules": None}
+    return {"label": "MODELLED" if "MODELLED" in labels else "METERED", "millijoules": sum(figures)}
+
+
+def day_of(time_ms: int) -> str:
+    """The UTC day of a time in milliseconds since 1970, as YYYY-MM-DD."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,226 @@
+"""Lineage: the stages that made a model, as one chain in which every link is a digest that is computed again here.
+
+Pure: the bytes of manifests and lists of files in, a `Chain` out, or Invalid (`bad_lineage`) with the link that does
+not hold. A stage names what went into it by derivation and by list of files, and its own derivation commits to both
+(`core/training_statements.py`). So whoever holds the last derivation holds them all: a stage of another run, a
+changed source or a forged parent gives another one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from allod.core.canonical import canonical_json, sha256_hex
+from allod.core.errors import Invalid
+from allod.core.training_statements import (
+    ArtefactStatement,
+    Input,
+    TrainingStatement,
+    check_training_statement,
+)
+
+MODEL_STAGES = ("source", "clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export")
+ADAPTER_STAGES = ("source", "clean", "dedupe", "adapt", "export_adapter")
+OPTIONAL_STAGES = frozenset({"tune"})
+BASE = "base"  # the input of `adapt` that comes from outside the run
+MAX_LIST_BYTES = 64 << 20
+MAX_OUTPUTS = 100_000
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file that a stage made; `sha256` is hex."""
+
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage's statement, and the files that it made by name."""
+
+    statement: TrainingStatement
+    files: Mapping[str, OutputFile]
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.statement.stage
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Stages that follow from one another, the first one first. `base` is the model that was adapted, if one was."""
+
+    stages: tuple[Stage, ...]
+    sources: tuple[Input, ...]
+    base: Input | None
+
+    @property
+    def kind(self) -> str:
+        """`model` or `adapter`."""
+        return "model" if self.base is None else "adapter"
+
+    @property
+    def export(self) -> Stage:
+        """The last stage: it made what is served."""
+        return self.stages[-1]
+
+    @property
+    def root(self) -> str:
+        """The derivation of the last stage before the export: the digest of the whole history."""
+        return self.stages[-2].statement.derivation
+
+    @property
+    def learnt(self) -> Stage:
+        """The stage whose weights are exported."""
+        return [stage for stage in self.stages if stage.name in ("pretrain", "tune", "adapt")][-1]
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises Invalid where the chain has none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise _refuse(f"there is no stage {name}")
+
+
+def read_stage(manifest: bytes, files: bytes) -> Stage:
+    """A stage from its two files, which must belong together. Raises Invalid."""
+    statement = check_training_statement(manifest)
+    if f"sha256:{sha256_hex(files)}" != statement.files:
+        raise _refuse(f"{statement.stage}: its list of files is not the one that its manifest names")
+    return Stage(statement, _read_files(files, statement.stage))
+
+
+def chain_of(stages: Iterable[Stage]) -> Chain:
+    """The chain that these stages make, in any order. Raises Invalid for a link that is missing or does not hold."""
+    by_name: dict[str, Stage] = {}
+    for stage in stages:
+        if stage.name in by_name:
+            raise _refuse(f"the stage {stage.name} is there twice")
+        by_name[stage.name] = stage
+    order = ADAPTER_STAGES if ADAPTER_STAGES[-1] in by_name else MODEL_STAGES
+    if unknown := by_name.keys() - set(order):
+        raise _refuse(f"the stage {min(unknown)} has no place in it")
+    if missing := set(order) - OPTIONAL_STAGES - by_name.keys():
+        raise _refuse(f"the stage {min(missing, key=order.index)} is missing")
+    ordered = tuple(by_name[name] for name in order if name in by_name)
+    outside = _check_links(ordered)
+    base = outside.get("adapt", ())
+    chain = Chain(ordered, outside.get("source", ()), base[0] if base else None)
+    _check_all_are_used(chain)
+    return chain
+
+
+def check_artefact(chain: Chain, artefact: ArtefactStatement) -> None:
+    """Raise Invalid unless `artefact` speaks of what this chain made, and of each of its stages."""
+    base = None if chain.base is None else chain.base["sha256"]
+    if (artefact.kind, artefact.base) != (chain.kind, base):
+        raise _refuse("the artefact's kind or base is another")
+    if artefact.derivation != chain.root:
+        raise _refuse("the artefact's derivation is not the one that its stages lead to")
+    if list(artefact.stages) != rows_of(chain):
+        raise _refuse("the artefact names other stages")
+    made = {f"sha256:{file.sha256}" for file in chain.export.files.values()}
+    if artefact.artefact_digest not in made:
+        raise _refuse("the artefact is no file that its last stage made")
+
+
+def rows_of(chain: Chain) -> list[dict[str, str]]:
+    """The stages as an artefact statement names them."""
+    return [
+        {
+            "stage": stage.name,
+            "derivation": stage.statement.derivation,
+            "statement": stage.statement.digest,
+        }
+        for stage in chain.stages
+    ]
+
+
+def _check_links(stages: tuple[Stage, ...]) -> dict[str, tuple[Input, ...]]:
+    """Follow every input to the stage that made it; what came from outside, by the stage that took it in."""
+    outside: dict[str, tuple[Input, ...]] = {}
+    before: dict[str, Stage] = {}
+    for stage in stages:
+        given = tuple(one for one in stage.statement.inputs if "derivation" not in one)
+        made = [one for one in stage.statement.inputs if "derivation" in one]
+        if len({str(one["name"]) for one in stage.statement.inputs}) != len(stage.statement.inputs):
+            raise _refuse(f"{stage.name}: an input is named twice")
+        if given:
+            outside[stage.name] = given
+        _check_outside(stage.name, given, made)
+        for one in made:
+            parent = before.get(str(one["name"]))
+            if parent is None:
+                raise _refuse(f"{stage.name}: its input {one['name']} is none of the stages before it")
+            if (one["derivation"], one["files"]) != (parent.statement.derivation, parent.statement.files):
+                raise _refuse(f"{stage.name}: its input {one['name']} is not the stage {parent.name} that is here")
+        before[stage.name] = stage
+    return outside
+
+
+def _check_outside(name: str, given: tuple[Input, ...], made: list[Input]) -> None:
+    """Sources come in at the first stage and a base model at `adapt`, nothing anywhere else."""
+    if name == "source":
+        if not given or made:
+            raise _refuse("source: it takes in sources and nothing else")
+    elif name == "adapt":
+        if len(given) != 1 or given[0]["name"] != BASE:
+            raise _refuse("adapt: it takes in one base model")
+    elif given:
+        raise _refuse(f"{name}: its input {given[0]['name']} comes from outside the run")
+    if name != "source" and not made:
+        raise _refuse(f"{name}: nothing went into it")
+
+
+def _check_all_are_used(chain: Chain) -> None:
+    """Every stage went into a later one, and the export took the weights that were learnt last and their evaluation."""
+    used = {str(one["name"]) for stage in chain.stages for one in stage.statement.inputs}
+    if idle := [stage.name for stage in chain.stages[:-1] if stage.name not in used]:
+        raise _refuse(f"the stage {idle[0]} went into nothing")
+    needed = {chain.learnt.name, *(["evaluate"] if chain.base is None else [])}
+    exported = {str(one["name"]) for one in chain.export.statement.inputs}
+    if missing := needed - exported:
+        raise _refuse(f"the export did not take in {min(missing)}")
+    if chain.base is None and chain.learnt.name not in {
+        str(one["name"]) for one in chain.stage("evaluate").statement.inputs
+    }:
+        raise _refuse("other weights were evaluated than those that are exported")
+
+
+def _read_files(data: bytes, stage: str) -> dict[str, OutputFile]:
+    if len(data) > MAX_LIST_BYTES:
+        raise _refuse(f"{stage}: its list of files is too long")
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _refuse(f"{stage}: its list of files is no JSON") from error
+    if not isinstance(rows, list) or not 0 < len(rows) <= MAX_OUTPUTS or not all(map(_is_row, rows)):
+        raise _refuse(f"{stage}: its list of files is not what it must be")
+    files = {row["name"]: OutputFile(row["sha256"], row["bytes"]) for row in rows}
+    if len(files) != len(rows) or canonical_json(rows) != data:
+        raise _refuse(f"{stage}: its list of files names one twice, or is not canonical")
+    return files
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and row.keys() == {"name", "sha256", "bytes"}
+        and isinstance(row["name"], str)
+        and isinstance(row["sha256"], str)
+        and _HEX.fullmatch(row["sha256"]) is not None
+        and type(row["bytes"]) is int
+        and row["bytes"] >= 0
+    )
+
+
+def _refuse(message: str) -> Invalid:
+    return Invalid(f"the lineage does not hold: {message}", code="bad_lineage")
