@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from allod.model.store import Progress as Report
 
@@ -16,13 +24,14 @@ LINE_EVERY_S = 5.0
 
 
 @contextmanager
-def shown() -> Iterator[Report]:
-    """A callable that takes (what, bytes done, bytes in all) as often as one likes."""
+def shown(*, are_bytes: bool = True) -> Iterator[Report]:
+    """A callable that takes (what, how much is done, how much there is) as often as one likes."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain_lines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    amount: ProgressColumn = DownloadColumn() if are_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
 
@@ -38,10 +47,11 @@ def _plain_lines() -> Report:
     def report(what: str, done: int, total: int) -> None:
         nonlocal last_what, last_at
         now = time.monotonic()
-        is_new = what != last_what
+        doing = what.partition(",")[0]  # what follows a comma is a figure that changes
+        is_new = doing != last_what
         if not is_new and now - last_at < LINE_EVERY_S:
             return
-        last_what, last_at = what, now
+        last_what, last_at = doing, now
         share = f" {100 * done // total} %" if total and not is_new else ""
         print(f"{what}{share}", file=sys.stderr, flush=True)
 

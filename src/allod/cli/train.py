@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from allod.app.home import load_settings
-from allod.app.training import TrainOptions, Told, Trained, as_rows, train
+from allod.app.training import Told, Trained, TrainOptions, as_rows, train
 from allod.cli.progress import shown
 from allod.train.pipeline import Stage, stages_of
 from allod.train.recipe import Recipe
@@ -60,7 +60,7 @@ def run(words: argparse.Namespace) -> int:
         threads=words.threads,
         unsafe_no_seal=words.unsafe_no_seal,
     )
-    with _stop_wish() as should_stop, shown() as progress:
+    with _stop_wish() as should_stop, shown(are_bytes=False) as progress:
         told = Told(progress=progress, resolved=_nobody if words.json else _say_recipe, stage=_Lines(words.json).say)
         trained = train(load_settings(), options, told, should_stop=should_stop)
     print(json.dumps(_as_json(trained))) if words.json else _say_end(trained)
