@@ -86,11 +86,19 @@ class Tune:
 
 @dataclass(frozen=True, slots=True)
 class Adapt:
-    """LoRA on an imported model of the catalogue. An empty `base` means that there is nothing to adapt."""
+    """LoRA on an imported model of the catalogue. An empty `base` means that there is nothing to adapt.
+
+    A step sees `batch` windows of `context` tokens. `rate_micro` is the highest rate of learning, in millionths.
+    The loss on held-out documents must fall by more than `min_gain_percent`, or nothing is released.
+    """
 
     base: str = ""
     rank: int = 8
     steps: int = 40
+    context: int = 256
+    batch: int = 1
+    rate_micro: int = 4000
+    min_gain_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
