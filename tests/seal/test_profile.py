@@ -44,7 +44,7 @@ def verdict(program: bytes, number: int, *arguments: int, architecture: int) -> 
 
 
 def ask(machine: str, name: str, *arguments: int, weaken: frozenset[str] = frozenset()) -> int:
-    program = profile.build(machine, own_pid=OWN_PID, weaken=weaken)
+    program = profile.build(profile.SEALED, machine, own_pid=OWN_PID, weaken=weaken)
     return verdict(program, NUMBERS[machine][name], *arguments, architecture=bpf.ARCHITECTURES[machine])
 
 
@@ -94,7 +94,7 @@ def test_signals_go_to_itself_only(machine: str) -> None:
 @both
 def test_the_wrong_architecture_kills(machine: str) -> None:
     """int 0x80 and x32 would otherwise be read against the wrong table."""
-    program = profile.build(machine, own_pid=OWN_PID)
+    program = profile.build(profile.SEALED, machine, own_pid=OWN_PID)
     assert verdict(program, 1, architecture=0x4000_0003) == KILL
     if machine == "x86_64":
         assert verdict(program, 0x4000_0001, architecture=bpf.ARCHITECTURES[machine]) == KILL
@@ -105,7 +105,15 @@ def test_the_wrong_architecture_kills(machine: str) -> None:
 def test_what_is_not_named_does_not_exist(machine: str, number: int) -> None:
     """An allowlist: every number outside the tables is answered as an older kernel would."""
     answer = verdict(
-        profile.build(machine, own_pid=OWN_PID), number, 1, 1, 1, 1, 1, 1, architecture=bpf.ARCHITECTURES[machine]
+        profile.build(profile.SEALED, machine, own_pid=OWN_PID),
+        number,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        architecture=bpf.ARCHITECTURES[machine],
     )
     if number not in NUMBERS[machine].values():
         assert answer == ENOSYS

@@ -45,6 +45,11 @@ def is_null(argument: int) -> tuple[Check, Check]:
     return Check(argument, 0), Check(argument, 0, upper=True)
 
 
+def one_of(argument: int, values: Iterable[int]) -> Rule:
+    """The integer in `argument` is one of `values`."""
+    return tuple((Check(argument, value),) for value in values)
+
+
 def program(
     machine: str, *, allowed: Iterable[int], refused: Iterable[int], rules: Iterable[tuple[int, Rule]]
 ) -> bytes:

@@ -1,4 +1,4 @@
-"""`python -m allod.seal.enter [--profile sealed] [--socket-dir D] [--read P] [--write P] [--env K=V] -- COMMAND ARGS`
+"""`python -m allod.seal.enter [--profile P] [--socket-dir D] [--read P] [--write P] [--env K=V] -- COMMAND ARGS`
 
 Enters the seal and becomes COMMAND, in this order, each step needing what the next takes away:
 
@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from allod.seal import kernel, landlock, namespaces, profile
+from allod.seal import group, kernel, landlock, namespaces, profile, root
 from allod.seal.elf import interpreter_of
-from allod.seal.landlock import EXECUTE, LISTEN, READ, WRITE, Grant
+from allod.seal.landlock import ARRANGE, EXECUTE, LISTEN, READ, SCRATCH, WRITE, Grant
 
 PARTS = ("namespaces", "landlock", "capabilities", "seccomp")
 NOT_ENTERED = 125  # exit status, as of env(1) and its kin: it was the wrapper that failed
@@ -47,24 +47,28 @@ class Seal:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
+        self._profile = profile.PROFILES[options.profile]
         self.missing: dict[str, str] = {}
         self.landlock_abi = 0
+        self._has_own_root = False
 
     def enter(self) -> None:
-        """Steps 1 to 6. Never raises for a missing part: `missing` says."""
+        """Steps 1 to 6. Never raises for a missing part: `missing` says. A group's caller never returns from it."""
         self._limit_resources()
-        self._part("namespaces", namespaces.isolate)
+        self._part("namespaces", self._namespaces)
         self._part("landlock", self._landlock)
         self._part("capabilities", kernel.drop_capabilities)
         self._die_with_parent()
         self._part("seccomp", self._seccomp)
+        if self._profile.is_group and "namespaces" not in self.missing:
+            group.enter(self._options.report_fd)
 
     def report(self) -> dict[str, object]:
         """What the launcher is told, by code that runs before the first instruction of COMMAND."""
         return {
             "missing": self.missing,
             "landlock_abi": self.landlock_abi,
-            "profile": self._options.profile,
+            "profile": self._profile.name,
             "profile_digest": self._digest(),
         }
 
@@ -85,12 +89,19 @@ class Seal:
         size = self._options.max_file_bytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
+    def _namespaces(self) -> None:
+        if self._profile.is_group:
+            namespaces.isolate_group((grant.path, bool(grant.rights & ~(READ | EXECUTE))) for grant in self._grants())
+            self._has_own_root = True
+        else:
+            namespaces.isolate()
+
     def _landlock(self) -> None:
         kernel.forbid_new_privileges()
         abi = landlock.newest_abi()
         if abi < landlock.MINIMUM_ABI:
             self.missing["landlock"] = f"ABI {abi} found, {landlock.MINIMUM_ABI} (Linux 6.2) needed"
-        landlock.restrict(self._grants(), abi=abi)
+        landlock.restrict(self._grants(), abi=abi, tcp=self._profile.is_group)
         self.landlock_abi = abi
 
     def _grants(self) -> Iterator[Grant]:
@@ -101,8 +112,13 @@ class Seal:
         if interpreter := interpreter_of(command):
             yield Grant(interpreter, EXECUTE)
         yield from (Grant(Path(path), READ) for path in options.read)
-        yield from (Grant(Path(path), WRITE) for path in options.write)
+        yield from (Grant(Path(path), ARRANGE if self._profile.is_group else WRITE) for path in options.write)
         yield from (Grant(Path(path), LISTEN) for path in options.socket_dir)
+        yield from (Grant(Path(path), EXECUTE | READ) for path in options.execute)
+        yield from (Grant(Path(path), SCRATCH) for path in options.scratch)
+        if self._has_own_root:
+            yield from (Grant(path, READ) for path in root.OWN_FILES)
+            yield Grant(root.SHARED_MEMORY, SCRATCH)
 
     def _die_with_parent(self) -> None:
         """After the last change of credentials, which may clear it; then look whether the parent is already gone."""
@@ -120,7 +136,8 @@ class Seal:
         machine = platform.machine()
         if machine not in profile.MACHINES:
             raise OSError(f"no table of system calls for {machine}")
-        return profile.build(machine, own_pid=own_pid, weaken=frozenset(self._options.unsafe_omit) & profile.NAMES)
+        weaken = frozenset(self._options.unsafe_omit) & self._profile.weakenings.keys()
+        return profile.build(self._profile, machine, own_pid=own_pid, weaken=weaken)
 
     def _digest(self) -> str:
         """SHA-256 of the filter (its own process number written as 0) and the Landlock rules."""
@@ -166,17 +183,23 @@ def _await_permission(descriptor: int | None) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m allod.seal.enter", description="Enter the seal, then run COMMAND.")
-    parser.add_argument("--profile", choices=[profile.NAME], default=profile.NAME)
+    parser.add_argument("--profile", choices=[*profile.PROFILES], default=profile.SEALED.name)
     parser.add_argument("--socket-dir", action="append", default=[], help="where COMMAND may make Unix sockets")
     parser.add_argument("--read", action="append", default=[], metavar="PATH", help="what it may read")
     parser.add_argument("--write", action="append", default=[], metavar="PATH", help="where it may write files")
+    parser.add_argument("--execute", action="append", default=[], metavar="PATH", help="what else it may execute")
+    parser.add_argument("--scratch", action="append", default=[], metavar="PATH", help="where it may make anything")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="its whole environment")
     parser.add_argument("--max-file-bytes", type=int, default=64 * 1024 * 1024)
     parser.add_argument("--parent", type=int, help="die with this process, our parent")
     parser.add_argument("--report-fd", type=int, help="a socket: JSON of what is in force out, GO in")
     parser.add_argument("--unsafe-no-seal", action="store_true", help="run COMMAND although parts are missing")
     parser.add_argument(
-        "--unsafe-omit", action="append", default=[], choices=[*PARTS, *sorted(profile.NAMES)], help="for the suite"
+        "--unsafe-omit",
+        action="append",
+        default=[],
+        choices=[*PARTS, *sorted(profile.WEAKENINGS)],
+        help="for the suite",
     )
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     return parser.parse_args(arguments)

@@ -15,6 +15,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Unavailable
+from allod.seal.profile import PROFILES
 
 FORMAT = "allod-seal-evidence-1"
 
@@ -22,7 +23,9 @@ _STATUS_NUMBERS = ("NoNewPrivs", "Seccomp", "Seccomp_filters")
 _STATUS_CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _NAMESPACES = ("user", "net", "ipc", "uts", "pid", "mnt")
 _OWN_NAMESPACES = ("user", "net", "ipc", "uts")
+_OWN_NAMESPACES_OF_A_GROUP = (*_OWN_NAMESPACES, "pid", "mnt")
 _INTERNET_TABLES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6", "packet")
+_HAND_MADE = ("raw", "raw6", "icmp", "icmp6", "packet")
 _REJECT_ROUTE = 0x200  # RTF_REJECT: IPv6 lists "unreachable" as a route
 
 
@@ -55,6 +58,7 @@ def evidence(pid: int, *, facts: SealFacts) -> dict[str, JsonValue]:
             "now": {
                 "interfaces": _interfaces(process),
                 "num_routes": _num_routes(process),
+                "num_routes_out": _num_routes_out(process),
                 "num_internet_sockets": {table: _num_rows(process, table) for table in _INTERNET_TABLES},
                 "unix_sockets": _unix_sockets(process),
             },
@@ -75,22 +79,37 @@ def describe(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of `{name, value, expected, ok}` in plain words, for a page that a visitor reads."""
     stable, now = found["stable"], found["now"]
     seal, status = stable["seal"], stable["status"]
-    rows = [_row("Seal", seal["kind"], "sealed")]
-    for name in _OWN_NAMESPACES:
+    is_group = PROFILES[seal["profile"]].is_group
+    rows = [_row("Seal", seal["kind"], seal["profile"])]
+    for name in _OWN_NAMESPACES_OF_A_GROUP if is_group else _OWN_NAMESPACES:
         ids = stable["namespaces"][name]
         rows.append(_row(f"Namespace: {name}", "its own" if ids["process"] != ids["caller"] else "shared", "its own"))
-    sent = sum(counters["tx_bytes"] + counters["rx_bytes"] for counters in now["interfaces"].values())
+    rows.append(_row("Network interfaces", ", ".join(sorted(now["interfaces"])) or "none", "lo"))
+    rows += _loopback_rows(now) if is_group else _silent_rows(now)
     rows += [
-        _row("Network interfaces", ", ".join(sorted(now["interfaces"])) or "none", "lo"),
-        _row("Bytes over any interface", sent, 0),
-        _row("Routes", now["num_routes"], 0),
-        _row("TCP, UDP, raw and packet sockets", sum(now["num_internet_sockets"].values()), 0),
         _row("System-call filter", _FILTER.get(status["Seccomp"], "unknown"), "on"),
         _row("May gain privileges", "no" if status["NoNewPrivs"] else "yes", "no"),
         _row("Capabilities", "none" if not _any_capability(status) else "some", "none"),
         _row("File rules (Landlock)", "on" if seal["landlock_abi"] else "off", "on"),
     ]
     return rows
+
+
+def _silent_rows(now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    sent = sum(counters["tx_bytes"] + counters["rx_bytes"] for counters in now["interfaces"].values())
+    return [
+        _row("Bytes over any interface", sent, 0),
+        _row("Routes", now["num_routes"], 0),
+        _row("TCP, UDP, raw and packet sockets", sum(now["num_internet_sockets"].values()), 0),
+    ]
+
+
+def _loopback_rows(now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    raw = sum(now["num_internet_sockets"][table] for table in _HAND_MADE)
+    return [
+        _row("Routes that leave loopback", now["num_routes_out"], 0),
+        _row("Raw and packet sockets", raw, 0),
+    ]
 
 
 _FILTER = {0: "off", 1: "strict mode", 2: "on"}
@@ -157,6 +176,12 @@ def _num_rows(process: Path, table: str) -> int:
 def _num_routes(process: Path) -> int:
     version_6 = [row for row in _table(process, "ipv6_route") if not int(row[8], 16) & _REJECT_ROUTE]
     return _num_rows(process, "route") + len(version_6)
+
+
+def _num_routes_out(process: Path) -> int:
+    """Routes over another interface than loopback. IPv4 names it first, IPv6 last (proc_pid_net(5))."""
+    devices = [row[0] for row in _table(process, "route")[1:]] + [row[-1] for row in _table(process, "ipv6_route")]
+    return sum(device != "lo" for device in devices)
 
 
 def _unix_sockets(process: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
 from functools import cache
 
@@ -12,6 +13,8 @@ _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 22, 
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
 _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 436, 4
+_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
+_MNT_DETACH = 2
 
 
 class _Program(ctypes.Structure):
@@ -39,6 +42,29 @@ def syscall(number: int, *arguments: object, what: str) -> int:
 def unshare(flags: int) -> None:
     """New namespaces for this process (unshare(2))."""
     _checked(_libc().unshare(ctypes.c_int(flags)), "unshare")
+
+
+def mount(source: str | None, target: str, *, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
+    """mount(2)."""
+    words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
+    result = _libc().mount(*words[:3], ctypes.c_ulong(flags), words[3])
+    _checked(result, f"mount {source or kind or ''} on {target}")
+
+
+def set_mount_attributes(target: str, attributes: int, *, recursive: bool) -> None:
+    """Add `attributes` (MOUNT_ATTR_*) to a mount, and to those beneath it (mount_setattr(2))."""
+    request = struct.pack("<4Q", attributes, 0, 0, 0)
+    flags = _AT_RECURSIVE if recursive else 0
+    path, what = os.fsencode(target), f"attributes of {target}"
+    syscall(_MOUNT_SETATTR, _AT_FDCWD, path, flags, request, len(request), what=what)
+
+
+def make_root(folder: str) -> None:
+    """Make `folder`, a mount point, the root, and let go of the old one (pivot_root(2), its NOTES)."""
+    os.chdir(folder)
+    _checked(_libc().pivot_root(b".", b"."), "pivot_root")
+    _checked(_libc().umount2(b".", ctypes.c_int(_MNT_DETACH)), "leave the old root")
+    os.chdir("/")
 
 
 def prctl(option: int, *arguments: object, what: str) -> int:

@@ -21,12 +21,15 @@ MINIMUM_ABI = 3  # Linux 6.2: before it a file that may only be read can still b
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIRECTORY, _REMOVE_DIRECTORY, _REMOVE_FILE = (1 << bit for bit in range(6))
 _MAKE_DIRECTORY, _MAKE_REGULAR, _MAKE_SOCKET, _REFER, _TRUNCATE = 1 << 7, 1 << 8, 1 << 9, 1 << 13, 1 << 14
+_MAKE_SYMLINK = 1 << 12
 _FILE_ONLY = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # by the ABI that brought them
 
 READ = _READ_FILE | _READ_DIRECTORY
 EXECUTE = _EXECUTE | _READ_FILE
 WRITE = READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIRECTORY | _REMOVE_FILE | _MAKE_DIRECTORY | _MAKE_REGULAR
+ARRANGE = WRITE | _REFER  # and move files from one folder to another
+SCRATCH = ARRANGE | _MAKE_SOCKET | _MAKE_SYMLINK
 LISTEN = _MAKE_SOCKET | _REMOVE_FILE  # a socket and nothing else: no file, no symlink to trick a reader with
 
 
@@ -42,10 +45,13 @@ def newest_abi() -> int:
     return syscall(_CREATE, None, 0, 1, what="landlock")
 
 
-def restrict(grants: Iterable[Grant], *, abi: int) -> None:
-    """Put this process, for ever, under `grants` and nothing more. Needs no_new_privs; raises OSError."""
+def restrict(grants: Iterable[Grant], *, abi: int, tcp: bool = False) -> None:
+    """Put this process, for ever, under `grants` and nothing more. Needs no_new_privs; raises OSError.
+
+    `tcp` leaves TCP to the namespace: Landlock knows ports and no addresses, so it cannot tell loopback from the world.
+    """
     filesystem = _HANDLED[max(known for known in _HANDLED if known <= abi)]
-    attributes = struct.pack("<QQQ", filesystem, 0b11, 0b11)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    attributes = struct.pack("<QQQ", filesystem, 0 if tcp else 0b11, 0b11)[: 8 if abi < 4 else 16 if abi < 6 else 24]
     ruleset = syscall(_CREATE, attributes, len(attributes), 0, what="landlock ruleset")
     try:
         for grant in grants:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +33,8 @@ from allod.seal.evidence import SealFacts, describe, evidence
 
 _SOURCE = Path(allod.__file__).resolve().parent
 _ENTRY_TIMEOUT_S = 30.0
+_KEEPER_TIMEOUT_S = 5.0
+_CREDENTIALS = struct.Struct("3i")  # process, user, group (unix(7))
 
 _HINTS = {
     "namespaces": "allow unprivileged user namespaces (sysctl user.max_user_namespaces, "
@@ -46,28 +50,34 @@ class SealOptions:
     """What a sealed process is, may read and may write; it gets nothing else of its parent.
 
     `command[0]` is an absolute path of an ELF executable. `socket_dir` (mode 0700, ours) is where it may make Unix
-    sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere.
-    `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit` leaves parts out for the suite.
+    sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere; what it
+    prints, to `output_fd` where that is given. An island may also execute `execute_paths` and, in `scratch_dir`, make
+    whatever it wants. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit` leaves parts out for the suite.
     """
 
     command: tuple[str, ...]
+    profile: str = profile.SEALED.name
     socket_dir: Path | None = None
     read_paths: tuple[Path, ...] = ()
     write_paths: tuple[Path, ...] = ()
+    execute_paths: tuple[Path, ...] = ()
+    scratch_dir: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
+    output_fd: int | None = None
     max_file_bytes: int = 64 * 1024 * 1024
     unsafe_no_seal: bool = False
     unsafe_omit: tuple[str, ...] = ()
 
 
 class SealedProcess:
-    """A started process. `kind` is `sealed`, `partial:no-<part>+no-<part>` or `none`; `missing` gives the reasons."""
+    """A started process. `kind` is the profile's name, `partial:no-<part>+no-<part>` or `none`; `missing` gives the
+    reasons. `pid` is the command's, which an island's launcher does not wait for itself (group.py)."""
 
-    def __init__(self, process: subprocess.Popen[bytes], facts: SealFacts) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], pid: int, facts: SealFacts) -> None:
         self._process = process
         self.facts = facts
-        self.pid = process.pid
+        self.pid = pid
         self.kind = facts.kind
         self.missing = facts.missing
 
@@ -88,10 +98,17 @@ class SealedProcess:
         except subprocess.TimeoutExpired:
             return None
 
+    def send_signal(self, number: int) -> None:
+        """Signal the command; harmless when it has ended."""
+        self._process.send_signal(number)
+
     def terminate(self, grace_s: float = 5.0) -> int:
         """End it: SIGTERM, and SIGKILL after `grace_s`. Returns the exit status; harmless when it has ended."""
-        self._process.terminate()
-        if self.wait(grace_s) is None:
+        self.send_signal(signal.SIGTERM)
+        if self.wait(grace_s) is None and self.pid != self._process.pid:
+            self.send_signal(signal.SIGQUIT)  # the keeper ends them all, and itself when they have ended
+            self.wait(_KEEPER_TIMEOUT_S)
+        if self.poll() is None:
             self._process.kill()
         return self._process.wait()
 
@@ -104,16 +121,17 @@ def start(options: SealOptions) -> SealedProcess:
     """
     _check(options)
     ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # the kernel says who writes
     with ours:
         with theirs:
             process = _spawn(options, theirs.fileno())
         try:
-            facts = _shake_hands(ours, process.pid)
+            pid, facts = _shake_hands(ours)
         except BaseException:
             process.kill()
             process.wait()
             raise
-    return SealedProcess(process, facts)
+    return SealedProcess(process, pid, facts)
 
 
 def python_read_paths() -> tuple[Path, ...]:
@@ -127,7 +145,15 @@ def python_read_paths() -> tuple[Path, ...]:
 def _check(options: SealOptions) -> None:
     if not Path(options.command[0]).is_absolute():
         raise Invalid("the command must be an absolute path", code="seal_path", param="command")
-    for path in (Path(options.command[0]), *options.read_paths, *options.write_paths):
+    if options.profile not in profile.PROFILES:
+        raise Invalid(f"there is no profile {options.profile!r}", code="seal_profile", param="profile")
+    if not profile.PROFILES[options.profile].is_group and (options.execute_paths or options.scratch_dir):
+        raise Invalid("only an island may execute more than its command, or have a scratch folder", code="seal_profile")
+    scratch = (options.scratch_dir,) if options.scratch_dir else ()
+    for path in (
+        Path(options.command[0]),
+        *(*options.read_paths, *options.write_paths, *options.execute_paths, *scratch),
+    ):
         if not path.exists():
             raise Invalid(f"{path} does not exist", code="seal_path", param="read_paths")
     if options.socket_dir is not None:
@@ -146,13 +172,15 @@ def _arguments(options: SealOptions, report_fd: int) -> list[str]:
         ("--socket-dir", (options.socket_dir,) if options.socket_dir else ()),
         ("--read", options.read_paths),
         ("--write", options.write_paths),
+        ("--execute", options.execute_paths),
+        ("--scratch", (options.scratch_dir,) if options.scratch_dir else ()),
         ("--env", (f"{name}={value}" for name, value in options.environment.items())),
         ("--unsafe-omit", options.unsafe_omit),
     ]
     flags = [f"{flag}={value}" for flag, values in repeated for value in values]
     unsafe = ["--unsafe-no-seal"] if options.unsafe_no_seal else []
     limits = [f"--max-file-bytes={options.max_file_bytes}", f"--parent={os.getpid()}", f"--report-fd={report_fd}"]
-    wrapper = [sys.executable, "-S", "-P", "-m", "allod.seal.enter", f"--profile={profile.NAME}"]
+    wrapper = [sys.executable, "-S", "-P", "-m", "allod.seal.enter", f"--profile={options.profile}"]
     return [*wrapper, *flags, *unsafe, *limits, "--", *options.command]
 
 
@@ -181,7 +209,7 @@ def _popen(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             _arguments(options, report_fd),
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=output if options.output_fd is None else options.output_fd,
             stderr=output,
             env={"PYTHONPATH": str(_SOURCE.parent)},
             cwd="/",
@@ -197,16 +225,16 @@ def _open_output(log_path: Path | None) -> int:
     return os.open(log_path, flags, 0o600) if log_path else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
-def _shake_hands(wrapper: socket.socket, pid: int) -> SealFacts:
-    """Hear what was entered, see that the kernel agrees, and only then let the command run."""
+def _shake_hands(wrapper: socket.socket) -> tuple[int, SealFacts]:
+    """Hear what was entered, see that the kernel agrees, and only then let the command run. Its number, and facts."""
     wrapper.settimeout(_ENTRY_TIMEOUT_S)
     with wrapper.makefile("rwb") as lines:
         try:
-            report = lines.readline()
+            pid, report = _first_line(wrapper)
             if not report:
                 raise Unavailable("the wrapper ended without a word", code="engine_not_started", hint="see its log")
             facts = _facts(json.loads(report))
-            if facts.kind == "sealed":
+            if not facts.missing:
                 _confirm(pid, facts)
             lines.write(GO)
             lines.flush()
@@ -215,7 +243,20 @@ def _shake_hands(wrapper: socket.socket, pid: int) -> SealFacts:
             raise Unavailable(f"the wrapper did not answer: {error}", code="engine_not_started") from error
     if failure:
         raise Unavailable(f"the command did not start: {json.loads(failure)['exec_error']}", code="engine_not_started")
-    return facts
+    return pid, facts
+
+
+def _first_line(wrapper: socket.socket) -> tuple[int, bytes]:
+    """What the wrapper says, and its process number in our PID namespace, which it may not know itself."""
+    pid, line = 0, b""
+    while not line.endswith(b"\n"):
+        data, notes, _, _ = wrapper.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
+        if not data:
+            return pid, b""
+        line += data
+        for _, _, note in notes:
+            pid, _, _ = _CREDENTIALS.unpack(note)
+    return pid, line
 
 
 def _facts(report: dict[str, Any]) -> SealFacts:
@@ -227,7 +268,7 @@ def _facts(report: dict[str, Any]) -> SealFacts:
             hint="; ".join(_HINTS[part] for part in missing if part in _HINTS),
         )
     return SealFacts(
-        kind=_kind(missing),
+        kind=_kind(report["profile"], missing),
         missing=missing,
         profile=report["profile"],
         profile_digest=report["profile_digest"],
@@ -235,10 +276,10 @@ def _facts(report: dict[str, Any]) -> SealFacts:
     )
 
 
-def _kind(missing: Mapping[str, str]) -> str:
+def _kind(name: str, missing: Mapping[str, str]) -> str:
     if set(missing) >= set(PARTS):
         return "none"
-    return "partial:" + "+".join(f"no-{part}" for part in missing) if missing else "sealed"
+    return "partial:" + "+".join(f"no-{part}" for part in missing) if missing else name
 
 
 def _confirm(pid: int, facts: SealFacts) -> None:

@@ -1,17 +1,22 @@
 """The first wall: namespaces of its own, in which there is no interface that is up, no route and no power.
 
 User (no capability counts outside it), network (nothing to send through), IPC (no shared memory or queues of others)
-and UTS. A PID namespace would need a second process to be its init and a mount namespace a new root; what either
-would hide is already refused by Landlock and the filter (docs/decisions/0002-seal.md).
+and UTS. For one process no more: a PID namespace would need a second process to be its init and a mount namespace a
+new root; what either would hide is refused by Landlock and the filter (docs/decisions/0002-seal.md). An island, whose
+processes may connect and signal, has both, and loopback (docs/decisions/0008-island.md).
 """
 
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterable
 from pathlib import Path
 
+from allod.seal import netlink, root
 from allod.seal.kernel import unshare
 
+CLONE_NEWNS, CLONE_NEWPID = 0x0002_0000, 0x2000_0000
 CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x4000_0000
 _INSIDE_ID = 1000  # never 0: an exec by user 0 would be given capabilities again
 
@@ -25,6 +30,17 @@ def isolate() -> None:
     (own / "uid_map").write_text(f"{_INSIDE_ID} {user} 1")
     (own / "setgroups").write_text("deny")
     (own / "gid_map").write_text(f"{_INSIDE_ID} {group} 1")
+
+
+def isolate_group(paths: Iterable[tuple[Path, bool]]) -> None:
+    """As `isolate`, with loopback up, a root that holds nothing but `paths` (and whether each may be written), and a
+    PID namespace for the processes made from now on."""
+    isolate()
+    socket.sethostname("localhost")
+    netlink.bring_up("lo")
+    unshare(CLONE_NEWNS)
+    root.change(paths)
+    unshare(CLONE_NEWPID)
 
 
 def _forget_groups() -> None:

@@ -1,11 +1,10 @@
-"""Just enough rtnetlink (rtnetlink(7)) to join two network namespaces by a virtual cable."""
+"""Just enough rtnetlink (rtnetlink(7)) to switch loopback on, and to join two namespaces by a virtual cable."""
 
 from __future__ import annotations
 
 import os
 import socket
 import struct
-from ipaddress import ip_interface
 
 _NEWLINK, _NEWADDR, _ERROR = 16, 20, 2
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x600
@@ -30,6 +29,8 @@ def bring_up(name: str) -> None:
 
 def add_address(name: str, address: str) -> None:
     """Give the interface `address` (`10.0.0.1/24`, `fd00::1/64`), usable at once. Raises OSError."""
+    from ipaddress import ip_interface  # a slow import, for the lab alone
+
     interface = ip_interface(address)
     family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
     header = struct.pack("BBBBI", family, interface.network.prefixlen, _IFA_NO_DAD, 0, socket.if_nametoindex(name))

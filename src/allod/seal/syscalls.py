@@ -1,4 +1,4 @@
-"""System calls that the profile names, by group: `name x86_64 aarch64`, a dash where the architecture has none.
+"""System calls that the profiles name, by group: `name x86_64 aarch64`, a dash where the architecture has none.
 
 Numbers are the kernel's own (arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h).
 A call named in no group is answered as by a kernel too old to know it (ENOSYS), which every C library survives.
@@ -62,6 +62,17 @@ known, and answered with EPERM so that a log says why:
   open_by_handle_at 304 265, name_to_handle_at 303 264, symlink 88 -, symlinkat 266 36, link 86 -, linkat 265 37,
   chmod 90 -, fchmod 91 52, fchmodat 268 53, chown 92 -, fchown 93 55, fchownat 260 54, utimensat 280 88,
   setxattr 188 5, truncate 76 45, setsid 112 157, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240, tkill 200 130
+"""
+
+ISLAND_ALLOWED: Final = """
+an island's own processes, which live and die in one PID namespace:
+  fork 57 -, vfork 58 -, setsid 112 157, setpgid 109 154, kill 62 129, tgkill 234 131, tkill 200 130,
+  sched_getscheduler 145 120, sched_getparam 143 121, sched_get_priority_max 146 125, sched_get_priority_min 147 126
+talking to one another, within its own network:
+  connect 42 203, sendto 44 206, recvmsg 47 212, sendmmsg 307 269, recvmmsg 299 243
+files that are its own, for its root holds nothing of others that may be written:
+  flock 73 32, fchdir 81 50, truncate 76 45, symlink 88 -, symlinkat 266 36, link 86 -, linkat 265 37,
+  chmod 90 -, fchmod 91 52, fchmodat 268 53, utimensat 280 88
 """
 
 MACHINES: Final = MappingProxyType({"x86_64": 0, "aarch64": 1})
