@@ -26,6 +26,8 @@ MAX_ALIGNMENT = 1 << 16
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _POOLING_NONE = 0
+_ADAPTER = "adapter"
+_DERIVATION = "allod.derivation"
 
 # ggml type → (values in a block, bytes of a block); docs/gguf.md and ggml-common.h
 _BLOCKS = {
@@ -39,7 +41,10 @@ _BLOCKS = {
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What the file says of itself. `template_digest` is of the chat template's text."""
+    """What the file says of itself. `template_digest` is of the chat template's text.
+
+    `derivation` is the digest of the history of a model that Allod made, else empty. An adapter has no context.
+    """
 
     architecture: str
     name: str
@@ -48,6 +53,7 @@ class GgufHeader:
     template_digest: str
     has_template: bool
     pooling: int
+    derivation: str
 
     @property
     def can_embed(self) -> bool:
@@ -55,11 +61,11 @@ class GgufHeader:
         return self.pooling != _POOLING_NONE
 
 
-def read_header(path: Path) -> GgufHeader:
-    """The header of a GGUF file. Raises Invalid for anything that is not a whole one."""
+def read_header(path: Path, *, is_adapter: bool = False) -> GgufHeader:
+    """The header of a model's GGUF file, or of a LoRA adapter's. Raises Invalid for what is not a whole one."""
     try:
         with path.open("rb") as file:
-            return _Reader(file, path.stat().st_size).header()
+            return _Reader(file, path.stat().st_size).header(is_adapter=is_adapter)
     except OSError as error:
         raise Invalid(f"{path}: {error.strerror}", code="model_unreadable") from error
     except _Malformed as error:
@@ -79,7 +85,7 @@ class _Reader:
         self._num_items = 0
         self._num_text_bytes = 0
 
-    def header(self) -> GgufHeader:
+    def header(self, *, is_adapter: bool) -> GgufHeader:
         if self._take(4) != b"GGUF":
             raise _Malformed("it does not begin with GGUF")
         version = self._number("<I")
@@ -94,6 +100,8 @@ class _Reader:
                 raise _Malformed(f"key {key} twice")
             metadata[key] = self._value(self._number("<I"))
         num_parameters = self._tensors(num_tensors, metadata.get("general.alignment", 32))
+        if (metadata.get("general.type") == _ADAPTER) is not is_adapter:
+            raise _Malformed("it is no adapter" if is_adapter else "it is an adapter, and no model by itself")
         return _described(metadata, num_parameters)
 
     def _tensors(self, num_tensors: int, alignment: Any) -> int:
@@ -189,9 +197,10 @@ def _described(metadata: dict[str, Any], num_parameters: int) -> GgufHeader:
     if not isinstance(architecture, str):
         raise _Malformed("it names no architecture")
     template = metadata.get("tokenizer.chat_template", "")
-    context = metadata.get(f"{architecture}.context_length")
+    context = metadata.get(f"{architecture}.context_length", 0)  # an adapter takes its model's
     pooling = metadata.get(f"{architecture}.pooling_type", _POOLING_NONE)
-    if not isinstance(context, int) or context <= 0 or not isinstance(template, str) or not isinstance(pooling, int):
+    least = 0 if metadata.get("general.type") == _ADAPTER else 1
+    if not isinstance(context, int) or context < least or not isinstance(template, str) or not isinstance(pooling, int):
         raise _Malformed("its context length, chat template or pooling is missing or of the wrong type")
     return GgufHeader(
         architecture=architecture,
@@ -201,4 +210,5 @@ def _described(metadata: dict[str, Any], num_parameters: int) -> GgufHeader:
         template_digest="sha256:" + sha256_hex(template.encode()),
         has_template=bool(template),
         pooling=pooling,
+        derivation=str(metadata.get(_DERIVATION, "")),
     )
