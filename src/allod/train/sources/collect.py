@@ -1,0 +1,125 @@
+"""The stage `source`: from the packages and files that a recipe names to documents, with where each comes from.
+
+It fetches, so it is the one stage that is not sealed; it reads nothing that it has not checked by digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.errors import Invalid
+from allod.train.documents import Document, DocumentWriter, new_document
+from allod.train.recipe import Recipe, Source
+from allod.train.runs import digest_of_path
+from allod.train.sources.content import Content, Files, content_digest, content_of
+from allod.train.sources.fetch import read_package
+from allod.train.sources.kinds import reader_of
+from allod.train.sources.licences import check_licence
+from allod.train.work import Facts, Report
+
+
+@dataclass(slots=True)
+class _Counted:
+    documents: int = 0
+    bytes: int = 0
+
+
+def content_digests(recipe: Recipe, *, beside: Path) -> Mapping[str, str]:
+    """The content digest of every source, by name: what a package is pinned to, and what a path holds now.
+
+    `beside` is the recipe's folder. Reads no package and fetches nothing. Raises what `collect` would for the recipe.
+    """
+    check_sources(recipe)
+    return {
+        source.name: content_digest(Files(beside, source)) if source.path else source.sha256
+        for source in recipe.sources
+    }
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Raise Invalid for a source of unknown kind, terms or package, before anything is fetched."""
+    for source in recipe.sources:
+        reader_of(source)
+        check_licence(source)
+        for name in ("jurisdiction", "origin", "date"):
+            if not getattr(source, name).strip():
+                raise Invalid(
+                    f"source {source.name}: {name} is missing",
+                    code="source_terms",
+                    param=name,
+                    hint="every source says its licence, jurisdiction, origin and date",
+                )
+        if source.package:
+            read_package(source.package)
+            if not source.sha256:
+                raise Invalid(
+                    f"source {source.name}: the package's content is not pinned", code="source_terms", param="sha256"
+                )
+
+
+def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: Report, beside: Path) -> Facts:
+    """Write the recipe's documents, `sources.json` and `index.jsonl` into `output`.
+
+    Packages come from `given`, where the operator may have put them, from `cache` or from their registries; paths are
+    `beside` the recipe. The facts name the archives that packages came in; what is written depends on content alone.
+    Raises Invalid for terms, digests and files that are not in order, Unavailable for a package that cannot be had.
+    """
+    check_sources(recipe)
+    rows: list[JsonValue] = []
+    facts: dict[str, int | float | str | None] = {}
+    total = _Counted()
+    with DocumentWriter(output) as writer, (output / "index.jsonl").open("wb") as index:
+        for number, source in enumerate(recipe.sources):
+            report(f"reading {source.name}", number, len(recipe.sources))
+            content = content_of(source, given=given, cache=cache, beside=beside)
+            counted = _Counted()
+            for document in _documents(source, content):
+                num_bytes = len(document.text.encode("utf-8"))
+                writer.write(document)
+                index.write(_index_line(document, num_bytes))
+                counted.documents += 1
+                counted.bytes += num_bytes
+            rows.append(_row(source, content, counted))
+            total.documents += counted.documents
+            total.bytes += counted.bytes
+            if content.archive is not None:
+                facts[f"archive_{source.name}"] = f"{content.archive.name} sha256:{digest_of_path(content.archive)}"
+    (output / "sources.json").write_bytes(canonical_json(rows))
+    report("documents read", len(recipe.sources), len(recipe.sources))
+    return {**facts, "num_sources": len(rows), "num_documents": total.documents, "num_bytes": total.bytes}
+
+
+def _documents(source: Source, content: Content) -> Iterator[Document]:
+    names: set[str] = set()
+    for name, text in reader_of(source).read(content.members):
+        if name in names:
+            raise Invalid(f"source {source.name}: two documents are called {name}", code="document_twice")
+        names.add(name)
+        yield new_document(source.name, name, text)
+    if not names:
+        raise Invalid(f"source {source.name} holds no document", code="source_empty")
+
+
+def _index_line(document: Document, num_bytes: int) -> bytes:
+    line: JsonValue = {"id": document.id, "source": document.source, "sha256": document.sha256, "bytes": num_bytes}
+    return canonical_json(line) + b"\n"
+
+
+def _row(source: Source, content: Content, counted: _Counted) -> JsonValue:
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "licence": source.licence,
+        "jurisdiction": source.jurisdiction,
+        "origin": source.origin,
+        "date": source.date,
+        "package": source.package,
+        "sha256": content.sha256,
+        "num_documents": counted.documents,
+        "num_bytes": counted.bytes,
+        "tier": source.tier,
+        "markings": list(source.markings),
+    }
