@@ -12,7 +12,7 @@ from torch.nn import functional
 ROWS = 16  # windows looked at together
 
 
-def bits_per_byte(network: Callable[[Tensor], Tensor], tokens: Tensor, num_bytes: int, *, context: int) -> float:
+def bits_per_byte(network: Callable[[Tensor], Tensor], tokens: Tensor, num_bytes: float, *, context: int) -> float:
     """Bits that `network` needs for each of the `num_bytes` of the text that `tokens` [n] spell.
 
     Every token but the first is predicted once, from the window of `context` tokens that it falls into. The sum is

@@ -1,0 +1,129 @@
+"""Pretraining: a fresh network learns to predict the packed corpus, token by token.
+
+The weights are a pure function of the recipe and the corpus. A run that is killed goes on from its last checkpoint and
+ends in the same bytes, on one rank or on two; a run that is asked to stop saves first.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from allod.core.canonical import canonical_json, sha256_hex
+from allod.core.errors import Unavailable
+from allod.model.network import Network, Shape
+from allod.model.weights import save_model
+from allod.train.batches import Batches, Tokens
+from allod.train.bits import bits_per_byte
+from allod.train.checkpoints import FOLDER, Checkpoints
+from allod.train.curve import write_curve
+from allod.train.learner import Learner, Plan, whole_network
+from allod.train.peaks import matrix_peak, used_s, working_dtype
+from allod.train.ranks import joined
+from allod.train.recipe import Recipe
+from allod.train.runs import FILES
+from allod.train.schedule import Schedule
+from allod.train.shards import Shards
+from allod.train.sizes import batch_rows, shape_of
+from allod.train.work import Facts, Work
+
+MAX_VALIDATION_TOKENS = 1 << 20
+LAST_STEPS = 20  # whose mean is the final loss
+
+
+def run(work: Work) -> Facts:
+    """Writes `weights.safetensors`, `config.json`, `losses.jsonl` and `curve.png`.
+
+    Raises Invalid where the corpus is too small, the ranks cannot share a step, or a loss is not finite; Unavailable
+    (`interrupted`) when asked to stop, after what was learned is saved.
+    """
+    corpus = Shards(work.inputs["pack"], "train")
+    shape = shape_of(work.recipe.size, vocab=corpus.pack.vocab, context=work.recipe.pretrain.context)
+    with joined() as ranks:
+        learner = Learner(shape, plan_of(work.recipe, shape, corpus), ranks, seed=work.recipe.seed)
+        checkpoints = Checkpoints(work.output / FOLDER, _key(work), ranks)
+        begun_s = used_s(ranks.device)
+        num_steps = _learn(work, learner, checkpoints)
+        measured = _measured(learner, num_steps, used_s(ranks.device) - begun_s)
+        network = whole_network(learner.network)
+        if ranks.leads:
+            save_model(network, work.output)
+            write_curve(learner.losses.tolist(), work.output, tokens_per_step=learner.plan.tokens_per_step)
+        checkpoints.remove()
+        return {**measured, "bits_per_byte": _validate(network, work.inputs["pack"])}
+
+
+def plan_of(recipe: Recipe, shape: Shape, corpus: Tokens) -> Plan:
+    """What every step does, from a resolved recipe."""
+    batches = Batches(corpus, context=shape.context, rows=batch_rows(shape), seed=recipe.seed)
+    return Plan(batches, Schedule(recipe.steps), goldfish_k=recipe.pretrain.goldfish_k)
+
+
+def _learn(work: Work, learner: Learner, checkpoints: Checkpoints) -> int:
+    """Make the steps that are left to make. Returns how many those were."""
+    steps, tokens = learner.plan.schedule.steps, learner.plan.tokens_per_step
+    begin = checkpoints.load(learner.state)
+    saved_s = time.monotonic()
+    for step in range(begin, steps):
+        due = time.monotonic() - saved_s >= work.recipe.pretrain.checkpoint_every_s
+        stop, save = learner.ranks.any(work.should_stop(), due)
+        if stop or save:
+            checkpoints.save(step, learner.state)
+            saved_s = time.monotonic()
+        if stop:
+            raise Unavailable(
+                f"stopped after step {step} of {steps} because the machine was wanted back",
+                code="interrupted",
+                hint="start the same run again: it goes on from there",
+            )
+        loss = learner.learn(step)
+        work.report(f"pretraining, loss {loss:.2f}", (step + 1) * tokens, steps * tokens)
+    return steps - begin
+
+
+def _key(work: Work) -> str:
+    """What a checkpoint belongs to: everything that the weights depend on, but not how many ranks there are."""
+    recipe = work.recipe
+    parts: dict[str, str | int] = {
+        "context": recipe.pretrain.context,
+        "goldfish_k": recipe.pretrain.goldfish_k,
+        "pack": sha256_hex((work.inputs["pack"] / FILES).read_bytes()),
+        "seed": recipe.seed,
+        "size": recipe.size,
+        "steps": recipe.steps,
+    }
+    return sha256_hex(canonical_json(parts))
+
+
+def _measured(learner: Learner, num_steps: int, used: float) -> dict[str, int | float | str | None]:
+    """What the whole training took, and how fast its last `num_steps`, made in `used` seconds, were."""
+    shape, plan, ranks = learner.network.shape, learner.plan, learner.ranks
+    tokens = plan.schedule.steps * plan.tokens_per_step
+    speed = num_steps * plan.tokens_per_step / used / ranks.count if num_steps else None
+    peak = matrix_peak(ranks.device)
+    return {
+        "parameters": shape.num_parameters,
+        "steps": plan.schedule.steps,
+        "tokens": tokens,
+        "flops": tokens * shape.flops_per_token,
+        "loss": float(learner.losses[-LAST_STEPS:].mean()),
+        "cpu_s": time.process_time(),
+        "tokens_per_second_per_rank": speed,
+        "mfu_milli": round(1000 * speed * shape.flops_per_token / peak) if speed else None,
+        "matrix_peak_gflops": round(peak / 1e9),
+        "dtype": str(working_dtype(ranks.device)).removeprefix("torch."),
+        "ranks": ranks.count,
+    }
+
+
+def _validate(network: Network, pack: Path) -> float | None:
+    """Bits per byte of what is held out, or of its first part if that is long. None: nothing is held out."""
+    held_out = Shards(pack, "validation")
+    if held_out.num_tokens < 2:
+        return None
+    num_tokens = min(held_out.num_tokens, MAX_VALIDATION_TOKENS)
+    num_bytes = held_out.pack.num_validation_bytes * num_tokens / held_out.num_tokens
+    tokens = torch.from_numpy(held_out.window(0, num_tokens))
+    return bits_per_byte(network, tokens, num_bytes, context=network.shape.context)
