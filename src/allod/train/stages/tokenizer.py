@@ -1,0 +1,98 @@
+"""Stage `tokenizer`: byte-level BPE, learned from the run's own documents but for those that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import rustbpe
+
+from allod.core.errors import Invalid
+from allod.model.tokenizer_files import SPECIAL_TOKENS, SPLIT, write_tokenizer
+from allod.train.documents import read_documents
+from allod.train.held_out import HeldOut
+from allod.train.stopping import stop_if_asked
+from allod.train.work import Facts, Work
+
+MIN_VOCAB = 256 + len(SPECIAL_TOKENS)
+DOCUMENTS_AT_ONCE = 64  # waiting in memory while others are counted
+
+
+def run(work: Work) -> Facts:
+    """Writes `tokenizer.json` and `tokenizer_config.json`.
+
+    The vocabulary is smaller than the recipe's where the documents have no more pairs to merge. Raises Invalid
+    (`vocab_too_small`, `no_documents`).
+    """
+    vocab = work.recipe.tokenizer.vocab
+    if vocab < MIN_VOCAB:
+        raise Invalid(
+            f"a vocabulary of {vocab}; bytes and special tokens alone are {MIN_VOCAB}", code="vocab_too_small"
+        )
+    texts = _Texts(work)
+    learner = rustbpe.Tokenizer()
+    learner.train_from_iterator(
+        iter(texts), vocab_size=vocab - len(SPECIAL_TOKENS), buffer_size=DOCUMENTS_AT_ONCE, pattern=SPLIT
+    )
+    if not texts.num_documents:
+        raise Invalid("no document is left to learn a tokenizer from", code="no_documents")
+    tokens, merges = vocabulary(bytes(token) for token, _ in learner.get_mergeable_ranks())
+    write_tokenizer(work.output, tokens, merges)
+    return {
+        "vocab": len(tokens) + len(SPECIAL_TOKENS),
+        "num_documents": texts.num_documents,
+        "num_bytes": texts.num_bytes,
+    }
+
+
+def vocabulary(learned: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+    """Tokens in the order of learning, and the two earlier ones that each longer one is merged of.
+
+    rustbpe tells what it learned as texts alone: the two parts of a token are what the earlier merges make of it. A
+    token that they do not make into two (or that was there already) could never be met in a text, and is left out.
+    """
+    ranks: dict[bytes, int] = {}
+    merges: list[tuple[bytes, bytes]] = []
+    for token in learned:
+        if token in ranks:
+            continue
+        if len(token) > 1:
+            parts = _merged(token, ranks)
+            if len(parts) != 2:
+                continue
+            merges.append((parts[0], parts[1]))
+        ranks[token] = len(ranks)
+    return list(ranks), merges
+
+
+def _merged(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+    """`token` in parts, after the merges known so far: always the earliest-learned pair, the leftmost of equals."""
+    parts = [token[place : place + 1] for place in range(len(token))]
+    while len(parts) > 2:
+        known = [(ranks.get(left + right), place) for place, (left, right) in enumerate(pairwise(parts))]
+        best = min(((rank, place) for rank, place in known if rank is not None), default=None)
+        if best is None:
+            break
+        place = best[1]
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
+
+
+class _Texts:
+    """The texts to learn from, counted as they pass."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.num_documents = 0
+        self.num_bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        held_out = HeldOut(self._work.recipe)
+        for document in read_documents(self._work.inputs["dedupe"]):
+            stop_if_asked(self._work)
+            if document in held_out:
+                continue
+            self.num_documents += 1
+            self.num_bytes += len(document.text.encode())
+            self._work.report("documents", self.num_documents, 0)
+            yield document.text

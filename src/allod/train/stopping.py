@@ -1,0 +1,12 @@
+"""How a stage ends when the machine is wanted back."""
+
+from __future__ import annotations
+
+from allod.core.errors import Unavailable
+from allod.train.work import Work
+
+
+def stop_if_asked(work: Work) -> None:
+    """Raise Unavailable (`interrupted`) once the machine is wanted back. Cheap enough for every document."""
+    if work.should_stop():
+        raise Unavailable("stopped because the machine was wanted back", code="interrupted")
