@@ -5,31 +5,56 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contracts.adapters import made_adapter
 
 from allod.app.engine import run_engine
 from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Piece, Sampling
-from allod.serve.engine import Engine
+from allod.serve.engine import Engine, LoadedAdapter
+from allod.serve.engines.echo import EchoEngine
 
 RunEngine = Callable[[], AbstractAsyncContextManager[Engine]]
 
 
 @pytest.fixture(params=["echo", pytest.param("smollm2-135m", marks=pytest.mark.slow)])
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> RunEngine:
-    if request.param != "echo":
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which engine, by the model that makes it."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def running(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> RunEngine:
+    if kind != "echo":
         weights_path: Path = request.getfixturevalue("weights")
         (tmp_path / "store").symlink_to(weights_path.parents[2])
-    settings = load_settings({"model.name": request.param, "model.context_tokens": 512}, home=tmp_path)
+    settings = load_settings({"model.name": kind, "model.context_tokens": 512}, home=tmp_path)
     weights = prepare_weights(settings, lambda what, done, total: None)
     return lambda: run_engine(settings, weights)
+
+
+@pytest.fixture
+def adapted(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> RunEngine:
+    """The same engine with two adapters beside its model."""
+    if kind == "echo":
+        adapters = tuple(LoadedAdapter(name, f"sha256:{'0' * 64}") for name in ("one", "two"))
+        return lambda: nullcontext(EchoEngine(adapters=adapters))
+    request.getfixturevalue("running")
+    settings = load_settings({"model.name": kind, "model.context_tokens": 512}, home=tmp_path)
+    weights = prepare_weights(settings, lambda what, done, total: None)
+    assert weights is not None
+    adapters = tuple(
+        made_adapter(tmp_path / f"{name}.gguf", name, seed=seed, base=kind) for seed, name in enumerate(("one", "two"))
+    )
+    return lambda: run_engine(settings, replace(weights, adapters=adapters))
 
 
 def chat(text: str = "Name three colours of the rainbow.", **changes: Any) -> Chat:
@@ -145,6 +170,40 @@ async def test_a_computed_prompt_is_reused_under_its_own_salt_only(running: RunE
             whole = await engine.complete(chat(), salt=f"{number}")
             _, streamed = await collect(engine.stream(chat(), salt=f"{number} streamed"))
             assert (whole.usage.cached_tokens, streamed.usage.cached_tokens) == (0, 0)
+
+
+async def test_an_adapter_answers_by_its_name(adapted: RunEngine, running: RunEngine) -> None:
+    """It says something else than the model; and the model, beside adapters, what it says without any: every digit."""
+    async with running() as engine:
+        alone = await engine.complete(chat(top_logprobs=1), salt="s")
+    async with adapted() as engine:
+        names = [each.name for each in engine.info.adapters]
+        told = {name: await engine.complete(chat(model=name, top_logprobs=1), salt="s") for name in ("m", *names)}
+    assert told["m"] == alone
+    assert len({each.content for each in told.values()}) == 3
+
+
+async def test_adapters_side_by_side_answer_as_they_do_alone(adapted: RunEngine) -> None:
+    """Interleaved over all slots, each token of a greedy answer is the one that the adapter chooses by itself."""
+    async with adapted() as engine:
+        names = ["m", *(each.name for each in engine.info.adapters)]
+        alone = {name: (await engine.complete(chat(model=name), salt=f"alone {name}")).content for name in names}
+        asked = names * 4
+        together = await asyncio.gather(
+            *(engine.complete(chat(model=name), salt=f"{number}") for number, name in enumerate(asked))
+        )
+    assert [each.content for each in together] == [alone[name] for name in asked]
+
+
+async def test_a_computed_prompt_is_reused_under_its_own_adapter_only(adapted: RunEngine) -> None:
+    """One tenant asks the same of each in turn, more often than there are slots."""
+    async with adapted() as engine:
+        names = ["m", *(each.name for each in engine.info.adapters)]
+        for round_number in range(engine.info.slots):
+            for name in names:
+                told = await engine.complete(chat(f"Say {round_number}.", model=name), salt="s")
+                if round_number == 0:
+                    assert told.usage.cached_tokens == 0
 
 
 async def test_embeddings_are_vectors_or_a_clear_no(running: RunEngine) -> None:

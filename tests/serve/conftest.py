@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +142,13 @@ def front(tmp_path: Path) -> MakeFront:
 
     @asynccontextmanager
     async def make(
-        engine: Any, *, num_running: int = 4, num_waiting: int = 4, calls: FileCalls | None = None, **changes: Any
+        engine: Any,
+        *,
+        adapters: Sequence[ServedModel] = (),
+        num_running: int = 4,
+        num_waiting: int = 4,
+        calls: FileCalls | None = None,
+        **changes: Any,
     ) -> AsyncGenerator[Front, None]:
         loop = asyncio.get_running_loop()
 
@@ -162,11 +168,13 @@ def front(tmp_path: Path) -> MakeFront:
         quotas = Quotas(MemoryStore(), gateway="a")
         gateway = Gateway(
             model=SERVED,
+            adapters=adapters,
             keys=KeyRing(NATION),
             controls=Controls(
                 policy=POLICY,
                 nation=NATION,
                 model=Model("m", NATION.lowest),
+                adapters=[Model(each.name, NATION.label(each.tier, markings=each.markings)) for each in adapters],
                 site=lambda: Site("north", "GB", NATION.tiers[0], engine.info.seal),
             ),
             allowance=Allowance(quotas, PRICES, context_tokens=lambda: engine.info.context_tokens),

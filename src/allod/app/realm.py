@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from allod.app.home import now_ms
@@ -132,6 +133,7 @@ def _gateway(
     """`models` begins with the one that the others are adapters over."""
     site = settings.realm
     model, *adapters = (_described(served, opened.nation) for served in models)
+    adapters = [replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters]  # made from both
     return Gateway(
         model=models[0],
         adapters=models[1:],
