@@ -1,0 +1,107 @@
+"""Jobs on this machine: a process group each, so that a signal reaches every rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from allod.core.errors import Invalid, Unavailable
+from allod.fleet.executor import Report
+from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, JobStatus, State, ended, torchrun_command
+from allod.fleet.waiting import wait_until_over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalOptions:
+    """`environment` is all that jobs are given beside their own; `grace_s` lies between asking to end and killing."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    poll_s: float = 0.2
+    grace_s: float = 30.0
+
+
+@dataclass(slots=True)
+class _Started:
+    process: subprocess.Popen[bytes]
+    deadline: float
+    final: JobStatus | None = None
+
+
+class LocalExecutor:
+    """Runs at once, side by side. Its jobs are this process's children: `close` ends those that are left."""
+
+    def __init__(self, options: LocalOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options = options
+        self._clock = clock
+        self._jobs: dict[JobId, _Started] = {}
+
+    def submit(self, job: Job) -> JobId:
+        """Start it. Raises Unavailable (`job_not_started`) if the system refuses, Invalid for more than one node."""
+        if job.nodes != 1:
+            raise Invalid(f"{job.name} wants {job.nodes} nodes; this machine is one", code="job_nodes")
+        command = torchrun_command(job.ranks_per_node, job.command, python=job.python)
+        try:
+            with (job.folder / OUTPUT_FILE).open("ab") as out:
+                process = subprocess.Popen(
+                    command,
+                    cwd=job.folder,
+                    env={**self._options.environment, **job.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise Unavailable(f"{job.name} could not be started: {error}", code="job_not_started") from error
+        id = str(process.pid)
+        self._jobs[id] = _Started(process, self._clock() + job.walltime_s if job.walltime_s else float("inf"))
+        return id
+
+    def state(self, id: JobId) -> JobStatus:
+        """Where it stands; a job past its walltime is ended by this."""
+        started = self._started(id)
+        if started.final is None and started.process.poll() is not None:
+            started.final = ended(started.process.returncode)
+        if started.final is None and self._clock() > started.deadline:
+            self._end(started, JobStatus(State.FAILED, reason="walltime"))
+        return started.final or JobStatus(State.RUNNING)
+
+    def cancel(self, id: JobId) -> None:
+        """Ask it to end, and kill what has not ended in time."""
+        if not self.state(id).state.is_over:
+            self._end(self._started(id), JobStatus(State.CANCELLED))
+
+    def wait(self, id: JobId, report: Report) -> JobStatus:
+        """Until it is over."""
+        return wait_until_over(lambda: self.state(id), report, lambda: time.sleep(self._options.poll_s))
+
+    def interrupt(self, id: JobId) -> None:
+        """Tell every rank that the machine is wanted back: it saves and ends with status 75."""
+        if not self.state(id).state.is_over:
+            os.killpg(self._started(id).process.pid, signal.SIGUSR1)
+
+    def close(self) -> None:
+        """Cancel every job that still runs."""
+        for id in self._jobs:
+            self.cancel(id)
+
+    def _end(self, started: _Started, final: JobStatus) -> None:
+        """End the whole group: a rank that outlives the process that started it would hold the job's files."""
+        group = started.process.pid
+        os.killpg(group, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            started.process.wait(self._options.grace_s)
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        started.process.wait()
+        started.final = final
+
+    def _started(self, id: JobId) -> _Started:
+        if id not in self._jobs:
+            raise Invalid(f"there is no job {id!r}", code="job_unknown")
+        return self._jobs[id]
