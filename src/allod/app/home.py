@@ -35,6 +35,8 @@ class Home:
         self._realm = path / "realm"
         self.salts = path / "keys" / "salts.key"
         self.log_key = path / "keys" / "receipts.key"
+        self.models_key = path / "keys" / "models.key"
+        self.models_pub = path / "keys" / "models.pub"
 
     def make(self) -> None:
         """The directory, for its owner only."""

@@ -93,13 +93,13 @@ def _card(facts: ReleaseFacts) -> dict[str, JsonValue]:
     }
 
 
-def _figures(value: Mapping[str, Any], prefix: str, depth: int = 8) -> Iterator[tuple[str, str]]:
+def _figures(value: Any, path: str, depth: int = 8) -> Iterator[tuple[str, str]]:
     """Every figure and verdict of an evaluation, by its path."""
-    for name, item in value.items():
-        if isinstance(item, Mapping) and depth:
-            yield from _figures(item, f"{prefix}{name}.", depth - 1)
-        elif isinstance(item, (str, int)):
-            yield f"{prefix}{name}", str(item).lower() if isinstance(item, bool) else str(item)
+    if isinstance(value, (Mapping, list)) and depth:
+        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _figures(item, f"{path}.{name}" if path else str(name), depth - 1)
+    elif isinstance(value, (str, int)):
+        yield path, str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _dataset(source: SourceRecord, use: SourceUse) -> dict[str, JsonValue]:

@@ -53,7 +53,7 @@ class GgufHeader:
     template_digest: str
     has_template: bool
     pooling: int
-    derivation: str
+    derivation: str = ""
 
     @property
     def can_embed(self) -> bool:

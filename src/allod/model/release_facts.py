@@ -60,8 +60,9 @@ class ReleaseFacts:
     @property
     def licence(self) -> str:
         """An SPDX expression that asks for what every source, and the base model, asks for."""
-        licences = {source.licence for source in self.sources} | ({str(self.base["licence"])} if self.base else set())
-        return " AND ".join(f"({one})" if " " in one and len(licences) > 1 else one for one in sorted(licences))
+        said = [*(source.licence for source in self.sources), *([str(self.base["licence"])] if self.base else [])]
+        parts = {part for one in said for part in ([f"({one})"] if " OR " in one else one.split(" AND "))}
+        return said[0] if set(said) == {said[0]} else " AND ".join(sorted(parts))
 
     @property
     def origin(self) -> str:

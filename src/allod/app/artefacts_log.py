@@ -1,0 +1,124 @@
+"""The realm's artefacts log as releases use it: read whole, appended to, believed for its key alone.
+
+ALLOD_HOME/logs/artefacts        the log, which policies share        ALLOD_HOME/keys/artefacts.key   its key
+ALLOD_HOME/releases/<hex>.json   the bundle of a release's statement; made after it is in the log
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from allod.app.policies import open_policies
+from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.secret_files import make_private_directory
+from allod.core.statements import check_statement
+from allod.core.training_statements import check_artefact_statement
+from allod.core.whole_files import write_whole
+from allod.prove.bundle import MAX_BUNDLE_BYTES
+from allod.prove.folders import read_plain_file
+from allod.prove.heads import TreeHead
+from allod.prove.log import Entry, Log, bundle_for, open_log
+from allod.prove.notes import VerifierKey
+from allod.prove.releases import LoggedRelease, Releases, read_releases
+from allod.prove.trust import Trust
+from allod.prove.verify import verify
+from allod.settings import Settings
+
+TRIES, PAUSE_S = 100, 0.1  # while another process appends: a policy, or another run's stage
+
+Make = Callable[[LoggedRelease | None], bytes | None]
+"""A release's statement, given the newest one of the same file; None: that one is it."""
+
+
+class ArtefactsLog:
+    """The log of the realm that the settings name. For one thread at a time; blocks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._policies = open_policies(settings)
+        self._directory = settings.home / "logs" / "artefacts"
+        self._bundles = settings.home / "releases"
+        self._folders_of_bundles = (settings.home / "policies", self._bundles)
+
+    @property
+    def key(self) -> VerifierKey:
+        """What its tree heads are verified with. Raises Invalid."""
+        return self._policies.key().verifier
+
+    def releases(self) -> Releases:
+        """Every release. Raises Invalid: (`no_log`), (`log_damaged`) or (`bad_bundle`) for a log that was put back."""
+        key = self.key
+        return read_releases(self._directory, key, self._known_heads(key))
+
+    def append(self, statements: Sequence[bytes]) -> None:
+        """Append those that are not there yet, all or none.
+
+        Raises Unavailable (`log_locked`) if the log stays another's, Invalid (`statement_differs`) where one of the
+        same id is there and says something else.
+        """
+        with self._open() as log:
+            _append_missing(log, statements)
+
+    def append_release(self, digest: str, manifests: Sequence[bytes], make: Make) -> LoggedRelease:
+        """Append the release of the file with this digest and its stages, in one batch; then keep its bundle.
+
+        What is there already is not appended again. Raises what `append` and `releases` raise.
+        """
+        with self._open() as log:
+            found = self.releases().of(digest)
+            statement = make(found)
+            if statement is not None:
+                _append_missing(log, [*manifests, statement])
+                artefact = check_artefact_statement(statement)
+                found = LoggedRelease(log.find(artefact.id).leaf, artefact)
+            if found is None:
+                raise Invalid("there is nothing to log", code="no_release")
+            make_private_directory(self._bundles)
+            bundle = bundle_for(log, found.artefact.id).decode()
+            write_whole(self._bundles / f"{digest.removeprefix('sha256:')}.json", bundle)
+        return found
+
+    def _known_heads(self, key: VerifierKey) -> list[TreeHead]:
+        """Tree heads that the log has had: that of each bundle. Raises Invalid (`bad_bundle`) for a false one."""
+        heads = []
+        for folder in self._folders_of_bundles:
+            for path in sorted(folder.glob("*.json")):
+                try:
+                    bundle = read_plain_file(path, limit_bytes=MAX_BUNDLE_BYTES)
+                    heads.append(verify(bundle, Trust((key,))).head)
+                except AllodError as error:
+                    raise Invalid(
+                        f"the bundle {path.name} does not verify: {error.message}", code="bad_bundle"
+                    ) from error
+        return heads
+
+    @contextmanager
+    def _open(self) -> Iterator[Log]:
+        """The log for this process alone, once nobody else has it."""
+        key = self._policies.key()
+        for number in range(TRIES):
+            try:
+                log = open_log(self._directory, key)
+                break
+            except Unavailable as error:
+                if error.code != "log_locked" or number == TRIES - 1:
+                    raise
+                time.sleep(PAUSE_S)
+        with closing(log):
+            yield log
+
+
+def _append_missing(log: Log, statements: Sequence[bytes]) -> None:
+    entries = []
+    for statement in statements:
+        checked = check_statement(statement)
+        try:
+            logged = log.statement(checked.id)
+        except Invalid:
+            entries.append(Entry(statement, checked.id))
+        else:
+            if logged != statement:
+                raise Invalid(f"the log has another statement with the id {checked.id}", code="statement_differs")
+    if entries:
+        log.append(entries)

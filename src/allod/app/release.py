@@ -1,0 +1,307 @@
+"""The end of a run: everything is checked once more, then signed, put into the store, and logged.
+
+    1 check    every manifest, file and link of the chain; the evaluation is of the weights that are exported
+    2 render   passport, bill of materials and public summary, from the manifests alone
+    3 sign     the folder as a whole, and read it back as a stranger would
+    4 store    by one rename: the whole release, or nothing
+    5 log      the stages' manifests and the release's statement, in one batch: with that, and not before, it has a name
+
+Killed anywhere, the next try completes it: what is in the store already is not made again but verified.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from allod.app.artefacts_log import ArtefactsLog
+from allod.app.engine import ECHO
+from allod.app.home import Home
+from allod.app.policies import nation_of
+from allod.core.canonical import JsonValue, check_canonical, sha256_hex
+from allod.core.errors import Invalid
+from allod.core.labels import Label
+from allod.core.training_statements import artefact_statement, check_artefact_statement
+from allod.core.whole_files import write_whole
+from allod.model.bom import BOM_FILE, bom
+from allod.model.gguf import GgufHeader, read_header
+from allod.model.passport import PASSPORT_FILE, passport, read_passport
+from allod.model.records import SourceRecord, read_dropped, read_json, read_records, read_sources
+from allod.model.release_facts import ReleaseFacts, SourceUse
+from allod.model.released import LINEAGE, MODEL_FILES, MODEL_SET, RECORDS, WEIGHTS_FILES, copy_in, place, write_in
+from allod.model.store import Progress, Store
+from allod.model.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
+from allod.prove.folders import read_plain_file
+from allod.prove.lineage import Chain, Stage, chain_of, rows_of
+from allod.prove.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
+from allod.prove.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder
+from allod.prove.releases import (
+    DOCUMENT_FILES,
+    FILES,
+    MANIFEST,
+    LoggedRelease,
+    check_release,
+    read_chain,
+    read_stage_folder,
+)
+from allod.settings import Settings, load_catalogue
+from allod.train.recipe import Source
+from allod.train.runs import check_files
+from allod.train.sources.licences import check_licence
+
+_EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}
+_STAGES = frozenset(RECORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A release: `digest` is of the file that is served, `entry` the number of its statement in the log."""
+
+    name: str
+    kind: str
+    digest: str
+    root: str
+    folder: Path
+    statement: str
+    entry: int
+
+
+def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progress) -> Released:
+    """Release what the run in `run_folder` made. Doing it again changes nothing.
+
+    Raises Invalid (`bad_lineage`, `stage_changed`, `not_evaluated`, `licence_refused`, `model_name`) for a run that
+    must not be released, VerificationError where a release in the store is not what was signed, and Unavailable
+    (`log_locked`, `store_unusable`) for what may work later.
+    """
+    report("checking the run", 0, 0)
+    run = _Run(run_folder)
+    _check_name(run.name)
+    target = Home(settings.home).store / run.digest.removeprefix("sha256:")
+    log, key = ArtefactsLog(settings), models_key(settings)
+    if not target.exists():
+        report("signing the release", 0, 0)
+        _make(settings, run, target, key, now_ms=now_ms)
+    report("verifying the release", 0, 0)
+    kept = _Kept(settings, target, now_ms=now_ms)
+    if (kept.name, kept.chain.root) != (run.name, run.chain.root):
+        raise Invalid(
+            f"the same file is released as {kept.name} already", code="model_name", hint="give the recipe that name"
+        )
+    kept.check(key.public)
+    logged = log.append_release(run.digest, kept.manifests(), kept.statement_beside)
+    artefact = logged.artefact
+    return Released(
+        artefact.name, artefact.kind, artefact.artefact_digest, artefact.derivation, target, artefact.id, logged.entry
+    )
+
+
+def log_statements(settings: Settings, statements: Sequence[bytes]) -> None:
+    """Append statements to the artefacts log, but for those that are in it already (by their id).
+
+    Raises Unavailable (`log_locked`) if another process keeps the log, Invalid for what is no statement.
+    """
+    ArtefactsLog(settings).append(statements)
+
+
+def models_key(settings: Settings) -> ModelKey:
+    """The realm's key for models, made on first use; its public half lies beside it as `models.pub`."""
+    home = Home(settings.home)
+    if not home.models_key.exists():
+        create_model_key(home.models_key)
+    key = load_model_key(home.models_key)
+    if not home.models_pub.exists() or home.models_pub.read_bytes() != key.public.pem:
+        write_whole(home.models_pub, key.public.pem.decode())
+    return key
+
+
+class _Run:
+    """A finished run, read and checked: nothing below believes more of it than this."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        found = [path for path in sorted(folder.iterdir()) if path.name in _STAGES]
+        self.chain = chain_of(read_stage_folder(path) for path in found)
+        for stage in self.chain.stages:
+            check_files(folder / stage.name, stage.statement.files)
+        export = self.chain.export
+        self.name = str(export.statement.predicate["parameters"].get("name"))
+        self.served = folder / export.name / _served_file(self.chain)
+        if self.served.name not in export.files:
+            raise Invalid(f"the stage {export.name} made no {self.served.name}", code="bad_lineage")
+        self.digest = f"sha256:{export.files[self.served.name].sha256}"
+        self.header = _header(self.served, self.chain)
+        self.sources = _licensed(folder)
+        self.evaluation = _evaluation(folder, self.chain)
+
+    def used(self) -> dict[str, SourceUse]:
+        """What of each source was learnt from."""
+        used: dict[str, SourceUse] = {}
+        packed = "pack" if self.chain.kind == "model" else "adapt"
+        for document in read_records(self.folder / packed / "documents.jsonl"):
+            used.setdefault(document.source, SourceUse()).count(document)
+        return used
+
+    def dropped(self) -> dict[str, int]:
+        """How many documents each rule dropped."""
+        reports = [read_dropped(self.folder / stage / "report.json") for stage in ("clean", "dedupe")]
+        return dict(Counter(rule for report in reports for rule in report.values()))
+
+
+def _served_file(chain: Chain) -> str:
+    """The last of the quantised files, or f16 where there is none; an adapter's is its only one."""
+    if chain.kind == "adapter":
+        return WEIGHTS_FILES["adapter"]
+    parameters = chain.export.statement.predicate["parameters"]
+    kinds = parameters.get("quantise") or ["f16"]
+    return f"{parameters.get('name')}-{kinds[-1]}.gguf"
+
+
+def _header(path: Path, chain: Chain) -> GgufHeader:
+    header = read_header(path, is_adapter=chain.kind == "adapter")
+    if header.derivation != chain.root:
+        raise Invalid(f"{path.name} carries the digest of another history", code="bad_lineage")
+    return header
+
+
+def _licensed(folder: Path) -> tuple[SourceRecord, ...]:
+    """The sources, each under terms that permit training."""
+    sources = read_sources(folder / "source" / "sources.json")
+    for one in sources:
+        check_licence(Source(one.name, one.kind, one.licence, one.jurisdiction, one.origin, one.date))
+    return sources
+
+
+def _evaluation(folder: Path, chain: Chain) -> Mapping[str, Any]:
+    """The evaluation, if it is of the weights that are exported. Raises Invalid (`not_evaluated`)."""
+    stage, weights = _EVALUATED[chain.kind]
+    evaluation = read_json(folder / stage / "evaluation.json")
+    learnt = chain.learnt.files.get(weights)
+    if not isinstance(evaluation, dict) or learnt is None or evaluation.get("weights") != f"sha256:{learnt.sha256}":
+        raise Invalid(
+            "the evaluation is not of the weights that were exported: without one nothing is released",
+            code="not_evaluated",
+        )
+    check_canonical(evaluation)
+    return evaluation
+
+
+def _check_name(name: str) -> None:
+    """A name leads to one model: none of the catalogue's, and nothing that means a file."""
+    taken = {ECHO, "auto", *(entry.name for entry in load_catalogue())}
+    if name in taken or name.endswith(".gguf"):
+        raise Invalid(
+            f"{name!r} cannot be the name of a release: it already means something else",
+            code="model_name",
+            hint="give the recipe another name",
+        )
+
+
+def _make(settings: Settings, run: _Run, target: Path, key: ModelKey, *, now_ms: int) -> None:
+    """Put the release together beside its place, check it as a stranger would, and move it there."""
+    store = Store(target.parent)
+    store.sweep()
+    with store.workspace() as workspace:
+        staged = workspace / "staged"
+        staged.mkdir(mode=0o700)
+        _copy(run, staged)
+        _render(settings, run, staged)
+        (staged / SIGNATURE_FILE).write_bytes(sign_folder(staged, key, name=run.name))
+        _Kept(settings, staged, now_ms=now_ms).check(key.public)
+        place(staged, target)
+
+
+def _copy(run: _Run, staged: Path) -> None:
+    copy_in(run.served, staged / WEIGHTS_FILES[run.chain.kind])
+    if run.chain.kind == "model":
+        for name in MODEL_FILES:
+            if name in run.chain.export.files:
+                copy_in(run.served.parent / name, staged / MODEL_SET / name)
+    for stage in run.chain.stages:
+        for name in (MANIFEST, FILES, *(name for name in RECORDS[stage.name] if name in stage.files)):
+            copy_in(run.folder / stage.name / name, staged / LINEAGE / stage.name / name)
+
+
+def _render(settings: Settings, run: _Run, staged: Path) -> None:
+    facts = ReleaseFacts(
+        name=run.name,
+        kind=run.chain.kind,
+        digest=run.digest,
+        root=run.chain.root,
+        publisher=settings.realm.name,
+        country=settings.realm.jurisdiction,
+        stages=[stage.statement for stage in run.chain.stages],
+        sources=run.sources,
+        used=run.used(),
+        dropped=run.dropped(),
+        evaluation=run.evaluation,
+        architecture=run.header.architecture,
+        num_parameters=run.header.num_parameters,
+        label=_label(settings, run.chain.stages),
+        base=run.chain.base,
+    )
+    write_in(staged / PASSPORT_FILE, passport(facts))
+    write_in(staged / BOM_FILE, bom(facts))
+    write_in(staged / SUMMARY_FILE, summary(facts))
+    text = summary_text(read_json(staged / SUMMARY_FILE))
+    write_in(staged / SUMMARY_TEXT_FILE, text.encode())
+
+
+def _label(settings: Settings, stages: Sequence[Stage]) -> dict[str, JsonValue]:
+    """Never lower than that of any stage."""
+    nation = nation_of(settings)
+    try:
+        labels = [nation.label(**stage.statement.predicate["label"]) for stage in stages]
+    except TypeError as error:
+        raise Invalid("a stage's label is none", code="bad_lineage") from error
+    return reduce(Label.join, labels).as_json()
+
+
+class _Kept:
+    """A release's folder, and what the log is to say of it: all taken from the folder alone."""
+
+    def __init__(self, settings: Settings, folder: Path, *, now_ms: int) -> None:
+        self.folder = folder
+        self.chain = read_chain(folder)
+        told = read_passport(self._read(PASSPORT_FILE))
+        self.name = told.name
+        digests = {
+            what: f"sha256:{sha256_hex(self._read(name))}"
+            for what, name in {**DOCUMENT_FILES, "signature": SIGNATURE_FILE}.items()
+        }
+        self._statement = artefact_statement(
+            {
+                "id": f"artefact_{secrets.token_hex(16)}",
+                "at": {"start_ms": now_ms, "end_ms": now_ms},
+                "kind": self.chain.kind,
+                "name": told.name,
+                "digest": told.digest,
+                "base": self.chain.base["sha256"] if self.chain.base else None,
+                "derivation": self.chain.root,
+                "stages": rows_of(self.chain),
+                "label": _label(settings, self.chain.stages),
+                **digests,
+            }
+        )
+
+    def check(self, public_key: ModelPublicKey) -> None:
+        """Verify it as a stranger would. Its stages are about to be logged with it. Raises VerificationError."""
+        trainings = {stage.statement.digest for stage in self.chain.stages}
+        check_release(self.folder, check_artefact_statement(self._statement), public_key, trainings=trainings)
+
+    def manifests(self) -> list[bytes]:
+        """The stages' manifests, in their order."""
+        return [self._read(f"{LINEAGE}/{stage.name}/{MANIFEST}") for stage in self.chain.stages]
+
+    def statement_beside(self, found: LoggedRelease | None) -> bytes | None:
+        """The statement to log; None where `found` is of this very folder."""
+        fresh = check_artefact_statement(self._statement).predicate
+        same = found is not None and found.artefact.predicate["signature"] == fresh["signature"]
+        return None if same else self._statement
+
+    def _read(self, name: str) -> bytes:
+        return read_plain_file(self.folder / name, limit_bytes=MAX_SIGNATURE_BYTES)
