@@ -87,6 +87,9 @@ class Seal:
         """No core file with prompts in it, and no file, the log included, grown past the limit."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         size = self._options.max_file_bytes
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if hard != resource.RLIM_INFINITY:
+            size = min(size, hard)  # what our caller was not given, we cannot give
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     def _namespaces(self) -> None:

@@ -4,8 +4,8 @@
                          ╙ the PID namespace begins here
 
 The kernel ends a PID namespace with its first process. The first must not be the command: a first process ignores the
-signals it has no handler for, and must reap the orphans. The keeper stands outside and dies with the launcher; the first
-dies with the keeper; and with the first, in one stroke, all the others. Signals are handed down, SIGQUIT ends the lot.
+signals it has no handler for, and must reap the orphans. The keeper stands outside and dies with the launcher; the
+first dies with the keeper, and with it, at one stroke, all the others. Signals are handed down; SIGQUIT ends the lot.
 """
 
 from __future__ import annotations

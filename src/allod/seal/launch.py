@@ -36,6 +36,8 @@ _ENTRY_TIMEOUT_S = 30.0
 _KEEPER_TIMEOUT_S = 5.0
 _CREDENTIALS = struct.Struct("3i")  # process, user, group (unix(7))
 
+Evidence = dict[str, JsonValue]
+
 _HINTS = {
     "namespaces": "allow unprivileged user namespaces (sysctl user.max_user_namespaces, "
     "kernel.unprivileged_userns_clone=1, or an AppArmor profile with `userns`)",
@@ -51,8 +53,9 @@ class SealOptions:
 
     `command[0]` is an absolute path of an ELF executable. `socket_dir` (mode 0700, ours) is where it may make Unix
     sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere; what it
-    prints, to `output_fd` where that is given. An island may also execute `execute_paths` and, in `scratch_dir`, make
-    whatever it wants. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit` leaves parts out for the suite.
+    prints goes to `output_fd` where that is given. An island may also execute `execute_paths` and make in
+    `scratch_dir` what it likes. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit`
+    leaves parts out for the suite.
     """
 
     command: tuple[str, ...]
@@ -72,16 +75,18 @@ class SealOptions:
 
 class SealedProcess:
     """A started process. `kind` is the profile's name, `partial:no-<part>+no-<part>` or `none`; `missing` gives the
-    reasons. `pid` is the command's, which an island's launcher does not wait for itself (group.py)."""
+    reasons. `pid` is the command's, which an island's launcher does not wait for itself (group.py). `at_start` is the
+    evidence from before its first instruction."""
 
-    def __init__(self, process: subprocess.Popen[bytes], pid: int, facts: SealFacts) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, pid: int, facts: SealFacts, at_start: Evidence) -> None:
         self._process = process
         self.facts = facts
+        self.at_start = at_start
         self.pid = pid
         self.kind = facts.kind
         self.missing = facts.missing
 
-    def evidence(self) -> dict[str, JsonValue]:
+    def evidence(self) -> Evidence:
         """What the kernel says of it now (evidence.py). Raises Unavailable once it has ended."""
         if self.poll() is not None:
             raise Unavailable(f"process {self.pid} has ended", code="engine_gone")
@@ -126,12 +131,12 @@ def start(options: SealOptions) -> SealedProcess:
         with theirs:
             process = _spawn(options, theirs.fileno())
         try:
-            pid, facts = _shake_hands(ours)
+            pid, facts, at_start = _shake_hands(ours)
         except BaseException:
             process.kill()
             process.wait()
             raise
-    return SealedProcess(process, pid, facts)
+    return SealedProcess(process, pid=pid, facts=facts, at_start=at_start)
 
 
 def python_read_paths() -> tuple[Path, ...]:
@@ -225,8 +230,8 @@ def _open_output(log_path: Path | None) -> int:
     return os.open(log_path, flags, 0o600) if log_path else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
-def _shake_hands(wrapper: socket.socket) -> tuple[int, SealFacts]:
-    """Hear what was entered, see that the kernel agrees, and only then let the command run. Its number, and facts."""
+def _shake_hands(wrapper: socket.socket) -> tuple[int, SealFacts, Evidence]:
+    """Hear what was entered, see that the kernel agrees, and only then let the command run. Who and what it is."""
     wrapper.settimeout(_ENTRY_TIMEOUT_S)
     with wrapper.makefile("rwb") as lines:
         try:
@@ -234,8 +239,9 @@ def _shake_hands(wrapper: socket.socket) -> tuple[int, SealFacts]:
             if not report:
                 raise Unavailable("the wrapper ended without a word", code="engine_not_started", hint="see its log")
             facts = _facts(json.loads(report))
+            found = evidence(pid, facts=facts)
             if not facts.missing:
-                _confirm(pid, facts)
+                _confirm(found)
             lines.write(GO)
             lines.flush()
             failure = lines.readline()  # empty: exec closed the wrapper's end
@@ -243,7 +249,7 @@ def _shake_hands(wrapper: socket.socket) -> tuple[int, SealFacts]:
             raise Unavailable(f"the wrapper did not answer: {error}", code="engine_not_started") from error
     if failure:
         raise Unavailable(f"the command did not start: {json.loads(failure)['exec_error']}", code="engine_not_started")
-    return pid, facts
+    return pid, facts, found
 
 
 def _first_line(wrapper: socket.socket) -> tuple[int, bytes]:
@@ -282,9 +288,9 @@ def _kind(name: str, missing: Mapping[str, str]) -> str:
     return "partial:" + "+".join(f"no-{part}" for part in missing) if missing else name
 
 
-def _confirm(pid: int, facts: SealFacts) -> None:
+def _confirm(found: Evidence) -> None:
     """Believe the kernel, not the wrapper: every row of the description must hold."""
-    wrong = [row for row in describe(evidence(pid, facts=facts)) if not row["ok"]]
+    wrong = [row for row in describe(found) if not row["ok"]]
     if wrong:
         rows = "; ".join(f"{row['name']}: {row['value']}, expected {row['expected']}" for row in wrong)
         raise Unavailable(f"the kernel does not confirm the seal: {rows}", code="seal_incomplete")

@@ -1,8 +1,9 @@
 """The profile `island`: a group of processes (torch.distributed, vLLM) that reach one another by loopback.
 
 Here the namespaces are the wall and the filter is the moat: no family of sockets that ignores a network namespace
-(VSOCK), no hand-made packets, no way to another namespace or another process's memory, and none of the large doors into
-the kernel (bpf, io_uring, perf, userfaultfd, keys). Whom a signal or a path can reach, the PID namespace and the root decide.
+(VSOCK), no hand-made packets, no way to another namespace or another process's memory, and none of the large doors
+into the kernel (bpf, io_uring, perf, userfaultfd, keys). Whom a signal or a path can reach is for the PID namespace
+and the root to say.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _IOCTLS = (
 )
 
 
-def rules(own_pid: int) -> dict[str, Rule]:  # noqa: ARG001 - the PID namespace bounds signals, not the filter
+def rules(own_pid: int) -> dict[str, Rule]:
     """The calls that are allowed with these arguments only."""
     return {
         "socket": (*_internet(), *_any_kind(socket.AF_UNIX), *_questions_of_routes()),

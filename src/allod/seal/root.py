@@ -1,8 +1,8 @@
 """A root of its own: a file system in which there is nothing but what was granted.
 
-Landlock lets `connect` pass to a Unix socket by its path, `stat` to any file and `chmod` to one's own; what is not there
-cannot be reached at all. What may only be read is mounted read-only. /etc names this machine "localhost" and one user;
-there is no /proc but a copy of its description of the processors, by which torch chooses its arithmetic.
+Landlock lets `connect` pass to a Unix socket by its path, `stat` to any file and `chmod` to one's own; what is not
+there cannot be reached at all. What may only be read is mounted read-only. /etc names this machine "localhost" and one
+user; there is no /proc but a copy of its description of the processors, by which torch chooses its arithmetic.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _reveal(path: Path) -> Path:
 
 
 def _show(paths: dict[Path, bool]) -> None:
-    """Mount every path at its own name: parents first, and those not again that their parents show as they should be."""
+    """Mount every path at its own name: parents first, and none that a parent already shows as it should be."""
     shown: dict[Path, bool] = {}
     for path in sorted(paths):
         writable = paths[path]

@@ -1,0 +1,228 @@
+"""Run a stage inside the island: it reads its inputs, writes its output, and reaches nothing else.
+
+Several ranks run under torchrun inside one island, joined by loopback. Their wish to live ends with ours: the kernel
+kills them all when this process dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+
+import allod
+from allod.core.canonical import JsonValue
+from allod.core.errors import Unavailable
+from allod.seal.evidence import proof_of
+from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
+from allod.train.listening import Listener
+from allod.train.stage_process import INTERRUPTED
+from allod.train.work import Facts, Report
+
+MAX_FILE_BYTES = 1 << 42
+GRACE_S = 300.0  # to save what was learnt
+_LOOK_EVERY_S = 0.2
+_TAIL_BYTES, _TAIL_LINES = 4096, 12
+
+_ENVIRONMENT = MappingProxyType(
+    {
+        "PYTHONHASHSEED": "0",  # nothing of this machine in the bytes
+        "PYTHONUTF8": "1",
+        "TZ": "UTC",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_WAIT_POLICY": "passive",  # threads that spin would starve a small machine
+        "GOMP_SPINCOUNT": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",  # so that these fail at once, and say why
+        "TRANSFORMERS_OFFLINE": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What came of a stage. `cpu_s` is of all its processes, `max_rss` (bytes) of its first; times are Unix ms.
+
+    `seal_proof` is the digest of the stable part of `seal_evidence`.
+    """
+
+    facts: Facts
+    seal_kind: str
+    seal_proof: str
+    seal_evidence: Mapping[str, JsonValue]
+    cpu_s: float
+    started_ms: int
+    ended_ms: int
+    max_rss: int
+
+
+def run_sealed(
+    stage: str,
+    words: Mapping[str, JsonValue],
+    *,
+    read_paths: tuple[Path, ...],
+    write_path: Path,
+    report: Report,
+    stop: Callable[[], bool],
+    log_path: Path,
+    ranks: int = 1,
+    threads: int = 1,
+    grace_s: float = GRACE_S,
+    unsafe_no_seal: bool = False,
+    package: str | None = None,
+) -> StageResult:
+    """Run `stage` as `words` say (`recipe`, `inputs`, `output`: stage_process.py) and wait for it.
+
+    `stop` is asked a few times a second; once it is true the stage has `grace_s` to save and end. Any exception here,
+    KeyboardInterrupt included, ends it at once. `package` is where tests keep stages of their own.
+    Raises what the stage raised; Unavailable `interrupted` when it was stopped, `stage_died` when it ended without a
+    word, and what `seal.launch.start` raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="allod-stage-") as folder:
+        scratch = Path(folder)
+        (scratch / "words.json").write_text(json.dumps({**words, "stage": stage}))
+        hears, tells = os.pipe()
+        with os.fdopen(hears, "rb", buffering=0) as output, os.fdopen(tells, "wb") as theirs:
+            options = SealOptions(
+                command=_command(scratch, ranks=ranks, grace_s=grace_s, package=package),
+                profile="island",
+                read_paths=(*python_read_paths(), *read_paths),
+                write_paths=(write_path,),
+                scratch_dir=scratch,
+                environment=_environment(scratch, threads=threads, read_paths=read_paths if package else ()),
+                log_path=log_path,
+                output_fd=tells,
+                max_file_bytes=MAX_FILE_BYTES,
+                unsafe_no_seal=unsafe_no_seal,
+            )
+            run = _Run(stage, options, output, report=report, stop=stop, grace_s=grace_s)
+            return run.result(theirs)
+
+
+def _command(scratch: Path, *, ranks: int, grace_s: float, package: str | None) -> tuple[str, ...]:
+    python = (sys.executable, "-P")
+    which = ("--package", package) if package else ()
+    stage = ("-m", "allod.train.stage_process", *which, str(scratch / "words.json"))
+    if ranks == 1:
+        return (*python, *stage)
+    only_the_first_speaks = ",".join(f"{rank}:1" for rank in range(1, ranks))  # 1: standard output, to a file
+    return (
+        *(*python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
+        *(f"--redirects={only_the_first_speaks}", f"--log-dir={scratch / 'ranks'}"),
+        *("--signals-to-handle=SIGUSR1,SIGTERM,SIGINT", f"--shutdown-timeout={int(grace_s)}"),
+        *stage,
+    )
+
+
+def _environment(scratch: Path, *, threads: int, read_paths: tuple[Path, ...]) -> dict[str, str]:
+    source = Path(allod.__file__).resolve().parents[1]
+    return {
+        **_ENVIRONMENT,
+        **dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), str(scratch)),
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads)),
+        "PYTHONPATH": os.pathsep.join(map(str, (source, *read_paths))),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+    }
+
+
+class _Run:
+    """One stage under way."""
+
+    def __init__(
+        self,
+        stage: str,
+        options: SealOptions,
+        output: IO[bytes],
+        *,
+        report: Report,
+        stop: Callable[[], bool],
+        grace_s: float,
+    ) -> None:
+        self._stage = stage
+        self._options = options
+        self._output: IO[bytes] | None = output  # None once it has ended
+        self._listener = Listener(report)
+        self._stop = stop
+        self._grace_s = grace_s
+        self._kill_at: float | None = None  # set once it was asked to stop
+        self._log_starts = options.log_path.stat().st_size if options.log_path and options.log_path.exists() else 0
+
+    def result(self, theirs: IO[bytes]) -> StageResult:
+        """Start it, with `theirs` to write to, follow it, and say what came of it."""
+        started_ms, cpu_before = time.time_ns() // 1_000_000, _cpu_of_children()
+        process = start(self._options)
+        theirs.close()
+        try:
+            self._follow(process)
+        finally:
+            status = process.terminate(grace_s=0)
+        self._hear()
+        facts = self._facts(status)
+        return StageResult(
+            facts=facts,
+            seal_kind=process.kind,
+            seal_proof=proof_of(process.at_start),
+            seal_evidence=process.at_start,
+            cpu_s=_cpu_of_children() - cpu_before,
+            started_ms=started_ms,
+            ended_ms=time.time_ns() // 1_000_000,
+            max_rss=self._listener.max_rss,
+        )
+
+    def _follow(self, process: SealedProcess) -> None:
+        """Until it has ended, or has been asked to and did not."""
+        while process.poll() is None:
+            if self._output is None:
+                process.wait(_LOOK_EVERY_S)
+            self._hear(wait_s=_LOOK_EVERY_S)
+            if self._kill_at is None and self._stop():
+                process.send_signal(signal.SIGUSR1)
+                self._kill_at = time.monotonic() + self._grace_s
+            if self._kill_at is not None and time.monotonic() > self._kill_at:
+                return
+
+    def _hear(self, wait_s: float = 0.0) -> None:
+        """Take what has been said so far; wait at most `wait_s` for it to begin."""
+        while self._output is not None and select.select([self._output], [], [], wait_s)[0]:
+            wait_s = 0.0
+            if data := self._output.read(65536):
+                self._listener.hear(data)
+            else:
+                self._output = None
+
+    def _facts(self, status: int) -> Facts:
+        error, facts = self._listener.error, self._listener.facts
+        if status == 0 and facts is not None:
+            return facts
+        if error is not None and error.code != "interrupted":
+            raise error
+        if self._kill_at is not None or status == INTERRUPTED:
+            raise Unavailable(f"{self._stage} was stopped", code="interrupted", hint="start again: it resumes")
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        raise Unavailable(f"{self._stage} {how}", code="stage_died", hint=self._last_words())
+
+    def _last_words(self) -> str:
+        path = self._options.log_path
+        if path is None or not path.exists():
+            return "there is no log"
+        with path.open("rb") as log:
+            log.seek(max(self._log_starts, path.stat().st_size - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+        return "\n".join([f"the end of {path.name}:", *lines])
+
+
+def _cpu_of_children() -> float:
+    """Processor seconds of every child that has ended so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,124 @@
+"""One stage in a process of its own. Started inside the seal (sealed.py), never imported there.
+
+`python -m allod.train.stage_process WORDS.json` does what the file says:
+`{"stage", "recipe": {...}, "inputs": {name: folder}, "output": folder}`. It answers in JSON lines on standard output:
+
+    {"progress": [what, done, total]}   now and then
+    {"facts": {...}, "max_rss": bytes}  at the end, or else
+    {"error": {"kind", "code", "message", "hint"}}
+
+Whatever else is printed goes to standard error, which is the log. Exit status as of `exit_status`, and 75 (EX_TEMPFAIL,
+try again) when it was asked to stop by SIGUSR1, SIGTERM or SIGINT and has saved what it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from allod.core.errors import AllodError, Denied, Invalid, Unavailable, exit_status, explain
+from allod.train.recipe_reading import read_recipe
+from allod.train.work import Facts, Work
+
+STAGES = (
+    *("clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export"),
+    *("adapt", "export_adapter"),
+)
+INTERRUPTED = 75
+_PACKAGE = "allod.train.stages"
+_REPORT_EVERY_S = 0.2
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Voice:
+    """The only one that writes to what was standard output."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.dup(1)
+        os.dup2(2, 1)
+        self._what = ""
+        self._next_at = 0.0
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        """Write one line."""
+        os.write(self._descriptor, json.dumps(message, allow_nan=False).encode() + b"\n")
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Progress, but not more of it than a person can read."""
+        now = time.monotonic()
+        if what != self._what or now >= self._next_at or done == total:
+            self._what, self._next_at = what, now + _REPORT_EVERY_S
+            self.say({"progress": [what, done, total]})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m allod.train.stage_process", description="Run one stage.")
+    parser.add_argument("words", type=Path, metavar="WORDS.json")
+    parser.add_argument("--package", default=_PACKAGE, help="where stages are looked for")
+    options = parser.parse_args(arguments)
+    should_stop = _listen()
+    voice = Voice()
+    try:
+        facts = _run(json.loads(options.words.read_text()), options.package, voice=voice, should_stop=should_stop)
+    except AllodError as error:
+        return _fail(voice, error)
+    except MemoryError:
+        return _fail(
+            voice, Unavailable("out of memory", code="memory", hint="a smaller model or batch, or more memory")
+        )
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        hint = "make room and start again: what was finished counts"
+        return _fail(voice, Unavailable(f"the disk is full: {error}", code="disk_full", hint=hint))
+    voice.say({"facts": dict(facts), "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
+    return 0
+
+
+def _run(words: dict[str, Any], package: str, *, voice: Voice, should_stop: Callable[[], bool]) -> Facts:
+    stage = words["stage"]
+    if stage not in STAGES:
+        raise Invalid(f"there is no stage {stage!r}", code="unknown_stage")
+    work = Work(
+        recipe=read_recipe(words["recipe"], where="the recipe of the run"),
+        inputs={name: Path(folder) for name, folder in words["inputs"].items()},
+        output=Path(words["output"]),
+        report=voice.report,
+        should_stop=should_stop,
+    )
+    facts: Facts = importlib.import_module(f"{package}.{stage}").run(work)
+    return facts
+
+
+def _listen() -> Callable[[], bool]:
+    asked: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hear)
+    return lambda: bool(asked)
+
+
+def _fail(voice: Voice, error: AllodError) -> int:
+    kind = next((kind.__name__ for kind in (Invalid, Denied, Unavailable) if isinstance(error, kind)), Invalid.__name__)
+    voice.say({"error": {"kind": kind, "code": error.code, "message": error.message, "hint": error.hint}})
+    sys.stderr.write(explain(error) + "\n")
+    return INTERRUPTED if error.code == "interrupted" else exit_status(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
