@@ -42,7 +42,8 @@ def read(members: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
             raise Invalid(f"{path} is not UTF-8: {error}", code="not_utf8") from error
         except RecursionError as error:
             raise Invalid(f"{path} is nested more than {MAX_DEPTH} deep", code="html") from error
-        yield match[1], page.text()
+        if text := page.text().strip():  # some pages are pictures alone
+            yield match[1], f"{text}\n"
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class _Page(HTMLParser):
 
     def text(self) -> str:
         """What was read so far."""
-        return re.sub(" +$", "", "".join(self._pieces), flags=re.MULTILINE).strip() + "\n"
+        return re.sub(" +$", "", "".join(self._pieces), flags=re.MULTILINE)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
