@@ -89,6 +89,7 @@ def changed(path: str, value: object) -> str:
         '{"name": "x"}',
         changed("more", 1),
         changed("name", 1),
+        changed("name", "Two words"),
         changed("licence", ""),
         changed("questions", []),
         changed("questions", [{}] * 10_001),

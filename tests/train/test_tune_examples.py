@@ -8,8 +8,12 @@ from allod.core.errors import Invalid
 from allod.train.documents import Document, new_document
 from allod.train.examples import Example, choose_examples, count_kinds, examples_of
 
-GLOSSES = 'oak (noun): a deciduous tree; "the oak by the gate"\nrun (verb): move fast on foot\nno gloss here\n'
-PAGE = "Inserting Rows\n\nChoose Sheet, then Insert Rows above.\n\nThe rows below move down by one.\n"
+GLOSSES = (
+    'oak, oak tree (noun): a deciduous tree; "the oak by the gate"\nrun (verb): move fast on foot\nno gloss here\n'
+)
+PAGE = (
+    "# Inserting Rows\n\n| a | table |\n\nChoose Sheet, then Insert Rows above.\n\nThe rows below move down by one.\n"
+)
 NOVEL = (
     "CHAPTER I\n\nEmma Woodhouse had lived nearly twenty-one years in the world. She had very little to vex her.\n"
     "Mr. Knightley was a sensible man. He was an old friend of the family.\n\nNo."
@@ -33,10 +37,10 @@ def test_a_gloss_is_asked_for_by_its_word() -> None:
 
 
 def test_a_page_is_asked_for_by_its_title() -> None:
-    """A title that says what is done is asked as a task; another as a thing."""
+    """A title that says what is done is asked as a task; another as a thing. Tables are no answer."""
     answer = "Choose Sheet, then Insert Rows above. The rows below move down by one."
     assert of(PAGE) == [Example("source/name", "page", "How do I go about inserting Rows?", answer)]
-    assert of(PAGE.replace("Inserting", "Hidden"))[0].question == "What is Hidden Rows?"
+    assert of(PAGE.replace("Inserting", "Hidden"))[0].question == "What is “Hidden Rows”?"
 
 
 def test_prose_is_continued_by_its_next_sentence() -> None:
@@ -56,7 +60,7 @@ def test_every_answer_stands_in_the_document_that_it_names() -> None:
     for text in (GLOSSES, PAGE, NOVEL):
         for example in of(text):
             assert example.document == "source/name"
-            assert example.answer.rstrip(".")[1:] in " ".join(text.split())
+            assert example.answer.rstrip(".")[1:] in " ".join(text.replace("| a | table |", "").split())
 
 
 def test_the_order_depends_on_the_seed_and_not_on_the_documents_order() -> None:

@@ -11,15 +11,14 @@ from torch import Tensor
 from allod.core.errors import Invalid
 from allod.model.tokenizer import Tokenizer
 from allod.train.examples import Example
-
-NOT_LEARNT = -100  # what torch's cross entropy leaves out
+from allod.train.losses import LEFT_OUT
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRows:
     """`tokens` and `targets`, int64 [rows, context]: what the network sees, and what it is to say next.
 
-    A target is `NOT_LEARNT` unless it belongs to an assistant's answer or is the end of one. `num_learnt` counts the
+    A target is `LEFT_OUT` unless it belongs to an assistant's answer or is the end of one. `num_learnt` counts the
     targets that are learnt, `num_examples` the exchanges that fit into a row, `num_too_long` those that did not.
     """
 
@@ -31,7 +30,7 @@ class ChatRows:
 
 
 def chat_rows(examples: Sequence[Example], tokenizer: Tokenizer, *, context: int) -> ChatRows:
-    """Fill rows in the order of `examples`; a row that the next exchange does not fit in is filled up with ends of text.
+    """Fill rows in the order of `examples`; where the next exchange does not fit in, a row ends in ends of text.
 
     Raises Invalid where not one exchange fits.
     """
@@ -53,7 +52,7 @@ def chat_rows(examples: Sequence[Example], tokenizer: Tokenizer, *, context: int
         )
     wanted = torch.tensor([row + [tokenizer.end_of_text] * (context + 1 - len(row)) for row in rows])
     is_learnt = torch.tensor([row + [False] * (context + 1 - len(row)) for row in marks])[:, 1:]
-    targets = torch.where(is_learnt, wanted[:, 1:], NOT_LEARNT)
+    targets = torch.where(is_learnt, wanted[:, 1:], LEFT_OUT)
     return ChatRows(
         wanted[:, :-1], targets, int(is_learnt.sum()), num_examples, num_too_long=len(examples) - num_examples
     )

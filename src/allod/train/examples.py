@@ -3,9 +3,9 @@
 Nothing is written by hand and nothing comes from elsewhere: every answer stands in a document of the corpus, whose
 `id` the example keeps. Three kinds, each known by the shape of the text and not by where it came from:
 
-- *definition*    a line `word (noun): gloss`          "What does *word* mean?" → the gloss
-- *page*          a short document under a title        "How do I go about inserting rows?" → its first paragraphs
-- *continuation*  two sentences in a row of prose       "Continue: *sentence*" → the next one
+- *definition*    a line `word, other (noun): gloss`   "What does the noun “word” mean?" → the gloss
+- *page*          a short document under `# Title`     "How do I go about inserting rows?" → its first paragraphs
+- *continuation*  two sentences in a row of prose      "Continue: *sentence*" → the next one
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ SHARES = {"definition": 2, "page": 1, "continuation": 2}  # of the mixture, wher
 MAX_ANSWER_BYTES = 400
 MAX_PAGE_BYTES = 16_384  # a longer document is a chapter, and its first line is not what it answers
 
-_DEFINITION = re.compile(r"^([^\W_][^()\n]{0,60}) \((noun|verb|adjective|adverb)\): (.+)$", re.MULTILINE)
+_DEFINITION = re.compile(r"^([^\W_][^()\n]{0,200}) \((noun|verb|adjective|adverb)\): (.+)$", re.MULTILINE)
 _GERUND = re.compile(r"^[A-Z][a-z]+ing\b")
-_CONTEXT_BYTES = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +90,28 @@ def count_kinds(examples: Iterable[Example]) -> Mapping[str, int]:
 
 
 def _definitions(document: Document) -> Iterator[Example]:
-    for word, kind, gloss in _DEFINITION.findall(document.text):
+    for words, kind, gloss in _DEFINITION.findall(document.text):
+        word = words.split(", ")[0]
         meaning = gloss.split('; "')[0].strip().rstrip(";")
         if 8 <= len(meaning.encode()) <= MAX_ANSWER_BYTES:
             yield Example(document.id, "definition", f"What does the {kind} “{word}” mean?", _sentence(meaning))
 
 
 def _page(document: Document) -> Example | None:
-    if len(document.text) > MAX_PAGE_BYTES:
-        return None
-    title, _, rest = document.text.strip().partition("\n")
-    title = title.strip()
-    if not 4 <= len(title) <= 80 or title[-1] in ".!?,;:" or title.isupper():
+    heading, _, rest = document.text.strip().partition("\n")
+    title = heading.removeprefix("# ").strip()
+    if title == heading or not 4 <= len(title) <= 80 or len(document.text) > MAX_PAGE_BYTES:
         return None
     answer = ""
     for paragraph in paragraphs(rest):
+        if paragraph[0] in "#|":  # a heading or a table
+            continue
         if len(f"{answer} {paragraph}".encode()) > MAX_ANSWER_BYTES:
             break
         answer = f"{answer} {paragraph}".strip()
     if len(answer) < 40:
         return None
-    question = f"How do I go about {title[0].lower()}{title[1:]}?" if _GERUND.match(title) else f"What is {title}?"
+    question = f"How do I go about {title[0].lower()}{title[1:]}?" if _GERUND.match(title) else f"What is “{title}”?"
     return Example(document.id, "page", question, answer)
 
 

@@ -22,9 +22,9 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """`nats` is the log-probability of all tokens together. `num_greedy` of `num_tokens` are the network's first choice.
+    """`nats` is the log-probability of all tokens. `num_greedy` of `num_tokens` are the network's first choice.
 
-    If all are, then greedy decoding after the prompt gives exactly these tokens.
+    If all are, greedy decoding after the prompt gives exactly these tokens.
     """
 
     nats: float

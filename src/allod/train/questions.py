@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ MAX_QUESTIONS = 10_000
 MAX_CHOICES = 8
 MAX_TEXT = 4_000  # characters of a prompt or a choice
 
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _Z_95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
 
@@ -116,6 +118,8 @@ def _file(path: Path, value: object, sha256: str) -> QuestionFile:
         raise _refused(path, f"must have 1 to {MAX_QUESTIONS} questions")
     if not all(_is_text(value[key]) and value[key] for key in ("name", "licence", "origin")):
         raise _refused(path, "name, licence and origin must be text")
+    if _NAME.fullmatch(value["name"]) is None:
+        raise _refused(path, "must be named in small letters, digits, - and _, at most 40")
     questions = tuple(_question(path, number, entry) for number, entry in enumerate(entries, start=1))
     if len({question.id for question in questions}) != len(questions):
         raise _refused(path, "has one id twice")

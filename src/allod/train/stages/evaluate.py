@@ -1,0 +1,159 @@
+"""Stage `evaluate`: what the model can do, measured on text that it never saw, and bound to the digest of its weights.
+
+Four figures: bits per byte of held-out text; cloze questions made of that text; choices from question files; and
+what is recalled word for word of planted canaries. All by the probabilities of given text: nothing is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import file_digest
+from pathlib import Path
+
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.errors import Invalid
+from allod.model.network import Network
+from allod.model.tokenizer import Tokenizer
+from allod.model.weights import WEIGHTS, load_model
+from allod.train.canaries import read_canaries
+from allod.train.cloze import cloze_questions
+from allod.train.documents import read_documents
+from allod.train.gates import Gate, check_gates, gates_of
+from allod.train.held_out import HeldOut
+from allod.train.held_out_text import read_held_out_text
+from allod.train.likelihoods import Continuation, likelihoods
+from allod.train.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
+from allod.train.recall import Recall, measure_recall
+from allod.train.stopping import stop_if_asked
+from allod.train.work import Facts, Work
+
+EVALUATION = "evaluation.json"
+MAX_HELD_OUT_TOKENS = 1 << 22
+MAX_QUESTION_FILES = 64
+
+
+def run(work: Work) -> Facts:
+    """Writes `evaluation.json`.
+
+    Raises Denied (`evaluation_below_gate`) where the recipe sets a gate that is not passed, Invalid where nothing is
+    held out (`nothing_held_out`) or a question file is wrong (`questions_invalid`, `questions_missing`), Unavailable
+    (`interrupted`).
+    """
+    folder = work.inputs["tune" if work.recipe.tune.steps else "pretrain"]
+    network, tokenizer = load_model(folder).eval(), Tokenizer.load(work.inputs["tokenizer"])
+    files = _question_files(work)
+    num_parts = 3 + len(files)
+
+    def part(number: int) -> None:
+        stop_if_asked(work)
+        work.report("evaluating", number, num_parts)
+
+    part(0)
+    held_out = read_held_out_text(work.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
+    bits_per_byte = held_out.bits_per_byte(network)
+    part(1)
+    cloze = answer(network, tokenizer, _cloze(work))
+    part(2)
+    planted, controls = read_canaries(work.inputs["pack"])
+    recalls = measure_recall(network, tokenizer, planted=planted, controls=controls)
+    choices = []
+    for number, file in enumerate(files, start=3):
+        part(number)
+        choices.append(answer(network, tokenizer, file.questions))
+    gates = gates_of(work.recipe.evaluate, bits_per_byte=bits_per_byte, cloze=cloze, choices=choices, recalls=recalls)
+    evaluation: dict[str, JsonValue] = {
+        "weights": digest_of_file(folder / WEIGHTS),
+        "bits_per_byte": _decimal(bits_per_byte),
+        "held_out": {"documents": held_out.num_documents, "bytes": held_out.num_bytes, "tokens": len(held_out.tokens)},
+        "cloze": _score(cloze),
+        "multiple_choice": {
+            file.name: {"file": f"sha256:{file.sha256}", "licence": file.licence, **_score(score)}
+            for file, score in zip(files, choices, strict=True)
+        },
+        "canaries": [_recall(recall) for recall in recalls],
+        "gates": [_gate(gate) for gate in gates],
+    }
+    (work.output / EVALUATION).write_bytes(canonical_json(evaluation) + b"\n")
+    check_gates(gates)  # after the file is written: who looks into the unfinished stage finds all figures
+    part(num_parts)
+    return {
+        "bits_per_byte": bits_per_byte,
+        "cloze": cloze.share,
+        **{f"choices_{file.name}": score.share for file, score in zip(files, choices, strict=True)},
+        **{f"recalled_of_{recall.repeats}": recall.share for recall in recalls},
+    }
+
+
+def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[Question]) -> Score:
+    """Choose the likeliest choice of each question, the first of equals."""
+    asked = [
+        Continuation([tokenizer.end_of_text, *tokenizer.encode(question.prompt)], tokenizer.encode(choice))
+        for question in questions
+        for choice in question.choices
+    ]
+    nats = iter([one.nats for one in likelihoods(network, asked, context=network.shape.context)])
+    chosen = []
+    for question in questions:
+        own = [next(nats) for _ in question.choices]
+        chosen.append(own.index(max(own)))
+    return score_answers(questions, chosen)
+
+
+def digest_of_file(path: Path) -> str:
+    """`sha256:<hex>` of its bytes."""
+    with path.open("rb") as file:
+        return f"sha256:{file_digest(file, 'sha256').hexdigest()}"
+
+
+def _cloze(work: Work) -> list[Question]:
+    held_out = HeldOut(work.recipe)
+    documents = (document for document in read_documents(work.inputs["dedupe"]) if document in held_out)
+    return cloze_questions(documents, count=work.recipe.evaluate.num_cloze)
+
+
+def _question_files(work: Work) -> list[QuestionFile]:
+    """Our own, then those of the recipe, in the order of their names."""
+    paths = sorted(SHIPPED.glob("*.json"))
+    if work.recipe.evaluate.questions:
+        if "questions" not in work.inputs:
+            raise Invalid("the recipe's question files were not given to the stage", code="questions_missing")
+        paths += sorted(work.inputs["questions"].glob("*.json"))
+    if len(paths) > MAX_QUESTION_FILES:
+        raise Invalid(f"more than {MAX_QUESTION_FILES} question files", code="questions_invalid")
+    files = [read_questions(path) for path in paths]
+    if len({file.name for file in files}) != len(files):
+        raise Invalid("two question files have the same name", code="questions_invalid")
+    return files
+
+
+def _score(score: Score) -> dict[str, JsonValue]:
+    low, high = score.interval
+    return {
+        "right": score.right,
+        "questions": score.total,
+        "share": _decimal(score.share),
+        "chance": _decimal(score.chance),
+        "interval_95": [_decimal(low), _decimal(high)],
+    }
+
+
+def _recall(recall: Recall) -> dict[str, JsonValue]:
+    return {
+        "repeats": recall.repeats,
+        "canaries": recall.num_canaries,
+        "recalled": recall.num_recalled,
+        "share": _decimal(recall.share),
+        "tokens": recall.num_tokens,
+        "tokens_right": recall.num_tokens_right,
+        "exposure_bits": _decimal(recall.exposure_bits),
+    }
+
+
+def _gate(gate: Gate) -> dict[str, JsonValue]:
+    kind = "at_most" if gate.is_ceiling else "at_least"
+    return {"figure": gate.name, "measured": _decimal(gate.measured), kind: _decimal(gate.limit)}
+
+
+def _decimal(value: float) -> str:
+    """Six places: as much as one machine and another agree on."""
+    return f"{value:.6f}"
