@@ -1,0 +1,91 @@
+"""LoRA over an imported model: small matrices that learn beside weights that stay as they are (arXiv:2106.09685).
+
+The model is read from the very GGUF file that is served, so that the adapter learns to correct what the engine runs.
+This imports transformers and peft, which takes two seconds; neither may reach a network here (`HF_HUB_OFFLINE=1`).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from allod.core.errors import Invalid
+
+WEIGHTS = "weights.gguf"
+DEVIATION = 2  # `alpha` in ranks: how much what was learnt weighs beside what was there
+_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_ENDS = ("<|endoftext|>", "</s>")  # what stands between documents, in the order of preference
+
+
+class Base:
+    """The imported model and its tokenizer."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read `folder`/weights.gguf. Raises Invalid (`base_not_read`) for a file that transformers cannot read."""
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        where = {"gguf_file": WEIGHTS, "local_files_only": True}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+            self.network: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where)
+        except (OSError, ValueError, KeyError) as error:
+            raise Invalid(f"the base model cannot be read: {error}", code="base_not_read") from error
+        self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.encode_special_tokens = True  # a document that spells one out does not mean it
+        self._end = self._end_of(tokenizer.eos_token_id)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text, and the one that ends a document."""
+        found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [[*one.ids, self._end] for one in found]
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """[batch, time] → [batch, time, vocab]."""
+        logits: Tensor = self.network(input_ids=tokens, use_cache=False).logits
+        return logits
+
+    def _end_of(self, otherwise: int) -> int:
+        found = (self._tokenizer.token_to_id(name) for name in _ENDS)
+        return next((number for number in found if number is not None), otherwise)
+
+
+class Adapter:
+    """What is learnt over a base, on every linear map of its layers. Its first matrices follow from `seed`, the second
+    ones are zero: untrained, it changes nothing."""
+
+    def __init__(self, base: Base, name: str, *, rank: int, seed: int) -> None:
+        torch.manual_seed(seed)  # peft draws from the process's own generator
+        config = LoraConfig(r=rank, lora_alpha=DEVIATION * rank, target_modules=list(_TARGETS), task_type="CAUSAL_LM")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that it will drop
+            self._network = PeftModel(base.network, config)
+        self._config = config
+        self._base_name = name
+        self.logits: Callable[[Tensor], Tensor] = base.logits  # the layers were replaced in place
+        self.parameters = [each for each in self._network.parameters() if each.requires_grad]
+
+    def save(self, folder: Path) -> Path:
+        """Write `adapter_model.safetensors` and `adapter_config.json` as peft reads them, and nothing that depends on
+        where or when. Returns the path of the weights."""
+        state = peft.get_peft_model_state_dict(self._network)
+        path = folder / "adapter_model.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in sorted(state.items())}, path, {"format": "pt"})
+        config = {
+            **self._config.to_dict(),  # type: ignore[no-untyped-call]
+            "base_model_name_or_path": self._base_name,
+            "inference_mode": True,
+            "target_modules": sorted(_TARGETS),  # a set, in no order
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        return path
