@@ -37,7 +37,7 @@ from allod.model.released import LINEAGE, MODEL_FILES, MODEL_SET, RECORDS, WEIGH
 from allod.model.store import Progress, Store
 from allod.model.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
 from allod.prove.folders import read_plain_file
-from allod.prove.lineage import Chain, Stage, chain_of, rows_of
+from allod.prove.lineage import ADAPTER_STAGES, MODEL_STAGES, Chain, Stage, chain_of, rows_of
 from allod.prove.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
 from allod.prove.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder
 from allod.prove.releases import (
@@ -55,7 +55,7 @@ from allod.train.runs import check_files
 from allod.train.sources.licences import check_licence
 
 _EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}
-_STAGES = frozenset(RECORDS)
+_STAGES = frozenset((*MODEL_STAGES, *ADAPTER_STAGES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,16 @@ class Released:
     entry: int
 
 
-def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progress) -> Released:
-    """Release what the run in `run_folder` made. Doing it again changes nothing.
+def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progress, last_stage: str = "") -> Released:
+    """Release what the run in `run_folder` made. Doing it again changes nothing. `last_stage` says which of two
+    exports is meant where a folder has both.
 
     Raises Invalid (`bad_lineage`, `stage_changed`, `not_evaluated`, `licence_refused`, `model_name`) for a run that
     must not be released, VerificationError where a release in the store is not what was signed, and Unavailable
     (`log_locked`, `store_unusable`) for what may work later.
     """
     report("checking the run", 0, 0)
-    run = _Run(run_folder)
+    run = _Run(run_folder, last_stage)
     _check_name(run.name)
     target = Home(settings.home).store / run.digest.removeprefix("sha256:")
     log, key = ArtefactsLog(settings), models_key(settings)
@@ -122,10 +123,9 @@ def models_key(settings: Settings) -> ModelKey:
 class _Run:
     """A finished run, read and checked: nothing below believes more of it than this."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, last_stage: str) -> None:
         self.folder = folder
-        found = [path for path in sorted(folder.iterdir()) if path.name in _STAGES]
-        self.chain = chain_of(read_stage_folder(path) for path in found)
+        self.chain = chain_of(_stages_behind(folder, last_stage or _last_stage(folder)))
         for stage in self.chain.stages:
             check_files(folder / stage.name, stage.statement.files)
         export = self.chain.export
@@ -150,6 +150,31 @@ class _Run:
         """How many documents each rule dropped."""
         reports = [read_dropped(self.folder / stage / "report.json") for stage in ("clean", "dedupe")]
         return dict(Counter(rule for report in reports for rule in report.values()))
+
+
+def _last_stage(folder: Path) -> str:
+    found = [stages[-1] for stages in (MODEL_STAGES, ADAPTER_STAGES) if (folder / stages[-1]).is_dir()]
+    if len(found) != 1:
+        raise Invalid(
+            "the run is not finished" if not found else "the run has exported a model and an adapter",
+            code="run_unfinished",
+            hint="run `allod train` with its recipe again",
+        )
+    return found[0]
+
+
+def _stages_behind(folder: Path, last: str) -> list[Stage]:
+    """The last stage and every stage that went into it; what else an earlier recipe left in the folder stays out."""
+    found: dict[str, Stage] = {}
+    wanted = [last]
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            if name not in _STAGES:
+                raise Invalid(f"a stage was made from {name!r}, which is none", code="bad_lineage")
+            found[name] = read_stage_folder(folder / name)
+            wanted += [str(one["name"]) for one in found[name].statement.inputs if "derivation" in one]
+    return list(found.values())
 
 
 def _served_file(chain: Chain) -> str:
@@ -222,7 +247,7 @@ def _copy(run: _Run, staged: Path) -> None:
             if name in run.chain.export.files:
                 copy_in(run.served.parent / name, staged / MODEL_SET / name)
     for stage in run.chain.stages:
-        for name in (MANIFEST, FILES, *(name for name in RECORDS[stage.name] if name in stage.files)):
+        for name in (MANIFEST, FILES, *(name for name in RECORDS.get(stage.name, ()) if name in stage.files)):
             copy_in(run.folder / stage.name / name, staged / LINEAGE / stage.name / name)
 
 

@@ -6,15 +6,16 @@ import asyncio
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from allod import settings as settings_module
-from allod.app.engine import ECHO, Weights, run_engine
+from allod.app.engine import ECHO, Adapter, Weights, run_engine
 from allod.app.home import Home
+from allod.app.models import ReleasedModel, ReleasedModels
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Piece, Sampling, Usage
 from allod.core.whole_files import write_whole
-from allod.model import catalogue as catalogue_module
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.fetch import ensure
 from allod.model.gguf import read_header
@@ -25,21 +26,26 @@ from allod.settings import Settings
 
 
 def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
-    """The model that the settings name, fetched and checked; None for the echo engine.
+    """The model that the settings name, fetched and checked, with the realm's adapters for it; None for echo.
 
-    `auto` measures this machine once, on the catalogue's first model. Raises Invalid and Unavailable.
+    A name is looked up in the catalogue, then among the realm's releases; an adapter's means the model it is for, too.
+    `auto` measures this machine once, on the catalogue's first model. Raises Invalid and Unavailable, and
+    VerificationError for a release that does not hold: nothing runs unsigned.
     """
     name = settings.model.name
     if name == ECHO:
         return None
     catalogue = settings_module.load_catalogue()
+    released = ReleasedModels(settings)
     if name == "auto":
-        entry = _choose(settings, catalogue, progress)
+        weights = _catalogue_weights(settings, _choose(settings, catalogue, progress), progress)
     elif is_file_name(name):
-        return _own_weights(Path(name).absolute(), progress)
+        weights = _own_weights(Path(name).absolute(), progress)
     else:
-        entry = catalogue_module.find(catalogue, name)
-    return _catalogue_weights(settings, entry, progress)
+        weights = _named(settings, name, catalogue, released, progress)
+    progress("checking adapters", 0, 0)
+    adapters = [_adapter(released.check(one), weights) for one in released.adapters_of(weights.served.digest)]
+    return replace(weights, adapters=tuple(adapters))
 
 
 def is_file_name(name: str) -> bool:
@@ -59,6 +65,46 @@ def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Prog
         informative=entry.informative,
     )
     return Weights(path, served)
+
+
+def _named(
+    settings: Settings,
+    name: str,
+    catalogue: tuple[CatalogueEntry, ...],
+    released: ReleasedModels,
+    progress: Progress,
+) -> Weights:
+    """What the name or the digest stands for. Raises Invalid (`model_unknown`) with the names there are."""
+    entry = next((one for one in catalogue if name in (one.name, f"sha256:{one.sha256}")), None)
+    if entry is not None:
+        return _catalogue_weights(settings, entry, progress)
+    artefact = released.find(name)
+    if artefact is None:
+        known = ", ".join(["auto", *(one.name for one in catalogue), *released.newest()])
+        raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
+    if artefact.base is not None:
+        return _named(settings, artefact.base, catalogue, released, progress)
+    progress(f"checking {name}", 0, 0)
+    model = released.check(artefact)
+    return Weights(model.checked.weights, _served(model))
+
+
+def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
+    return Adapter(model.checked.weights, replace(_served(model), base=weights.served.name))
+
+
+def _served(model: ReleasedModel) -> ServedModel:
+    told = model.passport
+    return ServedModel(
+        name=told.name,
+        owner=told.publisher,
+        digest=told.digest,
+        licence=told.licence,
+        country=told.country,
+        informative=told.informative,
+        tier=told.tier,
+        markings=told.markings,
+    )
 
 
 def _own_weights(path: Path, progress: Progress) -> Weights:

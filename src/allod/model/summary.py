@@ -19,6 +19,10 @@ BLANK = "[ to be written by a person ]"
 CANARIES = "canaries"
 
 _NOTHING = SourceUse()
+_COLUMNS = (
+    "name", "origin", "package", "licence", "jurisdiction", "date", "num_documents", "num_learnt", "num_held_out",
+    "num_tokens",
+)  # fmt: skip
 _SIZES = ((10**9, "less than 1 billion tokens"), (10**13, "1 billion to 10 trillion tokens"))
 
 
@@ -40,7 +44,7 @@ def summary(facts: ReleaseFacts) -> bytes:
             "size": _size(facts.num_tokens),
             "num_tokens": facts.num_tokens,
             "content": None,
-            "latest_acquisition": _latest(facts.sources),
+            "latest_acquisition": day_of(max(stage.end_ms for stage in facts.stages if stage.stage == "source")),
             "languages": _languages(facts),
             "trained_until": day_of(facts.ended_ms),
         },
@@ -156,10 +160,6 @@ def _languages(facts: ReleaseFacts) -> list[str] | None:
     return [str(one) for one in kept[0]] if kept and isinstance(kept[0], list) else None
 
 
-def _latest(sources: Sequence[SourceRecord]) -> str | None:
-    return max((source.date for source in sources), default="") or None
-
-
 def _size(num_tokens: int) -> str:
     return next((words for below, words in _SIZES if num_tokens < below), "more than 10 trillion tokens")
 
@@ -168,9 +168,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return ["none"]
     return [
-        "| name | origin | package | licence | jurisdiction | date | documents | learnt from | held out | tokens |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        *("| " + " | ".join(_plain(value) for value in row.values()) + " |" for row in rows),
+        "| " + " | ".join(name.removeprefix("num_").replace("_", " ") for name in _COLUMNS) + " |",
+        "|---" * len(_COLUMNS) + "|",
+        *("| " + " | ".join(_plain(row[name]) for name in _COLUMNS) + " |" for row in rows),
     ]
 
 

@@ -1,0 +1,102 @@
+"""The realm's released models by name: what the log names, checked from the signature down to the sources.
+
+Nothing is served because a file lies in the store. It is served because the newest statement of its name in the
+artefacts log says so, the realm's key signed its folder, and every stage behind it follows from those before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from allod.app.artefacts_log import ArtefactsLog
+from allod.app.home import Home
+from allod.core.errors import AllodError, Invalid, VerificationError
+from allod.core.training_statements import ArtefactStatement
+from allod.model.gguf import read_header
+from allod.model.passport import MAX_PASSPORT_BYTES, PASSPORT_FILE, Passport, read_passport
+from allod.prove.folders import read_plain_file
+from allod.prove.model_keys import ModelPublicKey
+from allod.prove.releases import CheckedRelease, Releases, check_release
+from allod.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedModel:
+    """A release that was checked whole, and what it declares."""
+
+    checked: CheckedRelease
+    passport: Passport
+
+    @property
+    def artefact(self) -> ArtefactStatement:
+        """What the log says of it."""
+        return self.checked.artefact
+
+
+class ReleasedModels:
+    """Reads the log once, when it is first needed. For one thread at a time; blocks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = Home(settings.home)
+
+    @cached_property
+    def releases(self) -> Releases | None:
+        """The log's releases; None in a realm that has no artefacts log. Raises Invalid for a log that is damaged."""
+        if not (self._settings.home / "logs" / "artefacts" / "segment").exists():
+            return None
+        return ArtefactsLog(self._settings).releases()
+
+    def newest(self) -> dict[str, ArtefactStatement]:
+        """What each name stands for now, in the order of the names. Nothing of it is checked but the log."""
+        found = self.releases.releases if self.releases else ()
+        return dict(sorted({one.artefact.name: one.artefact for one in found}.items()))
+
+    def find(self, word: str) -> ArtefactStatement | None:
+        """The release of that name, or of that digest (`sha256:<hex>` or hex); None where the log has none."""
+        if self.releases is None:
+            return None
+        digest = word if word.startswith("sha256:") else f"sha256:{word}"
+        found = self.releases.newest(word) or self.releases.of(digest)
+        return found.artefact if found else None
+
+    def adapters_of(self, digest: str) -> list[ArtefactStatement]:
+        """The adapters whose base is the file with this digest, by the names that stand for them now."""
+        return [one for one in self.newest().values() if one.base == digest]
+
+    def check(self, artefact: ArtefactStatement) -> ReleasedModel:
+        """The release, if all of it holds. Raises VerificationError with the step that does not.
+
+        Raises Invalid (`model_missing`) where the store no longer has it, (`no_models_key`) without the realm's key.
+        """
+        folder = self._home.store / artefact.artefact_digest.removeprefix("sha256:")
+        if not folder.is_dir():
+            raise Invalid(
+                f"the store does not hold {artefact.name} ({artefact.artefact_digest})",
+                code="model_missing",
+                hint="release its run again",
+            )
+        trainings = self.releases.trainings if self.releases else frozenset()
+        checked = check_release(folder, artefact, self._public_key(), trainings=trainings)
+        return ReleasedModel(checked, _passport(checked))
+
+    def _public_key(self) -> ModelPublicKey:
+        try:
+            return ModelPublicKey.parse(self._home.models_pub.read_bytes())
+        except OSError as error:
+            raise Invalid(f"the realm's models key cannot be read ({error.strerror})", code="no_models_key") from error
+
+
+def _passport(checked: CheckedRelease) -> Passport:
+    """The passport, if it speaks of this release; and the file passes the gate that every file passes."""
+    artefact = checked.artefact
+    try:
+        read_header(checked.weights, is_adapter=artefact.kind == "adapter")
+        told = read_passport(read_plain_file(checked.folder / PASSPORT_FILE, limit_bytes=MAX_PASSPORT_BYTES))
+        if (told.name, told.digest) != (artefact.name, artefact.artefact_digest):
+            raise Invalid("the passport is another model's", code="bad_passport")
+    except AllodError as error:
+        number = len(checked.steps) + 1
+        raise VerificationError(error.message, step=number, name="passport", hint=error.hint) from error
+    return told
