@@ -1,40 +1,71 @@
-"""`allod model list`, `allod model get`."""
+"""`allod model list`, `get`, `show`, `check`, `affected-by`: the models there are, and what is behind them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from allod.app.home import Home, load_settings
-from allod.app.weights import prepare_weights
+from allod.app.lineage import LEARNT, UNKNOWN, Trace, affected_by
+from allod.app.models import ReleasedModels
+from allod.app.weights import is_file_name, prepare_weights
+from allod.cli.model_words import print_walk, walk_json
 from allod.cli.progress import shown
-from allod.model.store import Store
-from allod.settings import load_catalogue
+from allod.core.errors import Invalid, VerificationError
+from allod.model.catalogue import CatalogueEntry
+from allod.model.store import Store, digest_of_file
+from allod.prove.releases import STEPS
+from allod.settings import Settings, load_catalogue
 
-HELP = "the models that this realm has or can get"
+HELP = "the models that this realm has or can get, and what is behind them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
-    listing = parts.add_parser("list", help="the catalogue, and what of it is here")
-    listing.add_argument("--json", action="store_true")
+    listing = parts.add_parser("list", help="the catalogue and what of it is here, and the realm's own releases")
     getting = parts.add_parser("get", help="fetch and check a model without starting it")
     getting.add_argument("name", nargs="?", metavar="NAME", help="a name of the catalogue (auto)")
+    showing = parts.add_parser("show", help="from a model back through its stages to every source")
+    showing.add_argument("model", metavar="NAME|DIGEST|FILE")
+    checking = parts.add_parser("check", help="verify a release: signature, log, stages, sources")
+    checking.add_argument("model", metavar="NAME|DIGEST|FILE")
+    affecting = parts.add_parser("affected-by", help="the models that learnt from a document")
+    affecting.add_argument("document", metavar="DOCUMENT", help="its id, its SHA-256, or a file with its text")
+    for part in (listing, showing, checking, affecting):
+        part.add_argument("--json", action="store_true")
 
 
 def run(words: argparse.Namespace) -> int:
-    """List, or get."""
-    return _list(words) if words.part == "list" else _get(words)
+    """One of the parts."""
+    parts = {"list": _list, "get": _get, "show": _show, "check": _check, "affected-by": _affected_by}
+    return parts[words.part](words)
 
 
 def _list(words: argparse.Namespace) -> int:
     settings = load_settings()
+    rows = [*_catalogue_rows(settings), *_released_rows(settings)]
+    if words.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        size, publisher = f"{row['size_bytes'] / 1e6:.0f} MB", f"{row['publisher']} ({row['country']})"
+        where = "here" if row["here"] else "-"
+        what = "" if row["origin"] == "catalogue" else f"  {row['kind']}, released here"
+        print(f"{row['name']:22} {size:>8}  {row['licence']:11} {publisher:26} {where}{what}")
+    return 0
+
+
+def _catalogue_rows(settings: Settings) -> list[dict[str, Any]]:
     store = Store(Home(settings.home).store)
-    rows: list[dict[str, Any]] = [
+    return [
         {
             "name": entry.name,
+            "origin": "catalogue",
+            "kind": "model",
             "size_bytes": entry.size_bytes,
             "licence": entry.licence,
             "publisher": entry.publisher,
@@ -44,13 +75,27 @@ def _list(words: argparse.Namespace) -> int:
         }
         for entry in load_catalogue()
     ]
-    if words.json:
-        print(json.dumps(rows))
-        return 0
-    for row in rows:
-        size, publisher = f"{row['size_bytes'] / 1e6:.0f} MB", f"{row['publisher']} ({row['country']})"
-        print(f"{row['name']:22} {size:>8}  {row['licence']:11} {publisher:26} {'here' if row['here'] else '-'}")
-    return 0
+
+
+def _released_rows(settings: Settings) -> list[dict[str, Any]]:
+    """The realm's own. One that does not hold is not here: nothing could be done with it."""
+    released = ReleasedModels(settings)
+    rows = []
+    for name, artefact in released.newest().items():
+        row: dict[str, Any] = {
+            "name": name, "origin": "released", "kind": artefact.kind, "size_bytes": 0, "licence": "not known",
+            "publisher": settings.realm.name, "country": settings.realm.jurisdiction,
+            "sha256": artefact.artefact_digest.removeprefix("sha256:"), "here": False,
+        }  # fmt: skip
+        try:
+            model = released.check(artefact)
+        except (Invalid, VerificationError):
+            rows.append(row)
+            continue
+        told = model.passport
+        size = model.checked.weights.stat().st_size
+        rows.append({**row, "size_bytes": size, "licence": told.licence, "publisher": told.publisher, "here": True})
+    return rows
 
 
 def _get(words: argparse.Namespace) -> int:
@@ -60,3 +105,102 @@ def _get(words: argparse.Namespace) -> int:
     if weights is not None:
         print(f"{weights.served.name} {weights.served.digest}")
     return 0
+
+
+def _show(words: argparse.Namespace) -> int:
+    settings = load_settings()
+    word = _word(words.model)
+    entry = _of_catalogue(word)
+    if entry is not None:
+        return _show_imported(entry, as_json=words.json)
+    released = ReleasedModels(settings)
+    artefact = released.find(word)
+    if artefact is None:
+        raise _unknown(words.model, released)
+    model = released.check(artefact)
+    if words.json:
+        print(json.dumps(walk_json(model)))
+    else:
+        print_walk(model)
+    return 0
+
+
+def _show_imported(entry: CatalogueEntry, *, as_json: bool) -> int:
+    if as_json:
+        row = {"name": entry.name, "digest": f"sha256:{entry.sha256}", "licence": entry.licence}
+        print(json.dumps({**row, "origin": "imported", "publisher": entry.publisher, "country": entry.country}))
+        return 0
+    print(f"{entry.name}  sha256:{entry.sha256}")
+    print(f"imported from {entry.publisher} ({entry.country}), {entry.licence}: its training is not known here")
+    return 0
+
+
+def _check(words: argparse.Namespace) -> int:
+    """0 if every step holds, else 1."""
+    released = ReleasedModels(load_settings())
+    artefact = released.find(_word(words.model))
+    if artefact is None:
+        raise _unknown(words.model, released)
+    try:
+        steps = released.check(artefact).checked.steps
+    except VerificationError as error:
+        if words.json:
+            failed = {"number": error.step, "name": error.name, "detail": error.message}
+            print(json.dumps({"name": artefact.name, "verified": False, "failed": failed}))
+        else:
+            for number, name in enumerate(STEPS[: error.step - 1], 1):
+                print(f"{number} {name}: passed")
+            print(f"{error.step} {error.name}: FAILED: {error.message}")
+            print(f"not verified: step {error.step} ({error.name}) failed")
+        return 1
+    if words.json:
+        print(json.dumps({"name": artefact.name, "verified": True, "steps": [asdict(step) for step in steps]}))
+        return 0
+    for step in steps:
+        print(f"{step.number} {step.name}: {step.detail}")
+    print("verified")
+    return 0
+
+
+def _affected_by(words: argparse.Namespace) -> int:
+    """0; 1 where a model could not be looked into, so that the list may lack something."""
+    traces = affected_by(ReleasedModels(load_settings()), words.document)
+    if words.json:
+        print(json.dumps([asdict(trace) for trace in traces]))
+    else:
+        for trace in traces:
+            print(f"{trace.model:22} {trace.digest[:23]}…  {_described(trace)}")
+        num_models = len({trace.digest for trace in traces if trace.how == LEARNT})
+        print(f"{num_models} {'model' if num_models == 1 else 'models'} learnt from it")
+        print("what imported models learnt from is not known here")
+    return 1 if any(trace.how == UNKNOWN for trace in traces) else 0
+
+
+def _described(trace: Trace) -> str:
+    through = f", through its base {trace.base}" if trace.base else ""
+    if trace.how == UNKNOWN:
+        return f"cannot be told: {trace.reason or 'its base cannot be looked into'}{through}"
+    rule = f" ({trace.rule})" if trace.rule else ""
+    where = f": dropped at {trace.stage}{rule}" if trace.stage else ""
+    return f"{trace.document}: {trace.how}{where}{through}"
+
+
+def _word(word: str) -> str:
+    """A name or a digest as it is; a file as the digest of what it holds."""
+    if not is_file_name(word):
+        return word
+    path = Path(word)
+    if not path.is_file():
+        raise Invalid(f"there is no file {word}", code="model_unreadable")
+    with shown() as progress:
+        return f"sha256:{digest_of_file(path, progress)}"
+
+
+def _of_catalogue(word: str) -> CatalogueEntry | None:
+    digest = word.removeprefix("sha256:")
+    return next((one for one in load_catalogue() if word == one.name or digest == one.sha256), None)
+
+
+def _unknown(word: str, released: ReleasedModels) -> Invalid:
+    known = ", ".join(released.newest()) or "none"
+    return Invalid(f"no model {word!r} was released here", code="model_unknown", hint=f"released are: {known}")

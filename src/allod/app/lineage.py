@@ -1,0 +1,160 @@
+"""From a released model back to its sources, and from a document forward to the models that learnt from it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from allod.app.models import ReleasedModel, ReleasedModels
+from allod.core.canonical import sha256_hex
+from allod.core.errors import AllodError, Invalid
+from allod.core.training_statements import ArtefactStatement, TrainingStatement
+from allod.model.records import DocumentRecord, SourceRecord, read_dropped, read_records, read_sources
+from allod.model.release_facts import TRAIN, SourceUse
+from allod.prove.folders import read_plain_file
+from allod.prove.releases import LINEAGE
+
+LEARNT, HELD_OUT, LEFT_OUT, UNKNOWN = "learnt from", "held out", "left out", "unknown"
+DROPPING_STAGES = ("clean", "dedupe")
+MAX_DOCUMENT_BYTES = 32 << 20
+_HEX = re.compile(r"(sha256:)?[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class WalkedSource:
+    """A source, and what became of its documents: learnt from, held out, and dropped by stage."""
+
+    source: SourceRecord
+    use: SourceUse
+    dropped: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Everything behind a released model that was checked."""
+
+    model: ReleasedModel
+    stages: tuple[TrainingStatement, ...]
+    sources: tuple[WalkedSource, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What became of one document on its way to one model. `how` is `learnt from`, `held out`, `left out` or, for
+    a model that could not be looked into, `unknown`; `stage` and `rule` say where and why it was left out, `reason`
+    why nothing is known, `base` that it came with the model that this one adapts."""
+
+    model: str
+    digest: str
+    how: str
+    document: str = ""
+    stage: str = ""
+    rule: str = ""
+    reason: str = ""
+    base: str = ""
+
+
+def walk(model: ReleasedModel) -> Walk:
+    """Follow a checked release back through its stages to its sources. Raises Invalid (`bad_record`)."""
+    records = _Records(model)
+    used: dict[str, SourceUse] = {}
+    for document in records.packed():
+        used.setdefault(document.source, SourceUse()).count(document)
+    dropped: dict[str, Counter[str]] = {}
+    for stage in DROPPING_STAGES:
+        for id_ in records.dropped(stage):
+            dropped.setdefault(id_.partition("/")[0], Counter())[stage] += 1
+    sources = tuple(
+        WalkedSource(source, used.get(source.name, SourceUse()), dict(dropped.get(source.name, {})))
+        for source in records.sources()
+    )
+    return Walk(model, tuple(stage.statement for stage in model.checked.chain.stages), sources)
+
+
+def affected_by(released: ReleasedModels, word: str) -> list[Trace]:
+    """What became of a document in every release of the log, superseded ones included.
+
+    `word` is a document's id, the SHA-256 of its text, or a file that holds its text. A model that cannot be looked
+    into is listed as unknown: that nothing is found there shows nothing. Raises Invalid for a log that is damaged.
+    """
+    wanted = _digest_wanted(word)
+    traces: dict[str, list[Trace]] = {}
+    for artefact in _every(released):
+        digest = artefact.artefact_digest
+        try:
+            own = _Records(released.check(artefact)).trace(word, wanted)
+        except AllodError as error:
+            own = [Trace(artefact.name, digest, UNKNOWN, reason=error.message)]
+        traces[digest] = own
+    for artefact in _every(released):
+        through = [trace for trace in traces.get(artefact.base or "", []) if trace.how in (LEARNT, UNKNOWN)]
+        traces[artefact.artefact_digest] += [
+            Trace(artefact.name, artefact.artefact_digest, trace.how, trace.document, base=trace.model)
+            for trace in through
+        ]
+    return [trace for found in traces.values() for trace in found]
+
+
+def _every(released: ReleasedModels) -> Sequence[ArtefactStatement]:
+    """One statement of each released file, the newest, in the order of the log."""
+    found = released.releases.releases if released.releases else ()
+    return list({one.artefact.artefact_digest: one.artefact for one in found}.values())
+
+
+def _digest_wanted(word: str) -> str:
+    """SHA-256 (hex) of the document that is meant; empty where it is meant by its id alone."""
+    if _HEX.fullmatch(word):
+        return word.removeprefix("sha256:")
+    path = Path(word)
+    if not path.is_file():
+        return ""
+    data = read_plain_file(path, limit_bytes=MAX_DOCUMENT_BYTES)
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{word} is not text in UTF-8", code="not_text", hint="give the document's id") from error
+    return sha256_hex(data)
+
+
+class _Records:
+    """What a checked release keeps of its stages."""
+
+    def __init__(self, model: ReleasedModel) -> None:
+        self._artefact = model.artefact
+        self._lineage = model.checked.folder / LINEAGE
+        self._packed = "pack" if model.checked.chain.kind == "model" else "adapt"
+
+    def sources(self) -> tuple[SourceRecord, ...]:
+        """Where documents came from."""
+        return read_sources(self._lineage / "source" / "sources.json")
+
+    def packed(self) -> Iterator[DocumentRecord]:
+        """What was learnt from or held out."""
+        return read_records(self._lineage / self._packed / "documents.jsonl")
+
+    def dropped(self, stage: str) -> Mapping[str, str]:
+        """What a stage dropped, and by which rule; nothing where no report of it was kept."""
+        report = self._lineage / stage / "report.json"
+        return read_dropped(report) if report.exists() else {}
+
+    def trace(self, word: str, digest: str) -> list[Trace]:
+        """What became of every document with this id or this digest."""
+        index = read_records(self._lineage / "source" / "index.jsonl")
+        wanted = {one.id for one in index if one.id == word or one.sha256 == digest}
+        if not wanted:
+            return []
+        splits = {one.id: one.split for one in self.packed() if one.id in wanted}
+        rules = {stage: self.dropped(stage) for stage in DROPPING_STAGES}
+        return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
+
+    def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, str]]) -> Trace:
+        name, digest = self._artefact.name, self._artefact.artefact_digest
+        if split is not None:
+            return Trace(name, digest, LEARNT if split == TRAIN else HELD_OUT, id_)
+        for stage, dropped in rules.items():
+            if id_ in dropped:
+                return Trace(name, digest, LEFT_OUT, id_, stage, dropped[id_])
+        return Trace(name, digest, LEFT_OUT, id_, "a stage that keeps no report")

@@ -1,0 +1,91 @@
+"""How `allod model show` tells of a model: from what is served, through every stage, to every source."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from allod.app.lineage import Walk, WalkedSource, walk
+from allod.app.models import ReleasedModel
+from allod.core.training_statements import Input, TrainingStatement
+from allod.model.release_facts import day_of
+
+
+def print_walk(model: ReleasedModel) -> None:
+    """The walk as indented lines."""
+    walked, told = walk(model), model.passport
+    evaluation = told.value["evaluation"]
+    energy = told.value["energy"]
+    print(f"{told.name}  {told.digest}")
+    print(f"  {model.artefact.kind}, {told.origin}, {told.licence}; {told.publisher} ({told.country})")
+    print(f"  released {day_of(model.artefact.at_ms)}, statement {model.artefact.id}")
+    print(f"  evaluated: {_figures(evaluation)}")
+    print(f"  energy: {_energy(energy)}")
+    print("stages, last first")
+    for stage in reversed(walked.stages):
+        after = ", ".join(str(one["name"]) for one in stage.inputs if "derivation" in one)
+        print(f"  {stage.stage:15} {stage.derivation[:23]}…" + (f"  after {after}" if after else ""))
+    base = model.checked.chain.base
+    if base is not None:
+        print("base")
+        print(f"  {_base(base)}")
+    print("sources")
+    for one in walked.sources:
+        print(f"  {_source(one)}")
+    print("not controlled: " + "; ".join(f"{name}: {text}" for name, text in told.value["not_controlled"].items()))
+
+
+def walk_json(model: ReleasedModel) -> dict[str, Any]:
+    """The walk as plain values."""
+    walked = walk(model)
+    return {
+        "passport": dict(model.passport.value),
+        "statement": model.artefact.id,
+        "released_ms": model.artefact.at_ms,
+        "base": _plain_base(walked),
+        "stages": [_stage(stage) for stage in reversed(walked.stages)],
+        "sources": [
+            {**asdict(one.source), "learnt": asdict(one.use), "dropped": dict(one.dropped)} for one in walked.sources
+        ],
+    }
+
+
+def _plain_base(walked: Walk) -> dict[str, Any] | None:
+    base = walked.model.checked.chain.base
+    return None if base is None else dict(base)
+
+
+def _stage(stage: TrainingStatement) -> dict[str, Any]:
+    return {
+        "stage": stage.stage,
+        "derivation": stage.derivation,
+        "statement": stage.digest,
+        "start_ms": stage.start_ms,
+        "end_ms": stage.end_ms,
+        "inputs": [dict(one) for one in stage.inputs],
+        "measured": stage.predicate["measured"],
+        "energy": stage.predicate["energy"],
+    }
+
+
+def _source(one: WalkedSource) -> str:
+    source = one.source
+    dropped = "".join(f", {number} dropped at {stage}" for stage, number in one.dropped.items())
+    counts = f"{one.use.num_documents} of {source.num_documents} documents learnt from, {one.use.num_held_out} held out"
+    return f"{source.name}: {source.licence}, {source.jurisdiction}, {source.origin}; {counts}{dropped}"
+
+
+def _base(base: Input) -> str:
+    return (
+        f"{base['origin']} ({base['jurisdiction']}), {base['licence']}, {base['sha256']}: imported, not known further"
+    )
+
+
+def _figures(evaluation: dict[str, Any]) -> str:
+    plain = [f"{name} {value}" for name, value in sorted(evaluation.items()) if isinstance(value, (str, int))]
+    return ", ".join(one for one in plain if not one.startswith("weights ")) or "see passport.json"
+
+
+def _energy(energy: dict[str, Any]) -> str:
+    figure = energy["millijoules"]
+    return str(energy["label"]) if figure is None else f"{figure / 1000:.0f} J, {energy['label']}"

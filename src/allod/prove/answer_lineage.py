@@ -1,0 +1,116 @@
+"""From a receipt to training documents: the steps that go on where `verify` ends.
+
+     8 artefact     what the receipt names was released: a statement in the artefacts log, under the same trust
+     9 … 13         what `releases.check_release` checks of it: signature, weights, stages, records, sources
+
+Each adapter that took part is followed first, then the model in the same way. `VerificationError` names the step that
+failed; its code is `lineage_unknown` for a model that was not made here: there is nothing to follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from allod.core.errors import AllodError, Invalid, VerificationError
+from allod.prove.folders import read_plain_file
+from allod.prove.model_keys import MAX_PEM_BYTES, ModelPublicKey
+from allod.prove.notes import VerifierKey
+from allod.prove.reading import bundles_of
+from allod.prove.releases import CheckedRelease, LoggedRelease, Releases, check_release, read_releases
+from allod.prove.trust import Trust
+from allod.prove.verify import STEPS, Report, Step, verify
+
+UNKNOWN = "lineage_unknown"
+ARTEFACT = "artefact"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a realm keeps what is followed: the artefacts log, the store of models, the public models key."""
+
+    log: Path
+    store: Path
+    public_key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """One model or adapter of the answer, followed to its sources."""
+
+    release: CheckedRelease
+    steps: tuple[Step, ...]
+
+
+def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Followed]:
+    """Follow each adapter that took part in a verified receipt's answer, then the model.
+
+    Raises VerificationError with the step, whose code is `lineage_unknown` where the model was not released here.
+    """
+    number = len(STEPS) + 1
+    with_model = report.statement.predicate.get("model")
+    if with_model is None:
+        raise _failed("no model took part", number)
+    try:
+        key = _artefacts_key(report, trust)
+        releases = read_releases(places.log, key)
+        public_key = ModelPublicKey.parse(read_plain_file(places.public_key, limit_bytes=MAX_PEM_BYTES))
+    except Invalid as error:
+        code = UNKNOWN if error.code == "no_log" else error.code
+        raise _failed(error.message, number, code) from error
+    for digest in (*with_model["adapters"], with_model["digest"]):
+        followed = _follow(digest, releases, public_key, key=key, trust=trust, places=places, number=number)
+        number += len(followed.steps)
+        yield followed
+
+
+def _follow(
+    digest: str,
+    releases: Releases,
+    public_key: ModelPublicKey,
+    *,
+    key: VerifierKey,
+    trust: Trust,
+    places: Places,
+    number: int,
+) -> Followed:
+    logged = releases.of(digest)
+    if logged is None:
+        raise _failed(f"{digest} was not released here: its training is not known", number, UNKNOWN)
+    step = Step(number, ARTEFACT, _included(logged, releases, key=key, trust=trust, places=places, number=number))
+    release = check_release(
+        places.store / digest.removeprefix("sha256:"),
+        logged.artefact,
+        public_key,
+        trainings=releases.trainings,
+        first_step=number + 1,
+    )
+    return Followed(release, (step, *release.steps))
+
+
+def _included(
+    logged: LoggedRelease, releases: Releases, *, key: VerifierKey, trust: Trust, places: Places, number: int
+) -> str:
+    """The release's own bundle, verified as a stranger's would be: its log, its witnesses, its place in the tree."""
+    try:
+        (bundle,) = bundles_of(places.log, key, releases.read, [logged.entry])
+        report = verify(bundle, trust)
+    except AllodError as error:
+        raise _failed(error.message, number) from error
+    return f"{logged.artefact.id}, entry {report.index} of {report.head.size} in {report.head.origin}"
+
+
+def _artefacts_key(report: Report, trust: Trust) -> VerifierKey:
+    """The key of the artefacts log of the realm whose receipt it is, among those that are trusted."""
+    origin = f"{report.head.origin.partition('/')[0]}/artefacts"
+    for key in trust.logs:
+        if key.name == origin:
+            return key
+    raise Invalid(f"the trust file has no key of the log {origin}", code="no_trusted_key")
+
+
+def _failed(message: str, number: int, code: str = "not_verified") -> VerificationError:
+    error = VerificationError(message, step=number, name=ARTEFACT)
+    error.code = code
+    return error
