@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
-sys.path.insert(0, str(Path(__file__).parent))
 
-from pretraining import TINY, new_work, write_corpus  # noqa: E402
+from tests.train.pretraining import TINY, new_work, write_corpus  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
 from allod.model.network import Network  # noqa: E402

@@ -7,12 +7,14 @@ conversion to trust.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Head = Callable[[Tensor, Tensor], Tensor]
 INITIAL_SPREAD = 0.02
 """Standard deviation of fresh weights, as in GPT-2 and `LlamaConfig.initializer_range`."""
 
@@ -150,7 +152,11 @@ class Body(nn.Module):
 
 
 class Network(nn.Module):
-    """`forward`: tokens, int64 [batch, time] → logits [batch, time, vocab]. Weights come from `initialise`."""
+    """`forward`: tokens, int64 [batch, time] → logits [batch, time, vocab]. Weights come from `initialise`.
+
+    Another `head` is given the last values [batch, time, width] and the table [vocab, width], to make of them what it
+    will: a loss need not hold all the logits at once.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -160,9 +166,8 @@ class Network(nn.Module):
         if shape.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.lm_head(self.model(tokens))
-        return logits
+    def forward(self, tokens: Tensor, head: Head = functional.linear) -> Tensor:
+        return head(self.model(tokens), self.lm_head.weight)
 
     def initialise(self, seed: int) -> None:
         """Fill the weights from `seed`: normal, narrower where a layer adds to the sum of all layers (GPT-2)."""

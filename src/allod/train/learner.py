@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from allod.core.errors import Invalid
 from allod.model.network import Network, Shape
 from allod.train.batches import Batches
-from allod.train.losses import next_token_loss
+from allod.train.losses import chunked_next_token_loss, next_token_loss
 from allod.train.muon import Optimiser, Rates, whole
 from allod.train.ranks import Ranks
 from allod.train.schedule import Schedule
@@ -58,9 +58,8 @@ class Learner:
             shard(self.network)
         self.optimiser = Optimiser(self.network.named_parameters(), Rates())
         self.losses = torch.zeros(plan.schedule.steps, dtype=torch.float64)
-        self._forward: Callable[[Tensor], Tensor] = self.network
-        if ranks.device.type == "cuda":  # on a CPU compiling takes longer than it saves in a run of minutes
-            self._forward = torch.compile(self.network)
+        # on a CPU compiling takes longer than it saves in a run of minutes
+        self._compiled = torch.compile(self.network) if ranks.device.type == "cuda" else None
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -95,12 +94,18 @@ class Learner:
         pieces = torch.split(rows, max(1, MAX_PIECE_TOKENS // self.plan.batches.context))
         total = 0.0
         for piece in pieces:
-            with torch.autocast("cuda", torch.bfloat16, enabled=rows.is_cuda):
-                logits = self._forward(piece[:, :-1])
-            loss = next_token_loss(logits, piece[:, 1:], goldfish_k=self.plan.goldfish_k)
+            loss = self._loss(piece[:, :-1], piece[:, 1:])
             torch.autograd.backward(loss * (len(piece) / len(rows) / lanes))
             total += loss.item() * len(piece) / len(rows)
         return total
+
+    def _loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        if self._compiled is None:
+            head = partial(chunked_next_token_loss, targets=targets, goldfish_k=self.plan.goldfish_k)
+            loss: Tensor = self.network(tokens, head)
+            return loss
+        with torch.autocast("cuda", torch.bfloat16):
+            return next_token_loss(self._compiled(tokens), targets, goldfish_k=self.plan.goldfish_k)
 
 
 def shard(network: Network) -> None:
