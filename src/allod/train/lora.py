@@ -7,6 +7,7 @@ This imports transformers and peft, which takes two seconds; neither may reach a
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 
 WEIGHTS = "weights.gguf"
@@ -38,8 +40,8 @@ class Base:
         where = {"gguf_file": WEIGHTS, "local_files_only": True}
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **where)
-            self.network: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where)
-        except (OSError, ValueError, KeyError) as error:
+            self.network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where)
+        except (OSError, ValueError, LookupError, struct.error) as error:
             raise Invalid(f"the base model cannot be read: {error}", code="base_not_read") from error
         self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.encode_special_tokens = True  # a document that spells one out does not mean it
@@ -49,6 +51,12 @@ class Base:
         """The tokens of each text, and the one that ends a document."""
         found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return [[*one.ids, self._end] for one in found]
+
+    def shape(self) -> dict[str, JsonValue]:
+        """What an engine's format has to know of it: how its rows belong to heads."""
+        config = self.network.config
+        names = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "hidden_size")
+        return {"model_type": config.model_type, **{name: int(getattr(config, name)) for name in names}}
 
     def logits(self, tokens: Tensor) -> Tensor:
         """[batch, time] → [batch, time, vocab]."""

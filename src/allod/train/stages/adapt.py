@@ -29,7 +29,8 @@ MAX_NORM = 1.0  # of the gradient
 
 
 def run(work: Work) -> Facts:
-    """Writes the adapter as peft reads it, `documents.jsonl`, `losses.jsonl`, `curve.png` and `evaluation.json`.
+    """Writes the adapter as peft reads it, `documents.jsonl`, `losses.jsonl`, `curve.png` and `evaluation.json`; and
+    `base.json`, the shape of what it is over.
 
     `work.inputs["base"]` holds `weights.gguf`. Raises Invalid (`base_not_read`, `corpus_too_small`, `loss_not_finite`),
     Denied (`evaluation_below_gate`) where the held-out loss did not fall as the recipe wants, Unavailable
@@ -48,6 +49,7 @@ def run(work: Work) -> Facts:
     weights = adapter.save(work.output)
     write_curve(losses, work.output, tokens_per_step=options.batch * options.context)
     texts.write(work.output / "documents.jsonl")
+    (work.output / "base.json").write_bytes(canonical_json(base.shape()) + b"\n")
     figures = {
         "loss_before": before,
         "loss_after": after,
