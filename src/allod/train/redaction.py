@@ -20,10 +20,11 @@ _EMAIL = re.compile(
     re.ASCII,
 )
 
-# Ofcom's National Telephone Numbering Plan: a digit but 0, 4, 5 or 6 and nine more, after +44 or 0, grouped as people do.
+# Ofcom's National Telephone Numbering Plan: ten digits after +44 or 0, the first none of 0, 4, 5 and 6, in any groups.
 _GAP = r"[ \u00a0.-]?"
 _TELEPHONE = re.compile(
-    rf"(?<![\w.,/+-])(?:(?:\+44|0044){_GAP}(?:\(0\){_GAP})?|\(?0)[1-37-9](?:{_GAP}\)?{_GAP}[0-9]){{9}}(?![\w/]|[.,-][0-9])",
+    rf"(?<![\w.,/+-])(?:(?:\+44|0044){_GAP}(?:\(0\){_GAP})?|\(?0)[1-37-9](?:{_GAP}(?:\){_GAP})?[0-9]){{9}}"
+    r"(?![\w/]|[.,-][0-9])",
     re.ASCII,
 )
 
