@@ -80,6 +80,13 @@ def test_a_truncated_package_is_damaged(tmp_path: Path, kept: int) -> None:
     assert caught.value.hint
 
 
+def test_files_that_end_within_a_whole_archive_are_damaged(tmp_path: Path) -> None:
+    """The outer archive may be whole, and the compressed files in it cut off."""
+    data = tar_xz([(file("./a.txt"), bytes(range(256)) * 40)])
+    with pytest.raises(Invalid, match="ends too soon"):
+        read_members(write(tmp_path, deb(data[: len(data) // 2])), everything)
+
+
 def test_a_package_packed_otherwise_says_how(tmp_path: Path) -> None:
     """What this Python cannot unpack is named, with the command that repacks it."""
     with pytest.raises(Invalid, match=r"data\.tar\.zst") as caught:
