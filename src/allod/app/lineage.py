@@ -12,7 +12,7 @@ from allod.app.models import ReleasedModel, ReleasedModels
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
 from allod.core.training_statements import ArtefactStatement, TrainingStatement
-from allod.model.records import DocumentRecord, SourceRecord, read_dropped, read_records, read_sources
+from allod.model.records import DocumentRecord, Dropped, SourceRecord, read_dropped, read_records, read_sources
 from allod.model.release_facts import TRAIN, SourceUse
 from allod.prove.folders import read_plain_file
 from allod.prove.releases import LINEAGE
@@ -44,8 +44,9 @@ class Walk:
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What became of one document on its way to one model. `how` is `learnt from`, `held out`, `left out` or, for
-    a model that could not be looked into, `unknown`; `stage` and `rule` say where and why it was left out, `reason`
-    why nothing is known, `base` that it came with the model that this one adapts."""
+    a model that could not be looked into, `unknown`; `stage` and `rule` say where and why it was left out, `instead`
+    which document, much the same, stayed; `reason` why nothing is known, `base` that it came with the model that this
+    one adapts."""
 
     model: str
     digest: str
@@ -53,6 +54,7 @@ class Trace:
     document: str = ""
     stage: str = ""
     rule: str = ""
+    instead: str = ""
     reason: str = ""
     base: str = ""
 
@@ -135,7 +137,7 @@ class _Records:
         """What was learnt from or held out."""
         return read_records(self._lineage / self._packed / "documents.jsonl")
 
-    def dropped(self, stage: str) -> Mapping[str, str]:
+    def dropped(self, stage: str) -> Mapping[str, Dropped]:
         """What a stage dropped, and by which rule; nothing where no report of it was kept."""
         report = self._lineage / stage / "report.json"
         return read_dropped(report) if report.exists() else {}
@@ -150,11 +152,11 @@ class _Records:
         rules = {stage: self.dropped(stage) for stage in DROPPING_STAGES}
         return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
 
-    def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, str]]) -> Trace:
+    def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, Dropped]]) -> Trace:
         name, digest = self._artefact.name, self._artefact.artefact_digest
         if split is not None:
             return Trace(name, digest, LEARNT if split == TRAIN else HELD_OUT, id_)
         for stage, dropped in rules.items():
             if id_ in dropped:
-                return Trace(name, digest, LEFT_OUT, id_, stage, dropped[id_])
+                return Trace(name, digest, LEFT_OUT, id_, stage, dropped[id_].rule, dropped[id_].instead)
         return Trace(name, digest, LEFT_OUT, id_, "a stage that keeps no report")

@@ -149,7 +149,7 @@ class _Run:
     def dropped(self) -> dict[str, int]:
         """How many documents each rule dropped."""
         reports = [read_dropped(self.folder / stage / "report.json") for stage in ("clean", "dedupe")]
-        return dict(Counter(rule for report in reports for rule in report.values()))
+        return dict(Counter(one.rule for report in reports for one in report.values()))
 
 
 def _last_stage(folder: Path) -> str:

@@ -180,7 +180,8 @@ def _described(trace: Trace) -> str:
     through = f", through its base {trace.base}" if trace.base else ""
     if trace.how == UNKNOWN:
         return f"cannot be told: {trace.reason or 'its base cannot be looked into'}{through}"
-    rule = f" ({trace.rule})" if trace.rule else ""
+    instead = f"; {trace.instead} stays" if trace.instead else ""
+    rule = f" ({trace.rule}{instead})" if trace.rule else ""
     where = f": dropped at {trace.stage}{rule}" if trace.stage else ""
     return f"{trace.document}: {trace.how}{where}{through}"
 

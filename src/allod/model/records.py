@@ -49,6 +49,14 @@ class DocumentRecord:
         return self.id.partition("/")[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Why a document was dropped, and the id of the one that stays instead of it, where there is one."""
+
+    rule: str
+    instead: str = ""
+
+
 def read_sources(path: Path) -> tuple[SourceRecord, ...]:
     """The sources in a sources.json. Raises Invalid (`bad_record`)."""
     rows = read_json(path)
@@ -87,12 +95,12 @@ def read_records(path: Path) -> Iterator[DocumentRecord]:
                 raise _refuse(path, f"line {number} is no document") from error
 
 
-def read_dropped(path: Path) -> Mapping[str, str]:
-    """The documents that a stage dropped, and the rule that dropped each, from its report.json. Raises Invalid."""
+def read_dropped(path: Path) -> Mapping[str, Dropped]:
+    """The documents that a stage dropped, by id, from its report.json. Raises Invalid (`bad_record`)."""
     report = read_json(path)
     try:
-        return {_text(row["id"]): _text(row["rule"]) for row in report["dropped"]}
-    except (LookupError, TypeError) as error:
+        return {_text(row["id"]): Dropped(_text(row["rule"]), _text(row.get("of", ""))) for row in report["dropped"]}
+    except (LookupError, TypeError, AttributeError) as error:
         raise _refuse(path, "it does not say what was dropped") from error
 
 

@@ -52,14 +52,16 @@ def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Foll
     with_model = report.statement.predicate.get("model")
     if with_model is None:
         raise _failed("no model took part", number)
+    digests = (*with_model["adapters"], with_model["digest"])
     try:
         key = _artefacts_key(report, trust)
         releases = read_releases(places.log, key)
         public_key = ModelPublicKey.parse(read_plain_file(places.public_key, limit_bytes=MAX_PEM_BYTES))
     except Invalid as error:
-        code = UNKNOWN if error.code == "no_log" else error.code
-        raise _failed(error.message, number, code) from error
-    for digest in (*with_model["adapters"], with_model["digest"]):
+        if error.code == "no_log":
+            raise _not_released(digests[0], number) from error
+        raise _failed(error.message, number) from error
+    for digest in digests:
         followed = _follow(digest, releases, public_key, key=key, trust=trust, places=places, number=number)
         number += len(followed.steps)
         yield followed
@@ -77,7 +79,7 @@ def _follow(
 ) -> Followed:
     logged = releases.of(digest)
     if logged is None:
-        raise _failed(f"{digest} was not released here: its training is not known", number, UNKNOWN)
+        raise _not_released(digest, number)
     step = Step(number, ARTEFACT, _included(logged, releases, key=key, trust=trust, places=places, number=number))
     release = check_release(
         places.store / digest.removeprefix("sha256:"),
@@ -110,7 +112,11 @@ def _artefacts_key(report: Report, trust: Trust) -> VerifierKey:
     raise Invalid(f"the trust file has no key of the log {origin}", code="no_trusted_key")
 
 
-def _failed(message: str, number: int, code: str = "not_verified") -> VerificationError:
-    error = VerificationError(message, step=number, name=ARTEFACT)
-    error.code = code
+def _not_released(digest: str, number: int) -> VerificationError:
+    error = _failed(f"{digest} was not released here: its training is not known", number)
+    error.code = UNKNOWN
     return error
+
+
+def _failed(message: str, number: int) -> VerificationError:
+    return VerificationError(message, step=number, name=ARTEFACT)
