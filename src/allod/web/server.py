@@ -195,8 +195,10 @@ def announce(realm: Realm) -> None:
 def greet(realm: Realm) -> None:
     """Tell whoever started the gateway what it serves and where."""
     model = realm.gateway.model
+    over = [each for each in realm.gateway.models.values() if each.base]
     lines = [
         f"model {model.name} ({model.licence}, {model.owner})",
+        *(f"      {each.name}, an adapter over it ({each.licence}, {each.owner})" for each in over),
         f"seal  {realm.gateway.engine.info.seal}",
         f"key   {Home(realm.settings.home).local_key}",
         f"admin {Home(realm.settings.home).admin_key}",

@@ -1,0 +1,105 @@
+"""A model and adapters over it through the front door: each listed, looked up, asked and answering by its own name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allod.app.engine import ECHO_MODEL
+from allod.app.home import Home, load_settings
+from allod.app.realm import run_realm
+from allod.serve.engine import LoadedAdapter
+from allod.serve.engines.echo import EchoEngine
+from allod.serve.gateway import ServedModel
+from allod.web.routes import application
+from allod.web.server import greet
+
+LAW = ServedModel("law", "Us", f"sha256:{'1' * 64}", "MIT", "GB", informative=True, base="echo")
+MEDICINE = ServedModel("medicine", "Us", f"sha256:{'2' * 64}", "CC0-1.0", "GB", informative=True, base="echo")
+Ask = Callable[..., Awaitable[tuple[int, Any]]]
+
+
+@asynccontextmanager
+async def realm_with_adapters(tmp_path: Path) -> Any:
+    settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
+    engine = EchoEngine(adapters=tuple(LoadedAdapter(each.name, each.digest) for each in (LAW, MEDICINE)))
+    async with run_realm(settings, engine, ECHO_MODEL, (LAW, MEDICINE)) as realm:
+        key = await asyncio.to_thread(Home(settings.home).local_key.read_text)
+        app = await asyncio.to_thread(application, realm)
+
+        async def ask(path: str, body: Any = None) -> tuple[int, Any]:
+            sent: list[Any] = []
+            left = [{"type": "http.request", "body": json.dumps(body).encode() if body else b"", "more_body": False}]
+
+            async def receive() -> Any:
+                return left.pop() if left else await asyncio.Future()
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http",
+                "method": "POST" if body else "GET",
+                "path": path,
+                "query_string": b"",
+                "headers": [
+                    (b"host", f"127.0.0.1:{settings.server.port}".encode()),
+                    (b"authorization", f"Bearer {key.strip()}".encode()),
+                ],
+                "client": ("127.0.0.1", 1),
+            }
+            await app(scope, receive, send)
+            return sent[0]["status"], json.loads(b"".join(part.get("body", b"") for part in sent[1:]))
+
+        yield realm, ask
+
+
+async def test_each_is_listed_under_its_own_name(tmp_path: Path) -> None:
+    """The model first, as whoever takes the first expects; an adapter says what it lies over, and its own terms."""
+    async with realm_with_adapters(tmp_path) as (_, ask):
+        _, listed = await ask("/v1/models")
+        found = [(await ask(f"/v1/models/{name}"))[1] for name in ("echo", "law", "medicine")]
+        status, missing = await ask("/v1/models/Law")
+    assert listed["data"] == found
+    about = [(each["id"], each["allod"]["base"], each["allod"]["licence"]) for each in found]
+    assert about == [("echo", None, "Apache-2.0"), ("law", "echo", "MIT"), ("medicine", "echo", "CC0-1.0")]
+    assert found[1]["allod"]["digest"] == LAW.digest
+    assert (status, missing["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_each_answers_by_its_own_name(tmp_path: Path) -> None:
+    """The answer says which, and its receipt that the adapter lay over the model's file."""
+    async with realm_with_adapters(tmp_path) as (realm, ask):
+        said, parts = {}, {}
+        for name in ("echo", "law", "medicine"):
+            body = {"model": name, "messages": [{"role": "user", "content": "Why?"}]}
+            status, answer = await ask("/v1/chat/completions", body)
+            assert (status, answer["model"]) == (200, name)
+            said[name] = answer["choices"][0]["message"]["content"]
+            bundle = json.loads(await asyncio.to_thread(realm.bundle, answer["id"].removeprefix("chatcmpl-"), None))
+            parts[name] = json.loads(bundle["statement"])["predicate"]["model"]
+        status, refused = await ask("/v1/chat/completions", {**body, "model": "poetry"})
+    assert said == {"echo": "Why?", "law": "law Why?", "medicine": "medicine Why?"}
+    assert {name: part["adapters"] for name, part in parts.items()} == {
+        "echo": [],
+        "law": [LAW.digest],
+        "medicine": [MEDICINE.digest],
+    }
+    assert [part["name"] for part in parts.values()] == ["echo", "law", "medicine"]
+    assert len({part["digest"] for part in parts.values()}) == 1
+    assert (status, refused["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_whoever_starts_it_is_told_of_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the model that they lie over, each with its licence."""
+    async with realm_with_adapters(tmp_path) as (realm, _):
+        greet(realm)
+    told = capsys.readouterr().out
+    assert "law, an adapter over it (MIT, Us)" in told
+    assert told.index("model echo") < told.index("law, an adapter") < told.index("seal ")
