@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ ALLOW, KILL, EPERM, ENOSYS = bpf.ALLOW, bpf.KILL_PROCESS, bpf.answer(errno.EPERM
 NUMBERS = {
     machine: {
         name: number
-        for table in (syscalls.ALLOWED, syscalls.ALLOWED_BY_ARGUMENT, syscalls.REFUSED)
+        for table in (syscalls.ISLAND_ALLOWED, syscalls.ALLOWED, syscalls.ALLOWED_BY_ARGUMENT, syscalls.REFUSED)
         for name, number in syscalls.numbers(table, machine).items()
     }
     for machine in syscalls.MACHINES
@@ -151,6 +152,78 @@ def test_the_numbers_are_the_kernels(machine: str, header: str) -> None:
     wrong = {name: number for name, number in NUMBERS[machine].items() if defined.get(name, number) != number}
     assert wrong == {}
     assert len(defined) > 200
+
+
+def test_the_engines_filter_is_the_one_that_receipts_name() -> None:
+    """Its digest goes into the evidence of every answer: a change here must be meant."""
+    digests = {machine: sha256(profile.build(profile.SEALED, machine, own_pid=0)).hexdigest() for machine in NUMBERS}
+    assert digests == {
+        "x86_64": "96c35f3dd78208cff808cf4dd2571167d9dcd3e36354cf284751d661b4d4fc44",
+        "aarch64": "903dda838ae004e91b6ac51477a0e5a720a18933769733407d841c38ccd59e47",
+    }
+
+
+def ask_island(machine: str, name: str, *arguments: int) -> int:
+    program = profile.build(profile.ISLAND, machine, own_pid=OWN_PID)
+    return verdict(program, NUMBERS[machine][name], *arguments, architecture=bpf.ARCHITECTURES[machine])
+
+
+@both
+def test_an_island_speaks_in_four_families_and_never_raw(machine: str) -> None:
+    """UNIX, INET, INET6 and questions to NETLINK_ROUTE; nothing that ignores a network namespace or makes packets."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC):
+            assert ask_island(machine, "socket", family, kind, 0) == ALLOW
+        assert ask_island(machine, "socket", family, socket.SOCK_RAW, 0) == EPERM
+        assert ask_island(machine, "socket", family, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) == EPERM
+        assert ask_island(machine, "socket", family, socket.SOCK_STREAM, 262) == EPERM  # IPPROTO_MPTCP
+    assert ask_island(machine, "socket", socket.AF_UNIX, socket.SOCK_STREAM, 0) == ALLOW
+    assert ask_island(machine, "socket", socket.AF_NETLINK, socket.SOCK_RAW, 0) == ALLOW
+    assert ask_island(machine, "socket", socket.AF_NETLINK, socket.SOCK_RAW, 16) == EPERM  # NETLINK_GENERIC
+    for family in set(range(64)) - {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}:
+        assert ask_island(machine, "socket", family, socket.SOCK_STREAM, 0) == EPERM
+
+
+@both
+def test_an_island_makes_processes_and_no_namespaces(machine: str) -> None:
+    """A process, a thread, a vfork; not one flag of CLONE_NEW."""
+    for flags in (17, 0x3D0F00, 0x4111):
+        assert ask_island(machine, "clone", flags) == ALLOW
+    for bit in (17, 25, 26, 27, 28, 29, 30):
+        assert ask_island(machine, "clone", 17 | 1 << bit) == EPERM
+
+
+@both
+def test_the_large_doors_stay_shut_for_an_island(machine: str) -> None:
+    """Allowed are calls by name; what is refused aloud to an engine and not listed here is refused to an island."""
+    refused = syscalls.numbers(syscalls.REFUSED, machine).keys() - syscalls.numbers(syscalls.ISLAND_ALLOWED, machine)
+    doors = {
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "pidfd_open",
+        "pidfd_getfd",
+        "setns",
+        "unshare",
+        "mount",
+    }
+    doors |= {"bpf", "keyctl", "userfaultfd", "perf_event_open", "io_uring_setup", "kexec_load", "open_by_handle_at"}
+    assert doors <= refused
+    for name in refused:
+        assert ask_island(machine, name, 1, 1, 1, 1, 1, 1) == EPERM
+
+
+def test_an_island_may_do_all_that_an_engine_may() -> None:
+    """llama.cpp runs in process there, to check what was exported."""
+    for name in syscalls.numbers(syscalls.ALLOWED, "x86_64"):
+        assert ask_island("x86_64", name) == ALLOW
+
+
+def test_a_call_has_one_number() -> None:
+    """Where an island's table names a call again, it is the same call."""
+    for machine in syscalls.MACHINES:
+        again = syscalls.numbers(syscalls.ISLAND_ALLOWED, machine)
+        assert {name: NUMBERS[machine][name] for name in again} == again
 
 
 def test_a_weakening_lets_datagrams_by() -> None:

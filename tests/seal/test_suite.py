@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from allod.seal.profile import ISLAND, PROFILES
 from allod.seal.suite import BLOCKED, ESCAPED, Row, SuiteReport, run_suite
 
 WITHOUT_NETWORK_OF_ITS_OWN = {"mptcp", "fast-open", "udp4", "udp6", "dns"}
@@ -16,10 +17,11 @@ def names(report: SuiteReport, sealed: str) -> set[str]:
     return {row.probe for row in report.rows if row.sealed == sealed}
 
 
-def test_nothing_gets_out() -> None:
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_nothing_gets_out(profile: str) -> None:
     """Each escape that gets out unsealed is stopped by the seal, and nothing of the lab is left."""
     heard: list[str] = []
-    report = run_suite(heard.append)
+    report = run_suite(heard.append, profile=profile)
     assert names(report, ESCAPED) == set()
     assert report.holds
     assert report.blocked >= 25, [row for row in report.rows if row.sealed != BLOCKED]
@@ -51,6 +53,29 @@ def test_nothing_gets_out() -> None:
 def test_a_weakened_seal_leaks_and_is_caught(omit: tuple[str, ...], leaks: set[str], holds_back: set[str]) -> None:
     """A suite that cannot fail proves nothing: each wall alone leaks what it was found to leak."""
     report = run_suite(unsafe_omit=omit)
+    escaped = names(report, ESCAPED)
+    assert leaks <= escaped
+    assert holds_back.isdisjoint(escaped)
+    assert not report.holds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("omit", "leaks", "holds_back"),
+    [
+        pytest.param(
+            ("namespaces",),
+            WITHOUT_NETWORK_OF_ITS_OWN - {"mptcp"} | BY_PATHNAME | {"tcp4", "loopback", "child", "change-mode"},
+            {"write-file", "ptrace", "vsock", "packet", "io-uring"},
+            id="no namespaces",
+        ),
+        pytest.param(("landlock",), {"plain-file", "symlink"}, {"write-file", "unix-stream", "kill"}, id="no Landlock"),
+        pytest.param(("namespaces", "seccomp"), {"io-uring", "mptcp", "ping"}, {"write-file"}, id="Landlock only"),
+    ],
+)
+def test_a_weakened_island_leaks_and_is_caught(omit: tuple[str, ...], leaks: set[str], holds_back: set[str]) -> None:
+    """Here the namespaces bear the weight: processes that may connect are held by what there is to connect to."""
+    report = run_suite(profile=ISLAND.name, unsafe_omit=omit)
     escaped = names(report, ESCAPED)
     assert leaks <= escaped
     assert holds_back.isdisjoint(escaped)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from allod.seal.profile import PROFILES, SEALED
 from allod.seal.suite import ESCAPED, SuiteReport, run_suite
 
 HELP = "try to get out of this machine's seal"
@@ -19,12 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     testing = parts.add_parser("test", help="run the escape suite; exit status 1 if anything got out")
+    testing.add_argument(
+        "--profile", choices=[*PROFILES], default=SEALED.name, help="an engine's, or training's island"
+    )
     testing.add_argument("--json", action="store_true")
 
 
 def run(words: argparse.Namespace) -> int:
     """Run the suite; nothing but a suite in which the control got out and the seal held is a success."""
-    report = run_suite(lambda name: print(f"trying {name}", file=sys.stderr, flush=True))
+    report = run_suite(lambda name: print(f"trying {name}", file=sys.stderr, flush=True), profile=words.profile)
     if words.json:
         print(
             json.dumps({"holds": report.holds, "escaped": report.escaped, "rows": [asdict(row) for row in report.rows]})

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.seal.escapes.probe import IPPROTO_MPTCP, MPTCP_PORT, PROXY_PORT, TCP_PORT, VSOCK_PORT
+from allod.seal.escapes.probe import IPPROTO_MPTCP, LOOPBACK_PORT, MPTCP_PORT, PROXY_PORT, TCP_PORT, VSOCK_PORT
 
 TOKEN = re.compile(rb"allod-[0-9a-f]{16}")
 BUFFER_BYTES = 4096
@@ -125,6 +125,7 @@ def be_victim(recorder: Recorder, belongings: Belongings) -> None:
     streams = [
         _unix(socket.SOCK_STREAM, belongings.stream_path),
         _unix(socket.SOCK_STREAM, "\0" + belongings.abstract_stream),
+        _loopback(),
     ]
     with suppress(OSError):
         streams.append(_vsock())
@@ -145,6 +146,13 @@ def _unix(kind: socket.SocketKind, address: str) -> socket.socket:
     sock.bind(address)
     if kind == socket.SOCK_STREAM:
         sock.listen(16)
+    return sock
+
+
+def _loopback() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.bind(("127.0.0.1", LOOPBACK_PORT))
+    sock.listen(16)
     return sock
 
 

@@ -61,8 +61,11 @@ class Record:
 class Lab:
     """A running lab, in which `attempt` tries one escape at a time."""
 
-    def __init__(self, directory: Path, record: Record, *, victim_pid: int, belongings: Belongings) -> None:
+    def __init__(
+        self, directory: Path, record: Record, *, profile: str, victim_pid: int, belongings: Belongings
+    ) -> None:
         self._directory = directory
+        self._profile = profile
         self._victim_pid = victim_pid
         self._belongings = belongings
         self._num_attempts = 0
@@ -121,6 +124,7 @@ class Lab:
         arguments = ("-S", "-P", "-m", "allod.seal.escapes", probe.name, json.dumps(vars(target)))
         return SealOptions(
             command=(sys.executable, *arguments),
+            profile=self._profile,
             socket_dir=self._directory / "sockets",
             read_paths=python_read_paths(),
             environment={
@@ -140,8 +144,9 @@ class Lab:
 
 
 @contextmanager
-def open_lab(directory: Path) -> Iterator[Lab]:
+def open_lab(directory: Path, *, profile: str) -> Iterator[Lab]:
     """Make the lab in `directory` (empty, ours) and leave the caller's namespaces for it. Needs a single thread.
+    `profile` is what attempts are made under.
 
     Raises Unavailable `lab_unavailable` where namespaces or virtual cables cannot be made.
     """
@@ -159,7 +164,7 @@ def open_lab(directory: Path) -> Iterator[Lab]:
         belongings = _belongings(directory)
         children.append(_fork(lambda: be_victim(recorder, belongings)))
         record.expect("victim-ready")
-        yield Lab(directory, record, victim_pid=children[1], belongings=belongings)
+        yield Lab(directory, record, profile=profile, victim_pid=children[1], belongings=belongings)
     except OSError as error:
         raise Unavailable(f"no lab: {error}", code="lab_unavailable", hint=_HINT) from error
     finally:
@@ -195,6 +200,7 @@ def _fork(become: Callable[[], None]) -> int:
 
 
 def _lay_cable(honeypot_pid: int) -> None:
+    netlink.bring_up("lo")
     netlink.add_cable(INTERFACE, peer=FAR_INTERFACE, peer_pid=honeypot_pid)
     _connect_interface(INTERFACE, _ATTACKER)
     for setting, value in (("ping_group_range", "0 0"), ("tcp_fastopen", "5")):
@@ -234,9 +240,9 @@ def _belongings(directory: Path) -> Belongings:
     )
 
 
-def run(directory: Path, omit: tuple[str, ...], tell: Callable[[dict[str, object]], None]) -> None:
+def run(directory: Path, profile: str, omit: tuple[str, ...], tell: Callable[[dict[str, object]], None]) -> None:
     """Every escape unsealed, then every escape sealed; `tell` hears each attempt, and in the end all the marks."""
-    with open_lab(directory) as lab:
+    with open_lab(directory, profile=profile) as lab:
         for phase, parts, address in (("control", PARTS, _CONTROL), ("sealed", omit, _SEALED)):
             for probe in EVERY.values():
                 tell({"phase": phase, "probe": probe.name, **lab.attempt(probe, omit=parts, address=address)})
@@ -245,7 +251,7 @@ def run(directory: Path, omit: tuple[str, ...], tell: Callable[[dict[str, object
         tell({"phase": "record", "marks": sorted(lab.record.marks)})
 
 
-def main(directory: str, *omit: str) -> None:
+def main(directory: str, profile: str, *omit: str) -> None:
     """Run the suite in `directory`, writing one JSON object a line; an error is a line too."""
 
     def tell(message: dict[str, object]) -> None:
@@ -254,7 +260,7 @@ def main(directory: str, *omit: str) -> None:
 
     kernel.die_with_parent(signal.SIGKILL)
     try:
-        run(Path(directory), omit, tell)
+        run(Path(directory), profile, omit, tell)
     except AllodError as error:
         tell({"phase": "error", "message": error.message, "code": error.code, "hint": error.hint})
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from allod.core.errors import Unavailable
 from allod.seal.escapes.every import EVERY
+from allod.seal.profile import SEALED
 
 BLOCKED, ESCAPED, NOT_APPLICABLE, NOT_RUN = "blocked", "ESCAPED", "not applicable", "did not run"
 _TIME_LIMIT_S = 180.0
@@ -62,21 +63,26 @@ class SuiteReport:
         return self.escaped == 0 and self.not_run == 0 and self.blocked > 0
 
 
-def run_suite(progress: Callable[[str], None] | None = None, *, unsafe_omit: tuple[str, ...] = ()) -> SuiteReport:
-    """Run the suite on this machine, as root or not; about 15 seconds, and nothing is left behind.
+def run_suite(
+    progress: Callable[[str], None] | None = None,
+    *,
+    profile: str = SEALED.name,
+    unsafe_omit: tuple[str, ...] = (),
+) -> SuiteReport:
+    """Run the suite against `profile` on this machine, as root or not; about 15 seconds, and nothing is left behind.
 
     `progress` hears the name of each attempt. `unsafe_omit` weakens the seal on purpose, so that the suite can be
     seen to fail. Raises Unavailable: `seal_incomplete` as `start` does, `lab_unavailable` where no lab can be made.
     """
     directory = tempfile.mkdtemp(prefix="allod-seal-")
     try:
-        return _report(_messages(directory, unsafe_omit, progress or (lambda name: None)))
+        return _report(_messages((directory, profile, *unsafe_omit), progress or (lambda name: None)))
     finally:
         shutil.rmtree(directory)
 
 
-def _messages(directory: str, omit: tuple[str, ...], progress: Callable[[str], None]) -> Iterable[dict[str, Any]]:
-    command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab", directory, *omit]
+def _messages(words: tuple[str, ...], progress: Callable[[str], None]) -> Iterable[dict[str, Any]]:
+    command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab", *words]
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd="/", stdin=subprocess.DEVNULL) as lab:
         timer = threading.Timer(_TIME_LIMIT_S, lab.kill)

@@ -12,6 +12,7 @@ from allod.seal.escapes.probe import (
     DNS_PORT,
     INTERFACE,
     IPPROTO_MPTCP,
+    LOOPBACK_PORT,
     MPTCP_PORT,
     TCP_PORT,
     TIMEOUT_S,
@@ -44,6 +45,10 @@ def _tcp4(target: Target) -> None:
 
 def _tcp6(target: Target) -> None:
     _stream(socket.AF_INET6, 0, (target.address_6, TCP_PORT), target.payload)
+
+
+def _loopback(target: Target) -> None:
+    _stream(socket.AF_INET, 0, ("127.0.0.1", LOOPBACK_PORT), target.payload)
 
 
 def _mptcp(target: Target) -> None:
@@ -121,6 +126,7 @@ def _proxy(target: Target) -> None:
 PROBES = (
     Probe("tcp4", "TCP over IPv4", _tcp4),
     Probe("tcp6", "TCP over IPv6", _tcp6),
+    Probe("loopback", "a TCP port of the gateway on this machine's loopback", _loopback),
     Probe("mptcp", "Multipath TCP, which Landlock's TCP rule does not see", _mptcp),
     Probe("fast-open", "data in TCP's first packet, by sendto without connect", _fast_open),
     Probe("udp4", "UDP over IPv4", _udp4),

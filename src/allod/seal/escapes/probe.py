@@ -55,5 +55,6 @@ class Probe:
 
 TIMEOUT_S = 1.5
 TCP_PORT, MPTCP_PORT, PROXY_PORT, DNS_PORT, UDP_PORT, VSOCK_PORT = 80, 81, 3128, 53, 9, 7777
+LOOPBACK_PORT = 8400
 IPPROTO_MPTCP = 262
 INTERFACE = "allod0"  # the attacker's end of the cable

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+import sys
 
 from allod.seal.escapes.probe import UDP_PORT, Probe, Target
 from allod.seal.kernel import syscall, unshare
@@ -14,6 +15,7 @@ from allod.seal.namespaces import CLONE_NEWNET
 
 _PIDFD_OPEN, _PIDFD_GETFD, _PIDFD_SEND_SIGNAL = 434, 438, 424  # the same numbers on every architecture
 _F_SETSIG = 10
+_CHILD = f"import socket, sys; socket.socket(2, 2).sendto(sys.argv[2].encode(), (sys.argv[1], {UDP_PORT}))"
 _PTRACE_ATTACH, _PTRACE_POKEDATA, _PTRACE_DETACH = 16, 4, 17
 
 
@@ -84,6 +86,14 @@ def _queued_signal(target: Target) -> None:
     _libc("sigqueue", target.victim_pid, target.signal, 0)
 
 
+def _child(target: Target) -> None:
+    if os.fork() == 0:
+        os.setsid()
+        words = [sys.executable, "-S", "-c", _CHILD, target.address_4, target.token]
+        os.execv(sys.executable, words)  # noqa: S606 - to become it, without a shell
+    os.wait()
+
+
 PROBES = (
     Probe("stolen-socket", "pidfd_getfd: take a live socket out of the gateway", _stolen_socket),
     Probe("setns", "enter the gateway's network namespace", _setns),
@@ -93,5 +103,6 @@ PROBES = (
     Probe("kill", "signal the gateway", _kill, leaves="signal"),
     Probe("queued-signal", "signal the gateway by rt_sigqueueinfo", _queued_signal, leaves="signal"),
     Probe("pidfd-signal", "signal the gateway by a pidfd", _pidfd_signal, leaves="signal"),
+    Probe("child", "start another program, in a session of its own, that sends", _child),
     Probe("owned-signal", "have the kernel signal the gateway: F_SETOWN and O_ASYNC", _owned_signal, leaves="signal"),
 )

@@ -1,0 +1,270 @@
+"""A stage in its own process inside the island: what it gives back, how it fails, and how it is stopped.
+
+The stages here are planted ones, in a package of the test's own: the recipe cannot name one.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+from allod.seal.evidence import proof_of
+from allod.train.recipe import Recipe, Source
+from allod.train.recipe_reading import recipe_json
+from allod.train.sealed import StageResult, run_sealed
+
+SOURCE = str(Path(__file__).parents[2] / "src")
+RECIPE = Recipe(
+    name="r",
+    sources=(Source("s", kind="text", licence="MIT", jurisdiction="GB", origin="o", date="2020", path="s.txt"),),
+)
+WAITS = """
+import time
+from allod.train.stopping import stop_if_asked
+def run(work):
+    work.report("waiting", 0, 0)
+    while True:
+        time.sleep(0.02)
+        {first}
+        stop_if_asked(work)
+"""
+
+Run = Callable[..., StageResult]
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Run:
+    """`plant(code)` runs a stage of that code; `heard` of the result's progress goes to a list that is given."""
+    package, output = tmp_path / "planted" / "stages_of_a_test", tmp_path / "output"
+    for folder in (package, output):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").touch()
+
+    def run(code: str, *, heard: list[tuple[str, int, int]] | None = None, **more: object) -> StageResult:
+        (package / "clean.py").write_text(code)
+        inputs = {"source": str(tmp_path / "source")}
+        return run_sealed(
+            "clean",
+            {"recipe": recipe_json(RECIPE), "inputs": inputs, "output": str(output)},  # type: ignore[dict-item]
+            read_paths=(package.parent,),
+            write_path=output,
+            report=lambda what, done, total: (heard if heard is not None else []).append((what, done, total)),
+            log_path=tmp_path / "log",
+            package="stages_of_a_test",
+            **{"stop": lambda: False, **more},  # type: ignore[arg-type]
+        )
+
+    return run
+
+
+def test_facts_and_progress_come_back(plant: Run, tmp_path: Path) -> None:
+    """With the evidence of the seal that it ran in, and what it used."""
+    heard: list[tuple[str, int, int]] = []
+    result = plant(
+        "def run(work):\n"
+        "    work.report('counting', 1, 2)\n"
+        "    (work.output / 'clean.txt').write_text(work.recipe.name)\n"
+        "    print('to the log'); assert str(work.inputs['source']).endswith('source')\n"
+        "    return {'documents': 2, 'ratio': 0.5, 'name': 'x', 'none': None}",
+        heard=heard,
+    )
+    assert result.facts == {"documents": 2, "ratio": 0.5, "name": "x", "none": None}
+    assert heard == [("counting", 1, 2)]
+    assert (tmp_path / "output" / "clean.txt").read_text() == "r"
+    assert (tmp_path / "log").read_text() == "to the log\n"
+    assert result.seal_kind == "island"
+    assert result.seal_proof == proof_of(result.seal_evidence)
+    assert result.cpu_s > 0
+    assert result.max_rss > 1 << 20
+    assert 0 < result.ended_ms - result.started_ms < 60_000
+
+
+def test_much_progress_is_thinned_out(plant: Run) -> None:
+    """A stage may report each document; nobody reads more than a few lines a second."""
+    heard: list[tuple[str, int, int]] = []
+    plant("def run(work):\n    for n in range(100_001): work.report('x', n, 100_000)\n    return {}", heard=heard)
+    assert 2 <= len(heard) < 50
+    assert heard[-1] == ("x", 100_000, 100_000)
+
+
+def test_a_stage_that_connects_fails(plant: Run) -> None:
+    """By name, by number, or to the machine's own loopback: there is nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for address in ("('192.0.2.1', 80)", "('example.org', 443)", str(server.getsockname())):
+            with pytest.raises(Unavailable) as caught:
+                plant(f"import socket\ndef run(work): socket.create_connection({address}, 3)")
+            assert caught.value.code == "stage_died"
+            assert "[Errno" in str(caught.value.hint)
+
+
+def test_a_stage_reads_only_what_it_was_given(plant: Run, tmp_path: Path) -> None:
+    """The secret beside its inputs is not there, and it writes to its own output alone."""
+    (tmp_path / "secret").write_text("s")
+    result = plant(
+        "from pathlib import Path\ndef run(work):\n"
+        f"    there = Path({str(tmp_path / 'secret')!r}).exists()\n"
+        "    try: (work.output.parent / 'x').write_text('x'); wrote = 1\n"
+        "    except OSError: wrote = 0\n"
+        "    return {'there': int(there), 'wrote': wrote}"
+    )
+    assert result.facts == {"there": 0, "wrote": 0}
+
+
+@pytest.mark.parametrize("kind", [Invalid, Denied, Unavailable])
+def test_an_error_of_the_stage_is_raised_here(plant: Run, kind: type[AllodError]) -> None:
+    """Same class, code, message and hint, as if there were no process in between."""
+    with pytest.raises(kind) as caught:
+        plant(
+            f"from allod.core.errors import {kind.__name__}\n"
+            f"def run(work): raise {kind.__name__}('what', code='a_code', hint='do this')"
+        )
+    assert (caught.value.message, caught.value.code, caught.value.hint) == ("what", "a_code", "do this")
+
+
+def test_a_full_disk_is_named(plant: Run) -> None:
+    """Not a traceback: what it is and what to do."""
+    with pytest.raises(Unavailable) as caught:
+        plant("import errno\ndef run(work): raise OSError(errno.ENOSPC, 'no space left')")
+    assert caught.value.code == "disk_full"
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(("code", "how"), [("os.abort()", "SIGABRT"), ("os._exit(9)", "status 9")])
+def test_a_stage_that_dies_says_how_and_its_last_words(plant: Run, code: str, how: str) -> None:
+    """The signal, and the end of this try's log, not of an earlier one's."""
+    with pytest.raises(Unavailable):
+        plant("import os, sys\ndef run(work): sys.stderr.write('earlier'); os.abort()")
+    with pytest.raises(Unavailable, match=how) as caught:
+        plant(f"import os\ndef run(work): os.write(2, b'last words'); {code}")
+    assert caught.value.code == "stage_died"
+    assert "last words" in str(caught.value.hint)
+    assert "earlier" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["[1]", "{", '{"facts": {"a": [1]}, "max_rss": 1}', '{"facts": 1}', '{"error": {"kind": "Exit"}}', "x" * (2 << 20)],
+)
+def test_what_is_no_message_is_no_answer(plant: Run, said: str) -> None:
+    """The stage has read the corpus; what comes from it is looked at with suspicion."""
+    with pytest.raises(Unavailable, match="no message"):
+        plant(
+            "import os\n"
+            "def run(work):\n"
+            "    for descriptor in range(3, 9):\n"
+            f"        try: os.write(descriptor, {said!r}.encode() + b'\\n')\n"
+            "        except OSError: pass\n"
+            "    return {}"
+        )
+
+
+def test_an_unknown_stage_is_not_looked_for(plant: Run, tmp_path: Path) -> None:
+    """Names are checked against the list before anything is imported."""
+    with pytest.raises(Invalid) as caught:
+        run_sealed(
+            "os",
+            {"recipe": {}, "inputs": {}, "output": "/"},
+            read_paths=(),
+            write_path=tmp_path / "output",
+            report=lambda what, done, total: None,
+            stop=lambda: False,
+            log_path=tmp_path / "log",
+        )
+    assert caught.value.code == "unknown_stage"
+
+
+def test_a_wish_to_stop_reaches_the_stage(plant: Run) -> None:
+    """It saves, says so, and is raised as interrupted."""
+    heard: list[tuple[str, int, int]] = []
+    with pytest.raises(Unavailable) as caught:
+        plant(WAITS.format(first="pass"), heard=heard, stop=lambda: bool(heard))
+    assert caught.value.code == "interrupted"
+
+
+def test_a_stage_that_does_not_stop_is_ended(plant: Run) -> None:
+    """After its grace, with all that it started."""
+    begun = time.monotonic()
+    heard: list[tuple[str, int, int]] = []
+    with pytest.raises(Unavailable) as caught:
+        plant(WAITS.format(first="continue"), heard=heard, stop=lambda: bool(heard), grace_s=0.5)
+    assert caught.value.code == "interrupted"
+    assert time.monotonic() - begun < 20
+
+
+def test_a_second_interrupt_ends_it_at_once(plant: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception on our side does not leave the stage behind, nor its scratch folder."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    heard: list[tuple[str, int, int]] = []
+
+    def stop() -> bool:
+        if heard:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        plant(WAITS.format(first="continue"), heard=heard, stop=stop)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_bytes_do_not_depend_on_the_caller(plant: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment is the same whoever starts it: hash seed, clock, threads; and no secret of ours."""
+    monkeypatch.setenv("SECRET_TOKEN", "s")
+    code = (
+        "import os\n"
+        "def run(work):\n"
+        "    names = ' '.join(sorted(os.environ))\n"
+        "    return {'hash': hash('a'), 'names': names, 'threads': os.environ['OMP_NUM_THREADS']}"
+    )
+    one, other = plant(code, threads=2), plant(code, threads=2)
+    assert one.facts == other.facts
+    assert "SECRET_TOKEN" not in str(one.facts["names"])
+    assert one.facts["threads"] == "2"
+
+
+def test_it_dies_with_us(tmp_path: Path) -> None:
+    """kill -9 of the process that follows it leaves no stage behind."""
+    folder = tmp_path / "stages_of_a_test"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "clean.py").write_text(WAITS.format(first="(work.output / 'alive').write_text(str(time.time()))"))
+    (tmp_path / "output").mkdir()
+    follower = (
+        "import json, sys; from pathlib import Path; from allod.train.sealed import run_sealed\n"
+        "here = Path(sys.argv[1])\n"
+        "run_sealed('clean', {'recipe': json.loads(sys.argv[2]), 'inputs': {}, 'output': str(here / 'output')},"
+        " read_paths=(here,), write_path=here / 'output', report=lambda *_: None, stop=lambda: False,"
+        " log_path=here / 'log', package='stages_of_a_test')"
+    )
+    words = [sys.executable, "-c", follower, str(tmp_path), json.dumps(recipe_json(RECIPE))]
+    alive = tmp_path / "output" / "alive"
+    with subprocess.Popen(words, env={"PYTHONPATH": SOURCE}) as process:
+        deadline = time.monotonic() + 20
+        while not alive.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert alive.exists()
+        process.send_signal(signal.SIGKILL)
+    time.sleep(0.5)
+    last = alive.read_text()
+    time.sleep(0.3)
+    assert alive.read_text() == last
+
+
+def test_it_may_be_followed_from_any_thread(plant: Run) -> None:
+    """The stage's life hangs on our process, not on the thread that asked."""
+    results: list[StageResult] = []
+    thread = threading.Thread(target=lambda: results.append(plant("def run(work): return {'a': 1}")))
+    thread.start()
+    thread.join(30)
+    assert results[0].facts == {"a": 1}
