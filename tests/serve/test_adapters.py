@@ -70,6 +70,8 @@ async def test_what_an_adapter_was_made_from_is_decided_on(front: MakeFront) -> 
             await answered(made.gateway, request(chat(model="secrets")))
         for name in ("m", "law"):
             await answered(made.gateway, request(chat(model=name), id=name))
+        tiers = [each.predicate["policy"]["label"]["tier"] for each in await made.receipts()]
+    assert tiers == ["SECRET", "OFFICIAL", "OFFICIAL"]
 
 
 async def test_a_key_may_be_for_one_adapter_alone(front: MakeFront) -> None:
