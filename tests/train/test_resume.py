@@ -17,9 +17,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
+from tests.train.pretraining import new_work, write_corpus  # noqa: E402
+
 from allod.core.errors import Unavailable  # noqa: E402
 from allod.train.stages import pretrain  # noqa: E402
-from tests.train.pretraining import new_work, write_corpus  # noqa: E402
 
 TRAIN = """
 import sys, time

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from allod.core.errors import Invalid
@@ -16,36 +18,68 @@ from allod.core.errors import Invalid
 class Tokens(Protocol):
     """A long row of tokens, read in windows (train/shards.py)."""
 
-    @property
-    def num_tokens(self) -> int: ...
+    num_tokens: int
 
-    def window(self, start: int, length: int) -> np.ndarray: ...
+    def window(self, start: int, length: int) -> NDArray[np.int64]: ...
+
+
+class Spans:
+    """Pieces of a row of tokens, read as if they stood one after another: the documents of one source, say."""
+
+    def __init__(self, tokens: Tokens, pieces: Sequence[tuple[int, int]]) -> None:
+        """`pieces` are first token and length of each, in order."""
+        self._tokens = tokens
+        self._firsts = np.array([first for first, _ in pieces], dtype=np.int64)
+        self._ends = np.cumsum([length for _, length in pieces], dtype=np.int64)
+        self.num_tokens = int(self._ends[-1])
+
+    def window(self, start: int, length: int) -> NDArray[np.int64]:
+        """`length` tokens from `start` on, counted within the pieces."""
+        found: list[NDArray[np.int64]] = []
+        number = int(np.searchsorted(self._ends, start, side="right"))
+        while length:
+            left = min(length, int(self._ends[number]) - start)
+            begin = int(self._ends[number - 1]) if number else 0
+            found.append(self._tokens.window(int(self._firsts[number]) + start - begin, left))
+            start, length, number = start + left, length - left, number + 1
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Text that is learned from as one: all there is, or a source's."""
+
+    name: str
+    tokens: Tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Windows of `context` tokens in an order drawn from `seed`: every one once before any comes again.
+    """Windows of `context` tokens, in an order drawn from `seed`.
 
-    Each time through, the windows begin at other places. Nothing is stored: where the n-th window lies is computed.
+    Rows are taken from `sections` in turn; one may stand there several times. Of each, every window comes once before
+    any comes again, and each time through, the windows begin at other places. Nothing is stored: where the n-th row
+    lies is computed.
     """
 
-    tokens: Tokens
+    sections: tuple[Section, ...]
     context: int
     rows: int
     seed: int
 
     def __post_init__(self) -> None:
-        if self.num_windows < 1:
-            raise Invalid(
-                f"{self.tokens.num_tokens} tokens are too few to learn from in windows of {self.context}",
-                code="corpus_too_small",
-                hint="add documents, or make pretrain.context smaller",
-            )
+        for section in self.sections:
+            if self._num_windows(section) < 1:
+                raise Invalid(
+                    f"{section.tokens.num_tokens} tokens of {section.name} are too few to learn from in windows of "
+                    f"{self.context}",
+                    code="corpus_too_small",
+                    hint="add documents, or make pretrain.context smaller",
+                )
 
     @property
-    def num_windows(self) -> int:
-        """Windows in one time through; one is lost to the place where the first begins."""
-        return (self.tokens.num_tokens - 1) // self.context - 1
+    def tokens_per_step(self) -> int:
+        return self.rows * self.context
 
     def batch(self, step: int, *, part: int = 0, parts: int = 1) -> Tensor:
         """Rows of a step, int64 [rows / parts, context + 1]: tokens and, one further, what they are to predict.
@@ -54,14 +88,22 @@ class Batches:
         """
         share = self.rows // parts
         first = step * self.rows + part * share
-        windows = [self.tokens.window(self.start(number), self.context + 1) for number in range(first, first + share)]
-        return torch.from_numpy(np.stack(windows).astype(np.int64))
+        return torch.from_numpy(np.stack([self.window(row) for row in range(first, first + share)]))
 
-    def start(self, number: int) -> int:
-        """Where the window lies that is `number`-th to be learned from."""
-        time, place = divmod(number, self.num_windows)
-        offset = _draw(f"{self.seed}/{time}/offset", self.context)
-        return shuffled(place, self.num_windows, key=f"{self.seed}/{time}") * self.context + offset
+    def window(self, row: int) -> NDArray[np.int64]:
+        """Row `row`, counted over all steps, int64 [context + 1]."""
+        turn, place = divmod(row, len(self.sections))
+        section = self.sections[place]
+        number = turn * self.sections.count(section) + self.sections[:place].count(section)
+        time, number = divmod(number, self._num_windows(section))
+        key = f"{self.seed}/{section.name}/{time}"
+        window = shuffled(number, self._num_windows(section), key=key)
+        start = window * self.context + _draw(f"{key}/offset", self.context)
+        return section.tokens.window(start, self.context + 1)
+
+    def _num_windows(self, section: Section) -> int:
+        """Windows in one time through; one is lost to the place where the first begins."""
+        return (section.tokens.num_tokens - 1) // self.context - 1
 
 
 def shuffled(place: int, count: int, *, key: str) -> int:

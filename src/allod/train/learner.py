@@ -33,10 +33,6 @@ class Plan:
     schedule: Schedule
     goldfish_k: int = 0
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batches.rows * self.batches.context
-
 
 class Learner:
     """A network, its optimiser, and the losses so far. `state` is all that a checkpoint must hold."""

@@ -70,9 +70,14 @@ class Canaries:
 
 @dataclass(frozen=True, slots=True)
 class Pretrain:
-    """How the network learns. Widths and layers follow `size`."""
+    """How the network learns. Widths and layers follow `size`.
+
+    `mixture` names sources: rows are taken from them in turn, and one that is named more often is learned from more.
+    Left empty, all text counts by its length.
+    """
 
     context: int = 256
+    mixture: tuple[str, ...] = ()
     goldfish_k: int = 0  # 0: off; else every k-th token is left out of the loss
     checkpoint_every_s: int = 30
 

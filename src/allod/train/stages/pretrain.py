@@ -7,15 +7,16 @@ ends in the same bytes, on one rank or on two; a run that is asked to stop saves
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from allod.core.canonical import canonical_json, sha256_hex
-from allod.core.errors import Unavailable
+from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.errors import Invalid, Unavailable
 from allod.model.network import Network, Shape
 from allod.model.weights import save_model
-from allod.train.batches import Batches, Tokens
+from allod.train.batches import Batches, Section, Spans
 from allod.train.bits import bits_per_byte
 from allod.train.checkpoints import FOLDER, Checkpoints
 from allod.train.curve import write_curve
@@ -50,20 +51,42 @@ def run(work: Work) -> Facts:
         network = whole_network(learner.network)
         if ranks.leads:
             save_model(network, work.output)
-            write_curve(learner.losses.tolist(), work.output, tokens_per_step=learner.plan.tokens_per_step)
+            write_curve(learner.losses.tolist(), work.output, tokens_per_step=learner.plan.batches.tokens_per_step)
         checkpoints.remove()
         return {**measured, "bits_per_byte": _validate(network, work.inputs["pack"])}
 
 
-def plan_of(recipe: Recipe, shape: Shape, corpus: Tokens) -> Plan:
+def plan_of(recipe: Recipe, shape: Shape, corpus: Shards) -> Plan:
     """What every step does, from a resolved recipe."""
-    batches = Batches(corpus, context=shape.context, rows=batch_rows(shape), seed=recipe.seed)
+    sections = sections_of(corpus, recipe.pretrain.mixture)
+    batches = Batches(sections, context=shape.context, rows=batch_rows(shape), seed=recipe.seed)
     return Plan(batches, Schedule(recipe.steps), goldfish_k=recipe.pretrain.goldfish_k)
+
+
+def sections_of(corpus: Shards, mixture: Sequence[str]) -> tuple[Section, ...]:
+    """The sources to take rows from in turn; all of the corpus as one where no mixture is given.
+
+    Raises Invalid (`mixture_unknown`) for a name that has no text to learn from.
+    """
+    if not mixture:
+        return (Section("corpus", corpus),)
+    pieces: dict[str, list[tuple[int, int]]] = {}
+    for document in corpus.documents():
+        pieces.setdefault(document.id.split("/")[0], []).append((document.first_token, document.num_tokens))
+    if unknown := sorted(set(mixture) - pieces.keys()):
+        raise Invalid(
+            f"pretrain.mixture names {unknown[0]}, of which nothing is left to learn from",
+            code="mixture_unknown",
+            hint=f"there is text of: {', '.join(sorted(pieces))}",
+            param="pretrain.mixture",
+        )
+    sections = {name: Section(name, Spans(corpus, pieces[name])) for name in set(mixture)}
+    return tuple(sections[name] for name in mixture)
 
 
 def _learn(work: Work, learner: Learner, checkpoints: Checkpoints) -> int:
     """Make the steps that are left to make. Returns how many those were."""
-    steps, tokens = learner.plan.schedule.steps, learner.plan.tokens_per_step
+    steps, tokens = learner.plan.schedule.steps, learner.plan.batches.tokens_per_step
     begin = checkpoints.load(learner.state)
     saved_s = time.monotonic()
     for step in range(begin, steps):
@@ -86,9 +109,10 @@ def _learn(work: Work, learner: Learner, checkpoints: Checkpoints) -> int:
 def _key(work: Work) -> str:
     """What a checkpoint belongs to: everything that the weights depend on, but not how many ranks there are."""
     recipe = work.recipe
-    parts: dict[str, str | int] = {
+    parts: dict[str, JsonValue] = {
         "context": recipe.pretrain.context,
         "goldfish_k": recipe.pretrain.goldfish_k,
+        "mixture": list(recipe.pretrain.mixture),
         "pack": sha256_hex((work.inputs["pack"] / FILES).read_bytes()),
         "seed": recipe.seed,
         "size": recipe.size,
@@ -100,8 +124,8 @@ def _key(work: Work) -> str:
 def _measured(learner: Learner, num_steps: int, used: float) -> dict[str, int | float | str | None]:
     """What the whole training took, and how fast its last `num_steps`, made in `used` seconds, were."""
     shape, plan, ranks = learner.network.shape, learner.plan, learner.ranks
-    tokens = plan.schedule.steps * plan.tokens_per_step
-    speed = num_steps * plan.tokens_per_step / used / ranks.count if num_steps else None
+    tokens = plan.schedule.steps * plan.batches.tokens_per_step
+    speed = num_steps * plan.batches.tokens_per_step / used / ranks.count if num_steps else None
     peak = matrix_peak(ranks.device)
     return {
         "parameters": shape.num_parameters,
