@@ -234,13 +234,21 @@ def test_an_unknown_kind_lists_those_that_there_are(place: Place) -> None:
     assert "text" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("path", ["/etc", "../notes", "notes/../../x", "missing", "."])
+@pytest.mark.parametrize("path", ["/", "../notes", "notes/../../x", "missing", "."])
 def test_paths_stay_beside_the_recipe(place: Place, path: str) -> None:
-    """A recipe that is handed on means the files that are handed on with it."""
+    """A recipe that is handed on means the files that are handed on with it, and not what lies above."""
     place.note("a.txt", b"one")
     with pytest.raises(Invalid) as caught:
         place.collect(replace(NOTES, path=path))
     assert caught.value.code == "source_path"
+
+
+def test_where_a_path_lies_is_no_part_of_it(place: Place, tmp_path: Path) -> None:
+    """The same files are the same source, named from the recipe's folder or from the machine's root."""
+    place.note("a.txt", b"one")
+    absolute = replace(NOTES, path=str(place.beside / "notes"))
+    near = content_digests(recipe_of(NOTES), beside=place.beside)
+    assert content_digests(recipe_of(absolute), beside=tmp_path) == near
 
 
 def test_links_among_files_are_refused(place: Place, tmp_path: Path) -> None:

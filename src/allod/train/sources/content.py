@@ -40,7 +40,7 @@ def content_of(source: Source, *, given: Path, cache: Path, beside: Path) -> Con
     """What the source holds, checked against what the recipe pins.
 
     A package is looked for in `given`, the operator's folder, then in `cache`, then fetched into it. A path is looked
-    for `beside` the recipe. Raises Invalid (`source_digest`, and what the archive's faults are), Unavailable, OSError.
+    for `beside` the recipe, unless it is absolute. Raises Invalid (`source_digest`, and what the archive's faults are), Unavailable, OSError.
     """
     if source.path:
         return _checked(source, Files(beside, source), None)
@@ -85,15 +85,14 @@ class Files(Mapping[str, bytes]):
     """The files below a source's path that its reader wants, by path; each is read when it is asked for."""
 
     def __init__(self, beside: Path, source: Source) -> None:
-        parts = PurePosixPath(source.path).parts
-        if not parts or ".." in parts or source.path.startswith("/"):
-            raise _path_refused(source, "it leads out of the recipe's folder")
+        path = PurePosixPath(source.path)
+        if not path.name or ".." in path.parts:
+            raise _path_refused(source, "it leads elsewhere")
         self._source, self._wants = source, reader_of(source).wants
-        self._top = beside
-        for part in parts:
-            self._top = self._top / part
-            if self._top.is_symlink():
-                raise _path_refused(source, "it is a link")
+        self._top = beside / path
+        steps = 1 if path.is_absolute() else len(path.parts)  # above these, links are how the machine is arranged
+        if any(step.is_symlink() for step in (self._top, *self._top.parents)[:steps]):
+            raise _path_refused(source, "it is a link")
         if not self._top.exists():
             raise _path_refused(source, "there is nothing there")
         self._paths = {self._top.name: self._top} if self._top.is_file() else dict(sorted(self._below()))
@@ -129,5 +128,5 @@ def _path_refused(source: Source, why: str) -> Invalid:
         f"source {source.name}: the path {source.path!r} is refused: {why}",
         code="source_path",
         param="path",
-        hint="give a file or a folder of .txt and .md files, relative to the recipe and without links",
+        hint="give a file or a folder of .txt and .md files, from the recipe's folder on and without links",
     )
