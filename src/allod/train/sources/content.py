@@ -39,8 +39,9 @@ def content_digest(members: Mapping[str, bytes]) -> str:
 def content_of(source: Source, *, given: Path, cache: Path, beside: Path) -> Content:
     """What the source holds, checked against what the recipe pins.
 
-    A package is looked for in `given`, the operator's folder, then in `cache`, then fetched into it. A path is looked
-    for `beside` the recipe, unless it is absolute. Raises Invalid (`source_digest`, and what the archive's faults are), Unavailable, OSError.
+    A package is looked for in `given`, the operator's folder, then in `cache`, then fetched into it. A path that is not
+    absolute is looked for `beside` the recipe. Raises Invalid (`source_digest`, and what the archive's faults are),
+    Unavailable, OSError.
     """
     if source.path:
         return _checked(source, Files(beside, source), None)
