@@ -1,8 +1,8 @@
 """`python -m allod.fleet.ranks`: torchrun, with the two things that a job under a scheduler needs.
 
-Run as a program with torchrun's own words. A scheduler signals every process of a step, so the ranks hear SIGUSR1 and
-SIGTERM themselves; torchrun would die of the one and kill ranks that are saving upon the other, and leaves both alone
-here. And where ranks ended with status 75 (interrupted, saved) so does this, instead of torchrun's 1.
+Run as a program with torchrun's own words. Whoever asks a job to stop signals every process of it, so the ranks hear
+SIGUSR1 and SIGTERM themselves; torchrun would die of the one and kill ranks that are saving upon the other, and leaves
+both alone here. And where ranks ended with status 75 (interrupted, saved) so does this, instead of torchrun's 1.
 """
 
 from __future__ import annotations

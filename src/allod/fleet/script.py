@@ -14,7 +14,7 @@ from allod.fleet.jobs import INTERRUPTED_STATUS, OUTPUT_FILE, Job, ranks_command
 from allod.fleet.site import Container, Site
 
 WARNING_S = 120  # between SIGUSR1 and the end of the walltime
-OTHERS_END_S = 300  # after a step's first task ended, the others have so long: as torchrun's ranks wait for each other
+OTHERS_END_S = WARNING_S  # after a step's first task ended, the others have so long: all have saved, or one has died
 
 _RENDEZVOUS_VARIABLES = ("PET_RDZV_BACKEND", "PET_RDZV_ENDPOINT", "PET_RDZV_ID")  # torchrun reads them
 
@@ -53,7 +53,7 @@ def render(job: Job, site: Site, *, excluded: Collection[str] = ()) -> str:
     Raises nothing: Job and Site have checked every word that stands in an option line.
     """
     parts = [
-        "#!/bin/bash\n",
+        "#!/bin/bash -l\n",  # a login shell: `module` is a function of its profile
         *(f"#SBATCH {option}\n" for option in _options(job, site, excluded)),
         "\nset -euo pipefail\n",
         '\nstep=\nwarned=\ntrap \'warned=yes; [ -z "$step" ] || kill -USR1 "$step"\' USR1\n\n',

@@ -1,4 +1,4 @@
-"""Jobs on this machine: a process group each, so that a signal reaches every rank."""
+"""Jobs on this machine: a process each, and all of its descendants with it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from allod.core.errors import Invalid, Unavailable
 from allod.fleet.executor import Report
@@ -54,7 +55,7 @@ class LocalExecutor:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    start_new_session=True,  # Ctrl-C at the terminal is for us: jobs are told by `interrupt`
                 )
         except OSError as error:
             raise Unavailable(f"{job.name} could not be started: {error}", code="job_not_started") from error
@@ -83,7 +84,7 @@ class LocalExecutor:
     def interrupt(self, id: JobId) -> None:
         """Tell every rank that the machine is wanted back: it saves and ends with status 75."""
         if not self.state(id).state.is_over:
-            os.killpg(self._started(id).process.pid, signal.SIGUSR1)
+            _send(signal.SIGUSR1, _family(self._started(id).process.pid))
 
     def close(self) -> None:
         """Cancel every job that still runs."""
@@ -91,13 +92,12 @@ class LocalExecutor:
             self.cancel(id)
 
     def _end(self, started: _Started, final: JobStatus) -> None:
-        """End the whole group: a rank that outlives the process that started it would hold the job's files."""
-        group = started.process.pid
-        os.killpg(group, signal.SIGTERM)
+        """End the whole family: a rank that outlives the process that started it would hold the job's files."""
+        family = _family(started.process.pid)
+        _send(signal.SIGTERM, family)
         with suppress(subprocess.TimeoutExpired):
             started.process.wait(self._options.grace_s)
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+        _send(signal.SIGKILL, family)
         started.process.wait()
         started.final = final
 
@@ -105,3 +105,19 @@ class LocalExecutor:
         if id not in self._jobs:
             raise Invalid(f"there is no job {id!r}", code="job_unknown")
         return self._jobs[id]
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants: torchrun puts each rank into a session of its own, so no group holds them all."""
+    family = [pid]
+    for one in family:  # which grows on the way
+        with suppress(OSError):
+            for children in Path(f"/proc/{one}/task").glob("*/children"):
+                family += map(int, children.read_text().split())
+    return family
+
+
+def _send(number: signal.Signals, family: list[int]) -> None:
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

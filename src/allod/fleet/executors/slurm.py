@@ -17,11 +17,12 @@ from allod.fleet.waiting import wait_until_over
 
 SCRIPT_FILE = "job.sbatch"  # in the job's folder: what was submitted, for people
 
-_FORMAT = "--Format=JobID:|,State:|,Reason:|,exit_code:|,RestartCnt:|"
+_COLUMNS = ("JobID", "State", "Reason", "exit_code", "RestartCnt")
+_FORMAT = "--Format=" + ",".join(f"{column}:|" for column in _COLUMNS)
 _UNREACHABLE = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "Zero Bytes")
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD", "REQUEUE_FED"}
-_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING", "RESIZING", "PREEMPTED"}
-_FAILED = {"BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"}
+_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING", "RESIZING"}
+_FAILED = {"BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,10 @@ class SlurmExecutor:
             raise Unavailable(f"Slurm's queue cannot be read: {answer.complaint}", code="slurm_failed")
         self._statuses.update(dict.fromkeys(open_jobs))
         for line in answer.output.splitlines():
-            id, state, reason, exit_code, restarts, *_ = (part.strip() for part in line.split("|"))
+            parts = [part.strip() for part in line.split("|")]
+            if len(parts) != len(_COLUMNS) + 1:
+                raise Unavailable(f"Slurm's queue says {line[:100]!r}, which is no job", code="slurm_failed")
+            id, state, reason, exit_code, restarts, _ = parts
             self._statuses[id] = read_status(state, reason, exit_code=exit_code, restarts=restarts)
 
     def _ask(self, *command: str) -> _Answer:
@@ -139,13 +143,11 @@ class SlurmExecutor:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise Unavailable(
-                f"Slurm's command {command[0]} is not on this machine",
-                code="slurm_missing",
-                hint="run on a login node of the site, or install slurm-client",
-            ) from error
+            raise _missing(f"Slurm's command {command[0]} is not on this machine") from error
         except subprocess.TimeoutExpired:
             return _Answer("", f"Socket timed out: {command[0]} did not answer in {self._options.timeout_s} s", 1)
+        if done.returncode != 0 and "establish a configuration source" in done.stderr:
+            raise _missing(f"Slurm's command {command[0]} knows no cluster")
         return _Answer(done.stdout.strip(), done.stderr.strip(), done.returncode)
 
 
@@ -172,6 +174,10 @@ def _exit_status(word: str) -> int:
     """Of a wait status as `squeue` prints it."""
     status = int(word) if word.isdecimal() else 0
     return status >> 8 if status >> 8 else -(status & 0x7F)
+
+
+def _missing(message: str) -> Unavailable:
+    return Unavailable(message, code="slurm_missing", hint="run this on a login node of the site")
 
 
 def _is_lost(answer: _Answer) -> bool:

@@ -1,0 +1,214 @@
+"""Whether a run may begin at a site: pure checks of what is asked for against what was found there.
+
+Most of what goes wrong on a large machine goes wrong silently: a driver too old for its torch trains on the CPU, a
+missing plugin sends gradients over TCP at a tenth of the speed, a run dies with its walltime. So a run that would is
+refused before it begins, with every reason at once. `gather.py` finds the facts, where the run itself would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+from allod.core.canonical import JsonValue
+from allod.core.errors import Denied
+from allod.core.labels import Label
+from allod.fleet.site import Site
+
+
+class Severity(StrEnum):
+    """REFUSED forbids the run, NOTED is to be known, PASSED was looked at and is well."""
+
+    PASSED = "passed"
+    NOTED = "noted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `check` is its stable name; `reason` is a sentence with the figures in it."""
+
+    check: str
+    severity: Severity
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTerms:
+    """On what terms a source of the corpus is held."""
+
+    name: str
+    licence: str
+    label: Label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a run needs. `label` is the run's. `jurisdiction` is where it would be processed: the site's if empty."""
+
+    label: Label
+    sources: tuple[SourceTerms, ...] = ()
+    nodes: int = 1
+    ranks_per_node: int = 1
+    needs_gpus: bool = False
+    is_sealed: bool = True
+    walltime_s: int = 0
+    estimate_s: int = 0
+    jurisdiction: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What was found. None: nobody looked, which is reported as such. `gpus_reason` is torch's own for seeing none."""
+
+    machine: str | None = None
+    num_gpus: int | None = None
+    gpus_reason: str = ""
+    all_reduce_mb_s: int | None = None
+    free_bytes: int | None = None
+    reached: tuple[str, ...] | None = None
+    nodes: tuple[str, ...] | None = None
+
+
+def check(asked: Asked, facts: Facts, site: Site, *, today: date) -> list[Finding]:
+    """Every check's findings, in the order of the table that people see."""
+    checks: tuple[Callable[[], list[Finding]], ...] = (
+        lambda: _machine(facts, site),
+        lambda: _gpus(asked, facts),
+        lambda: _all_reduce(asked, facts, site),
+        lambda: _disk(facts, site),
+        lambda: _network(asked, facts, site),
+        lambda: _walltime(asked, site),
+        lambda: _nodes(facts, site, today),
+        lambda: _terms(asked, asked.jurisdiction or site.jurisdiction),
+    )
+    return [finding for one in checks for finding in one()]
+
+
+def refuse_unless_ready(findings: Sequence[Finding]) -> None:
+    """Raise Denied (`preflight_refused`) with all reasons if any finding forbids the run."""
+    reasons = [f"{one.check}: {one.reason}" for one in findings if one.severity is Severity.REFUSED]
+    if reasons:
+        raise Denied(
+            "this run may not begin here: " + "; ".join(reasons),
+            code="preflight_refused",
+            hint="mend these, or choose another site",
+        )
+
+
+def as_rows(findings: Sequence[Finding]) -> list[dict[str, JsonValue]]:
+    """For a table, or for JSON."""
+    return [{"check": one.check, "severity": one.severity.value, "reason": one.reason} for one in findings]
+
+
+def _machine(facts: Facts, site: Site) -> list[Finding]:
+    if not site.machine:
+        return []
+    if facts.machine is None:
+        return [_unknown("machine")]
+    fits = facts.machine == site.machine
+    return [_judged("machine", fits, f"is {facts.machine}" + ("" if fits else f"; {site.name} is {site.machine}"))]
+
+
+def _gpus(asked: Asked, facts: Facts) -> list[Finding]:
+    if not asked.needs_gpus:
+        return []
+    if facts.num_gpus is None:
+        return [_unknown("gpus")]
+    if facts.num_gpus == 0:
+        why = facts.gpus_reason or "no reason given"
+        return [_judged("gpus", False, f"torch sees none, and would train on the CPU without a word: {why}")]
+    enough = facts.num_gpus >= asked.ranks_per_node
+    return [_judged("gpus", enough, f"torch sees {facts.num_gpus}, for {asked.ranks_per_node} ranks a node")]
+
+
+def _all_reduce(asked: Asked, facts: Facts, site: Site) -> list[Finding]:
+    if not site.all_reduce_floor_mb_s or asked.nodes * asked.ranks_per_node == 1:
+        return []
+    if facts.all_reduce_mb_s is None:
+        return [_unknown("all_reduce")]
+    fits = facts.all_reduce_mb_s >= site.all_reduce_floor_mb_s
+    hint = "" if fits else ": the network's plugin for NCCL is probably not in use"
+    speed = f"{_gb(facts.all_reduce_mb_s)} GB/s, at least {_gb(site.all_reduce_floor_mb_s)} wanted"
+    return [_judged("all_reduce", fits, speed + hint)]
+
+
+def _gb(mb: int) -> str:
+    return f"{mb / 1000:g}"
+
+
+def _disk(facts: Facts, site: Site) -> list[Finding]:
+    if not site.min_free_bytes:
+        return []
+    if facts.free_bytes is None:
+        return [_unknown("disk")]
+    fits = facts.free_bytes >= site.min_free_bytes
+    return [_judged("disk", fits, f"{facts.free_bytes:,} bytes free, at least {site.min_free_bytes:,} wanted")]
+
+
+def _network(asked: Asked, facts: Facts, site: Site) -> list[Finding]:
+    if not asked.is_sealed:
+        return [Finding("network", Severity.NOTED, "the run is not sealed: what it reaches was not tried")]
+    if facts.reached is None:
+        return [_unknown("network")]
+    if facts.reached:
+        return [_judged("network", False, f"sealed, and yet it reaches {', '.join(facts.reached)}")]
+    return [_judged("network", True, f"none of {len(site.unreachable)} addresses was reached")]
+
+
+def _walltime(asked: Asked, site: Site) -> list[Finding]:
+    asked_s = asked.walltime_s or site.walltime_s
+    if not asked_s:
+        return []
+    if site.walltime_s and asked_s > site.walltime_s:
+        return [_judged("walltime", False, f"{asked_s} s asked for; {site.name} allows {site.walltime_s} s")]
+    fits = asked.estimate_s <= asked_s
+    return [_judged("walltime", fits, f"{asked_s} s, and the run is estimated at {asked.estimate_s} s")]
+
+
+def _nodes(facts: Facts, site: Site, today: date) -> list[Finding]:
+    findings = [
+        Finding("nodes", Severity.NOTED, f"{one.node} is no longer excluded, since {one.until}: {one.reason}")
+        for one in site.exclusions_expired(today)
+    ]
+    bad = [one for one in site.exclusions if one.until >= today and one.node in (facts.nodes or ())]
+    findings += [_judged("nodes", False, f"{one.node} is excluded until {one.until}: {one.reason}") for one in bad]
+    return findings
+
+
+def _terms(asked: Asked, place: str) -> list[Finding]:
+    findings = []
+    if not asked.label.allows_place(place):
+        findings.append(_judged("label", False, f"the run's label does not allow processing in {place}"))
+    for source in asked.sources:
+        for fault in _faults_of(source, asked.label, place):
+            findings.append(_judged("terms", False, f"source {source.name}: {fault}"))
+    if not findings:
+        findings.append(_judged("terms", True, f"{len(asked.sources)} sources fit the run's label and {place}"))
+    return findings
+
+
+def _faults_of(source: SourceTerms, label: Label, place: str) -> list[str]:
+    faults = []
+    if source.licence.strip().upper() in ("", "NONE", "NOASSERTION"):
+        faults.append("it has no licence")
+    if not source.label.allows_place(place):
+        faults.append(f"it may not be processed in {place}")
+    if not label.covers(source.label):
+        lacking = sorted(source.label.markings - label.markings)
+        what = f" and marked {', '.join(lacking)}" if lacking else ""
+        faults.append(
+            f"it is {source.label.tier.name}{what}, and the run's label ({label.tier.name}) does not cover it"
+        )
+    return faults
+
+
+def _judged(name: str, fits: bool, reason: str) -> Finding:
+    return Finding(name, Severity.PASSED if fits else Severity.REFUSED, reason)
+
+
+def _unknown(name: str) -> Finding:
+    """Fail closed: what nobody could look at is not well."""
+    return Finding(name, Severity.REFUSED, "could not be looked at")
