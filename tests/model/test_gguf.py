@@ -438,3 +438,28 @@ def test_names_and_texts_are_bounded_together(file: Path, where: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 48 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_an_adapter_is_no_model_and_a_model_no_adapter(file: Path, whole: bytes) -> None:
+    """Each passes the gate as what it is: an adapter has no context of its own."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_type("adapter")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", numpy.zeros((2, 32), dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert read_header(file, is_adapter=True).context_tokens == 0
+    assert "no model by itself" in refused(file, file.read_bytes()).message
+    file.write_bytes(whole)
+    with pytest.raises(Invalid, match="it is no adapter"):
+        read_header(file, is_adapter=True)
+
+
+def test_a_model_may_carry_the_digest_of_its_history(file: Path, whole: bytes) -> None:
+    """Where Allod trained it; other files carry none."""
+    derivation = "sha256:" + "d" * 64
+    file.write_bytes(small_gguf(file, lambda writer: writer.add_string("allod.derivation", derivation)))
+    assert read_header(file).derivation == derivation
+    file.write_bytes(whole)
+    assert read_header(file).derivation == ""

@@ -1,0 +1,110 @@
+"""Which weights are served under a name: the catalogue's, else the realm's own releases, and adapters beside them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, model_run
+
+from allod.app.home import Home, load_settings
+from allod.app.release import Released, release
+from allod.app.weights import prepare_weights
+from allod.core.errors import Invalid, VerificationError
+from allod.model.store import silent
+from allod.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings({"realm.name": "realm.example", "realm.jurisdiction": "GB"}, home=tmp_path / "home")
+
+
+def released(settings: Settings, run: FinishedRun) -> Released:
+    return release(settings, run.folder, now_ms=5_000, report=silent)
+
+
+def serving(settings: Settings, name: str) -> Settings:
+    return replace(settings, model=replace(settings.model, name=name))
+
+
+def test_a_release_is_served_by_its_name(settings: Settings, tmp_path: Path) -> None:
+    """From the store, with what its passport says: publisher, licence, label, and that it does not inform."""
+    secret = {**LABEL, "tier": "SECRET", "markings": ["PERSONAL DATA"]}
+    made = released(settings, model_run(tmp_path / "run", label=secret))
+    weights = prepare_weights(serving(settings, "tiny"), silent)
+    assert weights is not None
+    assert weights.path == made.folder / "weights.gguf"
+    served = weights.served
+    assert (served.name, served.digest, served.owner, served.country) == ("tiny", made.digest, "realm.example", "GB")
+    assert (served.licence, served.informative) == ("LicenseRef-public-domain AND MIT", False)
+    assert (served.tier, served.markings, weights.adapters) == ("SECRET", ("PERSONAL DATA",), ())
+
+
+def test_adapters_are_served_beside_their_base(settings: Settings, tmp_path: Path) -> None:
+    """Those for this very file, the newest of each name; asking for one by name means its base with it."""
+    base = released(settings, model_run(tmp_path / "run"))
+    style = released(settings, adapter_run(tmp_path / "adapter", base=base.digest))
+    released(settings, adapter_run(tmp_path / "elsewhere", "elsewhere"))
+    for name in ("tiny", "style"):
+        weights = prepare_weights(serving(settings, name), silent)
+        assert weights is not None
+        assert weights.served.name == "tiny"
+        (adapter,) = weights.adapters
+        assert adapter.path == style.folder / "adapter.gguf"
+        assert (adapter.served.name, adapter.served.base, adapter.served.digest) == ("style", "tiny", style.digest)
+
+
+def test_a_name_that_nothing_has_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """With the names there are."""
+    released(settings, model_run(tmp_path / "run"))
+    with pytest.raises(Invalid) as caught:
+        prepare_weights(serving(settings, "nothing"), silent)
+    assert caught.value.code == "model_unknown"
+    assert "smollm2-135m" in str(caught.value.hint)
+    assert "tiny" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["tiny", "style"])
+def test_nothing_runs_unsigned(settings: Settings, tmp_path: Path, name: str) -> None:
+    """A model or an adapter that was changed keeps the whole from being served."""
+    base = released(settings, model_run(tmp_path / "run"))
+    style = released(settings, adapter_run(tmp_path / "adapter", base=base.digest))
+    changed = (base if name == "tiny" else style).folder / "summary.md"
+    changed.chmod(0o600)
+    changed.write_text("")
+    with pytest.raises(VerificationError):
+        prepare_weights(serving(settings, "tiny"), silent)
+
+
+def test_a_file_that_only_lies_in_the_store_has_no_name(settings: Settings, tmp_path: Path) -> None:
+    """What the log does not name is not there."""
+    other = load_settings({"realm.name": "other.example"}, home=tmp_path / "other")
+    made = released(other, model_run(tmp_path / "run"))
+    shutil.copytree(made.folder, Home(settings.home).store / made.folder.name)
+    with pytest.raises(Invalid) as caught:
+        prepare_weights(serving(settings, "tiny"), silent)
+    assert caught.value.code == "model_unknown"
+
+
+def test_another_realms_release_is_not_signed_here(settings: Settings, tmp_path: Path) -> None:
+    """A folder that another realm signed does not stand in for ours."""
+    other = load_settings({"realm.name": "other.example"}, home=tmp_path / "other")
+    theirs = released(other, model_run(tmp_path / "run"))
+    ours = released(settings, model_run(tmp_path / "again" / "run"))
+    assert ours.digest == theirs.digest
+    shutil.rmtree(ours.folder)
+    shutil.copytree(theirs.folder, ours.folder)
+    with pytest.raises(VerificationError) as caught:
+        prepare_weights(serving(settings, "tiny"), silent)
+    assert caught.value.name == "signature"
+
+
+def test_an_adapter_is_no_model_by_itself(settings: Settings, tmp_path: Path) -> None:
+    """Named as a file it is refused at the gate."""
+    file = tmp_path / "adapter.gguf"
+    file.write_bytes(gguf_bytes({"general.architecture": "llama", "general.type": "adapter"}, is_model=False))
+    with pytest.raises(Invalid, match="no model by itself"):
+        prepare_weights(serving(settings, str(file)), silent)
