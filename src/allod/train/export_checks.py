@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,9 +22,10 @@ from allod.train.shards import SPLITS, Shards, Split
 
 NUM_TOKENS = 2048  # that losses are measured on
 NUM_LINES = 800  # of the corpus, that both tokenizers must read alike
+_TOKENS_TO_READ = 1 << 17
 PROMPT_TOKENS, SAID_TOKENS = 16, 16
 _NUM_PROMPTS = 4
-_MAX_DIFFERENCE = 0.1  # bits per token between f32 and f16: more is no rounding, but another network
+_MAX_APART = 0.1  # bits that f16 may differ from f32 at a token, on the mean: more is no rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def sample_of(pack: Path, *, context: int) -> Sample:
 
 def texts_to_read(pack: Path, tokenizer: Tokenizer) -> list[str]:
     """Lines of the corpus and the strings made to tell tokenizers apart."""
-    decoded = (tokenizer.decode(shards.window(0, min(shards.num_tokens, 1 << 17)).tolist()) for shards in _shards(pack))
+    decoded = (_beginning(Shards(pack, split), tokenizer) for split in SPLITS)
     return list(
         dict.fromkeys(chain(chain.from_iterable(lines_of(text, NUM_LINES // 2) for text in decoded), strings()))
     )
@@ -73,28 +75,32 @@ def check_tokens(engine: Engine, tokenizer: Tokenizer, texts: Sequence[str]) -> 
             )
 
 
-def engine_bits(engine: Engine, sample: Sample) -> float:
-    """Bits per token of the sample, as the engine predicts it."""
-    surprises = chain.from_iterable(engine.surprises(window) for window in sample.windows)
-    return math.fsum(surprises) / math.log(2) / sample.num_predicted
+def engine_surprises(engine: Engine, sample: Sample) -> list[float]:
+    """Bits of every predicted token of the sample, by the engine."""
+    nats = chain.from_iterable(engine.surprises(window) for window in sample.windows)
+    return [each / math.log(2) for each in nats]
 
 
-def network_bits(network: Network, sample: Sample) -> float:
-    """Bits per token of the sample, as the network predicts it in f32."""
-    nats = 0.0
+def network_surprises(network: Network, sample: Sample) -> list[float]:
+    """Bits of every predicted token of the sample, by the network in f32."""
+    found: list[float] = []
     with torch.inference_mode():
         for window in sample.windows:
             tokens = torch.tensor(window)
-            losses = functional.cross_entropy(network(tokens[None, :-1])[0], tokens[1:], reduction="none")
-            nats += float(losses.double().sum())
-    return nats / math.log(2) / sample.num_predicted
+            nats = functional.cross_entropy(network(tokens[None, :-1])[0], tokens[1:], reduction="none")
+            found += (nats.double() / math.log(2)).tolist()
+    return found
 
 
-def check_bits(kind: str, engine: float, network: float) -> None:
-    """Raise Invalid (`weights_mismatch`) where an f16 file thinks of text something other than the network."""
-    if kind == "f16" and not abs(engine - network) <= _MAX_DIFFERENCE:
+def check_surprises(engine: Sequence[float], network: Sequence[float]) -> None:
+    """Raise Invalid (`weights_mismatch`) where an f16 file thinks of each token something other than the network.
+
+    A network with its rows in a wrong order may be as good on the whole: so token is compared with token.
+    """
+    apart = statistics.fmean(abs(one - other) for one, other in zip(engine, network, strict=True))
+    if not apart <= _MAX_APART:
         raise Invalid(
-            f"the engine needs {engine:.4f} bits per token of held-out text and the network {network:.4f}",
+            f"of held-out tokens the engine thinks {apart:.4f} bits otherwise than the network, on the mean",
             code="weights_mismatch",
             hint="rounding to f16 does not explain that: the file holds another network",
         )
@@ -118,5 +124,7 @@ def _greedy(network: Network, prompt: Sequence[int], count: int, ends: set[int])
     return said
 
 
-def _shards(pack: Path) -> Iterable[Shards]:
-    return (Shards(pack, split) for split in SPLITS)
+def _beginning(shards: Shards, tokenizer: Tokenizer) -> str:
+    """The text of a split's first documents."""
+    tokens = shards.window(0, min(shards.num_tokens, _TOKENS_TO_READ))
+    return tokenizer.decode(tokens[tokens != tokenizer.end_of_text].tolist())
