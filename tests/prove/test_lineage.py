@@ -12,9 +12,17 @@ from tests.app.finished_runs import BASE_DIGEST, FinishedRun, adapter_run, corpu
 
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid
-from allod.core.training_statements import check_training_statement, derivation_of, key_of, source_input
+from allod.core.training_statements import (
+    check_artefact_statement,
+    check_training_statement,
+    derivation_of,
+    key_of,
+    source_input,
+)
 from allod.prove.lineage import Stage, chain_of, read_stage
 from allod.prove.releases import read_stage_folder
+
+VECTORS = json.loads((Path(__file__).parents[2] / "spec" / "vectors" / "training.json").read_text())
 
 
 def stages_in(folder: Path) -> dict[str, Stage]:
@@ -184,3 +192,23 @@ def test_a_stage_that_went_into_nothing_is_refused(run: Path, tmp_path: Path) ->
     tuned._made["pretrain"] = {"name": "pretrain", "derivation": one.derivation, "files": one.files}
     tuned.stage("tune", {"weights.safetensors": b"tuned"}, inputs=["pretrain"])
     assert "tune" in refused({**found, "tune": read_stage_folder(tmp_path / "tuned" / "tune")})
+
+
+@pytest.mark.parametrize("vector", VECTORS["stages"], ids=["source", "clean"])
+def test_the_vectors_are_what_the_specification_says(vector: dict[str, str]) -> None:
+    """Key and derivation as anybody computes them from the manifest and the list of files."""
+    stage = read_stage(vector["manifest"].encode(), vector["files"].encode())
+    assert (stage.statement.key, stage.statement.derivation) == (vector["key"], vector["derivation"])
+    assert check_artefact_statement(VECTORS["artefact"].encode()).name == "vectors"
+
+
+@pytest.mark.parametrize(
+    ("check", "vector"),
+    [(check_training_statement, vector) for vector in VECTORS["bad_training"]]
+    + [(check_artefact_statement, vector) for vector in VECTORS["bad_artefact"]],
+    ids=lambda value: value["why"] if isinstance(value, dict) else value.__name__,
+)
+def test_a_malformed_statement_is_refused(check: Callable[[bytes], object], vector: dict[str, str]) -> None:
+    """Each field has one form, and what follows from others must follow."""
+    with pytest.raises(Invalid):
+        check(vector["statement"].encode())
