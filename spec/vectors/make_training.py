@@ -1,4 +1,4 @@
-"""Make `training.json`: statements of training and release, and what is none. Run it from the root of the repository."""
+"""Make `training.json`: statements of training and of a release, and what is none. Run it from the repository's root."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def artefact() -> bytes:
             "stages": [{"stage": "evaluate", "derivation": "sha256:" + "3" * 64, "statement": "sha256:" + "4" * 64}],
             "label": LABEL,
             **digests,
-        }  # fmt: skip
+        }
     )
 
 
