@@ -16,41 +16,34 @@ import peft
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
+from allod.train.lora_tokens import BaseTokenizer
 
 WEIGHTS = "weights.gguf"
 DEVIATION = 2  # `alpha` in ranks: how much what was learnt weighs beside what was there
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_ENDS = ("<|endoftext|>", "</s>")  # what stands between documents, in the order of preference
 
 
 class Base:
-    """The imported model and its tokenizer."""
+    """The imported model; `encode` is its tokenizer's."""
 
     def __init__(self, folder: Path) -> None:
-        """Read `folder`/weights.gguf. Raises Invalid (`base_not_read`) for a file that transformers cannot read."""
+        """Read `folder`/weights.gguf. Raises Invalid (`base_not_read`, `base_tokenizer_unknown`) for a file that
+        transformers cannot read, or whose texts would be read otherwise than the engine reads them."""
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        where = {"gguf_file": WEIGHTS, "local_files_only": True}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **where)
-            self.network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where)
+            self.encode = BaseTokenizer(folder, WEIGHTS).encode
+            self.network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=WEIGHTS, dtype=torch.float32, local_files_only=True
+            )
         except (OSError, ValueError, LookupError, struct.error) as error:
             raise Invalid(f"the base model cannot be read: {error}", code="base_not_read") from error
-        self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
-        self._tokenizer.encode_special_tokens = True  # a document that spells one out does not mean it
-        self._end = self._end_of(tokenizer.eos_token_id)
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """The tokens of each text, and the one that ends a document."""
-        found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [[*one.ids, self._end] for one in found]
 
     def shape(self) -> dict[str, JsonValue]:
         """What an engine's format has to know of it: how its rows belong to heads."""
@@ -62,10 +55,6 @@ class Base:
         """[batch, time] → [batch, time, vocab]."""
         logits: Tensor = self.network(input_ids=tokens, use_cache=False).logits
         return logits
-
-    def _end_of(self, otherwise: int) -> int:
-        found = (self._tokenizer.token_to_id(name) for name in _ENDS)
-        return next((number for number in found if number is not None), otherwise)
 
 
 class Adapter:
