@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from allod.model.network import Network, Shape
-from allod.train.likelihoods import Continuation, likelihoods
+torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+
+from allod.model.network import Network, Shape  # noqa: E402
+from allod.train.likelihoods import Continuation, likelihoods  # noqa: E402
 
 CONTEXT = 16
 

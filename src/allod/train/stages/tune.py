@@ -92,7 +92,7 @@ def _learn(work: Work, network: Network, rows: ChatRows) -> list[float]:
         stop_if_asked(work)
         tokens, targets = (part.to(device_of(network)) for part in batches.batch(step))
         loss = next_token_loss(network(tokens), targets, goldfish_k=work.recipe.pretrain.goldfish_k)
-        losses.append(_finite(float(loss), step))
+        losses.append(_finite(loss.item(), step))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for group in optimiser.param_groups:
