@@ -27,15 +27,24 @@ FLOORS = {
 DOORS = {
     "cedarpy": ("govern/policy",),
     "cryptography": ("prove/",),
+    "gguf": ("model/gguf_writer.py",),
     "httptools": ("serve/engines/http.py",),
     "jsonschema_rs": ("serve/schemas.py",),
     "msgspec": ("serve/engines/llama.py", "web/"),
+    "numpy": ("model/gguf_writer.py", "train/"),
+    "peft": ("train/lora.py",),
     "psycopg": ("govern/stores/postgres.py",),
     "prometheus_client": ("web/metrics.py",),
+    "rensa": ("train/stages/dedupe.py",),
     "rich": ("cli/",),
+    "rustbpe": ("train/stages/tokenizer.py",),
+    "safetensors": ("model/weights.py", "train/"),
+    "tokenizers": ("model/tokenizer.py", "train/lora.py"),
+    "torch": ("fleet/all_reduce.py", "fleet/ranks.py", "model/network.py", "model/weights.py", "train/"),
+    "transformers": ("train/lora.py",),
     "uvicorn": ("web/server.py",),
     "uvloop": ("web/__main__.py",),
-    "xllamacpp": ("serve/engines/llama_process.py",),
+    "xllamacpp": ("serve/engines/llama_process.py", "train/engine.py"),
 }
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}
@@ -201,3 +210,18 @@ def test_verifying_imports_neither_engine_nor_web() -> None:
     assert not [
         name for name in loaded if name.startswith(("allod.web", "allod.serve", "allod.app", "xllamacpp", "uvicorn"))
     ]
+
+
+def test_serving_never_needs_what_training_does() -> None:
+    """Every module that serves, governs, proves or is a verb is importable where the train extra is not installed."""
+    extra = {"torch", "numpy", "safetensors", "tokenizers", "rustbpe", "gguf", "rensa", "peft", "transformers"}
+    names = [
+        ".".join(("allod", *Path(path).with_suffix("").parts)).removesuffix(".__init__")
+        for path, _ in modules(SOURCE)
+        if room_of(path) in ("core", "seal", "govern", "prove", "serve", "settings", "app", "cli", "web")
+        and not path.endswith("__main__.py")
+    ]
+    code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nprint(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "allod.cli.train" in loaded
+    assert not extra & set(loaded)

@@ -34,7 +34,7 @@ from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
 from allod.train.runs import Finished, RunFolder, opened
 from allod.train.sealed import StageResult, run_sealed
-from allod.train.sources import collect, content_digests
+from allod.train.sources.collect import collect, content_digests
 from allod.train.work import Facts, Report
 
 RELEASE = "release"
@@ -133,6 +133,7 @@ class _Trainer:
         self._sources = settings.home / "sources"
         self._beside = options.recipe.absolute().parent
         self._recipe: Recipe
+        self._digests: Mapping[str, str] = {}
         self._base: Path | None = None
 
     def resolve(self, given: Recipe) -> Recipe:
@@ -168,8 +169,10 @@ class _Trainer:
 
     def run(self, recipe: Recipe) -> dict[str, Finished]:
         """Every stage that is not done yet."""
+        identifiers = nation_of(self._settings).identifiers  # what is personal is the nation's to say
+        recipe = replace(recipe, clean=replace(recipe.clean, identifiers=identifiers))
         self._recipe = recipe
-        digests = content_digests(recipe, beside=self._beside)
+        digests = self._digests = content_digests(recipe, beside=self._beside)
         given: dict[str, list[Input]] = {
             "source": [
                 source_input(
@@ -238,7 +241,7 @@ class _Trainer:
             "seed": self._recipe.seed,
             "measured": {**_measured(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
             "energy": used,
-            "seal": {"kind": result.seal_kind, "proof": result.seal_proof},
+            "seal": {"kind": result.seal_kind, "proof": result.seal_proof or None},
             "label": self._label().as_json(),
         }
 
@@ -253,15 +256,27 @@ class _Trainer:
             report=self._told.progress,
             beside=self._beside,
         )
+        self._check_collected(output)
         return StageResult(
             facts=facts,
             seal_kind="none",
-            seal_proof=None,
+            seal_proof="",
+            seal_evidence={},
             cpu_s=time.process_time() - began,
             started_ms=started_ms,
             ended_ms=now_ms(),
-            max_rss_bytes=0,
+            max_rss=0,
         )
+
+    def _check_collected(self, output: Path) -> None:
+        """What was read must be what the stage's key names: files may have changed in between."""
+        for row in json.loads((output / "sources.json").read_bytes()):
+            if row["sha256"] != self._digests[row["name"]]:
+                raise Invalid(
+                    f"source {row['name']} changed while it was read",
+                    code="source_changed",
+                    hint="start again once nobody writes to it",
+                )
 
     def _sealed(
         self, stage: str, inputs: Mapping[str, Path], output: Path, *, meter: EnergyMeter | None = None
@@ -278,14 +293,18 @@ class _Trainer:
         log_dir.mkdir(exist_ok=True, mode=0o700)
         return run_sealed(
             stage,
-            recipe=self._recipe,
-            inputs=readable,
-            output=output,
+            {
+                "recipe": recipe_json(self._recipe),
+                "inputs": {name: str(path) for name, path in readable.items()},
+                "output": str(output),
+            },
+            read_paths=tuple(readable.values()),
+            write_path=output,
             report=report,
-            should_stop=self._should_stop,
+            stop=self._should_stop,
+            log_path=log_dir / f"{stage}.log",
             ranks=self._options.ranks if stage == "pretrain" else 1,
             threads=self._options.threads,
-            log_path=log_dir / f"{stage}.log",
             unsafe_no_seal=self._options.unsafe_no_seal,
         )
 

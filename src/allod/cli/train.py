@@ -114,7 +114,7 @@ def _say_end(trained: Trained) -> None:
         print(f"ended as asked; {trained.folder} holds what was made")
         return
     print(f"released {released.name} {released.digest}")
-    print(f"serve it:  allod up --model {released.serve_as}")
+    print(f"serve it:  allod up --model {trained.recipe.adapt.base or released.name}")
     print(f"look back: allod model show {released.name}")
 
 
