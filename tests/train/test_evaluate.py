@@ -1,4 +1,4 @@
-"""Evaluation: bound to the weights, from held-out text alone, the same every time, and a gate where the recipe sets one."""
+"""Evaluation: bound to the weights, from held-out text alone, the same every time; and gates that a recipe sets."""
 
 from __future__ import annotations
 

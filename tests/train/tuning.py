@@ -1,4 +1,4 @@
-"""A tiny run as far as `pretrain`, for the tests of what tunes and evaluates: real stages, but a network that is fresh."""
+"""A tiny run as far as `pretrain`, for the tests of what tunes and evaluates: real stages, but a fresh network."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from allod.model.weights import save_model
 from allod.train.recipe import Canaries, Evaluate, Pretrain, Recipe, TokenizerOptions, Tune
 
 CONTEXT = 96
-NOUNS = "garden letter carriage journey evening sister window village fortune answer morning promise".split()
-VERBS = "wanted remembered admired expected described refused".split()
-ADJECTIVES = "quiet pleasant sudden handsome doubtful distant".split()
+NOUNS = ("garden", "letter", "carriage", "journey", "evening", "sister", "window", "village", "fortune", "answer")
+VERBS = ("wanted", "remembered", "admired", "expected", "described", "refused")
+ADJECTIVES = ("quiet", "pleasant", "sudden", "handsome", "doubtful", "distant")
 
 RECIPE = Recipe(
     name="tiny",

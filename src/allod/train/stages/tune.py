@@ -32,13 +32,13 @@ from allod.train.shards import Shards
 from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
 
-BATCH_TOKENS = 2_048
+BATCH_TOKENS = 1_536
 CORPUS_PART = 4  # one row in so many is running text
 PEAK_RATE = 5e-4
 WARM_UP, DECAY = 0.1, 0.9  # shares of the steps
 EXAMPLE_TOKENS = 40  # about; for how many examples it takes to fill the steps once
 MAX_EXAMPLES = 200_000  # in memory; a longer run goes round
-MAX_HELD_OUT_TOKENS = 32_768
+MAX_HELD_OUT_TOKENS = 16_384
 
 EXAMPLES = "examples.json"
 LOSSES = "losses.jsonl"
