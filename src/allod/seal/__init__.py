@@ -3,7 +3,9 @@
     enter.py        the wrapper: enters the seal, then becomes COMMAND          (runs in the child)
     namespaces.py   first wall: no interface, no route, no power
     landlock.py     second wall: only these files
-    profile.py      third wall: only these system calls   (syscalls.py: their numbers, bpf.py: the machine code)
+    profile.py      third wall: only these system calls   (syscalls.py: their numbers, bpf.py: the machine code):
+                    profile_sealed.py for one process, profile_island.py for a group of them
+    group.py        an island's processes end together    (root.py: the file system that they see)
     launch.py       `start(SealOptions(...)) -> SealedProcess`                  (runs in the gateway)
     evidence.py     what the kernel says of the process, read from outside
     probes.py       the escapes, each tried against a honeypot  (lab.py, honeypot.py, netlink.py: where)
