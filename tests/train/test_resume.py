@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +30,39 @@ asked = iter(range(10**9))
 work = new_work(folder, pack, pretrain=replace(TINY.pretrain, checkpoint_every_s=0))
 work = replace(work, should_stop=lambda: next(asked) == stop_after, report=lambda *_: time.sleep(pause_s))
 pretrain.run(work)
+"""
+
+KILL = """
+import hashlib, json, os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+from allod.train.stages import pretrain
+from tests.train.pretraining import TINY, new_work
+pack, folder = Path(sys.argv[1]), Path(sys.argv[2])
+work = new_work(folder, pack, pretrain=replace(TINY.pretrain, checkpoint_every_s=0))
+chance, told = random.Random(7), {"kills": 0, "mid_save": 0, "ends": []}
+saved = lambda: {path.name for path in (folder / "checkpoints").glob("step-*")}
+def end():
+    told["ends"].append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())})
+    for path in folder.iterdir():
+        path.unlink()
+while told["kills"] < 20 or not told["ends"]:
+    before = saved()
+    child = os.fork()  # torch is there already: a start takes no time
+    if not child:
+        pretrain.run(work)
+        os._exit(0)
+    if told["kills"] < 20:
+        while not saved() - before and not (folder / "weights.safetensors").exists():
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))
+        os.kill(child, signal.SIGKILL)
+        told["kills"] += 1
+    os.waitpid(child, 0)
+    told["mid_save"] += any(folder.glob("checkpoints/.step-*"))
+    if (folder / "weights.safetensors").exists() and not (folder / "checkpoints").exists():
+        end()
+print(json.dumps(told))
 """
 
 
@@ -74,15 +104,6 @@ def train(pack: Path, folder: Path, **options: int) -> None:
         command(pack, folder, **options), env=environment(), capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0 or "wanted back" in done.stderr, done.stderr[-3000:]
-
-
-def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the process has saved something that was not there before, or has ended."""
-    before = set((folder / "checkpoints").glob("step-*"))
-    for _ in range(1200):
-        if process.poll() is not None or set((folder / "checkpoints").glob("step-*")) - before:
-            return
-        time.sleep(0.05)
 
 
 def stopped_after(steps: int, folder: Path, pack: Path) -> None:
@@ -157,20 +178,12 @@ def test_ranks_may_change_on_the_way(pack: Path, whole: str, tmp_path: Path, fir
 @pytest.mark.slow
 def test_kill_it_anywhere(pack: Path, whole: str, tmp_path: Path):
     """Twenty kills at random moments, mid-step and mid-save, then one run to the end: the same bytes."""
-    chance = random.Random(7)
-    folder = tmp_path / "pretrain"
-    kills = 0
-    while kills < 20:
-        process = subprocess.Popen(command(pack, folder, pause_s=0.05), env=environment(), stderr=subprocess.DEVNULL)
-        wait_for_a_checkpoint(folder, process)
-        time.sleep(chance.uniform(0, 0.5))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        if (folder / "weights.safetensors").exists():  # it was done before it was killed: begin again
-            assert digest(folder) == whole
-            for path in folder.iterdir():
-                path.unlink()
-    train(pack, folder)
-    assert digest(folder) == whole
+    script = tmp_path / "kill.py"
+    script.write_text(KILL)
+    words = [sys.executable, str(script), str(pack), str(tmp_path / "pretrain")]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert told["kills"] == 20
+    assert told["mid_save"] > 0
+    assert {json.dumps(files) for files in told["ends"]} == {whole}

@@ -24,7 +24,7 @@ class Rates:
     """Peak learning rates and what momentum remembers."""
 
     matrices: float = 0.02
-    tables: float = 0.006
+    tables: float = 0.02
     norms: float = 0.006
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)

@@ -1,0 +1,12 @@
+"""No stage of a run, but run like one: minutes become a size and a number of steps, measured on this machine."""
+
+from __future__ import annotations
+
+from allod.train.probe import resolve
+from allod.train.work import Facts, Work
+
+
+def run(work: Work) -> Facts:
+    """Writes nothing. `size` and `steps` among the facts are what the recipe is resolved with."""
+    _, facts = resolve(work.recipe)
+    return facts
