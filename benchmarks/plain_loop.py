@@ -96,19 +96,29 @@ def adamw(network: nn.Module, *, rate: float) -> torch.optim.AdamW:
 
 
 def plain_steps(
-    network: nn.Module, batch_of: Callable[[int], tuple[Tensor, Tensor]], *, rate: float, device: str
+    network: nn.Module,
+    batch_of: Callable[[int], tuple[Tensor, Tensor]],
+    *,
+    rate: float,
+    device: str,
+    piece_rows: int = 1 << 30,
 ) -> Iterator[float]:
-    """Train for ever, one step at each turn; the loss of each, read every ten steps as nanoGPT does (else NaN)."""
+    """Train for ever, one step at each turn; the loss of each, read every ten steps as nanoGPT does (else NaN).
+
+    A batch goes through the network in pieces of `piece_rows`, and their gradients are added up.
+    """
     forward = torch.compile(network) if device == "cuda" else network
     optimiser = adamw(network, rate=rate)
     step = 0
     while True:
         tokens, targets = batch_of(step)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = forward(tokens, targets)
-        loss.backward()
+        pieces = list(zip(tokens.split(piece_rows), targets.split(piece_rows), strict=True))
+        for piece in pieces:
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss = forward(*piece) / len(pieces)
+            loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        yield float(loss.detach()) if step % 10 == 0 else float("nan")
+        yield loss.item() * len(pieces) if step % 10 == 0 else float("nan")
         step += 1

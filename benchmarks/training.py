@@ -30,7 +30,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALL
 
 try:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+    from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 except ImportError as error:
     sys.exit(f"error: {error.name} is missing\n\nhint: make setup-train")
 
@@ -176,7 +176,9 @@ def with_trainer(pipeline: Pipeline, batches: Batches, folder: Path) -> Contende
             learning_rate=RATE, weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, use_cpu=True, report_to="none",
             save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, seed=1,
         )  # fmt: skip
-        Trainer(model=model, args=arguments, train_dataset=rows).train()
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
     return run
 
