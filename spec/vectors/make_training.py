@@ -1,4 +1,4 @@
-"""Make `training.json`: statements of training and of a release, and what is none. Run it from the repository's root."""
+"""Make `training.json`: statements of training and of a release, and what is none. Run it from the root."""
 
 from __future__ import annotations
 

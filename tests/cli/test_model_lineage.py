@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from allod.app.policies import open_policies
 from allod.app.release import Released, log_statements, models_key, release
 from allod.cli import main as command_line
 from allod.core.canonical import sha256_hex
+from allod.core.errors import VerificationError
 from allod.core.statements import (
     AnswerPart,
     EnginePart,
@@ -29,9 +31,12 @@ from allod.core.statements import (
     statement_bytes,
 )
 from allod.model.store import silent
+from allod.prove.answer_lineage import Places, follow_answer
 from allod.prove.log import Entry, bundle_for, open_log
 from allod.prove.model_signing import sign_folder
-from allod.prove.trust import trust_text
+from allod.prove.notes import ED25519_COSIGNATURE, VerifierKey
+from allod.prove.trust import Trust, trust_text
+from allod.prove.verify import verify
 from allod.settings import Settings, load_catalogue, load_nation
 
 DIGEST = "sha256:" + "1" * 64
@@ -228,6 +233,21 @@ def test_an_artefacts_log_under_another_key_is_not_believed(
     trust.write_text(trust_text(receipts, open_policies(other).key().verifier))
     ran = run("verify", "--lineage", "--trust", trust, file)
     assert (ran.status, ran.out.splitlines()[-1]) == (1, "not verified: step 8 (artefact) failed")
+
+
+def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
+    settings: Settings, tiny: Released, tmp_path: Path
+) -> None:
+    """A witnessed answer does not vouch for an artefacts log that nobody witnessed."""
+    bundle = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json").read_bytes()
+    home = Home(settings.home)
+    trust = Trust.parse(home.trust.read_text())
+    places = Places(settings.home / "logs" / "artefacts", home.store, home.models_pub)
+    assert list(follow_answer(verify(bundle, trust), trust, places))
+    witness = VerifierKey("w.example", ED25519_COSIGNATURE, bytes(32))
+    strict = replace(trust, witnesses={"w": witness}, quorum="w")
+    with pytest.raises(VerificationError, match="below the quorum"):
+        list(follow_answer(verify(bundle, trust), strict, places))
 
 
 def test_show_walks_from_the_model_to_every_source(

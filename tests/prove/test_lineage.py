@@ -183,15 +183,47 @@ def test_a_chain_of_an_unknown_stage_is_refused(run: Path) -> None:
     assert "the stage bleach has no place" in refused({**found, "bleach": stage})
 
 
-def test_a_stage_that_went_into_nothing_is_refused(run: Path, tmp_path: Path) -> None:
-    """An instruction tuning whose weights are not the ones exported would only be decoration."""
-    tuned = FinishedRun(tmp_path / "tuned")
-    tuned._made = {}
-    found = stages_in(run)
-    one = found["pretrain"].statement
-    tuned._made["pretrain"] = {"name": "pretrain", "derivation": one.derivation, "files": one.files}
-    tuned.stage("tune", {"weights.safetensors": b"tuned"}, inputs=["pretrain"])
-    assert "tune" in refused({**found, "tune": read_stage_folder(tmp_path / "tuned" / "tune")})
+def rerun(run: Path, stage: str, without: str) -> Stage:
+    """The stage as if it had not taken in one of its inputs."""
+    folder = run / stage
+
+    def leave_out(held: dict[str, Any]) -> None:
+        held["inputs"] = [one for one in held["inputs"] if one["name"] != without]
+
+    return read_stage(remade((folder / "manifest.json").read_bytes(), leave_out), (folder / "files.json").read_bytes())
+
+
+def test_a_stage_that_went_into_nothing_is_refused(tmp_path: Path) -> None:
+    """A stage that is there for show, such as a cleaning whose texts nobody learnt from, is found."""
+    run = FinishedRun(tmp_path / "run")
+    corpus(run)
+    given = source_input(
+        name="base", sha256=BASE_DIGEST, licence="MIT", jurisdiction="US", origin="x", date="", package=""
+    )
+    run.stage("adapt", {"adapter_model.safetensors": b"a"}, inputs=["source"], given=[given])
+    run.stage("export_adapter", {"adapter.gguf": b"a"}, inputs=["adapt"])
+    assert "the stage dedupe went into nothing" in refused(stages_in(run.folder))
+
+
+@pytest.mark.parametrize("without", ["evaluate", "pretrain"])
+def test_an_export_takes_in_weights_and_their_evaluation(run: Path, without: str) -> None:
+    """One that was made without either is no release."""
+    found = {**stages_in(run), "export": rerun(run, "export", without)}
+    message = "the export did not take in pretrain" if without == "pretrain" else "the stage evaluate went into nothing"
+    assert message in refused(found)
+
+
+def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
+    """Tuned weights are exported, and those before the tuning were evaluated."""
+    run = FinishedRun(tmp_path / "run")
+    corpus(run)
+    run.stage("tokenizer", {"tokenizer.json": b"{}"}, inputs=["dedupe"])
+    run.stage("pack", {"pack.json": b"{}"}, inputs=["dedupe", "tokenizer"])
+    run.stage("pretrain", {"weights.safetensors": b"1"}, inputs=["pack"])
+    run.stage("tune", {"weights.safetensors": b"2"}, inputs=["pretrain"])
+    run.stage("evaluate", {"evaluation.json": b"{}"}, inputs=["pretrain"])
+    run.stage("export", {"a.gguf": b"a"}, inputs=["tune", "evaluate"])
+    assert "other weights were evaluated" in refused(stages_in(run.folder))
 
 
 @pytest.mark.parametrize("vector", VECTORS["stages"], ids=["source", "clean"])
