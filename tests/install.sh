@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the tests need beyond Python packages: a browser, `ip` for the escape suite's laboratory, Node for the second
-# verifier, PostgreSQL for the tenants that several gateways share, Slurm for training on several nodes. Without root they
-# are named, and the tests that need them say so and are skipped.
+# verifier, PostgreSQL for the tenants that several gateways share, Slurm for training on several nodes. Without root
+# they are named, and the tests that need them say so and are skipped.
 set -u
 missing=""
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"

@@ -19,6 +19,7 @@ from allod.fleet.jobs import OUTPUT_FILE, Job, JobStatus, State
 from allod.fleet.site import Site
 
 ENDLESS = "sleep 300"
+SECRET = "ALLOD_SECRET"  # a variable of whoever submits
 OUTCOMES = {"true": 0, "exit 3": 3, "exit 75": 75, ENDLESS: None}  # what comes of a script, for the one that runs none
 
 
@@ -56,7 +57,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, loopback: Site) -> Ite
         local.close()
     else:
         cluster: Cluster = request.getfixturevalue("slurm")
-        yield Place(SlurmExecutor(loopback, SlurmOptions(environment=cluster.environment)), tmp_path, runs=True)
+        submitters = {**cluster.environment, SECRET: "leaked"}
+        yield Place(SlurmExecutor(loopback, SlurmOptions(environment=submitters)), tmp_path, runs=True)
 
 
 def test_a_job_is_done_when_its_command_was_well(place: Place) -> None:
@@ -115,7 +117,7 @@ def test_a_job_runs_in_its_folder_with_its_environment_alone(
         pytest.skip("nothing runs in memory")
     folder = tmp_path / "a folder"
     folder.mkdir()
-    monkeypatch.setenv("ALLOD_SECRET", "leaked")
+    monkeypatch.setenv(SECRET, "leaked")
     command = ("sh", "-c", 'pwd; echo "$1|$V|$ALLOD_SECRET"', "sh", "it's $HOME")
     place.run("", command=command, folder=folder, environment={"V": "a b;c"})
     assert (folder / OUTPUT_FILE).read_text().split("\n")[:2] == [str(folder), "it's $HOME|a b;c|"]
