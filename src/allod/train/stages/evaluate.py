@@ -7,6 +7,7 @@ what is recalled word for word of planted canaries. All by the probabilities of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from allod.train.cloze import cloze_questions
 from allod.train.documents import read_documents
 from allod.train.gates import Gate, check_gates, gates_of
 from allod.train.held_out import HeldOut
-from allod.train.held_out_text import read_held_out_text
+from allod.train.held_out_text import HeldOutText, read_held_out_text
 from allod.train.likelihoods import Continuation, likelihoods
 from allod.train.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
+from allod.train.ranks import joined
 from allod.train.recall import Recall, measure_recall
 from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
@@ -39,49 +41,80 @@ def run(work: Work) -> Facts:
     held out (`nothing_held_out`) or a question file is wrong (`questions_invalid`, `questions_missing`), Unavailable
     (`interrupted`).
     """
-    folder = work.inputs["tune" if work.recipe.tune.steps else "pretrain"]
-    network, tokenizer = load_model(folder).eval(), Tokenizer.load(work.inputs["tokenizer"])
     files = _question_files(work)
-    num_parts = 3 + len(files)
+    with joined() as ranks:
+        figures = _measure(work, load_model(_weights(work)).eval().to(ranks.device), files)
+    gates = gates_of(
+        work.recipe.evaluate,
+        bits_per_byte=figures.bits_per_byte,
+        cloze=figures.cloze,
+        choices=[score for _, score in figures.choices],
+        recalls=figures.recalls,
+    )
+    _write(work, figures, gates)
+    check_gates(gates)  # after the file is written: who looks into the unfinished stage finds all figures
+    return {
+        "bits_per_byte": figures.bits_per_byte,
+        "cloze": figures.cloze.share,
+        **{f"choices_{file.name}": score.share for file, score in figures.choices},
+        **{f"recalled_of_{recall.repeats}": recall.share for recall in figures.recalls},
+    }
 
-    def part(number: int) -> None:
-        stop_if_asked(work)
-        work.report("evaluating", number, num_parts)
 
-    part(0)
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What was measured. `choices` are each question file with its score."""
+
+    held_out: HeldOutText
+    bits_per_byte: float
+    cloze: Score
+    recalls: Sequence[Recall]
+    choices: Sequence[tuple[QuestionFile, Score]]
+
+
+def _weights(work: Work) -> Path:
+    """The folder of the weights that would be released."""
+    return work.inputs["tune" if work.recipe.tune.steps else "pretrain"]
+
+
+def _measure(work: Work, network: Network, files: Sequence[QuestionFile]) -> _Figures:
+    tokenizer = Tokenizer.load(work.inputs["tokenizer"])
     held_out = read_held_out_text(work.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
-    bits_per_byte = held_out.bits_per_byte(network)
-    part(1)
-    cloze = answer(network, tokenizer, _cloze(work))
-    part(2)
     planted, controls = read_canaries(work.inputs["pack"])
+    parts = iter(range(3 + len(files)))
+
+    def begin(what: str) -> None:
+        stop_if_asked(work)
+        work.report(f"evaluating: {what}", next(parts), 3 + len(files))
+
+    begin("held-out text")
+    bits_per_byte = held_out.bits_per_byte(network)
+    begin("cloze")
+    cloze = answer(network, tokenizer, _cloze(work))
+    begin("canaries")
     recalls = measure_recall(network, tokenizer, planted=planted, controls=controls)
     choices = []
-    for number, file in enumerate(files, start=3):
-        part(number)
-        choices.append(answer(network, tokenizer, file.questions))
-    gates = gates_of(work.recipe.evaluate, bits_per_byte=bits_per_byte, cloze=cloze, choices=choices, recalls=recalls)
+    for file in files:
+        begin(file.name)
+        choices.append((file, answer(network, tokenizer, file.questions)))
+    return _Figures(held_out, bits_per_byte, cloze, recalls, choices)
+
+
+def _write(work: Work, figures: _Figures, gates: Sequence[Gate]) -> None:
+    text = figures.held_out
     evaluation: dict[str, JsonValue] = {
-        "weights": digest_of_file(folder / WEIGHTS),
-        "bits_per_byte": _decimal(bits_per_byte),
-        "held_out": {"documents": held_out.num_documents, "bytes": held_out.num_bytes, "tokens": len(held_out.tokens)},
-        "cloze": _score(cloze),
+        "weights": digest_of_file(_weights(work) / WEIGHTS),
+        "bits_per_byte": _decimal(figures.bits_per_byte),
+        "held_out": {"documents": text.num_documents, "bytes": text.num_bytes, "tokens": len(text.tokens)},
+        "cloze": _score(figures.cloze),
         "multiple_choice": {
             file.name: {"file": f"sha256:{file.sha256}", "licence": file.licence, **_score(score)}
-            for file, score in zip(files, choices, strict=True)
+            for file, score in figures.choices
         },
-        "canaries": [_recall(recall) for recall in recalls],
+        "canaries": [_recall(recall) for recall in figures.recalls],
         "gates": [_gate(gate) for gate in gates],
     }
     (work.output / EVALUATION).write_bytes(canonical_json(evaluation) + b"\n")
-    check_gates(gates)  # after the file is written: who looks into the unfinished stage finds all figures
-    part(num_parts)
-    return {
-        "bits_per_byte": bits_per_byte,
-        "cloze": cloze.share,
-        **{f"choices_{file.name}": score.share for file, score in zip(files, choices, strict=True)},
-        **{f"recalled_of_{recall.repeats}": recall.share for recall in recalls},
-    }
 
 
 def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[Question]) -> Score:

@@ -27,6 +27,7 @@ from allod.train.held_out import HeldOut
 from allod.train.held_out_text import read_held_out_text
 from allod.train.likelihoods import device_of
 from allod.train.losses import next_token_loss
+from allod.train.ranks import joined
 from allod.train.schedule import Schedule
 from allod.train.shards import Shards
 from allod.train.stopping import stop_if_asked
@@ -51,13 +52,14 @@ def run(work: Work) -> Facts:
     Unavailable (`interrupted`) when it was asked to stop.
     """
     tokenizer = Tokenizer.load(work.inputs["tokenizer"])
-    network = load_model(work.inputs["pretrain"])
     held_out = read_held_out_text(work.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
-    examples = _examples(work, context=network.shape.context)
-    rows = chat_rows(examples, tokenizer, context=network.shape.context)
-    before = held_out.bits_per_byte(network)
-    losses = _learn(work, network, rows)
-    after = held_out.bits_per_byte(network)
+    with joined() as ranks:
+        network = load_model(work.inputs["pretrain"]).to(ranks.device)
+        examples = _examples(work, context=network.shape.context)
+        rows = chat_rows(examples, tokenizer, context=network.shape.context)
+        before = held_out.bits_per_byte(network)
+        losses = _learn(work, network, rows)
+        after = held_out.bits_per_byte(network)
     save_model(network, work.output)
     _write(work, examples, rows, losses)
     return {
