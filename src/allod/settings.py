@@ -18,6 +18,8 @@ from typing import Any, TypeVar, get_type_hints
 from allod.core.errors import Invalid
 from allod.core.nation_profile import read_nation
 from allod.core.nations import Nation
+from allod.fleet.site import Site
+from allod.fleet.site_profile import read_site
 from allod.govern.prices import Prices
 from allod.model.catalogue import CatalogueEntry
 from allod.train.recipe import Recipe
@@ -141,6 +143,26 @@ def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
     return tuple(
         CatalogueEntry(**{**row, "packages": tuple(row["packages"]), "members": tuple(row["members"])}) for row in rows
     )
+
+
+def scheduler_clients() -> dict[str, str]:
+    """What a scheduler's own commands are given of our environment: where to find them and their cluster."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "USER", "SLURM_CONF") if name in os.environ}
+
+
+def load_site(name: str, *, home: Path | None = None) -> Site:
+    """The profile of a site: `sites/<name>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
+    shipped = Path(__file__).with_name("sites")
+    own = home / "sites" / f"{name}.toml" if home is not None else None
+    file = own if own is not None and own.exists() else shipped / f"{name}.toml"
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name) is None or not file.exists():
+        known = ", ".join(sorted(path.stem for path in shipped.glob("*.toml")))
+        raise Invalid(
+            f"there is no profile of a site {name!r}",
+            code="site_unknown",
+            hint=f"there is: {known}; another is a file sites/{name}.toml in ALLOD_HOME",
+        )
+    return read_site(_read(file), where=str(file))
 
 
 def load_recipe(file: Path) -> Recipe:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -18,15 +18,18 @@ from typing import Any
 from allod.app.home import Home, now_ms
 from allod.app.policies import nation_of
 from allod.app.release import Released, log_statements, release
+from allod.app.site_jobs import SHARED, Machines, SiteJobs
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
 from allod.core.labels import Label
+from allod.core.nations import Nation
 from allod.core.training_statements import Input, source_input
 from allod.core.whole_files import write_whole
+from allod.fleet.preflight import Asked, Finding, SourceTerms
 from allod.model import catalogue as catalogue_module
 from allod.model.fetch import ensure
 from allod.model.store import Store
-from allod.settings import Settings, load_catalogue, load_recipe
+from allod.settings import Settings, load_catalogue, load_recipe, load_site
 from allod.train.energy import EnergyMeter, energy
 from allod.train.environment import code, environment, machine
 from allod.train.pipeline import Stage, run_pipeline, stages_of
@@ -39,11 +42,13 @@ from allod.train.work import Facts, Report
 
 RELEASE = "release"
 _RESOLVED = "resolved.json"
+_HEAVY = ("probe", "pretrain", "tune", "evaluate", "adapt")  # what wants accelerators, where there are any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """What is asked of one `allod train`. `folder` None: `runs/<name>` of the realm. `until` names the last stage."""
+    """What is asked of one `allod train`. `folder` None: `runs/<name>` of the realm. `until` names the last stage,
+    `where` the site's profile. `ranks` are processes a node that pretrain together, `threads` those of each."""
 
     recipe: Path
     folder: Path | None = None
@@ -51,6 +56,8 @@ class TrainOptions:
     size: str | None = None
     name: str | None = None
     until: str = ""
+    where: str = "laptop"
+    nodes: int = 1
     ranks: int = 1
     threads: int = 1
     unsafe_no_seal: bool = False
@@ -58,9 +65,10 @@ class TrainOptions:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Where the run tells what happens: progress, and each stage once it is done."""
+    """Where the run tells what happens: progress, the preflight's findings, each stage once it is done."""
 
     progress: Report
+    findings: Callable[[Sequence[Finding]], None]
     resolved: Callable[[Recipe], None]
     stage: Callable[[Stage, Finished, bool], None]
 
@@ -86,6 +94,7 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
     _check_until(given, options.until)
     with opened(folder) as run:
         trainer = _Trainer(settings, options, told, run=run, should_stop=should_stop)
+        trainer.preflight(given)
         recipe = trainer.resolve(given)
         told.resolved(recipe)
         stages = trainer.run(recipe)
@@ -132,9 +141,31 @@ class _Trainer:
         self._should_stop = should_stop
         self._sources = settings.home / "sources"
         self._beside = options.recipe.absolute().parent
+        site = load_site(options.where, home=settings.home)
+        self._machines = Machines(site=site, nodes=options.nodes, ranks=options.ranks, threads=options.threads)
+        self._jobs = SiteJobs(self._machines, run.path / "jobs", report=told.progress, should_stop=should_stop)
         self._recipe: Recipe
         self._digests: Mapping[str, str] = {}
         self._base: Path | None = None
+
+    def preflight(self, given: Recipe) -> None:
+        """Whether the run may begin there. Raises Denied (`preflight_refused`) with every reason."""
+        nation, realm, site = nation_of(self._settings), self._settings.realm, self._machines.site
+        terms = tuple(
+            SourceTerms(source.name, source.licence, nation.label(source.tier, markings=source.markings))
+            for source in given.sources
+        )
+        asked = Asked(
+            label=_label(given, nation),
+            sources=terms,
+            nodes=self._machines.nodes,
+            ranks_per_node=self._machines.ranks,
+            needs_gpus=site.gpus_per_node > 0,
+            is_sealed=not self._options.unsafe_no_seal,
+            estimate_s=given.minutes * 60,
+            jurisdiction="" if self._machines.has_scheduler else realm.jurisdiction,
+        )
+        self._told.findings(self._jobs.preflight(asked))
 
     def resolve(self, given: Recipe) -> Recipe:
         """The recipe with its size and steps: those recorded in the run's folder, else measured now and recorded."""
@@ -225,24 +256,31 @@ class _Trainer:
             result = self._collect(output)
         else:
             result = self._sealed(stage.name, inputs, output, meter=meter)
-        used = energy(meter.millijoules(), seconds=(result.ended_ms - result.started_ms) / 1000, node_watts=0, nodes=1)
+        is_shared = stage.name == SHARED
+        nodes, ranks = (self._machines.nodes, self._machines.ranks) if is_shared else (1, 1)
+        power = self._machines.site.power
+        used = energy(
+            None if self._is_job(stage.name) else meter.millijoules(),
+            seconds=(result.ended_ms - result.started_ms) / 1000,
+            node_watts=power.watts_per_node if power else 0,
+            nodes=nodes,
+        )
         realm = self._settings.realm
-        ranks = self._options.ranks if stage.is_heavy else 1
         return {
             "id": f"training_{secrets.token_hex(16)}",
             "at": {"start_ms": result.started_ms, "end_ms": result.ended_ms},
             "run": self._recipe.name,
             "recipe": digest_of(recipe_json(self._recipe)),
             "code": code(),
-            "environment": environment(self._options.threads, ranks),
+            "environment": environment(self._machines.threads, nodes * ranks),
             "machine": machine(),
-            "site": realm.site,
-            "jurisdiction": realm.jurisdiction,
+            "site": self._machines.site.name if self._is_job(stage.name) else realm.site,
+            "jurisdiction": self._machines.site.jurisdiction if self._is_job(stage.name) else realm.jurisdiction,
             "seed": self._recipe.seed,
             "measured": {**_measured(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
             "energy": used,
             "seal": {"kind": result.seal_kind, "proof": result.seal_proof or None},
-            "label": self._label().as_json(),
+            "label": _label(self._recipe, nation_of(self._settings)).as_json(),
         }
 
     def _collect(self, output: Path) -> StageResult:
@@ -289,30 +327,37 @@ class _Trainer:
                 meter.sample()
             self._told.progress(what, done, total)
 
+        words: dict[str, JsonValue] = {
+            "recipe": recipe_json(self._recipe),
+            "inputs": {name: str(path) for name, path in readable.items()},
+            "output": str(output),
+        }
+        if self._is_job(stage):
+            return self._jobs.run(stage, words, read_paths=tuple(readable.values()), write_path=output)
         log_dir = self._run.path / "logs"
         log_dir.mkdir(exist_ok=True, mode=0o700)
         return run_sealed(
             stage,
-            {
-                "recipe": recipe_json(self._recipe),
-                "inputs": {name: str(path) for name, path in readable.items()},
-                "output": str(output),
-            },
+            words,
             read_paths=tuple(readable.values()),
             write_path=output,
             report=report,
             stop=self._should_stop,
             log_path=log_dir / f"{stage}.log",
-            ranks=self._options.ranks if stage == "pretrain" else 1,
-            threads=self._options.threads,
+            ranks=self._machines.ranks if stage == SHARED else 1,
+            threads=self._machines.threads,
             unsafe_no_seal=self._options.unsafe_no_seal,
         )
 
-    def _label(self) -> Label:
-        """Never lower than that of anything that went in."""
-        nation = nation_of(self._settings)
-        labels = [nation.label(source.tier, markings=source.markings) for source in self._recipe.sources]
-        return reduce(Label.join, labels)
+    def _is_job(self, stage: str) -> bool:
+        """Whether this stage belongs on the site's machines rather than here."""
+        return self._machines.has_scheduler and stage in _HEAVY
+
+
+def _label(recipe: Recipe, nation: Nation) -> Label:
+    """Never lower than that of anything that goes in."""
+    labels = [nation.label(source.tier, markings=source.markings) for source in recipe.sources]
+    return reduce(Label.join, labels)
 
 
 def _measured(facts: Facts) -> dict[str, JsonValue]:

@@ -6,18 +6,22 @@ import argparse
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from allod.app.home import load_settings
 from allod.app.training import Told, Trained, TrainOptions, as_rows, train
 from allod.cli.progress import shown
+from allod.fleet.preflight import Finding, Severity
 from allod.train.pipeline import Stage, stages_of
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished
+from allod.train.work import Report
 
 HELP = "train a model from a recipe, resumably, and release it signed"
+
+_LOCAL = "laptop"  # the profile of this machine
 
 # What of a stage's measurements a person wants to see, and how to say it.
 _SHOWN = {
@@ -41,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="SIZE", help="auto, or parameters: 1m, 124m, 1b")
     parser.add_argument("--name", help="the model's name (the recipe's)")
     parser.add_argument("--until", default="", metavar="STAGE", help="the last stage to run (release)")
-    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes that pretrain together (1)")
+    parser.add_argument(
+        "--on", default="local", metavar="SITE", help="local, slurm, or a site's profile: isambard-ai, or your own"
+    )
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes that pretrain together (1)")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes on each of them (1)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each of them (1)")
     parser.add_argument("--unsafe-no-seal", action="store_true", help="train although parts of the seal are missing")
     parser.add_argument("--json", action="store_true", help="what was made, as one JSON object")
@@ -56,12 +64,14 @@ def run(words: argparse.Namespace) -> int:
         size=words.size,
         name=words.name,
         until=words.until,
+        where=_LOCAL if words.on == "local" else words.on,
+        nodes=words.nodes,
         ranks=words.ranks,
         threads=words.threads,
         unsafe_no_seal=words.unsafe_no_seal,
     )
     with _stop_wish() as should_stop, shown(are_bytes=False) as progress:
-        told = Told(progress=progress, resolved=_nobody if words.json else _say_recipe, stage=_Lines(words.json).say)
+        told = _quiet(progress) if words.json else _Lines(progress).told
         trained = train(load_settings(), options, told, should_stop=should_stop)
     print(json.dumps(_as_json(trained))) if words.json else _say_end(trained)
     return 0
@@ -82,26 +92,28 @@ def _stop_wish() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _nobody(recipe: Recipe) -> None:
-    """Says nothing."""
-
-
-def _say_recipe(recipe: Recipe) -> None:
-    what = f"adapter of {recipe.adapt.base}" if recipe.adapt.base else f"size {recipe.size}, {recipe.steps:,} steps"
-    print(f"{recipe.name}: {what}, seed {recipe.seed}; {' → '.join(s.name for s in stages_of(recipe))} → release")
+def _quiet(progress: Report) -> Told:
+    return Told(progress=progress, findings=lambda _: None, resolved=lambda _: None, stage=lambda *_: None)
 
 
 class _Lines:
-    """One line a stage."""
+    """What is said on the way: what was found, what will be made, one line a stage."""
 
-    def __init__(self, is_quiet: bool) -> None:
-        self._is_quiet = is_quiet
+    def __init__(self, progress: Report) -> None:
+        self.told = Told(progress=progress, findings=self._findings, resolved=self._recipe, stage=self._stage)
         self._began = time.monotonic()
 
-    def say(self, stage: Stage, finished: Finished, was_there: bool) -> None:
+    def _findings(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            if finding.severity is not Severity.PASSED:
+                print(f"preflight: {finding.check}: {finding.reason}")
+
+    def _recipe(self, recipe: Recipe) -> None:
+        what = f"adapter of {recipe.adapt.base}" if recipe.adapt.base else f"size {recipe.size}, {recipe.steps:,} steps"
+        print(f"{recipe.name}: {what}, seed {recipe.seed}; {' → '.join(s.name for s in stages_of(recipe))} → release")
+
+    def _stage(self, stage: Stage, finished: Finished, was_there: bool) -> None:
         took_s, self._began = time.monotonic() - self._began, time.monotonic()
-        if self._is_quiet:
-            return
         measured = finished.statement.predicate["measured"]
         facts = [_SHOWN[name].format(measured[name]) for name in _SHOWN if measured.get(name) is not None]
         state = "as before" if was_there else f"{took_s:.1f} s"

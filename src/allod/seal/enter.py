@@ -6,7 +6,8 @@ Enters the seal and becomes COMMAND, in this order, each step needing what the n
     once the launcher has confirmed steps 2 to 6 from outside
 
 A part that is missing on this machine ends it with exit status 125 before COMMAND runs, unless
-`--unsafe-no-seal` is given. The environment of COMMAND is what `--env` says and nothing else.
+`--unsafe-no-seal` is given. The environment of COMMAND is what `--env` says and nothing else, unless
+`--keep-environment` is given.
 """
 
 from __future__ import annotations
@@ -166,11 +167,20 @@ def main(arguments: list[str] | None = None) -> None:
     _await_permission(options.report_fd)
     environment = dict(pair.split("=", 1) for pair in options.env)
     try:
-        os.execve(options.command[0], options.command, environment)  # noqa: S606 - to become it, without a shell
+        _become(options.command, environment, keeps_ours=options.keep_environment)
     except OSError as error:
         _tell(options.report_fd, {"exec_error": str(error)})
         sys.stderr.write(f"error: {options.command[0]}: {error}\n")
         sys.exit(NOT_ENTERED)
+
+
+def _become(command: list[str], environment: dict[str, str], *, keeps_ours: bool) -> None:
+    """Run the command in our place, without a shell."""
+    if not keeps_ours:
+        os.execve(command[0], command, environment)  # noqa: S606
+    for name, value in environment.items():
+        os.putenv(name, value)
+    os.execv(command[0], command)  # noqa: S606
 
 
 def _tell(descriptor: int | None, message: dict[str, object]) -> None:
@@ -193,6 +203,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--execute", action="append", default=[], metavar="PATH", help="what else it may execute")
     parser.add_argument("--scratch", action="append", default=[], metavar="PATH", help="where it may make anything")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="its whole environment")
+    parser.add_argument("--keep-environment", action="store_true", help="add --env to ours instead of replacing it")
     parser.add_argument("--max-file-bytes", type=int, default=64 * 1024 * 1024)
     parser.add_argument("--parent", type=int, help="die with this process, our parent")
     parser.add_argument("--report-fd", type=int, help="a socket: JSON of what is in force out, GO in")

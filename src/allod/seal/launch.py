@@ -172,7 +172,21 @@ def _check(options: SealOptions) -> None:
             )
 
 
+def command_line(options: SealOptions) -> tuple[str, ...]:
+    """The words that enter the seal without a launcher, for a scheduler to run on a node of its choice.
+
+    Nobody confirms the seal from outside then, and COMMAND keeps the scheduler's environment beside its own: it says
+    which rank this is. Raises what `start` raises for the options.
+    """
+    _check(options)
+    return (*_wrapper(options), "--keep-environment", "--", *options.command)
+
+
 def _arguments(options: SealOptions, report_fd: int) -> list[str]:
+    return [*_wrapper(options), f"--parent={os.getpid()}", f"--report-fd={report_fd}", "--", *options.command]
+
+
+def _wrapper(options: SealOptions) -> list[str]:
     repeated = [
         ("--socket-dir", (options.socket_dir,) if options.socket_dir else ()),
         ("--read", options.read_paths),
@@ -184,9 +198,8 @@ def _arguments(options: SealOptions, report_fd: int) -> list[str]:
     ]
     flags = [f"{flag}={value}" for flag, values in repeated for value in values]
     unsafe = ["--unsafe-no-seal"] if options.unsafe_no_seal else []
-    limits = [f"--max-file-bytes={options.max_file_bytes}", f"--parent={os.getpid()}", f"--report-fd={report_fd}"]
     wrapper = [sys.executable, "-S", "-P", "-m", "allod.seal.enter", f"--profile={options.profile}"]
-    return [*wrapper, *flags, *unsafe, *limits, "--", *options.command]
+    return [*wrapper, *flags, *unsafe, f"--max-file-bytes={options.max_file_bytes}"]
 
 
 def _spawn(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:

@@ -26,14 +26,13 @@ Parameters = Callable[[Recipe], Mapping[str, Any]]
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step. `version` changes when the same inputs would now give something else; `resumes` says that an
-    interrupted try is worth keeping, `is_heavy` that it belongs on the machines with accelerators."""
+    interrupted try is worth keeping."""
 
     name: str
     version: int
     inputs: tuple[str, ...]
     parameters: Parameters
     resumes: bool = False
-    is_heavy: bool = False
 
 
 def _held_out(recipe: Recipe) -> dict[str, Any]:
@@ -73,21 +72,19 @@ def _from_scratch(recipe: Recipe) -> tuple[Stage, ...]:
             ("dedupe", "tokenizer"),
             lambda r: {**asdict(r.canaries), "held_out": _held_out(r), "seed": r.seed},
         ),
-        Stage("pretrain", 1, ("pack", "tokenizer"), _pretrain, resumes=True, is_heavy=True),
+        Stage("pretrain", 1, ("pack", "tokenizer"), _pretrain, resumes=True),
         Stage(
             "tune",
             1,
             ("dedupe", "tokenizer", "pack", "pretrain"),
             lambda r: {**asdict(r.tune), "held_out": _held_out(r), "seed": r.seed},
             resumes=True,
-            is_heavy=True,
         ),
         Stage(
             "evaluate",
             1,
             ("dedupe", "tokenizer", "pack", learnt),
             lambda r: {**asdict(r.evaluate), "held_out": _held_out(r), "seed": r.seed},
-            is_heavy=True,
         ),
         Stage(
             "export",
@@ -110,7 +107,6 @@ def _adapted() -> tuple[Stage, ...]:
             ("dedupe",),
             lambda r: {**asdict(r.adapt), "held_out": _held_out(r), "seed": r.seed},
             resumes=True,
-            is_heavy=True,
         ),
         Stage("export_adapter", 1, ("dedupe", "adapt"), lambda r: {"name": r.name}),
     )

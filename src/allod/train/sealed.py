@@ -100,7 +100,7 @@ def run_sealed(
                 read_paths=(*python_read_paths(), *read_paths),
                 write_paths=(write_path,),
                 scratch_dir=scratch,
-                environment=_environment(scratch, threads=threads, read_paths=read_paths if package else ()),
+                environment=stage_environment(scratch, threads=threads, read_paths=read_paths if package else ()),
                 log_path=log_path,
                 output_fd=tells,
                 max_file_bytes=MAX_FILE_BYTES,
@@ -125,7 +125,7 @@ def _command(scratch: Path, *, ranks: int, grace_s: float, package: str | None) 
     )
 
 
-def _environment(scratch: Path, *, threads: int, read_paths: tuple[Path, ...]) -> dict[str, str]:
+def stage_environment(scratch: Path, *, threads: int, read_paths: tuple[Path, ...] = ()) -> dict[str, str]:
     source = Path(allod.__file__).resolve().parents[1]
     return {
         **_ENVIRONMENT,

@@ -32,7 +32,7 @@ from allod.train.recipe_reading import read_recipe
 from allod.train.work import Facts, Work
 
 STAGES = (
-    *("clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export"),
+    *("probe", "clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export"),
     *("adapt", "export_adapter"),
 )
 INTERRUPTED = 75

@@ -1,0 +1,255 @@
+"""Stages as jobs of a site: sealed on whatever node the scheduler chooses, found again by whoever starts again.
+
+A job that needs one process is sealed as an island, like a stage on this machine. Ranks of several processes must
+reach each other over the site's own network, so they go without the namespace, and the site's preflight looks instead
+whether anything else can be reached. The manifest says which it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import allod
+from allod.app.home import now_ms
+from allod.core.canonical import JsonValue
+from allod.core.errors import AllodError, Denied, Unavailable
+from allod.core.whole_files import write_whole
+from allod.fleet.executor import Executor
+from allod.fleet.executors.local import LocalExecutor, LocalOptions
+from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions
+from allod.fleet.jobs import OUTPUT_FILE, Job, JobStatus, State
+from allod.fleet.preflight import Asked, Finding, check, refuse_unless_ready
+from allod.fleet.site import Site
+from allod.fleet.survey import survey
+from allod.seal.launch import SealOptions, command_line, python_read_paths
+from allod.settings import scheduler_clients
+from allod.train.listening import Listener
+from allod.train.sealed import MAX_FILE_BYTES, StageResult, stage_environment
+from allod.train.work import Report
+
+SHARED = "pretrain"  # the stage that several ranks do together
+_ID = "job.id"
+_TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """Where stages run. A site without a scheduler is this machine. `ranks` are processes a node that pretrain."""
+
+    site: Site
+    nodes: int = 1
+    ranks: int = 1
+    threads: int = 1
+
+    @property
+    def has_scheduler(self) -> bool:
+        """Whether stages are jobs of a site, rather than processes of ours."""
+        return self.site.scheduler != "local"
+
+
+class SiteJobs:
+    """Runs stages on a site's machines, below `folder`, one job each."""
+
+    def __init__(self, machines: Machines, folder: Path, *, report: Report, should_stop: Callable[[], bool]) -> None:
+        self._machines = machines
+        self._folder = folder
+        self._report = report
+        self._should_stop = should_stop
+        self._look: Callable[[], None] = lambda: None
+        self._executor = self._open()
+
+    def preflight(self, asked: Asked) -> list[Finding]:
+        """Look, from within the run's own seal, at what the run would have. Raises Denied (`preflight_refused`)."""
+        folder = self._folder / f"preflight-{now_ms()}"
+        scratch = folder / "scratch"
+        scratch.mkdir(parents=True, mode=0o700)
+        self._report("preflight", 0, 0)
+        is_alone = asked.nodes * asked.ranks_per_node == 1
+        facts = survey(
+            self._executor,
+            asked,
+            self._machines.site,
+            folder=folder,
+            report=lambda _: None,
+            environment=_environment(scratch, self._machines.threads),
+            prefix=command_line(self._seal((sys.executable,), scratch, is_alone=is_alone, write_path=folder))[:-1],
+        )
+        findings = check(asked, facts, self._machines.site, today=datetime.now(UTC).date())
+        refuse_unless_ready(findings)
+        return findings
+
+    def run(
+        self, stage: str, words: Mapping[str, JsonValue], *, read_paths: tuple[Path, ...], write_path: Path
+    ) -> StageResult:
+        """Run `stage` as a job, or wait for the one that an earlier start left behind.
+
+        Raises what the stage raised; Unavailable (`interrupted`) when we are asked to stop, while the job goes on, and
+        (`stage_died`) for a job that ended without a word.
+        """
+        folder = self._folder / write_path.name.removeprefix(".partial-")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        job = self._job(stage, words, folder, read_paths=read_paths, write_path=write_path)
+        listener = _Follower(folder / OUTPUT_FILE, self._report)
+        self._look = listener.look
+        id = self._found(folder) or self._submit(job, folder)
+        started_ms = now_ms()
+        status = self._executor.wait(id, lambda now: self._report(f"{stage}: job {id} {now.state.value}", 0, 0))
+        listener.look()
+        (folder / _ID).unlink()
+        if listener.facts is None:
+            raise listener.error or _died(stage, status, folder)
+        ranks = job.num_ranks
+        return StageResult(
+            facts={**listener.facts, "nodes": job.nodes, "ranks": ranks, "requeued": status.restarts},
+            seal_kind="island" if ranks == 1 else "partial:no-namespaces",
+            seal_proof="",
+            seal_evidence={},
+            cpu_s=0.0,
+            started_ms=started_ms,
+            ended_ms=now_ms(),
+            max_rss=0,
+        )
+
+    def _open(self) -> Executor:
+        if self._machines.has_scheduler:
+            return SlurmExecutor(self._machines.site, SlurmOptions(environment=scheduler_clients()), sleep=self._sleep)
+        return LocalExecutor(LocalOptions())
+
+    def _sleep(self, seconds: float) -> None:
+        """Between two questions to the scheduler: show what was learnt meanwhile, and notice a wish to stop."""
+        until = time.monotonic() + seconds
+        while True:
+            self._look()
+            if self._should_stop():
+                raise Unavailable(
+                    "stopped waiting; the job goes on",
+                    code="interrupted",
+                    hint="start again to wait for it, or end it with the site's own command",
+                )
+            if (left := until - time.monotonic()) <= 0:
+                return
+            time.sleep(min(left, 1.0))
+
+    def _found(self, folder: Path) -> str | None:
+        """The job that an earlier start submitted, if the scheduler still knows it."""
+        path = folder / _ID
+        if not path.exists():
+            return None
+        id = path.read_text().strip()
+        try:
+            self._executor.state(id)
+        except AllodError as error:
+            if error.code != "job_unknown":
+                raise
+            return None
+        return id
+
+    def _submit(self, job: Job, folder: Path) -> str:
+        (folder / OUTPUT_FILE).unlink(missing_ok=True)
+        id = self._executor.submit(job)
+        write_whole(folder / _ID, id + "\n")
+        return id
+
+    def _job(
+        self,
+        stage: str,
+        words: Mapping[str, JsonValue],
+        folder: Path,
+        *,
+        read_paths: tuple[Path, ...],
+        write_path: Path,
+    ) -> Job:
+        is_shared = stage == SHARED
+        nodes, ranks = (self._machines.nodes, self._machines.ranks) if is_shared else (1, 1)
+        scratch = folder / "scratch"
+        scratch.mkdir(exist_ok=True, mode=0o700)
+        write_whole(scratch / "words.json", json.dumps({**words, "stage": stage}))
+        command = (sys.executable, "-P", "-m", "allod.train.stage_process", str(scratch / "words.json"))
+        seal = self._seal(command, scratch, is_alone=nodes * ranks == 1, write_path=write_path, read_paths=read_paths)
+        return Job(
+            name=f"allod-{stage}",
+            command=command_line(seal),
+            folder=folder,
+            nodes=nodes,
+            ranks_per_node=ranks,
+            environment=_environment(scratch, self._machines.threads),
+        )
+
+    def _seal(
+        self,
+        command: tuple[str, ...],
+        scratch: Path,
+        *,
+        is_alone: bool,
+        write_path: Path,
+        read_paths: tuple[Path, ...] = (),
+    ) -> SealOptions:
+        environment = stage_environment(scratch, threads=self._machines.threads)
+        if not is_alone:
+            del environment["GLOO_SOCKET_IFNAME"]  # loopback: the site says which interface leads to the others
+        return SealOptions(
+            command=command,
+            profile="island",
+            read_paths=(*python_read_paths(), *read_paths),
+            write_paths=(write_path,),
+            scratch_dir=scratch,
+            environment=environment,
+            max_file_bytes=MAX_FILE_BYTES,
+            unsafe_no_seal=not is_alone,
+            unsafe_omit=() if is_alone else ("namespaces",),
+        )
+
+
+def _environment(scratch: Path, threads: int) -> dict[str, str]:
+    """What starts the seal and, under a scheduler, the ranks: before the seal there is only this."""
+    source = Path(allod.__file__).resolve().parents[1]
+    return {"PYTHONPATH": str(source), "OMP_NUM_THREADS": str(threads), "TMPDIR": str(scratch)}
+
+
+class _Follower:
+    """Reads what a job's ranks print, as it comes. Other programs print there, too: what is no message is passed by."""
+
+    def __init__(self, output: Path, report: Report) -> None:
+        self._output = output
+        self._report = report
+        self._position = 0
+        self._rest = b""
+        self.facts: Mapping[str, int | float | str | None] | None = None
+        self.error: AllodError | None = None
+
+    def look(self) -> None:
+        """Take in what is new."""
+        if not self._output.exists():
+            return
+        with self._output.open("rb") as file:
+            file.seek(self._position)
+            while data := file.read(_TAIL_BYTES):
+                self._position += len(data)
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                for line in lines:
+                    self._hear(line)
+
+    def _hear(self, line: bytes) -> None:
+        if not line.startswith(b'{"'):
+            return
+        listener = Listener(self._report)
+        try:
+            listener.hear(line + b"\n")
+        except Unavailable:
+            return
+        self.facts = listener.facts or self.facts
+        if listener.error is not None:
+            self.error = None if listener.error.code == "interrupted" else listener.error  # then it is queued again
+
+
+def _died(stage: str, status: JobStatus, folder: Path) -> AllodError:
+    why = f"{status.state.value} ({status.reason or status.exit_status})"
+    if status.state is State.CANCELLED:
+        return Denied(f"the job of {stage} was cancelled", code="job_cancelled")
+    return Unavailable(f"the job of {stage}: {why}", code="stage_died", hint=f"see {folder / OUTPUT_FILE}")
