@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from allod.core.errors import Invalid
 from allod.model.network import Network, Shape
@@ -52,6 +52,7 @@ class Learner:
         self.network.to(ranks.device)
         if ranks.count > 1:
             shard(self.network)
+        self._parameters = list(self.network.parameters())
         self.optimiser = Optimiser(self.network.named_parameters(), Rates())
         self.losses = torch.zeros(plan.schedule.steps, dtype=torch.float64)
         # on a CPU compiling takes longer than it saves in a run of minutes
@@ -65,33 +66,52 @@ class Learner:
 
     def learn(self, step: int) -> float:
         """Make step `step`, counted from 0. Returns its loss in nats a token. Raises Invalid (`loss_not_finite`)."""
-        lanes = self.lanes // self.ranks.count
-        mine = [self._backward(step, self.ranks.number * lanes + lane, lanes) for lane in range(lanes)]
-        every = self.ranks.gather(mine)
+        every = self.ranks.gather(self._backward(step))
         loss = sum(every) / len(every)
         length = gradient_length(self.network)
         if not math.isfinite(loss) or not math.isfinite(length):
             raise Invalid(
                 f"the loss of step {step + 1} is not a finite number",
                 code="loss_not_finite",
-                hint="another seed, or a larger size of step, may pass; what was saved before this step is still there",
+                hint="try another seed or size; what was saved before this step is still there",
             )
         self.optimiser.shorten(min(1.0, MAX_GRADIENT / (length + 1e-6)))
         self.optimiser.step(step, self.plan.schedule.share(step))
         self.losses[step] = loss
         return loss
 
-    def _backward(self, step: int, lane: int, lanes: int) -> float:
-        """Add the gradient of one lane, piece by piece. Returns the lane's loss.
+    def _backward(self, step: int) -> list[float]:
+        """Gradients of this rank's lanes, each summed by itself and then added in order. Returns the lanes' losses.
 
         Ranks take the mean of their gradients, so each takes the mean of its lanes.
         """
+        lanes = self.lanes // self.ranks.count
+        losses: list[float] = []
+        sums: list[Tensor] = []
+        for lane in range(self.ranks.number * lanes, (self.ranks.number + 1) * lanes):
+            losses.append(self._backward_lane(step, lane, share=1 / lanes))
+            gradients = self._take_gradients()
+            sums = [one + other for one, other in zip(sums, gradients, strict=True)] if sums else gradients
+        for parameter, gradient in zip(self._parameters, sums, strict=True):
+            parameter.grad = gradient
+        return losses
+
+    def _take_gradients(self) -> list[Tensor]:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        for parameter in self._parameters:
+            parameter.grad = None
+        return gradients
+
+    def _backward_lane(self, step: int, lane: int, *, share: float) -> float:
+        """Add up the gradient of one lane, piece by piece; ranks hear of it with the last. Returns the lane's loss."""
         rows = self.plan.batches.batch(step, part=lane, parts=self.lanes).to(self.ranks.device)
         pieces = torch.split(rows, max(1, MAX_PIECE_TOKENS // self.plan.batches.context))
         total = 0.0
-        for piece in pieces:
+        for number, piece in enumerate(pieces, start=1):
+            if isinstance(self.network, FSDPModule):
+                self.network.set_requires_gradient_sync(number == len(pieces))
             loss = self._loss(piece[:, :-1], piece[:, 1:])
-            torch.autograd.backward(loss * (len(piece) / len(rows) / lanes))
+            torch.autograd.backward(loss * (share * len(piece) / len(rows)))
             total += loss.item() * len(piece) / len(rows)
         return total
 

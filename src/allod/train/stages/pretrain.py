@@ -52,8 +52,9 @@ def run(work: Work) -> Facts:
         if ranks.leads:
             save_model(network, work.output)
             write_curve(learner.losses.tolist(), work.output, tokens_per_step=learner.plan.batches.tokens_per_step)
+            measured["bits_per_byte"] = _validate(network.to(ranks.device), work.inputs["pack"])
         checkpoints.remove()
-        return {**measured, "bits_per_byte": _validate(network, work.inputs["pack"])}
+        return measured
 
 
 def plan_of(recipe: Recipe, shape: Shape, corpus: Shards) -> Plan:
@@ -149,5 +150,5 @@ def _validate(network: Network, pack: Path) -> float | None:
         return None
     num_tokens = min(held_out.num_tokens, MAX_VALIDATION_TOKENS)
     num_bytes = held_out.pack.num_validation_bytes * num_tokens / held_out.num_tokens
-    tokens = torch.from_numpy(held_out.window(0, num_tokens))
+    tokens = torch.from_numpy(held_out.window(0, num_tokens)).to(network.lm_head.weight.device)
     return bits_per_byte(network, tokens, num_bytes, context=network.shape.context)
