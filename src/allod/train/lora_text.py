@@ -18,7 +18,7 @@ from allod.train.losses import next_token_loss
 
 AT_ONCE = 64  # documents that are encoded together
 
-MAX_WINDOWS = 16  # of held-out text that are looked at
+MAX_SAMPLE_TOKENS = 2048  # of held-out text that are looked at
 
 Encode = Callable[[list[str]], list[list[int]]]
 Logits = Callable[[Tensor], Tensor]
@@ -93,7 +93,7 @@ class HeldOutSample:
 
     def __init__(self, split: Split, context: int) -> None:
         windows = split.windows(context)
-        count = min(len(windows), MAX_WINDOWS)
+        count = min(len(windows), max(1, MAX_SAMPLE_TOKENS // context))
         self.windows = windows[[number * len(windows) // count for number in range(count)]]
         self.num_tokens = count * context
         self._bytes_per_token = split.num_bytes / len(split.tokens)
