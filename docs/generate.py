@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from allod.cli.main import parser_of_all
 from allod.settings import Settings
+from allod.train.recipe import Recipe, Source
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "allod"
@@ -26,6 +28,11 @@ def reference() -> str:
         "## Settings",
         "In `ALLOD_HOME/allod.toml`. An unknown key or a wrong type is an error at start.",
         _settings(),
+    ]
+    parts += [
+        "## Recipe",
+        "A TOML file for `allod train`; each `[[source]]` is one source. No default: it must be said.",
+        *_recipe(),
     ]
     parts += ["## Error codes", "The `code` of an error, over HTTP and in `--json`.", _codes()]
     return "\n\n".join(parts) + "\n"
@@ -54,6 +61,28 @@ def _settings() -> str:
                 f"| `{section.name}.{one.name}` | {one.type} | `{one.default!r}` |" for one in dataclasses.fields(kind)
             ]
     return "\n".join(rows)
+
+
+def _recipe() -> Iterator[str]:
+    yield _table("the top", Recipe)
+    yield _table("`[[source]]`", Source)
+    for one in dataclasses.fields(Recipe):
+        if isinstance(one.default_factory, type):
+            yield _table(f"`[{one.name}]`", one.default_factory)
+
+
+def _table(title: str, part: type) -> str:
+    rows = [
+        f"| `{one.name}` | {one.type} | {_default(one)} |"
+        for one in dataclasses.fields(part)
+        if one.name != "sources" and not isinstance(one.default_factory, type)
+    ]
+    about = inspect.cleandoc(part.__doc__ or "")
+    return "\n".join([f"### {title}", "", about, "", "| key | type | default |", "|---|---|---|", *rows])
+
+
+def _default(one: dataclasses.Field[object]) -> str:
+    return "" if one.default is dataclasses.MISSING else f"`{one.default!r}`"
 
 
 def _codes() -> str:
