@@ -175,7 +175,7 @@ def model_run(
         {
             f"{name}-f16.gguf": b"another",
             f"{name}-q8_0.gguf": served,
-            "weights.safetensors": weights,
+            "model.safetensors": weights,
             "config.json": b"{}",
             "export.json": b"{}",
         },

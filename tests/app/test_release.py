@@ -59,7 +59,7 @@ def test_a_finished_run_becomes_a_model_in_the_store(settings: Settings, tmp_pat
     assert (made.folder / "weights.gguf").read_bytes() == (run.folder / "export" / "tiny-q8_0.gguf").read_bytes()
     assert Store(made.folder.parent).find(made.folder.name) == made.folder / "weights.gguf"
     files = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
-    assert {"passport.json", "bom.cdx.json", "summary.md", "model.sig", "model/weights.safetensors"} <= files
+    assert {"passport.json", "bom.cdx.json", "summary.md", "model.sig", "model/model.safetensors"} <= files
     assert {"lineage/source/index.jsonl", "lineage/pack/documents.jsonl", "lineage/evaluate/evaluation.json"} <= files
     assert not any(path.stat().st_mode & 0o222 for path in made.folder.rglob("*") if path.is_file())
     found = ReleasedModels(settings)

@@ -138,7 +138,7 @@ def _add(folder: Path) -> None:
 
 
 def _other_set(folder: Path) -> None:
-    (folder / "model" / "weights.safetensors").write_bytes(b"weaker")
+    (folder / "model" / "model.safetensors").write_bytes(b"weaker")
 
 
 @pytest.mark.parametrize("change", [_forget, _flatter, _leave_out, _add, _other_set])

@@ -33,7 +33,7 @@ from allod.model.gguf import GgufHeader, read_header
 from allod.model.passport import PASSPORT_FILE, passport, read_passport
 from allod.model.records import SourceRecord, read_dropped, read_json, read_records, read_sources
 from allod.model.release_facts import ReleaseFacts, SourceUse
-from allod.model.released import LINEAGE, MODEL_FILES, MODEL_SET, RECORDS, WEIGHTS_FILES, copy_in, place, write_in
+from allod.model.released import LINEAGE, MODEL_SET, RECORDS, WEIGHTS_FILES, copy_in, is_of_model_set, place, write_in
 from allod.model.store import Progress, Store
 from allod.model.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
 from allod.prove.folders import read_plain_file
@@ -243,9 +243,8 @@ def _make(settings: Settings, run: _Run, target: Path, key: ModelKey, *, now_ms:
 def _copy(run: _Run, staged: Path) -> None:
     copy_in(run.served, staged / WEIGHTS_FILES[run.chain.kind])
     if run.chain.kind == "model":
-        for name in MODEL_FILES:
-            if name in run.chain.export.files:
-                copy_in(run.served.parent / name, staged / MODEL_SET / name)
+        for name in filter(is_of_model_set, run.chain.export.files):
+            copy_in(run.served.parent / name, staged / MODEL_SET / name)
     for stage in run.chain.stages:
         for name in (MANIFEST, FILES, *(name for name in RECORDS.get(stage.name, ()) if name in stage.files)):
             copy_in(run.folder / stage.name / name, staged / LINEAGE / stage.name / name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue
 from allod.core.training_statements import Input, TrainingStatement
+from allod.model.licences import joint_licence
 from allod.model.records import DocumentRecord, SourceRecord
 
 TRAIN, VALIDATION = "train", "validation"
@@ -60,9 +61,8 @@ class ReleaseFacts:
     @property
     def licence(self) -> str:
         """An SPDX expression that asks for what every source, and the base model, asks for."""
-        said = [*(source.licence for source in self.sources), *([str(self.base["licence"])] if self.base else [])]
-        parts = {part for one in said for part in ([f"({one})"] if " OR " in one else one.split(" AND "))}
-        return said[0] if set(said) == {said[0]} else " AND ".join(sorted(parts))
+        base = [str(self.base["licence"])] if self.base else []
+        return joint_licence([*(source.licence for source in self.sources), *base])
 
     @property
     def origin(self) -> str:

@@ -1,7 +1,7 @@
 """A released model in the store: one folder by the digest of what is served, put there whole or not at all.
 
 weights.gguf, or adapter.gguf   what is served
-model/                          the safetensors set that other engines read (models)
+model/                          what other engines read: safetensors, configuration, tokenizer (models)
 passport.json, bom.cdx.json, summary.json, summary.md
 lineage/<stage>/                each stage's manifest and list of files, and its records
 model.sig                       the signature over all of it
@@ -33,14 +33,11 @@ RECORDS: Mapping[str, tuple[str, ...]] = {
     "export": ("export.json",),
     "export_adapter": ("export.json",),
 }
-MODEL_FILES = (
-    "weights.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
-"""Of the export; what an adapter's engine needs is in its one file."""
+
+
+def is_of_model_set(name: str) -> bool:
+    """Whether an output of the export is one of those that other engines read together: all but GGUF and its report."""
+    return not name.endswith(".gguf") and name not in RECORDS["export"]
 
 
 def copy_in(source: Path, target: Path) -> None:
