@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from allod.app.engine import ECHO_MODEL
-from allod.app.weights import is_file_name, kept_pace
+from allod.app.weights import is_file_name, kept_pace, released_model
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations import Nation
@@ -22,6 +22,7 @@ from allod.govern.store import TenantStore
 from allod.govern.tenants import LOCAL, Key, Tenant
 from allod.model.catalogue import best_for
 from allod.serve.controls import Controls
+from allod.serve.gateway import ServedModel
 from allod.settings import Settings, load_catalogue
 
 ANY_KEY = "any-key"  # stands for a key that has no limits of its own
@@ -102,6 +103,12 @@ def catalogue_models(nation: Nation) -> dict[str, Model]:
     }
 
 
+def described(served: ServedModel, nation: Nation) -> Model:
+    """A model as the policy is told of it. Raises Invalid (`unknown_label`) for words that the nation does not have."""
+    label = nation.label(served.tier, markings=served.markings)
+    return Model(served.name, label, served.licence, served.country, served.informative)
+
+
 def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
     """The model that the settings name, as a gateway that serves it would describe it."""
     name = settings.model.name
@@ -112,8 +119,10 @@ def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
     if is_file_name(name):
         return Model(Path(name).stem, nation.lowest, licence="not known", country="", informative=True)
     known = catalogue_models(nation)
+    if name not in known and (released := released_model(settings, name)) is not None:
+        return described(released, nation)
     if name not in known:
-        message = f"there is no model {name!r} in the catalogue"
+        message = f"there is no model {name!r} in the catalogue, and none was released"
         if name == "auto":
             message = "which model this machine serves is not measured yet"
         raise Invalid(message, code="model_not_found", param="model", hint=f"say --model: {', '.join(known)}")

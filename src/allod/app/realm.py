@@ -12,12 +12,11 @@ from allod.app.home import now_ms
 from allod.app.meter import DayNames
 from allod.app.opening import Opened, open_realm
 from allod.app.policies import Policies
-from allod.app.questions import catalogue_models
+from allod.app.questions import catalogue_models, described
 from allod.app.receipts import ReceiptReader
 from allod.app.shares import Shares
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.core.nations import Nation
 from allod.core.statements import SitePart, check_statement
 from allod.govern.keys import KeyRing
 from allod.govern.policy_asked import Model, Site
@@ -132,7 +131,7 @@ def _gateway(
 ) -> Gateway:
     """`models` begins with the one that the others are adapters over."""
     site = settings.realm
-    model, *adapters = (_described(served, opened.nation) for served in models)
+    model, *adapters = (described(served, opened.nation) for served in models)
     adapters = [replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters]  # made from both
     return Gateway(
         model=models[0],
@@ -162,12 +161,6 @@ def _gateway(
         ),
         salt_secret=opened.salt_secret,
     )
-
-
-def _described(served: ServedModel, nation: Nation) -> Model:
-    """A model as the policy is told of it. Raises Invalid (`unknown_label`) for words that the nation does not have."""
-    label = nation.label(served.tier, markings=served.markings)
-    return Model(served.name, label, served.licence, served.country, served.informative)
 
 
 def _deliver_in(loop: asyncio.AbstractEventLoop, batch: list[tuple[Callable[[Any], None], Any]]) -> None:

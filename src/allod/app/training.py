@@ -100,7 +100,8 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
         stages = trainer.run(recipe)
         released = None
         if not options.until or options.until == RELEASE:
-            released = release(settings, folder, now_ms=now_ms(), report=told.progress)
+            last = stages_of(recipe)[-1].name
+            released = release(settings, folder, now_ms=now_ms(), report=told.progress, last_stage=last)
     return Trained(recipe, folder, stages, released)
 
 

@@ -48,6 +48,13 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     return replace(weights, adapters=tuple(adapters))
 
 
+def released_model(settings: Settings, name: str) -> ServedModel | None:
+    """What a release of that name would be served as, once all behind it was checked; None where there is none."""
+    released = ReleasedModels(settings)
+    artefact = released.find(name)
+    return None if artefact is None else _served(released.check(artefact))
+
+
 def is_file_name(name: str) -> bool:
     """Whether a model's name means a file rather than an entry of the catalogue."""
     return name.endswith(".gguf") or "/" in name
