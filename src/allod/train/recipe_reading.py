@@ -39,6 +39,10 @@ _BOUNDS = MappingProxyType(
         "tune.steps": (0, 10**6),
         "adapt.rank": (1, 256),
         "adapt.steps": (1, 10**6),
+        "adapt.context": (16, 8192),
+        "adapt.batch": (1, 1024),
+        "adapt.rate_micro": (1, 10**6),
+        "adapt.min_gain_percent": (0, 99),
     }
 )
 

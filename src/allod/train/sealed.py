@@ -45,6 +45,7 @@ _ENVIRONMENT = MappingProxyType(
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # so that these fail at once, and say why
         "TRANSFORMERS_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
 )
