@@ -14,7 +14,7 @@ WIDTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 
 QUANTISABLE = 12_000_000  # from here on widths are multiples of 256, as the engine's K-quants want them
 MAX_PARAMETERS = 10_000_000_000
 MIN_LAYERS = 2
-MIN_STEP_TOKENS = 1024
+MIN_STEP_TOKENS = 2048
 WIDTH_OF_A_LAYER = 64  # one layer for each so many channels, about; at least four
 SHAPELY = 0.25  # how much the proportion of width to layers counts beside the number of parameters
 
@@ -47,12 +47,12 @@ def shape_of(size: str, *, vocab: int, context: int) -> Shape:
 
 
 def batch_rows(shape: Shape) -> int:
-    """Windows of `context` tokens in one step: a power of two, about a token for each thousand parameters.
+    """Windows of `context` tokens in one step: a power of two, about two tokens for each thousand parameters.
 
-    Small steps, and so many of them, are what a small network learns from most in few minutes (docs/log.md); a large
-    one keeps many ranks busy with a large step.
+    Small steps, and so many of them, are what a small network learns from most in few minutes; smaller still, and the
+    optimiser's own work for a step counts (docs/log.md). A large network keeps many ranks busy with a large step.
     """
-    tokens = max(MIN_STEP_TOKENS, shape.num_parameters / 1000)
+    tokens = max(MIN_STEP_TOKENS, shape.num_parameters / 500)
     return max(2, 1 << round(math.log2(tokens / shape.context)))
 
 
