@@ -124,6 +124,8 @@ def test_one_word_changes_what_is_downstream(run: Run) -> None:
         ({"tokenizer": {"vocab": 400}}, "tokenizer"),
         ({"steps": 4}, "pretrain"),
         ({"tune": {"steps": 7}}, "tune"),
+        ({"evaluate": {"questions": "asked", "questions_sha256": "a" * 64}}, "evaluate"),
+        ({"evaluate": {"questions": "asked"}}, None),
         ({"export": {"quantise": ["q4_0"]}}, "export"),
         ({"pretrain": {"checkpoint_every_s": 5}}, None),
     ],

@@ -35,7 +35,7 @@ from allod.train.environment import code, environment, machine
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
-from allod.train.runs import Finished, RunFolder, opened
+from allod.train.runs import Finished, RunFolder, digest_of_folder, opened
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources.collect import collect, content_digests
 from allod.train.work import Facts, Report
@@ -148,6 +148,7 @@ class _Trainer:
         self._recipe: Recipe
         self._digests: Mapping[str, str] = {}
         self._base: Path | None = None
+        self._questions: Path | None = None
 
     def preflight(self, given: Recipe) -> None:
         """Whether the run may begin there. Raises Denied (`preflight_refused`) with every reason."""
@@ -203,6 +204,10 @@ class _Trainer:
         """Every stage that is not done yet."""
         identifiers = nation_of(self._settings).identifiers  # what is personal is the nation's to say
         recipe = replace(recipe, clean=replace(recipe.clean, identifiers=identifiers))
+        if recipe.evaluate.questions:
+            self._questions = (self._beside / recipe.evaluate.questions).absolute()
+            digest = digest_of_folder(self._questions, "*.json")
+            recipe = replace(recipe, evaluate=replace(recipe.evaluate, questions_sha256=digest))
         self._recipe = recipe
         digests = self._digests = content_digests(recipe, beside=self._beside)
         given: dict[str, list[Input]] = {
@@ -321,7 +326,9 @@ class _Trainer:
         self, stage: str, inputs: Mapping[str, Path], output: Path, *, meter: EnergyMeter | None = None
     ) -> StageResult:
         """A stage in a process of its own, which reads its inputs, writes its folder and reaches nothing else."""
-        readable = {**inputs, **({"base": self._base} if stage == "adapt" and self._base else {})}
+        besides = {"adapt": ("base", self._base), "evaluate": ("questions", self._questions)}
+        name, folder = besides.get(stage, ("", None))
+        readable = {**inputs, name: folder} if folder else dict(inputs)
 
         def report(what: str, done: int, total: int) -> None:
             if meter:

@@ -49,6 +49,12 @@ def _pretrain(recipe: Recipe) -> Mapping[str, Any]:
     return {**learning, "size": recipe.size, "steps": recipe.steps, "seed": recipe.seed}
 
 
+def _evaluate(recipe: Recipe) -> Mapping[str, Any]:
+    asked = asdict(recipe.evaluate)
+    del asked["questions"]  # a folder's name; its content's digest stays
+    return {**asked, "held_out": _held_out(recipe), "seed": recipe.seed}
+
+
 _SOURCE = Stage("source", 1, (), _source)
 _CLEAN = Stage("clean", 1, ("source",), lambda recipe: asdict(recipe.clean))
 _DEDUPE = Stage("dedupe", 1, ("clean",), lambda recipe: {**asdict(recipe.dedupe), "held_out": _held_out(recipe)})
@@ -84,7 +90,7 @@ def _from_scratch(recipe: Recipe) -> tuple[Stage, ...]:
             "evaluate",
             1,
             ("dedupe", "tokenizer", "pack", learnt),
-            lambda r: {**asdict(r.evaluate), "held_out": _held_out(r), "seed": r.seed},
+            _evaluate,
         ),
         Stage(
             "export",

@@ -203,6 +203,14 @@ def digest_of_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of_folder(folder: Path, pattern: str) -> str:
+    """SHA-256 (hex) over the names and digests of its files. Raises Invalid (`folder_empty`) where there are none."""
+    files = {path.name: digest_of_path(path) for path in sorted(folder.glob(pattern)) if path.is_file()}
+    if not files:
+        raise Invalid(f"{folder} holds no {pattern}", code="folder_empty")
+    return sha256_hex(canonical_json(files))
+
+
 def _is_output(name: str) -> bool:
     parts = name.split("/")
     return not any(part.startswith(".") for part in parts) and parts[0] not in (CHECKPOINTS, FILES, MANIFEST)
