@@ -213,12 +213,26 @@ def test_a_stage_of_another_run_does_not_count(run: Run, tmp_path: Path) -> None
 
 
 def test_a_kill_between_manifest_and_rename_loses_nothing(run: Run) -> None:
-    """A partial folder with a whole manifest is a finished stage that has not got its name yet."""
+    """An ended folder with a whole manifest is a finished stage that has not got its name yet."""
     done = run.go()
     key = done["pack"].statement.key.removeprefix("sha256:")[:16]
-    (run.path / "pack").rename(run.path / f".partial-pack-{key}")
+    (run.path / "pack").rename(run.path / f".ended-pack-{key}")
     run.go()
     assert run.performed == []
+
+
+def test_a_kill_before_the_manifest_keeps_the_work(run: Run) -> None:
+    """An ended folder without a manifest is a stage under way again, with what it would resume from."""
+    done = run.go()
+    key = done["pretrain"].statement.key.removeprefix("sha256:")[:16]
+    ended = run.path / f".ended-pretrain-{key}"
+    (run.path / "pretrain").rename(ended)
+    (ended / "manifest.json").unlink()
+    (ended / "checkpoints").mkdir()
+    with opened(run.path) as folder:
+        assert folder.find("pretrain", done["pretrain"].statement.key) is None
+        partial = folder.partial("pretrain", done["pretrain"].statement.key, resumes=True)
+    assert sorted(path.name for path in partial.iterdir()) == ["checkpoints", "made.txt"]
 
 
 def test_two_runs_in_one_folder(run: Run) -> None:

@@ -50,8 +50,8 @@ from allod.prove.releases import (
     read_stage_folder,
 )
 from allod.settings import Settings, load_catalogue
+from allod.train.outputs import check_files
 from allod.train.recipe import Source
-from allod.train.runs import check_files
 from allod.train.sources.licences import check_licence
 
 _EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}

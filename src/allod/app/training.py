@@ -32,10 +32,11 @@ from allod.model.store import Store
 from allod.settings import Settings, load_catalogue, load_recipe, load_site
 from allod.train.energy import EnergyMeter, energy
 from allod.train.environment import code, environment, machine
+from allod.train.outputs import digest_of_folder
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
-from allod.train.runs import Finished, RunFolder, digest_of_folder, opened
+from allod.train.runs import Finished, RunFolder, opened
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources.collect import collect, content_digests
 from allod.train.work import Facts, Report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from allod.core.training_statements import check_training_statement
-from allod.train.runs import MANIFEST
+from allod.train.outputs import MANIFEST
 
 DERIVATION, RUN, BASE = "allod.derivation", "allod.run", "allod.base"
 

@@ -2,9 +2,12 @@
 
     <run>/clean/…                   a finished stage: its outputs, files.json, manifest.json
     <run>/.partial-pretrain-1a2b…/  a stage under way, or one that was interrupted; the name ends in its key
+    <run>/.ended-pretrain-1a2b…/    one that has ended and gets its manifest: here the stage itself can write no more
     <run>/pack.changed-1/           a finished stage that was found changed, set aside
 
-A stage is finished when its folder has its name, which it gets by one rename after everything in it is durable.
+A stage is finished when its folder has its name, which it gets by one rename after everything in it is durable. Its
+process has read the corpus: what it left is taken for hostile. Only plain files count, it cannot write its own
+manifest, and what is no output is deleted.
 """
 
 from __future__ import annotations
@@ -12,14 +15,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
-from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.canonical import JsonValue, sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.training_statements import (
     TrainingStatement,
@@ -27,12 +28,9 @@ from allod.core.training_statements import (
     derivation_of,
     training_statement,
 )
-from allod.core.whole_files import sync
-
-FILES, MANIFEST = "files.json", "manifest.json"
-CHECKPOINTS = "checkpoints"
-MAX_LIST_BYTES = 64 << 20
-_CHUNK_BYTES = 1 << 22
+from allod.core.whole_files import sync, write_whole
+from allod.prove.folders import read_plain_file
+from allod.train.outputs import FILES, MANIFEST, MAX_LIST_BYTES, check_files, list_files, refuse_lists, remove, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,7 @@ class RunFolder:
         if not folder.exists():
             return None
         try:
-            manifest = _read(folder / MANIFEST)
-            statement = check_training_statement(manifest)
+            manifest, statement = _read_manifest(folder)
             if statement.stage != stage:
                 raise Invalid(f"its manifest is of the stage {statement.stage}")
             if statement.key != key:
@@ -85,50 +82,61 @@ class RunFolder:
     def partial(self, stage: str, key: str, *, resumes: bool) -> Path:
         """The folder in which a stage is made. Empty, unless it `resumes` and was begun with the same key."""
         folder = self._partial_name(stage, key)
-        for other in self.path.glob(f".partial-{stage}-*"):
+        for other in (*self.path.glob(f".partial-{stage}-*"), *self.path.glob(f".ended-{stage}-*")):
             if other != folder or not resumes:
-                shutil.rmtree(other)
+                remove(other)
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder
 
     def finish(self, stage: str, predicate: Mapping[str, JsonValue]) -> Finished:
         """Make the partial folder of `stage` the finished one. `predicate` is the statement's but for `derivation`.
 
-        Raises Invalid for a stage that left nothing, or left something else than files.
+        Raises Invalid for a stage that left nothing, or left something else than files: that is set aside.
         """
         key = str(predicate["key"])
         folder = self._partial_name(stage, key)
-        files = list_files(folder)
-        (folder / FILES).write_bytes(files)
+        try:
+            refuse_lists(folder)
+            files = list_files(folder)
+        except Invalid:
+            self._set_aside(folder)
+            raise
         digest = f"sha256:{sha256_hex(files)}"
         manifest = training_statement(digest, {**predicate, "derivation": derivation_of(key, digest)})
-        (folder / MANIFEST).write_bytes(manifest)
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                sync(path)
-        sync(folder)
-        self._replace(stage, folder)
+        ended = self._ended_name(stage, key)
+        folder.rename(ended)
+        write_whole(ended / FILES, files.decode())
+        write_whole(ended / MANIFEST, manifest.decode())
+        settle(ended, [row["name"] for row in json.loads(files)])
+        self._replace(stage, ended)
         return Finished(self.stage(stage), manifest, check_training_statement(manifest))
 
     def _adopt(self, stage: str, key: str) -> None:
-        """Take over a stage that was killed between its manifest and its rename."""
-        folder = self._partial_name(stage, key)
-        if (folder / MANIFEST).is_file():
-            try:
-                check_files(folder, check_training_statement(_read(folder / MANIFEST)).files)
-            except (Invalid, OSError):  # torn: it is made again
-                shutil.rmtree(folder)
-            else:
-                self._replace(stage, folder)
+        """Take over a stage that was killed between its end and its name; back to its partial folder if that was
+        before its manifest was whole."""
+        ended = self._ended_name(stage, key)
+        if not ended.is_dir():
+            return
+        try:
+            _, statement = _read_manifest(ended)
+            check_files(ended, statement.files)
+        except (Invalid, OSError):
+            for name in (FILES, MANIFEST):
+                (ended / name).unlink(missing_ok=True)
+            remove(self._partial_name(stage, key))
+            ended.rename(self._partial_name(stage, key))
+        else:
+            settle(ended, [row["name"] for row in json.loads(list_files(ended))])
+            self._replace(stage, ended)
 
     def _replace(self, stage: str, folder: Path) -> None:
         old = self.path / f".old-{stage}"
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         if self.stage(stage).exists():
             self.stage(stage).rename(old)
         folder.rename(self.stage(stage))
         sync(self.path)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
 
     def _set_aside(self, folder: Path) -> Path:
         number = 1
@@ -139,6 +147,9 @@ class RunFolder:
 
     def _partial_name(self, stage: str, key: str) -> Path:
         return self.path / f".partial-{stage}-{key.removeprefix('sha256:')[:16]}"
+
+    def _ended_name(self, stage: str, key: str) -> Path:
+        return self.path / f".ended-{stage}-{key.removeprefix('sha256:')[:16]}"
 
 
 @contextmanager
@@ -160,65 +171,6 @@ def opened(path: Path) -> Iterator[RunFolder]:
         os.close(handle)
 
 
-def list_files(folder: Path) -> bytes:
-    """The list of a stage's outputs, as canonical JSON: name, SHA-256 and length of each, sorted by name.
-
-    Raises Invalid (`stage_empty`) where there is none, and for links and other things that are not plain files.
-    """
-    rows: list[JsonValue] = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not _is_output(name) or (path.is_dir() and not path.is_symlink()):
-            continue
-        if path.is_symlink() or not path.is_file():
-            raise Invalid(f"{name} is no plain file", code="stage_output")
-        rows.append({"name": name, "sha256": digest_of_path(path), "bytes": path.stat().st_size})
-    if not rows:
-        raise Invalid("the stage left nothing", code="stage_empty")
-    return canonical_json(rows)
-
-
-def check_files(folder: Path, digest: str) -> None:
-    """Raise Invalid, naming the file, unless `folder` holds what its files.json lists, and that has this digest."""
-    listed = _read(folder / FILES)
-    if f"sha256:{sha256_hex(listed)}" != digest:
-        raise Invalid(f"{FILES} is not the list that the manifest names")
-    found = list_files(folder)
-    if found == listed:
-        return
-    before = {row["name"]: row for row in json.loads(listed)}
-    now = {row["name"]: row for row in json.loads(found)}
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise Invalid(f"{name} is {'missing' if name not in now else 'new' if name not in before else 'changed'}")
-    raise Invalid(f"{FILES} is not in its canonical form")
-
-
-def digest_of_path(path: Path) -> str:
-    """SHA-256 (hex) of a file of any size."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def digest_of_folder(folder: Path, pattern: str) -> str:
-    """SHA-256 (hex) over the names and digests of its files. Raises Invalid (`folder_empty`) where there are none."""
-    files = {path.name: digest_of_path(path) for path in sorted(folder.glob(pattern)) if path.is_file()}
-    if not files:
-        raise Invalid(f"{folder} holds no {pattern}", code="folder_empty")
-    return sha256_hex(canonical_json(files))
-
-
-def _is_output(name: str) -> bool:
-    parts = name.split("/")
-    return not any(part.startswith(".") for part in parts) and parts[0] not in (CHECKPOINTS, FILES, MANIFEST)
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAX_LIST_BYTES + 1)
-    if len(data) > MAX_LIST_BYTES:
-        raise Invalid(f"{path.name} is longer than {MAX_LIST_BYTES} bytes")
-    return data
+def _read_manifest(folder: Path) -> tuple[bytes, TrainingStatement]:
+    manifest = read_plain_file(folder / MANIFEST, limit_bytes=MAX_LIST_BYTES)
+    return manifest, check_training_statement(manifest)

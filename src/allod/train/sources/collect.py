@@ -11,9 +11,9 @@ from pathlib import Path
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
+from allod.prove.folders import digest_of_plain_file
 from allod.train.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Recipe, Source
-from allod.train.runs import digest_of_path
 from allod.train.sources.content import Content, Files, content_digest, content_of
 from allod.train.sources.fetch import read_package
 from allod.train.sources.kinds import reader_of
@@ -86,7 +86,9 @@ def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: R
             total.documents += counted.documents
             total.bytes += counted.bytes
             if content.archive is not None:
-                facts[f"archive_{source.name}"] = f"{content.archive.name} sha256:{digest_of_path(content.archive)}"
+                facts[f"archive_{source.name}"] = (
+                    f"{content.archive.name} sha256:{digest_of_plain_file(content.archive)}"
+                )
     (output / "sources.json").write_bytes(canonical_json(rows))
     report("documents read", len(recipe.sources), len(recipe.sources))
     return {**facts, "num_sources": len(rows), "num_documents": total.documents, "num_bytes": total.bytes}

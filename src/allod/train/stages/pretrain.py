@@ -21,10 +21,10 @@ from allod.train.bits import bits_per_byte
 from allod.train.checkpoints import FOLDER, Checkpoints
 from allod.train.curve import write_curve
 from allod.train.learner import Learner, Plan, whole_network
+from allod.train.outputs import FILES
 from allod.train.peaks import matrix_peak, used_s, working_dtype
 from allod.train.ranks import joined
 from allod.train.recipe import Recipe
-from allod.train.runs import FILES
 from allod.train.schedule import Schedule
 from allod.train.shards import Shards
 from allod.train.sizes import batch_rows, shape_of

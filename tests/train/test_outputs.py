@@ -1,0 +1,105 @@
+"""What a stage leaves is taken for hostile: it may have been taken over by a document or a package that it read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from allod.core.canonical import JsonValue, sha256_hex
+from allod.core.errors import Invalid
+from allod.core.training_statements import derivation_of, key_of, training_statement
+from allod.train.outputs import check_files, list_files
+from allod.train.runs import RunFolder
+
+KEY = key_of("clean", 1, {}, [])
+PREDICATE: dict[str, JsonValue] = {
+    "id": "training_1", "at": {"start_ms": 1, "end_ms": 2}, "stage": "clean", "version": 1, "run": "tiny", "key": KEY,
+    "inputs": [], "parameters": {}, "recipe": "sha256:" + "0" * 64, "code": {}, "environment": {}, "machine": {},
+    "site": "here", "jurisdiction": "GB", "seed": 1, "measured": {}, "energy": {}, "seal": {}, "label": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Path:
+    """The folder of a stage that has left one honest file."""
+    folder = RunFolder(tmp_path).partial("clean", KEY, resumes=True)
+    (folder / "made.txt").write_text("made")
+    return folder
+
+
+def finish(partial: Path) -> Path:
+    return RunFolder(partial.parent).finish("clean", PREDICATE).folder
+
+
+@pytest.mark.parametrize("name", ["files.json", "manifest.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "file"])
+def test_a_stage_cannot_stand_in_the_way_of_its_own_manifest(partial: Path, name: str, kind: str) -> None:
+    """A link there would have us write to where it leads, a pipe would have us wait for ever."""
+    victim = partial.parent / "victim"
+    victim.write_text("precious")
+    make: dict[str, Callable[[Path], object]] = {
+        "link": lambda path: path.symlink_to(victim),
+        "pipe": os.mkfifo,
+        "folder": Path.mkdir,
+        "file": Path.touch,
+    }
+    make[kind](partial / name)
+    with pytest.raises(Invalid) as refused:
+        finish(partial)
+    assert refused.value.code == "stage_output"
+    assert victim.read_text() == "precious"
+    assert not list(RunFolder(partial.parent).partial("clean", KEY, resumes=True).iterdir())  # it begins anew
+
+
+def test_a_stage_cannot_write_its_own_manifest(partial: Path) -> None:
+    """One that ends in a crash and leaves a whole manifest, that says what it likes of seal and label, is not done."""
+    files = list_files(partial)
+    digest = "sha256:" + sha256_hex(files)
+    forged = {**PREDICATE, "seal": {"kind": "island"}, "derivation": derivation_of(KEY, digest)}
+    (partial / "files.json").write_bytes(files)
+    (partial / "manifest.json").write_bytes(training_statement(digest, forged))
+    assert RunFolder(partial.parent).find("clean", KEY) is None
+
+
+def test_what_is_no_output_is_deleted(partial: Path) -> None:
+    """Nothing that no digest names reaches a later stage, however it is hidden."""
+    (partial / "deep").mkdir()
+    (partial / "deep" / "kept").touch()
+    (partial / "deep" / ".hidden").touch()
+    (partial / "checkpoints").mkdir()
+    (partial / "checkpoints" / "step").touch()
+    (partial / ".link").symlink_to("/etc/passwd")
+    os.mkfifo(partial / ".pipe")
+    folder = finish(partial)
+    left = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    assert left == ["deep", "deep/kept", "files.json", "made.txt", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\u202eb", os.fsdecode(b"a\xffb")])
+def test_names_that_would_deceive_are_refused(partial: Path, name: str) -> None:
+    """A name goes into the list of files, and from there onto a terminal."""
+    (partial / name).touch()
+    with pytest.raises(Invalid) as refused:
+        finish(partial)
+    assert refused.value.code == "stage_output"
+    assert refused.value.message.isprintable()
+
+
+def test_deep_nesting_is_refused(partial: Path) -> None:
+    """Before it takes the stack of whoever looks."""
+    (partial / "/".join("d" * 40)).mkdir(parents=True)
+    with pytest.raises(Invalid) as refused:
+        finish(partial)
+    assert refused.value.code == "stage_output"
+
+
+@pytest.mark.parametrize("text", ["{}", "5", "[5]", "[" * 100_000, '[{"name": ["x"]}]'])
+def test_a_list_of_files_that_is_none(partial: Path, text: str) -> None:
+    """Whoever edits it, with a manifest to fit, gets a clear refusal."""
+    (partial / "files.json").write_text(text)
+    digest = "sha256:" + sha256_hex(text.encode())
+    with pytest.raises(Invalid):
+        check_files(partial, digest)
