@@ -174,14 +174,6 @@ def test_it_stops_when_the_machine_is_wanted_back(run: Path, tmp_path: Path) -> 
     assert caught.value.code == "interrupted"
 
 
-def test_what_is_no_model_is_refused_by_the_engine(tmp_path: Path) -> None:
-    """With the reason, and without ending the process."""
-    (tmp_path / "m.gguf").write_bytes(b"GGUF nonsense")
-    with pytest.raises(Invalid) as caught:
-        Engine(tmp_path / "m.gguf", context=CONTEXT)
-    assert caught.value.code == "engine_refused"
-
-
 def test_the_sample_is_of_held_out_text(run: Path) -> None:
     """Windows of the network's context, spread over the validation split, and both ways of measuring agree."""
     sample = sample_of(run / "pack", context=CONTEXT)

@@ -73,10 +73,18 @@ def test_few_texts_make_a_small_vocabulary(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_below_the_bytes_is_refused(tmp_path: Path) -> None:
-    """256 bytes and three special tokens are the least."""
+    """256 bytes, three special tokens and one merge are the least."""
     with pytest.raises(Invalid) as caught:
-        learned(tmp_path, replace(RECIPE, tokenizer=TokenizerOptions(vocab=258)))
+        learned(tmp_path, replace(RECIPE, tokenizer=TokenizerOptions(vocab=259)))
     assert caught.value.code == "vocab_too_small"
+
+
+def test_documents_without_a_pair_are_refused(tmp_path: Path) -> None:
+    """Nothing to merge is nothing to learn, and no engine loads it."""
+    recipe = replace(RECIPE, sources=(source("austen"),))
+    with pytest.raises(Invalid) as caught:
+        learned(tmp_path, recipe, {("austen", "emma"): "x"})
+    assert caught.value.code == "corpus_too_small"
 
 
 def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The engine that will serve what was trained, asked while it is being exported: its tokens, its probabilities.
 
-llama.cpp's server in this process, on a Unix socket that nobody else can open. It tells no probabilities of a prompt,
-so `surprises` makes it say the prompt, a token at a time, and reads what it thought of each.
+llama.cpp's server in a process of its own, which can be ended whatever it is doing, on a Unix socket that nobody else
+can open. It tells no probabilities of a prompt, so `surprises` makes it say the prompt, a token at a time, and reads
+what it thought of each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,11 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import xllamacpp
-
 from allod.core.errors import Invalid, Unavailable
 
+ANSWER_TIMEOUT_S = 600
+_END_TIMEOUT_S = 10
 _FORCED = 1e4  # added to a token's logit: nothing else is then said; probabilities are told from before
+_TAIL_CHARACTERS = 600
 
 
 class Engine:
@@ -29,12 +33,21 @@ class Engine:
     def __init__(self, weights: Path, *, context: int, threads: int = 1, adapter: Path | None = None) -> None:
         """Load `weights`, a GGUF file. Raises Invalid (`engine_refused`) where the engine does not."""
         with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="allod-engine-"))
-            address = f"{folder}/engine.sock"
-            try:
-                self._server = xllamacpp.Server(_parameters(weights, address, context, threads, adapter))
-            except RuntimeError as error:
-                raise Invalid(f"the engine does not load {weights.name}: {error}", code="engine_refused") from error
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="allod-engine-")))
+            address = str(folder / "engine.sock")  # short: a socket's path has room for a hundred bytes
+            options = {
+                "weights": str(weights),
+                "socket": address,
+                "context": context,
+                "threads": threads,
+                "adapter": None if adapter is None else str(adapter),
+            }
+            process = stack.enter_context(_started(options, folder / "errors"))
+            stack.callback(_end, process)
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                why = (folder / "errors").read_text(errors="replace").strip()[-_TAIL_CHARACTERS:]
+                raise Invalid(f"the engine does not load {(adapter or weights).name}: {why}", code="engine_refused")
             self._connection = stack.enter_context(_Connection(address))
             self._stack = stack.pop_all()
 
@@ -75,9 +88,8 @@ class Engine:
         return decoded
 
     def close(self) -> None:
-        """Unload the model."""
+        """End the engine."""
         self._stack.close()
-        del self._server
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +102,7 @@ class _Connection(http.client.HTTPConnection):
     """One connection to a Unix socket, kept open."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("engine", timeout=600)
+        super().__init__("engine", timeout=ANSWER_TIMEOUT_S)
         self._path = path
 
     def connect(self) -> None:
@@ -105,24 +117,13 @@ class _Connection(http.client.HTTPConnection):
         self.close()
 
 
-def _parameters(weights: Path, address: str, context: int, threads: int, adapter: Path | None) -> Any:
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(weights)
-    parameters.hostnames = [address]
-    parameters.n_parallel = 1
-    parameters.n_ctx = context
-    parameters.cpuparams.n_threads = threads
-    parameters.cpuparams_batch.n_threads = threads
-    parameters.n_threads_http = 1
-    parameters.n_gpu_layers = 0
-    parameters.cache_ram_mib = 0
-    parameters.cors_origins = ""
-    parameters.ui = False
-    parameters.warmup = False
-    parameters.offline = True
-    parameters.verbosity = 1
-    if adapter is not None:
-        lora = xllamacpp.CommonAdapterLoraInfo()
-        lora.path, lora.scale = str(adapter), 1.0
-        parameters.lora_adapters = [lora]
-    return parameters
+def _started(options: dict[str, Any], errors: Path) -> subprocess.Popen[bytes]:
+    """The engine's process, which ends when its standard input does."""
+    command = [sys.executable, "-P", "-m", "allod.train.engine_process", json.dumps(options)]
+    with errors.open("wb") as file:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait(_END_TIMEOUT_S)

@@ -14,7 +14,7 @@ from allod.train.held_out import HeldOut
 from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
 
-MIN_VOCAB = 256 + len(SPECIAL_TOKENS)
+MIN_VOCAB = 256 + 1 + len(SPECIAL_TOKENS)  # no engine loads a vocabulary without a single merge
 DOCUMENTS_AT_ONCE = 64  # waiting in memory while others are counted
 
 
@@ -22,7 +22,7 @@ def run(work: Work) -> Facts:
     """Writes `tokenizer.json` and `tokenizer_config.json`.
 
     The vocabulary is smaller than the recipe's where the documents have no more pairs to merge. Raises Invalid
-    (`vocab_too_small`, `no_documents`).
+    (`vocab_too_small`, `no_documents`, `corpus_too_small`).
     """
     vocab = work.recipe.tokenizer.vocab
     if vocab < MIN_VOCAB:
@@ -37,6 +37,8 @@ def run(work: Work) -> Facts:
     if not texts.num_documents:
         raise Invalid("no document is left to learn a tokenizer from", code="no_documents")
     tokens, merges = vocabulary(bytes(token) for token, _ in learner.get_mergeable_ranks())
+    if not merges:
+        raise Invalid("the documents hold no two bytes to merge", code="corpus_too_small")
     write_tokenizer(work.output, tokens, merges)
     return {
         "vocab": len(tokens) + len(SPECIAL_TOKENS),
