@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic that drives singular values towards one fastest; they end between 0.7 and 1.2."""
-NUM_ITERATIONS = 5
+"""Coefficients of the quintic that drives singular values towards one fastest; in the end they lie about 0.7 to 1.2."""
+NUM_ITERATIONS = 3
+"""Five are usual. Three leave the smallest singular values small, learn as well here, and take two fifths less time."""
 
 
 @dataclass(frozen=True, slots=True)
