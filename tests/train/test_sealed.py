@@ -268,3 +268,40 @@ def test_it_may_be_followed_from_any_thread(plant: Run) -> None:
     thread.start()
     thread.join(30)
     assert results[0].facts == {"a": 1}
+
+
+def test_a_stage_that_never_stops_talking_can_be_stopped(plant: Run) -> None:
+    """Whoever listens to a flood still looks whether the operator wants it to end."""
+    begun, heard = time.monotonic(), list[tuple[str, int, int]]()
+    with pytest.raises(Unavailable) as caught:
+        plant(
+            "import os, signal, stat\n"
+            "def run(work):\n"
+            "    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+            '    line = b\'{"progress": ["x", 1, 2]}\\n\' * 500\n'
+            "    (fd,) = [fd for fd in range(3, 20) if is_pipe(fd)]\n"
+            "    while True: os.write(fd, line)\n"
+            "def is_pipe(fd):\n"
+            "    try: return stat.S_ISFIFO(os.fstat(fd).st_mode)\n"
+            "    except OSError: return False",
+            heard=heard,
+            stop=lambda: len(heard) > 1000,
+            grace_s=1.0,
+        )
+    assert caught.value.code == "interrupted", caught.value.hint
+    assert time.monotonic() - begun < 60
+
+
+def test_last_words_steer_no_terminal(plant: Run) -> None:
+    """The end of the log is shown to the operator, without what a terminal would obey."""
+    with pytest.raises(Unavailable) as caught:
+        plant("import os\ndef run(work): os.write(2, b'\\x1b]0;owned\\x07 \\xc2\\x9b2J'); os.abort()")
+    assert "owned" in str(caught.value.hint)
+    assert all(line.isprintable() for line in str(caught.value.hint).split("\n"))
+
+
+def test_a_clock_that_is_put_back_loses_no_stage(plant: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that ends before it starts would be refused, after all the work."""
+    monkeypatch.setattr(time, "time_ns", iter(range(10**15, 0, -(10**12))).__next__)
+    result = plant("def run(work): return {}")
+    assert result.started_ms == result.ended_ms

@@ -19,7 +19,7 @@ from allod.app.home import Home, now_ms
 from allod.app.policies import nation_of
 from allod.app.release import Released, log_statements, release
 from allod.app.site_jobs import SHARED, Machines, SiteJobs
-from allod.core.canonical import JsonValue, digest_of
+from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, digest_of
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations import Nation
@@ -176,16 +176,15 @@ class _Trainer:
             return self._keep(given, given, {})
         kept = self._run.path / _RESOLVED
         if kept.exists():
-            recorded = json.loads(kept.read_text())
-            if recorded["given"] == digest_of(recipe_json(given)):
-                return read_recipe(recorded["recipe"], where=_RESOLVED)
+            recorded = _recorded(kept)
+            if recorded.get("given") == digest_of(recipe_json(given)):
+                return _resolved(given, recorded.get("recipe"))
         self._told.progress("measuring this machine", 0, 0)
         folder = self._run.path / ".probe"
         folder.mkdir(exist_ok=True, mode=0o700)
         self._recipe = given
         result = self._sealed("probe", {}, folder)
-        size, steps = result.facts["size"], result.facts["steps"]
-        return self._keep(given, replace(given, size=str(size), steps=int(str(steps)), minutes=0), result.facts)
+        return self._keep(given, _resolved(given, result.facts), result.facts)
 
     def _keep(self, given: Recipe, resolved: Recipe, facts: Facts) -> Recipe:
         values = {
@@ -309,7 +308,7 @@ class _Trainer:
             seal_evidence={},
             cpu_s=time.process_time() - began,
             started_ms=started_ms,
-            ended_ms=now_ms(),
+            ended_ms=max(started_ms, now_ms()),
             max_rss=0,
         )
 
@@ -363,6 +362,22 @@ class _Trainer:
         return self._machines.has_scheduler and stage in _HEAVY
 
 
+def _recorded(path: Path) -> dict[str, Any]:
+    try:
+        recorded = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        recorded = None
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _resolved(given: Recipe, measured: object) -> Recipe:
+    """The recipe with the size and the steps that were measured, and nothing else of it. Raises Invalid."""
+    if not isinstance(measured, Mapping):
+        raise Invalid("no size and steps were recorded", code="recipe_type", hint=f"delete {_RESOLVED} of the run")
+    values = {"size": measured.get("size"), "steps": measured.get("steps"), "minutes": 0}
+    return read_recipe({**recipe_json(given), **values}, where=_RESOLVED)
+
+
 def _label(recipe: Recipe, nation: Nation) -> Label:
     """Never lower than that of anything that goes in."""
     labels = [nation.label(source.tier, markings=source.markings) for source in recipe.sources]
@@ -370,8 +385,14 @@ def _label(recipe: Recipe, nation: Nation) -> Label:
 
 
 def _measured(facts: Facts) -> dict[str, JsonValue]:
-    """Facts as a statement can say them: floating-point numbers as decimal text."""
-    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in facts.items()}
+    """Facts as a statement can say them: as text where a number has a fraction, or is beyond what JSON keeps exact."""
+    return {name: _exact(value) for name, value in facts.items()}
+
+
+def _exact(value: int | float | str | None) -> JsonValue:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value) if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER else value
 
 
 def as_rows(trained: Trained) -> list[dict[str, Any]]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+from allod.core.shown_text import made_plain
 from allod.train.work import Facts, Report
 
 _MAX_LINE_BYTES = 1 << 20
+_MAX_TEXT, _MAX_FACT_TEXT = 2000, 256
+_MAX_FACTS = 1000
+_MAX_NUMBER = 10**30  # FLOPs of a large run have about 25 digits
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KINDS: dict[str, Callable[..., AllodError]] = {"Invalid": Invalid, "Denied": Denied, "Unavailable": Unavailable}
 
 
@@ -31,25 +39,51 @@ class Listener:
         for line in lines:
             try:
                 self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise _nonsense() from error
 
     def _take(self, message: dict[str, Any]) -> None:
         if "progress" in message:
             what, done, total = message["progress"]
-            self._report(str(what), int(done), int(total))
+            self._report(_text(what), _count(done), _count(total))
         elif "facts" in message:
-            self.facts = {str(name): _fact(value) for name, value in message["facts"].items()}
-            self.max_rss = int(message["max_rss"])
+            self.facts = _facts(message["facts"])
+            self.max_rss = _count(message["max_rss"])
         else:
             said = message["error"]
-            hint = None if said["hint"] is None else str(said["hint"])
-            self.error = _KINDS[said["kind"]](str(said["message"]), code=str(said["code"]), hint=hint)
+            hint = None if said["hint"] is None else _text(said["hint"])
+            self.error = _KINDS[said["kind"]](_text(said["message"]), code=_matching(_CODE, said["code"]), hint=hint)
+
+
+def _facts(told: dict[str, Any]) -> Facts:
+    if len(told) > _MAX_FACTS:
+        raise ValueError("too many facts")
+    return {_matching(_NAME, name): _fact(value) for name, value in told.items()}
 
 
 def _fact(value: Any) -> int | float | str | None:
-    if value is not None and not isinstance(value, (int, float, str)):
+    if isinstance(value, str):
+        return made_plain(value, limit=_MAX_FACT_TEXT)
+    if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) < _MAX_NUMBER):
+        raise ValueError("a number beyond all bounds")
+    if value is not None and not isinstance(value, (int, float)):
         raise TypeError("no fact")
+    return value
+
+
+def _text(value: Any) -> str:
+    return made_plain(str(value), limit=_MAX_TEXT)
+
+
+def _count(value: Any) -> int:
+    if not 0 <= value < _MAX_NUMBER:
+        raise ValueError("no count")
+    return int(value)
+
+
+def _matching(pattern: re.Pattern[str], value: str) -> str:
+    if pattern.fullmatch(value) is None:
+        raise ValueError("no name")
     return value
 
 

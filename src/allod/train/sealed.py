@@ -23,6 +23,7 @@ from typing import IO
 import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Unavailable
+from allod.core.shown_text import made_plain
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 from allod.train.listening import Listener
@@ -32,6 +33,7 @@ from allod.train.work import Facts, Report
 MAX_FILE_BYTES = 1 << 42
 GRACE_S = 300.0  # to save what was learnt
 _LOOK_EVERY_S = 0.2
+_MAX_READS = 64  # between two looks at whether to stop: a stage that floods us is not listened to for ever
 _TAIL_BYTES, _TAIL_LINES = 4096, 12
 
 _ENVIRONMENT = MappingProxyType(
@@ -177,7 +179,7 @@ class _Run:
             seal_evidence=process.at_start,
             cpu_s=_cpu_of_children() - cpu_before,
             started_ms=started_ms,
-            ended_ms=time.time_ns() // 1_000_000,
+            ended_ms=max(started_ms, time.time_ns() // 1_000_000),  # clocks are put back
             max_rss=self._listener.max_rss,
         )
 
@@ -195,7 +197,9 @@ class _Run:
 
     def _hear(self, wait_s: float = 0.0) -> None:
         """Take what has been said so far; wait at most `wait_s` for it to begin."""
-        while self._output is not None and select.select([self._output], [], [], wait_s)[0]:
+        for _ in range(_MAX_READS):
+            if self._output is None or not select.select([self._output], [], [], wait_s)[0]:
+                return
             wait_s = 0.0
             if data := self._output.read(65536):
                 self._listener.hear(data)
@@ -219,7 +223,8 @@ class _Run:
             return "there is no log"
         with path.open("rb") as log:
             log.seek(max(self._log_starts, path.stat().st_size - _TAIL_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+            lines = log.read(_TAIL_BYTES).decode(errors="replace").split("\n")
+        lines = [made_plain(line, limit=_TAIL_BYTES) for line in lines if line][-_TAIL_LINES:]
         return "\n".join([f"the end of {path.name}:", *lines])
 
 

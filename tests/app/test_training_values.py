@@ -1,0 +1,51 @@
+"""Values that come into a run from outside of the process that holds the keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allod.app import training
+from allod.core.canonical import check_canonical
+from allod.core.errors import Invalid
+from allod.train.recipe import Recipe
+from allod.train.recipe_reading import read_recipe, recipe_json
+
+SOURCE = {
+    "name": "a", "kind": "text", "path": "a", "licence": "CC0-1.0", "jurisdiction": "GB", "origin": "b", "date": "2026",
+}  # fmt: skip
+
+
+def recipe() -> Recipe:
+    return read_recipe({"name": "r", "minutes": 2, "source": [SOURCE]}, where="x")
+
+
+def test_a_record_changes_size_and_steps_and_nothing_else() -> None:
+    """Whoever edits what a run recorded cannot slip other sources or terms into it."""
+    edited = {**recipe_json(recipe()), "size": "5m", "steps": 9, "name": "other", "source": []}
+    resolved = training._resolved(recipe(), edited)
+    assert (resolved.size, resolved.steps, resolved.minutes) == ("5m", 9, 0)
+    assert (resolved.name, resolved.sources) == (recipe().name, recipe().sources)
+
+
+@pytest.mark.parametrize("measured", [None, [], {}, {"size": "auto", "steps": 1}, {"size": "1m", "steps": 10**12}])
+def test_a_record_that_says_no_size_is_refused(measured: Any) -> None:
+    """Clearly, and within a recipe's own bounds."""
+    with pytest.raises(Invalid):
+        training._resolved(recipe(), measured)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "5", "\udcff"])
+def test_a_record_that_is_damaged_is_none(tmp_path: Path, text: str) -> None:
+    """The machine is measured again."""
+    (tmp_path / "r").write_bytes(text.encode(errors="surrogateescape"))
+    assert training._recorded(tmp_path / "r") == {}
+
+
+def test_the_flops_of_a_large_run_can_be_stated() -> None:
+    """A number beyond what JSON keeps exact would be refused after all the work: it is said as text."""
+    measured = training._measured({"flops": 6 * 10**9 * 10**10, "tokens": 10**10, "loss": 1.5, "more": None})
+    check_canonical(measured)
+    assert measured == {"flops": str(6 * 10**19), "tokens": 10**10, "loss": "1.5", "more": None}
