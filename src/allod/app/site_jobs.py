@@ -36,6 +36,11 @@ from allod.train.work import Report
 SHARED = "pretrain"  # the stage that several ranks do together
 _ID = "job.id"
 _TAIL_BYTES = 1 << 16
+_FOR_RANKS = (  # what the C library finds other nodes by, and gloo and NCCL their network devices
+    *("/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/gai.conf"),
+    *("/sys/bus/pci", "/sys/class/net", "/sys/devices"),
+    "/proc/cpuinfo",  # unread, torch would take its slowest path, and other bits
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +201,7 @@ class SiteJobs:
         return SealOptions(
             command=command,
             profile="island",
-            read_paths=(*python_read_paths(), *read_paths),
+            read_paths=(*python_read_paths(), *read_paths, *(() if is_alone else _paths_for_ranks())),
             write_paths=(write_path,),
             scratch_dir=scratch,
             environment=environment,
@@ -204,6 +209,10 @@ class SiteJobs:
             unsafe_no_seal=not is_alone,
             unsafe_omit=() if is_alone else ("namespaces",),
         )
+
+
+def _paths_for_ranks() -> tuple[Path, ...]:
+    return tuple(path for path in map(Path, _FOR_RANKS) if path.exists())
 
 
 def _environment(scratch: Path, threads: int) -> dict[str, str]:

@@ -37,6 +37,11 @@ _BOUNDS = MappingProxyType(
         "pretrain.goldfish_k": (0, 1000),
         "pretrain.checkpoint_every_s": (1, 86_400),
         "tune.steps": (0, 10**6),
+        "evaluate.num_cloze": (1, 100_000),
+        "evaluate.max_bits_per_byte_milli": (0, 8000),
+        "evaluate.min_cloze_percent": (0, 100),
+        "evaluate.min_choice_percent": (0, 100),
+        "evaluate.max_recall_percent": (0, 100),
         "adapt.rank": (1, 256),
         "adapt.steps": (1, 10**6),
         "adapt.context": (16, 8192),
@@ -146,6 +151,14 @@ def _check(recipe: Recipe, where: str) -> None:
         raise Invalid(f"{where}: say minutes, or both size and steps", code="recipe_range", param="minutes")
     if not 1 <= len(recipe.sources) <= MAX_SOURCES:
         raise Invalid(f"{where}: a recipe has 1 to {MAX_SOURCES} sources", code="recipe_range", param="source")
+    mixture = recipe.pretrain.mixture
+    if recipe.canaries.count and mixture and "canaries" not in mixture:
+        raise Invalid(
+            f"{where}: canaries are planted, and the mixture leaves them out",
+            code="recipe_range",
+            param="pretrain.mixture",
+            hint="name `canaries` in it: what is never learnt cannot be recalled, which would prove nothing",
+        )
     names = [source.name for source in recipe.sources]
     if len(set(names)) != len(names):
         raise Invalid(f"{where}: two sources have the same name", code="recipe_range", param="source")
