@@ -205,6 +205,13 @@ def test_an_incomplete_seal_that_was_asked_for_says_so(socket_dir: Path, omit: t
         process.terminate()
 
 
+def test_what_was_left_out_on_purpose_is_not_leave_for_the_rest(socket_dir: Path) -> None:
+    """`accepts_omitted` starts without what is named, and its kind says so."""
+    process = start(python(SLEEP, socket_dir, unsafe_omit=("landlock",), accepts_omitted=True))
+    assert process.kind == "partial:no-landlock"
+    process.terminate()
+
+
 def test_without_user_namespaces_it_refuses(socket_dir: Path) -> None:
     """On a machine that forbids them: here a namespace in which no further one may be made."""
     gateway = (

@@ -36,6 +36,7 @@ from allod.train.work import Report
 SHARED = "pretrain"  # the stage that several ranks do together
 _ID = "job.id"
 _TAIL_BYTES = 1 << 16
+_MAX_LINE_BYTES = 1 << 20
 _FOR_RANKS = (  # what the C library finds other nodes by, and gloo and NCCL their network devices
     *("/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/gai.conf"),
     *("/sys/bus/pci", "/sys/class/net", "/sys/devices"),
@@ -82,7 +83,7 @@ class SiteJobs:
             self._machines.site,
             folder=folder,
             report=lambda _: None,
-            environment=_environment(scratch, self._machines.threads),
+            environment=_environment(folder, self._machines.threads),
             prefix=command_line(self._seal((sys.executable,), scratch, is_alone=is_alone, write_path=folder))[:-1],
         )
         findings = check(asked, facts, self._machines.site, today=datetime.now(UTC).date())
@@ -107,7 +108,7 @@ class SiteJobs:
         status = self._executor.wait(id, lambda now: self._report(f"{stage}: job {id} {now.state.value}", 0, 0))
         listener.look()
         (folder / _ID).unlink()
-        if listener.facts is None:
+        if listener.facts is None or status.state is not State.DONE:
             raise listener.error or _died(stage, status, folder)
         ranks = job.num_ranks
         return StageResult(
@@ -117,7 +118,7 @@ class SiteJobs:
             seal_evidence={},
             cpu_s=0.0,
             started_ms=started_ms,
-            ended_ms=now_ms(),
+            ended_ms=max(started_ms, now_ms()),
             max_rss=0,
         )
 
@@ -183,7 +184,7 @@ class SiteJobs:
             folder=folder,
             nodes=nodes,
             ranks_per_node=ranks,
-            environment=_environment(scratch, self._machines.threads),
+            environment=_environment(folder, self._machines.threads),
         )
 
     def _seal(
@@ -206,8 +207,8 @@ class SiteJobs:
             scratch_dir=scratch,
             environment=environment,
             max_file_bytes=MAX_FILE_BYTES,
-            unsafe_no_seal=not is_alone,
             unsafe_omit=() if is_alone else ("namespaces",),
+            accepts_omitted=not is_alone,
         )
 
 
@@ -215,10 +216,13 @@ def _paths_for_ranks() -> tuple[Path, ...]:
     return tuple(path for path in map(Path, _FOR_RANKS) if path.exists())
 
 
-def _environment(scratch: Path, threads: int) -> dict[str, str]:
-    """What starts the seal and, under a scheduler, the ranks: before the seal there is only this."""
+def _environment(folder: Path, threads: int) -> dict[str, str]:
+    """What starts the seal and, under a scheduler, the ranks: before the seal there is only this.
+
+    Its temporary files are kept where no sealed process writes.
+    """
     source = Path(allod.__file__).resolve().parents[1]
-    return {"PYTHONPATH": str(source), "OMP_NUM_THREADS": str(threads), "TMPDIR": str(scratch)}
+    return {"PYTHONPATH": str(source), "OMP_NUM_THREADS": str(threads), "TMPDIR": str(folder)}
 
 
 class _Follower:
@@ -240,7 +244,8 @@ class _Follower:
             file.seek(self._position)
             while data := file.read(_TAIL_BYTES):
                 self._position += len(data)
-                *lines, self._rest = (self._rest + data).split(b"\n")
+                *lines, rest = (self._rest + data).split(b"\n")
+                self._rest = rest if len(rest) <= _MAX_LINE_BYTES else b""  # no message is so long
                 for line in lines:
                     self._hear(line)
 

@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     kernel.close_on_exec_from(3)
     seal = Seal(options)
     seal.enter()
-    refused = bool(seal.missing) and not options.unsafe_no_seal
+    accepted = options.unsafe_omit if options.accept_omitted else ()
+    refused = bool(seal.missing.keys() - set(accepted)) and not options.unsafe_no_seal
     if refused:
         reasons = "; ".join(f"{part}: {reason}" for part, reason in seal.missing.items())
         sys.stderr.write(f"error: the seal is incomplete: {reasons}\n")
@@ -215,6 +216,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         choices=[*PARTS, *sorted(profile.WEAKENINGS)],
         help="for the suite",
     )
+    parser.add_argument("--accept-omitted", action="store_true", help="run COMMAND without those, but nothing else")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     return parser.parse_args(arguments)
 

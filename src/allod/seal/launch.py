@@ -55,7 +55,7 @@ class SealOptions:
     sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere; what it
     prints goes to `output_fd` where that is given. An island may also execute `execute_paths` and make in
     `scratch_dir` what it likes. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit`
-    leaves parts out for the suite.
+    leaves parts out, for the suite; with `accepts_omitted` it starts without those, and without no other.
     """
 
     command: tuple[str, ...]
@@ -71,6 +71,7 @@ class SealOptions:
     max_file_bytes: int = 64 * 1024 * 1024
     unsafe_no_seal: bool = False
     unsafe_omit: tuple[str, ...] = ()
+    accepts_omitted: bool = False
 
 
 class SealedProcess:
@@ -198,6 +199,7 @@ def _wrapper(options: SealOptions) -> list[str]:
     ]
     flags = [f"{flag}={value}" for flag, values in repeated for value in values]
     unsafe = ["--unsafe-no-seal"] if options.unsafe_no_seal else []
+    unsafe += ["--accept-omitted"] if options.accepts_omitted else []
     wrapper = [sys.executable, "-S", "-P", "-m", "allod.seal.enter", f"--profile={options.profile}"]
     return [*wrapper, *flags, *unsafe, f"--max-file-bytes={options.max_file_bytes}"]
 
