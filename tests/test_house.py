@@ -44,7 +44,7 @@ DOORS = {
     "transformers": ("train/lora.py", "train/lora_tokens.py"),
     "uvicorn": ("web/server.py",),
     "uvloop": ("web/__main__.py",),
-    "xllamacpp": ("serve/engines/llama_process.py", "train/engine.py"),
+    "xllamacpp": ("serve/engines/llama_process.py", "train/engine_process.py"),
 }
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}

@@ -326,7 +326,8 @@ class _Trainer:
         self, stage: str, inputs: Mapping[str, Path], output: Path, *, meter: EnergyMeter | None = None
     ) -> StageResult:
         """A stage in a process of its own, which reads its inputs, writes its folder and reaches nothing else."""
-        besides = {"adapt": ("base", self._base), "evaluate": ("questions", self._questions)}
+        base = ("base", self._base)
+        besides = {"adapt": base, "export_adapter": base, "evaluate": ("questions", self._questions)}
         name, folder = besides.get(stage, ("", None))
         readable = {**inputs, name: folder} if folder else dict(inputs)
 
