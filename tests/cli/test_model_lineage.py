@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from tests.app import finished_runs
 from tests.app.finished_runs import BASE_DIGEST, TEXTS, FinishedRun, adapter_run, model_run
 
 from allod.app import release as release_module
@@ -312,6 +313,35 @@ def test_what_became_of_a_document(
         assert (ran.status, said in ran.out) == (0, True), word
     (trace,) = json.loads(run("model", "affected-by", document, "--json").out)
     assert (trace["model"], trace["document"]) == ("tiny", document)
+
+
+def test_a_byte_order_mark_hides_no_document(settings: Settings, tiny: Released, run: Run, tmp_path: Path) -> None:
+    """Some editors put one before a text, and the reader of texts takes it away."""
+    file = tmp_path / "document.txt"
+    file.write_text(TEXTS["novels/one"], encoding="utf-8-sig")
+    assert "novels/one: learnt from" in run("model", "affected-by", file).out
+
+
+@pytest.mark.parametrize("word", ["novels/one", sha256_hex(TEXTS["novels/one"].encode())])
+def test_a_document_that_the_index_conceals_is_found(
+    settings: Settings, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """What was packed was learnt from, whatever the first stage's index says; listed twice, it was not held out."""
+
+    class Deceitful(FinishedRun):
+        def stage(self, name: str, files: Any, **words: Any) -> str:
+            if name == "source":
+                rows = files["index.jsonl"].splitlines(keepends=True)
+                files = {**files, "index.jsonl": b"".join(row for row in rows if b"novels/one" not in row)}
+            if name == "pack":
+                rows = files["documents.jsonl"].splitlines(keepends=True)
+                again = next(row for row in rows if b"novels/one" in row).replace(b'"train"', b'"validation"')
+                files = {**files, "documents.jsonl": b"".join([*rows, again])}
+            return super().stage(name, files, **words)
+
+    monkeypatch.setattr(finished_runs, "FinishedRun", Deceitful)
+    released(settings, model_run(tmp_path / "run"))
+    assert "novels/one: learnt from" in run("model", "affected-by", word).out
 
 
 def test_a_document_that_nobody_took_in_affects_nothing(settings: Settings, tiny: Released, run: Run) -> None:

@@ -13,6 +13,7 @@ from tests.app import finished_runs
 from tests.app.finished_runs import adapter_run, model_run
 
 from allod.app import models as models_module
+from allod.app import release as release_module
 from allod.app.home import load_settings
 from allod.app.models import ReleasedModels
 from allod.app.release import models_key, release
@@ -27,6 +28,7 @@ from allod.prove.releases import CheckedRelease, check_release
 from allod.settings import Settings
 
 Change = Callable[[Path], None]
+EVALUATION = '{"weights": "sha256:x", "bits_per_byte": "1.95", "gates": [true]}'
 
 
 @pytest.fixture
@@ -163,8 +165,9 @@ def test_a_folder_of_a_stage_has_its_name(settings: Settings, folder: Path) -> N
         lambda rows: rows.pop(),
         lambda rows: rows.append({**rows[0], "name": "more"}),
         lambda rows: rows[0].pop("origin"),
+        lambda rows: rows[0].update(sha256="sha256:" + "9" * 64),
     ],
-    ids=["another licence", "no place", "one less", "one more", "no origin"],
+    ids=["another licence", "no place", "one less", "one more", "no origin", "other content"],
 )
 def test_manifest_and_record_say_the_same_of_a_source(
     settings: Settings, tmp_path: Path, change: Callable[[list[dict[str, Any]]], None], monkeypatch: pytest.MonkeyPatch
@@ -184,6 +187,17 @@ def test_manifest_and_record_say_the_same_of_a_source(
     with pytest.raises((VerificationError, Invalid)) as caught:
         release(settings, run.folder, now_ms=5_000, report=silent)
     assert getattr(caught.value, "name", caught.value.code) in ("sources", "bad_record")
+
+
+def test_an_evaluation_of_other_weights_fails(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever releases past the check leaves a release that nobody else believes."""
+    monkeypatch.setattr(release_module, "_evaluation", lambda folder, _: json.loads(EVALUATION))
+    run = model_run(tmp_path / "run", evaluated="9" * 64)
+    with pytest.raises(VerificationError, match="evaluation is of other weights") as caught:
+        release(settings, run.folder, now_ms=5_000, report=silent)
+    assert caught.value.name == "records"
 
 
 def test_a_passport_of_another_model_is_not_served(settings: Settings, folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,16 @@ def test_a_changed_option_remakes_what_depends_on_it(
     run.go()
     run.go(recipe(**changes))
     assert run.performed == ([] if remade_from is None else NAMES[NAMES.index(remade_from) :])
+
+
+@pytest.mark.parametrize("terms", [{"tier": "OFFICIAL"}, {"markings": ["SENSITIVE"]}])
+def test_a_source_of_another_tier_is_another_source(run: Run, terms: dict[str, Any]) -> None:
+    """Raised after a run, it must not leave that run's stages, and their lower label, in place."""
+    run.go()
+    raised = recipe()
+    raised = replace(raised, sources=(replace(raised.sources[0], **terms), *raised.sources[1:]))
+    run.go(raised)
+    assert run.performed == NAMES
 
 
 def test_another_folder_gives_the_same_derivations(run: Run, tmp_path: Path) -> None:

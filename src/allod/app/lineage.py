@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
 from allod.core.training_statements import ArtefactStatement, TrainingStatement
 from allod.model.records import DocumentRecord, Dropped, SourceRecord, read_dropped, read_records, read_sources
-from allod.model.release_facts import TRAIN, SourceUse
+from allod.model.release_facts import TRAIN, VALIDATION, SourceUse
 from allod.prove.folders import read_plain_file
 from allod.prove.releases import LINEAGE
 
@@ -82,7 +83,7 @@ def affected_by(released: ReleasedModels, word: str) -> list[Trace]:
     `word` is a document's id, the SHA-256 of its text, or a file that holds its text. A model that cannot be looked
     into is listed as unknown: that nothing is found there shows nothing. Raises Invalid for a log that is damaged.
     """
-    wanted = _digest_wanted(word)
+    wanted = _digests_wanted(word)
     traces: dict[str, list[Trace]] = {}
     for artefact in _every(released):
         digest = artefact.artefact_digest
@@ -106,19 +107,27 @@ def _every(released: ReleasedModels) -> Sequence[ArtefactStatement]:
     return list({one.artefact.artefact_digest: one.artefact for one in found}.values())
 
 
-def _digest_wanted(word: str) -> str:
-    """SHA-256 (hex) of the document that is meant; empty where it is meant by its id alone."""
+def _digests_wanted(word: str) -> frozenset[str]:
+    """SHA-256 (hex) of the document that is meant; none where it is meant by its id alone.
+
+    A file counts with and without the byte order mark that some editors put before it, and some readers take away.
+    """
     if _HEX.fullmatch(word):
-        return word.removeprefix("sha256:")
+        return frozenset({word.removeprefix("sha256:")})
     path = Path(word)
     if not path.is_file():
-        return ""
+        return frozenset()
     data = read_plain_file(path, limit_bytes=MAX_DOCUMENT_BYTES)
     try:
         data.decode()
     except UnicodeDecodeError as error:
         raise Invalid(f"{word} is not text in UTF-8", code="not_text", hint="give the document's id") from error
-    return sha256_hex(data)
+    return frozenset({sha256_hex(data), sha256_hex(data.removeprefix(BOM_UTF8))})
+
+
+def _learnt_rather(before: str | None, now: str) -> str:
+    """Of a document that is listed twice: it was held out only if it never was learnt from."""
+    return VALIDATION if before in (None, VALIDATION) and now == VALIDATION else TRAIN
 
 
 class _Records:
@@ -142,20 +151,22 @@ class _Records:
         report = self._lineage / stage / "report.json"
         return read_dropped(report) if report.exists() else {}
 
-    def trace(self, word: str, digest: str) -> list[Trace]:
-        """What became of every document with this id or this digest."""
+    def trace(self, word: str, digests: Collection[str]) -> list[Trace]:
+        """What became of every document with this id or one of these digests, in whichever record it stands."""
         index = read_records(self._lineage / "source" / "index.jsonl")
-        wanted = {one.id for one in index if one.id == word or one.sha256 == digest}
-        if not wanted:
-            return []
-        splits = {one.id: one.split for one in self.packed() if one.id in wanted}
+        wanted = {one.id for one in index if one.id == word or one.sha256 in digests}
+        splits: dict[str, str] = {}
+        for one in self.packed():
+            if one.id in wanted or one.id == word or one.sha256 in digests:
+                wanted.add(one.id)
+                splits[one.id] = _learnt_rather(splits.get(one.id), one.split)
         rules = {stage: self.dropped(stage) for stage in DROPPING_STAGES}
         return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
 
     def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, Dropped]]) -> Trace:
         name, digest = self._artefact.name, self._artefact.artefact_digest
         if split is not None:
-            return Trace(name, digest, LEARNT if split == TRAIN else HELD_OUT, id_)
+            return Trace(name, digest, HELD_OUT if split == VALIDATION else LEARNT, id_)
         for stage, dropped in rules.items():
             if id_ in dropped:
                 return Trace(name, digest, LEFT_OUT, id_, stage, dropped[id_].rule, dropped[id_].instead)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Invalid
+from allod.core.shown_text import is_plain
 
 MAX_FILE_BYTES = 64 << 20  # of a file that is read whole
 MAX_LINE_BYTES = 1 << 20
@@ -63,13 +64,13 @@ def read_sources(path: Path) -> tuple[SourceRecord, ...]:
     try:
         return tuple(
             SourceRecord(
-                **{field: str(row[field]) for field in _SOURCE_TEXTS},
+                **{field: _text(row[field]) for field in _SOURCE_TEXTS},
                 num_documents=int(row["num_documents"]),
                 num_bytes=int(row["num_bytes"]),
             )
             for row in rows
         )
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise _refuse(path, "a source does not say what it must") from error
 
 
@@ -87,11 +88,11 @@ def read_records(path: Path) -> Iterator[DocumentRecord]:
                 yield DocumentRecord(
                     id=_text(row["id"]),
                     sha256=_text(row["sha256"]),
-                    split=_text(row.get("split", "")),
+                    split=_split(row.get("split", "")),
                     num_tokens=int(row.get("num_tokens", 0)),
                     num_bytes=int(row.get("num_bytes", row.get("bytes", 0))),
                 )
-            except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
                 raise _refuse(path, f"line {number} is no document") from error
 
 
@@ -120,9 +121,16 @@ def read_json(path: Path) -> Any:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
+    """Text that may be shown: it was written by a process that read the corpus."""
+    if not isinstance(value, str) or not is_plain(value):
         raise TypeError("not text")
     return value
+
+
+def _split(value: Any) -> str:
+    if value not in ("", "train", "validation"):
+        raise ValueError("no split")
+    return str(value)
 
 
 def _refuse(path: Path, message: str) -> Invalid:

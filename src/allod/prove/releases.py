@@ -39,6 +39,7 @@ STEPS = ("signature", "weights", "stages", "records", "sources")
 WEIGHTS_FILES = {"model": "weights.gguf", "adapter": "adapter.gguf"}
 DOCUMENT_FILES = {"passport": "passport.json", "bom": "bom.cdx.json", "summary": "summary.json"}
 LINEAGE = "lineage"
+_EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}
 MANIFEST, FILES = "manifest.json", "files.json"
 
 
@@ -140,6 +141,7 @@ def check_release(
         passed(" → ".join(stage.name for stage in chain.stages) + f", {chain.root}")
     with step():
         num_records = _check_records(chain, files)
+        _check_evaluation(folder, chain)
         passed(f"{num_records} files are what their stages made")
     with step():
         _check_sources(folder, chain)
@@ -214,6 +216,19 @@ def _needed_records(chain: Chain) -> tuple[str, ...]:
     return "source/sources.json", "source/index.jsonl", "adapt/documents.jsonl", "adapt/evaluation.json"
 
 
+def _check_evaluation(folder: Path, chain: Chain) -> None:
+    """The evaluation that is kept must be of the weights that were learnt last."""
+    stage, weights = _EVALUATED[chain.kind]
+    data = read_plain_file(folder / LINEAGE / stage / "evaluation.json", limit_bytes=MAX_LIST_BYTES)
+    try:
+        evaluated = json.loads(data)["weights"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Invalid("evaluation.json does not say which weights it is of") from error
+    learnt = chain.learnt.files.get(weights)
+    if learnt is None or evaluated != f"sha256:{learnt.sha256}":
+        raise Invalid("the evaluation is of other weights than those that were learnt last")
+
+
 def _check_sources(folder: Path, chain: Chain) -> None:
     """The manifest and the first stage's own record must say the same of each source, and say it all."""
     data = read_plain_file(folder / LINEAGE / "source" / "sources.json", limit_bytes=MAX_LIST_BYTES)
@@ -222,6 +237,9 @@ def _check_sources(folder: Path, chain: Chain) -> None:
         for source in chain.sources:
             row = recorded.pop(source["name"])
             said = [(str(source[field]), str(row[field])) for field in ("licence", "jurisdiction", "origin")]
+            same_content = source["sha256"] == f"sha256:{str(row['sha256']).removeprefix('sha256:')}"
+            if not same_content:
+                raise Invalid(f"sources.json has other content of the source {source['name']}")
             if not all(left and left == right for left, right in said):
                 raise Invalid(f"the source {source['name']} does not say its licence, jurisdiction and origin")
     except (ValueError, LookupError, TypeError, RecursionError) as error:

@@ -40,7 +40,10 @@ def _held_out(recipe: Recipe) -> dict[str, Any]:
 
 
 def _source(recipe: Recipe) -> Mapping[str, Any]:
-    return {source.name: {"kind": source.kind} for source in recipe.sources}
+    return {
+        source.name: {"kind": source.kind, "tier": source.tier, "markings": source.markings}
+        for source in recipe.sources
+    }
 
 
 def _pretrain(recipe: Recipe) -> Mapping[str, Any]:
