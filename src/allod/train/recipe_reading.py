@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
+from allod.core.shown_text import is_plain
 from allod.train.recipe import Recipe, Source
 
 _Part = TypeVar("_Part")
@@ -90,7 +91,7 @@ def recipe_toml(recipe: Recipe) -> str:
 
 
 def _toml_lines(table: Mapping[str, JsonValue]) -> list[str]:
-    return [f"{name} = {json.dumps(value)}" for name, value in table.items()]
+    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in table.items()]
 
 
 def plain(value: Any) -> Any:
@@ -173,7 +174,9 @@ def _check_source(source: Source, where: str) -> None:
     _check_text(where, "date", source.date, _DATE, "a year, or a date as YYYY-MM-DD")
     _check_text(where, "sha256", source.sha256, r"([0-9a-f]{64})?", "64 hexadecimal digits")
     for name in ("licence", "origin"):
-        _check_text(where, name, getattr(source, name), r"[^\x00-\x1f\x7f]{1,256}", "said, in up to 256 characters")
+        _check_text(where, name, getattr(source, name), r".{1,256}", "said, in up to 256 characters")
+        if not is_plain(getattr(source, name)):
+            raise Invalid(f"{where}: {name} has control characters", code="recipe_range", param=name)
     if source.name == "canaries" or bool(source.package) == bool(source.path):
         raise Invalid(f"{where}: say either package or path, under a name that is not `canaries`", code="recipe_range")
     if source.package and not source.sha256:

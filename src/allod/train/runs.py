@@ -154,8 +154,14 @@ class RunFolder:
 
 @contextmanager
 def opened(path: Path) -> Iterator[RunFolder]:
-    """The run's folder, made if need be and held for this process alone. Raises Unavailable (`run_in_use`)."""
+    """The run's folder, made if need be and held for this process alone. Raises Unavailable (`run_in_use`) and
+    Invalid (`run_permissions`)."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = path.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise Invalid(
+            f"{path} must be ours, and nobody else may write there", code="run_permissions", hint=f"chmod go-w {path}"
+        )
     handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:

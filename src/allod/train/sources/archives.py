@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -46,7 +47,9 @@ def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
             members[name] = content
     except (tarfile.TarError, lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise _damaged(archive.name, str(error)) from error
-    except (NotImplementedError, RuntimeError) as error:  # an unknown or an encrypted form of zip
+    except (NotImplementedError, RuntimeError) as error:  # a form of zip that is unknown or encrypted; deep recursion
+        raise _damaged(archive.name, str(error)) from error
+    except (ValueError, OverflowError, LookupError, struct.error) as error:  # what headers say is no number, no name
         raise _damaged(archive.name, str(error)) from error
     return members
 
@@ -54,15 +57,19 @@ def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
 def _debian_files(archive: Path, wants: Wants) -> Iterator[tuple[str, bytes]]:
     stream = _Unpacked(archive.name, _data_member(archive))
     # tarfile asks a stream for `read` alone
+    num_bytes = 0
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_PIECE_BYTES) as tar:
         for count, member in enumerate(tar):
             _check_count(archive.name, count)
             name = member.name.removeprefix("./")
             if member.isdir() or not wants(name):
                 continue
-            if not member.isreg():
+            if not member.isreg() or member.issparse():  # holes take no room in the archive, and much in memory
                 raise _unsafe(archive.name, f"{name} is no plain file")
             _check_member(archive.name, name, member.size)
+            num_bytes += member.size
+            if num_bytes > MAX_CONTENT_BYTES:
+                raise _too_large(archive.name)
             file = tar.extractfile(member)
             assert file is not None  # it is a regular file
             yield name, file.read()

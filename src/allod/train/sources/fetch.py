@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.core.errors import Invalid, Unavailable
+from allod.core.shown_text import made_plain
 
 PACKAGE_TIMEOUT_S = 1800
 
@@ -77,7 +78,13 @@ def download(package: Package, folder: Path) -> Path:
         )  # fmt: skip
     try:
         result = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=PACKAGE_TIMEOUT_S, check=False
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PACKAGE_TIMEOUT_S,
+            check=False,
         )
     except FileNotFoundError as error:
         raise _unavailable(package, f"{command[0]} is not on this machine") from error
@@ -86,7 +93,9 @@ def download(package: Package, folder: Path) -> Path:
     archives = package.files_in(folder)
     if result.returncode != 0 or len(archives) != 1:
         complaints = [line for line in result.stderr.splitlines() if line.startswith(("E:", "ERROR:"))]
-        raise _unavailable(package, complaints[-1] if complaints else f"{command[0]} left no archive")
+        raise _unavailable(
+            package, made_plain(complaints[-1], limit=500) if complaints else f"{command[0]} left no archive"
+        )
     return archives[0]
 
 

@@ -35,7 +35,7 @@ def texts(index: bytes, database: bytes) -> dict[str, list[str]]:
 
 def _lines(name: str, place: RValue, database: bytes) -> list[str]:
     match place:
-        case [str(first), str(length)]:
+        case [str(first), str(length)] if first.isdecimal() and length.isdecimal():
             start, end = int(first), int(first) + int(length)
         case _:
             raise _broken(f"{name} has no place")
