@@ -8,10 +8,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.app import finished_runs
 from tests.app.finished_runs import BASE_DIGEST, LABEL, TEXTS, FinishedRun, adapter_run, corpus, model_run
 
 from allod.app import artefacts_log
@@ -24,7 +26,10 @@ from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.core.statements import check_statement
 from allod.core.training_statements import derivation_of, key_of
+from allod.model.gguf import read_header
+from allod.model.released import check_template
 from allod.model.store import Store, silent
+from allod.model.tokenizer_files import CHAT_TEMPLATE
 from allod.prove.log import open_log
 from allod.prove.model_signing import sign_folder
 from allod.settings import Settings
@@ -405,3 +410,36 @@ def test_a_pipe_for_a_manifest_blocks_nobody(settings: Settings, tmp_path: Path)
     with manifest.open("wb") as file:
         file.truncate(1 << 40)
     assert refused(settings, run) == "bad_folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("modeling_own.py", b"import os"),
+        ("pytorch_model.bin", b"\x80\x04."),
+        ("config.json", b'{"auto_map": {"AutoModel": "modeling_own.Own"}}'),
+        ("config.json", b"[]"),
+        ("tokenizer_config.json", b'{"chat_template": "{{ cycler.__init__ }}"}'),
+        ("tokenizer_config.json", b"[" * 100_000),
+    ],
+)
+def test_an_export_that_holds_more_than_weights_is_not_signed(
+    settings: Settings, tmp_path: Path, name: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The export's process read what others wrote: code, pickles and templates of its own do not get our signature."""
+
+    class Poisoned(FinishedRun):
+        def stage(self, stage: str, files: Any, **words: Any) -> str:
+            return super().stage(stage, {**files, name: data} if stage == "export" else files, **words)
+
+    monkeypatch.setattr(finished_runs, "FinishedRun", Poisoned)
+    assert refused(settings, model_run(tmp_path / "run")) in ("bad_model_set", "bad_record")
+
+
+@pytest.mark.parametrize(("template", "is_ours"), [(CHAT_TEMPLATE, True), ("{{ cycler.__init__ }}", False)])
+def test_a_chat_template_is_allods_own(tmp_path: Path, template: str, is_ours: bool) -> None:
+    """A template is a program that runs on every prompt."""
+    file = tmp_path / "x.gguf"
+    file.write_bytes(finished_runs.gguf_bytes({"general.architecture": "llama", "tokenizer.chat_template": template}))
+    with nullcontext() if is_ours else pytest.raises(Invalid, match="chat template"):
+        check_template(read_header(file))

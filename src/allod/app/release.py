@@ -33,7 +33,18 @@ from allod.model.gguf import GgufHeader, read_header
 from allod.model.passport import PASSPORT_FILE, passport, read_passport
 from allod.model.records import SourceRecord, read_dropped, read_json, read_records, read_sources
 from allod.model.release_facts import ReleaseFacts, SourceUse
-from allod.model.released import LINEAGE, MODEL_SET, RECORDS, WEIGHTS_FILES, copy_in, is_of_model_set, place, write_in
+from allod.model.released import (
+    LINEAGE,
+    MODEL_SET,
+    RECORDS,
+    WEIGHTS_FILES,
+    check_model_set,
+    check_template,
+    copy_in,
+    is_of_model_set,
+    place,
+    write_in,
+)
 from allod.model.store import Progress, Store
 from allod.model.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
 from allod.prove.folders import read_plain_file
@@ -135,6 +146,8 @@ class _Run:
             raise Invalid(f"the stage {export.name} made no {self.served.name}", code="bad_lineage")
         self.digest = f"sha256:{export.files[self.served.name].sha256}"
         self.header = _header(self.served, self.chain)
+        if self.chain.kind == "model":
+            check_model_set(self.served.parent, filter(is_of_model_set, export.files))
         self.sources = _licensed(folder)
         self.evaluation = _evaluation(folder, self.chain)
 
@@ -188,6 +201,7 @@ def _served_file(chain: Chain) -> str:
 
 def _header(path: Path, chain: Chain) -> GgufHeader:
     header = read_header(path, is_adapter=chain.kind == "adapter")
+    check_template(header)
     if header.derivation != chain.root:
         raise Invalid(f"{path.name} carries the digest of another history", code="bad_lineage")
     return header

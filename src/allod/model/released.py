@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.whole_files import sync
+from allod.model.gguf import GgufHeader
+from allod.model.records import read_json
+from allod.model.tokenizer_files import CHAT_TEMPLATE
 
 WEIGHTS_FILES = {"model": "weights.gguf", "adapter": "adapter.gguf"}
 MODEL_SET = "model"
+MODEL_FILES = frozenset(
+    {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+)
 LINEAGE = "lineage"
 RECORDS: Mapping[str, tuple[str, ...]] = {
     "source": ("sources.json", "index.jsonl"),
@@ -38,6 +44,26 @@ RECORDS: Mapping[str, tuple[str, ...]] = {
 def is_of_model_set(name: str) -> bool:
     """Whether an output of the export is one of those that other engines read together: all but GGUF and its report."""
     return not name.endswith(".gguf") and name not in RECORDS["export"]
+
+
+def check_model_set(folder: Path, names: Iterable[str]) -> None:
+    """Raise Invalid (`bad_model_set`) unless these are weights and settings alone, for the process that made them read
+    the corpus: no code, no pickle, nothing that has code fetched or run, no chat template but Allod's own."""
+    for name in names:
+        if name not in MODEL_FILES:
+            raise Invalid(f"{name!r} is no part of a model's safetensors set", code="bad_model_set")
+        if name.endswith(".json"):
+            settings = read_json(folder / name)
+            if not isinstance(settings, dict) or "auto_map" in settings:
+                raise Invalid(f"{name} is no object, or names code to run", code="bad_model_set")
+            if settings.get("chat_template", CHAT_TEMPLATE) != CHAT_TEMPLATE:
+                raise Invalid(f"{name} has a chat template that is not Allod's", code="bad_model_set")
+
+
+def check_template(header: GgufHeader) -> None:
+    """Raise Invalid (`bad_template`) for a chat template that is not the one that Allod writes: it is a program."""
+    if header.has_template and header.template_digest != f"sha256:{sha256_hex(CHAT_TEMPLATE.encode())}":
+        raise Invalid("the chat template is not the one that Allod writes", code="bad_template")
 
 
 def copy_in(source: Path, target: Path) -> None:
