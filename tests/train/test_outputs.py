@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from allod.core.training_statements import derivation_of, key_of, training_state
 from allod.train.outputs import check_files, list_files
 from allod.train.runs import RunFolder
 
-KEY = key_of("clean", 1, {}, [])
+KEY, OTHER_KEY = key_of("clean", 1, {}, []), key_of("clean", 1, {"a": 1}, [])
 PREDICATE: dict[str, JsonValue] = {
     "id": "training_1", "at": {"start_ms": 1, "end_ms": 2}, "stage": "clean", "version": 1, "run": "tiny", "key": KEY,
     "inputs": [], "parameters": {}, "recipe": "sha256:" + "0" * 64, "code": {}, "environment": {}, "machine": {},
@@ -103,3 +104,56 @@ def test_a_list_of_files_that_is_none(partial: Path, text: str) -> None:
     digest = "sha256:" + sha256_hex(text.encode())
     with pytest.raises(Invalid):
         check_files(partial, digest)
+
+
+class Killed(BaseException):
+    """What no `except` catches, as no process catches SIGKILL."""
+
+
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, "no space left")], ids=["kill -9", "disk full"])
+@pytest.mark.parametrize("was_there", [False, True])
+def test_killed_at_any_step_a_stage_is_done_or_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, was_there: bool
+) -> None:
+    """Before every rename and every sync of `finish`: then it is whole, or its work is there to go on from."""
+    num_steps = 0
+    while True:
+        run = RunFolder(tmp_path / str(num_steps))
+        run.path.mkdir()
+        if was_there:  # of an earlier recipe
+            (run.partial("clean", OTHER_KEY, resumes=True) / "made.txt").write_text("old")
+            run.finish("clean", {**PREDICATE, "key": OTHER_KEY, "parameters": {"a": 1}})
+        partial = run.partial("clean", KEY, resumes=True)
+        (partial / "made.txt").write_text("made")
+        with monkeypatch.context() as patched:
+            _break_after(patched, num_steps, error)
+            try:
+                run.finish("clean", PREDICATE)
+            except (Killed, OSError):
+                whole = False
+            else:
+                whole = True
+        found = run.find("clean", KEY)
+        made = found.folder if found else run.partial("clean", KEY, resumes=True)
+        assert (made / "made.txt").read_text() == "made", num_steps
+        if found is not None:
+            check_files(found.folder, found.statement.files)
+        if whole:
+            break
+        num_steps += 1
+    assert num_steps > 8
+
+
+def _break_after(patched: pytest.MonkeyPatch, num_steps: int, error: BaseException) -> None:
+    left = iter(range(num_steps))
+
+    def breaking(call: Callable[..., object]) -> Callable[..., object]:
+        def instead(*given: object, **named: object) -> object:
+            if next(left, None) is None:
+                raise error
+            return call(*given, **named)
+
+        return instead
+
+    for name in ("rename", "replace", "fsync"):
+        patched.setattr(os, name, breaking(getattr(os, name)))
