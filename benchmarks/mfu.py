@@ -24,11 +24,11 @@ except ImportError as error:
     sys.exit(f"error: {error.name} is missing\n\nhint: make setup-train")
 
 from allod.model.network import Shape
-from allod.train.batches import Batches, Section
-from allod.train.learner import MAX_PIECE_TOKENS, Learner, Plan
-from allod.train.ranks import Ranks
-from allod.train.schedule import Schedule
-from allod.train.sizes import batch_rows, shape_of
+from allod.train.learning.batches import Batches, Section
+from allod.train.learning.learner import MAX_PIECE_TOKENS, Learner, Plan
+from allod.train.learning.ranks import Ranks
+from allod.train.learning.schedule import Schedule
+from allod.train.learning.sizes import batch_rows, shape_of
 from measure import machine, paired, rotated, spread
 from plain_loop import PlainLlama, plain_steps
 

@@ -38,15 +38,15 @@ from allod.core.canonical import JsonValue
 from allod.core.training_statements import Input, source_input
 from allod.model.network import Shape
 from allod.model.weights import config
-from allod.train import learner
-from allod.train.batches import Batches
+from allod.train.corpus.shards import Shards
 from allod.train.environment import code, environment
 from allod.train.environment import machine as machine_facts
+from allod.train.learning import learner
+from allod.train.learning.batches import Batches
+from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.pipeline import Stage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
 from allod.train.runs import RunFolder, opened
-from allod.train.shards import Shards
-from allod.train.sizes import batch_rows, shape_of
 from allod.train.sources.collect import collect, content_digests
 from allod.train.stages.pretrain import plan_of
 from allod.train.work import Work

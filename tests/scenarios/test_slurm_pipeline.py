@@ -1,4 +1,4 @@
-"""`allod train --on SITE`: the heavy stages as jobs of a real Slurm, the others here; the same digests as without it."""
+"""`allod train --on SITE`: the heavy stages as jobs of a real Slurm, the others here, and the same digests."""
 
 from __future__ import annotations
 

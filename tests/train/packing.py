@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from allod.train.documents import Document, DocumentWriter, new_document
+from allod.train.corpus.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Canaries, Recipe, Source, TokenizerOptions
 from allod.train.stages import pack, tokenizer
 from allod.train.work import Work

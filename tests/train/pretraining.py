@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from allod.train.corpus.shards import Pack, ShardWriter, write_pack
 from allod.train.recipe import Pretrain, Recipe
-from allod.train.shards import Pack, ShardWriter, write_pack
 from allod.train.work import Work
 
 VOCAB = 128

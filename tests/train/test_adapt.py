@@ -18,8 +18,8 @@ from peft import PeftModel  # noqa: E402
 from tests.train.adapting import RECIPE, TEXTS, new_work, write_base, write_texts  # noqa: E402
 
 from allod.core.errors import Denied, Invalid, Unavailable  # noqa: E402
-from allod.train.lora import Base  # noqa: E402
 from allod.train.stages import adapt  # noqa: E402
+from allod.train.tuning.lora import Base  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ for library in ("torch", "transformers", "gguf"):
     pytest.importorskip(library, reason=f"{library} comes with the train extra")
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train import lora_tokens  # noqa: E402
-from allod.train.engine import Engine  # noqa: E402
-from allod.train.lora_tokens import BaseTokenizer  # noqa: E402
+from allod.train.exporting.engine import Engine  # noqa: E402
+from allod.train.tuning import lora_tokens  # noqa: E402
+from allod.train.tuning.lora_tokens import BaseTokenizer  # noqa: E402
 
 TEXTS = [
     "In 2024 it cost 1,234,567.89 — naïve café, ½ of it.",

@@ -13,7 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train.batches import Batches, Section, Spans, shuffled  # noqa: E402
+from allod.train.learning.batches import Batches, Section, Spans, shuffled  # noqa: E402
 
 
 class Row:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Invalid, Unavailable
 from allod.settings import load_nation
-from allod.train.documents import Document, DocumentWriter, new_document, read_documents
-from allod.train.language import language_of, words_of
-from allod.train.normalising import normalised
-from allod.train.quality import fault_of
+from allod.train.corpus.documents import Document, DocumentWriter, new_document, read_documents
+from allod.train.corpus.language import language_of, words_of
+from allod.train.corpus.normalising import normalised
+from allod.train.corpus.quality import fault_of
+from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean, Recipe
-from allod.train.redaction import Redactor
 from allod.train.stages.clean import run
 from allod.train.work import Work
 

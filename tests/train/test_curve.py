@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from allod.train.curve import BACKGROUND, EVERY, HEIGHT, SMOOTH, WIDTH, draw, write_curve
+from allod.train.learning.curve import BACKGROUND, EVERY, HEIGHT, SMOOTH, WIDTH, draw, write_curve
 
 
 def pixels(png: bytes) -> list[bytes]:

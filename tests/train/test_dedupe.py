@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import Unavailable
-from allod.train.documents import DocumentWriter, new_document, read_documents
+from allod.train.corpus.documents import DocumentWriter, new_document, read_documents
 from allod.train.recipe import Recipe, Source
 from allod.train.work import Work
 

@@ -19,7 +19,7 @@ from allod.model.network import Network, Shape
 from allod.model.tokenizer import Tokenizer
 from allod.model.tokenizer_files import write_tokenizer
 from allod.model.weights import published
-from allod.train.engine import Engine
+from allod.train.exporting.engine import Engine
 
 AROUND = [bytes([byte]) for byte in b" a1'\nb2."]
 LEADS = [bytes([byte]) for byte in range(0xC2, 0xF5)]

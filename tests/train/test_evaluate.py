@@ -17,9 +17,9 @@ from tests.train.tuning import RECIPE, TEXTS, pretrained_run  # noqa: E402
 
 from allod.core.errors import Denied, Invalid, exit_status  # noqa: E402
 from allod.model.weights import load_model  # noqa: E402
-from allod.train.cloze import cloze_questions  # noqa: E402
-from allod.train.documents import new_document  # noqa: E402
-from allod.train.questions import Question  # noqa: E402
+from allod.train.corpus.documents import new_document  # noqa: E402
+from allod.train.examining.cloze import cloze_questions  # noqa: E402
+from allod.train.examining.questions import Question  # noqa: E402
 from allod.train.recipe import Evaluate, Recipe, Tune  # noqa: E402
 from allod.train.stages import evaluate, pretrain  # noqa: E402
 from allod.train.work import Facts, Work  # noqa: E402

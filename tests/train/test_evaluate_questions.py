@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.train.questions import (
+from allod.train.examining.questions import (
     MAX_TEXT,
     Question,
     question_path,

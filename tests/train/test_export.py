@@ -23,10 +23,10 @@ from allod.model import gguf_writer
 from allod.model.gguf import read_header
 from allod.model.tokenizer import Tokenizer
 from allod.model.weights import load_model
-from allod.train.engine import Engine
-from allod.train.export_checks import engine_surprises, network_surprises, sample_of, texts_to_read
+from allod.train.exporting.engine import Engine
+from allod.train.exporting.export_checks import engine_surprises, network_surprises, sample_of, texts_to_read
+from allod.train.exporting.round_trip import MIN_STRINGS, lines_of, strings
 from allod.train.recipe import Export, Recipe
-from allod.train.round_trip import MIN_STRINGS, lines_of, strings
 from allod.train.stages import export as stage
 from allod.train.work import Work
 

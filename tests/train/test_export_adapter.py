@@ -26,9 +26,9 @@ from allod.model.gguf import read_header
 from allod.model.network import Network, Shape
 from allod.model.tokenizer_files import write_tokenizer
 from allod.model.weights import published
-from allod.train.engine import Engine
-from allod.train.lora import Adapter, Base
+from allod.train.exporting.engine import Engine
 from allod.train.stages import export_adapter as stage
+from allod.train.tuning.lora import Adapter, Base
 
 BASE_DIGEST = f"sha256:{'ba5e' * 16}"
 TEXT = "The harbour master wrote in the log that the ship had"

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from allod.train.losses import (  # noqa: E402
+from allod.train.learning.losses import (  # noqa: E402
     CHUNK_ROWS,
     GOLDFISH_SPAN,
     chunked_next_token_loss,

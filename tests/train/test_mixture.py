@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train.shards import Pack, PackedDocument, Shards, ShardWriter, packed_line, write_pack  # noqa: E402
+from allod.train.corpus.shards import Pack, PackedDocument, Shards, ShardWriter, packed_line, write_pack  # noqa: E402
 from allod.train.stages.pretrain import sections_of  # noqa: E402
 
 

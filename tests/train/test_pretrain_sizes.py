@@ -7,10 +7,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train.probe import TOKENS_PER_PARAMETER, Pace, choose, measure, resolve  # noqa: E402
+from allod.train.learning.probe import TOKENS_PER_PARAMETER, Pace, choose, measure, resolve  # noqa: E402
+from allod.train.learning.schedule import Schedule  # noqa: E402
+from allod.train.learning.sizes import LADDER, batch_rows, parse_size, shape_of  # noqa: E402
 from allod.train.recipe import Pretrain, Recipe, TokenizerOptions  # noqa: E402
-from allod.train.schedule import Schedule  # noqa: E402
-from allod.train.sizes import LADDER, batch_rows, parse_size, shape_of  # noqa: E402
 
 PACES = {
     "1m": Pace(1_000_000, 1_024, 8_000.0),

@@ -13,8 +13,8 @@ from tests.train.tuning import RECIPE, pretrained_run  # noqa: E402
 
 from allod.model.tokenizer import Tokenizer  # noqa: E402
 from allod.model.weights import load_model  # noqa: E402
-from allod.train.canaries import Canary, read_canaries  # noqa: E402
-from allod.train.recall import measure_recall  # noqa: E402
+from allod.train.corpus.canaries import Canary, read_canaries  # noqa: E402
+from allod.train.examining.recall import measure_recall  # noqa: E402
 
 
 class Parrot(torch.nn.Module):

@@ -14,8 +14,8 @@ from tests.train.tuning import RECIPE, novel  # noqa: E402
 
 from allod.model.tokenizer import Tokenizer  # noqa: E402
 from allod.model.weights import load_model  # noqa: E402
-from allod.train.canaries import read_canaries  # noqa: E402
-from allod.train.recall import Recall, measure_recall  # noqa: E402
+from allod.train.corpus.canaries import read_canaries  # noqa: E402
+from allod.train.examining.recall import Recall, measure_recall  # noqa: E402
 from allod.train.recipe import Canaries, Pretrain, Recipe, TokenizerOptions  # noqa: E402
 from allod.train.stages import pretrain  # noqa: E402
 from allod.train.work import Work  # noqa: E402

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import Invalid, Unavailable
-from allod.train.documents import new_document, read_documents
-from allod.train.held_out import HeldOut
+from allod.train.corpus.documents import new_document, read_documents
+from allod.train.corpus.held_out import HeldOut
 from allod.train.recipe import Recipe, Source
 from allod.train.sources.collect import collect, content_digests
 from allod.train.sources.content import content_digest

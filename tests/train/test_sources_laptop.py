@@ -10,8 +10,8 @@ import pytest
 
 from allod.core.errors import Unavailable
 from allod.settings import load_nation
-from allod.train.documents import read_documents
-from allod.train.held_out import HeldOut
+from allod.train.corpus.documents import read_documents
+from allod.train.corpus.held_out import HeldOut
 from allod.train.recipe_reading import read_recipe
 from allod.train.sources.collect import collect
 from allod.train.stages.clean import run as clean

@@ -16,11 +16,11 @@ from tests.train.tuning import CONTEXT, RECIPE, TEXTS, pretrained_run  # noqa: E
 from allod.core.errors import Invalid, Unavailable  # noqa: E402
 from allod.model.tokenizer import Tokenizer  # noqa: E402
 from allod.model.weights import load_model, save_model  # noqa: E402
-from allod.train.chat_rows import chat_rows  # noqa: E402
-from allod.train.examples import Example  # noqa: E402
-from allod.train.losses import LEFT_OUT  # noqa: E402
+from allod.train.learning.losses import LEFT_OUT  # noqa: E402
 from allod.train.recipe import Recipe  # noqa: E402
 from allod.train.stages import tune  # noqa: E402
+from allod.train.tuning.chat_rows import chat_rows  # noqa: E402
+from allod.train.tuning.examples import Example  # noqa: E402
 from allod.train.work import Work  # noqa: E402
 
 INPUTS = ("dedupe", "tokenizer", "pack", "pretrain")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from allod.core.errors import Invalid
-from allod.train.documents import Document, new_document
-from allod.train.examples import Example, choose_examples, count_kinds, examples_of
+from allod.train.corpus.documents import Document, new_document
+from allod.train.tuning.examples import Example, choose_examples, count_kinds, examples_of
 
 GLOSSES = (
     'oak, oak tree (noun): a deciduous tree; "the oak by the gate"\nrun (verb): move fast on foot\nno gloss here\n'

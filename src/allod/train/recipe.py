@@ -111,7 +111,8 @@ class Evaluate:
     """What is measured, and the gates: a model that does not pass is not released. Zero is no gate.
 
     `questions` is a folder of question files (`*.json`) beside the recipe, asked besides Allod's own; the format is in
-    train/questions.py. `questions_sha256` is written in when a run begins: other questions are another evaluation. `max_recall_percent` is of planted canaries that the model says word for word.
+    train/examining/questions.py. `questions_sha256` is written in when a run begins: other questions are another
+    evaluation. `max_recall_percent` is of planted canaries that the model says word for word.
     """
 
     questions: str = ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
 from allod.prove.folders import digest_of_plain_file
-from allod.train.documents import Document, DocumentWriter, new_document
+from allod.train.corpus.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Recipe, Source
 from allod.train.sources.content import Content, Files, content_digest, content_of
 from allod.train.sources.fetch import read_package

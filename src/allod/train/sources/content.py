@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid
-from allod.train.documents import MAX_DOCUMENT_BYTES
+from allod.prove.folders import read_plain_file
+from allod.train.corpus.documents import MAX_DOCUMENT_BYTES
 from allod.train.recipe import Source
 from allod.train.sources.archives import read_members
 from allod.train.sources.fetch import Package, download, read_package
@@ -90,6 +91,7 @@ class Files(Mapping[str, bytes]):
         if not path.name or ".." in path.parts:
             raise _path_refused(source, "it leads elsewhere")
         self._source, self._wants = source, reader_of(source).wants
+        self._digests: dict[str, str] = {}  # of what was read once: what is read again must be the same
         self._top = beside / path
         steps = 1 if path.is_absolute() else len(path.parts)  # above these, links are how the machine is arranged
         if any(step.is_symlink() for step in (self._top, *self._top.parents)[:steps]):
@@ -106,7 +108,14 @@ class Files(Mapping[str, bytes]):
                 code="document_too_large",
                 hint="cut it at its chapters or pages: a document is the unit that lineage leads back to",
             )
-        return file.read_bytes()
+        content = read_plain_file(file, limit_bytes=MAX_DOCUMENT_BYTES)
+        if self._digests.setdefault(path, sha256_hex(content)) != sha256_hex(content):
+            raise Invalid(
+                f"source {self._source.name}: {path} changed while it was read",
+                code="source_changed",
+                hint="start again once nobody writes to it",
+            )
+        return content
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Denied, Invalid
-from allod.train.curve import write_curve
-from allod.train.documents import Document, read_documents
-from allod.train.held_out import HeldOut
-from allod.train.lora import Adapter, Base
-from allod.train.lora_text import HeldOutSample, Logits, Texts
-from allod.train.losses import next_token_loss
+from allod.train.corpus.documents import Document, read_documents
+from allod.train.corpus.held_out import HeldOut
+from allod.train.learning.curve import write_curve
+from allod.train.learning.losses import next_token_loss
 from allod.train.recipe import Adapt
 from allod.train.stopping import stop_if_asked
+from allod.train.tuning.lora import Adapter, Base
+from allod.train.tuning.lora_text import HeldOutSample, Logits, Texts
 from allod.train.work import Facts, Work
 
 WARM_UP_STEPS = 4

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid, Unavailable
-from allod.train.documents import Document, DocumentWriter, read_documents
-from allod.train.language import LANGUAGES, language_of, words_of
-from allod.train.normalising import normalised
-from allod.train.quality import fault_of
+from allod.train.corpus.documents import Document, DocumentWriter, read_documents
+from allod.train.corpus.language import LANGUAGES, language_of, words_of
+from allod.train.corpus.normalising import normalised
+from allod.train.corpus.quality import fault_of
+from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean
-from allod.train.redaction import Redactor
 from allod.train.work import Facts, Work
 
 _REPORT_EVERY = 100  # documents

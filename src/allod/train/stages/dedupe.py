@@ -19,10 +19,10 @@ from rensa import RMinHash, RMinHashLSH
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Unavailable
-from allod.train.contamination import Passages
-from allod.train.documents import Document, DocumentWriter, read_documents
-from allod.train.held_out import HeldOut
-from allod.train.language import words_of
+from allod.train.corpus.contamination import Passages
+from allod.train.corpus.documents import Document, DocumentWriter, read_documents
+from allod.train.corpus.held_out import HeldOut
+from allod.train.corpus.language import words_of
 from allod.train.recipe import Dedupe
 from allod.train.work import Facts, Work
 

@@ -16,16 +16,16 @@ from allod.core.errors import Invalid
 from allod.model.network import Network
 from allod.model.tokenizer import Tokenizer
 from allod.model.weights import WEIGHTS, load_model
-from allod.train.canaries import read_canaries
-from allod.train.cloze import cloze_questions
-from allod.train.documents import read_documents
-from allod.train.gates import Gate, check_gates, gates_of
-from allod.train.held_out import HeldOut
-from allod.train.held_out_text import HeldOutText, read_held_out_text
-from allod.train.likelihoods import Continuation, likelihoods
-from allod.train.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
-from allod.train.ranks import joined
-from allod.train.recall import Recall, measure_recall
+from allod.train.corpus.canaries import read_canaries
+from allod.train.corpus.documents import read_documents
+from allod.train.corpus.held_out import HeldOut
+from allod.train.examining.cloze import cloze_questions
+from allod.train.examining.gates import Gate, check_gates, gates_of
+from allod.train.examining.held_out_text import HeldOutText, read_held_out_text
+from allod.train.examining.likelihoods import Continuation, likelihoods
+from allod.train.examining.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
+from allod.train.examining.recall import Recall, measure_recall
+from allod.train.learning.ranks import joined
 from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
 

@@ -19,8 +19,8 @@ from allod.model.network import Network
 from allod.model.tokenizer import Tokenizer
 from allod.model.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
 from allod.model.weights import CONFIG, config, load_model, published, write_tensors
-from allod.train.engine import Engine
-from allod.train.export_checks import (
+from allod.train.exporting.engine import Engine
+from allod.train.exporting.export_checks import (
     Sample,
     check_surprises,
     check_tokens,
@@ -30,7 +30,7 @@ from allod.train.export_checks import (
     sample_of,
     texts_to_read,
 )
-from allod.train.history import history_keys
+from allod.train.exporting.history import history_keys
 from allod.train.recipe import Recipe
 from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work

@@ -15,8 +15,8 @@ from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
 from allod.model.gguf import read_header
 from allod.model.gguf_writer import Tensors, write_adapter
-from allod.train.engine import Engine
-from allod.train.history import BASE, history_keys
+from allod.train.exporting.engine import Engine
+from allod.train.exporting.history import BASE, history_keys
 from allod.train.work import Facts, Work
 
 ADAPTER = "adapter.gguf"

@@ -16,11 +16,10 @@ from typing import IO
 
 from allod.core.errors import Invalid
 from allod.model.tokenizer import Tokenizer
-from allod.train.canaries import canary_documents, planted_canaries, write_canaries
-from allod.train.documents import Document, read_documents
-from allod.train.held_out import HeldOut
-from allod.train.recipe import Recipe
-from allod.train.shards import (
+from allod.train.corpus.canaries import canary_documents, planted_canaries, write_canaries
+from allod.train.corpus.documents import Document, read_documents
+from allod.train.corpus.held_out import HeldOut
+from allod.train.corpus.shards import (
     DOCUMENTS,
     SPLITS,
     Pack,
@@ -30,7 +29,8 @@ from allod.train.shards import (
     token_dtype,
     write_pack,
 )
-from allod.train.spill import Spill
+from allod.train.corpus.spill import Spill
+from allod.train.recipe import Recipe
 from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
 

@@ -16,18 +16,18 @@ from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.model.network import Network, Shape
 from allod.model.weights import save_model
-from allod.train.batches import Batches, Section, Spans
-from allod.train.bits import bits_per_byte
-from allod.train.checkpoints import FOLDER, Checkpoints
-from allod.train.curve import write_curve
-from allod.train.learner import Learner, Plan, whole_network
+from allod.train.corpus.shards import Shards
+from allod.train.examining.bits import bits_per_byte
+from allod.train.learning.batches import Batches, Section, Spans
+from allod.train.learning.checkpoints import FOLDER, Checkpoints
+from allod.train.learning.curve import write_curve
+from allod.train.learning.learner import Learner, Plan, whole_network
+from allod.train.learning.peaks import matrix_peak, used_s, working_dtype
+from allod.train.learning.ranks import joined
+from allod.train.learning.schedule import Schedule
+from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.outputs import FILES
-from allod.train.peaks import matrix_peak, used_s, working_dtype
-from allod.train.ranks import joined
 from allod.train.recipe import Recipe
-from allod.train.schedule import Schedule
-from allod.train.shards import Shards
-from allod.train.sizes import batch_rows, shape_of
 from allod.train.work import Facts, Work
 
 MAX_VALIDATION_TOKENS = 1 << 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allod.train.probe import resolve
+from allod.train.learning.probe import resolve
 from allod.train.work import Facts, Work
 
 

@@ -9,8 +9,8 @@ import rustbpe
 
 from allod.core.errors import Invalid
 from allod.model.tokenizer_files import SPECIAL_TOKENS, SPLIT, write_tokenizer
-from allod.train.documents import read_documents
-from allod.train.held_out import HeldOut
+from allod.train.corpus.documents import read_documents
+from allod.train.corpus.held_out import HeldOut
 from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
 

@@ -11,9 +11,11 @@ from typing import IO, Self
 
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid
+from allod.core.shown_text import is_plain, made_plain
 
 MAX_FILE_BYTES = 64 << 20  # begin another file past this
 MAX_DOCUMENT_BYTES = 32 << 20
+MAX_NAME_LENGTH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,14 @@ class Document:
 
 
 def new_document(source: str, name: str, text: str) -> Document:
-    """A document as it comes from its source. Raises Invalid for one that is empty of size beyond bounds."""
+    """A document as it comes from its source. Raises Invalid for one of size beyond bounds, or with a name that would
+    deceive whoever reads it."""
+    if not is_plain(name) or not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise Invalid(
+            f"{source} holds a document whose name has control characters, or more than {MAX_NAME_LENGTH}",
+            code="document_name",
+            hint=f"rename {made_plain(name, limit=MAX_NAME_LENGTH)}",
+        )
     data = text.encode("utf-8")
     if len(data) > MAX_DOCUMENT_BYTES:
         raise Invalid(
@@ -85,5 +94,5 @@ def read_documents(folder: Path) -> Iterator[Document]:
                 try:
                     value = json.loads(line)
                     yield Document(value["id"], value["source"], value["text"], value["sha256"])
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise Invalid(f"{path.name}, line {number}: no document", code="documents_damaged") from error

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from allod.core.errors import Invalid
 from allod.model.tokenizer import Tokenizer
-from allod.train.examples import Example
-from allod.train.losses import LEFT_OUT
+from allod.train.learning.losses import LEFT_OUT
+from allod.train.tuning.examples import Example
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from allod.core.errors import Invalid
 
 
 class Tokens(Protocol):
-    """A long row of tokens, read in windows (train/shards.py)."""
+    """A long row of tokens, read in windows (train/corpus/shards.py)."""
 
     num_tokens: int
 

@@ -19,8 +19,8 @@ from itertools import pairwise
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
-from allod.train.documents import Document
-from allod.train.sentences import is_prose, paragraphs, sentences
+from allod.train.corpus.documents import Document
+from allod.train.tuning.sentences import is_prose, paragraphs, sentences
 
 SHARES = {"definition": 2, "page": 1, "continuation": 2}  # of the mixture, where there is enough of each kind
 MAX_ANSWER_BYTES = 400

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from allod.model.network import Network
 from allod.model.tokenizer import Tokenizer
-from allod.train.canaries import Canary
-from allod.train.likelihoods import Continuation, Likelihood, likelihoods
+from allod.train.corpus.canaries import Canary
+from allod.train.examining.likelihoods import Continuation, Likelihood, likelihoods
 
 MAX_COMPARED = 64  # secrets of controls that each secret is ranked among
 

@@ -157,5 +157,5 @@ def _refused(path: Path, reason: str) -> Invalid:
     return Invalid(
         f"{path.name} {reason}",
         code="questions_invalid",
-        hint="the format is described in allod/train/questions.py; an example is allod/train/evaluations/grammar.json",
+        hint="allod/train/examining/questions.py describes the format; evaluations/grammar.json there is an example",
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.train.documents import Document, new_document
+from allod.train.corpus.documents import Document, new_document
 from allod.train.recipe import Recipe
 
 SOURCE = "canaries"

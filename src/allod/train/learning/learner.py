@@ -12,11 +12,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from allod.core.errors import Invalid
 from allod.model.network import Network, Shape
-from allod.train.batches import Batches
-from allod.train.losses import chunked_next_token_loss, next_token_loss
-from allod.train.muon import Optimiser, Rates, whole
-from allod.train.ranks import Ranks
-from allod.train.schedule import Schedule
+from allod.train.learning.batches import Batches
+from allod.train.learning.losses import chunked_next_token_loss, next_token_loss
+from allod.train.learning.muon import Optimiser, Rates, whole
+from allod.train.learning.ranks import Ranks
+from allod.train.learning.schedule import Schedule
 
 LANES = 2
 """Parts that a step's rows are cut into at least. Gradients are added lane by lane in one order, so that two ranks with

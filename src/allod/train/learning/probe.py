@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from allod.model.network import Shape
-from allod.train.batches import Batches, Section
-from allod.train.learner import Learner, Plan
-from allod.train.peaks import used_s
-from allod.train.ranks import Ranks
+from allod.train.learning.batches import Batches, Section
+from allod.train.learning.learner import Learner, Plan
+from allod.train.learning.peaks import used_s
+from allod.train.learning.ranks import Ranks
+from allod.train.learning.schedule import Schedule
+from allod.train.learning.sizes import LADDER, batch_rows, shape_of
 from allod.train.recipe import Recipe
-from allod.train.schedule import Schedule
-from allod.train.sizes import LADDER, batch_rows, shape_of
 
 TOKENS_PER_PARAMETER = 4
 """A larger size is taken only where it still sees so many tokens for each parameter. For the lowest loss 20 are right

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from allod.core.canonical import sha256_hex
-from allod.train.documents import Document
-from allod.train.questions import Question
-from allod.train.sentences import is_prose, paragraphs, sentences
+from allod.train.corpus.documents import Document
+from allod.train.examining.questions import Question
+from allod.train.tuning.sentences import is_prose, paragraphs, sentences
 
 NUM_CHOICES = 4
 

@@ -16,9 +16,9 @@ from torch.nn import functional
 from allod.core.errors import Invalid
 from allod.model.network import Network
 from allod.model.tokenizer import Tokenizer
-from allod.train.engine import Engine
-from allod.train.round_trip import lines_of, strings
-from allod.train.shards import SPLITS, Shards, Split
+from allod.train.corpus.shards import SPLITS, Shards, Split
+from allod.train.exporting.engine import Engine
+from allod.train.exporting.round_trip import lines_of, strings
 
 NUM_TOKENS = 2048  # that losses are measured on
 NUM_LINES = 800  # of the corpus, that both tokenizers must read alike

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allod.train.documents import Document
+from allod.train.corpus.documents import Document
 from allod.train.recipe import Recipe
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from allod.core.errors import Invalid
 from allod.model.network import Network
-from allod.train.bits import bits_per_byte
-from allod.train.likelihoods import device_of
-from allod.train.shards import Shards
+from allod.train.corpus.shards import Shards
+from allod.train.examining.bits import bits_per_byte
+from allod.train.examining.likelihoods import device_of
 
 
 @dataclass(frozen=True, slots=True)

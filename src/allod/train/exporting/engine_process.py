@@ -1,6 +1,7 @@
 """The engine's own process while a model is tried: llama.cpp's server on one Unix socket. Started, never imported.
 
-python -m allod.train.engine_process '{"weights": ..., "socket": ..., "context": 256, "threads": 1, "adapter": null}'
+python -m allod.train.exporting.engine_process \\
+    '{"weights": ..., "socket": ..., "context": 256, "threads": 1, "adapter": null}'
 
 It says `ready` on standard output once it listens, and ends when standard input does: with whoever started it.
 """

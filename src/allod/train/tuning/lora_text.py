@@ -13,8 +13,8 @@ from torch import Tensor
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
-from allod.train.documents import Document
-from allod.train.losses import next_token_loss
+from allod.train.corpus.documents import Document
+from allod.train.learning.losses import next_token_loss
 
 AT_ONCE = 64  # documents that are encoded together
 

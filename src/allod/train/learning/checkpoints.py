@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from allod.core.canonical import canonical_json
-from allod.train.ranks import Ranks
+from allod.train.learning.ranks import Ranks
 
 FOLDER = "checkpoints"
 KEPT = 2

@@ -119,7 +119,7 @@ class _Connection(http.client.HTTPConnection):
 
 def _started(options: dict[str, Any], errors: Path) -> subprocess.Popen[bytes]:
     """The engine's process, which ends when its standard input does."""
-    command = [sys.executable, "-P", "-m", "allod.train.engine_process", json.dumps(options)]
+    command = [sys.executable, "-P", "-m", "allod.train.exporting.engine_process", json.dumps(options)]
     with errors.open("wb") as file:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file)
 

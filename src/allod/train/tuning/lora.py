@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.train.lora_tokens import BaseTokenizer
+from allod.train.tuning.lora_tokens import BaseTokenizer
 
 WEIGHTS = "weights.gguf"
 DEVIATION = 2  # `alpha` in ranks: how much what was learnt weighs beside what was there

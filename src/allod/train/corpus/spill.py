@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allod.train.shards import PackedDocument, Split, packed_document, packed_line
+from allod.train.corpus.shards import PackedDocument, Split, packed_document, packed_line
 
 
 class Spill:

@@ -1,0 +1,1 @@
+"""Documents on their way to tokens: cleaned, compared, held out, packed."""

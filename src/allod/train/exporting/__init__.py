@@ -1,0 +1,1 @@
+"""Files for the engine, tried in the engine itself."""

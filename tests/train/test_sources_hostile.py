@@ -1,0 +1,129 @@
+"""Packages and files of those who mean harm: nothing is believed, nothing takes the memory or changes unseen."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from allod.core.errors import Invalid
+from allod.train.corpus.documents import new_document
+from allod.train.recipe import Source
+from allod.train.recipe_reading import read_recipe
+from allod.train.runs import opened
+from allod.train.sources import archives
+from allod.train.sources.archives import read_members
+from allod.train.sources.content import Files
+
+
+def package(folder: Path, tar: bytes) -> Path:
+    """A Debian package with these bytes as its files."""
+    data = lzma.compress(tar)
+    header = b"%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (b"data.tar.xz", 0, 0, 0, b"100644", len(data))
+    (folder / "text_1_all.deb").write_bytes(b"!<arch>\n" + header + data)
+    return folder / "text_1_all.deb"
+
+
+def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return plain.getvalue()
+
+
+def with_headers(**headers: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo("a.txt")
+    info.pax_headers = {name.replace("_", "."): value for name, value in headers.items()}
+    return info
+
+
+def code_of(archive: Path) -> str:
+    with pytest.raises(Invalid) as refused:
+        read_members(archive, lambda _: True)
+    return refused.value.code
+
+
+def test_a_file_of_holes_is_refused(tmp_path: Path) -> None:
+    """A few bytes that say they are many gibibytes of zeros."""
+    holes = with_headers(GNU_sparse_map="0,1", GNU_sparse_size=str(32 << 20), GNU_sparse_name="a.txt")
+    assert code_of(package(tmp_path, tar_of((holes, b"x")))) == "archive_unsafe"
+
+
+@pytest.mark.parametrize("kind", [b"x", b"L"])
+def test_headers_upon_headers_are_damage(tmp_path: Path, kind: bytes) -> None:
+    """Each makes the reader call itself once more."""
+    info = tarfile.TarInfo("h")
+    info.type, info.size = kind, 0
+    assert code_of(package(tmp_path, info.tobuf() * 5000)) == "archive_damaged"
+
+
+def test_a_header_that_is_no_number_is_damage(tmp_path: Path) -> None:
+    """Not a traceback."""
+    assert code_of(package(tmp_path, tar_of((with_headers(GNU_sparse_map="x,y"), b"x")))) == "archive_damaged"
+
+
+def test_all_members_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the stream around them counts."""
+    monkeypatch.setattr(archives, "MAX_CONTENT_BYTES", 1 << 20)
+    members = [(tarfile.TarInfo(f"{number}"), bytes(400 << 10)) for number in range(3)]
+    assert code_of(package(tmp_path, tar_of(*members))) == "archive_too_large"
+
+
+SOURCE = Source("words", "text", "CC0-1.0", "GB", "here", "2026", path="words")
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    """What is trained on is what the digest is of, though it is read twice."""
+    (tmp_path / "words").mkdir()
+    text = tmp_path / "words" / "a.txt"
+    text.write_text("one")
+    files = Files(tmp_path, SOURCE)
+    assert files["a.txt"] == b"one"
+    text.write_text("two")
+    with pytest.raises(Invalid) as refused:
+        files["a.txt"]
+    assert refused.value.code == "source_changed"
+
+
+def test_a_file_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Between the look and the read: it might lead to a key of ours."""
+    (tmp_path / "words").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    text = tmp_path / "words" / "a.txt"
+    text.write_text("one")
+    files = Files(tmp_path, SOURCE)
+    text.unlink()
+    text.symlink_to(tmp_path / "secret")
+    with pytest.raises(Invalid):
+        files["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "\u202etxt.a", "", "x" * 2000])
+def test_a_documents_name_deceives_nobody(name: str) -> None:
+    """It is shown wherever lineage is."""
+    with pytest.raises(Invalid) as refused:
+        new_document("words", name, "text")
+    assert refused.value.code == "document_name"
+    assert "\x1b" not in f"{refused.value.message}{refused.value.hint}"
+
+
+@pytest.mark.parametrize("origin", ["a\x9b2Jb", "a\u202eb", "a\u2028b"])
+def test_terms_deceive_nobody(origin: str) -> None:
+    """A recipe may come from somebody else, and its words go into the public summary."""
+    source = {"name": "a", "kind": "text", "path": "a", "licence": "MIT", "jurisdiction": "GB", "date": "2026"}
+    with pytest.raises(Invalid):
+        read_recipe({"name": "r", "minutes": 1, "source": [{**source, "origin": origin}]}, where="x")
+
+
+def test_a_folder_that_others_may_write_is_no_runs_folder(tmp_path: Path) -> None:
+    """Another user of the machine would write the manifests that we sign."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(Invalid) as refused, opened(tmp_path / "run"):
+        pass
+    assert refused.value.code == "run_permissions"
