@@ -185,5 +185,8 @@ def _said(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value as text that cannot break out of a line or a table's cell."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    """A value as text that cannot break out of a line or a table's cell, and is no link, image, code or HTML."""
+    text = " ".join(str(value).split())
+    for sign in ("\\", "|", "[", "`"):
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("<", "&lt;")
