@@ -11,6 +11,7 @@ fi
 $python benchmarks/controls.py
 $python benchmarks/log_writer.py --seconds "$seconds"
 $python benchmarks/gateway.py --rounds "$rounds" --seconds "$seconds"
+$python benchmarks/training.py
 $python benchmarks/http_libraries.py --rounds "$rounds" --seconds "$seconds"
 .venv/bin/allod model get smollm2-135m >/dev/null 2>&1 || { echo "the platform's tax was not measured: no weights, and none could be fetched"; exit 3; }
 $python benchmarks/platform_tax.py --rounds "$rounds" --tokens "$tokens"
