@@ -8,6 +8,7 @@ whether anything else can be reached. The manifest says which it was.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -88,6 +89,7 @@ class SiteJobs:
         )
         findings = check(asked, facts, self._machines.site, today=datetime.now(UTC).date())
         refuse_unless_ready(findings)
+        shutil.rmtree(folder, ignore_errors=True)  # of a start that was refused it stays, for people to look at
         return findings
 
     def run(
