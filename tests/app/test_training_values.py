@@ -10,6 +10,7 @@ import pytest
 from allod.app import training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid
+from allod.train.pipeline import stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json
 
@@ -20,6 +21,15 @@ SOURCE = {
 
 def recipe() -> Recipe:
     return read_recipe({"name": "r", "minutes": 2, "source": [SOURCE]}, where="x")
+
+
+@pytest.mark.parametrize("table", [{}, {"adapt": {"base": "b"}}])
+def test_a_stage_that_may_be_a_job_keeps_its_folder(table: dict[str, Any]) -> None:
+    """Whoever stops waiting and starts again must not delete the folder that the job still writes to."""
+    asked = read_recipe({**recipe_json(recipe()), **table}, where="x")
+    jobs = [stage for stage in stages_of(asked) if stage.name in training._HEAVY]
+    assert jobs
+    assert all(stage.resumes for stage in jobs)
 
 
 def test_a_record_changes_size_and_steps_and_nothing_else() -> None:

@@ -26,7 +26,7 @@ Parameters = Callable[[Recipe], Mapping[str, Any]]
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step. `version` changes when the same inputs would now give something else; `resumes` says that an
-    interrupted try is worth keeping."""
+    earlier try is worth keeping: it saved what it had, or is a job of a site that still writes there."""
 
     name: str
     version: int
@@ -94,6 +94,7 @@ def _from_scratch(recipe: Recipe) -> tuple[Stage, ...]:
             1,
             ("dedupe", "tokenizer", "pack", learnt),
             _evaluate,
+            resumes=True,
         ),
         Stage(
             "export",
