@@ -7,6 +7,7 @@ from typing import Any
 
 from allod.app.lineage import Walk, WalkedSource, walk
 from allod.app.models import ReleasedModel
+from allod.core.shown_text import made_plain
 from allod.core.training_statements import Input, TrainingStatement
 from allod.model.release_facts import day_of
 
@@ -19,7 +20,7 @@ def print_walk(model: ReleasedModel) -> None:
     print(f"{told.name}  {told.digest}")
     print(f"  {model.artefact.kind}, {told.origin}, {told.licence}; {told.publisher} ({told.country})")
     print(f"  released {day_of(model.artefact.at_ms)}, statement {model.artefact.id}")
-    print(f"  evaluated: {_figures(evaluation)}")
+    print(f"  evaluated: {made_plain(_figures(evaluation), limit=1000)}")
     print(f"  energy: {_energy(energy)}")
     print("stages, last first")
     for stage in reversed(walked.stages):

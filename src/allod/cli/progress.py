@@ -31,7 +31,7 @@ def shown(*, are_bytes: bool = True) -> Iterator[Report]:
         yield _plain_lines()
         return
     amount: ProgressColumn = DownloadColumn() if are_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
 

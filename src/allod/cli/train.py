@@ -13,6 +13,7 @@ from pathlib import Path
 from allod.app.home import load_settings
 from allod.app.training import Told, Trained, TrainOptions, as_rows, train
 from allod.cli.progress import shown
+from allod.core.shown_text import made_plain
 from allod.fleet.preflight import Finding, Severity
 from allod.train.pipeline import Stage, stages_of
 from allod.train.recipe import Recipe
@@ -25,11 +26,11 @@ _LOCAL = "laptop"  # the profile of this machine
 
 # What of a stage's measurements a person wants to see, and how to say it.
 _SHOWN = {
-    "num_documents": "{:,} documents",
-    "num_bytes": "{:,} bytes",
-    "dropped": "{:,} dropped",
-    "vocab": "{:,} tokens of vocabulary",
-    "tokens": "{:,} tokens",
+    "num_documents": "{} documents",
+    "num_bytes": "{} bytes",
+    "dropped": "{} dropped",
+    "vocab": "{} tokens of vocabulary",
+    "tokens": "{} tokens",
     "loss": "loss {}",
     "bits_per_byte": "{} bits per byte",
     "loss_before": "held-out loss {} before",
@@ -115,9 +116,14 @@ class _Lines:
     def _stage(self, stage: Stage, finished: Finished, was_there: bool) -> None:
         took_s, self._began = time.monotonic() - self._began, time.monotonic()
         measured = finished.statement.predicate["measured"]
-        facts = [_SHOWN[name].format(measured[name]) for name in _SHOWN if measured.get(name) is not None]
+        facts = [words.format(_figure(measured[name])) for name, words in _SHOWN.items() if name in measured]
         state = "as before" if was_there else f"{took_s:.1f} s"
         print(f"{stage.name:14} {state:>9}  {finished.statement.derivation[7:19]}  {', '.join(facts)}", flush=True)
+
+
+def _figure(value: object) -> str:
+    """A stage said it: it may be anything."""
+    return f"{value:,}" if isinstance(value, int) else made_plain(str(value), limit=32)
 
 
 def _say_end(trained: Trained) -> None:

@@ -18,7 +18,9 @@ HELP = "serve a model: sealed engine, gateway and console"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""
     parser.add_argument("--port", type=int, help="where to listen on loopback (8400); 0 chooses a free one")
-    parser.add_argument("--model", metavar="NAME|FILE", help="a name of the catalogue, a GGUF file, or auto")
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", help="a model of the catalogue or of one's own, a GGUF file, or auto"
+    )
     parser.add_argument(
         "--unsafe-no-seal",
         action="store_true",

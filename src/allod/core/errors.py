@@ -11,6 +11,10 @@
 
 from __future__ import annotations
 
+from allod.core.shown_text import made_plain
+
+_SHOWN_CHARACTERS = 4000
+
 
 class AllodError(Exception):
     """Root of the tree. `param` names the offending field or setting where there is one."""
@@ -70,8 +74,10 @@ class VerificationError(AllodError):
 
 
 def explain(error: AllodError) -> str:
-    """What a terminal shows: what happened and, after a blank line, what to do about it."""
-    return f"error: {error.message}" + (f"\n\nhint: {error.hint}" if error.hint else "")
+    """What a terminal shows: what happened and, after a blank line, what to do about it. Both may quote others."""
+    message = made_plain(error.message, limit=_SHOWN_CHARACTERS)
+    hint = "\n".join(made_plain(line, limit=_SHOWN_CHARACTERS) for line in (error.hint or "").split("\n"))
+    return f"error: {message}" + (f"\n\nhint: {hint}" if hint else "")
 
 
 def exit_status(error: AllodError) -> int:

@@ -69,7 +69,7 @@ def check_tokens(engine: Engine, tokenizer: Tokenizer, texts: Sequence[str]) -> 
         theirs = engine.tokens(text)
         if theirs != ours:
             raise Invalid(
-                f"of {text[:80]!r} the engine makes the tokens {theirs[:40]}, the tokenizer {ours[:40]}",
+                f"of one text the engine makes the tokens {theirs[:40]}, the tokenizer {ours[:40]}",
                 code="tokenizer_mismatch",
                 hint="the engine would mangle text in silence; its tokenizer.ggml.pre must stand for the same split",
             )
