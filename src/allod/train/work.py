@@ -22,7 +22,7 @@ class Work:
     `recipe` is resolved: its size and number of steps are given. `inputs` holds the finished folder of every earlier
     stage by name. `output` becomes that stage's folder by one rename once it is done; until then it may hold what an
     interrupted try left there. Names that begin with a dot, and the folder `checkpoints`, are not outputs.
-    `should_stop` turns true when the machine is wanted back: save, then raise `interrupted()`.
+    `should_stop` turns true when the machine is wanted back: save, then `stop_if_asked` (stopping.py).
     """
 
     recipe: Recipe

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
 LEAST_PERMILLE = 80  # of the words must be function words of the language, before it is named
+
+WORDS_IN_RUN = 5
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
@@ -66,6 +69,11 @@ LANGUAGES = frozenset(_WORDS_OF)
 def words_of(text: str) -> list[str]:
     """The words of a text, in small letters and in order."""
     return _WORD.findall(text.lower())
+
+
+def runs_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every run of five words, from each word on; none of a text that has fewer."""
+    return zip(*(words[first:] for first in range(WORDS_IN_RUN)), strict=False)
 
 
 def language_of(words: list[str]) -> str | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from allod.train.corpus.language import WORDS_IN_RUN, runs_of
+
 MAX_LINE_CHARS = 20_000  # a paragraph is shorter by far; minified code and exported tables are longer
 LEAST_TEXT_PERCENT = 60  # of what is not white space must be letters; programs and tables pass, dumps do not
 LEAST_DISTINCT_PERCENT = 30  # of the runs of five words must be different
-_RUN = 5
 
 
 def fault_of(text: str, words: Sequence[str], *, min_bytes: int) -> str | None:
@@ -20,11 +21,7 @@ def fault_of(text: str, words: Sequence[str], *, min_bytes: int) -> str | None:
     letters = sum(map(len, words))
     if 100 * letters < LEAST_TEXT_PERCENT * len("".join(text.split())):
         return "not_text"
-    runs = len(words) - _RUN + 1
-    if runs > 0 and 100 * len(set(_runs(words))) < LEAST_DISTINCT_PERCENT * runs:
+    num_runs = len(words) - WORDS_IN_RUN + 1
+    if num_runs > 0 and 100 * len(set(runs_of(words))) < LEAST_DISTINCT_PERCENT * num_runs:
         return "repetitive"
     return None
-
-
-def _runs(words: Sequence[str]) -> zip[tuple[str, ...]]:
-    return zip(*(words[first:] for first in range(_RUN)), strict=False)

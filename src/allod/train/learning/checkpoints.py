@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from allod.core.canonical import canonical_json
+from allod.core.whole_files import sync
 from allod.train.learning.ranks import Ranks
 
-FOLDER = "checkpoints"
 KEPT = 2
 DIGESTS = "checkpoint.json"
 
@@ -49,7 +49,7 @@ class Checkpoints:
         if self.ranks.leads:
             self._seal(step, partial)
             partial.rename(final)
-            _sync(self.folder)
+            sync(self.folder)
             self._prune()
         self.ranks.wait()
 
@@ -91,7 +91,7 @@ class Checkpoints:
             file.write(told)
             file.flush()
             os.fsync(file.fileno())
-        _sync(folder)
+        sync(folder)
 
     def _prune(self) -> None:
         for step in sorted(self._steps())[:-KEPT]:
@@ -106,15 +106,6 @@ def _digests(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
-
-
-def _sync(folder: Path) -> None:
-    """Make names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _quiet() -> warnings.catch_warnings[None]:

@@ -10,13 +10,14 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from allod.core.canonical import JsonValue, canonical_json
-from allod.core.errors import Invalid, Unavailable
+from allod.core.errors import Invalid
 from allod.train.corpus.documents import Document, DocumentWriter, read_documents
 from allod.train.corpus.language import LANGUAGES, language_of, words_of
 from allod.train.corpus.normalising import normalised
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean
+from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
 
 _REPORT_EVERY = 100  # documents
@@ -47,8 +48,7 @@ def run(work: Work) -> Facts:
         for number, document in enumerate(read_documents(work.inputs["source"])):
             if number % _REPORT_EVERY == 0:
                 work.report("cleaning documents", number, 0)
-                if work.should_stop():
-                    raise Unavailable("cleaning was interrupted", code="interrupted")
+                stop_if_asked(work)
             if cleaned := _cleaned(document, options, tally):
                 if options.redact:
                     cleaned = replace(cleaned, text=redactor.redacted(cleaned.text))

@@ -18,16 +18,15 @@ from typing import Literal, NamedTuple, get_args
 from rensa import RMinHash, RMinHashLSH
 
 from allod.core.canonical import JsonValue, canonical_json
-from allod.core.errors import Unavailable
 from allod.train.corpus.contamination import Passages
 from allod.train.corpus.documents import Document, DocumentWriter, read_documents
 from allod.train.corpus.held_out import HeldOut
-from allod.train.corpus.language import words_of
+from allod.train.corpus.language import runs_of, words_of
 from allod.train.recipe import Dedupe
+from allod.train.stopping import stop_if_asked
 from allod.train.work import Facts, Work
 
 SEED = 1  # of the permutations: always the same, so that the same documents stay
-_RUN = 5  # words
 _BAND = 4  # permutations that must agree for two documents to be compared
 _REPORT_EVERY = 100  # documents
 
@@ -79,8 +78,7 @@ def _reported(work: Work, documents: Iterator[Document]) -> Iterator[Document]:
     for number, document in enumerate(documents):
         if number % _REPORT_EVERY == 0:
             work.report("comparing documents", number, 0)
-            if work.should_stop():
-                raise Unavailable("the search for duplicates was interrupted", code="interrupted")
+            stop_if_asked(work)
         yield document
 
 
@@ -123,4 +121,4 @@ class Seen:
 
 def _runs(words: list[str]) -> list[str]:
     """Every run of five words, or the words themselves where there are fewer."""
-    return [" ".join(run) for run in zip(*(words[first:] for first in range(_RUN)), strict=False)] or words
+    return [" ".join(run) for run in runs_of(words)] or words

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 from allod.core.canonical import JsonValue, canonical_json
@@ -16,6 +15,7 @@ from allod.core.errors import Invalid
 from allod.model.network import Network
 from allod.model.tokenizer import Tokenizer
 from allod.model.weights import WEIGHTS, load_model
+from allod.prove.folders import digest_of_plain_file
 from allod.train.corpus.canaries import read_canaries
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
@@ -103,7 +103,7 @@ def _measure(work: Work, network: Network, files: Sequence[QuestionFile]) -> _Fi
 def _write(work: Work, figures: _Figures, gates: Sequence[Gate]) -> None:
     text = figures.held_out
     evaluation: dict[str, JsonValue] = {
-        "weights": digest_of_file(_weights(work) / WEIGHTS),
+        "weights": f"sha256:{digest_of_plain_file(_weights(work) / WEIGHTS)}",
         "bits_per_byte": _decimal(figures.bits_per_byte),
         "held_out": {"documents": text.num_documents, "bytes": text.num_bytes, "tokens": len(text.tokens)},
         "cloze": _score(figures.cloze),
@@ -130,12 +130,6 @@ def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[Question]
         own = [next(nats) for _ in question.choices]
         chosen.append(own.index(max(own)))
     return score_answers(questions, chosen)
-
-
-def digest_of_file(path: Path) -> str:
-    """`sha256:<hex>` of its bytes."""
-    with path.open("rb") as file:
-        return f"sha256:{file_digest(file, 'sha256').hexdigest()}"
 
 
 def _cloze(work: Work) -> list[Question]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from statistics import fmean
 
@@ -19,6 +18,7 @@ from allod.model.network import Network
 from allod.model.tokenizer import Tokenizer
 from allod.model.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
 from allod.model.weights import CONFIG, config, load_model, published, write_tensors
+from allod.prove.folders import digest_of_plain_file
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.export_checks import (
     Sample,
@@ -145,12 +145,10 @@ def _export(work: Work, trial: _Trial, kind: str, keys: dict[str, str]) -> dict[
     if kind == F16:
         check_surprises(surprises, trial.surprises)
     bits = fmean(surprises)
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     return {
         "file": path.name,
         "kind": kind,
-        "sha256": digest,
+        "sha256": digest_of_plain_file(path),
         "bytes": path.stat().st_size,
         "bits_per_token": _decimal(bits),
         "bits_above_f32": _decimal(bits - trial.bits),

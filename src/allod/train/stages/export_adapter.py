@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
 from allod.model.gguf import read_header
 from allod.model.gguf_writer import Tensors, write_adapter
+from allod.prove.folders import digest_of_plain_file
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.history import BASE, history_keys
 from allod.train.work import Facts, Work
@@ -58,8 +58,7 @@ def run(work: Work) -> Facts:
     header = read_header(path, is_adapter=True)
     if "base" in work.inputs:
         Engine(work.inputs["base"] / "weights.gguf", context=_CONTEXT, adapter=path).close()
-    with path.open("rb") as opened:
-        digest = file_digest(opened, "sha256").hexdigest()
+    digest = digest_of_plain_file(path)
     told: dict[str, JsonValue] = {"file": path.name, "kind": "f32", "sha256": digest, "bytes": path.stat().st_size}
     (work.output / EXPORT).write_bytes(canonical_json({"base": keys.get(BASE), "files": [told]}) + b"\n")
     return {"rank": learnt["r"], "parameters": header.num_parameters}

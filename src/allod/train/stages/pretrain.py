@@ -19,14 +19,14 @@ from allod.model.weights import save_model
 from allod.train.corpus.shards import Shards
 from allod.train.examining.bits import bits_per_byte
 from allod.train.learning.batches import Batches, Section, Spans
-from allod.train.learning.checkpoints import FOLDER, Checkpoints
+from allod.train.learning.checkpoints import Checkpoints
 from allod.train.learning.curve import write_curve
 from allod.train.learning.learner import Learner, Plan, whole_network
 from allod.train.learning.peaks import matrix_peak, used_s, working_dtype
 from allod.train.learning.ranks import joined
 from allod.train.learning.schedule import Schedule
 from allod.train.learning.sizes import batch_rows, shape_of
-from allod.train.outputs import FILES
+from allod.train.outputs import CHECKPOINTS, FILES
 from allod.train.recipe import Recipe
 from allod.train.work import Facts, Work
 
@@ -38,13 +38,13 @@ def run(work: Work) -> Facts:
     """Writes `weights.safetensors`, `config.json`, `losses.jsonl` and `curve.png`.
 
     Raises Invalid where the corpus is too small, the ranks cannot share a step, or a loss is not finite; Unavailable
-    (`interrupted`) when asked to stop, after what was learned is saved.
+    (`interrupted`) when asked to stop, after what was learnt is saved.
     """
     corpus = Shards(work.inputs["pack"], "train")
     shape = shape_of(work.recipe.size, vocab=corpus.pack.vocab, context=work.recipe.pretrain.context)
     with joined() as ranks:
         learner = Learner(shape, plan_of(work.recipe, shape, corpus), ranks, seed=work.recipe.seed)
-        checkpoints = Checkpoints(work.output / FOLDER, _key(work), ranks)
+        checkpoints = Checkpoints(work.output / CHECKPOINTS, _key(work), ranks)
         begun_s = used_s(ranks.device)
         num_steps = _learn(work, learner, checkpoints)
         measured = _measured(learner, num_steps, used_s(ranks.device) - begun_s)
