@@ -15,7 +15,6 @@ from allod.fleet.preflight import (
     Finding,
     Severity,
     SourceTerms,
-    as_rows,
     check,
     refuse_unless_ready,
 )
@@ -165,10 +164,3 @@ def test_all_reasons_come_at_once(isambard: Site) -> None:
     assert caught.value.code == "preflight_refused"
     assert all(name in caught.value.message for name in ("gpus:", "disk:", "network:"))
     assert "all_reduce" not in caught.value.message
-
-
-def test_findings_are_rows() -> None:
-    """For the table and for JSON alike."""
-    assert as_rows([Finding("disk", Severity.REFUSED, "full")]) == [
-        {"check": "disk", "severity": "refused", "reason": "full"}
-    ]

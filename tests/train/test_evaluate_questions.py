@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from allod.core.errors import Invalid
 from allod.train.examining.questions import (
     MAX_TEXT,
+    SHIPPED,
     Question,
-    question_path,
     read_questions,
     score_answers,
     wilson_interval,
@@ -57,12 +57,12 @@ def test_a_file_is_read_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_shipped_file_is_what_its_rule_makes() -> None:
     """The file cannot drift from the rule that its origin names."""
-    assert question_path("grammar").read_text() == minimal_pairs().text()
+    assert (SHIPPED / "grammar.json").read_text() == minimal_pairs().text()
 
 
 def test_the_shipped_file_gives_position_nothing() -> None:
     """Always choosing the first, or the second, is right about half of the time."""
-    questions = read_questions(question_path("grammar")).questions
+    questions = read_questions(SHIPPED / "grammar.json").questions
     first = score_answers(questions, [0] * len(questions))
     assert first.chance == 0.5
     assert 0.45 < first.share < 0.55

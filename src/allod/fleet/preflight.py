@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 
-from allod.core.canonical import JsonValue
 from allod.core.errors import Denied
 from allod.core.labels import Label
 from allod.fleet.site import Site
@@ -96,11 +95,6 @@ def refuse_unless_ready(findings: Sequence[Finding]) -> None:
             code="preflight_refused",
             hint="mend these, or choose another site",
         )
-
-
-def as_rows(findings: Sequence[Finding]) -> list[dict[str, JsonValue]]:
-    """For a table, or for JSON."""
-    return [{"check": one.check, "severity": one.severity.value, "reason": one.reason} for one in findings]
 
 
 def _machine(facts: Facts, site: Site) -> list[Finding]:

@@ -132,7 +132,7 @@ def stage_environment(scratch: Path, *, threads: int, read_paths: tuple[Path, ..
     source = Path(allod.__file__).resolve().parents[1]
     return {
         **_ENVIRONMENT,
-        **dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), str(scratch)),
+        **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(scratch)),
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads)),
         "PYTHONPATH": os.pathsep.join(map(str, (source, *read_paths))),
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),

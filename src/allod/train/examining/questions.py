@@ -89,11 +89,6 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def question_path(name: str) -> Path:
-    """The file of a recipe's entry: a name is one of ours, what ends in `.json` is a path."""
-    return Path(name) if name.endswith(".json") else SHIPPED / f"{name}.json"
-
-
 def read_questions(path: Path) -> QuestionFile:
     """Read one file. Raises Invalid with the place of the first fault."""
     try:
