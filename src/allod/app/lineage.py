@@ -13,8 +13,17 @@ from allod.app.models import ReleasedModel, ReleasedModels
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
 from allod.core.training_statements import ArtefactStatement, TrainingStatement
-from allod.model.records import DocumentRecord, Dropped, SourceRecord, read_dropped, read_records, read_sources
-from allod.model.release_facts import TRAIN, VALIDATION, SourceUse
+from allod.model.records import (
+    TRAIN,
+    VALIDATION,
+    DocumentRecord,
+    Dropped,
+    SourceRecord,
+    read_dropped,
+    read_records,
+    read_sources,
+)
+from allod.model.release_facts import SourceUse
 from allod.prove.folders import read_plain_file
 from allod.prove.releases import LINEAGE
 

@@ -17,6 +17,9 @@ from allod.core.shown_text import is_plain
 MAX_FILE_BYTES = 64 << 20  # of a file that is read whole
 MAX_LINE_BYTES = 1 << 20
 
+TRAIN, VALIDATION = "train", "validation"
+"""What a document was learnt from, or held out, as `split` says it."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
@@ -128,7 +131,7 @@ def _text(value: Any) -> str:
 
 
 def _split(value: Any) -> str:
-    if value not in ("", "train", "validation"):
+    if value not in ("", TRAIN, VALIDATION):
         raise ValueError("no split")
     return str(value)
 

@@ -10,9 +10,7 @@ from typing import Any
 from allod.core.canonical import JsonValue
 from allod.core.training_statements import Input, TrainingStatement
 from allod.model.licences import joint_licence
-from allod.model.records import DocumentRecord, SourceRecord
-
-TRAIN, VALIDATION = "train", "validation"
+from allod.model.records import TRAIN, DocumentRecord, SourceRecord
 
 
 @dataclass(slots=True)
