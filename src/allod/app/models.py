@@ -75,7 +75,7 @@ class ReleasedModels:
             raise Invalid(
                 f"the store does not hold {artefact.name} ({artefact.artefact_digest})",
                 code="model_missing",
-                hint="release its run again",
+                hint="run `allod train` with its recipe again",
             )
         trainings = self.releases.trainings if self.releases else frozenset()
         checked = check_release(folder, artefact, self._public_key(), trainings=trainings)

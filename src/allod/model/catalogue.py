@@ -44,9 +44,7 @@ def find(catalogue: Sequence[CatalogueEntry], name: str) -> CatalogueEntry:
         if entry.name == name:
             return entry
     known = ", ".join(entry.name for entry in catalogue)
-    raise Invalid(
-        f"no model {name!r} in the catalogue", code="model_unknown", hint=f"there are: auto, {known}; or a file"
-    )
+    raise Invalid(f"no model {name!r} in the catalogue", code="model_unknown", hint=f"there are: {known}")
 
 
 def first_answer_s(entry: CatalogueEntry, pace: Pace) -> float:
