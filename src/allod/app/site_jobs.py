@@ -32,7 +32,7 @@ from allod.seal.launch import SealOptions, command_line, python_read_paths
 from allod.settings import scheduler_clients
 from allod.train.listening import Listener
 from allod.train.sealed import MAX_FILE_BYTES, StageResult, stage_environment
-from allod.train.work import Report
+from allod.train.work import Facts, Report
 
 SHARED = "pretrain"  # the stage that several ranks do together
 _ID = "job.id"
@@ -235,7 +235,7 @@ class _Follower:
         self._report = report
         self._position = 0
         self._rest = b""
-        self.facts: Mapping[str, int | float | str | None] | None = None
+        self.facts: Facts | None = None
         self.error: AllodError | None = None
 
     def look(self) -> None:

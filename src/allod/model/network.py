@@ -40,7 +40,7 @@ class Shape:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that are learned; a tied table counts once."""
+        """Numbers that are learnt; a tied table counts once."""
         tables = self.vocab * self.width * (1 if self.tied else 2)
         return tables + self.layers * self._num_layer_parameters() + self.width
 

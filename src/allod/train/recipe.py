@@ -72,7 +72,7 @@ class Canaries:
 class Pretrain:
     """How the network learns. Widths and layers follow `size`.
 
-    `mixture` names sources: rows are taken from them in turn, and one that is named more often is learned from more.
+    `mixture` names sources: rows are taken from them in turn, and one that is named more often is learnt from more.
     Left empty, all text counts by its length.
     """
 

@@ -47,7 +47,7 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Text that is learned from as one: all there is, or a source's."""
+    """Text that is learnt from as one: all there is, or a source's."""
 
     name: str
     tokens: Tokens

@@ -20,7 +20,7 @@ def next_token_loss(logits: Tensor, targets: Tensor, *, goldfish_k: int = 0) -> 
     """Mean cross-entropy in nats of `logits` [batch, time, vocab] at `targets` [batch, time].
 
     With `goldfish_k`, every k-th target on average is left out, the same ones wherever the same words stand
-    before them: what is never learned cannot be recited (arXiv:2406.10209).
+    before them: what is never learnt cannot be recited (arXiv:2406.10209).
     """
     targets = leave_out(targets, goldfish_k)
     return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=LEFT_OUT)

@@ -1,7 +1,7 @@
 """How weights are changed: Muon for the matrices inside the layers, Adam for the tables and the norms.
 
 Muon (Jordan et al., https://kellerjordan.github.io/posts/muon) steps along the momentum with all its singular values
-made about equal, so that directions that are rarely asked for are learned, too. At equal CPU time it is worth about a
+made about equal, so that directions that are rarely asked for are learnt, too. At equal CPU time it is worth about a
 tenth of the loss here (docs/log.md). The state is one tensor for each name and is sharded as its parameter is.
 """
 

@@ -113,7 +113,7 @@ def _fits(minutes: float, pace: Pace) -> bool:
 
 
 class _Random:
-    """Tokens that nothing can be learned from."""
+    """Tokens that nothing can be learnt from."""
 
     def __init__(self, vocab: int, num_tokens: int) -> None:
         self.num_tokens = num_tokens

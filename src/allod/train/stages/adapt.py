@@ -105,7 +105,7 @@ def _learn(work: Work, adapter: Adapter, windows: Tensor) -> Iterator[float]:
     """The loss of each step. Every window comes once, in an order that follows from the seed alone, then all again."""
     options = work.recipe.adapt
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(work.recipe.seed))
-    optimizer = torch.optim.AdamW(adapter.parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(adapter.parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
     for step in range(options.steps):
         stop_if_asked(work)
         work.report("adapting", step, options.steps)
@@ -120,10 +120,10 @@ def _learn(work: Work, adapter: Adapter, windows: Tensor) -> Iterator[float]:
             )
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(adapter.parameters, MAX_NORM)
-        for group in optimizer.param_groups:
+        for group in optimiser.param_groups:
             group["lr"] = _rate(options, step)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimiser.step()
+        optimiser.zero_grad()
         yield value
 
 

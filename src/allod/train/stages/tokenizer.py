@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: byte-level BPE, learned from the run's own documents but for those that are held out."""
+"""Stage `tokenizer`: byte-level BPE, learnt from the run's own documents but for those that are held out."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def run(work: Work) -> Facts:
     }
 
 
-def vocabulary(learned: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+def vocabulary(learnt: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
     """Tokens in the order of learning, and the two earlier ones that each longer one is merged of.
 
-    rustbpe tells what it learned as texts alone: the two parts of a token are what the earlier merges make of it. A
+    rustbpe tells what it learnt as texts alone: the two parts of a token are what the earlier merges make of it. A
     token that they do not make into two (or that was there already) could never be met in a text, and is left out.
     """
     ranks: dict[bytes, int] = {}
     merges: list[tuple[bytes, bytes]] = []
-    for token in learned:
+    for token in learnt:
         if token in ranks:
             continue
         if len(token) > 1:
@@ -68,7 +68,7 @@ def vocabulary(learned: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes,
 
 
 def _merged(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """`token` in parts, after the merges known so far: always the earliest-learned pair, the leftmost of equals."""
+    """`token` in parts, after the merges known so far: always the earliest-learnt pair, the leftmost of equals."""
     parts = [token[place : place + 1] for place in range(len(token))]
     while len(parts) > 2:
         known = [(ranks.get(left + right), place) for place, (left, right) in enumerate(pairwise(parts))]
