@@ -24,10 +24,10 @@ import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Unavailable
 from allod.core.shown_text import made_plain
+from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 from allod.train.listening import Listener
-from allod.train.stage_process import INTERRUPTED
 from allod.train.work import Facts, Report
 
 MAX_FILE_BYTES = 1 << 42
@@ -212,7 +212,7 @@ class _Run:
             return facts
         if error is not None and error.code != "interrupted":
             raise error
-        if self._kill_at is not None or status == INTERRUPTED:
+        if self._kill_at is not None or status == INTERRUPTED_STATUS:
             raise Unavailable(f"{self._stage} was stopped", code="interrupted", hint="start again: it resumes")
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         raise Unavailable(f"{self._stage} {how}", code="stage_died", hint=self._last_words())

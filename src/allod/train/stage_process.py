@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable, exit_status, explain
+from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.train.recipe_reading import read_recipe
 from allod.train.work import Facts, Work
 
@@ -35,7 +36,6 @@ STAGES = (
     *("probe", "clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export"),
     *("adapt", "export_adapter"),
 )
-INTERRUPTED = 75
 _PACKAGE = "allod.train.stages"
 _REPORT_EVERY_S = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -117,7 +117,7 @@ def _fail(voice: Voice, error: AllodError) -> int:
     kind = next((kind.__name__ for kind in (Invalid, Denied, Unavailable) if isinstance(error, kind)), Invalid.__name__)
     voice.say({"error": {"kind": kind, "code": error.code, "message": error.message, "hint": error.hint}})
     sys.stderr.write(explain(error) + "\n")
-    return INTERRUPTED if error.code == "interrupted" else exit_status(error)
+    return INTERRUPTED_STATUS if error.code == "interrupted" else exit_status(error)
 
 
 if __name__ == "__main__":
