@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from allod.app import training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid
 from allod.train.pipeline import stages_of
-from allod.train.recipe import Recipe
+from allod.train.recipe import Evaluate, Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json
 
 SOURCE = {
@@ -38,6 +39,15 @@ def test_a_record_changes_size_and_steps_and_nothing_else() -> None:
     resolved = training._resolved(recipe(), edited)
     assert (resolved.size, resolved.steps, resolved.minutes) == ("5m", 9, 0)
     assert (resolved.name, resolved.sources) == (recipe().name, recipe().sources)
+
+
+def test_a_recipe_that_moves_still_finds_its_files(tmp_path: Path) -> None:
+    """The one that is kept in the run's folder is run from there: sources and question files lie where they lay."""
+    asked = replace(recipe(), evaluate=Evaluate(questions="q"))
+    located = training._located(asked, tmp_path)
+    assert located.sources[0].path == str(tmp_path / "a")
+    assert located.evaluate.questions == str(tmp_path / "q")
+    assert training._located(recipe(), tmp_path).evaluate.questions == ""
 
 
 @pytest.mark.parametrize("measured", [None, [], {}, {"size": "auto", "steps": 1}, {"size": "1m", "steps": 10**12}])

@@ -49,7 +49,8 @@ _HEAVY = ("probe", "pretrain", "tune", "evaluate", "adapt")  # what wants accele
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
     """What is asked of one `allod train`. `folder` None: `runs/<name>` of the realm. `until` names the last stage,
-    `where` the site's profile. `ranks` are processes a node that pretrain together, `threads` those of each."""
+    `where` the site's profile. `ranks` are processes a node that pretrain together; `threads` are for making and using
+    the tokenizer and for trying exports: what learns, or is examined, computes with one."""
 
     recipe: Path
     folder: Path | None = None
@@ -193,11 +194,7 @@ class _Trainer:
             "probe": _measured(facts),
         }
         write_whole(self._run.path / _RESOLVED, json.dumps(values, indent=1) + "\n")
-        located = tuple(
-            replace(source, path=str((self._beside / source.path).absolute())) if source.path else source
-            for source in resolved.sources
-        )
-        write_whole(self._run.path / "recipe.toml", recipe_toml(replace(resolved, sources=located)))
+        write_whole(self._run.path / "recipe.toml", recipe_toml(_located(resolved, self._beside)))
         return resolved
 
     def run(self, recipe: Recipe) -> dict[str, Finished]:
@@ -377,6 +374,17 @@ def _resolved(given: Recipe, measured: object) -> Recipe:
         raise Invalid("no size and steps were recorded", code="recipe_type", hint=f"delete {_RESOLVED} of the run")
     values = {"size": measured.get("size"), "steps": measured.get("steps"), "minutes": 0}
     return read_recipe({**recipe_json(given), **values}, where=_RESOLVED)
+
+
+def _located(recipe: Recipe, beside: Path) -> Recipe:
+    """The recipe with every path from the root on: what a file in another folder must say."""
+
+    def whole(path: str) -> str:
+        return str((beside / path).absolute()) if path else ""
+
+    sources = tuple(replace(source, path=whole(source.path)) for source in recipe.sources)
+    evaluate = replace(recipe.evaluate, questions=whole(recipe.evaluate.questions))
+    return replace(recipe, sources=sources, evaluate=evaluate)
 
 
 def _label(recipe: Recipe, nation: Nation) -> Label:

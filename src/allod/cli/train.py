@@ -51,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes that pretrain together (1)")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes on each of them (1)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each of them (1)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="threads of tokenizer, packing and export (1); learning has one a rank",
+    )
     parser.add_argument("--unsafe-no-seal", action="store_true", help="train although parts of the seal are missing")
     parser.add_argument("--json", action="store_true", help="what was made, as one JSON object")
 
