@@ -167,7 +167,13 @@ def load_site(name: str, *, home: Path | None = None) -> Site:
 
 def load_recipe(file: Path) -> Recipe:
     """The recipe in a TOML file. Raises Invalid with the key that is wrong."""
-    return read_recipe(_read(file), where=file.name)
+    recipe = read_recipe(_read(file), where=file.name)
+    if recipe.clean.identifiers or recipe.evaluate.questions_sha256:
+        raise Invalid(
+            f"{file.name}: identifiers and questions_sha256 are written in when a run begins, not by hand",
+            code="recipe_unknown",
+        )
+    return recipe
 
 
 def _read(file: Path) -> dict[str, Any]:

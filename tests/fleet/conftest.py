@@ -43,7 +43,7 @@ def loopback() -> Site:
 
 @pytest.fixture
 def laptop() -> Site:
-    return replace(load("laptop"), jurisdiction="GB")
+    return replace(load("local"), jurisdiction="GB")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from allod.fleet.preflight import (
     check,
     refuse_unless_ready,
 )
-from allod.fleet.site import Exclusion, Site
+from allod.fleet.site import Exclusion, NodePower, NodePrice, Site
 
 TODAY = date(2026, 11, 22)
 OFFICIAL, SECRET = Tier("OFFICIAL", 0, "gb"), Tier("SECRET", 1, "gb")
@@ -47,9 +47,9 @@ def refused(asked: Asked, facts: Facts, site: Site, name: str) -> str:
 def test_a_run_that_fits_may_begin(isambard: Site) -> None:
     """Every check passes, and is seen to have been made."""
     findings = check(ASKED, WELL, isambard, today=TODAY)
-    assert {one.severity for one in findings} == {Severity.PASSED}
+    assert {one.check for one in findings if one.severity is not Severity.PASSED} == {"price"}
     assert [one.check for one in findings] == [
-        *("machine", "gpus", "all_reduce", "disk", "network", "walltime", "terms"),
+        *("machine", "gpus", "all_reduce", "disk", "network", "walltime", "price", "terms"),
     ]
     refuse_unless_ready(findings)
 
@@ -164,3 +164,17 @@ def test_all_reasons_come_at_once(isambard: Site) -> None:
     assert caught.value.code == "preflight_refused"
     assert all(name in caught.value.message for name in ("gpus:", "disk:", "network:"))
     assert "all_reduce" not in caught.value.message
+
+
+def test_a_price_is_said_before_it_is_paid(isambard: Site) -> None:
+    """Cost and carbon of what is asked for, by the site's own figures; nothing where it has none."""
+    priced = replace(
+        isambard,
+        price=NodePrice("GBP", 2_500_000),
+        power=NodePower(watts_per_node=1000, grams_per_kwh=200, method="a test"),
+    )
+    found = check(replace(ASKED, nodes=2, estimate_s=3600), WELL, priced, today=TODAY)
+    assert [one.reason for one in found if one.check == "price"] == [
+        "pretraining would cost 5.00 GBP and 400 g of CO2 (MODELLED)"
+    ]
+    assert not [one for one in check(ASKED, WELL, replace(isambard, power=None), today=TODAY) if one.check == "price"]

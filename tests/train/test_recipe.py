@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from allod.core.errors import Invalid
+from allod.settings import load_recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
 
 SOURCE = {
@@ -79,3 +81,12 @@ def test_a_package_is_pinned() -> None:
         read_recipe(recipe(source=[source]), where="x")
     with pytest.raises(Invalid, match="either package or path"):
         read_recipe(recipe(source=[{**SOURCE, "package": "debian:x", "sha256": "0" * 64}]), where="x")
+
+
+@pytest.mark.parametrize("words", ["[clean]\nidentifiers = [{code = 'x'}]", '[evaluate]\nquestions_sha256 = "0"'])
+def test_what_is_written_in_cannot_be_said(words: str, tmp_path: Path) -> None:
+    """What a run fills in would be overwritten in silence if a hand had written it."""
+    file = tmp_path / "x.toml"
+    file.write_text(recipe_toml(read_recipe(recipe(), where="x")).replace(words.split("\n")[0], words, 1))
+    with pytest.raises(Invalid):
+        load_recipe(file)

@@ -127,7 +127,7 @@ class SiteJobs:
     def _open(self) -> Executor:
         if self._machines.has_scheduler:
             return SlurmExecutor(self._machines.site, SlurmOptions(environment=scheduler_clients()), sleep=self._sleep)
-        return LocalExecutor(LocalOptions())
+        return LocalExecutor(LocalOptions(), sleep=self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         """Between two questions to the scheduler: show what was learnt meanwhile, and notice a wish to stop."""
@@ -135,6 +135,9 @@ class SiteJobs:
         while True:
             self._look()
             if self._should_stop():
+                if isinstance(self._executor, LocalExecutor):
+                    self._executor.close()
+                    raise Unavailable("stopped before it began", code="interrupted", hint="start again")
                 raise Unavailable(
                     "stopped waiting; the job goes on",
                     code="interrupted",

@@ -38,7 +38,7 @@ from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
 from allod.train.runs import Finished, RunFolder, opened
 from allod.train.sealed import StageResult, run_sealed
-from allod.train.sources.collect import collect, content_digests
+from allod.train.sources.collect import check_sources, collect, content_digests
 from allod.train.work import Facts, Report
 
 RELEASE = "release"
@@ -58,7 +58,7 @@ class TrainOptions:
     size: str | None = None
     name: str | None = None
     until: str = ""
-    where: str = "laptop"
+    where: str = "local"
     nodes: int = 1
     ranks: int = 1
     threads: int = 1
@@ -92,6 +92,7 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
     (`interrupted`) once `should_stop` turned true, and for what may work later. The next call goes on from there.
     """
     given = _asked(options)
+    check_sources(given)
     folder = (options.folder or settings.home / "runs" / given.name).absolute()
     _check_until(given, options.until)
     with opened(folder) as run:

@@ -22,8 +22,6 @@ from allod.train.work import Report
 
 HELP = "train a model from a recipe, resumably, and release it signed"
 
-_LOCAL = "laptop"  # the profile of this machine
-
 # What of a stage's measurements a person wants to see, and how to say it.
 _SHOWN = {
     "num_documents": "{} documents",
@@ -71,7 +69,7 @@ def run(words: argparse.Namespace) -> int:
         size=words.size,
         name=words.name,
         until=words.until,
-        where=_LOCAL if words.on == "local" else words.on,
+        where=words.on,
         nodes=words.nodes,
         ranks=words.ranks,
         threads=words.threads,

@@ -80,6 +80,7 @@ def check(asked: Asked, facts: Facts, site: Site, *, today: date) -> list[Findin
         lambda: _disk(facts, site),
         lambda: _network(asked, facts, site),
         lambda: _walltime(asked, site),
+        lambda: _price(asked, site),
         lambda: _nodes(facts, site, today),
         lambda: _terms(asked, asked.jurisdiction or site.jurisdiction),
     )
@@ -160,6 +161,20 @@ def _walltime(asked: Asked, site: Site) -> list[Finding]:
         return [_judged("walltime", False, f"{asked_s} s asked for; {site.name} allows {site.walltime_s} s")]
     fits = asked.estimate_s <= asked_s
     return [_judged("walltime", fits, f"{asked_s} s, and the run is estimated at {asked.estimate_s} s")]
+
+
+def _price(asked: Asked, site: Site) -> list[Finding]:
+    """What the pretraining asked for would cost and emit by the site's own figures; nothing where it has none."""
+    if not asked.estimate_s:
+        return []
+    said = []
+    cost = site.cost_micros(num_nodes=asked.nodes, seconds=asked.estimate_s)
+    if cost is not None and site.price is not None:
+        said.append(f"{cost / 1_000_000:.2f} {site.price.currency}")
+    grams = site.modelled_grams(num_nodes=asked.nodes, seconds=asked.estimate_s)
+    if grams is not None:
+        said.append(f"{grams:,} g of CO2 (MODELLED)")
+    return [Finding("price", Severity.NOTED, f"pretraining would cost {' and '.join(said)}")] if said else []
 
 
 def _nodes(facts: Facts, site: Site, today: date) -> list[Finding]:

@@ -36,9 +36,16 @@ class _Started:
 class LocalExecutor:
     """Runs at once, side by side. Its jobs are this process's children: `close` ends those that are left."""
 
-    def __init__(self, options: LocalOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: LocalOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._options = options
         self._clock = clock
+        self._sleep = sleep
         self._jobs: dict[JobId, _Started] = {}
 
     def submit(self, job: Job) -> JobId:
@@ -79,7 +86,7 @@ class LocalExecutor:
 
     def wait(self, id: JobId, report: Report) -> JobStatus:
         """Until it is over."""
-        return wait_until_over(lambda: self.state(id), report, lambda: time.sleep(self._options.poll_s))
+        return wait_until_over(lambda: self.state(id), report, lambda: self._sleep(self._options.poll_s))
 
     def interrupt(self, id: JobId) -> None:
         """Tell every rank that the machine is wanted back: it saves and ends with status 75."""
