@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.skipif(bool(WH
 
 SOURCE = Path(__file__).parents[2] / "src"
 ENVIRONMENT = {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-NUM_PREEMPTIONS = 3
+NUM_PREEMPTIONS = 2
 RECIPE = Recipe(
     name="tiny",
     sources=(Source("words", "text", "CC0-1.0", "GB", "written for the tests", "2026", path="words"),),
@@ -79,7 +79,7 @@ def preempt(id: JobId, output: Path, run: object, logs: object) -> None:
 
 
 def test_two_preempted_ranks_end_in_the_weights_of_one(tmp_path: Path) -> None:
-    """Three times warned, saved, taken off the nodes, queued again and resumed: not one bit is another."""
+    """Twice warned, saved, taken off the nodes, queued again and resumed: not one bit is another."""
     pack = write_corpus(tmp_path / "pack")
     alone = tmp_path / "alone"
     subprocess.run(stage(alone, pack), env={**os.environ, **ENVIRONMENT}, capture_output=True, timeout=500, check=True)
