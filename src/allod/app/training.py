@@ -25,13 +25,13 @@ from allod.core.labels import Label
 from allod.core.nations import Nation
 from allod.core.training_statements import Input, source_input
 from allod.core.whole_files import write_whole
-from allod.fleet.preflight import Asked, Finding, SourceTerms
+from allod.fleet.preflight import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
 from allod.model.fetch import ensure
 from allod.model.store import Store
 from allod.settings import Settings, load_catalogue, load_recipe, load_site
 from allod.train.energy import EnergyMeter, energy
-from allod.train.environment import code, environment, machine
+from allod.train.environment import accelerators, code, environment, machine
 from allod.train.outputs import digest_of_folder
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
@@ -170,7 +170,7 @@ class _Trainer:
             estimate_s=given.minutes * 60,
             jurisdiction="" if self._machines.has_scheduler else realm.jurisdiction,
         )
-        self._told.findings(self._jobs.preflight(asked))
+        self._told.findings([*self._jobs.preflight(asked), *_unused(accelerators(), self._machines)])
 
     def resolve(self, given: Recipe) -> Recipe:
         """The recipe with its size and steps: those recorded in the run's folder, else measured now and recorded."""
@@ -392,6 +392,14 @@ def _label(recipe: Recipe, nation: Nation) -> Label:
     """Never lower than that of anything that goes in."""
     labels = [nation.label(source.tier, markings=source.markings) for source in recipe.sources]
     return reduce(Label.join, labels)
+
+
+def _unused(found: Sequence[str], machines: Machines) -> list[Finding]:
+    """What trains on the CPU beside an accelerator says so: nobody should wait for that unknowing."""
+    if not found or machines.has_scheduler:
+        return []
+    reason = f"this machine has {', '.join(found)}; the seal lets no stage use it yet, so training is on the CPU"
+    return [Finding("gpus", Severity.NOTED, reason)]
 
 
 def _measured(facts: Facts) -> dict[str, JsonValue]:

@@ -44,7 +44,7 @@ def machine() -> dict[str, JsonValue]:
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "accelerators": _accelerators(),
+        "accelerators": [*accelerators()],
         "kernel": f"{platform.system()} {platform.release()}"[:_MAX_TEXT],
     }
 
@@ -58,10 +58,10 @@ def _processor() -> str:
     return next(names, platform.machine())[:_MAX_TEXT]
 
 
-def _accelerators() -> list[JsonValue]:
-    """NVIDIA's, as its kernel driver names them."""
-    found: list[JsonValue] = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+def accelerators(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """This machine's: NVIDIA's, as its kernel driver names them."""
+    found: list[str] = []
+    for path in sorted(drivers.glob("*/information")):
         model = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
         found.extend(name[:_MAX_TEXT] for name in model)
     return found

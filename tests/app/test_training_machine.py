@@ -1,0 +1,38 @@
+"""What a stage ran on is told without asking anything but the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from allod.app.site_jobs import Machines
+from allod.app.training import _unused
+from allod.fleet.preflight import Severity
+from allod.fleet.site import Site
+from allod.train.environment import accelerators, code, machine
+
+
+def test_accelerators_are_those_of_the_driver(tmp_path: Path) -> None:
+    """One file a card; no driver, no accelerator."""
+    card = tmp_path / "0000:01:00.0"
+    card.mkdir()
+    (card / "information").write_text("Model: \t\t NVIDIA GH200 120GB\nIRQ:   \t\t 1\n")
+    assert accelerators(tmp_path) == ["NVIDIA GH200 120GB"]
+    assert accelerators(tmp_path / "none") == []
+
+
+def test_training_beside_an_accelerator_says_so() -> None:
+    """A run here that does not use what is here is told before it begins; a site's own check is the preflight's."""
+    here = Machines(site=Site(name="local", source="test", scheduler="local", jurisdiction="GB"))
+    there = Machines(site=Site(name="there", source="test", scheduler="slurm", jurisdiction="GB"))
+    (found,) = _unused(["NVIDIA GH200 120GB"], here)
+    assert (found.severity, "on the CPU" in found.reason) == (Severity.NOTED, True)
+    assert _unused([], here) == _unused(["NVIDIA GH200 120GB"], there) == []
+
+
+def test_a_machine_is_described_but_not_named() -> None:
+    """Processor, cores, memory, kernel; the digest of the code; no host name."""
+    told = machine()
+    assert told["cores"]
+    assert str(told["kernel"]).startswith("Linux")
+    assert set(code()) == {"version", "sha256"}
+    assert not {"name", "host", "node"} & set(told)
