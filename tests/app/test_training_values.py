@@ -11,9 +11,12 @@ import pytest
 from allod.app import training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid
+from allod.settings import load_recipe
+from allod.train import resolving
 from allod.train.pipeline import stages_of
 from allod.train.recipe import Evaluate, Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json
+from allod.train.work import as_stated
 
 SOURCE = {
     "name": "a", "kind": "text", "path": "a", "licence": "CC0-1.0", "jurisdiction": "GB", "origin": "b", "date": "2026",
@@ -36,7 +39,7 @@ def test_a_stage_that_may_be_a_job_keeps_its_folder(table: dict[str, Any]) -> No
 def test_a_record_changes_size_and_steps_and_nothing_else() -> None:
     """Whoever edits what a run recorded cannot slip other sources or terms into it."""
     edited = {**recipe_json(recipe()), "size": "5m", "steps": 9, "name": "other", "source": []}
-    resolved = training._resolved(recipe(), edited)
+    resolved = resolving.resolved_by(recipe(), edited)
     assert (resolved.size, resolved.steps, resolved.minutes) == ("5m", 9, 0)
     assert (resolved.name, resolved.sources) == (recipe().name, recipe().sources)
 
@@ -44,28 +47,39 @@ def test_a_record_changes_size_and_steps_and_nothing_else() -> None:
 def test_a_recipe_that_moves_still_finds_its_files(tmp_path: Path) -> None:
     """The one that is kept in the run's folder is run from there: sources and question files lie where they lay."""
     asked = replace(recipe(), evaluate=Evaluate(questions="q"))
-    located = training._located(asked, tmp_path)
+    located = resolving.located(asked, tmp_path)
     assert located.sources[0].path == str(tmp_path / "a")
     assert located.evaluate.questions == str(tmp_path / "q")
-    assert training._located(recipe(), tmp_path).evaluate.questions == ""
+    assert resolving.located(recipe(), tmp_path).evaluate.questions == ""
 
 
 @pytest.mark.parametrize("measured", [None, [], {}, {"size": "auto", "steps": 1}, {"size": "1m", "steps": 10**12}])
 def test_a_record_that_says_no_size_is_refused(measured: Any) -> None:
     """Clearly, and within a recipe's own bounds."""
     with pytest.raises(Invalid):
-        training._resolved(recipe(), measured)
+        resolving.resolved_by(recipe(), measured)
 
 
 @pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "5", "\udcff"])
 def test_a_record_that_is_damaged_is_none(tmp_path: Path, text: str) -> None:
     """The machine is measured again."""
     (tmp_path / "r").write_bytes(text.encode(errors="surrogateescape"))
-    assert training._recorded(tmp_path / "r") == {}
+    assert resolving.read_record(tmp_path / "r") == {}
 
 
 def test_the_flops_of_a_large_run_can_be_stated() -> None:
     """A number beyond what JSON keeps exact would be refused after all the work: it is said as text."""
-    measured = training._measured({"flops": 6 * 10**9 * 10**10, "tokens": 10**10, "loss": 1.5, "more": None})
+    measured = as_stated({"flops": 6 * 10**9 * 10**10, "tokens": 10**10, "loss": 1.5, "more": None})
     check_canonical(measured)
     assert measured == {"flops": str(6 * 10**19), "tokens": 10**10, "loss": "1.5", "more": None}
+
+
+def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
+    """A record serves the recipe that it was made for; another one, or none, has to be measured."""
+    asked = recipe()
+    assert resolving.recorded(tmp_path, asked) is None
+    measured = resolving.resolved_by(asked, {"size": "5m", "steps": 7})
+    resolving.record(tmp_path, asked, measured, {"tokens_per_second": 1.5}, beside=tmp_path)
+    assert resolving.recorded(tmp_path, asked) == measured
+    assert resolving.recorded(tmp_path, replace(asked, minutes=3)) is None
+    assert load_recipe(tmp_path / "recipe.toml") == resolving.located(measured, tmp_path)

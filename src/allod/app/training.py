@@ -19,12 +19,11 @@ from allod.app.home import Home, now_ms
 from allod.app.policies import nation_of
 from allod.app.release import Released, log_statements, release
 from allod.app.site_jobs import SHARED, Machines, SiteJobs
-from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, digest_of
+from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations import Nation
 from allod.core.training_statements import Input, source_input
-from allod.core.whole_files import write_whole
 from allod.fleet.preflight import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
 from allod.model.fetch import ensure
@@ -35,14 +34,14 @@ from allod.train.environment import accelerators, code, environment, machine
 from allod.train.outputs import digest_of_folder
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
-from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
+from allod.train.recipe_reading import read_recipe, recipe_json
+from allod.train.resolving import is_resolved, record, recorded, resolved_by
 from allod.train.runs import Finished, RunFolder, opened
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources.collect import check_sources, collect, content_digests
-from allod.train.work import Facts, Report
+from allod.train.work import Facts, Report, as_stated
 
 RELEASE = "release"
-_RESOLVED = "resolved.json"
 _HEAVY = ("probe", "pretrain", "tune", "evaluate", "adapt")  # what wants accelerators, where there are any
 
 
@@ -174,29 +173,22 @@ class _Trainer:
 
     def resolve(self, given: Recipe) -> Recipe:
         """The recipe with its size and steps: those recorded in the run's folder, else measured now and recorded."""
-        if given.adapt.base or (given.steps and given.size != "auto"):
-            return self._keep(given, given, {})
-        kept = self._run.path / _RESOLVED
-        if kept.exists():
-            recorded = _recorded(kept)
-            if recorded.get("given") == digest_of(recipe_json(given)):
-                return _resolved(given, recorded.get("recipe"))
+        resolved: Recipe = given
+        facts: Facts = {}
+        if not is_resolved(given):
+            if (known := recorded(self._run.path, given)) is not None:
+                return known
+            facts = self._probe(given)
+            resolved = resolved_by(given, facts)
+        record(self._run.path, given, resolved, facts, beside=self._beside)
+        return resolved
+
+    def _probe(self, given: Recipe) -> Facts:
         self._told.progress("measuring this machine", 0, 0)
         folder = self._run.path / ".probe"
         folder.mkdir(exist_ok=True, mode=0o700)
         self._recipe = given
-        result = self._sealed("probe", {}, folder)
-        return self._keep(given, _resolved(given, result.facts), result.facts)
-
-    def _keep(self, given: Recipe, resolved: Recipe, facts: Facts) -> Recipe:
-        values = {
-            "given": digest_of(recipe_json(given)),
-            "recipe": recipe_json(resolved),
-            "probe": _measured(facts),
-        }
-        write_whole(self._run.path / _RESOLVED, json.dumps(values, indent=1) + "\n")
-        write_whole(self._run.path / "recipe.toml", recipe_toml(_located(resolved, self._beside)))
-        return resolved
+        return self._sealed("probe", {}, folder).facts
 
     def run(self, recipe: Recipe) -> dict[str, Finished]:
         """Every stage that is not done yet."""
@@ -281,7 +273,7 @@ class _Trainer:
             "site": self._machines.site.name if self._is_job(stage.name) else realm.site,
             "jurisdiction": self._machines.site.jurisdiction if self._is_job(stage.name) else realm.jurisdiction,
             "seed": self._recipe.seed,
-            "measured": {**_measured(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
+            "measured": {**as_stated(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
             "energy": used,
             "seal": {"kind": result.seal_kind, "proof": result.seal_proof or None},
             "label": _label(self._recipe, nation_of(self._settings)).as_json(),
@@ -361,33 +353,6 @@ class _Trainer:
         return self._machines.has_scheduler and stage in _HEAVY
 
 
-def _recorded(path: Path) -> dict[str, Any]:
-    try:
-        recorded = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        recorded = None
-    return recorded if isinstance(recorded, dict) else {}
-
-
-def _resolved(given: Recipe, measured: object) -> Recipe:
-    """The recipe with the size and the steps that were measured, and nothing else of it. Raises Invalid."""
-    if not isinstance(measured, Mapping):
-        raise Invalid("no size and steps were recorded", code="recipe_type", hint=f"delete {_RESOLVED} of the run")
-    values = {"size": measured.get("size"), "steps": measured.get("steps"), "minutes": 0}
-    return read_recipe({**recipe_json(given), **values}, where=_RESOLVED)
-
-
-def _located(recipe: Recipe, beside: Path) -> Recipe:
-    """The recipe with every path from the root on: what a file in another folder must say."""
-
-    def whole(path: str) -> str:
-        return str((beside / path).absolute()) if path else ""
-
-    sources = tuple(replace(source, path=whole(source.path)) for source in recipe.sources)
-    evaluate = replace(recipe.evaluate, questions=whole(recipe.evaluate.questions))
-    return replace(recipe, sources=sources, evaluate=evaluate)
-
-
 def _label(recipe: Recipe, nation: Nation) -> Label:
     """Never lower than that of anything that goes in."""
     labels = [nation.label(source.tier, markings=source.markings) for source in recipe.sources]
@@ -400,17 +365,6 @@ def _unused(found: Sequence[str], machines: Machines) -> list[Finding]:
         return []
     reason = f"this machine has {', '.join(found)}; the seal lets no stage use it yet, so training is on the CPU"
     return [Finding("gpus", Severity.NOTED, reason)]
-
-
-def _measured(facts: Facts) -> dict[str, JsonValue]:
-    """Facts as a statement can say them: as text where a number has a fraction, or is beyond what JSON keeps exact."""
-    return {name: _exact(value) for name, value in facts.items()}
-
-
-def _exact(value: int | float | str | None) -> JsonValue:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value) if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER else value
 
 
 def as_rows(trained: Trained) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue
 from allod.train.recipe import Recipe
 
 Facts = Mapping[str, int | float | str | None]
-"""What was measured while a stage ran: tokens, flops, loss. Goes into the manifest, floats as decimal text."""
+"""What was measured while a stage ran: tokens, flops, loss. Goes into the manifest as `as_stated` says it."""
 
 Report = Callable[[str, int, int], None]
 """Progress: what is being done, how much of it is done, and how much there is (0: unknown)."""
@@ -30,3 +31,14 @@ class Work:
     output: Path
     report: Report
     should_stop: Callable[[], bool]
+
+
+def as_stated(facts: Facts) -> dict[str, JsonValue]:
+    """Facts as a statement can say them: as text where a number has a fraction, or is beyond what JSON keeps exact."""
+    return {name: _exact(value) for name, value in facts.items()}
+
+
+def _exact(value: int | float | str | None) -> JsonValue:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value) if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER else value

@@ -1,0 +1,73 @@
+"""A recipe's size and steps: what was measured once is recorded in the run's folder, and what is recorded is run again.
+
+`resolved.json` says what was asked for and what was measured; `recipe.toml` is the recipe so resolved, a file that
+`allod train` takes anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from allod.core.canonical import digest_of
+from allod.core.errors import Invalid
+from allod.core.whole_files import write_whole
+from allod.train.recipe import Recipe
+from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
+from allod.train.work import Facts, as_stated
+
+_RESOLVED, _RECIPE = "resolved.json", "recipe.toml"
+
+
+def is_resolved(recipe: Recipe) -> bool:
+    """Whether nothing is left to measure: size and steps are said, or the recipe adapts a model that has its size."""
+    return bool(recipe.adapt.base) or (recipe.steps > 0 and recipe.size != "auto")
+
+
+def recorded(folder: Path, given: Recipe) -> Recipe | None:
+    """`given` with what was recorded when it was asked for here before; None where something else was, or nothing.
+
+    Of the record size and steps alone are believed. Raises Invalid where they are none.
+    """
+    record = read_record(folder / _RESOLVED)
+    if record.get("given") != digest_of(recipe_json(given)):
+        return None
+    return resolved_by(given, record.get("recipe"))
+
+
+def record(folder: Path, given: Recipe, resolved: Recipe, facts: Facts, *, beside: Path) -> None:
+    """Keep what was asked for, what it came to, and the facts that it follows from. `beside` is the recipe's folder."""
+    values = {"given": digest_of(recipe_json(given)), "recipe": recipe_json(resolved), "probe": as_stated(facts)}
+    write_whole(folder / _RESOLVED, json.dumps(values, indent=1) + "\n")
+    write_whole(folder / _RECIPE, recipe_toml(located(resolved, beside)))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a record says; nothing where there is none, or it cannot be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def resolved_by(given: Recipe, measured: object) -> Recipe:
+    """The recipe with the size and the steps that were measured, and nothing else of it. Raises Invalid."""
+    if not isinstance(measured, Mapping):
+        raise Invalid("no size and steps were recorded", code="recipe_type", hint=f"delete {_RESOLVED} of the run")
+    values = {"size": measured.get("size"), "steps": measured.get("steps"), "minutes": 0}
+    return read_recipe({**recipe_json(given), **values}, where=_RESOLVED)
+
+
+def located(recipe: Recipe, beside: Path) -> Recipe:
+    """The recipe with every path from the root on: what a file in another folder must say."""
+
+    def whole(path: str) -> str:
+        return str((beside / path).absolute()) if path else ""
+
+    sources = tuple(replace(source, path=whole(source.path)) for source in recipe.sources)
+    evaluate = replace(recipe.evaluate, questions=whole(recipe.evaluate.questions))
+    return replace(recipe, sources=sources, evaluate=evaluate)
