@@ -127,6 +127,25 @@ def test_killed_anywhere_it_goes_on(place: Path, recipe: Path, trained: dict[str
     assert derivations(train(home, recipe, "--dir", str(run))) == derivations(trained)
 
 
+def test_two_ranks_in_one_island_are_one(place: Path, recipe: Path, trained: dict[str, Any]) -> None:
+    """Two processes that share the work, sealed together, learn the same bits as one alone."""
+    words = ("--dir", str(place / "ranks-run"), "--ranks", "2", "--until", "pretrain")
+    both = train(place / "ranks-home", recipe, *words)
+    assert derivations(both)["pretrain"] == derivations(trained)["pretrain"]
+    manifest = json.loads((place / "ranks-run" / "pretrain" / "manifest.json").read_bytes())["predicate"]
+    assert (manifest["environment"]["ranks"], manifest["seal"]["kind"]) == (2, "island")
+
+
+@pytest.mark.parametrize("words", [("--ranks", "0"), ("--nodes", "2"), ("--threads", "0"), ("--on", "nowhere")])
+def test_machines_that_there_are_not_are_refused(place: Path, recipe: Path, words: tuple[str, str]) -> None:
+    """Before anything begins, and without a trace in the run's folder."""
+    run = place / f"no{words[0]}"
+    refused = run_allod(place / "no-home", "train", str(recipe), "--dir", str(run), *words)
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.startswith("error: ")
+    assert not list(run.glob("[!.]*"))
+
+
 def test_a_wish_to_stop_saves_what_was_learnt(place: Path, recipe: Path) -> None:
     """Ctrl-C ends it with 3 and a hint, not with a traceback; the next start goes on from the checkpoint."""
     home, run = place / "stopped-home", place / "stopped-run"

@@ -19,7 +19,7 @@ from pathlib import Path
 import allod
 from allod.app.home import now_ms
 from allod.core.canonical import JsonValue
-from allod.core.errors import AllodError, Denied, Unavailable
+from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.whole_files import write_whole
 from allod.fleet.executor import Executor
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
@@ -53,6 +53,14 @@ class Machines:
     nodes: int = 1
     ranks: int = 1
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.nodes, self.ranks, self.threads) < 1 or (self.nodes > 1 and not self.has_scheduler):
+            raise Invalid(
+                f"{self.nodes} nodes of {self.ranks} ranks, {self.threads} threads each, cannot train at {self.site.name}",
+                code="ranks_impossible",
+                hint="one of each at least; more than one node needs a site with a scheduler (--on)",
+            )
 
     @property
     def has_scheduler(self) -> bool:

@@ -163,7 +163,7 @@ class _Trainer:
             label=_label(given, nation),
             sources=terms,
             nodes=self._machines.nodes,
-            ranks_per_node=self._machines.ranks,
+            ranks_per_node=self._machines.ranks if self._machines.has_scheduler else 1,  # here one island holds all
             needs_gpus=site.gpus_per_node > 0,
             is_sealed=not self._options.unsafe_no_seal,
             estimate_s=given.minutes * 60,
