@@ -57,7 +57,7 @@ class Machines:
     def __post_init__(self) -> None:
         if min(self.nodes, self.ranks, self.threads) < 1 or (self.nodes > 1 and not self.has_scheduler):
             raise Invalid(
-                f"{self.nodes} nodes of {self.ranks} ranks, {self.threads} threads each, cannot train at {self.site.name}",
+                f"{self.nodes} nodes of {self.ranks} ranks with {self.threads} threads: not at {self.site.name}",
                 code="ranks_impossible",
                 hint="one of each at least; more than one node needs a site with a scheduler (--on)",
             )
