@@ -124,6 +124,18 @@ def test_the_engines_surprises_are_the_networks(run: Path) -> None:
     assert (found - wanted).abs().mean() < 0.02
 
 
+def test_characters_of_several_tokens_are_measured_too(run: Path) -> None:
+    """The engine keeps to itself a token that ends within a character: text in Welsh, arrows and pounds has those."""
+    network = load_model(run / "pretrain")
+    tokens = Tokenizer.load(run / "tokenizer").encode("ŵy → £5, ☃ and 𝄞")[: network.shape.context]
+    with Engine(run / "export" / "tiny-f16.gguf", context=network.shape.context) as engine:
+        found = torch.tensor(engine.surprises(tokens))
+    with torch.inference_mode():
+        logits = network(torch.tensor([tokens]))[0, :-1].float()
+    expected = -torch.log_softmax(logits, -1)[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])]
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+
+
 def test_another_split_of_text_is_found_out(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file says `gpt-2` though the tokenizer cuts as Llama 3: the engine would mangle text in silence."""
     monkeypatch.setattr(gguf_writer, "GGUF_SPLIT", "gpt-2")

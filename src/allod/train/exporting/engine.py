@@ -23,6 +23,7 @@ from allod.core.errors import Invalid, Unavailable
 
 ANSWER_TIMEOUT_S = 600
 _END_TIMEOUT_S = 10
+_ALL = 1 << 20  # more tokens than any vocabulary has
 _FORCED = 1e4  # added to a token's logit: nothing else is then said; probabilities are told from before
 _TAIL_CHARACTERS = 600
 
@@ -50,6 +51,7 @@ class Engine:
                 raise Invalid(f"the engine does not load {(adapter or weights).name}: {why}", code="engine_refused")
             self._connection = stack.enter_context(_Connection(address))
             self._stack = stack.pop_all()
+        self._whole: dict[int, bool] = {}
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of `text`, names of special tokens as plain text."""
@@ -65,11 +67,28 @@ class Engine:
         return list(self._complete(prompt, n_predict=count, cache_prompt=False)["tokens"])
 
     def _surprise(self, before: Sequence[int], token: int) -> float:
-        answer = self._complete(before, n_predict=1, n_probs=1, logit_bias=[[token, _FORCED]], cache_prompt=True)
-        said = answer["completion_probabilities"][0]
-        if said["id"] != token:
-            raise Unavailable("the engine said another token than it was made to", code="engine_response")
-        return -float(said["logprob"])
+        """The engine says nothing of a token that ends within a character, and goes on until the character is whole.
+        Then a whole one is said in its place, and the token looked up among all that might have been."""
+        is_whole = self._is_whole(token)
+        said = self._forced(before, token if is_whole else self._whole_token(), n_probs=1 if is_whole else _ALL)
+        for one in (said, *said.get("top_logprobs", ())):
+            if one["id"] == token:
+                return -float(one["logprob"])
+        raise Unavailable("the engine said another token than it was made to", code="engine_response")
+
+    def _forced(self, before: Sequence[int], token: int, *, n_probs: int) -> dict[str, Any]:
+        answer = self._complete(before, n_predict=1, n_probs=n_probs, logit_bias=[[token, _FORCED]], cache_prompt=True)
+        said: dict[str, Any] = answer["completion_probabilities"][0]
+        return said
+
+    def _is_whole(self, token: int) -> bool:
+        """Whether the token's bytes are whole characters."""
+        if token not in self._whole:
+            self._whole[token] = "\ufffd" not in self._ask("/detokenize", {"tokens": [token]})["content"]
+        return self._whole[token]
+
+    def _whole_token(self) -> int:
+        return self.tokens("a")[0]
 
     def _complete(self, prompt: Sequence[int], **options: Any) -> dict[str, Any]:
         greedy = {"temperature": 0, "top_k": 1, "return_tokens": True}
