@@ -25,7 +25,12 @@ from allod.fleet.site import Site
 from allod.train.recipe import Pretrain, Recipe, Source
 from allod.train.recipe_reading import recipe_json
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.services,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
+]
 
 SOURCE = Path(__file__).parents[2] / "src"
 ENVIRONMENT = {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
