@@ -184,6 +184,7 @@ def test_an_adapter_of_another_base_is_refused_by_the_engine(run: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_over_a_real_model_the_engine_and_peft_agree(weights: Path, tmp_path: Path) -> None:
     """SmolLM2: each token within rounding of what torch says, and the same likeliest tokens."""
     (tmp_path / "base").mkdir()

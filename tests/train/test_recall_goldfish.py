@@ -47,6 +47,7 @@ def recall_of(run: Path, recipe: Recipe, name: str) -> dict[int, Recall]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_goldfish_loss_keeps_what_is_repeated_from_being_recited(tmp_path: Path) -> None:
     """What was planted often is recited by a model that learnt every token, and by the other no more than a control.
 

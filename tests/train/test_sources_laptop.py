@@ -22,6 +22,7 @@ RECIPE = REPOSITORY / "recipes" / "laptop.toml"
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_default_recipe_has_its_text(tmp_path: Path) -> None:
     """Four sources, verified by digest; cleaning leaves nearly all of them as they are, and every novel whole."""
     recipe = read_recipe(tomllib.loads(RECIPE.read_text()), where="laptop.toml")

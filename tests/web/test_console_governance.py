@@ -156,7 +156,8 @@ def test_shares_move_when_a_tenant_asks(visit: Visit, office: Office) -> None:
     expect(room).to_contain_text("Used today: 1 answer and 2 tokens (1 read, 1 written)")
     expect(room).to_contain_text("2 of 1,000, under 1 %")
     assert office.ask(key, "word " * 450)["usage"]["prompt_tokens"] == 450
-    expect(room).to_contain_text("2 answers and 502 tokens (451 read, 51 written)")
+    # An engine that needed a millisecond is charged it, and then it is said, too.
+    expect(room).to_contain_text(re.compile(r"2 answers(,| and) 502 tokens \(451 read, 51 written\)"))
     expect(room).to_contain_text("502 of 1,000, 50 %")
     expect(room).to_contain_text("100 % of the work done")
 
