@@ -28,6 +28,12 @@ _PIECE_BYTES = 1 << 20
 
 Wants = Callable[[str], bool]
 
+_DAMAGE = (  # what the libraries that unpack raise for bytes that are no archive
+    *(tarfile.TarError, lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError),
+    *(NotImplementedError, RuntimeError),  # a form of zip that is unknown or encrypted; deep recursion
+    *(ValueError, OverflowError, LookupError, struct.error),  # what headers say is no number, no name
+)
+
 
 def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
     """The content of the regular files in `archive` whose path `wants` says yes to, by path.
@@ -45,11 +51,7 @@ def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
             if name in members:
                 raise _unsafe(archive.name, f"{name} is in it twice")
             members[name] = content
-    except (tarfile.TarError, lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise _damaged(archive.name, str(error)) from error
-    except (NotImplementedError, RuntimeError) as error:  # a form of zip that is unknown or encrypted; deep recursion
-        raise _damaged(archive.name, str(error)) from error
-    except (ValueError, OverflowError, LookupError, struct.error) as error:  # what headers say is no number, no name
+    except _DAMAGE as error:
         raise _damaged(archive.name, str(error)) from error
     return members
 
