@@ -12,7 +12,7 @@ from pathlib import Path
 from allod.app.models import ReleasedModel, ReleasedModels
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
-from allod.core.training_statements import ArtefactStatement, TrainingStatement
+from allod.core.training_statements import LINEAGE, ArtefactStatement, TrainingStatement
 from allod.model.records import (
     TRAIN,
     VALIDATION,
@@ -25,7 +25,6 @@ from allod.model.records import (
 )
 from allod.model.release_facts import SourceUse
 from allod.prove.folders import read_plain_file
-from allod.prove.releases import LINEAGE
 
 LEARNT, HELD_OUT, LEFT_OUT, UNKNOWN = "learnt from", "held out", "left out", "unknown"
 DROPPING_STAGES = ("clean", "dedupe")

@@ -26,7 +26,15 @@ from allod.app.policies import nation_of
 from allod.core.canonical import JsonValue, check_canonical, sha256_hex
 from allod.core.errors import Invalid
 from allod.core.labels import Label
-from allod.core.training_statements import artefact_statement, check_artefact_statement
+from allod.core.training_statements import (
+    EVALUATED,
+    FILES,
+    LINEAGE,
+    MANIFEST,
+    WEIGHTS_FILES,
+    artefact_statement,
+    check_artefact_statement,
+)
 from allod.core.whole_files import write_whole
 from allod.model.bom import BOM_FILE, bom
 from allod.model.gguf import GgufHeader, read_header
@@ -34,10 +42,8 @@ from allod.model.passport import PASSPORT_FILE, passport, read_passport
 from allod.model.records import SourceRecord, read_dropped, read_json, read_records, read_sources
 from allod.model.release_facts import ReleaseFacts, SourceUse
 from allod.model.released import (
-    LINEAGE,
     MODEL_SET,
     RECORDS,
-    WEIGHTS_FILES,
     check_model_set,
     check_template,
     copy_in,
@@ -53,8 +59,6 @@ from allod.prove.model_keys import ModelKey, ModelPublicKey, create_model_key, l
 from allod.prove.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder
 from allod.prove.releases import (
     DOCUMENT_FILES,
-    FILES,
-    MANIFEST,
     LoggedRelease,
     check_release,
     read_chain,
@@ -65,7 +69,6 @@ from allod.train.outputs import check_files
 from allod.train.recipe import Source
 from allod.train.sources.licences import check_licence
 
-_EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}
 _STAGES = frozenset((*MODEL_STAGES, *ADAPTER_STAGES))
 
 
@@ -217,7 +220,7 @@ def _licensed(folder: Path) -> tuple[SourceRecord, ...]:
 
 def _evaluation(folder: Path, chain: Chain) -> Mapping[str, Any]:
     """The evaluation, if it is of the weights that are exported. Raises Invalid (`not_evaluated`)."""
-    stage, weights = _EVALUATED[chain.kind]
+    stage, weights = EVALUATED[chain.kind]
     evaluation = read_json(folder / stage / "evaluation.json")
     learnt = chain.learnt.files.get(weights)
     if not isinstance(evaluation, dict) or learnt is None or evaluation.get("weights") != f"sha256:{learnt.sha256}":

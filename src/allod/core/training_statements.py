@@ -22,6 +22,12 @@ TRAINING = "urn:allod:training:v1"
 ARTEFACT = "urn:allod:artefact:v1"
 MAX_INPUTS = 64
 
+# Names that a run's folder and a release have in common (`spec/training.md`).
+FILES, MANIFEST = "files.json", "manifest.json"
+LINEAGE = "lineage"
+WEIGHTS_FILES = {"model": "weights.gguf", "adapter": "adapter.gguf"}  # what is served, by the kind of release
+EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}
+
 _TRAINING_FIELDS = {
     "id", "at", "stage", "version", "run", "key", "derivation", "inputs", "parameters", "recipe", "code",
     "environment", "machine", "site", "jurisdiction", "seed", "measured", "energy", "seal", "label",

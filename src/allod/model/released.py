@@ -21,12 +21,10 @@ from allod.model.gguf import GgufHeader
 from allod.model.records import read_json
 from allod.model.tokenizer_files import CHAT_TEMPLATE
 
-WEIGHTS_FILES = {"model": "weights.gguf", "adapter": "adapter.gguf"}
 MODEL_SET = "model"
 MODEL_FILES = frozenset(
     {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 )
-LINEAGE = "lineage"
 RECORDS: Mapping[str, tuple[str, ...]] = {
     "source": ("sources.json", "index.jsonl"),
     "clean": ("report.json",),

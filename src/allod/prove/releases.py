@@ -22,7 +22,12 @@ from allod.core.errors import Invalid, VerificationError
 from allod.core.statements import check_statement
 from allod.core.training_statements import (
     ARTEFACT,
+    EVALUATED,
+    FILES,
+    LINEAGE,
+    MANIFEST,
     TRAINING,
+    WEIGHTS_FILES,
     ArtefactStatement,
     check_artefact_statement,
 )
@@ -36,11 +41,7 @@ from allod.prove.reading import LogRead, read_log
 from allod.prove.verify import Step
 
 STEPS = ("signature", "weights", "stages", "records", "sources")
-WEIGHTS_FILES = {"model": "weights.gguf", "adapter": "adapter.gguf"}
 DOCUMENT_FILES = {"passport": "passport.json", "bom": "bom.cdx.json", "summary": "summary.json"}
-LINEAGE = "lineage"
-_EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}
-MANIFEST, FILES = "manifest.json", "files.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ def _needed_records(chain: Chain) -> tuple[str, ...]:
 
 def _check_evaluation(folder: Path, chain: Chain) -> None:
     """The evaluation that is kept must be of the weights that were learnt last."""
-    stage, weights = _EVALUATED[chain.kind]
+    stage, weights = EVALUATED[chain.kind]
     data = read_plain_file(folder / LINEAGE / stage / "evaluation.json", limit_bytes=MAX_LIST_BYTES)
     try:
         evaluated = json.loads(data)["weights"]

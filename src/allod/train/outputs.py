@@ -10,12 +10,12 @@ from pathlib import Path
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid, Unavailable
+from allod.core.training_statements import FILES, MANIFEST
 from allod.core.whole_files import sync
 from allod.prove.folders import digest_of_plain_file, read_plain_file
+from allod.prove.lineage import MAX_LIST_BYTES
 
-FILES, MANIFEST = "files.json", "manifest.json"
 CHECKPOINTS = "checkpoints"
-MAX_LIST_BYTES = 64 << 20
 MAX_OUTPUTS = 100_000
 MAX_DEPTH = 16
 

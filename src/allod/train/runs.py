@@ -23,6 +23,8 @@ from pathlib import Path
 from allod.core.canonical import JsonValue, sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.training_statements import (
+    FILES,
+    MANIFEST,
     TrainingStatement,
     check_training_statement,
     derivation_of,
@@ -30,7 +32,8 @@ from allod.core.training_statements import (
 )
 from allod.core.whole_files import sync, write_whole
 from allod.prove.folders import read_plain_file
-from allod.train.outputs import FILES, MANIFEST, MAX_LIST_BYTES, check_files, list_files, refuse_lists, remove, settle
+from allod.prove.lineage import MAX_LIST_BYTES
+from allod.train.outputs import check_files, list_files, refuse_lists, remove, settle
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid, Unavailable
+from allod.core.training_statements import FILES
 from allod.model.network import Network, Shape
 from allod.model.weights import save_model
 from allod.train.corpus.shards import Shards
@@ -26,7 +27,7 @@ from allod.train.learning.peaks import matrix_peak, used_s, working_dtype
 from allod.train.learning.ranks import joined
 from allod.train.learning.schedule import Schedule
 from allod.train.learning.sizes import batch_rows, shape_of
-from allod.train.outputs import CHECKPOINTS, FILES
+from allod.train.outputs import CHECKPOINTS
 from allod.train.recipe import Recipe
 from allod.train.work import Facts, Work
 
