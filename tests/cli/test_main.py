@@ -401,3 +401,18 @@ def test_verifying_writes_nothing(gateway: Gateway, bundle: dict[str, Any], tmp_
     time.sleep(0.01)
     run_allod(tmp_path, "verify", file)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+# What is not asked for is not loaded
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["nonsense"]])
+def test_the_list_of_verbs_loads_none(words: list[str]) -> None:
+    """What takes a second to import is imported by the verb that needs it."""
+    code = (
+        "import sys\nfrom allod.cli.main import main\ntry:\n    main(sys.argv[1:])\nfinally:\n    print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False).stdout
+    names = [name.split(".") for name in loaded.split() if name.startswith("allod.")]
+    assert {room for _, room, *_ in names} == {"cli", "core"}
+    assert [module for _, room, *module in names if room == "cli"] == [[], ["main"]]

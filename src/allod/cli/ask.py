@@ -13,7 +13,6 @@ from allod.app.home import Home, load_settings
 from allod.cli.client import Answer, Client, running_or_started
 from allod.core.errors import Invalid
 
-HELP = "ask one question; text on stdin is the passage to answer from"
 MAX_PASSAGE_CHARS = 1_000_000
 WITHOUT_PASSAGE = "Answer briefly and plainly. If you do not know, say so."
 FROM_PASSAGE = (

@@ -34,8 +34,6 @@ from allod.govern.tenants import (
 )
 from allod.settings import Settings, load_nation
 
-HELP = "the keys by which tenants are known"
-
 UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 

@@ -13,8 +13,6 @@ from allod.core.errors import Invalid
 from allod.prove.fsck import fsck, rebuild
 from allod.prove.keys import load_signing_key
 
-HELP = "the transparency log: key, head, fsck"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""

@@ -7,19 +7,28 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from allod import __version__
 from allod.core.errors import AllodError, exit_status, explain
 
-VERBS = ("up", "ask", "train", "verify", "seal", "log", "model", "tenant", "key", "policy")
+VERBS = {  # and what each does, said here so that a list of them imports none
+    "up": "serve a model: sealed engine, gateway and console",
+    "ask": "ask one question; text on stdin is the passage to answer from",
+    "train": "train a model from a recipe, resumably, and release it signed",
+    "verify": "check a receipt's bundle, offline",
+    "seal": "try to get out of this machine's seal",
+    "log": "the transparency log: key, head, fsck",
+    "model": "the models that this realm has or can get, and what is behind them",
+    "tenant": "who shares the engines: labels, quotas and budgets",
+    "key": "the keys by which tenants are known",
+    "policy": "the policy: check, explain, set, show, history, prove",
+}
 
 
 class Verb(Protocol):
-    """A module of this room: HELP, `add_arguments` and `run`."""
-
-    HELP: str
+    """A module of this room."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
@@ -53,23 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser_of_all() -> argparse.ArgumentParser:
     """The whole command line."""
-    return _parser(VERBS)
+    return _parser(tuple(VERBS))
 
 
 def _parser_for(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of the verb that was said, so that no other is imported; the whole one where none was."""
+    """The parser that knows the words of the verb that was said, so that no other is imported."""
     said = next((word for word in given if not word.startswith("-")), None)
-    return _parser((said,) if said in VERBS else VERBS)
+    return _parser((said,) if said in VERBS else ())
 
 
-def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(known: Collection[str]) -> argparse.ArgumentParser:
+    """All verbs, and the words of those that are `known`."""
     parser = argparse.ArgumentParser(prog="allod", description="Language models wholly inside your own perimeter.")
     parser.add_argument("--version", action="version", version=f"allod {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for name in names:
-        verb: Verb = importlib.import_module(f"allod.cli.{name}")
-        verb_parser = verbs.add_parser(name, help=verb.HELP, description=verb.HELP)
-        verb_parser.add_argument("--verbose", action="store_true", help="show where an error came from")
-        verb.add_arguments(verb_parser)
-        verb_parser.set_defaults(run=verb.run)
+    for name, what in VERBS.items():
+        verb_parser = verbs.add_parser(name, help=what, description=what)
+        if name in known:
+            verb: Verb = importlib.import_module(f"allod.cli.{name}")
+            verb_parser.add_argument("--verbose", action="store_true", help="show where an error came from")
+            verb.add_arguments(verb_parser)
+            verb_parser.set_defaults(run=verb.run)
     return parser

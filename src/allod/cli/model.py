@@ -20,8 +20,6 @@ from allod.model.store import Store, digest_of_file
 from allod.prove.releases import STEPS
 from allod.settings import Settings, load_catalogue
 
-HELP = "the models that this realm has or can get, and what is behind them"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""

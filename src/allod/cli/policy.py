@@ -22,8 +22,6 @@ from allod.govern.policy_check import check_policy
 from allod.prove.artefacts import LoggedVersion
 from allod.settings import Settings
 
-HELP = "the policy: check, explain, set, show, history, prove"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""

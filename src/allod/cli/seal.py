@@ -13,8 +13,6 @@ from rich.table import Table
 from allod.seal.profile import PROFILES, SEALED
 from allod.seal.suite import ESCAPED, SuiteReport, run_suite
 
-HELP = "try to get out of this machine's seal"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""

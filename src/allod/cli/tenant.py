@@ -25,8 +25,6 @@ from allod.govern.tenants import LOCAL, Budget, Event, Tenant, new_id
 from allod.govern.windows import BUDGET_UNITS, bounds_of, windows_at
 from allod.settings import load_nation
 
-HELP = "who shares the engines: labels, quotas and budgets"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""

@@ -20,8 +20,6 @@ from allod.train.recipe import Recipe
 from allod.train.runs import Finished
 from allod.train.work import Report
 
-HELP = "train a model from a recipe, resumably, and release it signed"
-
 # What of a stage's measurements a person wants to see, and how to say it.
 _SHOWN = {
     "num_documents": "{} documents",

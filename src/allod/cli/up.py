@@ -12,8 +12,6 @@ from allod.app.weights import is_file_name, prepare_weights
 from allod.cli.progress import shown
 from allod.settings import Settings
 
-HELP = "serve a model: sealed engine, gateway and console"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""

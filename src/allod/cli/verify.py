@@ -15,7 +15,6 @@ from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, verify
 from allod.settings import default_home, load_catalogue
 
-HELP = "check a receipt's bundle, offline"
 MAX_TRUST_BYTES = 1 << 20
 MAX_BUNDLE_BYTES = 64 << 20  # the verifier has a limit of its own; this one keeps a wrong file out of memory
 
