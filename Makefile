@@ -26,6 +26,7 @@ $(VENV)/.ready: $(VENV)/bin/python requirements.txt pyproject.toml
 	@echo "installing what Allod needs, checked against requirements.txt"
 	@$(PIP) install --quiet --require-hashes --requirement requirements.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 # `--no-deps`: the list is complete but for torch, which has a file of its own.

@@ -17,9 +17,10 @@ from allod.app.realm import run_realm
 from allod.core.canonical import digest_of
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.llama import LlamaEngine
-from allod.serve.gateway import ServedModel
+from allod.serve.served_model import ServedModel
 from allod.settings import Settings
-from allod.web.server import answer, listen
+from allod.web.listening import listen
+from allod.web.server import answer
 
 MODEL = ServedModel(
     name=mock_engine.MODEL, owner="mock", digest=digest_of("mock"), licence="none", country="", informative=False

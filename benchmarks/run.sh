@@ -14,4 +14,5 @@ $python benchmarks/gateway.py --rounds "$rounds" --seconds "$seconds"
 $python benchmarks/training.py
 $python benchmarks/http_libraries.py --rounds "$rounds" --seconds "$seconds"
 .venv/bin/allod model get smollm2-135m >/dev/null 2>&1 || { echo "the platform's tax was not measured: no weights, and none could be fetched"; exit 3; }
+$python benchmarks/cold_start.py --rounds "$rounds"
 $python benchmarks/platform_tax.py --rounds "$rounds" --tokens "$tokens"

@@ -69,8 +69,16 @@ def run_gateway(home: Path, model: str, *words: str, prefix: tuple[str, ...] = (
     store = home / "store"
     if not store.exists():
         store.symlink_to(CACHE / "store")
+    with running(
+        home, [*prefix, sys.executable, "-m", "allod.cli", "up", "--port=0", f"--model={model}", *words]
+    ) as up:
+        yield up
+
+
+@contextmanager
+def running(home: Path, command: list[str]) -> Iterator[Gateway]:
+    """The gateway that `command` starts in `home`, once it answers."""
     log = home / "gateway.out"
-    command = [*prefix, sys.executable, "-m", "allod.cli", "up", "--port=0", f"--model={model}", *words]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, env=environment(home), stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from allod.app.engine import Adapter
-from allod.serve.gateway import ServedModel
+from allod.serve.served_model import ServedModel
 
 WIDTH = 576  # of SmolLM2-135M
 RANK = 2

@@ -31,9 +31,10 @@ from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.echo import EchoEngine
-from allod.serve.gateway import Gateway, ServedModel
+from allod.serve.gateway import Gateway
 from allod.serve.recorder import Answered as Recorded
 from allod.serve.recorder import Recorder
+from allod.serve.served_model import ServedModel
 from allod.settings import load_nation
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)

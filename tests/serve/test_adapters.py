@@ -21,7 +21,7 @@ from allod.serve.engine import LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.engines.llama import LlamaEngine
 from allod.serve.engines.slots import Slots
-from allod.serve.gateway import ServedModel
+from allod.serve.served_model import ServedModel
 
 LAW = ServedModel("law", "Us", f"sha256:{'1' * 64}", "MIT", "GB", informative=True, base="m")
 SECRETS = replace(LAW, name="secrets", digest=f"sha256:{'2' * 64}", tier="SECRET")

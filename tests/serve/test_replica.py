@@ -245,6 +245,20 @@ async def test_an_engine_that_is_never_ready_is_not_waited_for_without_end(
     assert [process.poll() is not None for process in processes] == [True]
 
 
+@pytest.mark.parametrize("mode", ["well", "never"])
+async def test_files_are_held_against_their_digests_while_the_engine_reads_them(
+    options: Callable[..., ReplicaOptions], tmp_path: Path, mode: str
+) -> None:
+    """It is never called up on another file, and what is told is this, not what became of the engine."""
+    file = tmp_path / "weights.gguf"
+    file.write_bytes(b"not what receipts name")
+    replica = Replica(options(mode, pinned=((file, "0" * 64),)))
+    with pytest.raises(Invalid) as caught:
+        await replica.start()
+    assert caught.value.code == "model_digest"
+    assert replica.process is None
+
+
 async def test_what_is_under_way_fails_when_it_is_closed(run: Run, ask: Ask) -> None:
     """And the process has ended by then: no engine outlives its replica."""
     async with run(max_restart_wait_s=0.2) as replica:

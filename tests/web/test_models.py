@@ -16,7 +16,7 @@ from allod.app.home import Home, load_settings
 from allod.app.realm import run_realm
 from allod.serve.engine import LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
-from allod.serve.gateway import ServedModel
+from allod.serve.served_model import ServedModel
 from allod.web.routes import application
 from allod.web.server import greet
 

@@ -7,24 +7,24 @@ import importlib.util
 import json
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from allod.app.home import Home
+from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
-from allod.core.errors import Invalid, Unavailable
+from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.model.gguf import read_header
 from allod.model.store import digest_of_file, silent
 from allod.seal.launch import SealOptions, python_read_paths
 from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
-from allod.serve.gateway import ServedModel
 from allod.serve.replica import Replica, ReplicaOptions
+from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 
-ECHO = "echo"
 ECHO_MODEL = ServedModel(
     name=ECHO, owner="Allod", digest=digest_of("echo model"), licence="Apache-2.0", country="", informative=False
 )
@@ -50,16 +50,31 @@ class Weights:
 @asynccontextmanager
 async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenerator[Engine, None]:
     """The engine that the settings name, ready to answer; the echo engine where there are no weights."""
+    async with starting_engine(settings, weights) as (engine, started):
+        await started
+        yield engine
+
+
+@asynccontextmanager
+async def starting_engine(
+    settings: Settings, weights: Weights | None
+) -> AsyncGenerator[tuple[Engine, Awaitable[None]], None]:
+    """The same while it starts, and what to await until it is ready to answer. Its `info` lacks the seal."""
     if weights is None:
-        yield EchoEngine()
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        started.set_result(None)
+        yield EchoEngine(), started
         return
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="allod-")
     try:
         replica = Replica(await asyncio.to_thread(replica_options, settings, weights, Path(directory.name)))
-        await replica.start()
+        starting = asyncio.create_task(replica.start())
         try:
-            yield replica
+            yield replica, starting
         finally:
+            starting.cancel()
+            with suppress(asyncio.CancelledError, AllodError):  # whoever waited for it has been told
+                await starting
             await replica.close()
     finally:
         await asyncio.to_thread(directory.cleanup)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from allod.app.engine import ECHO_MODEL
-from allod.app.weights import is_file_name, kept_pace, released_model
+from allod.app.model_choice import is_file_name, kept_pace
+from allod.app.weights import released_model
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations import Nation
@@ -22,7 +23,7 @@ from allod.govern.store import TenantStore
 from allod.govern.tenants import LOCAL, Key, Tenant
 from allod.model.catalogue import best_for
 from allod.serve.controls import Controls
-from allod.serve.gateway import ServedModel
+from allod.serve.served_model import ServedModel
 from allod.settings import Settings, load_catalogue
 
 ANY_KEY = "any-key"  # stands for a key that has no limits of its own

@@ -28,9 +28,10 @@ from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.engine import Engine
-from allod.serve.gateway import Gateway, ServedModel
+from allod.serve.gateway import Gateway
 from allod.serve.recorder import Recorder
 from allod.serve.replica import Replica
+from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 
 

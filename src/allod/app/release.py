@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from allod.app.artefacts_log import ArtefactsLog
-from allod.app.engine import ECHO
 from allod.app.home import Home
+from allod.app.model_choice import ECHO
 from allod.app.policies import nation_of
 from allod.core.canonical import JsonValue, check_canonical, sha256_hex
 from allod.core.errors import Invalid

@@ -1,34 +1,34 @@
-"""Which model file to serve, fetched and checked."""
+"""Which model file to serve: fetched, and checked as far as it is not checked again when an engine starts on it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from allod import settings as settings_module
-from allod.app.engine import ECHO, Adapter, Weights, run_engine
+from allod.app.engine import Adapter, Weights, run_engine
 from allod.app.home import Home
+from allod.app.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
 from allod.app.models import ReleasedModel, ReleasedModels
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Piece, Sampling, Usage
-from allod.core.whole_files import write_whole
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.fetch import ensure
 from allod.model.gguf import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.serve.engine import Engine
-from allod.serve.gateway import ServedModel
+from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 
 
 def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
-    """The model that the settings name, fetched and checked, with the realm's adapters for it; None for echo.
+    """The model that the settings name, fetched, with the realm's adapters for it; None for echo.
 
     A name is looked up in the catalogue, then among the realm's releases; an adapter's means the model it is for, too.
+    A file of the catalogue that is here already is not read: an engine's start holds it against its digest (`Replica`).
     `auto` measures this machine once, on the catalogue's first model. Raises Invalid and Unavailable, and
     VerificationError for a release that does not hold: nothing runs unsigned.
     """
@@ -37,7 +37,7 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
         return None
     catalogue = settings_module.load_catalogue()
     released = ReleasedModels(settings)
-    if name == "auto":
+    if name == AUTO:
         weights = _catalogue_weights(settings, _choose(settings, catalogue, progress), progress)
     elif is_file_name(name):
         weights = _own_weights(Path(name).absolute(), progress)
@@ -53,11 +53,6 @@ def released_model(settings: Settings, name: str) -> ServedModel | None:
     released = ReleasedModels(settings)
     artefact = released.find(name)
     return None if artefact is None else _served(released.check(artefact))
-
-
-def is_file_name(name: str) -> bool:
-    """Whether a model's name means a file rather than an entry of the catalogue."""
-    return name.endswith(".gguf") or "/" in name
 
 
 def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Progress) -> Weights:
@@ -82,7 +77,7 @@ def _named(
     progress: Progress,
 ) -> Weights:
     """What the name or the digest stands for. Raises Invalid (`model_unknown`) with the names there are."""
-    entry = next((one for one in catalogue if name in (one.name, f"sha256:{one.sha256}")), None)
+    entry = entry_of(name, catalogue)
     if entry is not None:
         return _catalogue_weights(settings, entry, progress)
     artefact = released.find(name)
@@ -132,21 +127,8 @@ def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress:
         reference = _catalogue_weights(settings, catalogue[0], progress)
         progress("measuring this machine", 0, 0)
         pace = asyncio.run(_measure(settings, reference))
-        write_whole(_pace_file(settings), json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
+        keep_pace(settings, pace)
     return best_for(catalogue, pace)
-
-
-def kept_pace(settings: Settings) -> Pace | None:
-    """What was measured of this machine; None where nothing was, or it cannot be read."""
-    try:
-        kept = json.loads(_pace_file(settings).read_text())
-        return Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _pace_file(settings: Settings) -> Path:
-    return settings.home / "pace.json"
 
 
 async def _measure(settings: Settings, weights: Weights) -> Pace:

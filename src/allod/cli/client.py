@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from allod.app.home import Home
-from allod.app.weights import prepare_weights
-from allod.cli.progress import shown
-from allod.cli.up import gateway_command
+from allod.app.model_choice import is_at_hand
+from allod.cli.up import gateway_command, get_model
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
 from allod.settings import Settings
@@ -119,9 +118,9 @@ def running_or_started(settings: Settings) -> Iterator[str]:
         yield url
         return
     print("starting a gateway for this call (`allod up` keeps one running)", file=sys.stderr)
-    with shown() as progress:
-        weights = prepare_weights(settings, progress)
-    command = gateway_command(replace(settings, server=replace(settings.server, port=0)), weights)
+    if not is_at_hand(settings):
+        get_model(settings)
+    command = gateway_command(replace(settings, server=replace(settings.server, port=0)))
     log = home.path / "gateway.log"
     with log.open("wb") as output:
         process = subprocess.Popen([*command, "--private"], stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -10,13 +10,14 @@ from typing import Any
 
 from allod.app.home import Home, load_settings
 from allod.app.lineage import LEARNT, UNKNOWN, Trace, affected_by
+from allod.app.model_choice import is_file_name
 from allod.app.models import ReleasedModels
-from allod.app.weights import is_file_name, prepare_weights
+from allod.app.weights import prepare_weights
 from allod.cli.model_words import print_walk, walk_json
 from allod.cli.progress import shown
 from allod.core.errors import Invalid, VerificationError
 from allod.model.catalogue import CatalogueEntry
-from allod.model.store import Store, digest_of_file
+from allod.model.store import Store, check_digest, digest_of_file
 from allod.prove.releases import STEPS
 from allod.settings import Settings, load_catalogue
 
@@ -100,6 +101,8 @@ def _get(words: argparse.Namespace) -> int:
     settings = load_settings({"model.name": words.name})
     with shown() as progress:
         weights = prepare_weights(settings, progress)
+        if weights is not None:
+            check_digest(weights.path, weights.served.digest.removeprefix("sha256:"), progress)
     if weights is not None:
         print(f"{weights.served.name} {weights.served.digest}")
     return 0

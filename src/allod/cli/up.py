@@ -6,10 +6,8 @@ import argparse
 import os
 import sys
 
-from allod.app.engine import Weights
 from allod.app.home import load_settings
-from allod.app.weights import is_file_name, prepare_weights
-from allod.cli.progress import shown
+from allod.app.model_choice import is_at_hand
 from allod.settings import Settings
 
 
@@ -28,18 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Get the model with progress shown, then become the gateway's process."""
+    """Get the model, if it is not at hand, then become the gateway's process."""
     overrides = {"server.port": words.port, "model.name": words.model, "unsafe_no_seal": words.unsafe_no_seal}
     settings = load_settings(overrides)
-    with shown() as progress:
-        weights = prepare_weights(settings, progress)
-    command = gateway_command(settings, weights)
+    if not is_at_hand(settings):
+        get_model(settings)
+    command = gateway_command(settings)
     os.execv(command[0], command)  # noqa: S606 (our own interpreter, our own module)
 
 
-def gateway_command(settings: Settings, weights: Weights | None) -> list[str]:
-    """The command line of the gateway's process, with the model that was chosen."""
-    name = settings.model.name if weights is None or is_file_name(settings.model.name) else weights.served.name
-    command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}", f"--model={name}"]
+def get_model(settings: Settings) -> None:
+    """Fetch it, or measure which it is to be, with progress shown. What that takes is loaded only here."""
+    from allod.app.weights import prepare_weights
+    from allod.cli.progress import shown
+
+    with shown() as progress:
+        prepare_weights(settings, progress)
+
+
+def gateway_command(settings: Settings) -> list[str]:
+    """The command line of the gateway's process."""
+    command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}", f"--model={settings.model.name}"]
     command.append(f"--port={settings.server.port}")
     return [*command, "--unsafe-no-seal"] if settings.unsafe_no_seal else command

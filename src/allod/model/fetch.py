@@ -28,11 +28,10 @@ _CHUNK_BYTES = 1 << 20
 def ensure(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Progress) -> Path:
     """The entry's weights, fetched if the store has none. `directory` is where the operator may have put the file.
 
-    The digest is checked at every start, too: what runs is what the catalogue names.
-    Raises Invalid for a wrong digest in the store or in the operator's file, Unavailable when no source has the model.
+    What the store has is not read again: whoever starts an engine on it holds it against the digest then.
+    Raises Invalid for a wrong digest of the operator's file, Unavailable when no source has the model.
     """
     if found := store.find(entry.sha256):
-        check_digest(found, entry.sha256, progress)
         return found
     try:
         return _fetched(entry, store, directory=directory, progress=progress)

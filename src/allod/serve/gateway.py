@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Literal, cast
 
@@ -30,28 +30,10 @@ from allod.serve.controls import Controls
 from allod.serve.engine import Engine, EngineInfo
 from allod.serve.recorder import Recorder
 from allod.serve.salts import cache_salt
+from allod.serve.served_model import ServedModel
 from allod.serve.work import Accepted, Work
 
 LONGEST_OPENING = 16  # characters that tell whether text may be a call
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """What clients are told of a model. `informative` is False where its answers are not information.
-
-    `digest` is of its own file. For an adapter `base` names the model that it is served over; `tier` and `markings` are
-    of what it was made from, in the nation's words: an empty tier is the lowest.
-    """
-
-    name: str
-    owner: str
-    digest: str
-    licence: str
-    country: str
-    informative: bool
-    base: str = ""
-    tier: str = ""
-    markings: tuple[str, ...] = ()
 
 
 class Gateway:

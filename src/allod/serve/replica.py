@@ -24,6 +24,7 @@ from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.llama import LlamaEngine
 
+READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
 logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
@@ -136,7 +137,11 @@ class Replica:
         try:
             info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
             engine = LlamaEngine(info, self._options.socket_path)
-            await self._wait_until_ready(engine, process)
+            checking = asyncio.create_task(asyncio.to_thread(self._check_pinned))
+            try:
+                await self._wait_until_ready(engine, process)
+            finally:
+                await checking  # a file that is not what it should be is a better reason than what came of it
         except BaseException:
             await self._end()
             raise
@@ -145,9 +150,7 @@ class Replica:
         self._changed.set()
 
     def _start_process(self) -> SealedProcess:
-        """What runs is what receipts name, at a restart too; and what they give digests of is kept."""
-        for path, digest in self._options.pinned:
-            check_digest(path, digest, silent)
+        """Started on files that are checked meanwhile; what receipts give digests of is kept."""
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
         process = start(self._options.seal)
         try:
@@ -159,6 +162,11 @@ class Replica:
             raise
         return process
 
+    def _check_pinned(self) -> None:
+        """What runs is what receipts name, at a restart too. It takes no longer than the engine's own reading does."""
+        for path, digest in self._options.pinned:
+            check_digest(path, digest, silent)
+
     async def _wait_until_ready(self, engine: LlamaEngine, process: SealedProcess) -> None:
         timeout_s = self._options.ready_timeout_s
         try:
@@ -167,7 +175,7 @@ class Replica:
                     if (status := process.poll()) is not None:
                         why = f"it ended with status {status}: {await asyncio.to_thread(self._last_words)}"
                         raise Unavailable(f"the engine was never ready; {why}", code="engine_not_started")
-                    await asyncio.sleep(self._options.poll_s)
+                    await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             raise Unavailable(f"the engine was not ready in {timeout_s} s", code="engine_not_started") from None
 

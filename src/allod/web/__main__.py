@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import os
 import resource
+import signal
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
+from allod.app.engine import Weights, starting_engine
 from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import AllodError, exit_status, explain
 from allod.model.store import silent
-from allod.web.server import serve
+from allod.settings import Settings
+from allod.web.listening import listen
 
 
 def main() -> int:
@@ -42,8 +48,7 @@ def main() -> int:
             },
             home=words.home,
         )
-        weights = prepare_weights(settings, silent)
-        uvloop.run(serve(settings, weights))
+        uvloop.run(_serve(settings, prepare_weights(settings, silent)))
     except AllodError as error:
         sys.stderr.write(explain(error) + "\n")
         return exit_status(error)
@@ -53,6 +58,20 @@ def main() -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         pass
     return 0
+
+
+async def _serve(settings: Settings, weights: Weights | None) -> None:
+    """Listen and start the engine; load all the rest while it reads its weights."""
+    listener = listen(settings.server.host, settings.server.port)
+    task = asyncio.current_task()
+    assert task is not None  # a coroutine of the event loop runs in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # while it starts
+    with closing(listener):
+        server = replace(settings.server, port=listener.getsockname()[1])
+        settings = replace(settings, server=server)
+        async with starting_engine(settings, weights) as (engine, started):
+            rest = await asyncio.to_thread(importlib.import_module, "allod.web.server")
+            await rest.serve(settings, listener, weights, engine, started)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Serve one realm: listen, answer within limits, and stay until told to stop."""
+"""Serve one realm: answer within limits, and stay until told to stop."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from allod.app.engine import ECHO_MODEL, Weights, run_engine
+from allod.app.engine import ECHO_MODEL, Weights
 from allod.app.home import Home
 from allod.app.realm import Realm, run_realm
-from allod.core.errors import Unavailable
 from allod.core.whole_files import write_whole
+from allod.serve.engine import Engine
 from allod.settings import Settings
 from allod.web.routes import application
 
 KEEP_ALIVE_S = 75
 GRACE_S = 10
-BACKLOG = 1024
 MAX_HEAD_BYTES = 64 << 10
 HEAD_TIMEOUT_S = 30
 BODY_TIMEOUT_S = 60
@@ -34,19 +32,15 @@ SEND_TIMEOUT_S = 30  # until a client that is behind has read some 48 KiB
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def serve(settings: Settings, weights: Weights | None) -> None:
-    """Start the engine, then answer until SIGINT or SIGTERM. Raises AllodError when it cannot start."""
-    listener = listen(settings.server.host, settings.server.port)
-    task = asyncio.current_task()
-    assert task is not None  # a coroutine of the event loop runs in one
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # while it starts
-    with closing(listener):
-        port = listener.getsockname()[1]
-        settings = replace(settings, server=replace(settings.server, port=port))
-        model = weights.served if weights is not None else ECHO_MODEL
-        adapters = tuple(adapter.served for adapter in weights.adapters) if weights is not None else ()
-        async with run_engine(settings, weights) as engine, run_realm(settings, engine, model, adapters) as realm:
-            await answer(realm, listener)
+async def serve(
+    settings: Settings, listener: socket.socket, weights: Weights | None, engine: Engine, started: Awaitable[None]
+) -> None:
+    """Open the realm while the engine starts, then answer until SIGINT or SIGTERM. Raises AllodError when it cannot."""
+    model = weights.served if weights is not None else ECHO_MODEL
+    adapters = tuple(adapter.served for adapter in weights.adapters) if weights is not None else ()
+    async with run_realm(settings, engine, model, adapters) as realm:
+        await started
+        await answer(realm, listener)
 
 
 async def answer(realm: Realm, listener: socket.socket) -> None:
@@ -165,25 +159,6 @@ class _Server(uvicorn.Server):
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket, bound before anything slow is done. Raises Unavailable when the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise Unavailable(
-            f"cannot listen on {host} port {port}: {error.strerror}",
-            code="port_in_use",
-            hint="another gateway may be running; choose another port with --port",
-        ) from error
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
 
 
 def announce(realm: Realm) -> None:

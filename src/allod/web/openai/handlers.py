@@ -11,7 +11,8 @@ from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
 from allod.govern.keys import Caller
-from allod.serve.gateway import Gateway, ServedModel
+from allod.serve.gateway import Gateway
+from allod.serve.served_model import ServedModel
 from allod.web.asgi import Call
 from allod.web.http import EVENTS, JSON, Headers, read_body, unless_client_leaves
 from allod.web.labels import label_headers, label_of

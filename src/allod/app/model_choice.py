@@ -1,0 +1,57 @@
+"""Which model is meant, and whether it is here: the little that must be known before anything else is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from allod import settings as settings_module
+from allod.app.home import Home
+from allod.core.whole_files import write_whole
+from allod.model.catalogue import CatalogueEntry, Pace, best_for
+from allod.model.store import Store
+from allod.settings import Settings
+
+ECHO = "echo"
+AUTO = "auto"
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a model's name means a file rather than an entry of the catalogue."""
+    return name.endswith(".gguf") or "/" in name
+
+
+def is_at_hand(settings: Settings) -> bool:
+    """Whether the model can be served without a download and without measuring this machine first."""
+    catalogue, pace = settings_module.load_catalogue(), kept_pace(settings)
+    if settings.model.name == AUTO:
+        return pace is not None and _is_here(settings, best_for(catalogue, pace))
+    entry = entry_of(settings.model.name, catalogue)
+    return entry is None or _is_here(settings, entry)
+
+
+def entry_of(name: str, catalogue: tuple[CatalogueEntry, ...]) -> CatalogueEntry | None:
+    """The catalogue's entry of that name, or of that digest (`sha256:<hex>`)."""
+    return next((one for one in catalogue if name in (one.name, f"sha256:{one.sha256}")), None)
+
+
+def kept_pace(settings: Settings) -> Pace | None:
+    """What was measured of this machine; None where nothing was, or it cannot be read."""
+    try:
+        kept = json.loads(_pace_file(settings).read_text())
+        return Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keep_pace(settings: Settings, pace: Pace) -> None:
+    """Measure no more at the next start."""
+    write_whole(_pace_file(settings), json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
+
+
+def _is_here(settings: Settings, entry: CatalogueEntry) -> bool:
+    return Store(Home(settings.home).store).find(entry.sha256) is not None
+
+
+def _pace_file(settings: Settings) -> Path:
+    return settings.home / "pace.json"
