@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from allod.core.canonical import canonical_json
 from allod.core.requests import chat_answer
+from allod.core.statement_shapes import LAST_MS
 from allod.core.statements import (
     AnswerPart,
     EnginePart,
@@ -206,6 +207,7 @@ def broken_cases() -> list[dict[str, Any]]:
     proof = json.loads(whole)["proof"]
     first_line = proof.split("\n")[2]
     canonical = statement_bytes(receipt())
+    said = json.loads(canonical)["predicate"]
     after = statement_with(at={"start_ms": START_MS, "end_ms": START_MS - 1})
     return [
         case(1, "empty", ""),
@@ -253,6 +255,10 @@ def broken_cases() -> list[dict[str, Any]]:
         case(4, "an index beyond the tree", altered(whole, "index 2", "index 5")),
         case(4, "a proof line too few", altered(whole, first_line + "\\n", "")),
         case(4, "a proof line too many", altered(whole, first_line + "\\n", f"{first_line}\\n{first_line}\\n")),
+        case(5, "in the year 10000", statement_with(at={"start_ms": LAST_MS + 1, "end_ms": LAST_MS + 1})),
+        case(5, "before 1970", statement_with(at={"start_ms": -1, "end_ms": START_MS})),
+        case(5, "more tokens than there are", statement_with(answer={**said["answer"], "tokens": 2**32 + 1})),
+        case(5, "more millijoules than there are", statement_with(energy={**said["energy"], "millijoules": 2**47 + 1})),
         case(5, "a space after the statement", raw_statement(canonical + b" ")),
         case(5, "a number written as 1.0", raw_statement(canonical.replace(b'"seq":1', b'"seq":1.0'))),
         case(5, "a number written as -0", raw_statement(canonical.replace(b'"seq":1', b'"seq":-0'))),

@@ -135,7 +135,7 @@ def random_charges(num: int, seed: int) -> list[Charge]:
             start_ms=chance.randrange(3 * DAY_MS),
             decision=chance.choice(["permit", "permit", "forbid"]),
             prompt_tokens=chance.randrange(5000),
-            completion_tokens=chance.randrange(2**40),
+            completion_tokens=chance.randrange(2**32),
             cached_tokens=chance.randrange(100),
             engine_ms=chance.randrange(10**6),
             millijoules=chance.choice([None, chance.randrange(10**6)]),

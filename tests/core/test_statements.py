@@ -83,12 +83,12 @@ def test_what_is_built_passes_the_check(receipt: Receipt, kind: str) -> None:
     assert canonical_json(json.loads(data)) == data
 
 
-UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+UNICODE = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 
 
 @given(finish=UNICODE, name=UNICODE, seed=st.integers(0, 2**53 - 1), tokens=st.none() | st.integers(0, 10**6))
 def test_any_text_is_encoded_canonically(finish: str, name: str, seed: int, tokens: int | None) -> None:
-    """Quotes, control characters and other scripts come out as the canonical encoder writes them."""
+    """Quotes and other scripts come out as the canonical encoder writes them."""
     model, answer = ModelPart(name, DIGEST), AnswerPart(HEX, tokens, finish)
     request = RequestPart(HEX, 1, {"seed": seed})
     data = statement_bytes(replace(ANSWERED, model=model, answer=answer, request=request))
@@ -133,6 +133,68 @@ def test_one_wrong_field_is_refused(path: str, value: Any) -> None:
     """Every field has a type and a bound; a field too many is as wrong as one too few."""
     with pytest.raises(Invalid):
         check_statement(changed(path, value))
+
+
+LAST_MS = 253_402_300_799_999  # of the year 9999
+NUMBERS = st.sampled_from(
+    [0, 1, 2**32, 2**32 + 1, 2**47, 2**47 + 1, 2**53 - 1, 2**53, 10**30, -1, -5, LAST_MS, LAST_MS + 1]
+)
+NAMES = st.sampled_from(["r1", "-", "", "a b", HEX, HEX[:32], HEX[:32].upper(), "r" * 65, 'a","b":"c', "\u00e9"])
+TEXTS = st.sampled_from(["stop", "", "a\nb", "x" * 257, "\x7f", "\ud800", "Caerdydd"])
+RECEIPT_FIELDS = {
+    "id": NAMES, "nonce": NAMES, "tenant": NAMES, "seq": NUMBERS, "start_ms": NUMBERS, "end_ms": NUMBERS,
+    "request.commitment": NAMES, "request.tokens": NUMBERS | st.none(), "answer.commitment": NAMES,
+    "answer.tokens": NUMBERS | st.none(), "answer.finish": TEXTS, "meter.key": NAMES | st.none(),
+    "meter.engine_ms": NUMBERS, "meter.cached_tokens": NUMBERS, "meter.micros": NUMBERS, "model.name": TEXTS,
+    "model.digest": NAMES, "engine.replay": TEXTS, "energy.millijoules": NUMBERS, "energy.label": TEXTS,
+    "policy.decision": st.sampled_from(["permit", "forbid", "maybe"]), "site.jurisdiction": TEXTS,
+    "seal.kind": TEXTS, "policy.rules": st.sampled_from([(), ("a",) * 65, ("a\nb",)]),
+    "sources": st.sampled_from([(), (HEX,), (HEX,) * 257, (HEX[1:],)]),
+}  # fmt: skip
+
+
+def written(path: str, value: Any) -> bytes:
+    """The bytes of the answered statement with one field put to `value`, as a writer without any check makes them."""
+    document = json.loads(statement_bytes(ANSWERED))
+    predicate = document["predicate"]
+    if path == "answer.commitment":
+        document["subject"][0]["digest"]["sha256"] = value
+    *parents, last = f"at.{path}".split(".") if path.endswith("t_ms") or path == "end_ms" else path.split(".")
+    for key in parents:
+        predicate = predicate[key]
+    predicate[last] = list(value) if isinstance(value, tuple) else value
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+@given(change=st.sampled_from(sorted(RECEIPT_FIELDS)).flatmap(lambda p: st.tuples(st.just(p), RECEIPT_FIELDS[p])))
+def test_what_no_reader_accepts_no_writer_signs(change: tuple[str, Any]) -> None:
+    """One answer of an engine with 10^30 tokens, or a clock at 1960, must not become a leaf that stops a realm."""
+    path, value = change
+    try:
+        check_statement(written(path, value))
+        is_readable = True
+    except Invalid:
+        is_readable = False
+    try:
+        parent, _, name = path.rpartition(".")
+        fields = {parent: replace(getattr(ANSWERED, parent), **{name: value})} if parent else {name: value}
+        data = statement_bytes(replace(ANSWERED, **fields))
+    except Invalid:
+        assert not is_readable
+    else:
+        assert is_readable
+        assert check_statement(data)
+
+
+@pytest.mark.parametrize("at", [-315_619_200_000, LAST_MS + 1], ids=["1960", "10000"])
+def test_no_statement_of_any_kind_is_outside_the_calendar(at: int) -> None:
+    """Days are named in its receipts by their key: a time that has no day has no receipt either."""
+    with pytest.raises(Invalid):
+        statement_bytes(replace(ANSWERED, start_ms=at, end_ms=at))
+    with pytest.raises(Invalid):
+        check_statement(changed("predicate.at", {"start_ms": at, "end_ms": at}))
 
 
 def test_a_receipt_without_a_meter_is_still_a_receipt() -> None:
@@ -186,5 +248,5 @@ def test_a_parameter_that_no_receipt_can_say_is_refused_before_the_answer() -> N
 def test_a_statement_fits_an_entry_bundle() -> None:
     """C2SP entry bundles prefix each entry with 16 bits of length."""
     with pytest.raises(Invalid) as refused:
-        statement_bytes(replace(ANSWERED, sources=(HEX,) * 1000))
+        statement_bytes(replace(ANSWERED, policy=PolicyPart(DIGEST, LABEL, "permit", ("\U0001f3f0" * 256,) * 64)))
     assert refused.value.code == "statement_too_large"

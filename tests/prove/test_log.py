@@ -417,3 +417,19 @@ def test_a_segment_that_is_gone_or_another_takes_nothing_more(tmp_path: Path) ->
         assert log.head.size == 2
     finally:
         log.close()
+
+
+def test_fsck_names_an_entry_that_nobody_can_read(tmp_path: Path) -> None:
+    """The log is whole and not damaged, and still not as it should be."""
+    log = open_log(tmp_path, KEY)
+    log.append([Entry(b"good", "a"), Entry(b"odd", "b"), Entry(b"good", "c")])
+    log.close()
+
+    def check(entry: bytes) -> None:
+        if entry == b"odd":
+            raise Invalid("a number too far")
+
+    report = fsck(tmp_path, KEY.verifier, check)
+    (finding,) = report.findings
+    assert (finding.where.split(",")[0], finding.problem) == ("entry 1", "no valid statement: a number too far")
+    assert (report.is_sound, report.is_damaged) == (False, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from tests.conftest import Gateway, run_allod
 from allod.app.home import Home
 from allod.prove.fsck import fsck
 from allod.prove.keys import load_signing_key
+from allod.prove.log import Entry, open_log
 
 Start = Callable[..., AbstractContextManager[Gateway]]
 
@@ -195,3 +197,26 @@ def test_a_disk_that_is_full_from_the_start_is_said(tmp_path: Path, free_kib: in
     assert "error: " in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout.strip() != "0"
+
+
+def test_a_realm_that_holds_an_impossible_receipt_starts_and_answers(start_gateway: Start, tmp_path: Path) -> None:
+    """It was signed once, and the log is never changed: it is stepped over, counted and named."""
+    hello = {"messages": [{"role": "user", "content": "hello"}]}
+    with start_gateway("echo") as gateway:
+        assert post(gateway, hello)[0] == 200
+        home = Home(gateway.home)
+    log = open_log(home.receipts, load_signing_key(home.log_key))
+    (statement,) = log.entries(0, 1)
+    odd = re.sub(rb'"tokens":[0-9]+', b'"tokens":1' + b"0" * 30, statement)
+    log.append([Entry(odd, "odd")])
+    log.close()
+    with start_gateway("echo") as gateway:
+        assert gateway.home == home.path
+        assert post(gateway, hello)[0] == 200
+        with urllib.request.urlopen(f"{gateway.url}/metrics", timeout=10) as response:
+            assert b"allod_log_unreadable_entries 1.0" in response.read()
+        result = gateway.allod("log", "fsck", "--json")
+        assert result.returncode == 1
+        told = json.loads(result.stdout)
+        assert (told["num_unreadable"], told["is_damaged"]) == (1, False)
+        assert told["findings"][0]["where"].startswith("entry 1,")

@@ -241,3 +241,19 @@ async def test_a_note_that_cannot_be_made_is_not_an_error(front: MakeFront) -> N
         await asyncio.to_thread(made.writer.close)
         made.recorder.record_unfinished(asked, PERMITTED, "half", reason=CUT)
         assert await made.receipts() == []
+
+
+@pytest.mark.parametrize(
+    "usage", [Usage(10**30, 5), Usage(3, -5), Usage(3, 2**53), Usage(3, 5, cached_tokens=-1)], ids=str
+)
+async def test_an_answer_of_which_no_receipt_can_tell_is_not_signed(front: MakeFront, usage: Usage) -> None:
+    """The client hears so, the log says that an answer broke off, and the next one is answered."""
+    async with front(ENGINE) as made:
+        asked = await made.prepared(request())
+        with pytest.raises(Unavailable) as refused:
+            await made.recorder.record_answer(asked, PERMITTED, recorded(b"the answer", usage))
+        await made.recorder.record_answer(request(id="r2"), PERMITTED, recorded(b"another", Usage(3, 5)))
+        odd, sound = await made.receipts()
+    assert refused.value.code == "not_recordable"
+    assert (odd.predicate["answer"]["finish"], odd.predicate["answer"]["tokens"]) == ("error", None)
+    assert (sound.id, sound.predicate["answer"]["tokens"]) == ("r2", 5)

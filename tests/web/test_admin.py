@@ -73,7 +73,7 @@ class Office:
             prefixes={(method, ORGANIZATION_PREFIX): Route(at_that_time, needs="admin") for method in METHODS},
             keys=self.keys,
             hosts=frozenset({b"here"}),
-            metrics=Metrics(requests_inside=lambda: 0),
+            metrics=Metrics(requests_inside=lambda: 0, num_unreadable=lambda: 0),
         )
 
     async def ask(self, method: str, path: str, body: object = None, **query: Any) -> tuple[int, Any]:

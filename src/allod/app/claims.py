@@ -27,39 +27,53 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the log says of a claim. `breaches` are the first `MAX_SHOWN` of `num_breaking`; `read` is the log."""
+    """What the log says of a claim. `breaches` are the first `MAX_SHOWN` of `num_breaking`, `unreadable` the numbers of
+    the first `MAX_SHOWN` entries that nobody can judge, of `num_unreadable`; `read` is the log."""
 
     claim: Claim
     read: LogRead
     num_concerned: int
     num_breaking: int
     breaches: tuple[Breach, ...]
+    num_unreadable: int = 0
+    unreadable: tuple[int, ...] = ()
 
     @property
     def holds(self) -> bool:
-        """Whether no entry of the log breaks the claim."""
-        return self.num_breaking == 0
+        """Whether every entry of the log can be judged, and none breaks the claim."""
+        return self.num_breaking == 0 and self.num_unreadable == 0
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether no entry breaks the claim that can be judged, and there are others."""
+        return self.num_breaking == 0 and self.num_unreadable > 0
 
 
 def judge_log(claim: Claim, directory: Path, key: VerifierKey) -> Judgement:
     """Read the whole log in `directory` and judge each entry. Takes no lock; a gateway may go on writing.
 
-    Raises Invalid (`no_log`) where there is none, and VerificationError: (`log`) unless what was read is the log that
-    `key` signed, (`statement`) for an entry that nobody could judge. A claim is not said to hold past either.
+    An entry that is no valid statement is counted and named: it may be the one that breaks the claim, so the claim is
+    not said to hold past it. Raises Invalid (`no_log`) where there is none, and VerificationError (`log`) unless what
+    was read is the log that `key` signed.
     """
-    num_concerned, num_breaking, breaches = 0, 0, list[Breach]()
+    num_concerned, num_breaking, num_unreadable = 0, 0, 0
+    breaches, unreadable = list[Breach](), list[int]()
 
     def see(number: int, entry: bytes) -> None:
-        nonlocal num_concerned, num_breaking
+        nonlocal num_concerned, num_breaking, num_unreadable
         try:
             verdict = _judged(claim, entry)
-        except Invalid as error:
-            raise VerificationError(f"entry {number}: {error.message}", step=2, name="statement") from error
+            breach = Breach(number, check_statement(entry).id) if verdict == "breaks" else None
+        except Invalid:
+            num_unreadable += 1
+            if len(unreadable) < MAX_SHOWN:
+                unreadable.append(number)
+            return
         num_concerned += verdict != "not concerned"
-        if verdict == "breaks":
+        if breach is not None:
             num_breaking += 1
             if len(breaches) < MAX_SHOWN:
-                breaches.append(Breach(number, check_statement(entry).id))
+                breaches.append(breach)
 
     try:
         read = read_log(directory, key, see)
@@ -67,7 +81,7 @@ def judge_log(claim: Claim, directory: Path, key: VerifierKey) -> Judgement:
         if error.code == "no_log":
             raise
         raise VerificationError(error.message, step=1, name="log", hint=error.hint) from error
-    return Judgement(claim, read, num_concerned, num_breaking, tuple(breaches))
+    return Judgement(claim, read, num_concerned, num_breaking, tuple(breaches), num_unreadable, tuple(unreadable))
 
 
 def bundles_of_breaches(judgement: Judgement, directory: Path, key: VerifierKey) -> Iterator[tuple[Breach, bytes]]:

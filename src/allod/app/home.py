@@ -31,10 +31,12 @@ class Home:
         self.store = path / "store" / "models"
         self.day_keys = path / "keys" / "days"
         self.receipts = path / "logs" / "receipts"
+        self.artefacts = path / "logs" / "artefacts"
         self.evidence = path / "evidence"
         self._realm = path / "realm"
         self.salts = path / "keys" / "salts.key"
         self.log_key = path / "keys" / "receipts.key"
+        self.artefacts_key = path / "keys" / "artefacts.key"
         self.models_key = path / "keys" / "models.key"
         self.models_pub = path / "keys" / "models.pub"
 

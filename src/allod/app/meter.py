@@ -58,8 +58,15 @@ class Meter:
         self._log = log
         self._ledger = ledger
 
+    @property
+    def num_unreadable(self) -> int:
+        """Entries that are no receipts, and were stepped over since the start."""
+        return self._ledger.num_unreadable
+
     def catch_up(self) -> int:
-        """Charge everything durable that has not been charged; how many receipts that was.
+        """Charge everything durable that has not been charged; how many entries that was.
+
+        An entry that is no valid receipt is stepped over: it is logged by its number, and counted.
 
         Raises Unavailable: the store's reason, `ledger_ahead` where the ledger has charged more than the log holds, or
         `log_short` and `log_unavailable` where the log's segment or the day keys cannot be read.
@@ -100,7 +107,7 @@ class Meter:
     def _post(self, entries: list[tuple[int, int, bytes]]) -> int:
         try:
             return self._ledger.post(entries)
-        except Invalid as error:  # a leaf of ours that is no receipt: the ledger must not go on without it
+        except Invalid as error:  # a day key that cannot be trusted: the ledger must not go on without it
             raise Unavailable(error.message, code=error.code, hint=error.hint) from error
 
 

@@ -45,6 +45,7 @@ class Realm:
         self.trust = opened.trust
         self.store = opened.store
         self.policies = opened.policies
+        self.meter = opened.meter
         self.shares = Shares(opened.store, model=gateway.model.name)
         names = DayNames(opened.day_keys, opened.store)
         self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)

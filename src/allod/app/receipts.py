@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -108,17 +109,21 @@ class _Search:
         """Keep it if it is wanted; False for one that is for the next reading, and so are all before it."""
         if len(self.found) == self._wanted.limit:
             return False
-        statement = json.loads(entry)
-        kind, predicate = statement["predicateType"], statement["predicate"]
-        if kind not in (ANSWER, REFUSAL):
-            return True
-        day = _day(predicate)
+        try:
+            statement = json.loads(entry)
+            kind, predicate = statement["predicateType"], statement["predicate"]
+            if kind not in (ANSWER, REFUSAL):
+                return True
+            day = _day(predicate)
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+            return True  # no receipt, and nobody's: `allod log fsck` names it
         if day not in self._days:
             if len(self._days) == MAX_DAYS:
                 return False
             self._days[day] = self._name_of_the_tenant(day)
-        if self._is_wanted(predicate, self._days[day]):
-            self.found.append(Found(number, kind, predicate, self._wanted.tenant_id))
+        with suppress(LookupError, TypeError):
+            if self._is_wanted(predicate, self._days[day]):
+                self.found.append(Found(number, kind, predicate, self._wanted.tenant_id))
         return True
 
     def _name_of_the_tenant(self, day: str) -> str | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
+from typing import Any
 
 from allod.app.home import Home, load_settings
 from allod.cli.tenant import the_log_to_itself
 from allod.core.errors import Invalid
-from allod.prove.fsck import fsck, rebuild
+from allod.core.statements import check_statement
+from allod.prove.fsck import FsckReport, fsck, rebuild
 from allod.prove.keys import load_signing_key
 
 
@@ -38,14 +41,56 @@ def run(words: argparse.Namespace) -> int:
             raise Invalid("the log has no tree head yet", code="no_log", hint="it has one after the first answer")
         sys.stdout.write(checkpoint.read_text())
         return 0
-    key = load_signing_key(home.log_key)
-    with the_log_to_itself():
-        report = rebuild(home.receipts, key) if words.rebuild else fsck(home.receipts, key.verifier)
+    return _fsck(home, words)
+
+
+def _fsck(home: Home, words: argparse.Namespace) -> int:
+    """Both logs of the realm: 0 if each is whole and every entry can be read, 1 if not."""
+    reports = {}
+    for name, directory, key_file in (
+        ("receipts", home.receipts, home.log_key),
+        ("artefacts", home.artefacts, home.artefacts_key),
+    ):
+        if not (name == "receipts" or directory.exists()):
+            continue
+        key = load_signing_key(key_file)
+        with the_log_to_itself():
+            reports[name] = (
+                rebuild(directory, key, check_statement)
+                if words.rebuild
+                else fsck(directory, key.verifier, check_statement)
+            )
+    is_sound = all(report.is_sound for report in reports.values())
     if words.json:
-        print(json.dumps({**asdict(report), "head": report.head.size, "is_sound": report.is_sound}))
-        return 0 if report.is_sound else 1
+        print(json.dumps({**_told(reports["receipts"]), "logs": {name: _told(one) for name, one in reports.items()}}))
+    else:
+        for name, report in reports.items():
+            _print(name, report)
+        print(_verdict(reports.values()))
+    return 0 if is_sound else 1
+
+
+def _told(report: FsckReport) -> dict[str, Any]:
+    return {
+        **asdict(report),
+        "head": report.head.size,
+        "is_sound": report.is_sound,
+        "is_damaged": report.is_damaged,
+        "num_unreadable": sum(finding.is_entry for finding in report.findings),
+    }
+
+
+def _print(name: str, report: FsckReport) -> None:
     for finding in report.findings:
-        print(f"{finding.where}: {finding.problem}")
-    print(f"{report.head.size} entries, {report.num_heads} tree heads, {report.num_bytes} bytes")
-    print("clean" if report.is_sound else "NOT clean")
-    return 0 if report.is_sound else 1
+        print(f"{name}: {finding.where}: {finding.problem}")
+    print(f"{name}: {report.head.size} entries, {report.num_heads} tree heads, {report.num_bytes} bytes")
+
+
+def _verdict(reports: Collection[FsckReport]) -> str:
+    if any(report.is_damaged for report in reports):
+        return "NOT clean: no gateway starts with this"
+    if all(report.is_sound for report in reports):
+        return "clean"
+    if any(finding.is_entry for report in reports for finding in report.findings):
+        return "NOT clean: the log is whole, and holds entries that nobody can read; a gateway steps over them"
+    return "NOT clean: what is derived can be made again with --rebuild"

@@ -22,7 +22,7 @@ what became of an answer afterwards. Times and places are those that the operato
 
 
 def prove_claim(words: argparse.Namespace, settings: Settings) -> int:
-    """0 if it holds, 1 if it does not."""
+    """0 if it holds, 1 if it does not, or if entries that nobody can read leave that open."""
     home = Home(settings.home)
     claim = parse_claim(words.claim, nation_of(settings))
     if not home.log_key.exists():
@@ -45,6 +45,8 @@ def _judged(judged: Judgement) -> dict[str, Any]:
         "log": {"origin": head.origin, "size": head.size, "root": to_base64(head.root)},
         "concerned": judged.num_concerned,
         "breaking": judged.num_breaking,
+        "unreadable": judged.num_unreadable,
+        "unreadable_entries": list(judged.unreadable),
         "receipts": [{"entry": breach.entry, "id": breach.receipt_id} for breach in judged.breaches],
         "limits": LIMITS,
     }
@@ -55,9 +57,13 @@ def _told(judged: Judgement) -> str:
     lines = [f"entry {breach.entry}: {breach.receipt_id}" for breach in judged.breaches[:NUM_LISTED]]
     if judged.num_breaking > len(lines):
         lines.append(f"and {judged.num_breaking - len(lines)} more")
+    if judged.num_unreadable:
+        first = ", ".join(str(number) for number in judged.unreadable[:NUM_LISTED])
+        lines.append(f"{judged.num_unreadable} entries cannot be judged, being no valid statements: {first}")
+    verdict = "NOT decided" if judged.is_undecided else "holds" if judged.holds else "does NOT hold"
     return "\n".join(
         [
-            f"{'holds' if judged.holds else 'does NOT hold'}: {judged.claim.text}",
+            f"{verdict}: {judged.claim.text}",
             f"log {head.origin}: tree head of size {head.size}, root {to_base64(head.root)}",
             f"{judged.num_concerned} of its {head.size} entries are concerned, {judged.num_breaking} break the claim",
             *lines,

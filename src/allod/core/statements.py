@@ -8,22 +8,52 @@ anywhere and believes nothing.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, check_canonical
+from allod.core.canonical import JsonValue, canonical_json, check_canonical
 from allod.core.errors import Invalid
+from allod.core.statement_shapes import (
+    ANSWER_SHAPE,
+    ENERGY,
+    ENGINE,
+    ID_AND_TIMES,
+    MODEL,
+    POLICY,
+    REFUSAL_SHAPE,
+    SEAL,
+    SITE,
+    are_names,
+    are_sources,
+    check_shape,
+    is_amount,
+    is_cached,
+    is_commitment,
+    is_count,
+    is_key_name,
+    is_object,
+    is_params,
+    is_subjects,
+    is_text,
+    is_time,
+    is_tokens,
+    refused,
+)
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 ANSWER = "urn:allod:answer:v1"
 REFUSAL = "urn:allod:refusal:v1"
-KNOWN_TYPES = frozenset(
-    f"urn:allod:{name}:v1" for name in ("answer", "refusal", "heartbeat", "artefact", "training", "policy", "drill")
-)
+_TYPES = ("answer", "refusal", "heartbeat", "artefact", "training", "policy", "drill", "clock")
+KNOWN_TYPES = frozenset(f"urn:allod:{name}:v1" for name in _TYPES)
 MAX_STATEMENT_BYTES = 65_535  # an entry of a C2SP entry bundle has a 16-bit length
+
+_SHAPES = {
+    "ModelPart": MODEL, "EnginePart": ENGINE, "PolicyPart": POLICY, "SealPart": SEAL, "SitePart": SITE,
+    "EnergyPart": ENERGY,
+}  # fmt: skip
+_STATEMENT = {"_type": is_text, "predicateType": is_text, "subject": is_subjects, "predicate": is_object}
 
 Params = Mapping[str, int | str | bool | None]
 
@@ -32,11 +62,16 @@ def _text(value: JsonValue) -> str:
     return canonical_json(value).decode()
 
 
-_quoted = lru_cache(maxsize=256)(_text)
+@lru_cache(maxsize=256)
+def _finish(word: str) -> str:
+    """How an answer finished, as JSON. Raises Invalid for what is no text."""
+    if not is_text(word):
+        raise refused("predicate.answer.finish is not what it must be")
+    return _text(word)
 
 
 class _Fixed:
-    """A part that stays the same from answer to answer: its JSON text is made once."""
+    """A part that stays the same from answer to answer: it is checked, and its JSON text made, once."""
 
     __slots__ = ()
 
@@ -45,7 +80,9 @@ class _Fixed:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "text"}  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", _text(self.as_json()))
+        made = self.as_json()
+        object.__setattr__(self, "text", _text(made))
+        check_shape(_SHAPES[type(self).__name__], made, type(self).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +169,7 @@ class RequestPart:
     params: Params
 
     def __post_init__(self) -> None:
-        if self.params and not _is_params(self.params):
+        if self.params and not is_params(self.params):
             raise Invalid("a parameter is too large or too long for a receipt", code="bad_params", param="params")
 
 
@@ -190,15 +227,16 @@ def statement_bytes(receipt: Receipt) -> bytes:
     """The canonical statement of `receipt`: an answer's, or a refusal's where there is no answer.
 
     Written out in the order of its keys, which is what canonical JSON sorts them to; a test holds it to that.
-    Types are the caller's duty (`check_statement` is the judge). Raises Invalid if it is too long for the log.
+    Raises Invalid for whatever `check_statement` would refuse: what nobody could read is never signed.
     """
+    check_receipt(receipt)
     answer, request = receipt.answer, receipt.request
     if answer is None:
         kind, name, commitment, answer_text = REFUSAL, "request", request.commitment, "null"
     else:
         kind, name, commitment = ANSWER, "answer", answer.commitment
         answer_text = (
-            f'{{"commitment":"{commitment}","finish":{_quoted(answer.finish)},"tokens":{_count(answer.tokens)}}}'
+            f'{{"commitment":"{commitment}","finish":{_finish(answer.finish)},"tokens":{_count(answer.tokens)}}}'
         )
     params = _text(request.params) if request.params else "{}"
     sources = _text(receipt.sources) if receipt.sources else "[]"
@@ -227,118 +265,44 @@ def statement_bytes(receipt: Receipt) -> bytes:
     return data
 
 
-def _refuse(message: str) -> Invalid:
-    return Invalid(message, code="bad_statement")
+def check_receipt(receipt: Receipt) -> None:
+    """Raise Invalid (`bad_statement`) for a receipt that `check_statement` would refuse, by the same tests.
+
+    Its parts have been checked when they were made, so this is about what differs from receipt to receipt; names are
+    looked at together, because it is on the way of every answer (docs/log.md has its cost).
+    """
+    answer, request, meter = receipt.answer, receipt.request, receipt.meter
+    names = f"{receipt.id} {receipt.nonce} {receipt.tenant} {request.commitment}"
+    if not are_names(names):
+        raise refused("its id, nonce, tenant or the request's commitment is not what it must be")
+    if not (is_time(receipt.start_ms) and is_time(receipt.end_ms) and receipt.start_ms <= receipt.end_ms):
+        raise refused(f"its times are {receipt.start_ms} and {receipt.end_ms}")
+    if not (
+        is_count(receipt.seq) and is_tokens(request.tokens) and (not receipt.sources or are_sources(receipt.sources))
+    ):
+        raise refused(f"its number, prompt tokens ({request.tokens}) or sources are not what they must be")
+    if receipt.policy.decision != ("forbid" if answer is None else "permit"):
+        raise refused("predicate.policy.decision is not what it must be")
+    if answer is not None:
+        _check_answer(answer)
+        if receipt.model is None or receipt.engine is None:
+            raise refused("an answer has a model and an engine")
+    if meter is not None:
+        _check_meter(meter)
 
 
-# What a field may hold: a test of the value, or the exact keys of an object and what each of them may hold.
-
-Test = Callable[[Any], bool]
-Shape = Any  # a Test, a NullOr, or a mapping of names to Shapes, some of them IfThere
-
-
-class NullOr(NamedTuple):
-    """Null, or what `shape` allows."""
-
-    shape: Any
+def _check_answer(answer: AnswerPart) -> None:
+    if not (is_commitment(answer.commitment) and is_tokens(answer.tokens)):
+        raise refused(f"predicate.answer is not what it must be: {answer.tokens} tokens")
 
 
-class IfThere(NamedTuple):
-    """A member that may be left out."""
-
-    shape: Any
-
-
-def _matches(pattern: str) -> Test:
-    fullmatch = re.compile(pattern).fullmatch
-    return lambda value: isinstance(value, str) and fullmatch(value) is not None
-
-
-def _list_of(test: Test, *, at_most: int) -> Test:
-    return lambda value: isinstance(value, list) and len(value) <= at_most and all(map(test, value))
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= MAX_SAFE_INTEGER
-
-
-def _is_setting(value: Any) -> bool:
-    if type(value) is int:
-        return abs(value) <= MAX_SAFE_INTEGER
-    return value is None or isinstance(value, bool) or _TEXT(value)
-
-
-def _is_params(value: Any) -> bool:
-    if not isinstance(value, Mapping) or len(value) > 32:
-        return False
-    return all(_NAME(key) and _is_setting(item) for key, item in value.items())
-
-
-_TEXT = _matches(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
-_NAME = _matches(r"[a-z][a-z0-9_]{0,63}")
-_ID = _matches(r"[A-Za-z0-9_-]{1,64}")
-_HEX_128 = _matches(r"[0-9a-f]{32}")
-_HEX_256 = _matches(r"[0-9a-f]{64}")
-_DIGEST = _matches(r"sha256:[0-9a-f]{64}")
-_TEXTS = _list_of(_TEXT, at_most=64)
-
-_AT: Shape = {"start_ms": _is_count, "end_ms": _is_count}
-_LABEL: Shape = {"tier": _TEXT, "markings": _TEXTS, "jurisdictions": NullOr(_TEXTS), "purposes": NullOr(_TEXTS)}
-_MODEL: Shape = {
-    "name": _TEXT,
-    "digest": _DIGEST,
-    "template": NullOr(_DIGEST),
-    "adapters": _list_of(_DIGEST, at_most=16),
-}
-_ENGINE: Shape = {"name": _TEXT, "build": _DIGEST, "config": _DIGEST, "replay": _matches("exact|batch-invariant|none")}
-_METER: Shape = {"key": NullOr(_HEX_128), "engine_ms": _is_count, "cached_tokens": _is_count, "micros": _is_count}
-_BOTH: dict[str, Shape] = {
-    "id": _ID,
-    "seq": _is_count,
-    "nonce": _HEX_128,
-    "at": _AT,
-    "request": {"commitment": _HEX_256, "tokens": NullOr(_is_count), "params": _is_params},
-    "sources": _list_of(_HEX_256, at_most=256),
-    "seal": NullOr({"kind": _TEXT, "proof": NullOr(_DIGEST)}),
-    "site": {"id": _TEXT, "jurisdiction": _TEXT},
-    "tenant": _HEX_128,
-    "meter": IfThere(_METER),
-    "energy": {
-        "millijoules": NullOr(_is_count),
-        "label": _matches("METERED|MODELLED|UNAVAILABLE"),
-        "method": NullOr(_TEXT),
-    },
-}
-_POLICY: dict[str, Shape] = {"digest": _DIGEST, "label": _LABEL, "rules": _TEXTS}
-_ANSWER_SHAPE: Shape = {
-    **_BOTH,
-    "answer": {"commitment": _HEX_256, "tokens": NullOr(_is_count), "finish": _TEXT},
-    "model": _MODEL,
-    "engine": _ENGINE,
-    "policy": {**_POLICY, "decision": _matches("permit")},
-}
-_REFUSAL_SHAPE: Shape = {
-    **_BOTH,
-    "answer": lambda value: value is None,
-    "model": NullOr(_MODEL),
-    "engine": NullOr(_ENGINE),
-    "policy": {**_POLICY, "decision": _matches("forbid")},
-}
-
-
-def _check_shape(shape: Any, value: Any, where: str) -> None:
-    if isinstance(shape, NullOr):
-        if value is not None:
-            _check_shape(shape.shape, value, where)
-    elif isinstance(shape, Mapping):
-        needed = {key for key, inner in shape.items() if not isinstance(inner, IfThere)}
-        if not isinstance(value, dict) or not needed <= value.keys() <= shape.keys():
-            raise _refuse(f"{where} must have exactly: {', '.join(sorted(needed))}")
-        for key, item in value.items():
-            inner = shape[key]
-            _check_shape(inner.shape if isinstance(inner, IfThere) else inner, item, f"{where}.{key}")
-    elif not shape(value):
-        raise _refuse(f"{where} is not what it must be")
+def _check_meter(meter: MeterPart) -> None:
+    amounts = is_amount(meter.engine_ms) and is_amount(meter.micros) and is_cached(meter.cached_tokens)
+    if not (amounts and is_key_name(meter.key)):
+        raise refused(
+            f"predicate.meter is not what it must be: {meter.engine_ms} ms, {meter.micros} micros, "
+            f"{meter.cached_tokens} cached tokens"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,45 +322,29 @@ def check_statement(data: bytes) -> Statement:
     Answers and refusals are checked field by field; other types need only `id` and `at`. Raises Invalid.
     """
     if len(data) > MAX_STATEMENT_BYTES:
-        raise _refuse("longer than an entry of the log")
+        raise refused("longer than an entry of the log")
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _refuse(f"not JSON: {error}") from error
-    check_canonical(value)
+        raise refused(f"not JSON: {error}") from error
     if canonical_json(value) != data:
-        raise _refuse("not in canonical form")
-    _check_shape(
-        {"_type": _TEXT, "predicateType": _TEXT, "subject": _is_subjects, "predicate": _is_object}, value, "it"
-    )
+        raise refused("not in canonical form")
+    check_shape(_STATEMENT, value, "it")
     kind, predicate = value["predicateType"], value["predicate"]
     if value["_type"] != STATEMENT_TYPE or kind not in KNOWN_TYPES:
-        raise _refuse(f"unknown type {kind!r}")
+        raise refused(f"unknown type {kind!r}")
     if kind in (ANSWER, REFUSAL):
-        _check_shape(_ANSWER_SHAPE if kind == ANSWER else _REFUSAL_SHAPE, predicate, "predicate")
+        check_shape(ANSWER_SHAPE if kind == ANSWER else REFUSAL_SHAPE, predicate, "predicate")
         _check_subject(value["subject"], "answer" if kind == ANSWER else "request", predicate)
-    else:
-        _check_shape({"id": _ID, "at": _AT}, {key: predicate.get(key) for key in ("id", "at")}, "predicate")
+    else:  # the shapes above leave nothing that is not canonical
+        check_canonical(value)
+        check_shape(ID_AND_TIMES, {key: predicate.get(key) for key in ("id", "at")}, "predicate")
     at = predicate["at"]
     if at["start_ms"] > at["end_ms"]:
-        raise _refuse("it ends before it starts")
+        raise refused("it ends before it starts")
     return Statement(kind, predicate["id"], at["start_ms"], at["end_ms"], predicate)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_subjects(value: Any) -> bool:
-    return isinstance(value, list) and 1 <= len(value) <= 64 and all(map(_is_subject, value))
-
-
-def _is_subject(value: Any) -> bool:
-    if not (isinstance(value, dict) and value.keys() == {"name", "digest"} and isinstance(value["digest"], dict)):
-        return False
-    return _TEXT(value["name"]) and value["digest"].keys() == {"sha256"} and _HEX_256(value["digest"]["sha256"])
 
 
 def _check_subject(subjects: list[Any], name: str, predicate: Mapping[str, Any]) -> None:
     if subjects != [{"name": name, "digest": {"sha256": predicate[name]["commitment"]}}]:
-        raise _refuse(f"its subject is not the {name}'s commitment")
+        raise refused(f"its subject is not the {name}'s commitment")

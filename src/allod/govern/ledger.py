@@ -1,13 +1,18 @@
 """The ledger's entries: what each receipt in the log costs, and whom. The log is the truth, and rebuilds the ledger.
 
-A receipt names its tenant and key by the day's pseudonyms. Where the day key was destroyed nobody can say any more
-whose it was: it is charged to `ERASED`, so that totals still equal the sum of all receipts.
+A leaf that is no valid receipt is stepped over, counted and named: what it would have cost nobody can say, and the
+receipts behind it are owed all the same. A receipt names its tenant and key by the day's pseudonyms. Where the day key
+was destroyed nobody can say any more whose it was: it is charged to `ERASED`, so that totals still equal the sum of
+all receipts.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
 from allod.core.errors import AllodError, Invalid
@@ -18,8 +23,10 @@ from allod.govern.windows import day_at
 
 ERASED = "erased"  # the tenant of receipts whose day key was destroyed
 REFUSED = "refused"  # how a refusal finished
+MAX_TOLD = 20  # unreadable entries in one batch
 
 NameOf = Callable[[str, str], str | None]
+logger = logging.getLogger(__name__)
 
 
 class Names(Protocol):
@@ -46,28 +53,38 @@ def charge_of(predicate: Mapping[str, Any], kind: str, *, tenant_of: NameOf, key
     if kind not in (ANSWER, REFUSAL):
         return None
     try:
-        start_ms = predicate["at"]["start_ms"]
-        day = day_at(start_ms).isoformat()
-        answer, model = predicate["answer"], predicate["model"]
-        meter = predicate.get("meter") or {}
-        pseudonym = meter.get("key")
-        return Charge(
-            receipt_id=predicate["id"],
-            tenant_id=tenant_of(day, predicate["tenant"]) or ERASED,
-            key_id=key_of(day, pseudonym) or "" if pseudonym is not None else "",
-            model=model["name"] if model else "",
-            start_ms=start_ms,
-            decision=predicate["policy"]["decision"],
-            finish=answer["finish"] if answer else REFUSED,
-            prompt_tokens=predicate["request"]["tokens"] or 0,
-            completion_tokens=answer["tokens"] or 0 if answer else 0,
-            cached_tokens=meter.get("cached_tokens", 0),
-            engine_ms=meter.get("engine_ms", 0),
-            millijoules=predicate["energy"]["millijoules"],
-            micros=meter.get("micros", 0),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        day = day_at(predicate["at"]["start_ms"]).isoformat()
+        charge = _charge(predicate)
+        pseudonym, key_pseudonym = predicate["tenant"], (predicate.get("meter") or {}).get("key")
+        if not (isinstance(pseudonym, str) and isinstance(key_pseudonym, (str, NoneType))):
+            raise TypeError("a pseudonym is text")
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, Invalid) as error:
         raise Invalid(f"a receipt lacks what it must have: {error!r}", code="bad_statement") from error
+    return replace(
+        charge,
+        tenant_id=tenant_of(day, pseudonym) or ERASED,
+        key_id=key_of(day, key_pseudonym) or "" if key_pseudonym is not None else "",
+    )
+
+
+def _charge(predicate: Mapping[str, Any]) -> Charge:
+    """The charge, before it is known whose it is."""
+    answer, model, meter = predicate["answer"], predicate["model"], predicate.get("meter") or {}
+    return Charge(
+        receipt_id=predicate["id"],
+        tenant_id="",
+        key_id="",
+        model=model["name"] if model else "",
+        start_ms=predicate["at"]["start_ms"],
+        decision=predicate["policy"]["decision"],
+        finish=answer["finish"] if answer else REFUSED,
+        prompt_tokens=predicate["request"]["tokens"] or 0,
+        completion_tokens=answer["tokens"] or 0 if answer else 0,
+        cached_tokens=meter.get("cached_tokens", 0),
+        engine_ms=meter.get("engine_ms", 0),
+        millijoules=predicate["energy"]["millijoules"],
+        micros=meter.get("micros", 0),
+    )
 
 
 class Ledger:
@@ -78,6 +95,7 @@ class Ledger:
         self._origin = origin
         self._names = names
         self._position: Position | None = None
+        self.num_unreadable = 0  # entries that were stepped over since the start
 
     def position(self) -> Position:
         """Up to where the log has been charged."""
@@ -88,7 +106,7 @@ class Ledger:
     def post(self, entries: Sequence[tuple[int, int, bytes]]) -> int:
         """Charge these entries, (number, end, statement), but for those charged already; how many were new.
 
-        Blocks on the store. Raises Invalid (`ledger_gap`, `bad_statement`) and Unavailable; nothing is charged then.
+        Blocks on the store. Raises Invalid (`ledger_gap`) and Unavailable; nothing is charged then.
         """
         position = self.position()
         fresh = [entry for entry in map(Entry._make, entries) if entry.number >= position.num_entries]
@@ -102,22 +120,43 @@ class Ledger:
                     hint="read the log from the ledger's position on",
                 )
         after = Position(fresh[-1].number + 1, fresh[-1].end)
+        unreadable: list[tuple[int, str]] = []
         try:
-            self._store.charge(self._origin, after, list(self._charges(fresh)))
+            self._store.charge(self._origin, after, list(self._charges(fresh, unreadable)))
         except AllodError:
             self._position = None  # it may have been charged all the same: ask again
             raise
         self._position = after
+        self._tell(unreadable)
         return len(fresh)
 
-    def _charges(self, entries: Sequence[Entry]) -> Iterator[Charge]:
+    def _charges(self, entries: Sequence[Entry], unreadable: list[tuple[int, str]]) -> Iterator[Charge]:
+        """What they cost; those that are no receipts go into `unreadable`, by number, with the reason."""
         names = self._names
         for entry in entries:
             try:
-                statement = json.loads(entry.statement)
-                kind, predicate = statement["predicateType"], statement["predicate"]
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise Invalid(f"entry {entry.number} is no statement", code="bad_statement") from error
-            charge = charge_of(predicate, kind, tenant_of=names.tenant_of, key_of=names.key_of)
+                kind, predicate = _read(entry.statement)
+                charge = charge_of(predicate, kind, tenant_of=names.tenant_of, key_of=names.key_of)
+            except Invalid as error:
+                if error.code != "bad_statement":  # a day key that cannot be trusted is no fault of the entry
+                    raise
+                unreadable.append((entry.number, error.message))
+                continue
             if charge is not None:
                 yield charge
+
+    def _tell(self, unreadable: Sequence[tuple[int, str]]) -> None:
+        self.num_unreadable += len(unreadable)
+        for number, reason in unreadable[:MAX_TOLD]:
+            logger.error("entry %d of %s is no receipt and is charged to nobody: %s", number, self._origin, reason)
+        if len(unreadable) > MAX_TOLD:
+            logger.error("and %d more; `allod log fsck` names them all", len(unreadable) - MAX_TOLD)
+
+
+def _read(leaf: bytes) -> tuple[str, Mapping[str, Any]]:
+    """A leaf's kind and predicate. Raises Invalid (`bad_statement`)."""
+    try:
+        statement = json.loads(leaf)
+        return statement["predicateType"], statement["predicate"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Invalid("it is no statement", code="bad_statement") from error

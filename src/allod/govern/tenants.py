@@ -14,6 +14,7 @@ from hashlib import sha256
 
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, check_canonical
 from allod.core.errors import Invalid
+from allod.core.statement_shapes import LAST_MS, MAX_AMOUNT, MAX_TOKENS, is_id
 
 LOCAL = "local"  # the tenant that is there from the first start
 ORGANIZATION = "organization"  # stands for all tenants together, where they have a limit in common
@@ -228,7 +229,8 @@ class Charge:
     micros: int = 0
 
     def __post_init__(self) -> None:
-        _check_id("receipt_id", self.receipt_id)
+        if not is_id(self.receipt_id):
+            raise _wrong("receipt_id", "must be a receipt's id")
         for name in ("tenant_id", "key_id"):
             if getattr(self, name) != "":
                 _check_id(name, getattr(self, name))
@@ -237,9 +239,13 @@ class Charge:
                 _check_text(name, getattr(self, name))
         if self.decision not in ("permit", "forbid"):
             raise _wrong("decision", "must be permit or forbid")
-        for name in ("start_ms", "prompt_tokens", "completion_tokens", "cached_tokens", "engine_ms", "micros"):
-            _check_number(name, getattr(self, name))
-        _check_time("millijoules", self.millijoules)
+        _check_number("start_ms", self.start_ms, highest=LAST_MS)
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+            _check_number(name, getattr(self, name), highest=MAX_TOKENS)
+        for name in ("engine_ms", "micros"):
+            _check_number(name, getattr(self, name), highest=MAX_AMOUNT)
+        if self.millijoules is not None:
+            _check_number("millijoules", self.millijoules, highest=MAX_AMOUNT)
 
 
 def new_id(prefix: str, random: Callable[[int], bytes] = secrets.token_bytes) -> str:

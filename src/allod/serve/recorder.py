@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from allod.core.canonical import digest_of, sha256_hex
-from allod.core.errors import AllodError, Unavailable
+from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Request, Usage, chat_answer
 from allod.core.statements import (
@@ -92,8 +92,17 @@ class Recorder:
             await asyncio.to_thread(self._day_keys.use, request.tenant, day)
 
     async def record_answer(self, request: Request, decision: Decision, answered: Answered) -> None:
-        """Return once the receipt is durable. Raises Unavailable if it cannot be made so."""
-        await self._append(request.id, self._statement(request, decision, answered))
+        """Return once the receipt is durable. Raises Unavailable if it cannot be made so.
+
+        An answer of which no receipt can tell, since its engine counted the impossible, is noted as one that broke off.
+        """
+        try:
+            statement = self._statement(request, decision, answered)
+        except Invalid as error:
+            reason = Unavailable(f"no receipt can say what the engine answered: {error.message}", code="not_recordable")
+            self.record_unfinished(request, decision, answered.answer, reason=reason)
+            raise reason from error
+        await self._append(request.id, statement)
 
     async def record_refusal(self, request: Request, decision: Decision) -> None:
         """The same for a request that policy forbids."""
@@ -103,7 +112,7 @@ class Recorder:
         self,
         request: Request,
         decision: Decision,
-        text: str,
+        sent: str | bytes,
         *,
         reason: BaseException,
         usage: Usage | None = None,
@@ -112,7 +121,7 @@ class Recorder:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
         finish = "cancelled" if isinstance(reason, (asyncio.CancelledError, GeneratorExit)) else "error"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
-            answered = Answered(chat_answer(text), finish, usage, engine_ms)
+            answered = Answered(sent if isinstance(sent, bytes) else chat_answer(sent), finish, usage, engine_ms)
             self._writer.submit(self._statement(request, decision, answered), request.id, self._note)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:

@@ -6,7 +6,7 @@ For administrators. Nothing here changes anything: that is what `/v1/organizatio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
@@ -132,7 +132,7 @@ class Governance:
         names = await asyncio.to_thread(self._names, {one.tenant_id for one in reading.found if one.tenant_id})
         answer = {
             "object": "list",
-            "data": [_shown_receipt(one, names) for one in reading.found],
+            "data": list(_shown_receipts(reading.found, names)),
             "before": reading.before,
         }
         await _respond(call, answer)
@@ -219,6 +219,13 @@ def _shown_version(logged: LoggedVersion) -> Json:
         "note": version.note,
         "entry": logged.entry,
     }
+
+
+def _shown_receipts(found: Sequence[Found], names: dict[str, str]) -> Iterator[Json]:
+    """Those that are receipts: what is none is named by `allod log fsck`."""
+    for one in found:
+        with suppress(LookupError, TypeError):
+            yield _shown_receipt(one, names)
 
 
 def _shown_receipt(found: Found, names: dict[str, str]) -> Json:

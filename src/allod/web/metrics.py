@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 class Metrics:
     """One gateway's counters, in a registry of its own."""
 
-    def __init__(self, *, requests_inside: Callable[[], int]) -> None:
+    def __init__(self, *, requests_inside: Callable[[], int], num_unreadable: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("allod_requests", "Requests by path and status", ["path", "status"], registry=registry)
         self._seconds = Histogram(
@@ -23,6 +23,12 @@ class Metrics:
         self._tokens = Counter("allod_tokens", "Language tokens", ["kind"], registry=registry)
         inside = Gauge("allod_requests_inside", "Requests running or waiting", registry=registry)
         inside.set_function(requests_inside)
+        unreadable = Gauge(
+            "allod_log_unreadable_entries",
+            "Entries of the log that are no valid receipts and were charged to nobody, since the start",
+            registry=registry,
+        )
+        unreadable.set_function(num_unreadable)
         self._requests_by: dict[tuple[str, int], Counter] = {}
         self._prompt_tokens = self._tokens.labels("prompt")
         self._completion_tokens = self._tokens.labels("completion")

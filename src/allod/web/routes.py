@@ -18,7 +18,9 @@ from allod.web.static import Console
 def application(realm: Realm) -> Application:
     """The routes of CONTRACTS §2 that exist so far."""
     settings, gateway = realm.settings, realm.gateway
-    metrics = Metrics(requests_inside=lambda: gateway.admission.inside)
+    metrics = Metrics(
+        requests_inside=lambda: gateway.admission.inside, num_unreadable=lambda: realm.meter.num_unreadable
+    )
     openai = OpenAI(
         gateway, metrics=metrics, body_limit_bytes=settings.server.body_limit_bytes, started_s=now_ms() // 1000
     )

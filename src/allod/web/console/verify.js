@@ -299,7 +299,11 @@ const matches = (pattern) => (value) => typeof value === "string" && pattern.tes
 const nullOr = (shape) => (value, where) => value === null || checkShape(shape, value, where) !== false;
 const ifThere = (shape) => Object.assign((value, where) => checkShape(shape, value, where) !== false, { mayLack: true });
 const listOf = (test, most) => (value) => Array.isArray(value) && value.length <= most && value.every(test);
-const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
+const isUpTo = (most) => (value) => Number.isSafeInteger(value) && value >= 0 && value <= most;
+const isCount = isUpTo(Number.MAX_SAFE_INTEGER);
+const isTime = isUpTo(253402300799999); // the end of the year 9999
+const isTokens = isUpTo(2 ** 32);
+const isAmount = isUpTo(2 ** 47);
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const isText = matches(/^[^\u0000-\u001f\u007f\p{Surrogate}]{1,256}$/u);
 const isId = matches(/^[A-Za-z0-9_-]{1,64}$/);
@@ -314,29 +318,29 @@ const isSubject = (value) => isObject(value) && hasKeys(value, ["name", "digest"
 const isSubjects = (value) => Array.isArray(value) && value.length >= 1 && value.length <= 64 && value.every(isSubject);
 const isTexts = listOf(isText, 64);
 
-const AT = { start_ms: isCount, end_ms: isCount };
+const AT = { start_ms: isTime, end_ms: isTime };
 const LABEL = { tier: isText, markings: isTexts, jurisdictions: nullOr(isTexts), purposes: nullOr(isTexts) };
 const MODEL = { name: isText, digest: isDigest, template: nullOr(isDigest), adapters: listOf(isDigest, 16) };
 const ENGINE = { name: isText, build: isDigest, config: isDigest, replay: matches(/^(exact|batch-invariant|none)$/) };
 const policy = (decision) => ({ digest: isDigest, label: LABEL, rules: isTexts, decision: (value) => value === decision });
-const METER = { key: nullOr(isHex128), engine_ms: isCount, cached_tokens: isCount, micros: isCount };
+const METER = { key: nullOr(isHex128), engine_ms: isAmount, cached_tokens: isTokens, micros: isAmount };
 const BOTH = {
   id: isId, seq: isCount, nonce: isHex128, at: AT,
-  request: { commitment: isHex256, tokens: nullOr(isCount), params: isParams },
+  request: { commitment: isHex256, tokens: nullOr(isTokens), params: isParams },
   sources: listOf(isHex256, 256), seal: nullOr({ kind: isText, proof: nullOr(isDigest) }),
   site: { id: isText, jurisdiction: isText }, tenant: isHex128, meter: ifThere(METER),
-  energy: { millijoules: nullOr(isCount), label: matches(/^(METERED|MODELLED|UNAVAILABLE)$/), method: nullOr(isText) },
+  energy: { millijoules: nullOr(isAmount), label: matches(/^(METERED|MODELLED|UNAVAILABLE)$/), method: nullOr(isText) },
 };
 const PREDICATES = {
   "urn:allod:answer:v1": {
-    ...BOTH, answer: { commitment: isHex256, tokens: nullOr(isCount), finish: isText },
+    ...BOTH, answer: { commitment: isHex256, tokens: nullOr(isTokens), finish: isText },
     model: MODEL, engine: ENGINE, policy: policy("permit"),
   },
   "urn:allod:refusal:v1": {
     ...BOTH, answer: (value) => value === null, model: nullOr(MODEL), engine: nullOr(ENGINE), policy: policy("forbid"),
   },
 };
-const OTHER_TYPES = ["heartbeat", "artefact", "training", "policy", "drill"].map((name) => `urn:allod:${name}:v1`);
+const OTHER_TYPES = ["heartbeat", "artefact", "training", "policy", "drill", "clock"].map((name) => `urn:allod:${name}:v1`);
 
 function hasKeys(object, keys) {
   const own = Object.keys(object);
