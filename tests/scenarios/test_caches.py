@@ -1,7 +1,8 @@
 """Prefix caches do not leak between tenants: by the engine's own count, and by the clock, as an attacker would look.
 
-The clock's test states its power: how often it would find a leak of a stated size, computed from the spread that the
-same run measured. It has two clocks: the wall's, and the engine's own CPU time, which is what the wall's would show to
+The count decides on any machine. The clock's test states its power: how often it would find a leak of a stated size,
+computed from the spread that the same run measured; where that is too little, because others keep the machine busy, it
+says that it has not decided. It has two clocks: the wall's, and the engine's own CPU time, which is what the wall's would show to
 an attacker whom nothing else on the machine disturbs. And with a choice of slots that is blind to salts it does find
 the leak.
 """
@@ -13,6 +14,7 @@ import os
 import random
 import signal
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -161,19 +163,26 @@ def stated_power(arms: Arms) -> float:
     return power(arms.cold.cpu_s, EFFECT * median(arms.cold.cpu_s))
 
 
+def check_decided(arms: Arms) -> None:
+    """Skip the rest of a test on a machine whose clocks cannot tell: that is no fault, and no proof either."""
+    by_wall = power(arms.cold.seconds, median(arms.cold.seconds) - median(arms.own.seconds))
+    if min(stated_power(arms), by_wall) <= POWER:
+        pytest.skip(f"not decided: power {stated_power(arms):.2f} by CPU time, {by_wall:.2f} by the wall's clock")
+
+
 async def test_the_clock_finds_ones_own_prefix_and_not_another_tenants(run: Run) -> None:
     """On one slot, where all that was computed for the one is right there when the other asks."""
     async with run(1) as (replica, socket_path):
         engine = LlamaEngine(replica.info, socket_path)
         arms = await measured(replica, engine)
         await engine.close()
-    assert stated_power(arms) > POWER
+    assert set(arms.across.cached_tokens) == {0}
+    assert min(arms.own.cached_tokens) > 50
+    check_decided(arms)
     assert chance(arms.own.cpu_s, arms.cold.cpu_s) < SIGNIFICANCE
     assert chance(arms.own.seconds, arms.cold.seconds) < SIGNIFICANCE
     assert chance(arms.across.cpu_s, arms.cold.cpu_s) >= SIGNIFICANCE
     assert chance(arms.across.seconds, arms.cold.seconds) >= SIGNIFICANCE
-    assert set(arms.across.cached_tokens) == {0}
-    assert min(arms.own.cached_tokens) > 50
 
 
 async def test_the_clock_would_find_a_leak(run: Run) -> None:
@@ -182,9 +191,10 @@ async def test_the_clock_would_find_a_leak(run: Run) -> None:
         engine = LlamaEngine(replica.info, socket_path, Blind(1))
         arms = await measured(replica, engine)
         await engine.close()
+    assert min(arms.across.cached_tokens) > 50
+    check_decided(arms)
     assert chance(arms.across.cpu_s, arms.cold.cpu_s) < SIGNIFICANCE
     assert chance(arms.across.seconds, arms.cold.seconds) < SIGNIFICANCE
-    assert min(arms.across.cached_tokens) > 50
 
 
 async def cut_short(engine: LlamaEngine, asked: Chat, salt: str, *, after_s: float | None) -> None:
@@ -262,13 +272,18 @@ async def test_no_text_is_embedded_faster_for_having_been_there(
     """Embeddings carry no salt: they must reuse nothing at all, not even where the pooling would allow it."""
     model = tmp_path / "embedder.gguf"
     await asyncio.to_thread(with_pooling, weights, model, pooling)
-    text = " ".join(f"{number} is not {number * 7}." for number in range(20))
+    sums = " ".join(f"{number} is not {number * 7}." for number in range(20))
     async with run(1, str(model)) as (replica, _):
         assert replica.process is not None
-        pid, cpu_s = replica.process.pid, []
-        for asked in ("Waking up.", text, text, f"{text} Or is it?"):
-            begin = cpu_seconds(pid)
-            await replica.embed(Embed("m", (asked,)))
-            cpu_s.append(cpu_seconds(pid) - begin)
-    _, first_s, again_s, longer_s = cpu_s
-    assert min(again_s, longer_s) > 0.7 * first_s
+        pid, cpu_s = replica.process.pid, defaultdict[str, list[float]](list)
+        await replica.embed(Embed("m", ("Waking up.",)))
+        for number in range(7):
+            text = f"{number} first: {sums}"
+            for kind, asked in (("fresh", text), ("again", text), ("longer", f"{text} Or is it?")):
+                begin = cpu_seconds(pid)
+                await replica.embed(Embed("m", (asked,)))
+                cpu_s[kind].append(cpu_seconds(pid) - begin)
+    least = {
+        kind: min(seconds) for kind, seconds in cpu_s.items()
+    }  # what others on the machine add is never less than 0
+    assert min(least["again"], least["longer"]) > 0.7 * least["fresh"]
