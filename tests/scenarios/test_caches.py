@@ -3,8 +3,8 @@
 The count decides on any machine. The clock's test states its power: how often it would find a leak of a stated size,
 computed from the spread that the same run measured; where that is too little, because others keep the machine busy, it
 says that it has not decided. It has two clocks: the wall's, and the engine's own CPU time, which is what the wall's
-would show to an attacker whom nothing else on the machine disturbs. And with a choice of slots that is blind to salts it
-does find the leak.
+would show to an attacker whom nothing else on the machine disturbs. And with a choice of slots that is blind to salts
+it does find the leak.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 SIGNIFICANCE = 0.001  # how often a run without a leak may find one
 EFFECT = 0.1  # the leak to find: a tenth of the time to compute the prompt
 POWER = 0.95  # how often it must be found
-LEAST_ROUNDS, MOST_ROUNDS = 12, 30
+LEAST_ROUNDS, MOST_ROUNDS = 12, 20
 CONTEXT_TOKENS = 512
 
 Run = Callable[..., AbstractAsyncContextManager[tuple[Replica, str]]]
