@@ -84,7 +84,7 @@ class Steps:
 
     async def label(self, number: int) -> None:
         declared = label_of(HEADERS, self.caller.label, self.nation)
-        self.label_ = await self.controls.label(declared, self.request.task.text)
+        self.label_ = await self.controls.label(declared, self.request.task.strings())
 
     async def decide(self, number: int) -> None:
         assert self.controls.decide(self.caller, "chat", self.label_).permitted

@@ -28,7 +28,7 @@ def controls(model: Label = NATION.lowest, site: Site = SITE) -> Controls:
 
 
 def labelled(text: str, declared: Label = NATION.lowest, model: Label = NATION.lowest) -> Label:
-    return asyncio.run(controls(model).label(declared, text))
+    return asyncio.run(controls(model).label(declared, [text]))
 
 
 labels = st.builds(
@@ -101,7 +101,7 @@ async def test_others_have_their_turn_while_a_long_text_is_read() -> None:
     counting = asyncio.create_task(count())
     await asyncio.sleep(0)
     before = turns
-    await controls().label(NATION.lowest, "w " * (num_slices * SLICE_CHARS // 2))
+    await controls().label(NATION.lowest, ["w " * (num_slices * SLICE_CHARS // 2)])
     assert turns - before >= num_slices - 1
     counting.cancel()
 
@@ -109,7 +109,7 @@ async def test_others_have_their_turn_while_a_long_text_is_read() -> None:
 async def test_a_label_of_another_nation_is_refused() -> None:
     """There is no order between them, so no label for what is made of both."""
     with pytest.raises(Invalid) as caught:
-        await controls().label(Label(Tier("OFFICIAL", 0, "xz")), "Why?")
+        await controls().label(Label(Tier("OFFICIAL", 0, "xz")), ["Why?"])
     assert caught.value.code == "nations_differ"
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 
 MAX_CHARS = 64  # that a match can have, alternatives added up
+MAX_GAP = 3  # characters between two groups, however few the pattern has there
+GAP = " ./_+-"  # what people, forms and programs put there
 MAX_WAYS = 256  # to try at one place before giving up
 
 _TOKEN = re.compile(
@@ -19,6 +21,7 @@ _TOKEN = re.compile(
     r"(?:(?P<maybe>\?)|\{(?P<least>[0-9]{1,2})(?:,(?P<most>[0-9]{1,2}))?\})?"
 )
 _DIGIT = re.compile(r"[0-9]|\[(?:[0-9](?:-[0-9])?)+\]")
+_SEPARATOR = re.compile(r"[ /-]|\[[ ./-]+\]")
 
 
 def fault_of(pattern: str) -> str | None:
@@ -44,6 +47,30 @@ def fault_of(pattern: str) -> str | None:
     if chars > MAX_CHARS or ways > MAX_WAYS:
         return f"it may match {chars} characters, in {ways} ways; {MAX_CHARS} and {MAX_WAYS} are allowed"
     return _fault_of_expression(pattern) if holds_digit else "a match need not hold a digit outside its groups"
+
+
+def widened(pattern: str) -> str:
+    """`pattern`, one that may be used, where separators are any of `GAP`, up to `MAX_GAP` of them: as people write."""
+    parts: list[str] = []
+    num_required: int | None = None  # of the separators that stand here in a row; None where none stands
+    for token in _TOKEN.finditer(pattern):
+        if token["one"] and _SEPARATOR.fullmatch(token["one"]):
+            num_required = (num_required or 0) + _repetitions(token)[0]
+            continue
+        parts += [_gap(num_required), token[0]]
+        num_required = None
+    return "".join([*parts, _gap(num_required)])
+
+
+def _gap(num_required: int | None) -> str:
+    """Possessive: what follows a gap is no part of one, so there is no other way to try."""
+    return "" if num_required is None else f"[{GAP}]{{{min(num_required, 1)},{MAX_GAP}}}+"
+
+
+def longest(pattern: str) -> int:
+    """The characters that a match of `pattern`, widened, can have; more than that where it has alternatives."""
+    tokens = [token for token in _TOKEN.finditer(pattern) if token["one"]]
+    return sum(_repetitions(token)[1] * (MAX_GAP if _SEPARATOR.fullmatch(token["one"]) else 1) for token in tokens)
 
 
 def _repetitions(token: re.Match[str]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -61,6 +61,37 @@ class Chat:
             said.append(json.dumps(self.schema, ensure_ascii=False))
         return "\n".join(said)
 
+    def strings(self) -> Iterator[str]:
+        """All that the caller says, each string as it is before JSON is made of it: messages, calls, tools, schema."""
+        yield "\n".join(message.get("content") or "" for message in self.messages)
+        for message in self.messages:
+            for call in message.get("tool_calls") or ():
+                yield call["function"]["name"]
+                yield call["function"]["arguments"]
+        for tool in self.tools:
+            yield tool.name
+            yield tool.description
+            yield from _strings_of(tool.parameters)
+        if self.schema is not None:
+            yield from _strings_of(self.schema)
+
+
+def _strings_of(value: Any) -> Iterator[str]:
+    """The keys, strings and numbers in JSON, in their order; an integer as its digits, however it was written."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            left += [part for item in reversed(value.items()) for part in reversed(item)]  # type: ignore[call-overload]
+        elif isinstance(value, list):
+            left += reversed(value)
+        elif isinstance(value, float) and value.is_integer() and abs(value) < 1e20:
+            yield str(int(value))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield str(value)
+
 
 @dataclass(frozen=True, slots=True)
 class Embed:
@@ -73,6 +104,10 @@ class Embed:
     def text(self) -> str:
         """All of them."""
         return "\n".join(self.texts)
+
+    def strings(self) -> Iterator[str]:
+        """Each of them."""
+        yield from self.texts
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Identifiers of people in a text, by a nation's patterns and their check digits.
 
-A net for what slips in by accident, not a guard against someone who hides it: digits written as words or in another
-script pass. Where a match stands is told, never what it says: callers redact by position and log the name.
+A net for what slips in by accident, and for what a form, a program or an alphabet does to it on the way: a text is
+searched as it came and as it is read (`govern.readings`). Digits written as words pass. Where a match stands is told,
+never what it says: callers redact by position and log the name.
 """
 
 from __future__ import annotations
@@ -9,27 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from operator import mul
+from operator import attrgetter, mul
 from typing import NamedTuple
 
-from allod.core.identifier_patterns import MAX_CHARS
+from allod.core.identifier_patterns import GAP, longest, widened
 from allod.core.nations import Identifier, Nation
+from allod.govern import readings
 
 # Of one text. Numbers that only happen to look right pass a check one time in ten, eleven or ninety-seven, so a text in
 # which so many failed was made to cost time: from there on a match is taken at its looks, which costs less and errs
 # towards more care.
 MAX_FAILED_CHECKS = 1000
 
-# Digits, and all between them but for gaps that no match can bridge. Possessive: there is nothing to try again.
-_DIGITS = re.compile(f"[0-9]+(?:[^0-9]{{1,{MAX_CHARS}}}+[0-9]+)*+")
-
-# Characters that pasted text has instead of those that patterns know, each for one, so that positions stay.
-_SAME: dict[int, int | str] = {
-    **{lower: lower - 32 for lower in range(ord("a"), ord("z") + 1)},
-    **dict.fromkeys(map(ord, "\t\n\r\u00a0\u2007\u2009\u202f"), " "),  # of tables and lines, unbreakable, narrow
-    **dict.fromkeys(map(ord, ".\u2010\u2011\u2012\u2013\u2212"), "-"),
-}
-_SEPARATORS = {ord(character): None for character in " -./"}
+_SEPARATORS = {ord(character): None for character in GAP}
 
 
 class Found(NamedTuple):
@@ -42,32 +35,61 @@ class Found(NamedTuple):
 
 def found_in(text: str, nation: Nation) -> list[Found]:
     """The identifiers in `text`, in their order and without overlap; in time that grows as its length does."""
-    return [Found(one.name, start, end) for one, start, end in _matches(text, nation.identifiers)]
+    found = [Found(one.name, start, end) for one, start, end in _matches(text, nation.identifiers)]
+    hidden = readings.read(text) if readings.has_digits(text) else text
+    if hidden == text or next(_matches(hidden, nation.identifiers), None) is None:
+        return found
+    reading = readings.read_with_places(text)
+    for one, start, end in _matches(reading.text, nation.identifiers):
+        found.append(Found(one.name, reading.starts[start], reading.ends[end - 1]))
+    return _without_overlap(sorted(found, key=attrgetter("start")))
+
+
+def _without_overlap(found: list[Found]) -> list[Found]:
+    """In place of those that overlap, the first of them, as long as they are together."""
+    kept: list[Found] = []
+    for one in found:
+        if kept and one.start < kept[-1].end:
+            kept[-1] = kept[-1]._replace(end=max(kept[-1].end, one.end))
+        else:
+            kept.append(one)
+    return kept
 
 
 def markings_in(text: str, nation: Nation) -> frozenset[str]:
     """The markings that `text` must carry for the identifiers in it: what `found_in` finds, and often sooner."""
     possible = {one.marking for one in nation.identifiers}
     found: set[str] = set()
-    for one, _, _ in _matches(text, nation.identifiers):
-        found.add(one.marking)
-        if found == possible:
-            break
+    for reading in _readings(text):
+        for one, _, _ in _matches(reading, nation.identifiers):
+            found.add(one.marking)
+            if found == possible:
+                return frozenset(found)
     return frozenset(found)
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text as it came, and as it is read if that is another."""
+    if readings.has_digits(text):
+        yield text
+        if (read := readings.read(text)) != text:
+            yield read
 
 
 def _matches(text: str, identifiers: tuple[Identifier, ...]) -> Iterator[tuple[Identifier, int, int]]:
     if not identifiers or not any(digit in text for digit in "0123456789"):  # ten scans in C beat one of an expression
         return
-    scan, rows = _compiled(identifiers)
+    search = _compiled(identifiers)
     checks_left = MAX_FAILED_CHECKS
-    for digits in _DIGITS.finditer(text):
-        start = max(0, digits.start() - MAX_CHARS)
-        near = " " + text[start : digits.end() + MAX_CHARS].translate(_SAME)  # `scan` wants a character before a match
+    for digits in search.digits.finditer(text):
+        start = max(0, digits.start() - search.reach)
+        near = " " + readings.plain(
+            text[start : digits.end() + search.reach]
+        )  # `scan` wants a character before a match
         place = 0
-        while candidate := scan.search(near, place):
+        while candidate := search.scan.search(near, place):
             place = candidate.start() + 1
-            for one, pattern in rows:
+            for one, pattern in search.rows:
                 match = pattern.match(near, place)
                 if match is None:
                     continue
@@ -78,12 +100,27 @@ def _matches(text: str, identifiers: tuple[Identifier, ...]) -> Iterator[tuple[I
                 checks_left -= 1
 
 
+class _Search(NamedTuple):
+    """`digits` finds digits and all between them but for gaps that no match, of `reach` characters at most, can bridge;
+    `scan` a character after which an identifier may stand; `rows` have an expression for each by itself."""
+
+    reach: int
+    digits: re.Pattern[str]
+    scan: re.Pattern[str]
+    rows: list[tuple[Identifier, re.Pattern[str]]]
+
+
 @lru_cache(maxsize=16)
-def _compiled(identifiers: tuple[Identifier, ...]) -> tuple[re.Pattern[str], list[tuple[Identifier, re.Pattern[str]]]]:
-    """One expression that finds a character after which one of them may stand, and one for each by itself."""
-    rows = [(one, f"{one.pattern}(?![A-Z0-9])") for one in identifiers]
+def _compiled(identifiers: tuple[Identifier, ...]) -> _Search:
+    reach = max(longest(one.pattern) for one in identifiers)
+    rows = [(one, f"{widened(one.pattern)}(?![A-Z0-9])") for one in identifiers]
     scan = "|".join(pattern for _, pattern in rows)
-    return re.compile(f"[^A-Z0-9](?={scan})"), [(one, re.compile(pattern)) for one, pattern in rows]
+    return _Search(
+        reach,
+        re.compile(f"[0-9]+(?:[^0-9]{{1,{reach}}}+[0-9]+)*+"),  # possessive: there is nothing to try again
+        re.compile(f"[^A-Z0-9](?={scan})"),
+        [(one, re.compile(pattern)) for one, pattern in rows],
+    )
 
 
 _DOUBLED = {str(digit): sum(divmod(2 * digit, 10)) for digit in range(10)}  # and its two digits added

@@ -71,7 +71,7 @@ class Gateway:
         """A whole answer, recorded."""
         chat = self._checked_chat(request)
         prepared = tools.prepare(chat)
-        request = await self._labelled(request, prepared)
+        request = await self._labelled(request)
         async with await self._accepted(caller, request, prepared) as work:
             completion = await self.engine.complete(prepared, salt=self._salt(request))
             work.counted(completion.usage)
@@ -83,7 +83,7 @@ class Gateway:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
         chat = self._checked_chat(request)
         prepared = tools.prepare(chat)
-        request = await self._labelled(request, prepared)
+        request = await self._labelled(request)
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
 
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
@@ -93,7 +93,7 @@ class Gateway:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
-        request = await self._labelled(request, embed)
+        request = await self._labelled(request)
         async with await self._accepted(caller, request, embed) as work:
             made = await self.engine.embed(embed)
             work.counted(made.usage)
@@ -119,9 +119,10 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)
         yield completion
 
-    async def _labelled(self, request: Request, prepared: Chat | Embed) -> Request:
-        """Step 3, by the words that the engine is going to read: tools, calls and schemas are among them."""
-        return replace(request, label=await self.controls.label(request.label, prepared.text, prepared.model))
+    async def _labelled(self, request: Request) -> Request:
+        """Step 3, by what the caller says: the strings themselves, not the JSON that a prompt makes of them."""
+        label = await self.controls.label(request.label, request.task.strings(), request.task.model)
+        return replace(request, label=label)
 
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)

@@ -1,0 +1,108 @@
+"""An identifier is found wherever a request says it, whatever a form, a program or an alphabet made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.hostile import texts
+from tests.serve.conftest import NATION, POLICY
+
+from allod.govern import readings
+from allod.govern.identifiers import found_in, markings_in
+from allod.govern.policy_asked import Model, Site
+from allod.serve.controls import OVERLAP_CHARS, SLICE_CHARS, Controls
+from allod.web.openai.read import read_chat
+
+CONTROLS = Controls(
+    policy=POLICY,
+    nation=NATION,
+    model=Model("echo", NATION.lowest),
+    site=lambda: Site("north", "GB", NATION.tiers[0], "sealed"),
+)
+
+
+def markings_of(body: dict[str, Any]) -> frozenset[str]:
+    task = read_chat(json.dumps(body).encode()).chat
+    return asyncio.run(CONTROLS.label(NATION.lowest, task.strings())).markings
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [case[1:] for case in texts.CASES], ids=[case[0] for case in texts.CASES]
+)
+def test_every_hiding_place_is_looked_into(body: dict[str, Any], expected: str) -> None:
+    """And honest texts carry no marking."""
+    assert markings_of(body) == ({expected} if expected != "ok" else frozenset())
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(sorted(texts.PLACES)),
+    st.sampled_from(sorted(texts.SEPARATORS)),
+    st.sampled_from(sorted(texts.DIGITS)),
+    st.sampled_from(sorted(texts.ENCODINGS)),
+    st.sampled_from(texts.SURROUNDINGS),
+)
+def test_place_separator_script_and_encoding_do_not_matter(
+    place: str, separator: str, script: str, encoding: str, surrounding: str
+) -> None:
+    """Each with each."""
+    said = surrounding.format(texts.number(texts.SEPARATORS[separator], texts.DIGITS[script]))
+    assert markings_of(texts.PLACES[place](texts.ENCODINGS[encoding](said))) == {texts.PERSONAL}
+
+
+texts_with_hiding = st.lists(
+    st.sampled_from(
+        ["9", "x", " ", "\\n", "\\u0039", "&#57;", "%39", "\u0669", "\u200b", "\u00e9", "\\ud835\\udfd7", "\U0001d7d7"]
+    )
+    | st.text(max_size=3)
+).map("".join)
+
+
+@given(texts_with_hiding)
+def test_a_reading_with_places_is_the_reading(text: str) -> None:
+    """Each of its characters comes from a part of the text, in order."""
+    made = readings.read_with_places(text)
+    assert made.text == readings.read(text)
+    assert made.starts == sorted(made.starts)
+    assert all(start < end <= len(text) for start, end in zip(made.starts, made.ends, strict=True))
+
+
+@given(st.text())
+def test_a_plain_text_has_the_length_of_the_text(text: str) -> None:
+    """So that a match stands where it is said to."""
+    made = readings.plain(text)
+    assert len(made) == len(text)
+    assert made.isascii()
+
+
+@given(texts_with_hiding, texts_with_hiding, st.sampled_from(sorted(texts.SEPARATORS)))
+def test_what_hides_is_redacted_as_a_whole(before: str, after: str, separator: str) -> None:
+    """From its first character to its last, as they stand in the text."""
+    number = texts.number(texts.SEPARATORS[separator])
+    text = f"{before} ; {number} ; {after}"
+    assert any(
+        one.start <= len(before) + 3 and one.end >= len(before) + 3 + len(number) for one in found_in(text, NATION)
+    )
+
+
+@pytest.mark.parametrize("separator", sorted(texts.SEPARATORS))
+def test_it_is_found_where_slices_meet(separator: str) -> None:
+    """In the longest form, with so many of its characters before the border."""
+    encoded = texts.ENCODINGS["escapes"](texts.number(texts.SEPARATORS[separator]))
+    for before in range(0, len(encoded) + 2, 3):
+        text = "w " * (SLICE_CHARS // 2)
+        text = f"{text[: SLICE_CHARS - before - 1]} {encoded} and so on"
+        assert markings_of(texts.chat(text)) == {texts.PERSONAL}
+    assert 2 * len(encoded) < OVERLAP_CHARS
+
+
+def test_a_text_that_hides_nothing_is_not_made_anew() -> None:
+    """The way of nearly all texts: nothing is folded, nothing is searched twice."""
+    text = "In 2024 \u201cil a \u00e9t\u00e9\u201d \u8bf7 1\u00a0234 \u2013 5."
+    assert readings.read(text) == text
+    assert markings_in(text, NATION) == frozenset()
