@@ -1,8 +1,9 @@
-"""Receipts per second and latency of the log writer, beside SQLite (WAL, synchronous FULL, batches of 256), in one run.
+"""Receipts per second and per CPU second of the log writer, beside SQLite (WAL, synchronous FULL, batches of 256).
 
-    python benchmarks/log_writer.py [--seconds 3] [--directory DIR]
+    python benchmarks/log_writer.py [--seconds 2] [--rounds 5] [--directory DIR]
 
-Clients are asyncio coroutines in a closed loop: each waits for its entry to be durable before it sends the next.
+Clients are asyncio coroutines in a closed loop: each waits for its entry to be durable before it sends the next. All
+take turns in each round; ratios are of one round, given as `median (least to greatest)`.
 """
 
 from __future__ import annotations
@@ -11,31 +12,67 @@ import argparse
 import asyncio
 import os
 import sqlite3
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, open_log
+from allod.prove.log import Appended, Entry, Log, open_log
 from allod.prove.writer import LogWriter, Outcome
 
+KEY = SigningKey("bench.example/log", bytes(32))
 LEAF = b'{"predicate":{"id":"%08d"},"filler":"' + b"x" * 1400 + b'"}'
+READY, MANY, SQLITE = "ready batches of 256", "512 waiting clients", "SQLite, ready batches of 256"
 
 
-def percentile(values: list[float], share: float) -> float:
+class Measured(NamedTuple):
+    """Entries a second of wall time and of CPU time, and how long each took, in seconds."""
+
+    per_second: float
+    per_cpu_second: float
+    latencies: tuple[float, ...] = ()
+
+
+def percentile(values: tuple[float, ...], share: float) -> float:
     return sorted(values)[int(len(values) * share)]
 
 
-async def closed_loop(directory: Path, clients: int, seconds: float) -> tuple[float, list[float], float]:
-    """Receipts a second of wall time, latencies in seconds, CPU seconds a receipt."""
+class SqliteLog:
+    """What `LogWriter` asks of a log, by SQLite: batches are durable rows, neither hashed nor signed."""
+
+    num_unflushed = 0
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute("pragma journal_mode = wal")
+        self._database.execute("pragma synchronous = full")
+        self._database.execute("create table leaf (id text primary key, data blob)")
+
+    def append(self, entries: Iterable[tuple[bytes, str]], *, ahead: int = 0) -> list[Appended]:
+        entries = list(entries)
+        self._database.execute("begin")
+        self._database.executemany("insert into leaf values (?, ?)", ((name, leaf) for leaf, name in entries))
+        self._database.execute("commit")
+        return [Appended(number, len(entries)) for number in range(len(entries))]
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._database.close()
+
+
+async def closed_loop(log: Log | SqliteLog, clients: int, seconds: float) -> Measured:
     loop = asyncio.get_running_loop()
-    log = open_log(directory, SigningKey("bench.example/log", bytes(32)))
 
     def finish(batch: list) -> None:  # type: ignore[type-arg]
         for done, outcome in batch:
             done(outcome)
 
-    writer = LogWriter(log, lambda batch: loop.call_soon_threadsafe(finish, batch))
+    writer = LogWriter(log, lambda batch: loop.call_soon_threadsafe(finish, batch))  # type: ignore[arg-type]
     latencies: list[float] = []
     stop = time.perf_counter() + seconds
 
@@ -54,72 +91,98 @@ async def closed_loop(directory: Path, clients: int, seconds: float) -> tuple[fl
     wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
     writer.close()
     log.close()
-    return len(latencies) / wall, latencies, cpu / len(latencies)
+    return Measured(len(latencies) / wall, len(latencies) / cpu, tuple(latencies))
 
 
-def ready_batches(directory: Path, seconds: float) -> float:
-    """Entries a second when batches of 256 are handed over ready, as SQLite gets them."""
-    log = open_log(directory, SigningKey("bench.example/log", bytes(32)))
-    done, begun = 0, time.perf_counter()
+def in_batches(seconds: float, write: Callable[[int], None]) -> Measured:
+    """`write` is given the number of the first of 256 entries."""
+    done, begun, cpu = 0, time.perf_counter(), time.process_time()
     while (now := time.perf_counter()) < begun + seconds:
-        log.append([Entry(LEAF % (done + n), f"{done + n}") for n in range(256)])
-        if log.num_unflushed >= 4096:
+        write(done)
+        done += 256
+    return Measured(done / (now - begun), done / (time.process_time() - cpu))
+
+
+def ready_batches(directory: Path, seconds: float) -> Measured:
+    """Batches handed over ready, as SQLite gets them; hashed, signed and indexed."""
+    log = open_log(directory, KEY)
+
+    def write(first: int) -> None:
+        log.append([Entry(LEAF % number, f"{number}") for number in range(first, first + 256)])
+        if log.num_unflushed >= 1024:
             log.flush()
-        done += 256
+
+    measured = in_batches(seconds, write)
     log.close()
-    return done / (now - begun)
+    return measured
 
 
-def sqlite_rate(path: Path, seconds: float) -> float:
-    """Rows a second of the peer: batches of 256, each durable."""
-    database = sqlite3.connect(path, isolation_level=None)
-    database.execute("pragma journal_mode = wal")
-    database.execute("pragma synchronous = full")
-    database.execute("create table leaf (id text primary key, data blob)")
-    done, begun = 0, time.perf_counter()
-    while (now := time.perf_counter()) < begun + seconds:
-        database.execute("begin")
-        database.executemany("insert into leaf values (?, ?)", [(f"{done + n}", LEAF % (done + n)) for n in range(256)])
-        database.execute("commit")
-        done += 256
-    database.close()
-    return done / (now - begun)
+def sqlite_rows(path: Path, seconds: float) -> Measured:
+    """The peer: each batch is durable, too."""
+    log = SqliteLog(path)
+    measured = in_batches(
+        seconds, lambda first: log.append((LEAF % number, f"{number}") for number in range(first, first + 256)) and None
+    )
+    log.close()
+    return measured
 
 
-def fdatasync_us(path: Path) -> float:
+def durable_us(path: Path, *, zeros: bool) -> float:
     """Median of writing and syncing one entry, microseconds: the floor under a lone client."""
-    fd, times = os.open(path, os.O_RDWR | os.O_CREAT), []
+    fd, times = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), []
+    if zeros:
+        os.pwrite(fd, bytes(len(LEAF) * 501), 0)
+        os.fdatasync(fd)
     for turn in range(500):
         start = time.perf_counter()
         os.pwrite(fd, LEAF, turn * len(LEAF))
         os.fdatasync(fd)
         times.append(time.perf_counter() - start)
     os.close(fd)
-    return percentile(times, 0.5) * 1e6
+    return percentile(tuple(times), 0.5) * 1e6
+
+
+def one_round(seconds: float, directory: Path | None) -> dict[str, Measured]:
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        root = Path(name)
+        found = {
+            f"{clients} waiting clients": asyncio.run(closed_loop(open_log(root / f"{clients}", KEY), clients, seconds))
+            for clients in (512, 16, 1)
+        }
+        found[f"SQLite, {MANY}"] = asyncio.run(closed_loop(SqliteLog(root / "waiting.sqlite"), 512, seconds))
+        found[READY] = ready_batches(root / "ready", seconds)
+        found[SQLITE] = sqlite_rows(root / "peer.sqlite", seconds)
+        return found
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, default=None)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        root = Path(name)
-        floor = fdatasync_us(root / "floor")
-        rates: dict[int, float] = {}
-        for clients in (1, 16, 512):
-            rate, times, cpu = asyncio.run(closed_loop(root / f"log{clients}", clients, options.seconds))
-            rates[clients] = rate
-            middle, slow = percentile(times, 0.5) * 1e6, percentile(times, 0.99) * 1e6
-            print(f"{clients:4} clients: {rate:8.0f}/s", end="  ")
-            print(f"p50 {middle:7.0f} us  p99 {slow:7.0f} us  CPU {cpu * 1e6:5.1f} us")
-        ours = ready_batches(root / "ready", options.seconds)
-        peer = sqlite_rate(root / "peer.sqlite", options.seconds)
-        print(f"one write and fdatasync: {floor:.0f} us")
-        print(f"ready batches of 256: {ours:.0f}/s hashed, signed and indexed; SQLite WAL FULL: {peer:.0f}/s")
-        print(
-            f"ratio to SQLite: {ours / peer:.2f} with ready batches, {rates[512] / peer:.2f} with 512 waiting clients"
-        )
+    rounds = [one_round(options.seconds, options.directory) for _ in range(options.rounds)]
+    for name in rounds[0]:
+        measured = [each[name] for each in rounds]
+        print(f"{name:28}", spread([one.per_second for one in measured], 0), "a second,", end=" ")
+        print(spread([one.per_cpu_second for one in measured], 0), "a CPU second", end="")
+        for share in (0.5, 0.99) if measured[0].latencies else ():
+            print(
+                f", p{share * 100:.0f}", spread([percentile(one.latencies, share) * 1e6 for one in measured], 0), end=""
+            )
+        print(" us" if measured[0].latencies else "")
+    for name, peer in ((READY, SQLITE), (MANY, SQLITE), (MANY, f"SQLite, {MANY}")):
+        print(f"{name} over {peer}:", end=" ")
+        print(spread([each[name].per_second / each[peer].per_second for each in rounds]), "a second,", end=" ")
+        print(spread([each[name].per_cpu_second / each[peer].per_cpu_second for each in rounds]), "a CPU second")
+    with tempfile.TemporaryDirectory(dir=options.directory) as root:
+        floors = {zeros: durable_us(Path(root) / "floor", zeros=zeros) for zeros in (False, True)}
+    print(f"write and fdatasync of one entry: {floors[False]:.0f} us, and {floors[True]:.0f} over zeros")
 
 
 if __name__ == "__main__":

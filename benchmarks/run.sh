@@ -9,7 +9,7 @@ else
     rounds=3 seconds=2 tokens=48
 fi
 $python benchmarks/controls.py
-$python benchmarks/log_writer.py --seconds "$seconds"
+$python benchmarks/log_writer.py --rounds "$rounds" --seconds "$seconds"
 $python benchmarks/gateway.py --rounds "$rounds" --seconds "$seconds"
 $python benchmarks/training.py
 $python benchmarks/http_libraries.py --rounds "$rounds" --seconds "$seconds"

@@ -1,4 +1,7 @@
-"""On the small file system at argv[1]: fill the log until it is refused, make room, go on, check; say so on the way."""
+"""On the small file system at argv[1]: fill the log until it is refused, make room, go on, check; say so on the way.
+
+argv[2] is how many zeros are written ahead.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 
 
 def main() -> None:
-    root = Path(sys.argv[1])
+    root, ahead = Path(sys.argv[1]), int(sys.argv[2])
     (root / "ballast").write_bytes(bytes(100_000))
     log, number = open_log(root / "log", KEY), 0
 
     def append() -> None:
         nonlocal number
-        log.append([Entry(b'{"predicate":{"id":"r%d"},"filler":"%s"}' % (number, b"x" * 1000), f"r{number}")])
+        leaf = b'{"predicate":{"id":"r%d"},"filler":"%s"}' % (number, b"x" * 1000)
+        log.append([Entry(leaf, f"r{number}")], ahead=ahead)
         number += 1
 
     with suppress(Unavailable):

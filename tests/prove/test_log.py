@@ -18,7 +18,8 @@ from allod.prove.heads import TreeHead
 from allod.prove.keys import SigningKey
 from allod.prove.log import Entry, Log, bundle_for, open_log
 from allod.prove.merkle import is_consistent, leaf_hash
-from allod.prove.segment import FileCalls
+from allod.prove.reading import read_log
+from allod.prove.segment import ENTRY, HEAD, Batches, FileCalls, encode_frame
 from allod.prove.tiles import TileName
 from allod.prove.trust import Trust, trust_text
 from allod.prove.verify import verify
@@ -214,6 +215,141 @@ def test_a_tail_of_zeroes_is_cut_off(tmp_path: Path) -> None:
     log = open_log(tmp_path, KEY)
     assert log.note == note
     log.close()
+
+
+AHEAD = 4096
+
+
+def crashed(made: Path, torn: Path, data: bytes) -> Path:
+    """A log whose segment a crash left like this, and whose derived files were not yet there."""
+    shutil.rmtree(torn, ignore_errors=True)
+    torn.mkdir(mode=0o700)
+    (torn / "segment").write_bytes(data)
+    return torn
+
+
+def ends_read(directory: Path) -> set[int]:
+    """Where each reader finds that the log ends; the last of them opens it, and so cuts off what follows."""
+    ends = set()
+    with (directory / "segment").open("rb") as file:
+        batches = Batches(file)
+        list(batches)
+        ends.add(batches.end)
+    ends.add(read_log(directory, KEY.verifier, lambda number, entry: None).end)
+    report = fsck(directory, KEY.verifier)
+    assert all(finding.is_tail or finding.is_derived for finding in report.findings)
+    log = open_log(directory, KEY)
+    assert log.head == report.head
+    ends.add(log.end)
+    log.close()
+    return ends | {(directory / "segment").stat().st_size}
+
+
+def test_a_batch_torn_anywhere_within_zeros_is_cut_off(tmp_path: Path) -> None:
+    """Any part of it may have reached the disk, in any order of pages, with zeros or with garbage behind: never counted
+    unless it is whole, and all who read the segment agree where it ends."""
+    made = open_log(tmp_path / "made", KEY)
+    fill(made, 5)
+    made.append([entry(5)], ahead=AHEAD)
+    before = made.end
+    made.append([entry(6), entry(7)])
+    whole = (tmp_path / "made" / "segment").read_bytes()
+    after = made.end
+    made.close()
+    assert whole[after:] == bytes(len(whole) - after) != b""
+    torn = tmp_path / "torn"
+    for at in range(before, after):
+        first, rest = whole[:at], whole[at:after]
+        for data in (
+            first + bytes(len(whole) - at),
+            first + b"\xa5" * 40,
+            first + bytes(len(rest) - 1) + b"\xa5" + bytes(50),
+            whole[:before] + bytes(at - before) + rest + bytes(50) if at > before else first,
+        ):
+            assert ends_read(crashed(tmp_path / "made", torn, data)) == {before}
+    for data in (whole, whole[:after], whole[: after + 1], whole + bytes(300_000), whole + b"\xa5", whole[:-1] + b"E"):
+        assert ends_read(crashed(tmp_path / "made", torn, data)) == {after}
+
+
+def test_damage_within_zeros_that_no_crash_explains_is_refused(tmp_path: Path) -> None:
+    """A batch that is gone, with a signed one behind it: neither is silently left out."""
+    log = open_log(tmp_path / "log", KEY)
+    log.append([entry(0)], ahead=AHEAD)
+    first = log.end
+    log.append([entry(1)])
+    second = log.end
+    log.append([entry(2)])
+    log.append([entry(3)])  # only written once the one before was durable
+    whole = (tmp_path / "log" / "segment").read_bytes()
+    log.close()
+    damaged = crashed(tmp_path / "log", tmp_path / "damaged", whole[:first] + bytes(second - first) + whole[second:])
+    with pytest.raises(Invalid) as refused:
+        read_log(damaged, KEY.verifier, lambda number, entry: None)
+    assert refused.value.code == "log_damaged"
+    with pytest.raises(Invalid) as refused:
+        open_log(damaged, KEY)
+    assert refused.value.code == "log_damaged"
+
+
+def test_zeros_ahead_change_no_length(tmp_path: Path) -> None:
+    """Batches that fit into them leave the file as long as it is; large ones bring none; closing gives them back."""
+    log = open_log(tmp_path, KEY)
+    segment, lengths = tmp_path / "segment", []
+    for number in range(20):
+        log.append([entry(number)], ahead=AHEAD)
+        lengths.append(segment.stat().st_size)
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) == 2
+    log.append([Entry(bytes(AHEAD), "large")], ahead=AHEAD)
+    assert segment.stat().st_size == log.end
+    log.append([entry(20)], ahead=AHEAD)
+    assert segment.stat().st_size == log.end + AHEAD
+    assert fsck(tmp_path, KEY.verifier).is_sound
+    log.close()
+    assert segment.stat().st_size == log.end
+    assert fsck(tmp_path, KEY.verifier).findings == ()
+
+
+@pytest.mark.parametrize("room", [0, 1, 100])
+def test_a_disk_with_room_for_the_batch_alone_takes_it(tmp_path: Path, room: int) -> None:
+    """Zeros are a convenience: what of them does not fit is left out, and no receipt is refused for it."""
+    real, limit = FileCalls(), 0
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if offset >= limit:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real.pwrite(fd, data[: limit - offset], offset)
+
+    log = open_log(tmp_path, KEY, FileCalls(pwrite, real.fdatasync, real.ftruncate))
+    with pytest.raises(Unavailable):
+        log.append([entry(0)], ahead=AHEAD)
+    limit = log.end + len(encode_frame(ENTRY, entry(0).leaf)) + len(encode_frame(HEAD, log.note.encode())) + 3 + room
+    log.append([entry(0)], ahead=AHEAD)
+    assert log.head.size == 1
+    with pytest.raises(Unavailable):
+        log.append([entry(1)], ahead=AHEAD)
+    assert (tmp_path / "segment").stat().st_size == log.end
+    limit = 1 << 20
+    log.append([entry(1)], ahead=AHEAD)
+    log.close()
+    report = fsck(tmp_path, KEY.verifier)
+    assert (report.findings, report.head.size) == ((), 2)
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_a_failure_within_zeros_leaves_nothing_of_the_batch(tmp_path: Path, call: str) -> None:
+    """Cut back with the zeros, so that the next batch cannot be followed by what was refused."""
+    log = open_log(tmp_path, KEY, Failing(call, 2, code=errno.EIO, short=call == "pwrite").calls())
+    log.append([entry(0)], ahead=AHEAD)
+    with pytest.raises(Unavailable):
+        log.append([entry(number) for number in range(1, 9)], ahead=AHEAD)
+    assert (tmp_path / "segment").stat().st_size == log.end
+    log.close()
+    again = open_log(tmp_path, KEY)
+    again.append([entry(1)], ahead=AHEAD)
+    again.close()
+    report = fsck(tmp_path, KEY.verifier)
+    assert (report.findings, report.head.size) == ((), 2)
 
 
 def spoilt(directory: Path, change: Callable[[bytes], bytes], *, keep_checkpoint: bool) -> None:

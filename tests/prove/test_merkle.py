@@ -43,16 +43,16 @@ def test_a_frontier_has_the_root_of_its_leaves(size: int) -> None:
     """Appending one at a time comes to the root of the whole."""
     frontier = Frontier()
     for leaf in LEAVES[:size]:
-        frontier.append(leaf)
+        frontier.extend([leaf])
     assert (frontier.size, frontier.root()) == (size, naive_root(LEAVES[:size]))
 
 
 def test_a_copied_frontier_is_independent() -> None:
     """A batch that fails is forgotten with its copy."""
     first = Frontier()
-    first.append(LEAVES[0])
+    first.extend(LEAVES[:1])
     second = first.copy()
-    second.append(LEAVES[1])
+    second.extend(LEAVES[1:2])
     assert (first.size, first.root()) == (1, LEAVES[0])
 
 

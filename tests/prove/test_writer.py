@@ -223,10 +223,12 @@ def test_a_real_limit_of_the_file_system_refuses_and_recovers(tmp_path: Path) ->
     assert fsck(tmp_path, KEY.verifier).findings == ()
 
 
-def test_a_full_disk_refuses_and_then_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [0, 16_384, WriterOptions().zeros_ahead])
+def test_a_full_disk_refuses_and_then_goes_on(tmp_path: Path, ahead: int) -> None:
     """A file system of 400 kB, for real: ENOSPC is heard as a refusal, and room made lets the same writer go on."""
-    mount = f"mount -t tmpfs -o size=400k none {tmp_path} && exec {sys.executable} {HERE / 'full_disk.py'} {tmp_path}"
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
+    script = f"{sys.executable} {HERE / 'full_disk.py'} {tmp_path} {ahead}"
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    command.append(f"mount -t tmpfs -o size=400k none {tmp_path} && exec {script}")
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "unshare" in ran.stderr or "mount:" in ran.stderr:
         pytest.skip("no mount namespaces here")

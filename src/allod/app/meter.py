@@ -90,7 +90,7 @@ class Meter:
         with self._log.segment_path.open("rb") as file:
             number = position.num_entries
             entries: list[tuple[int, int, bytes]] = []
-            for batch in Batches(file, max(position.offset, len(MAGIC))):
+            for batch in Batches(file, max(position.offset, len(MAGIC)), limit=self._log.end):
                 entries += [(number + place, frame.end, frame.payload) for place, frame in enumerate(batch.entries)]
                 number += len(batch.entries)
                 if number >= size or len(entries) >= MAX_ENTRIES:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid
 from allod.prove.heads import TreeHead
-from allod.prove.index import Index, Place
+from allod.prove.index import Index
 from allod.prove.keys import SigningKey
 from allod.prove.log import open_log
 from allod.prove.notes import VerifierKey
@@ -63,8 +63,8 @@ class _Replay:
         self.directory, self.key = directory, key
         self.check_entry = check_entry
         self.standing = Standing.empty(directory, key.name)
-        self.places: dict[str, Place] = {}
-        self.num_heads = 0
+        self.places: dict[str, tuple[int, int]] = {}
+        self.num_heads = self.num_bytes = 0
         self.findings: list[Finding] = []
         # What the derived files say is read before the segment: beside a running writer they may only be behind it.
         self.published = self._published()
@@ -86,6 +86,7 @@ class _Replay:
                 self.find("segment", "does not start as one")
                 return
             batches = Batches(file)
+            self.num_bytes = batches.limit
             try:
                 for batch in batches:
                     first = self.standing.head.size
@@ -151,8 +152,9 @@ class _Replay:
         if self.index is None:
             self.find(INDEX_FILES[0], "missing, or not an index", is_derived=True)
             return
+        due = [(key, place) for key, place in self.places.items() if place[0] < self.indexed]
         try:
-            wrong = [key for key, place in self.places.items() if self._is_due(place) and self.index.find(key) != place]
+            wrong = [key for key, place in due if self.index.find(key) != place]
         except sqlite3.Error as error:
             self.find(INDEX_FILES[0], str(error), is_derived=True)
             return
@@ -160,9 +162,6 @@ class _Replay:
             self.find(INDEX_FILES[0], f"{len(wrong)} receipts not in their place, {wrong[0]} first", is_derived=True)
         if self.indexed > self.standing.head.size:
             self.find(INDEX_FILES[0], f"knows {self.indexed} leaves, more than the segment has", is_derived=True)
-
-    def _is_due(self, place: Place) -> bool:
-        return place.leaf < self.indexed
 
     def find(self, where: str, problem: str, **kinds: bool) -> None:
         self.findings.append(Finding(where, problem, **kinds))
@@ -183,7 +182,7 @@ def fsck(directory: Path, key: VerifierKey, check_entry: CheckEntry | None = Non
     replayed.compare_index()
     if replayed.index is not None:
         replayed.index.close()
-    return FsckReport(replayed.standing.head, replayed.num_heads, path.stat().st_size, tuple(replayed.findings))
+    return FsckReport(replayed.standing.head, replayed.num_heads, replayed.num_bytes, tuple(replayed.findings))
 
 
 def rebuild(directory: Path, key: SigningKey, check_entry: CheckEntry | None = None) -> FsckReport:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,11 @@ create table if not exists batch (first integer primary key, offset integer not 
 create table if not exists edge (level integer primary key, hashes blob not null);
 create table if not exists state (one integer primary key check (one = 1), size integer, head integer, end integer);
 """
+
+
+# One statement adds many rows: a thread lets go of the interpreter's lock for each statement, and waits to get it back.
+ROWS = 256
+_ADD = "insert or ignore into entry values "
 
 
 class Place(NamedTuple):
@@ -58,11 +64,13 @@ class Index:
 
         An id that is there already keeps its first leaf. Raises sqlite3.Error.
         """
-        edges = list(enumerate(saved.edges))
+        rows, edges = sorted(entries), list(enumerate(saved.edges))
         with closing(self._write.cursor()) as cursor:
             cursor.execute("begin")
             try:
-                cursor.executemany("insert or ignore into entry values (?, ?, ?)", entries)
+                for start in range(0, len(rows), ROWS):
+                    some = rows[start : start + ROWS]
+                    cursor.execute(_ADD + ", ".join(["(?, ?, ?)"] * len(some)), tuple(chain.from_iterable(some)))
                 cursor.executemany("insert or replace into batch values (?, ?)", batches)
                 cursor.executemany("insert or replace into edge values (?, ?)", edges)
                 cursor.execute("insert or replace into state values (1, ?, ?, ?)", (saved.size, saved.head, saved.end))

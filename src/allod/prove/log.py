@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from itertools import accumulate, repeat
 from pathlib import Path
 from struct import pack
 from typing import BinaryIO, NamedTuple
@@ -26,8 +27,18 @@ from allod.prove.keys import SigningKey
 from allod.prove.merkle import HASH_BYTES, consistency_proof, inclusion_proof, leaf_hash, root_from_inclusion
 from allod.prove.proofs import Proof
 from allod.prove.recovery import recover
-from allod.prove.segment import ENTRY, HEAD, MAGIC, FileCalls, SegmentFile, encode_frame, read_frame
-from allod.prove.standing import Leaf, Standing
+from allod.prove.segment import (
+    ENTRY,
+    FRAME_BYTES,
+    HEAD,
+    MAGIC,
+    FileCalls,
+    SegmentFile,
+    encode_frame,
+    encode_frames,
+    read_frame,
+)
+from allod.prove.standing import Growth, Standing
 from allod.prove.tiles import WIDTH, TileName
 
 SYSTEM_CALLS = FileCalls()
@@ -83,29 +94,32 @@ class Log:
         return self._standing.note
 
     @property
+    def end(self) -> int:
+        """The byte of the segment at which the durable part ends."""
+        return self._standing.end
+
+    @property
     def num_unflushed(self) -> int:
         """Entries that the index has yet to be told of."""
         return len(self._standing.fresh)
 
-    def append(self, entries: Sequence[Entry]) -> list[Appended]:
-        """Append a batch: one write, one signature, one fdatasync. Raises Unavailable, and then nothing was added."""
-        standing, frontier = self._standing, self._standing.frontier.copy()
-        leaves, frames, offset = [], [], standing.end
-        for entry in entries:
-            leaf = Leaf(leaf_hash(entry.leaf), entry.receipt_id, offset)
-            frame = encode_frame(ENTRY, entry.leaf)
-            frontier.append(leaf.hash)
-            leaves.append(leaf)
-            frames.append(frame)
-            offset += len(frame)
-        head = TreeHead(standing.head.origin, frontier.size, frontier.root())
+    def append(self, entries: Sequence[tuple[bytes, str]], *, ahead: int = 0) -> list[Appended]:
+        """Append a batch, each an `Entry` or as one: one write, one signature, one fdatasync.
+
+        `ahead` as in `SegmentFile.append`. Raises Unavailable, and then nothing was added.
+        """
+        standing = self._standing
+        leaves, ids = [entry[0] for entry in entries], [entry[1] for entry in entries]
+        frames = encode_frames(ENTRY, leaves)
+        *offsets, head_offset = accumulate((FRAME_BYTES + len(leaf) for leaf in leaves), initial=standing.end)
+        growth = Growth.of(standing.frontier, leaves, ids, offsets)
+        head = TreeHead(standing.head.origin, growth.frontier.size, growth.frontier.root())
         note = self._key.sign(head.text)
-        frames.append(encode_frame(HEAD, note.encode()))
-        self._segment.append(b"".join(frames))
+        self._segment.append(b"".join([*frames, *encode_frames(HEAD, [note.encode()])]), ahead=ahead)
         first = standing.head.size
         with self._changing:
-            standing.advance(leaves, frontier, head, note, head_offset=offset)
-        return [Appended(first + number, head.size) for number in range(len(entries))]
+            standing.advance(growth, head, note, head_offset=head_offset)
+        return list(map(Appended, range(first, head.size), repeat(head.size)))
 
     def flush(self) -> None:
         """Bring the derived files up to date. A failure costs nothing but a slower start: it is tried again."""
@@ -119,7 +133,7 @@ class Log:
         place = self._standing.fresh.get(receipt_id) or self._index.find(receipt_id)
         if place is None:
             raise Invalid("no receipt has this id", code="no_such_receipt")
-        return place
+        return Place(*place)
 
     def statement(self, receipt_id: str) -> bytes:
         """The exact leaf of a receipt."""

@@ -16,11 +16,11 @@ from typing import BinaryIO
 from allod.core.errors import Invalid
 from allod.prove.bundle import Bundle, encode_bundle
 from allod.prove.heads import TreeHead
-from allod.prove.merkle import HASH_BYTES, Frontier, inclusion_proof, leaf_hash, node_hash
+from allod.prove.merkle import HASH_BYTES, Frontier, inclusion_proof, leaf_hash, leaf_hashes, node_hash
 from allod.prove.notes import VerifierKey
 from allod.prove.proofs import Proof
 from allod.prove.recovery import MAX_TAIL_BYTES, damaged, signed_head
-from allod.prove.segment import FRAME_BYTES, HEAD, MAGIC, Batch, Batches, read_frame
+from allod.prove.segment import FRAME_BYTES, HEAD, MAGIC, Batch, Batches, read_frame, written_end
 
 Visit = Callable[[int, bytes], None]
 """(number of the entry, its exact bytes)."""
@@ -52,7 +52,7 @@ def read_log(
     with file:
         if file.read(len(MAGIC)) != MAGIC:
             raise damaged("the segment does not start as one")
-        limit = file.seek(0, 2) if end is None else end
+        limit = written_end(file) if end is None else end
         expected = [*known] if published is None or end is not None else [*known, published]
         return _Pass(file, key, visit, expected).read(limit)
 
@@ -69,13 +69,10 @@ class _Pass:
         self._note = b""
 
     def read(self, limit: int) -> LogRead:
-        batches = Batches(self._file)
-        end = batches.end
+        batches = Batches(self._file, limit=limit)  # what is written meanwhile, the next pass will read
         for batch in batches:
-            if batch.head.end > limit:  # written since: the next pass will read it
-                break
             self._read_batch(batch)
-            end = batch.head.end
+        end = batches.end
         self._check_tail(end, limit)
         note = self._note.decode(errors="replace")
         head = signed_head(note, self._key)
@@ -87,9 +84,9 @@ class _Pass:
 
     def _read_batch(self, batch: Batch) -> None:
         frontier = self._frontier
-        for frame in batch.entries:
-            self._visit(frontier.size, frame.payload)
-            frontier.append(leaf_hash(frame.payload))
+        for number, frame in enumerate(batch.entries, frontier.size):
+            self._visit(number, frame.payload)
+        frontier.extend(leaf_hashes(frame.payload for frame in batch.entries))
         head = TreeHead(self._key.name, frontier.size, frontier.root())
         if not batch.head.payload.startswith(f"{head.text}\n".encode()):
             raise damaged(f"the tree head at byte {batch.head.offset} is not that of the entries before it")

@@ -18,10 +18,9 @@ from typing import BinaryIO
 from allod.core.errors import Invalid, Unavailable
 from allod.prove.heads import TreeHead
 from allod.prove.index import Index, Saved
-from allod.prove.merkle import leaf_hash
 from allod.prove.notes import DASH, VerifierKey, is_signed, parse_note
 from allod.prove.segment import HEAD, MAGIC, Batch, Batches, read_frame
-from allod.prove.standing import Leaf, Standing
+from allod.prove.standing import Growth, Standing
 
 INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
 FLUSH_EVERY = 10_000  # leaves
@@ -45,7 +44,7 @@ def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) ->
     if not standing.note or signed_head(standing.note, key) != standing.head:
         raise damaged("its last tree head is not signed by this log's key")
     if batches.problem:
-        _check_tail(file, standing, key, batches.problem)
+        _check_tail(file, standing, key, batches)
     _check_not_behind(directory, standing, key)
     standing.flush(index, directory)
     return standing, index
@@ -53,18 +52,17 @@ def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) ->
 
 def replay(standing: Standing, batch: Batch) -> None:
     """Count one batch of the segment. Raises Invalid if its tree head is not that of its leaves."""
-    frontier = standing.frontier.copy()
-    leaves = [Leaf(leaf_hash(frame.payload), receipt_id_of(frame.payload), frame.offset) for frame in batch.entries]
-    for leaf in leaves:
-        frontier.append(leaf.hash)
+    entries = [frame.payload for frame in batch.entries]
+    offsets = [frame.offset for frame in batch.entries]
+    growth = Growth.of(standing.frontier, entries, [receipt_id_of(entry) for entry in entries], offsets)
     try:
         note = batch.head.payload.decode()
         head = TreeHead.of_signed(note)
     except (Invalid, UnicodeDecodeError) as error:
         raise damaged(f"no tree head at byte {batch.head.offset}") from error
-    if head != TreeHead(standing.head.origin, frontier.size, frontier.root()):
+    if head != TreeHead(standing.head.origin, growth.frontier.size, growth.frontier.root()):
         raise damaged(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
-    standing.advance(leaves, frontier, head, note, head_offset=batch.head.offset)
+    standing.advance(growth, head, note, head_offset=batch.head.offset)
 
 
 def receipt_id_of(leaf: bytes) -> str | None:
@@ -131,9 +129,10 @@ def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: Binar
     return standing if standing.frontier.root() == head.root else None
 
 
-def _check_tail(file: BinaryIO, standing: Standing, key: VerifierKey, problem: str) -> None:
+def _check_tail(file: BinaryIO, standing: Standing, key: VerifierKey, batches: Batches) -> None:
+    problem = batches.problem
     file.seek(standing.end)
-    tail = file.read(MAX_TAIL_BYTES + 1)
+    tail = file.read(min(batches.limit - standing.end, MAX_TAIL_BYTES + 1))
     if len(tail) > MAX_TAIL_BYTES:
         raise damaged(f"{problem} after byte {standing.end}, and more follows than one batch")
     pattern = rb"%s\n[0-9]+\n[A-Za-z0-9+/=]{44}\n\n(?:%s [^\n]+\n)+" % (re.escape(key.name.encode()), DASH.encode())

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from allod.prove.heads import TreeHead
 from allod.prove.index import Index, Place, Saved
-from allod.prove.merkle import Frontier
+from allod.prove.merkle import Frontier, leaf_hashes
 from allod.prove.segment import FRAME_BYTES, MAGIC
 from allod.prove.tiles import Tiles, write_derived
 
 
-class Leaf(NamedTuple):
-    """A leaf that is about to count: its hash, its receipt's id if it has one, and where its frame starts."""
+class Growth(NamedTuple):
+    """What a batch that is about to count adds to the tree: its leaves and the nodes that they complete.
 
-    hash: bytes
-    id: str | None
-    offset: int
+    `ids` are their receipts' ids, None for those that have none; `offsets` say where their frames start.
+    """
+
+    ids: Sequence[str | None]
+    offsets: Sequence[int]
+    rows: list[list[bytes]]
+    frontier: Frontier
+
+    @classmethod
+    def of(
+        cls, frontier: Frontier, entries: Iterable[bytes], ids: Sequence[str | None], offsets: Sequence[int]
+    ) -> Growth:
+        """Of a tree with this frontier, which stays as it is, so that a batch that fails can be forgotten."""
+        grown = frontier.copy()
+        return cls(ids, offsets, grown.extend(leaf_hashes(entries)), grown)
 
 
 @dataclass(slots=True)
 class Standing:
-    """`note` is the last signed tree head, in the frame that starts at `head_offset` and ends at `end`."""
+    """`note` is the last signed tree head, in the frame that starts at `head_offset` and ends at `end`.
+
+    `fresh` has (leaf, offset) of the receipts that the index has yet to be told of.
+    """
 
     tiles: Tiles
     frontier: Frontier
@@ -33,7 +48,7 @@ class Standing:
     note: str = ""
     head_offset: int = 0
     end: int = len(MAGIC)
-    fresh: dict[str, Place] = field(default_factory=dict)
+    fresh: dict[str, tuple[int, int]] = field(default_factory=dict)
     fresh_batches: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
@@ -48,19 +63,16 @@ class Standing:
         tiles = Tiles(directory, saved.size, saved.edges)
         return cls(tiles, tiles.frontier(), TreeHead.of_signed(note), note, saved.head, saved.end)
 
-    def advance(
-        self, leaves: Iterable[Leaf], frontier: Frontier, head: TreeHead, note: str, *, head_offset: int
-    ) -> None:
-        """Count a batch that is durable. `frontier` and `head` are the tree's with it."""
-        leaf_number, first_offset = self.head.size, self.end
-        for leaf in leaves:
-            self.tiles.append(leaf.hash)
-            if leaf.id is not None:
-                self.fresh.setdefault(leaf.id, Place(leaf_number, leaf.offset))
-            leaf_number += 1
-        if leaf_number > self.head.size:
-            self.fresh_batches.append((self.head.size, first_offset))
-        self.frontier, self.head, self.note = frontier, head, note
+    def advance(self, growth: Growth, head: TreeHead, note: str, *, head_offset: int) -> None:
+        """Count a batch that is durable. `head` is the tree's with it."""
+        first, fresh = self.head.size, self.fresh
+        self.tiles.extend(growth.rows)
+        for receipt_id, place in zip(growth.ids, enumerate(growth.offsets, first), strict=True):
+            if receipt_id is not None:
+                fresh.setdefault(receipt_id, place)
+        if growth.ids:
+            self.fresh_batches.append((first, self.end))
+        self.frontier, self.head, self.note = growth.frontier, head, note
         self.head_offset, self.end = head_offset, head_offset + FRAME_BYTES + len(note.encode())
 
     def flush(self, index: Index, directory: Path) -> None:

@@ -15,7 +15,8 @@ from allod.core.errors import Invalid, Unavailable
 from allod.prove.encodings import from_decimal
 from allod.prove.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, node_hash, subtrees
 
-WIDTH = 256
+TILE_HEIGHT = 8
+WIDTH = 1 << TILE_HEIGHT
 TILE_BYTES = WIDTH * HASH_BYTES
 MAX_LEVEL = 7
 
@@ -73,21 +74,18 @@ class Tiles:
         self.size = size
         self.edges = [bytearray(edge) for edge in edges]
 
-    def append(self, leaf: bytes) -> None:
-        """Add a leaf's hash. Touches no file, so it cannot fail once the leaf is durable in the segment."""
-        level, node, index = 0, leaf, self.size
-        self.size += 1
-        while True:
+    def extend(self, rows: Sequence[Sequence[bytes]]) -> None:
+        """Add what `Frontier.extend` completed. Touches no file, so it cannot fail once the leaves are durable."""
+        for level, row in enumerate(rows[::TILE_HEIGHT]):
             if level == len(self.edges):
                 self.edges.append(bytearray())
-            edge, index = self.edges[level], index // WIDTH
-            edge += node
-            if len(edge) < TILE_BYTES:
-                return
-            tile = bytes(edge)
-            self._unwritten[TileName(level, index)] = tile
-            edge.clear()
-            level, node = level + 1, fold(tile)
+            edge, number = self.edges[level], self.size >> TILE_HEIGHT * (level + 1)
+            edge += b"".join(row)
+            while len(edge) >= TILE_BYTES:
+                self._unwritten[TileName(level, number)] = bytes(edge[:TILE_BYTES])
+                del edge[:TILE_BYTES]
+                number += 1
+        self.size += len(rows[0]) if rows else 0
 
     def write_out(self) -> None:
         """Write the tiles that are full. Raises OSError; those not written stay in memory."""
