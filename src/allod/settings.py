@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 from allod.core.errors import Invalid
 from allod.core.nation_profile import read_nation
 from allod.core.nations import Nation
+from allod.core.places import fault_of_place
 from allod.fleet.site import Site
 from allod.fleet.site_profile import read_site
 from allod.govern.prices import Prices
@@ -246,8 +247,9 @@ def _check(settings: Settings) -> None:
             "a PostgreSQL address without a password",
         ),
         "prices.currency": (settings.prices.currency, r"[A-Z]{3}", "a code of ISO 4217"),
-        "realm.jurisdiction": (settings.realm.jurisdiction, r"[A-Z]{2}(-[A-Z0-9]{1,3})?", "a code of ISO 3166"),
     }
     for name, (text, pattern, what) in names.items():
         if re.fullmatch(pattern, text) is None:
             raise Invalid(f"{name} must be {what}", code="settings_name", param=name)
+    if fault := fault_of_place(settings.realm.jurisdiction):
+        raise Invalid(f"realm.jurisdiction: {fault}", code="settings_name", param="realm.jurisdiction")

@@ -58,7 +58,7 @@ def event(**fields: Any) -> Event:
 
 
 def tenant(tenant_id: str = "one", **fields: Any) -> Tenant:
-    return Tenant(**{"id": tenant_id, "name": "Benefits", "created_ms": 1, **fields})
+    return Tenant(**{"id": tenant_id, "name": f"Benefits {tenant_id.encode().hex()}", "created_ms": 1, **fields})
 
 
 def key(key_id: str = "key_1", tenant_id: str | None = "one", **fields: Any) -> Key:

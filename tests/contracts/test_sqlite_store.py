@@ -46,7 +46,7 @@ def test_a_damaged_file_is_told_at_the_start(place: Place, file: Path, place_of_
     """Wherever it is: the gateway does not start on it, and says what to do."""
     with closing(place.open()) as store:
         for number in range(200):
-            put(store, tenant(f"t{number}", name="x" * 200))
+            put(store, tenant(f"t{number}", name=f"{number} " + "x" * 200))
     data = bytearray(file.read_bytes())
     if place_of_damage == "head":
         data[:16] = bytes(16)

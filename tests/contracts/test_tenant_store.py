@@ -310,3 +310,36 @@ def compare_once(memory: TenantStore, store: TenantStore, chance: random.Random)
             answers.append((error.code, error.param))
     assert answers[0] == answers[1], (method, arguments, options)
     return "refused" if isinstance(answers[0], tuple) and type(answers[0]) is tuple else "answered"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "housing",
+        "Hous\u00ading",
+        "Hous\u200bing",
+        "\uff28ousing",
+        "Housing\ufe0f\u3164",
+        "Housing\u00a0",
+        "\U0001d407OUSING",
+        "\U000e0041Housing",
+        "one",
+    ],
+)
+def test_no_two_tenants_have_names_that_look_the_same(store: TenantStore, name: str) -> None:
+    """Who reads a name in a list, or says it on the command line, means one tenant by it; nor is it another's id."""
+    put(store, tenant("one", name="Housing"), tenant("two", name="Benefits"))
+    for again in (tenant("three", name=name), tenant("two", name=name)):
+        with pytest.raises(Invalid) as refused:
+            put(store, again)
+        assert (refused.value.code, refused.value.param) == ("tenant_exists", "name")
+    assert [one.name for one in store.tenants()] == ["Housing", "Benefits"]
+    put(store, tenant("one", name="HOUSING", weight=2))  # its own name, written otherwise
+
+
+def test_a_tenant_that_ended_leaves_its_name(store: TenantStore) -> None:
+    """Who was renamed leaves it, too; and what is archived is changed without being compared."""
+    put(store, tenant("one", name="Housing"), tenant("one", name="Housing", archived_ms=5))
+    put(store, tenant("two", name="housing"), tenant("one", name="Housing", archived_ms=5, weight=2))
+    put(store, tenant("two", name="Parks"), tenant("x3", name="Housing"))
+    assert [one.name for one in store.tenants()] == ["Parks", "Housing"]

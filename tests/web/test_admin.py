@@ -57,6 +57,7 @@ class Office:
     store: MemoryStore
     secret: str = SECRET
     now_ms: int = NOW_MS
+    num_projects: int = 0
 
     def __post_init__(self) -> None:
         admin = Admin(
@@ -102,6 +103,11 @@ class Office:
             assert (b"cache-control", b"no-store") in start["headers"]
         return start["status"], said if start["status"] == 200 else said["error"]
 
+    def project_name(self) -> str:
+        """Library, and then others: no two projects have one name."""
+        self.num_projects += 1
+        return "Library" if self.num_projects == 1 else f"Library {self.num_projects}"
+
     async def get(self, shape: Any, path: str, **query: Any) -> Any:
         return read(shape, await self.ask("GET", path, **query))
 
@@ -134,7 +140,7 @@ class Office:
             query["after"] = page["last_id"]
 
     async def project(self, **body: Any) -> str:
-        made = await self.post(shapes.Project, "projects", {"name": "Library", **body})
+        made = await self.post(shapes.Project, "projects", {"name": self.project_name(), **body})
         return str(made.id)
 
     async def account(self, project: str, **body: Any) -> Any:

@@ -38,10 +38,13 @@ from allod.settings import Settings
 class Realm:
     """One gateway with everything it needs, while it runs. Made by `run_realm`."""
 
-    def __init__(self, settings: Settings, opened: Opened, *, gateway: Gateway, models: tuple[Model, ...]) -> None:
+    def __init__(
+        self, settings: Settings, opened: Opened, *, gateway: Gateway, upkeep: Upkeep, models: tuple[Model, ...]
+    ) -> None:
         self.settings = settings
         self.gateway = gateway
         self.models = models
+        self.take_up_news = upkeep.take_up_news
         self.trust = opened.trust
         self.store = opened.store
         self.policies = opened.policies
@@ -120,7 +123,7 @@ async def run_realm(
         await upkeep.start()
         try:
             models = await asyncio.to_thread(catalogue_models, opened.nation)
-            yield Realm(settings, opened, gateway=gateway, models=tuple(models.values()))
+            yield Realm(settings, opened, gateway=gateway, upkeep=upkeep, models=tuple(models.values()))
         finally:
             await upkeep.stop()
     finally:

@@ -40,9 +40,9 @@ class Upkeep:
 
     async def start(self) -> None:
         """Read the keys, and begin. Raises Unavailable if they cannot be read."""
-        await asyncio.to_thread(self._read_news)
+        await asyncio.to_thread(self.take_up_news)
         self._tasks = [
-            asyncio.create_task(self._repeat("keys", self._read_news, NEWS_EVERY_S)),
+            asyncio.create_task(self._repeat("keys", self.take_up_news, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("policy", self._read_policy, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("ledger", self._charge, CHARGE_EVERY_S)),
             asyncio.create_task(self._repeat("quotas", self._tidy, TIDY_EVERY_S)),
@@ -77,7 +77,11 @@ class Upkeep:
             await asyncio.wait_for(self._ending.wait(), within_s)
         return self._ending.is_set()
 
-    def _read_news(self) -> None:
+    def take_up_news(self) -> None:
+        """Bring into force here what the store says now: keys, tenants, the limit that all have in common. Blocks.
+
+        Whatever was in the store before the call is in force when it returns. Raises Unavailable.
+        """
         self._keys.refresh(self._opened.store)
         self._allowance.organization = organization(self._opened.store.setting(ORGANIZATION_MICROS))
 

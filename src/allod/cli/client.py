@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from allod.app.home import Home
 from allod.app.model_choice import is_at_hand
+from allod.cli.running import running
 from allod.cli.up import gateway_command, get_model
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
@@ -48,8 +48,10 @@ class Client:
 
     def model(self) -> dict[str, Any]:
         """The model that is served, as `GET /v1/models` describes it."""
-        described: dict[str, Any] = json.loads(self._get("/v1/models"))["data"][0]
-        return described
+        described: list[dict[str, Any]] = json.loads(self._get("/v1/models"))["data"]
+        if not described:
+            raise Denied("the local key may use no model that is served here", code="no_model")
+        return described[0]
 
     def chat(self, body: dict[str, Any], *, show: Callable[[str], None]) -> Answer:
         """A streamed answer; `show` is given each piece as it comes. Raises what the gateway answers."""
@@ -114,7 +116,7 @@ def _error(error: dict[str, Any], status: int) -> AllodError:
 def running_or_started(settings: Settings) -> Iterator[str]:
     """The URL of this realm's gateway; of one started for the call, and known to nobody else, where none runs."""
     home = Home(settings.home)
-    if url := _running(home):
+    if url := running(home):
         yield url
         return
     print("starting a gateway for this call (`allod up` keeps one running)", file=sys.stderr)
@@ -133,18 +135,6 @@ def running_or_started(settings: Settings) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _running(home: Home) -> str | None:
-    """The announced gateway's URL, if its process lives and is ours: another user's gets no key from us."""
-    try:
-        announced = json.loads(home.gateway.read_text())
-        process = Path("/proc", str(int(announced["pid"])))
-        words = (process / "cmdline").read_bytes().split(b"\0")
-        is_ours = process.stat().st_uid == os.geteuid() and {b"allod.web", f"--home={home.path}".encode()} <= set(words)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return str(announced["url"]) if is_ours else None
 
 
 def _wait_until_ready(log: Path, process: subprocess.Popen[bytes]) -> str:

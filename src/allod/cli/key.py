@@ -14,6 +14,7 @@ from pathlib import Path
 
 from allod.app.home import Home, load_settings, now_ms
 from allod.app.tenants import open_store
+from allod.cli.running import take_up_news
 from allod.cli.tenant import check_active, event, find_tenant, tenants_of, told
 from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any
 from allod.core.canonical import JsonValue
@@ -72,6 +73,7 @@ def run(words: argparse.Namespace) -> int:
         else:
             make = _added if words.part == "add" else _rotated
             key, secret = make(store, settings, words)
+            take_up_news(settings)
             _hand_over(key, secret, as_json=words.json)
     return 0
 
@@ -166,6 +168,7 @@ def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -
             check_not_last_admin(key, keys_of(store, None))
         key = replace(key, revoked_ms=now_ms())
         store.put_key(key, event("api_key.deleted", key.tenant_id, key.id))
+    take_up_news(settings)
     print(json.dumps(_shown(key)) if words.json else f"{key.id} opens nothing any more")
 
 

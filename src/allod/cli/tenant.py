@@ -1,6 +1,7 @@
 """`allod tenant add`, `list`, `show`, `set`, `archive`, `recount`: who shares the engines, and how much of them.
 
-They change the realm's store, whether a gateway runs or not; one that runs knows within a second.
+They change the realm's store, whether a gateway runs or not; one that runs here has it in force when they return,
+another within a second.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import asdict, replace
 from allod.app.home import load_settings, now_ms
 from allod.app.meter import recount
 from allod.app.tenants import open_store
+from allod.cli.running import take_up_news
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed, plain, terms_of
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
@@ -69,6 +71,8 @@ def run(words: argparse.Namespace) -> int:
             tenant = _put_changed(store, tenant, changed(tenant, vars(words), nation), nation)
         elif words.part == "archive":
             tenant = _archive(store, tenant)
+        if words.part != "show":
+            take_up_news(settings)
         _show(store, tenant, as_json=words.json)
     return 0
 

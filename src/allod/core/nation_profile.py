@@ -16,13 +16,13 @@ from allod.core.errors import Invalid
 from allod.core.identifier_patterns import fault_of
 from allod.core.labels import ANY, Tier
 from allod.core.nations import CHECK_RULES, DIGITS_ONLY, Identifier, Marking, Nation
+from allod.core.places import PLACE, fault_of_place
 
 MAX_WORDS = 64  # of one kind; as many as a list in a receipt holds
 
 # Tiers and markings travel in HTTP headers, markings with commas between them: letters of any script, and no comma.
 _WORD = re.compile(r"\w(?:[\w ./&'-]{0,62}\w)?")
 _PURPOSE = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_PLACE = re.compile(r"[A-Z]{2}(?:-[A-Z0-9]{1,3})?")  # ISO 3166-1 alpha-2, or ISO 3166-2
 _CODE = re.compile(r"[a-z]{2}")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 
@@ -41,7 +41,9 @@ def read_nation(data: Mapping[str, Any], *, where: str) -> Nation:
     tiers = top.words("tiers", _WORD)
     if not tiers:
         raise top.refuse("tiers: there must be one at least")
-    places = frozenset(top.words("places", _PLACE))
+    places = frozenset(top.words("places", PLACE))
+    if faults := [fault for place in sorted(places) if (fault := fault_of_place(place))]:
+        raise top.refuse(f"places: {faults[0]}")
     markings = {name: _marking(row, places) for name, row in top.tables("markings").items()}
     purposes = top.table("purposes").check_names(_PURPOSE)
     return Nation(
@@ -66,7 +68,7 @@ def _tier_places(table: _Table, tiers: Collection[str], places: Collection[str])
 
 def _some(table: _Table, key: str, places: Collection[str]) -> frozenset[str]:
     """A restriction to places, which must leave one: what may be nowhere is a mistake, not a profile."""
-    words = table.words(key, _PLACE)
+    words = table.words(key, PLACE)
     if not words:
         raise table.refuse(f"{key}: no place is left")
     for place in words:

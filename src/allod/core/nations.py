@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
 from allod.core.labels import ANY, Label, Tier
+from allod.core.places import fault_of_place
 
 # The check-digit rules that a profile may name; `govern.identifiers.CHECKS` holds one function for each.
 CHECK_RULES = frozenset({"format", "luhn", "mod11", "mod97"})
@@ -97,6 +98,8 @@ class Nation:
 def _known(param: str, words: Iterable[str], known: Collection[str]) -> frozenset[str]:
     named = frozenset(words)
     unknown = sorted(word for word in named if word not in known)
+    if unknown and param == "jurisdictions" and (fault := fault_of_place(unknown[0])):
+        raise Invalid(fault, code="unknown_label", param=param)
     if unknown:
         raise Invalid(
             f"unknown {param.removesuffix('s')} {unknown[0]!r}",

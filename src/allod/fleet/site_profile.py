@@ -13,6 +13,7 @@ from datetime import date, datetime
 from typing import Any
 
 from allod.core.errors import Invalid
+from allod.core.places import fault_of_place
 from allod.fleet.site import Container, Exclusion, NodePower, NodePrice, Site
 
 MAX_ROWS = 256
@@ -22,7 +23,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WORD_OR_NOTHING = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 _MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,99}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-_PLACE = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 _PATH_OR_NOTHING = re.compile(r"(/[^\x00-\x1f\x7f:]{0,500})?")
@@ -47,7 +47,7 @@ def read_site(data: Mapping[str, Any], *, where: str) -> Site:
         name=top.text("name", _NAME),
         source=top.text("source", _TEXT),
         scheduler=top.one_of("scheduler", ("local", "slurm")),
-        jurisdiction=top.text("jurisdiction", _PLACE),
+        jurisdiction=top.place("jurisdiction"),
         machine=top.one_of("machine", ("", "x86_64", "aarch64")),
         partition=top.text("partition", _WORD_OR_NOTHING),
         account=top.text("account", _WORD_OR_NOTHING),
@@ -130,6 +130,12 @@ class _Table:
 
     def text(self, key: str, form: re.Pattern[str]) -> str:
         return self.check_form(key, self.values.get(key, ""), form)
+
+    def place(self, key: str) -> str:
+        place = self.values.get(key, "")
+        if fault := fault_of_place(place):
+            raise self.refuse(key, fault)
+        return str(place)
 
     def one_of(self, key: str, words: Collection[str]) -> str:
         word = self.values.get(key, "")

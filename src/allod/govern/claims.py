@@ -25,6 +25,7 @@ from typing import Any, Literal
 from allod.core.errors import Invalid
 from allod.core.labels import is_within
 from allod.core.nations import Nation
+from allod.core.places import fault_of_place
 from allod.core.statements import ANSWER, REFUSAL
 from allod.govern.moments import span_ms
 
@@ -43,7 +44,6 @@ _CLAIM = re.compile(
     r"(?P<said>reached a site outside|was answered unsealed|was answered without a purpose|was decided by policy)"
     r"(?: (?P<names>[^ ]+(?: or [^ ]+)*?))?(?: between (?P<since>[^ ]+) and (?P<until>[^ ]+))?"
 )
-_PLACE = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -164,7 +164,9 @@ def _between(since: str | None, until: str | None) -> Test:
 
 def _inside(places: list[str], nation: Nation) -> Test:
     for place in places or [""]:
-        if _PLACE.fullmatch(place) is None or not any(is_within(place, known) for known in nation.places):
+        if fault := fault_of_place(place):
+            raise _refuse(fault)
+        if not any(is_within(place, known) for known in nation.places):
             known = ", ".join(sorted(nation.places))
             raise Invalid(f"not a claim: unknown place {place!r}", code="bad_claim", hint=f"known places: {known}")
     return lambda facts: any(is_within(facts.jurisdiction, place) for place in places)

@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from allod.core.errors import Denied, Invalid, Unavailable
@@ -103,13 +104,14 @@ class _Book:
 
 
 class KeyRing:
-    """The keys that open this gateway. Reading is free of locks; `refresh` and `apply` are for one thread at a time."""
+    """The keys that open this gateway. Reading is free of locks; `apply` is for one thread at a time."""
 
     def __init__(self, nation: Nation, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._nation = nation
         self._monotonic_s = monotonic_s
         self._book = _Book(nation)
         self._news_s = float("-inf")
+        self._refreshing = Lock()
         self._latest_ms = 0  # the highest time seen: a clock that is set back must not revive what expired
 
     @property
@@ -119,8 +121,9 @@ class KeyRing:
 
     def refresh(self, store: TenantStore) -> None:
         """Ask the store what changed and apply it. Blocks; raises what the store raises, and then nothing changed."""
-        asked_s = self._monotonic_s()
-        self.apply(store.changes_since(self.version), asked_s)
+        with self._refreshing:
+            asked_s = self._monotonic_s()
+            self.apply(store.changes_since(self.version), asked_s)
 
     def apply(self, changes: Changes, asked_s: float) -> None:
         """Take up the answer to what was asked at `asked_s`, by the ring's monotonic clock: its news is that old."""

@@ -111,7 +111,8 @@ class TenantStore(Protocol):
 
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
         """Insert or replace it, with its audit event. What is archived stays archived: Invalid (`conflict`) for a
-        tenant that is not, since it was read before."""
+        tenant that is not, since it was read before. No two that are not archived have names that look the same, nor
+        one the name that is another's id: Invalid (`tenant_exists`) for a name that is new to it."""
         ...
 
     def account(self, tenant_id: str, account_id: str) -> Account:

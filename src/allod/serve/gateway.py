@@ -22,6 +22,7 @@ from typing import Literal, cast
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
+from allod.core.shown_text import folded
 from allod.govern.keys import Caller, KeyRing
 from allod.serve import schemas, tools
 from allod.serve.admission import Admission
@@ -69,7 +70,7 @@ class Gateway:
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        chat = self._checked_chat(request)
+        chat = self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
         async with await self._accepted(caller, request, prepared) as work:
@@ -81,7 +82,7 @@ class Gateway:
 
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        chat = self._checked_chat(request)
+        chat = self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
@@ -89,7 +90,7 @@ class Gateway:
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
         embed = cast(Embed, request.task)
-        if self._served(embed.model).base:
+        if self._served(caller, embed.model).base:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
@@ -127,9 +128,9 @@ class Gateway:
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)
 
-    def _checked_chat(self, request: Request) -> Chat:
+    def _checked_chat(self, caller: Caller, request: Request) -> Chat:
         chat = cast(Chat, request.task)
-        self._served(chat.model)
+        self._served(caller, chat.model)
         if not self.engine.info.can_chat:
             raise Invalid(
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
@@ -158,14 +159,19 @@ class Gateway:
             recorder=self.recorder,
         )
 
-    def _served(self, name: str) -> ServedModel:
+    def models_for(self, caller: Caller) -> dict[str, ServedModel]:
+        """The models that this caller's key and tenant may use, by name: it is told of no others."""
+        allowed = caller.scope.models
+        return {name: one for name, one in self.models.items() if allowed is None or name in allowed}
+
+    def _served(self, caller: Caller, name: str) -> ServedModel:
         served = self.models.get(name)
         if served is None:
             raise Invalid(
                 f"the model {name!r} is not served here",
                 code="model_not_found",
                 param="model",
-                hint=f"there is {', '.join(map(repr, self.models))}",
+                hint=f"there is {', '.join(map(repr, self.models_for(caller))) or 'none that this key may use'}",
             )
         return served
 
@@ -203,7 +209,8 @@ class Gateway:
 
 def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: EngineInfo) -> None:
     names = [model.name, *(adapter.name for adapter in adapters)]
-    if twice := [name for name in names if names.count(name) > 1]:
+    looks = [folded(name) for name in names]
+    if twice := [name for name in names if looks.count(folded(name)) > 1]:
         raise Invalid(f"two models are called {twice[0]!r}", code="model_name", hint="give one of them another name")
     described = {(adapter.name, adapter.digest) for adapter in adapters if adapter.base == model.name}
     if wrong := described ^ {(each.name, each.digest) for each in info.adapters}:

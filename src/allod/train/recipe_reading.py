@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
+from allod.core.places import fault_of_place
 from allod.core.shown_text import is_plain
 from allod.train.recipe import Recipe, Source
 
@@ -20,7 +21,6 @@ MAX_SOURCES = 64
 _NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 _SOURCE_NAME = r"[a-z][a-z0-9_-]{0,62}"
 _SIZE = r"auto|[1-9][0-9]{0,3}m|[1-9][0-9]{0,1}b"
-_JURISDICTION = r"[A-Z]{2}(-[A-Z0-9]{1,3})?"
 _DATE = r"[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?"
 
 # Whole numbers by dotted name: (lowest, highest).
@@ -170,7 +170,8 @@ def _check(recipe: Recipe, where: str) -> None:
 def _check_source(source: Source, where: str) -> None:
     where = f"{where}: source {source.name!r}"
     _check_text(where, "name", source.name, _SOURCE_NAME, "small letters, digits, - and _")
-    _check_text(where, "jurisdiction", source.jurisdiction, _JURISDICTION, "a code of ISO 3166")
+    if fault := fault_of_place(source.jurisdiction):
+        raise Invalid(f"{where}: jurisdiction: {fault}", code="recipe_range", param="jurisdiction")
     _check_text(where, "date", source.date, _DATE, "a year, or a date as YYYY-MM-DD")
     _check_text(where, "sha256", source.sha256, r"([0-9a-f]{64})?", "64 hexadecimal digits")
     for name in ("licence", "origin"):

@@ -35,6 +35,7 @@ def application(realm: Realm) -> Application:
         models=list(gateway.models),
         embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
         currency=settings.prices.currency,
+        take_up_news=realm.take_up_news,
     )
     governance = Governance(
         controls=gateway.controls,
@@ -57,6 +58,7 @@ def application(realm: Realm) -> Application:
             ("GET", "/v1/governance/shares"): Route(governance.shares, needs="admin"),
             ("GET", "/v1/governance/policy"): Route(governance.policy, needs="admin"),
             ("POST", "/v1/governance/explain"): Route(governance.explain, needs="admin"),
+            ("POST", "/v1/governance/news"): Route(admin.news, needs="admin"),
             ("GET", "/v1/governance/receipts"): Route(governance.receipts, needs="admin"),
             ("GET", "/healthz"): Route(health.healthz, needs="nothing"),
             ("GET", "/readyz"): Route(health.readyz, needs="nothing"),

@@ -10,6 +10,7 @@ from itertools import takewhile
 from threading import Lock
 from typing import TypeVar
 
+from allod.core.shown_text import folded
 from allod.govern.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, summed
 from allod.govern.stores import rules
 from allod.govern.tenants import Account, Charge, Event, Key, Tenant
@@ -58,10 +59,19 @@ class MemoryStore:
 
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
         with self._changing(event) as number:
-            if tenant.id in self._tenants:
-                rules.check_tenant_change(self._tenants[tenant.id], tenant)
+            old = self._tenants.get(tenant.id)
+            if old is not None:
+                rules.check_tenant_change(old, tenant)
+            if rules.checks_name(old, tenant):
+                self._check_name(tenant)
             self._tenants[tenant.id] = tenant
             _note(self._tenant_versions, tenant.id, number)
+
+    def _check_name(self, tenant: Tenant) -> None:
+        name = folded(tenant.name)
+        for one in self._tenants.values():
+            if one.id != tenant.id and (one.id == name or (one.archived_ms is None and folded(one.name) == name)):
+                raise rules.same_name(tenant.name)
 
     def account(self, tenant_id: str, account_id: str) -> Account:
         account = self._accounts.get(account_id)

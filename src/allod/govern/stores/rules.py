@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid
+from allod.core.shown_text import folded
 from allod.govern.store import GROUPS, MINUTE_MS, Position
 from allod.govern.tenants import Key, Tenant
 
@@ -28,6 +29,21 @@ def check_tenant_change(old: Tenant, new: Tenant) -> None:
     """Raise Invalid for a change made from what was read before the tenant was archived."""
     if old.archived_ms is not None and new.archived_ms is None:
         raise _conflict("the tenant was archived", "archived_ms")
+
+
+def checks_name(old: Tenant | None, new: Tenant) -> bool:
+    """Whether the name is to be compared with the others': what was named before the rule can still be changed."""
+    return new.archived_ms is None and (old is None or folded(old.name) != folded(new.name))
+
+
+def same_name(name: str) -> Invalid:
+    """The answer to a name that a reader could take for another tenant's."""
+    return Invalid(
+        f"there is a tenant already whose name or id looks like {name!r}",
+        code="tenant_exists",
+        param="name",
+        hint="choose a name that nobody mistakes for it",
+    )
 
 
 def check_key_change(old: Key, new: Key) -> None:

@@ -7,9 +7,12 @@ changes: every change takes the next number under that row's lock, so that who h
 from __future__ import annotations
 
 from allod.core.errors import Unavailable
+from allod.core.shown_text import folded
 from allod.govern.store import TOTALS
 from allod.govern.stores.database import Run
 from allod.govern.stores.dialect import Dialect
+from allod.govern.stores.rows import tenant_from
+from allod.govern.tenants import Tenant
 
 _SUMS = ", ".join(f"{name} {{number}} NOT NULL" for name in TOTALS)
 
@@ -38,7 +41,12 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX ledger_minute ON ledger (minute)",
         "CREATE TABLE key_uses (key_id {text} PRIMARY KEY, last_ms {number} NOT NULL){table_end}",
     ),
+    (
+        "CREATE TABLE tenant_names (tenant_id {text} PRIMARY KEY, folded {text} NOT NULL){table_end}",
+        "CREATE INDEX tenant_names_folded ON tenant_names (folded)",
+    ),
 )
+_WITH_NAMES = 2  # the version that has them
 
 
 def prepare(run: Run, dialect: Dialect) -> None:
@@ -60,4 +68,18 @@ def prepare(run: Run, dialect: Dialect) -> None:
     for statements in VERSIONS[version:]:
         for statement in statements:
             run(statement)
+    if version < _WITH_NAMES:
+        for (body,) in run("SELECT body FROM tenants"):
+            keep_name(run, tenant_from(body))
     run("UPDATE realm SET version = :version", version=len(VERSIONS))
+
+
+def keep_name(run: Run, tenant: Tenant) -> None:
+    """Note how the tenant's name looks, while it is not archived: what ended leaves its name to others."""
+    run("DELETE FROM tenant_names WHERE tenant_id = :id", id=tenant.id)
+    if tenant.archived_ms is None:
+        run(
+            "INSERT INTO tenant_names (tenant_id, folded) VALUES (:id, :folded)",
+            id=tenant.id,
+            folded=folded(tenant.name),
+        )

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from allod.core.shown_text import folded
 from allod.govern.store import Changes
 from allod.govern.stores import rules
 from allod.govern.stores.database import Database, Run, Transactions
 from allod.govern.stores.rows import account_from, event_from, key_from, tenant_from, text_of
-from allod.govern.stores.schema import prepare
+from allod.govern.stores.schema import keep_name, prepare
 from allod.govern.stores.sql_ledger import SqlLedger, one_of
 from allod.govern.tenants import Account, Event, Key, Tenant
 
@@ -63,8 +64,12 @@ class SqlStore(SqlLedger):
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
         """See `TenantStore.put_tenant`."""
         with self._changing(event) as (run, number):
-            for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id):
-                rules.check_tenant_change(tenant_from(body), tenant)
+            old = [tenant_from(body) for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
+            for one in old:
+                rules.check_tenant_change(one, tenant)
+            if rules.checks_name(old[0] if old else None, tenant):
+                _check_name(run, tenant)
+            keep_name(run, tenant)
             run(
                 "INSERT INTO tenants (id, changed, is_archived, body) VALUES (:id, :changed, :is_archived, :body) "
                 "ON CONFLICT (id) DO UPDATE "
@@ -222,6 +227,16 @@ class SqlStore(SqlLedger):
                 body=text_of(event),
             )
             yield run, number
+
+
+def _check_name(run: Run, tenant: Tenant) -> None:
+    if run(
+        "SELECT 1 FROM tenant_names WHERE folded = :name AND tenant_id <> :id "
+        "UNION SELECT 1 FROM tenants WHERE id = :name AND id <> :id",
+        name=folded(tenant.name),
+        id=tenant.id,
+    ):
+        raise rules.same_name(tenant.name)
 
 
 def _tenant(run: Run, tenant_id: str) -> Tenant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import msgspec
 
@@ -36,7 +37,7 @@ class Admin:
 
     `models` are the names that are served, `embedding_models` those of them that only make embeddings; `currency` is
     the realm's (ISO 4217). A handler is a plain function, run in a thread; those that change something take turns, so
-    that what one of them read is still so when it writes.
+    that what one of them read is still so when it writes. `take_up_news` brings into force what the store says.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Admin:
         models: Sequence[str],
         embedding_models: Collection[str] = (),
         currency: str = "GBP",
+        take_up_news: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
+        self._take_up_news = take_up_news
         self._changing = asyncio.Lock()
         retention, spending = Retention(store), Spending(store, currency)
         usage = Usage(store, embedding_models=embedding_models, currency=currency)
@@ -72,8 +75,19 @@ class Admin:
             made = await asyncio.to_thread(handler, asked, *ids)
         else:
             async with self._changing:
-                made = await asyncio.to_thread(handler, asked, *ids)
+                made = await asyncio.to_thread(self._changed, handler, asked, *ids)
         await call.respond(200, msgspec.json.encode(made), NOT_KEPT)
+
+    async def news(self, call: Call) -> None:
+        """`POST /v1/governance/news`: return once what others wrote to the store is in force in this gateway."""
+        await asyncio.to_thread(self._take_up_news)
+        await call.respond(200, b"{}", NOT_KEPT)
+
+    def _changed(self, handler: Handler, *words: Any) -> Json:
+        """A change has returned only when it is in force here: its key opens, what it ended is ended."""
+        made = handler(*words)
+        self._take_up_news()
+        return made
 
     def _find(self, call: Call) -> tuple[Handler, list[str]]:
         asked = call.path.removeprefix(ORGANIZATION_PREFIX).split("/")

@@ -64,7 +64,7 @@ class OpenAI:
 
     async def models(self, call: Call) -> None:
         """`GET /v1/models` and `GET /v1/models/{id}`."""
-        models = self._gateway.models
+        models = self._gateway.models_for(_caller(call))
         if call.path.startswith(MODELS_PREFIX):
             served = models.get(call.path.removeprefix(MODELS_PREFIX))
             if served is None:
