@@ -9,6 +9,7 @@ from typing import Any
 
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.training_statements import (
+    TRAINING_V1,
     artefact_statement,
     check_training_statement,
     derivation_of,
@@ -43,6 +44,7 @@ def main() -> None:
             }
             for manifest, files in ((first, first_files), (second, second_files))
         ],
+        "version_1": as_version_1(second),
         "artefact": release.decode(),
         "bad_training": [{"why": why, "statement": spoilt(second, path, value)} for why, path, value in TRAINING],
         "bad_artefact": [{"why": why, "statement": spoilt(release, path, value)} for why, path, value in ARTEFACT],
@@ -61,12 +63,23 @@ def stage(
     predicate: dict[str, Any] = {
         "id": f"training_{name}", "at": AT, "stage": name, "version": 1, "run": "vectors", "key": key,
         "derivation": derivation_of(key, digest), "inputs": inputs, "parameters": parameters, "recipe": OTHER,
-        "code": {"version": "1", "sha256": OTHER}, "environment": {}, "machine": {}, "site": "home",
-        "jurisdiction": "GB", "seed": 1, "measured": {"num_documents": 1},
+        "code": {"version": "1", "sha256": OTHER}, "environment": {},
+        "stated": {"site": "home", "jurisdiction": "GB", "nodes": 1, "accelerators_per_node": 0},
+        "observed": {"by": "trainer", "machine": {}}, "seed": 1, "measured": {"num_documents": 1},
         "energy": {"label": "UNAVAILABLE", "millijoules": None, "method": None},
         "seal": {"kind": "island", "proof": None}, "label": LABEL,
     }  # fmt: skip
     return training_statement(digest, predicate), files
+
+
+def as_version_1(manifest: bytes) -> str:
+    """The same stage as it was said before what is stated and what was observed were told apart."""
+    statement = json.loads(manifest)
+    statement["predicateType"] = TRAINING_V1
+    held = statement["predicate"]
+    stated, observed = held.pop("stated"), held.pop("observed")
+    held |= {"site": stated["site"], "jurisdiction": stated["jurisdiction"], "machine": observed["machine"]}
+    return canonical_json(statement).decode()
 
 
 def artefact() -> bytes:
@@ -98,6 +111,11 @@ TRAINING: list[tuple[str, tuple[Any, ...], Any]] = [
     ("another derivation", ("predicate", "derivation"), OTHER),
     ("an input with one field more", ("predicate", "inputs", 0, "more"), "1"),
     ("one field more", ("predicate", "more"), 1),
+    ("fields of version 2 under version 1", ("predicateType",), "urn:allod:training:v1"),
+    ("observed by nobody", ("predicate", "observed", "by"), "a friend"),
+    ("no machine", ("predicate", "observed", "machine"), None),
+    ("a negative number of nodes", ("predicate", "stated", "nodes"), -1),
+    ("more that is stated", ("predicate", "stated", "more"), 1),
 ]
 ARTEFACT: list[tuple[str, tuple[Any, ...], Any]] = [
     ("another type", ("predicateType",), "urn:allod:training:v1"),

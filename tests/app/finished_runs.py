@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from allod.app.artefacts_log import ArtefactsLog
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.training_statements import Input, derivation_of, key_of, source_input, stage_input, training_statement
+from allod.settings import Settings
 
 LABEL: dict[str, JsonValue] = {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": None}
 BASE_DIGEST = "sha256:" + "ba5e" * 16
@@ -85,9 +87,8 @@ class FinishedRun:
                 "recipe": "sha256:" + "5" * 64,
                 "code": {"version": "0", "sha256": "sha256:" + "c" * 64},
                 "environment": {},
-                "machine": {},
-                "site": "local",
-                "jurisdiction": "GB",
+                "stated": {"site": "local", "jurisdiction": "GB", "nodes": 1, "accelerators_per_node": 0},
+                "observed": {"by": "trainer", "machine": {}},
                 "seed": 1,
                 "measured": {},
                 "energy": {"label": "MODELLED", "millijoules": 1_000, "method": "a site's figure"},
@@ -219,4 +220,10 @@ def adapter_run(folder: Path, name: str = "style", *, base: str = BASE_DIGEST) -
         inputs=["dedupe", "adapt"],
         parameters={"name": name},
     )
+    return run
+
+
+def logged(settings: Settings, run: FinishedRun) -> FinishedRun:
+    """The run, with its stages in the realm's log, as the pipeline leaves them."""
+    ArtefactsLog(settings).append(list(run.manifests.values()))
     return run

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from tests.app import finished_runs
-from tests.app.finished_runs import BASE_DIGEST, LABEL, TEXTS, FinishedRun, adapter_run, corpus, model_run
+from tests.app.finished_runs import BASE_DIGEST, LABEL, TEXTS, FinishedRun, adapter_run, corpus, logged, model_run
 
 from allod.app import artefacts_log
 from allod.app import release as release_module
 from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home, load_settings
 from allod.app.models import ReleasedModels
-from allod.app.release import Released, log_statements, models_key, release
+from allod.app.release import Released, models_key, release
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.core.statements import check_statement
@@ -41,7 +41,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def released(settings: Settings, run: FinishedRun, now_ms: int = 5_000) -> Released:
-    return release(settings, run.folder, now_ms=now_ms, report=silent)
+    return release(settings, logged(settings, run).folder, now_ms=now_ms, report=silent)
 
 
 def refused(settings: Settings, run: FinishedRun) -> str:
@@ -195,7 +195,7 @@ def test_a_run_that_was_changed_on_disk_is_refused(
     """Every file of every stage is read and compared, those that a release does not keep, too; a manifest's own words
     that no digest follows from are for the log to hold."""
     run = model_run(tmp_path / "run")
-    log_statements(settings, list(run.manifests.values()))
+    logged(settings, run)
     change(run.folder / file)
     with pytest.raises((Invalid, VerificationError)):
         released(settings, run)
@@ -248,6 +248,7 @@ def test_the_same_file_has_one_name(settings: Settings, tmp_path: Path) -> None:
     held["key"] = key_of(held["stage"], held["version"], held["parameters"], held["inputs"])
     held["derivation"] = derivation_of(held["key"], f"sha256:{manifest['subject'][0]['digest']['sha256']}")
     (export / "manifest.json").write_bytes(canonical_json(manifest))
+    run.manifests["export_adapter"] = canonical_json(manifest)
     with pytest.raises(Invalid, match="released as style already"):
         released(settings, run)
     assert made.folder.is_dir()
@@ -257,14 +258,14 @@ def test_statements_are_logged_once(settings: Settings, tmp_path: Path) -> None:
     """A stage that is there already is not logged again; another statement under its id is refused."""
     run = model_run(tmp_path / "run")
     manifests = list(run.manifests.values())
-    log_statements(settings, manifests[:2])
-    log_statements(settings, manifests)
+    ArtefactsLog(settings).append(manifests[:2])
+    ArtefactsLog(settings).append(manifests)
     assert num_logged(settings) == len(manifests)
     changed = json.loads(manifests[0])
     changed["predicate"]["at"]["end_ms"] += 1
     assert check_statement(canonical_json(changed))
     with pytest.raises(Invalid) as caught:
-        log_statements(settings, [canonical_json(changed)])
+        ArtefactsLog(settings).append([canonical_json(changed)])
     assert caught.value.code == "statement_differs"
 
 
@@ -276,7 +277,7 @@ def test_a_log_that_another_process_has_is_waited_for(
     log = open_log(settings.home / "logs" / "artefacts", artefacts_log.open_policies(settings).key())
     closing = threading.Thread(target=lambda: (time.sleep(0.3), log.close()))
     closing.start()
-    log_statements(settings, [run.manifests["source"]])
+    ArtefactsLog(settings).append([run.manifests["source"]])
     closing.join()
     monkeypatch.setattr(artefacts_log, "TRIES", 2)
     log = open_log(settings.home / "logs" / "artefacts", artefacts_log.open_policies(settings).key())

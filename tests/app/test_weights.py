@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, model_run
+from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
 
 from allod.app.home import Home, load_settings
 from allod.app.release import Released, release
@@ -23,7 +23,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def released(settings: Settings, run: FinishedRun) -> Released:
-    return release(settings, run.folder, now_ms=5_000, report=silent)
+    return release(settings, logged(settings, run).folder, now_ms=5_000, report=silent)
 
 
 def serving(settings: Settings, name: str) -> Settings:

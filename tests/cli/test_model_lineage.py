@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.app import finished_runs
-from tests.app.finished_runs import BASE_DIGEST, TEXTS, FinishedRun, adapter_run, model_run
+from tests.app.finished_runs import BASE_DIGEST, TEXTS, FinishedRun, adapter_run, logged, model_run
 
-from allod.app import release as release_module
+from allod.app import artefacts_log
 from allod.app.home import Home, load_settings
 from allod.app.policies import open_policies
-from allod.app.release import Released, log_statements, models_key, release
+from allod.app.release import Released, models_key, release
 from allod.cli import main as command_line
 from allod.core.canonical import sha256_hex
 from allod.core.errors import VerificationError
@@ -77,8 +77,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def released(settings: Settings, run: FinishedRun) -> Released:
-    log_statements(settings, list(run.manifests.values()))
-    return release(settings, run.folder, now_ms=5_000, report=silent)
+    return release(settings, logged(settings, run).folder, now_ms=5_000, report=silent)
 
 
 @pytest.fixture
@@ -213,7 +212,7 @@ def test_a_manifest_that_was_never_logged_is_found(
     """Signed, linked and named by a logged release as it may be."""
     finished = model_run(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(release_module._Kept, "manifests", lambda self: [])
+        patched.setattr(artefacts_log, "_check_leaves", lambda *_: None)
         made = release(settings, finished.folder, now_ms=5_000, report=silent)
     ran = run("verify", "--lineage", receipt(settings, ModelPart("tiny", made.digest), tmp_path / "r.json"))
     assert ran.status == 1

@@ -61,7 +61,9 @@ def test_nobody_is_told_that_answers_are_information(own: bytes) -> None:
     [
         lambda value: value.pop("licence"),
         lambda value: value.update(extra=1),
-        lambda value: value.update(format="urn:allod:passport:v2"),
+        lambda value: value.update(format="urn:allod:passport:v3"),
+        lambda value: value.update(format="urn:allod:passport:v1"),
+        lambda value: value.pop("where"),
         lambda value: value.update(digest="md5:1"),
         lambda value: value.update(name=""),
         lambda value: value.update(origin="found"),
@@ -134,3 +136,19 @@ def test_a_hostile_name_stays_in_its_cell(tmp_path: Path) -> None:
     """Text of manifests cannot add lines, cells or markup to the page."""
     facts = facts_of(model_run(tmp_path / "run"), origin="x | y\n# Title <script>")
     assert "| x \\| y # Title &lt;script> |" in summary_text(json.loads(summary(facts)))
+
+
+def test_a_passport_of_version_1_is_still_read(own: bytes) -> None:
+    """What was released before what is stated and what was observed were told apart stays servable."""
+    value = json.loads(own)
+    del value["where"]
+    old = read_passport(canonical_json({**value, "format": "urn:allod:passport:v1"}))
+    assert old.name == read_passport(own).name
+
+
+def test_what_is_stated_stands_beside_what_was_observed(own: bytes) -> None:
+    """The site is the operator's word; the machine is what the process saw."""
+    where = json.loads(own)["where"]
+    assert where["stated"][0]["site"] == "local"
+    assert where["observed"][0]["by"] == "trainer"
+    assert "site" not in where["observed"][0]

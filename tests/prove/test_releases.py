@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.app import finished_runs
-from tests.app.finished_runs import adapter_run, model_run
+from tests.app.finished_runs import adapter_run, logged, model_run
 
 from allod.app import models as models_module
 from allod.app import release as release_module
@@ -39,7 +39,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def folder(settings: Settings, tmp_path: Path) -> Path:
     """A whole release, which may be written to."""
-    made = release(settings, model_run(tmp_path / "run").folder, now_ms=5_000, report=silent).folder
+    made = release(settings, logged(settings, model_run(tmp_path / "run")).folder, now_ms=5_000, report=silent).folder
     for path in [made, *made.rglob("*")]:
         path.chmod(0o700 if path.is_dir() else 0o600)
     return made
@@ -185,7 +185,7 @@ def test_manifest_and_record_say_the_same_of_a_source(
     monkeypatch.setattr(finished_runs, "FinishedRun", Deceitful)
     run = finished_runs.model_run(tmp_path / "run")
     with pytest.raises((VerificationError, Invalid)) as caught:
-        release(settings, run.folder, now_ms=5_000, report=silent)
+        release(settings, logged(settings, run).folder, now_ms=5_000, report=silent)
     assert getattr(caught.value, "name", caught.value.code) in ("sources", "bad_record")
 
 
@@ -196,7 +196,7 @@ def test_an_evaluation_of_other_weights_fails(
     monkeypatch.setattr(release_module, "_evaluation", lambda folder, _: json.loads(EVALUATION))
     run = model_run(tmp_path / "run", evaluated="9" * 64)
     with pytest.raises(VerificationError, match="evaluation is of other weights") as caught:
-        release(settings, run.folder, now_ms=5_000, report=silent)
+        release(settings, logged(settings, run).folder, now_ms=5_000, report=silent)
     assert caught.value.name == "records"
 
 
@@ -215,7 +215,7 @@ def test_a_passport_of_another_model_is_not_served(settings: Settings, folder: P
 def test_two_adapters_of_one_corpus_are_told_apart(settings: Settings, tmp_path: Path) -> None:
     """The folder of one does not stand in for the other's."""
     one, two = (
-        release(settings, adapter_run(tmp_path / name, name).folder, now_ms=5_000, report=silent)
+        release(settings, logged(settings, adapter_run(tmp_path / name, name)).folder, now_ms=5_000, report=silent)
         for name in ("one", "two")
     )
     models = ReleasedModels(settings)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.train.stage_logs import MemoryLog
 
 from allod.core.canonical import JsonValue, sha256_hex
 from allod.core.errors import Invalid
@@ -18,21 +19,22 @@ from allod.train.runs import RunFolder
 KEY, OTHER_KEY = key_of("clean", 1, {}, []), key_of("clean", 1, {"a": 1}, [])
 PREDICATE: dict[str, JsonValue] = {
     "id": "training_1", "at": {"start_ms": 1, "end_ms": 2}, "stage": "clean", "version": 1, "run": "tiny", "key": KEY,
-    "inputs": [], "parameters": {}, "recipe": "sha256:" + "0" * 64, "code": {}, "environment": {}, "machine": {},
-    "site": "here", "jurisdiction": "GB", "seed": 1, "measured": {}, "energy": {}, "seal": {}, "label": {},
+    "inputs": [], "parameters": {}, "recipe": "sha256:" + "0" * 64, "code": {}, "environment": {},
+    "stated": {"site": "here", "jurisdiction": "GB", "nodes": 1, "accelerators_per_node": 0},
+    "observed": {"by": "trainer", "machine": {}}, "seed": 1, "measured": {}, "energy": {}, "seal": {}, "label": {},
 }  # fmt: skip
 
 
 @pytest.fixture
 def partial(tmp_path: Path) -> Path:
     """The folder of a stage that has left one honest file."""
-    folder = RunFolder(tmp_path).partial("clean", KEY, resumes=True)
+    folder = RunFolder(tmp_path, MemoryLog()).partial("clean", KEY, resumes=True)
     (folder / "made.txt").write_text("made")
     return folder
 
 
 def finish(partial: Path) -> Path:
-    return RunFolder(partial.parent).finish("clean", PREDICATE).folder
+    return RunFolder(partial.parent, MemoryLog()).finish("clean", PREDICATE).folder
 
 
 @pytest.mark.parametrize("name", ["files.json", "manifest.json"])
@@ -52,7 +54,9 @@ def test_a_stage_cannot_stand_in_the_way_of_its_own_manifest(partial: Path, name
         finish(partial)
     assert refused.value.code == "stage_output"
     assert victim.read_text() == "precious"
-    assert not list(RunFolder(partial.parent).partial("clean", KEY, resumes=True).iterdir())  # it begins anew
+    assert not list(
+        RunFolder(partial.parent, MemoryLog()).partial("clean", KEY, resumes=True).iterdir()
+    )  # it begins anew
 
 
 def test_a_stage_cannot_write_its_own_manifest(partial: Path) -> None:
@@ -62,7 +66,7 @@ def test_a_stage_cannot_write_its_own_manifest(partial: Path) -> None:
     forged = {**PREDICATE, "seal": {"kind": "island"}, "derivation": derivation_of(KEY, digest)}
     (partial / "files.json").write_bytes(files)
     (partial / "manifest.json").write_bytes(training_statement(digest, forged))
-    assert RunFolder(partial.parent).find("clean", KEY) is None
+    assert RunFolder(partial.parent, MemoryLog()).find("clean", KEY) is None
 
 
 def test_what_is_no_output_is_deleted(partial: Path) -> None:
@@ -115,10 +119,12 @@ class Killed(BaseException):
 def test_killed_at_any_step_a_stage_is_done_or_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, was_there: bool
 ) -> None:
-    """Before every rename and every sync of `finish`: then it is whole, or its work is there to go on from."""
+    """Before every rename and every sync of `finish`, before its leaf and after it: then it is whole and logged, or its
+    work is there to go on from."""
     num_steps = 0
     while True:
-        run = RunFolder(tmp_path / str(num_steps))
+        log = MemoryLog()
+        run = RunFolder(tmp_path / str(num_steps), log)
         run.path.mkdir()
         if was_there:  # of an earlier recipe
             (run.partial("clean", OTHER_KEY, resumes=True) / "made.txt").write_text("old")
@@ -138,6 +144,7 @@ def test_killed_at_any_step_a_stage_is_done_or_goes_on(
         assert (made / "made.txt").read_text() == "made", num_steps
         if found is not None:
             check_files(found.folder, found.statement.files)
+        assert (found is not None) is (len(log.manifests_of(KEY)) == 1), num_steps
         if whole:
             break
         num_steps += 1
@@ -157,3 +164,10 @@ def _break_after(patched: pytest.MonkeyPatch, num_steps: int, error: BaseExcepti
 
     for name in ("rename", "replace", "fsync"):
         patched.setattr(os, name, breaking(getattr(os, name)))
+    append = breaking(MemoryLog.append)
+
+    def append_and_break(log: MemoryLog, statements: list[bytes]) -> None:
+        append(log, statements)
+        breaking(lambda: None)()
+
+    patched.setattr(MemoryLog, "append", append_and_break)

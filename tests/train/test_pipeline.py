@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.train.stage_logs import MemoryLog
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
@@ -28,9 +29,8 @@ PREDICATE: dict[str, JsonValue] = {
     "recipe": "sha256:" + "0" * 64,
     "code": {},
     "environment": {},
-    "machine": {},
-    "site": "here",
-    "jurisdiction": "GB",
+    "stated": {"site": "here", "jurisdiction": "GB", "nodes": 1, "accelerators_per_node": 0},
+    "observed": {"by": "trainer", "machine": {}},
     "seed": 1,
     "measured": {},
     "energy": {},
@@ -63,6 +63,7 @@ class Run:
         self.texts = {"one": "1" * 64, "two": "2" * 64}
         self.performed: list[str] = []
         self.break_at = ""
+        self.log = MemoryLog()
 
     def go(self, asked: Recipe | None = None) -> dict[str, Finished]:
         self.performed = []
@@ -81,7 +82,7 @@ class Run:
                 for source in asked.sources
             ]
         }
-        with opened(self.path) as folder:
+        with opened(self.path, self.log) as folder:
             return run_pipeline(asked, folder, given=given, perform=self.perform, finished=lambda *_: None)
 
     def perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
@@ -240,7 +241,7 @@ def test_a_kill_before_the_manifest_keeps_the_work(run: Run) -> None:
     (run.path / "pretrain").rename(ended)
     (ended / "manifest.json").unlink()
     (ended / "checkpoints").mkdir()
-    with opened(run.path) as folder:
+    with opened(run.path, run.log) as folder:
         assert folder.find("pretrain", done["pretrain"].statement.key) is None
         partial = folder.partial("pretrain", done["pretrain"].statement.key, resumes=True)
     assert sorted(path.name for path in partial.iterdir()) == ["checkpoints", "made.txt"]
@@ -248,10 +249,10 @@ def test_a_kill_before_the_manifest_keeps_the_work(run: Run) -> None:
 
 def test_two_runs_in_one_folder(run: Run) -> None:
     """The second is told who is there; nothing of the first is touched."""
-    with opened(run.path):
+    with opened(run.path, run.log):
         script = (
             "import sys; from pathlib import Path; from allod.train.runs import opened\n"
-            "try:\n    opened(Path(sys.argv[1])).__enter__()\n"
+            "try:\n    opened(Path(sys.argv[1]), None).__enter__()\n"
             "except Exception as error: print(error.code)"
         )
         said = subprocess.run(
@@ -262,7 +263,7 @@ def test_two_runs_in_one_folder(run: Run) -> None:
 
 def test_resumable_work_is_kept_and_other_work_is_not(run: Run) -> None:
     """Pretraining finds its checkpoints again under the same key; under another key it starts from nothing."""
-    with opened(run.path) as folder:
+    with opened(run.path, run.log) as folder:
         partial = folder.partial("pretrain", "sha256:" + "a" * 64, resumes=True)
         (partial / "checkpoints").mkdir()
         assert (folder.partial("pretrain", "sha256:" + "a" * 64, resumes=True) / "checkpoints").exists()
@@ -273,7 +274,7 @@ def test_resumable_work_is_kept_and_other_work_is_not(run: Run) -> None:
 
 def test_a_stage_that_left_nothing_is_not_done(tmp_path: Path) -> None:
     """An empty folder is no result."""
-    with opened(tmp_path) as folder:
+    with opened(tmp_path, MemoryLog()) as folder:
         assert isinstance(folder, RunFolder)
         folder.partial("clean", "sha256:" + "a" * 64, resumes=False)
         with pytest.raises(Invalid, match="left nothing"):

@@ -7,20 +7,26 @@ ALLOD_HOME/releases/<hex>.json   the bundle of a release's statement; made after
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from allod.app.policies import open_policies
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.secret_files import make_private_directory
 from allod.core.statements import check_statement
-from allod.core.training_statements import check_artefact_statement
+from allod.core.training_statements import (
+    TRAININGS,
+    TrainingStatement,
+    check_artefact_statement,
+    check_training_statement,
+)
 from allod.core.whole_files import write_whole
 from allod.prove.bundle import MAX_BUNDLE_BYTES
 from allod.prove.folders import read_plain_file
 from allod.prove.heads import TreeHead
 from allod.prove.log import Entry, Log, bundle_for, open_log
 from allod.prove.notes import VerifierKey
+from allod.prove.reading import read_log
 from allod.prove.releases import LoggedRelease, Releases, read_releases
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
@@ -51,6 +57,22 @@ class ArtefactsLog:
         key = self.key
         return read_releases(self._directory, key, self._known_heads(key))
 
+    def manifests_of(self, key: str) -> list[bytes]:
+        """The stages' manifests with this key, oldest first; none where there is no log yet. Raises what `releases`
+        raises."""
+        verifier = self.key
+        known = self._known_heads(verifier)
+        if not known and not self._is_there():
+            return []
+        found: list[bytes] = []
+
+        def see(number: int, entry: bytes) -> None:
+            if check_statement(entry).kind in TRAININGS and check_training_statement(entry).key == key:
+                found.append(entry)
+
+        read_log(self._directory, verifier, see, known=known)
+        return found
+
     def append(self, statements: Sequence[bytes]) -> None:
         """Append those that are not there yet, all or none.
 
@@ -60,16 +82,25 @@ class ArtefactsLog:
         with self._open() as log:
             _append_missing(log, statements)
 
-    def append_release(self, digest: str, manifests: Sequence[bytes], make: Make) -> LoggedRelease:
-        """Append the release of the file with this digest and its stages, in one batch; then keep its bundle.
+    def check_leaves(self, stages: Iterable[TrainingStatement]) -> None:
+        """Raise Invalid (`stage_unlogged`) unless each of these stages' manifests is a leaf, and what `releases`
+        raises."""
+        _check_leaves(stages, self.releases().trainings if self._is_there() else frozenset())
 
-        What is there already is not appended again. Raises what `append` and `releases` raise.
+    def append_release(self, digest: str, stages: Iterable[TrainingStatement], make: Make) -> LoggedRelease:
+        """Append the release of the file with this digest; then keep its bundle. What is there already is not appended
+        again.
+
+        Raises Invalid (`stage_unlogged`) unless each of its stages' manifests is a leaf already: a stage is logged when
+        it ends, by whoever made it. Raises what `append` and `releases` raise, too.
         """
         with self._open() as log:
-            found = self.releases().of(digest)
+            releases = self.releases()
+            _check_leaves(stages, releases.trainings)
+            found = releases.of(digest)
             statement = make(found)
             if statement is not None:
-                _append_missing(log, [*manifests, statement])
+                _append_missing(log, [statement])
                 artefact = check_artefact_statement(statement)
                 found = LoggedRelease(log.find(artefact.id).leaf, artefact)
             if found is None:
@@ -93,6 +124,9 @@ class ArtefactsLog:
                     ) from error
         return heads
 
+    def _is_there(self) -> bool:
+        return (self._directory / "segment").exists()
+
     @contextmanager
     def _open(self) -> Iterator[Log]:
         """The log for this process alone, once nobody else has it."""
@@ -107,6 +141,16 @@ class ArtefactsLog:
                 time.sleep(PAUSE_S)
         with closing(log):
             yield log
+
+
+def _check_leaves(stages: Iterable[TrainingStatement], trainings: Collection[str]) -> None:
+    for stage in stages:
+        if stage.digest not in trainings:
+            raise Invalid(
+                f"the stage {stage.stage} was not made here: its manifest is no leaf of the realm's artefacts log",
+                code="stage_unlogged",
+                hint="delete that stage's folder and run `allod train` again: it makes it anew",
+            )
 
 
 def _append_missing(log: Log, statements: Sequence[bytes]) -> None:

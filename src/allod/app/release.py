@@ -4,7 +4,8 @@
     2 render   passport, bill of materials and public summary, from the manifests alone
     3 sign     the folder as a whole, and read it back as a stranger would
     4 store    by one rename: the whole release, or nothing
-    5 log      the stages' manifests and the release's statement, in one batch: with that, and not before, it has a name
+    5 log      the release's statement; its stages' manifests are leaves already, or it is refused: with that, and not
+               before, it has a name
 
 Killed anywhere, the next try completes it: what is in the store already is not made again but verified.
 """
@@ -32,6 +33,7 @@ from allod.core.training_statements import (
     LINEAGE,
     MANIFEST,
     WEIGHTS_FILES,
+    TrainingStatement,
     artefact_statement,
     check_artefact_statement,
 )
@@ -89,15 +91,17 @@ def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progre
     """Release what the run in `run_folder` made. Doing it again changes nothing. `last_stage` says which of two
     exports is meant where a folder has both.
 
-    Raises Invalid (`bad_lineage`, `stage_changed`, `not_evaluated`, `licence_refused`, `model_name`) for a run that
-    must not be released, VerificationError where a release in the store is not what was signed, and Unavailable
-    (`log_locked`, `store_unusable`) for what may work later.
+    Raises Invalid (`bad_lineage`, `stage_changed`, `stage_unlogged`, `not_evaluated`, `licence_refused`, `model_name`)
+    for a run that must not be released, VerificationError where a release in the store is not what was signed, and
+    Unavailable (`log_locked`, `store_unusable`) for what may work later.
     """
     report("checking the run", 0, 0)
     run = _Run(run_folder, last_stage)
     _check_name(run.name)
+    log = ArtefactsLog(settings)
+    log.check_leaves(stage.statement for stage in run.chain.stages)
     target = Home(settings.home).store / run.digest.removeprefix("sha256:")
-    log, key = ArtefactsLog(settings), models_key(settings)
+    key = models_key(settings)
     if not target.exists():
         report("signing the release", 0, 0)
         _make(settings, run, target, key, now_ms=now_ms)
@@ -108,19 +112,11 @@ def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progre
             f"the same file is released as {kept.name} already", code="model_name", hint="give the recipe that name"
         )
     kept.check(key.public)
-    logged = log.append_release(run.digest, kept.manifests(), kept.statement_beside)
+    logged = log.append_release(run.digest, kept.stages(), kept.statement_beside)
     artefact = logged.artefact
     return Released(
         artefact.name, artefact.kind, artefact.artefact_digest, artefact.derivation, target, artefact.id, logged.entry
     )
-
-
-def log_statements(settings: Settings, statements: Sequence[bytes]) -> None:
-    """Append statements to the artefacts log, but for those that are in it already (by their id).
-
-    Raises Unavailable (`log_locked`) if another process keeps the log, Invalid for what is no statement.
-    """
-    ArtefactsLog(settings).append(statements)
 
 
 def models_key(settings: Settings) -> ModelKey:
@@ -334,9 +330,9 @@ class _Kept:
         trainings = {stage.statement.digest for stage in self.chain.stages}
         check_release(self.folder, check_artefact_statement(self._statement), public_key, trainings=trainings)
 
-    def manifests(self) -> list[bytes]:
-        """The stages' manifests, in their order."""
-        return [self._read(f"{LINEAGE}/{stage.name}/{MANIFEST}") for stage in self.chain.stages]
+    def stages(self) -> list[TrainingStatement]:
+        """The stages' statements, in their order."""
+        return [stage.statement for stage in self.chain.stages]
 
     def statement_beside(self, found: LoggedRelease | None) -> bytes | None:
         """The statement to log; None where `found` is of this very folder."""

@@ -130,6 +130,7 @@ class SiteJobs:
             started_ms=started_ms,
             ended_ms=max(started_ms, now_ms()),
             max_rss=0,
+            observed=listener.observed,
         )
 
     def _open(self) -> Executor:
@@ -248,6 +249,7 @@ class _Follower:
         self._rest = b""
         self.facts: Facts | None = None
         self.error: AllodError | None = None
+        self.observed: Mapping[str, JsonValue] = {}
 
     def look(self) -> None:
         """Take in what is new."""
@@ -271,6 +273,7 @@ class _Follower:
         except Unavailable:
             return
         self.facts = listener.facts or self.facts
+        self.observed = listener.observed or self.observed
         if listener.error is not None:
             self.error = None if listener.error.code == "interrupted" else listener.error  # then it is queued again
 

@@ -15,15 +15,16 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home, now_ms
 from allod.app.policies import nation_of
-from allod.app.release import Released, log_statements, release
+from allod.app.release import Released, release
 from allod.app.site_jobs import SHARED, Machines, SiteJobs
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations import Nation
-from allod.core.training_statements import Input, source_input
+from allod.core.training_statements import Input, derivation_of, source_input, training_statement
 from allod.fleet.preflight import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
 from allod.model.fetch import ensure
@@ -35,7 +36,17 @@ from allod.train.outputs import digest_of_folder
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json
-from allod.train.resolving import is_resolved, record, recorded, resolved_by
+from allod.train.resolving import (
+    PROBE,
+    PROBE_VERSION,
+    is_resolved,
+    measured_digest,
+    measuring_key,
+    measuring_parameters,
+    record,
+    recorded,
+    resolved_by,
+)
 from allod.train.runs import Finished, RunFolder, opened
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources.collect import check_sources, collect, content_digests
@@ -94,7 +105,7 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
     check_sources(given)
     folder = (options.folder or settings.home / "runs" / given.name).absolute()
     _check_until(given, options.until)
-    with opened(folder) as run:
+    with opened(folder, ArtefactsLog(settings)) as run:
         trainer = _Trainer(settings, options, told, run=run, should_stop=should_stop)
         trainer.preflight(given)
         recipe = trainer.resolve(given)
@@ -141,6 +152,7 @@ class _Trainer:
         self._options = options
         self._told = told
         self._run = run
+        self._log = run.log
         self._should_stop = should_stop
         self._sources = settings.home / "sources"
         self._beside = options.recipe.absolute().parent
@@ -176,19 +188,31 @@ class _Trainer:
         resolved: Recipe = given
         facts: Facts = {}
         if not is_resolved(given):
-            if (known := recorded(self._run.path, given)) is not None:
+            if (known := recorded(self._run.path, given, self._log)) is not None:
                 return known
-            facts = self._probe(given)
+            result = self._probe(given)
+            facts = result.facts
             resolved = resolved_by(given, facts)
+            self._log.append([self._measurement(given, resolved, result)])
         record(self._run.path, given, resolved, facts, beside=self._beside)
         return resolved
 
-    def _probe(self, given: Recipe) -> Facts:
+    def _measurement(self, given: Recipe, resolved: Recipe, result: StageResult) -> bytes:
+        """What was measured, as a statement: before it is recorded where others may write."""
+        stage = Stage(PROBE, PROBE_VERSION, (), measuring_parameters)
+        parameters, key, files = measuring_parameters(given), measuring_key(given), measured_digest(resolved)
+        known: dict[str, JsonValue] = {"stage": stage.name, "version": stage.version, "key": key, "inputs": []}
+        said = self._predicate(stage, result, EnergyMeter())
+        return training_statement(
+            files, {**said, **known, "parameters": parameters, "derivation": derivation_of(key, files)}
+        )
+
+    def _probe(self, given: Recipe) -> StageResult:
         self._told.progress("measuring this machine", 0, 0)
         folder = self._run.path / ".probe"
         folder.mkdir(exist_ok=True, mode=0o700)
         self._recipe = given
-        return self._sealed("probe", {}, folder).facts
+        return self._sealed(PROBE, {}, folder)
 
     def run(self, recipe: Recipe) -> dict[str, Finished]:
         """Every stage that is not done yet."""
@@ -222,7 +246,7 @@ class _Trainer:
             self._run,
             given=given,
             perform=self._perform,
-            finished=self._finished,
+            finished=self._told.stage,
             until="" if until == RELEASE else until,
         )
 
@@ -242,16 +266,16 @@ class _Trainer:
             package=" ".join(entry.packages[:1]),
         )
 
-    def _finished(self, stage: Stage, finished: Finished, was_there: bool) -> None:
-        log_statements(self._settings, [finished.manifest])
-        self._told.stage(stage, finished, was_there)
-
     def _perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
         meter = EnergyMeter()
         if stage.name == "source":
             result = self._collect(output)
         else:
             result = self._sealed(stage.name, inputs, output, meter=meter)
+        return self._predicate(stage, result, meter)
+
+    def _predicate(self, stage: Stage, result: StageResult, meter: EnergyMeter) -> dict[str, JsonValue]:
+        """What a stage's statement says of how, where and with what it ran."""
         is_shared = stage.name == SHARED
         nodes, ranks = (self._machines.nodes, self._machines.ranks) if is_shared else (1, 1)
         power = self._machines.site.power
@@ -261,7 +285,6 @@ class _Trainer:
             node_watts=power.watts_per_node if power else 0,
             nodes=nodes,
         )
-        realm = self._settings.realm
         return {
             "id": f"training_{secrets.token_hex(16)}",
             "at": {"start_ms": result.started_ms, "end_ms": result.ended_ms},
@@ -269,15 +292,33 @@ class _Trainer:
             "recipe": digest_of(recipe_json(self._recipe)),
             "code": code(),
             "environment": environment(self._machines.threads, nodes * ranks),
-            "machine": machine(),
-            "site": self._machines.site.name if self._is_job(stage.name) else realm.site,
-            "jurisdiction": self._machines.site.jurisdiction if self._is_job(stage.name) else realm.jurisdiction,
+            "stated": self._stated(stage.name, nodes),
+            "observed": self._observed(stage.name, result),
             "seed": self._recipe.seed,
             "measured": {**as_stated(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
             "energy": used,
             "seal": {"kind": result.seal_kind, "proof": result.seal_proof or None},
             "label": _label(self._recipe, nation_of(self._settings)).as_json(),
         }
+
+    def _stated(self, stage: str, nodes: int) -> dict[str, JsonValue]:
+        """Where it ran, by the site's profile or the settings: nobody here looked."""
+        site, realm = self._machines.site, self._settings.realm
+        if not self._is_job(stage):
+            return {"site": realm.site, "jurisdiction": realm.jurisdiction, "nodes": 1, "accelerators_per_node": 0}
+        return {
+            "site": site.name,
+            "jurisdiction": site.jurisdiction,
+            "nodes": nodes,
+            "accelerators_per_node": site.gpus_per_node,
+        }
+
+    def _observed(self, stage: str, result: StageResult) -> dict[str, JsonValue]:
+        """The machine as it was seen: by this process where it ran here; of a job, by the job's own."""
+        if self._is_job(stage):
+            return {"by": "stage", "machine": dict(result.observed)}
+        by_torch = result.observed.get("torch_accelerators")
+        return {"by": "trainer", "machine": {**machine(), "torch_accelerators": by_torch}}
 
     def _collect(self, output: Path) -> StageResult:
         """The first stage, in this process: it is the one that needs the network."""

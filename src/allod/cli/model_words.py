@@ -9,7 +9,7 @@ from allod.app.lineage import Walk, WalkedSource, walk
 from allod.app.models import ReleasedModel
 from allod.core.shown_text import made_plain
 from allod.core.training_statements import Input, TrainingStatement
-from allod.model.release_facts import day_of
+from allod.model.release_facts import day_of, where_lines, where_of
 
 
 def print_walk(model: ReleasedModel) -> None:
@@ -22,6 +22,8 @@ def print_walk(model: ReleasedModel) -> None:
     print(f"  released {day_of(model.artefact.at_ms)}, statement {model.artefact.id}")
     print(f"  evaluated: {made_plain(_figures(evaluation), limit=1000)}")
     print(f"  energy: {_energy(energy)}")
+    for line in where_lines(where_of(walked.stages)):
+        print(f"  {made_plain(line, limit=1000)}")
     print("stages, last first")
     for stage in reversed(walked.stages):
         after = ", ".join(str(one["name"]) for one in stage.inputs if "derivation" in one)
@@ -64,6 +66,8 @@ def _stage(stage: TrainingStatement) -> dict[str, Any]:
         "start_ms": stage.start_ms,
         "end_ms": stage.end_ms,
         "inputs": [dict(one) for one in stage.inputs],
+        "stated": dict(stage.stated),
+        "observed": {"machine": dict(stage.machine)},
         "measured": stage.predicate["measured"],
         "energy": stage.predicate["energy"],
     }

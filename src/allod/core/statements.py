@@ -46,7 +46,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 ANSWER = "urn:allod:answer:v1"
 REFUSAL = "urn:allod:refusal:v1"
 _TYPES = ("answer", "refusal", "heartbeat", "artefact", "training", "policy", "drill", "clock")
-KNOWN_TYPES = frozenset(f"urn:allod:{name}:v1" for name in _TYPES)
+KNOWN_TYPES = frozenset(f"urn:allod:{name}:v1" for name in _TYPES) | {"urn:allod:training:v2"}
 MAX_STATEMENT_BYTES = 65_535  # an entry of a C2SP entry bundle has a 16-bit length
 
 _SHAPES = {

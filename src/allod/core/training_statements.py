@@ -1,5 +1,6 @@
-"""Statements about training: what a stage made of what (`urn:allod:training:v1`), and what was released
-(`urn:allod:artefact:v1`). `spec/training.md` explains every field.
+"""Statements about training: what a stage made of what (`urn:allod:training:v2`), and what was released
+(`urn:allod:artefact:v1`). `spec/training.md` explains every field. Version 1 of the former, which did not tell what
+was stated from what was observed, is still read (decision 0010).
 
 A stage's *key* says what went in: its name and version, its parameters and its inputs. Its *derivation* says what
 went in and what came out. Neither depends on time, machine or folder: whoever runs the same recipe again gets the
@@ -18,7 +19,8 @@ from allod.core.canonical import JsonValue, canonical_json, digest_of, sha256_he
 from allod.core.errors import Invalid
 from allod.core.statements import STATEMENT_TYPE, check_statement
 
-TRAINING = "urn:allod:training:v1"
+TRAINING, TRAINING_V1 = "urn:allod:training:v2", "urn:allod:training:v1"
+TRAININGS = frozenset({TRAINING, TRAINING_V1})
 ARTEFACT = "urn:allod:artefact:v1"
 MAX_INPUTS = 64
 
@@ -30,8 +32,14 @@ EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", 
 
 _TRAINING_FIELDS = {
     "id", "at", "stage", "version", "run", "key", "derivation", "inputs", "parameters", "recipe", "code",
-    "environment", "machine", "site", "jurisdiction", "seed", "measured", "energy", "seal", "label",
+    "environment", "stated", "observed", "seed", "measured", "energy", "seal", "label",
 }  # fmt: skip
+_FIELDS_OF = {
+    TRAINING: _TRAINING_FIELDS,
+    TRAINING_V1: (_TRAINING_FIELDS - {"stated", "observed"}) | {"machine", "site", "jurisdiction"},
+}
+_STATED_FIELDS = {"site", "jurisdiction", "nodes", "accelerators_per_node"}
+OBSERVERS = ("trainer", "stage")
 _ARTEFACT_FIELDS = {
     "id", "at", "kind", "name", "digest", "base", "derivation", "stages", "passport", "bom", "summary", "signature",
     "label",
@@ -89,6 +97,25 @@ class TrainingStatement:
     inputs: tuple[Input, ...]
     predicate: Mapping[str, Any]
 
+    @property
+    def machine(self) -> Mapping[str, Any]:
+        """The machine that it ran on, as far as the process that ran it could see. Version 1 has the one that it was
+        started from."""
+        held = self.predicate.get("observed", self.predicate)
+        machine: Mapping[str, Any] = held["machine"]
+        return machine
+
+    @property
+    def stated(self) -> Mapping[str, Any]:
+        """Where it ran, by the operator's word: nobody observed it."""
+        stated: Mapping[str, Any] = self.predicate.get("stated") or {
+            "site": self.predicate["site"],
+            "jurisdiction": self.predicate["jurisdiction"],
+            "nodes": None,
+            "accelerators_per_node": None,
+        }
+        return stated
+
 
 @dataclass(frozen=True, slots=True)
 class ArtefactStatement:
@@ -124,8 +151,10 @@ def check_training_statement(data: bytes) -> TrainingStatement:
     """The stage in `data`, if its key and derivation follow from its own fields. Raises Invalid."""
     statement = check_statement(data)
     held = statement.predicate
-    if statement.kind != TRAINING or held.keys() != _TRAINING_FIELDS:
+    if held.keys() != _FIELDS_OF.get(statement.kind, set()):
         raise _refuse("its fields are not those of a training statement")
+    if statement.kind == TRAINING and not (_is_stated(held["stated"]) and _is_observed(held["observed"])):
+        raise _refuse("what was stated or observed of where it ran is not what it must be")
     stage, version, parameters, inputs = held["stage"], held["version"], held["parameters"], held["inputs"]
     if not _is(_NAME, stage) or type(version) is not int or not isinstance(parameters, dict):
         raise _refuse("its stage, version or parameters are not what they must be")
@@ -214,6 +243,24 @@ def _is_input(value: object) -> bool:
     if value.keys() == _STAGE_FIELDS:
         return _is(_NAME, value["name"]) and _is(_DIGEST, value["derivation"]) and _is(_DIGEST, value["files"])
     return value.keys() == _SOURCE_FIELDS and _is(_NAME, value["name"]) and _is(_DIGEST, value["sha256"])
+
+
+def _is_stated(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == _STATED_FIELDS
+        and all(isinstance(value[name], str) for name in ("site", "jurisdiction"))
+        and all(type(value[name]) is int and value[name] >= 0 for name in ("nodes", "accelerators_per_node"))
+    )
+
+
+def _is_observed(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"by", "machine"}
+        and value["by"] in OBSERVERS
+        and isinstance(value["machine"], dict)
+    )
 
 
 def _is_stage(value: object) -> bool:

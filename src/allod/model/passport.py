@@ -11,9 +11,9 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, check_canonical
 from allod.core.errors import Invalid
-from allod.model.release_facts import ReleaseFacts, energy_of
+from allod.model.release_facts import ReleaseFacts, energy_of, where_of
 
-FORMAT = "urn:allod:passport:v1"
+FORMAT, FORMAT_V1 = "urn:allod:passport:v2", "urn:allod:passport:v1"
 PASSPORT_FILE = "passport.json"
 MAX_PASSPORT_BYTES = 4 << 20
 NOT_CONTROLLED = {
@@ -24,8 +24,9 @@ NOT_CONTROLLED = {
 
 _FIELDS = {
     "format", "name", "kind", "digest", "publisher", "licence", "origin", "informative", "architecture",
-    "num_parameters", "lineage", "corpus", "evaluation", "energy", "label", "not_controlled",
+    "num_parameters", "lineage", "corpus", "evaluation", "energy", "where", "label", "not_controlled",
 }  # fmt: skip
+_FIELDS_OF = {FORMAT: _FIELDS, FORMAT_V1: _FIELDS - {"where"}}  # of what was released before
 _LABEL_FIELDS = {"tier", "markings", "jurisdictions", "purposes"}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
@@ -86,6 +87,7 @@ def passport(facts: ReleaseFacts) -> bytes:
         },
         "evaluation": dict(facts.evaluation),
         "energy": energy_of(facts.stages),
+        "where": where_of(facts.stages),
         "label": dict(facts.label),
         "not_controlled": {
             name: text for name, text in NOT_CONTROLLED.items() if facts.base or name != "base-model origin"
@@ -106,7 +108,7 @@ def read_passport(data: bytes) -> Passport:
             raise _refuse("not in canonical form")
     except (ValueError, RecursionError) as error:
         raise _refuse("not JSON") from error
-    if not isinstance(value, dict) or value.keys() != _FIELDS or value["format"] != FORMAT:
+    if not isinstance(value, dict) or value.keys() != _FIELDS_OF.get(str(value.get("format")), set()):
         raise _refuse("its fields are not those of a passport")
     publisher, label = value["publisher"], value["label"]
     if not isinstance(publisher, dict) or publisher.keys() != {"name", "country"}:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from allod.core.canonical import JsonValue
+from allod.core.canonical import JsonValue, digest_of
 from allod.core.training_statements import Input, TrainingStatement
 from allod.model.licences import joint_licence
 from allod.model.records import TRAIN, DocumentRecord, SourceRecord
@@ -80,6 +80,50 @@ class ReleaseFacts:
     def corpus(self) -> TrainingStatement:
         """The stage whose files are what was learnt from."""
         return next(stage for stage in reversed(self.stages) if stage.stage in ("pack", "dedupe"))
+
+
+def where_of(stages: Sequence[TrainingStatement]) -> dict[str, JsonValue]:
+    """Where the stages ran: what the operator stated, and beside it what the processes themselves saw."""
+    stated, observed = _Grouped(), _Grouped()
+    for stage in stages:
+        stated.add(stage.stage, stage.stated)
+        seen = {name: stage.machine.get(name) for name in _SEEN}
+        by = stage.predicate["observed"]["by"] if "observed" in stage.predicate else "not told"
+        observed.add(stage.stage, {**seen, "by": by})
+    return {"stated": stated.rows, "observed": observed.rows}
+
+
+def where_lines(where: Mapping[str, Any]) -> list[str]:
+    """The same for people, a line for each thing that was said."""
+    lines = []
+    for one in where["stated"]:
+        nodes = f", {one['nodes']} nodes of {one['accelerators_per_node']} accelerators" if one["nodes"] else ""
+        lines.append(f"stated: {one['site']} ({one['jurisdiction']}){nodes}: {', '.join(one['stages'])}")
+    for one in where["observed"]:
+        seen = ", ".join(str(one[name]) for name in ("processor", "architecture", "kernel") if one[name])
+        gpus = ", ".join([*(one["accelerators"] or []), *(one["torch_accelerators"] or [])])
+        what = f"{seen or 'nothing'}, {gpus or 'no accelerator'}"
+        lines.append(f"observed by the {one['by']}: {what}: {', '.join(one['stages'])}")
+    return lines
+
+
+_SEEN = ("architecture", "processor", "kernel", "accelerators", "torch_accelerators")
+
+
+class _Grouped:
+    """What is said of stages, with those of which the same is said named together."""
+
+    def __init__(self) -> None:
+        self.rows: list[JsonValue] = []
+        self._stages: dict[str, list[JsonValue]] = {}
+
+    def add(self, stage: str, said: Mapping[str, JsonValue]) -> None:
+        """One more stage."""
+        key = digest_of(said)
+        if key not in self._stages:
+            self._stages[key] = []
+            self.rows.append({**said, "stages": self._stages[key]})
+        self._stages[key].append(stage)
 
 
 def energy_of(stages: Sequence[TrainingStatement]) -> dict[str, JsonValue]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.model.records import SourceRecord
-from allod.model.release_facts import ReleaseFacts, SourceUse, day_of
+from allod.model.release_facts import ReleaseFacts, SourceUse, day_of, where_lines, where_of
 
 SUMMARY_FILE, SUMMARY_TEXT_FILE = "summary.json", "summary.md"
 BLANK = "[ to be written by a person ]"
@@ -47,6 +47,7 @@ def summary(facts: ReleaseFacts) -> bytes:
             "latest_acquisition": day_of(max(stage.end_ms for stage in facts.stages if stage.stage == "source")),
             "languages": _languages(facts),
             "trained_until": day_of(facts.ended_ms),
+            "where": where_of(facts.stages),
         },
         "sources": {
             "public_datasets": [_source(one, facts) for one in facts.sources if one.package],
@@ -99,6 +100,7 @@ def _general_lines(general: Mapping[str, Any]) -> list[str]:
         f"- Latest acquisition of data: {_said(general['latest_acquisition'])}",
         f"- Languages kept by cleaning: {_said(general['languages'])}",
         f"- Trained until: {general['trained_until']}",
+        *(f"- {_plain(line)}" for line in where_lines(general["where"])),
     ]
 
 

@@ -26,7 +26,7 @@ from allod.core.training_statements import (
     FILES,
     LINEAGE,
     MANIFEST,
-    TRAINING,
+    TRAININGS,
     WEIGHTS_FILES,
     ArtefactStatement,
     check_artefact_statement,
@@ -97,7 +97,7 @@ def read_releases(directory: Path, key: VerifierKey, known: Collection[TreeHead]
         kind = check_statement(entry).kind
         if kind == ARTEFACT:
             releases.append(LoggedRelease(number, check_artefact_statement(entry)))
-        elif kind == TRAINING:
+        elif kind in TRAININGS:
             trainings.add(f"sha256:{sha256_hex(entry)}")
 
     read = read_log(directory, key, see, known=known)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def machine() -> dict[str, JsonValue]:
         "accelerators": [*accelerators()],
         "kernel": f"{platform.system()} {platform.release()}"[:_MAX_TEXT],
     }
+
+
+def torch_accelerators() -> list[str] | None:
+    """The accelerators that torch sees in this process; None where it never imported torch, and so never asked."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    try:
+        return [str(torch.cuda.get_device_name(one))[:_MAX_TEXT] for one in range(torch.cuda.device_count())]
+    except (RuntimeError, AssertionError):  # how torch says that there is no driver, or none that fits
+        return []
 
 
 def _processor() -> str:

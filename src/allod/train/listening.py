@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.shown_text import made_plain
-from allod.train.work import Facts, Report
+from allod.train.work import Facts, Report, as_stated
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_TEXT, _MAX_FACT_TEXT = 2000, 256
@@ -30,6 +31,7 @@ class Listener:
         self.facts: Facts | None = None
         self.error: AllodError | None = None
         self.max_rss = 0
+        self.observed: dict[str, JsonValue] = {}
 
     def hear(self, data: bytes) -> None:
         """Take the next bytes. Raises Unavailable (`stage_died`) for what is no message."""
@@ -49,6 +51,7 @@ class Listener:
         elif "facts" in message:
             self.facts = _facts(message["facts"])
             self.max_rss = _count(message["max_rss"])
+            self.observed = _observed(message.get("observed", {}))
         else:
             said = message["error"]
             hint = None if said["hint"] is None else _text(said["hint"])
@@ -59,6 +62,21 @@ def _facts(told: dict[str, Any]) -> Facts:
     if len(told) > _MAX_FACTS:
         raise ValueError("too many facts")
     return {_matching(_NAME, name): _fact(value) for name, value in told.items()}
+
+
+def _observed(told: dict[str, Any]) -> dict[str, JsonValue]:
+    """The machine as the stage saw it: facts, and lists of names."""
+    if len(told) > _MAX_FACTS:
+        raise ValueError("too much was observed")
+    return {_matching(_NAME, name): _seen(value) for name, value in told.items()}
+
+
+def _seen(value: Any) -> JsonValue:
+    if isinstance(value, list):
+        if len(value) > _MAX_FACTS or not all(isinstance(one, str) for one in value):
+            raise TypeError("no list of names")
+        return [made_plain(one, limit=_MAX_FACT_TEXT) for one in value]
+    return as_stated({"seen": _fact(value)})["seen"]
 
 
 def _fact(value: Any) -> int | float | str | None:

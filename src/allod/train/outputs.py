@@ -92,16 +92,27 @@ def refuse_lists(folder: Path) -> None:
             raise Invalid(f"the stage left a {name}, which is not its to write", code="stage_output")
 
 
-def settle(folder: Path, outputs: Iterable[str]) -> None:
-    """Delete what is no output, which nobody hashed, and make the rest durable."""
-    kept = {folder / FILES, folder / MANIFEST, *(folder / name for name in outputs)}
-    folders = {parent for path in kept for parent in path.parents if parent.is_relative_to(folder)}
+def make_durable(folder: Path, outputs: Iterable[str]) -> None:
+    """Everything that counts, and the folders' names for it, on the disk."""
+    kept, folders = _kept(folder, outputs)
+    for path in (*sorted(kept), *sorted(folders, reverse=True)):
+        sync(path)
+
+
+def clear(folder: Path, outputs: Iterable[str]) -> None:
+    """Delete what is no output, which nobody hashed."""
+    kept, folders = _kept(folder, outputs)
     for place in sorted(folders):
         for path in place.iterdir():
             if path not in kept and path not in folders:
                 remove(path)
-    for path in (*sorted(kept), *sorted(folders, reverse=True)):
-        sync(path)
+        sync(place)
+
+
+def _kept(folder: Path, outputs: Iterable[str]) -> tuple[set[Path], set[Path]]:
+    """The files of a finished stage, and the folders that they are in."""
+    kept = {folder / FILES, folder / MANIFEST, *(folder / name for name in outputs)}
+    return kept, {parent for path in kept for parent in path.parents if parent.is_relative_to(folder)}
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,8 @@
 """A recipe's size and steps: what was measured once is recorded in the run's folder, and what is recorded is run again.
 
 `resolved.json` says what was asked for and what was measured; `recipe.toml` is the recipe so resolved, a file that
-`allod train` takes anywhere.
+`allod train` takes anywhere. What was measured is a leaf of the realm's log, as a statement of the stage `probe`: who
+can write into the run's folder alone does not decide for how long it learns.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from allod.core.canonical import digest_of
+from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
+from allod.core.training_statements import check_training_statement, key_of
 from allod.core.whole_files import write_whole
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
+from allod.train.stage_log import StageLog
 from allod.train.work import Facts, as_stated
 
+PROBE, PROBE_VERSION = "probe", 1
 _RESOLVED, _RECIPE = "resolved.json", "recipe.toml"
 
 
@@ -27,15 +31,39 @@ def is_resolved(recipe: Recipe) -> bool:
     return bool(recipe.adapt.base) or (recipe.steps > 0 and recipe.size != "auto")
 
 
-def recorded(folder: Path, given: Recipe) -> Recipe | None:
+def recorded(folder: Path, given: Recipe, log: StageLog) -> Recipe | None:
     """`given` with what was recorded when it was asked for here before; None where something else was, or nothing.
 
-    Of the record size and steps alone are believed. Raises Invalid where they are none.
+    Of the record size and steps alone are believed. Raises Invalid where they are none, or were never measured here
+    (`record_unlogged`).
     """
     record = read_record(folder / _RESOLVED)
     if record.get("given") != digest_of(recipe_json(given)):
         return None
-    return resolved_by(given, record.get("recipe"))
+    resolved = resolved_by(given, record.get("recipe"))
+    logged = [check_training_statement(one).files for one in log.manifests_of(measuring_key(given))]
+    if measured_digest(resolved) not in logged:
+        raise Invalid(
+            f"{_RESOLVED} says {resolved.size} and {resolved.steps} steps, which the artefacts log does not",
+            code="record_unlogged",
+            hint=f"delete {_RESOLVED} to measure again, or run {_RECIPE} of the same folder to take what stands there",
+        )
+    return resolved
+
+
+def measuring_key(given: Recipe) -> str:
+    """The key of the statement that says what was measured for this recipe."""
+    return key_of(PROBE, PROBE_VERSION, measuring_parameters(given), [])
+
+
+def measuring_parameters(given: Recipe) -> dict[str, JsonValue]:
+    """What was asked for."""
+    return {"given": digest_of(recipe_json(given))}
+
+
+def measured_digest(resolved: Recipe) -> str:
+    """What came of it: the digest that the statement's subject has."""
+    return digest_of({"size": resolved.size, "steps": resolved.steps})
 
 
 def record(folder: Path, given: Recipe, resolved: Recipe, facts: Facts, *, beside: Path) -> None:

@@ -5,9 +5,15 @@
     <run>/.ended-pretrain-1a2b…/    one that has ended and gets its manifest: here the stage itself can write no more
     <run>/pack.changed-1/           a finished stage that was found changed, set aside
 
-A stage is finished when its folder has its name, which it gets by one rename after everything in it is durable. Its
-process has read the corpus: what it left is taken for hostile. Only plain files count, it cannot write its own
-manifest, and what is no output is deleted.
+A stage is finished when its manifest is a leaf of the realm's log and its folder has its name. What is durable comes in
+this order, and a kill between any two is recovered from what is there:
+
+    1 outputs, files.json, manifest.json, in `.ended-…`    killed after it: a stage under way, with its checkpoints
+    2 the manifest's leaf in the log                       killed after it: takes its name at the next start
+    3 what is no output is deleted, and the folder takes its name
+
+Its process has read the corpus: what it left is taken for hostile. Only plain files count, and it cannot write its own
+manifest. And the folder may have been written by somebody else meanwhile: a manifest is believed for its leaf alone.
 """
 
 from __future__ import annotations
@@ -33,7 +39,10 @@ from allod.core.training_statements import (
 from allod.core.whole_files import sync, write_whole
 from allod.prove.folders import read_plain_file
 from allod.prove.lineage import MAX_LIST_BYTES
-from allod.train.outputs import check_files, list_files, refuse_lists, remove, settle
+from allod.train.outputs import check_files, clear, list_files, make_durable, refuse_lists, remove
+from allod.train.stage_log import StageLog, check_logged, check_sole_derivation
+
+_OF_THE_LOG = frozenset({"log_damaged", "no_log", "bad_bundle", "log_origin"})  # says nothing of the stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +57,9 @@ class Finished:
 class RunFolder:
     """The folder of one run. Only one process at a time may hold it: see `opened`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, log: StageLog) -> None:
         self.path = path
+        self.log = log
 
     def stage(self, name: str) -> Path:
         """Where a finished stage of this name is, or would be."""
@@ -58,8 +68,9 @@ class RunFolder:
     def find(self, stage: str, key: str) -> Finished | None:
         """The stage, if it was finished with this key; every file of it is read and compared with its manifest.
 
-        None where it is not there, or was made of something else. Raises Invalid (`stage_changed`) where what is on
-        disk is not what its manifest says: it is set aside, so that the next start makes it again.
+        None where it is not there, or was made of something else. Raises Invalid where what is on disk is not what its
+        manifest says (`stage_changed`), and where the manifest is no leaf of the log (`stage_unlogged`): it is set
+        aside, so that the next start makes it again.
         """
         self._adopt(stage, key)
         folder = self.stage(stage)
@@ -73,13 +84,15 @@ class RunFolder:
                 return None
             check_files(folder, statement.files)
         except (Invalid, OSError) as error:
-            reason = error.message if isinstance(error, Invalid) else f"{error.filename}: {error.strerror}"
-            aside = self._set_aside(folder)
-            raise Invalid(
-                f"the stage {stage} is not what its manifest says: {reason}",
-                code="stage_changed",
-                hint=f"it was set aside as {aside.name}; the next start makes it again",
+            raise self._refused(
+                folder, f"the stage {stage} is not what its manifest says", "stage_changed", error
             ) from error
+        try:
+            check_logged(self.log, manifest, statement)
+        except Invalid as error:
+            if error.code in _OF_THE_LOG:
+                raise
+            raise self._refused(folder, f"the stage {stage} was not made here", "stage_unlogged", error) from error
         return Finished(folder, manifest, statement)
 
     def partial(self, stage: str, key: str, *, resumes: bool) -> Path:
@@ -106,30 +119,41 @@ class RunFolder:
             raise
         digest = f"sha256:{sha256_hex(files)}"
         manifest = training_statement(digest, {**predicate, "derivation": derivation_of(key, digest)})
+        statement = check_training_statement(manifest)
+        try:
+            check_sole_derivation(self.log, statement)
+        except Invalid as error:
+            if error.code == "derivation_differs":
+                self._set_aside(folder)
+            raise
         ended = self._ended_name(stage, key)
         folder.rename(ended)
         write_whole(ended / FILES, files.decode())
         write_whole(ended / MANIFEST, manifest.decode())
-        settle(ended, [row["name"] for row in json.loads(files)])
+        outputs = _names(files)
+        make_durable(ended, outputs)
+        self.log.append([manifest])
+        clear(ended, outputs)
         self._replace(stage, ended)
-        return Finished(self.stage(stage), manifest, check_training_statement(manifest))
+        return Finished(self.stage(stage), manifest, statement)
 
     def _adopt(self, stage: str, key: str) -> None:
-        """Take over a stage that was killed between its end and its name; back to its partial folder if that was
-        before its manifest was whole."""
+        """Take over a stage that was killed between its leaf and its name; back to its partial folder if that was
+        before its leaf."""
         ended = self._ended_name(stage, key)
         if not ended.is_dir():
             return
         try:
-            _, statement = _read_manifest(ended)
+            manifest, statement = _read_manifest(ended)
             check_files(ended, statement.files)
+            check_logged(self.log, manifest, statement)
         except (Invalid, OSError):
             for name in (FILES, MANIFEST):
                 (ended / name).unlink(missing_ok=True)
             remove(self._partial_name(stage, key))
             ended.rename(self._partial_name(stage, key))
         else:
-            settle(ended, [row["name"] for row in json.loads(list_files(ended))])
+            clear(ended, _names(list_files(ended)))
             self._replace(stage, ended)
 
     def _replace(self, stage: str, folder: Path) -> None:
@@ -140,6 +164,13 @@ class RunFolder:
         folder.rename(self.stage(stage))
         sync(self.path)
         remove(old)
+
+    def _refused(self, folder: Path, what: str, code: str, error: Invalid | OSError) -> Invalid:
+        reason = error.message if isinstance(error, Invalid) else f"{error.filename}: {error.strerror}"
+        aside = self._set_aside(folder)
+        return Invalid(
+            f"{what}: {reason}", code=code, hint=f"it was set aside as {aside.name}; the next start makes it again"
+        )
 
     def _set_aside(self, folder: Path) -> Path:
         number = 1
@@ -155,10 +186,16 @@ class RunFolder:
         return self.path / f".ended-{stage}-{key.removeprefix('sha256:')[:16]}"
 
 
+def _names(files: bytes) -> list[str]:
+    return [str(row["name"]) for row in json.loads(files)]
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[RunFolder]:
-    """The run's folder, made if need be and held for this process alone. Raises Unavailable (`run_in_use`) and
-    Invalid (`run_permissions`)."""
+def opened(path: Path, log: StageLog) -> Iterator[RunFolder]:
+    """The run's folder, made if need be and held for this process alone; `log` is its realm's.
+
+    Raises Unavailable (`run_in_use`) and Invalid (`run_permissions`).
+    """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = path.stat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
@@ -175,7 +212,7 @@ def opened(path: Path) -> Iterator[RunFolder]:
                 code="run_in_use",
                 hint="wait for it, or give this run a folder of its own with --dir",
             ) from error
-        yield RunFolder(path)
+        yield RunFolder(path, log)
     finally:
         os.close(handle)
 

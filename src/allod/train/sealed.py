@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
@@ -57,7 +57,7 @@ _ENVIRONMENT = MappingProxyType(
 class StageResult:
     """What came of a stage. `cpu_s` is of all its processes, `max_rss` (bytes) of its first; times are Unix ms.
 
-    `seal_proof` is the digest of the stable part of `seal_evidence`.
+    `seal_proof` is the digest of the stable part of `seal_evidence`; `observed` the machine as the stage itself saw it.
     """
 
     facts: Facts
@@ -68,6 +68,7 @@ class StageResult:
     started_ms: int
     ended_ms: int
     max_rss: int
+    observed: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 def run_sealed(
@@ -181,6 +182,7 @@ class _Run:
             started_ms=started_ms,
             ended_ms=max(started_ms, time.time_ns() // 1_000_000),  # clocks are put back
             max_rss=self._listener.max_rss,
+            observed=self._listener.observed,
         )
 
     def _follow(self, process: SealedProcess) -> None:

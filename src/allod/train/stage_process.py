@@ -4,7 +4,7 @@
 `{"stage", "recipe": {...}, "inputs": {name: folder}, "output": folder}`. It answers in JSON lines on standard output:
 
     {"progress": [what, done, total]}   now and then
-    {"facts": {...}, "max_rss": bytes}  at the end, or else
+    {"facts": {...}, "max_rss": bytes, "observed": {...}}  at the end, with the machine that it saw, or else
     {"error": {"kind", "code", "message", "hint"}}
 
 Whatever else is printed goes to standard error, which is the log. Exit status as of `exit_status`, and 75 (EX_TEMPFAIL,
@@ -29,6 +29,7 @@ from typing import Any
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable, exit_status, explain
 from allod.fleet.jobs import INTERRUPTED_STATUS
+from allod.train.environment import machine, torch_accelerators
 from allod.train.recipe_reading import read_recipe
 from allod.train.work import Facts, Work
 
@@ -83,7 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         hint = "make room and start again: what was finished counts"
         return _fail(voice, Unavailable(f"the disk is full: {error}", code="disk_full", hint=hint))
-    voice.say({"facts": dict(facts), "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
+    max_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    observed = {**machine(), "torch_accelerators": torch_accelerators()}
+    voice.say({"facts": dict(facts), "max_rss": max_rss, "observed": observed})
     return 0
 
 

@@ -340,7 +340,9 @@ const PREDICATES = {
     ...BOTH, answer: (value) => value === null, model: nullOr(MODEL), engine: nullOr(ENGINE), policy: policy("forbid"),
   },
 };
-const OTHER_TYPES = ["heartbeat", "artefact", "training", "policy", "drill", "clock"].map((name) => `urn:allod:${name}:v1`);
+const OTHER_TYPES = ["heartbeat", "artefact", "training", "policy", "drill", "clock"]
+  .map((name) => `urn:allod:${name}:v1`)
+  .concat("urn:allod:training:v2");
 
 function hasKeys(object, keys) {
   const own = Object.keys(object);
