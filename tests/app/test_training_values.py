@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.train.stage_logs import MemoryLog
+from tests.train.test_pipeline import PREDICATE
 
 from allod.app import training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid
+from allod.core.training_statements import derivation_of, training_statement
 from allod.settings import load_recipe
 from allod.train import resolving
 from allod.train.pipeline import stages_of
@@ -76,10 +79,14 @@ def test_the_flops_of_a_large_run_can_be_stated() -> None:
 
 def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
     """A record serves the recipe that it was made for; another one, or none, has to be measured."""
-    asked = recipe()
-    assert resolving.recorded(tmp_path, asked) is None
+    asked, log = recipe(), MemoryLog()
+    assert resolving.recorded(tmp_path, asked, log) is None
     measured = resolving.resolved_by(asked, {"size": "5m", "steps": 7})
     resolving.record(tmp_path, asked, measured, {"tokens_per_second": 1.5}, beside=tmp_path)
-    assert resolving.recorded(tmp_path, asked) == measured
-    assert resolving.recorded(tmp_path, replace(asked, minutes=3)) is None
+    key, files = resolving.measuring_key(asked), resolving.measured_digest(measured)
+    known: dict[str, Any] = {"stage": "probe", "version": 1, "key": key, "inputs": []}
+    known |= {"parameters": resolving.measuring_parameters(asked), "derivation": derivation_of(key, files)}
+    log.append([training_statement(files, {**PREDICATE, **known})])
+    assert resolving.recorded(tmp_path, asked, log) == measured
+    assert resolving.recorded(tmp_path, replace(asked, minutes=3), log) is None
     assert load_recipe(tmp_path / "recipe.toml") == resolving.located(measured, tmp_path)
