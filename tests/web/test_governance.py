@@ -93,7 +93,7 @@ def test_only_an_administrator_may_read(office: Office, path: str) -> None:
         ("receipts?before=-1", None, "before"),
         ("receipts?before=9999999999999999999", None, "before"),
         ("receipts?limit=5&limit=6", None, "limit"),
-        ("explain", {"teir": "SECRET"}, None),
+        ("explain", {"teir": "SECRET"}, "teir"),
         ("explain", {"markings": "SENSITIVE"}, "markings"),
         ("explain", {"action": "delete"}, "action"),
         ("explain", {"tier": "COSMIC"}, "tier"),

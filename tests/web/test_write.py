@@ -23,7 +23,9 @@ CALLS = (ToolCall("f", '{"a":1}'), ToolCall("g", "{}"))
 
 
 def writer(*, include_usage: bool = False) -> AnswerWriter:
-    return AnswerWriter(id="chatcmpl-1", model="m", created_s=1_766_300_000, include_usage=include_usage)
+    return AnswerWriter(
+        id="chatcmpl-1", model="m", created_s=1_766_300_000, fingerprint="fp_1", include_usage=include_usage
+    )
 
 
 def events(data: bytes) -> list[Any]:

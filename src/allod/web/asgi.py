@@ -43,11 +43,13 @@ class Call:
     caller: Caller | None = None
     administrator: Key | None = None
     allowed: str = ""  # the methods of a path that was asked for with another
+    is_head: bool = False  # asked as HEAD, and answered as GET without the body
     started: bool = False  # whether the response has begun, so that an error can no longer be a status
 
     async def respond(self, status: int, body: bytes, headers: Headers = JSON) -> None:
         """A whole response; it carries the request's id."""
-        await respond(self.send, status, body, (*headers, (b"x-request-id", self.id.encode())))
+        named = (*headers, (b"x-request-id", self.id.encode()))
+        await respond(self.send, status, body, named, without_body=self.is_head)
 
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -93,7 +95,8 @@ class Application:
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         call = Call(
             id=secrets.token_hex(16),
-            method=scope["method"],
+            method="GET" if scope["method"] == "HEAD" else scope["method"],
+            is_head=scope["method"] == "HEAD",
             path=scope["path"],
             query=scope["query_string"],
             headers=dict(scope["headers"]),
@@ -147,12 +150,14 @@ class Application:
                 return prefix_route
         call.allowed = self._methods(call.path)
         if call.allowed:
-            raise Invalid(f"{call.method} is not for {call.path}", code="method_not_allowed")
+            method = "HEAD" if call.is_head else call.method
+            raise Invalid(f"{method} is not for {call.path}", code="method_not_allowed")
         raise Invalid(f"there is nothing at {call.path}", code="not_found")
 
     def _methods(self, path: str) -> str:
         exact = [method for method, known in self._routes if known == path]
-        return ", ".join(exact or [method for method, prefix in self._prefixes if path.startswith(prefix)])
+        known = exact or [method for method, prefix in self._prefixes if path.startswith(prefix)]
+        return ", ".join([*known, "HEAD"] if "GET" in known else known)
 
     async def _fail(self, call: Call, error: AllodError, status: int) -> None:
         if call.started:

@@ -27,6 +27,7 @@ from allod.serve.controls import Controls
 from allod.serve.turns import Standing
 from allod.web.admin.asked import Asked
 from allod.web.asgi import Call
+from allod.web.bodies import check_keys
 from allod.web.explanations import ExplainBody, Explanations, shown_rule
 from allod.web.http import JSON, Headers, read_body
 
@@ -109,7 +110,8 @@ class Governance:
 
     async def explain(self, call: Call) -> None:
         """`POST /v1/governance/explain`: what would be decided, by which rules, and what would have to change."""
-        body = await read_body(call.receive, limit_bytes=BODY_LIMIT_BYTES)
+        body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
+        await check_keys(body)
         asked = Asked(_actor(call), call.start_ms, call.query, body)
         asked.search()
         await _respond(call, await self._explain(asked.read(ExplainBody), call.start_ms))

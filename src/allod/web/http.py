@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 from allod.core.errors import Invalid
@@ -26,8 +26,19 @@ class ClientLeft(Exception):
     """The client closed its connection; nobody is there to be told anything."""
 
 
-async def read_body(receive: Receive, *, limit_bytes: int) -> bytes:
-    """The request's body. Raises Invalid (413) as soon as it is longer than allowed."""
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit_bytes: int) -> bytes:
+    """The request's body. Raises Invalid as soon as it is longer than allowed (413), and for one that is packed (415).
+
+    What it says of its type is not looked at: a body here is JSON in UTF-8, or none.
+    """
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"identity", b""):
+        raise Invalid(
+            "a body that is packed is not read here",
+            code="unsupported_media_type",
+            param="content-encoding",
+            hint="send it as it is, without content-encoding",
+        )
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientLeft
@@ -47,11 +58,11 @@ async def read_body(receive: Receive, *, limit_bytes: int) -> bytes:
         size += len(parts[-1])
 
 
-async def respond(send: Send, status: int, body: bytes, headers: Headers = JSON) -> None:
-    """A whole response."""
+async def respond(send: Send, status: int, body: bytes, headers: Headers = JSON, *, without_body: bool = False) -> None:
+    """A whole response; to HEAD its length and not its body."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": b"" if without_body else body})
 
 
 async def unless_client_leaves(receive: Receive, work: Awaitable[_Result]) -> _Result:

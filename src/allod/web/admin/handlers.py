@@ -22,6 +22,7 @@ from allod.web.admin.retention import Retention
 from allod.web.admin.spending import Spending
 from allod.web.admin.usage import Usage
 from allod.web.asgi import Call
+from allod.web.bodies import check_keys
 from allod.web.http import JSON, Headers, read_body
 
 ORGANIZATION_PREFIX = "/v1/organization/"
@@ -69,7 +70,8 @@ class Admin:
         if call.administrator is None:
             raise Denied("an admin key is needed here", code="wrong_kind_of_key")
         handler, ids = self._find(call)
-        body = await read_body(call.receive, limit_bytes=BODY_LIMIT_BYTES)
+        body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
+        await check_keys(body)
         asked = Asked(call.administrator.id, call.start_ms, call.query, body)
         if call.method == "GET":
             made = await asyncio.to_thread(handler, asked, *ids)

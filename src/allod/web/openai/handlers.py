@@ -14,6 +14,7 @@ from allod.govern.keys import Caller
 from allod.serve.gateway import Gateway
 from allod.serve.served_model import ServedModel
 from allod.web.asgi import Call
+from allod.web.bodies import check_keys
 from allod.web.http import EVENTS, JSON, Headers, read_body, unless_client_leaves
 from allod.web.labels import label_headers, label_of
 from allod.web.metrics import Metrics
@@ -33,13 +34,15 @@ class OpenAI:
 
     async def chat_completions(self, call: Call) -> None:
         """`POST /v1/chat/completions`."""
-        body = await read_body(call.receive, limit_bytes=self._body_limit_bytes)
+        body = await self._body(call)
         asked = read.read_chat(body)
         request = self._request(call, asked.chat, body)
+        info = self._gateway.engine.info
         writer = write.AnswerWriter(
             id=f"chatcmpl-{call.id}",
             model=asked.chat.model,
             created_s=call.start_ms // 1000,
+            fingerprint=write.fingerprint(info.build, info.config),
             include_usage=asked.include_usage,
         )
         if asked.stream:
@@ -51,7 +54,7 @@ class OpenAI:
 
     async def embeddings(self, call: Call) -> None:
         """`POST /v1/embeddings`."""
-        body = await read_body(call.receive, limit_bytes=self._body_limit_bytes)
+        body = await self._body(call)
         asked = read.read_embed(body)
 
         def write_body(made: Embeddings) -> bytes:
@@ -104,6 +107,11 @@ class OpenAI:
                     self._count(item)
                     await _send(call, writer.last(item))
         await call.send({"type": "http.response.body", "body": b""})
+
+    async def _body(self, call: Call) -> bytes:
+        body = await read_body(call.receive, call.headers, limit_bytes=self._body_limit_bytes)
+        await check_keys(body)
+        return body
 
     def _request(self, call: Call, task: Chat | Embed, body: bytes) -> Request:
         caller = _caller(call)

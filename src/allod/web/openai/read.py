@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Embed, Sampling, Tool
 from allod.web.bodies import decoded
@@ -46,7 +48,7 @@ def read_chat(body: bytes) -> ChatCall:
         top_logprobs=(read.top_logprobs or 0) if read.logprobs else None,
     )
     options = read.stream_options
-    return ChatCall(chat, bool(read.stream), options is not None and options.include_usage)
+    return ChatCall(chat, bool(read.stream), options is not None and bool(options.include_usage))
 
 
 def read_embed(body: bytes) -> EmbedCall:
@@ -63,13 +65,21 @@ def read_embed(body: bytes) -> EmbedCall:
 def _refuse_unsupported(body: wire.ChatBody) -> None:
     if body.n not in (None, 1):
         raise Invalid("only one answer at a time: n must be 1", param="n", code="unsupported_parameter")
-    for name in ("frequency_penalty", "presence_penalty", "logit_bias"):
-        if getattr(body, name):
-            raise Invalid(f"{name} is not supported", param=name, code="unsupported_parameter")
-    if body.stream_options is not None and not body.stream:
+    _refuse_effects(body, "")
+    for index, tool in enumerate(body.tools or ()):
+        _refuse_effects(tool, f"tools[{index}].")
+    if body.stream_options is not None and body.stream_options.include_usage and not body.stream:
         raise Invalid("stream_options goes with stream", param="stream_options")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise Invalid("top_logprobs goes with logprobs", param="top_logprobs")
+
+
+def _refuse_effects(part: msgspec.Struct, place: str) -> None:
+    """Refuse what `part` asks for in fields that are not supported."""
+    for name, plain in wire.WITHOUT_EFFECT[type(part)].items():
+        value = getattr(part, name)
+        if value and value not in plain:
+            raise Invalid(f"{name} is not supported", param=place + name, code="unsupported_parameter")
 
 
 def _sampling(body: wire.ChatBody) -> Sampling:
@@ -88,9 +98,14 @@ def _sampling(body: wire.ChatBody) -> Sampling:
 
 def _message(message: wire.Message, index: int) -> dict[str, Any]:
     place = f"messages[{index}]"
+    _refuse_effects(message, f"{place}.")
     content = message.content
     if isinstance(content, list):
-        content = "".join(part.text for part in content)
+        content = "".join(_part(part, f"{place}.content[{number}].") for number, part in enumerate(content))
+    if message.refusal:
+        if content:
+            raise Invalid("a message has both content and a refusal", param=f"{place}.refusal")
+        content = message.refusal  # what the assistant said instead
     if content is None and not (message.role == "assistant" and message.tool_calls):
         raise Invalid("a message has no content", param=f"{place}.content")
     if message.role == "tool" and message.tool_call_id is None:
@@ -104,6 +119,13 @@ def _message(message: wire.Message, index: int) -> dict[str, Any]:
     return read
 
 
+def _part(part: wire.TextPart | wire.RefusalPart, place: str) -> str:
+    if isinstance(part, wire.RefusalPart):
+        return part.refusal
+    _refuse_effects(part, place)
+    return part.text
+
+
 def _schema(response_format: wire.TextFormat | wire.JsonObjectFormat | wire.JsonSchemaFormat | None) -> Any:
     if isinstance(response_format, wire.JsonSchemaFormat):
         return response_format.json_schema.schema
@@ -113,7 +135,7 @@ def _schema(response_format: wire.TextFormat | wire.JsonObjectFormat | wire.Json
 def _tool(tool: wire.ToolDefinition) -> Tool:
     if tool.function.name in ("auto", "none", "required"):
         raise Invalid(f"a tool cannot be called {tool.function.name!r}", param="tools", code="unsupported_parameter")
-    return Tool(tool.function.name, tool.function.description, tool.function.parameters or {"type": "object"})
+    return Tool(tool.function.name, tool.function.description or "", tool.function.parameters or {"type": "object"})
 
 
 def _tool_choice(body: wire.ChatBody) -> str:

@@ -2,7 +2,7 @@
 
 Source: OpenAI's published OpenAPI description, chat completions and embeddings. Fields that change nothing here
 (`user`, `metadata`, `store`) are accepted because clients send them; fields that would change the answer and are not
-supported are refused by `allod.web.openai.read`, never ignored.
+supported are refused by `allod.web.openai.read`, never ignored, unless they say nothing (`WITHOUT_EFFECT`).
 """
 
 from __future__ import annotations
@@ -22,38 +22,52 @@ Metadata = Annotated[
 
 class TextPart(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
     text: Text
+    cache_control: Any = None
+    prompt_cache_breakpoint: Any = None
+
+
+class RefusalPart(Struct, forbid_unknown_fields=True, tag_field="type", tag="refusal"):
+    refusal: Text
 
 
 class Function(Struct, forbid_unknown_fields=True):
     name: Name
-    description: str = ""
-    parameters: dict[str, Any] = {}
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
 class ToolDefinition(Struct, forbid_unknown_fields=True):
     type: Literal["function"]
     function: Function
+    cache_control: Any = None
 
 
 class CalledFunction(Struct, forbid_unknown_fields=True):
     name: Name
     arguments: str
+    parsed_arguments: Any = None  # the same again, as OpenAI's client reads it
 
 
 class MadeCall(Struct, forbid_unknown_fields=True):
     id: str
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = None  # of a streamed answer
 
 
 class Message(Struct, forbid_unknown_fields=True, omit_defaults=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart] | None = None
+    content: Text | list[TextPart | RefusalPart] | None = None
     name: str | None = None
     tool_calls: Annotated[list[MadeCall], Meta(max_length=128)] | None = None
     tool_call_id: str | None = None
-    refusal: str | None = None
+    refusal: Text | None = None
+    parsed: Any = None  # the content again, as OpenAI's client reads it
+    annotations: Any = None
+    audio: Any = None
+    function_call: Any = None
+    cache_control: Any = None
 
 
 class FunctionName(Struct, forbid_unknown_fields=True):
@@ -68,7 +82,7 @@ class NamedChoice(Struct, forbid_unknown_fields=True):
 class JsonSchema(Struct, forbid_unknown_fields=True):
     name: Name
     schema: dict[str, Any]
-    description: str = ""
+    description: str | None = None
     strict: bool | None = None
 
 
@@ -85,8 +99,8 @@ class JsonSchemaFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class ChatBody(Struct, forbid_unknown_fields=True):
@@ -114,15 +128,55 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     safety_identifier: str | None = None
     metadata: Metadata | None = None
     store: bool | None = None
+    audio: Any = None
+    function_call: Any = None
+    functions: Any = None
+    modalities: Any = None
+    moderation: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    reasoning_effort: Any = None
+    service_tier: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
 
 
 class EmbeddingsBody(Struct, forbid_unknown_fields=True):
     model: str
     input: Text | Annotated[list[Text], Meta(min_length=1, max_length=2048)]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: str | None = None
 
+
+_EPHEMERAL = ({"type": "ephemeral"},)  # the one kind there is of what some clients put on every message
+
+WITHOUT_EFFECT: dict[type[Struct], dict[str, tuple[Any, ...]]] = {
+    ChatBody: {
+        "audio": (),
+        "frequency_penalty": (),
+        "function_call": ("none", "auto"),
+        "functions": (),
+        "logit_bias": (),
+        "modalities": (["text"],),
+        "moderation": (),
+        "prediction": (),
+        "presence_penalty": (),
+        "prompt_cache_key": (),
+        "prompt_cache_options": ({"mode": "implicit"},),
+        "prompt_cache_retention": (),
+        "reasoning_effort": (),
+        "service_tier": ("auto", "default"),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    },
+    Message: {"annotations": (), "audio": (), "cache_control": _EPHEMERAL, "function_call": ()},
+    TextPart: {"cache_control": _EPHEMERAL, "prompt_cache_breakpoint": ()},
+    ToolDefinition: {"cache_control": _EPHEMERAL},
+}
+"""Fields that are not supported, and the values of each, besides null and what is empty, that ask for nothing."""
 
 read_chat_body = msgspec.json.Decoder(ChatBody).decode
 read_embeddings_body = msgspec.json.Decoder(EmbeddingsBody).decode

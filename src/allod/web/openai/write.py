@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import Completion, Embeddings, Json, Piece, ToolCall, Usage
 
@@ -24,18 +25,24 @@ _STATUS_OF_CODE = {
     "method_not_allowed": 405,
     "conflict": 409,
     "body_too_large": 413,
+    "unsupported_media_type": 415,
     "overloaded": 429,
     "rate_limited": 429,
     "budget_exhausted": 429,
 }
 
 
-class AnswerWriter:
-    """Writes one chat's answer. `id` and `created_s` are the same in every chunk and in the whole object."""
+def fingerprint(build: str, config: str) -> str:
+    """Another for another engine or another configuration of it, from the digests that receipts hold."""
+    return f"fp_{sha256_hex(f'{build} {config}'.encode())[:12]}"
 
-    def __init__(self, *, id: str, model: str, created_s: int, include_usage: bool) -> None:
+
+class AnswerWriter:
+    """Writes one chat's answer. `id`, `created_s` and `fingerprint` are the same in each chunk and in the object."""
+
+    def __init__(self, *, id: str, model: str, created_s: int, fingerprint: str, include_usage: bool) -> None:
         self._id = id
-        self._frame = {"id": id, "created": created_s, "model": model, "system_fingerprint": None}
+        self._frame = {"id": id, "created": created_s, "model": model, "system_fingerprint": fingerprint}
         self._include_usage = include_usage
 
     def whole(self, completion: Completion) -> bytes:

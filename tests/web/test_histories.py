@@ -1,0 +1,194 @@
+"""What real clients send back is read: fields that say nothing pass, others are refused by their name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai.types import embedding_create_params
+from openai.types.chat import completion_create_params as params
+from tests.conftest import Gateway
+from tests.hostile import histories
+from tests.web.test_asgi import Wire
+
+from allod.core.errors import Invalid
+from allod.web import bodies
+from allod.web.bodies import check_keys
+from allod.web.openai import wire
+from allod.web.openai.read import read_chat, read_embed
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+TOOL = {"type": "function", "function": {"name": "f", "description": "does f", "parameters": SCHEMA}}
+
+
+def encoded(body: dict[str, Any] | bytes) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def code_of(data: bytes) -> tuple[str, str | None]:
+    try:
+        asyncio.run(check_keys(data))
+        read_chat(data)
+    except Invalid as error:
+        return ("invalid" if error.code == "invalid_json" else error.code), error.param
+    return "ok", None
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [case[1:] for case in histories.CASES], ids=[c[0] for c in histories.CASES]
+)
+def test_bodies_are_read_or_refused_as_they_should(body: dict[str, Any] | bytes, expected: str) -> None:
+    """One by one."""
+    assert code_of(encoded(body))[0] == expected
+
+
+@pytest.mark.parametrize("place", histories.FIELDS)
+def test_what_is_refused_is_named_in_param(place: str) -> None:
+    """With its place, so that nobody has to guess."""
+    for field, (_, refused) in histories.FIELDS[place].items():
+        for value in refused:
+            param = code_of(encoded(histories.chat(place, field, value)))[1] or ""
+            assert param.startswith(f"{histories.PATHS[place]}{field}"), (place, field, value)
+
+
+def _neutral(place: str) -> str:
+    """A field of that place whose null is known to say nothing."""
+    return {"body": "user", "question": "name", "answer": "name", "call": "index", "called": "parsed_arguments"}.get(
+        place, "cache_control" if place in ("part", "tool") else "description"
+    )
+
+
+@pytest.mark.parametrize("place", histories.FIELDS)
+def test_what_says_nothing_changes_nothing(place: str) -> None:
+    """Null, empty and the documented default of what is not supported all make the same call."""
+    unsupported = {name for fields in wire.WITHOUT_EFFECT.values() for name in fields}
+    plain = read_chat(encoded({**histories.chat(place, _neutral(place), None), "seed": 1}))
+    for field in unsupported & histories.FIELDS[place].keys():
+        for value in histories.FIELDS[place][field][0]:
+            made = read_chat(encoded({**histories.chat(place, field, value), "seed": 1}))
+            assert made == plain, (field, value)
+
+
+def test_the_table_has_every_field_that_the_client_knows() -> None:
+    """A new release of the client that has more makes this red."""
+    published = set(typing.get_type_hints(params.CompletionCreateParamsNonStreaming))
+    assert published - {"model", "messages"} == histories.FIELDS["body"].keys() - {"cache_salt"}
+    embedding = set(typing.get_type_hints(embedding_create_params.EmbeddingCreateParams))
+    assert embedding == {"input", "model", "dimensions", "encoding_format", "user"}
+
+
+@pytest.mark.parametrize("field", ["dimensions", "encoding_format", "user"])
+def test_embeddings_take_null(field: str) -> None:
+    """As if it were not said."""
+    plain = {"model": "echo", "input": "a"}
+    assert read_embed(encoded({**plain, field: None})) == read_embed(encoded(plain))
+
+
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    """As a field without content, and as a part."""
+    for said in ({"content": None, "refusal": "no"}, {"content": [{"type": "refusal", "refusal": "no"}]}):
+        body = {"model": "echo", "messages": [histories.QUESTION, {"role": "assistant", **said}]}
+        assert read_chat(encoded(body)).chat.messages[1] == {"role": "assistant", "content": "no"}
+
+
+def test_a_repeated_key_is_named() -> None:
+    """By the keys above it."""
+    for data, param in ((b'{"a":1,"a":2}', "a"), (b'{"m":[{"b":{"c":1,"d":{},"c":2}}]}', "m.b.c")):
+        with pytest.raises(Invalid) as caught:
+            asyncio.run(check_keys(data))
+        assert (caught.value.code, caught.value.param) == ("repeated_key", param)
+
+
+@pytest.mark.parametrize("length", [0, 1, 4095, 4096, 4097, 8192, 20_000])
+def test_keys_are_found_after_strings_of_any_length(length: int) -> None:
+    """A string is looked at in pieces; none of them ends it early."""
+    for text in ("\\n" * length, '\\"' * length, "{" * length, "\\\\" * length):
+        asyncio.run(check_keys(b'{"a":"' + text.encode() + b'","b":{"a":1}}'))
+        with pytest.raises(Invalid):
+            asyncio.run(check_keys(b'{"a":"' + text.encode() + b'","b":1,"a":2}'))
+
+
+async def test_others_have_their_turn_while_a_body_is_looked_at() -> None:
+    """Once for so many parts."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await check_keys(b"[" + b"{}," * 10 * bodies.PARTS_A_TURN + b"{}]")
+    counting.cancel()
+    assert turns >= 19
+
+
+# The real client
+
+
+@pytest.fixture(scope="module")
+def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0) as made:
+        yield made
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("choice", ["none", "required"])
+def test_an_answer_goes_back_as_it_came(client: openai.OpenAI, is_streamed: bool, choice: Any) -> None:
+    """`messages.append(message.model_dump())`, whole and accumulated, text and call."""
+    messages: list[Any] = [{"role": "user", "content": "Why?"}]
+    asked = {"model": "echo", "tools": [TOOL], "tool_choice": choice}
+    if is_streamed:
+        with client.chat.completions.stream(messages=messages, **asked) as stream:
+            answer: Any = stream.get_final_completion()
+    else:
+        answer = client.chat.completions.create(messages=messages, **asked)
+    assert isinstance(answer.system_fingerprint, str)
+    message = answer.choices[0].message
+    messages.append(message.model_dump())
+    messages += [{"role": "tool", "tool_call_id": call.id, "content": "done"} for call in message.tool_calls or ()]
+    messages.append({"role": "user", "content": "And then?"})
+    assert client.chat.completions.create(model="echo", messages=messages).choices[0].message.content
+
+
+# HTTP
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/models/echo", "/v1/trust", "/healthz", "/nowhere"])
+def test_head_has_the_head_of_get(gateway: Gateway, path: str) -> None:
+    """The same status, type and length, and no body."""
+    with Wire(gateway) as wire:
+        got, head = (wire.ask(wire.head(method, path), method=method) for method in ("GET", "HEAD"))
+        assert head.status == got.status
+        assert head.body == b""
+        for name in ("content-type", "content-length"):
+            assert head.headers[name] == got.headers[name]
+
+
+def test_head_of_what_is_only_posted_is_not_allowed(gateway: Gateway) -> None:
+    """With the method that is."""
+    with Wire(gateway) as wire:
+        reply = wire.ask(wire.head("HEAD", "/v1/chat/completions"), method="HEAD")
+        assert (reply.status, reply.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip", "nonsense"])
+def test_a_packed_body_is_told_so(gateway: Gateway, encoding: str) -> None:
+    """415, whatever packs it."""
+    with Wire(gateway) as wire:
+        reply = wire.ask(wire.post(b"\x1f\x8b", f"content-encoding: {encoding}"))
+        assert (reply.status, reply.error["code"]) == (415, "unsupported_media_type")
+        assert reply.error["param"] == "content-encoding"
+
+
+def test_a_repeated_key_is_refused_over_http(gateway: Gateway) -> None:
+    """400 with its name."""
+    with Wire(gateway) as wire:
+        reply = wire.ask(wire.post(b'{"model":"echo","messages":[],"model":"other"}'))
+        assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "repeated_key", "model")
