@@ -29,6 +29,7 @@ DOORS = {
     "cryptography": ("prove/",),
     "gguf": ("model/gguf_writer.py", "train/tuning/lora_tokens.py"),
     "httptools": ("serve/engines/http.py",),
+    "jinja2": ("model/chat_template.py",),
     "jsonschema_rs": ("serve/schemas.py",),
     "msgspec": ("serve/engines/llama.py", "web/"),
     "numpy": ("model/gguf_writer.py", "train/"),

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
+from allod.model import gguf as module
 from allod.model.gguf import MAX_ARRAY_ITEMS, MAX_ITEMS, GgufHeader, read_header
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -34,7 +35,7 @@ def small_gguf(path: Path, change: Callable[[gguf.GGUFWriter], None] = lambda wr
     writer.add_token_types([3, 1, 1])
     writer.add_token_scores([0.0, -1.0, -2.5])
     change(writer)
-    writer.add_tensor("token_embd.weight", numpy.arange(64, dtype=numpy.float32).reshape(2, 32))
+    writer.add_tensor("token_embd.weight", numpy.arange(96, dtype=numpy.float32).reshape(3, 32))
     writer.add_tensor("output.weight", numpy.zeros((2, 32), dtype=numpy.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -73,10 +74,11 @@ ARCHITECTURE = pair("general.architecture", 8, text("llama"))
 CONTEXT = pair("llama.context_length", 4, struct.pack("<I", 512))
 
 
-def written_by_hand(*pairs: bytes, tensors: bytes = b"", num_tensors: int = 0, version: int = 3) -> bytes:
-    """A file of exactly these parts, padded to its alignment."""
-    head = b"GGUF" + struct.pack("<IQQ", version, num_tensors, len(pairs)) + b"".join(pairs) + tensors
-    return head + bytes(-len(head) % 32)
+def written_by_hand(*pairs: bytes, tensors: bytes | None = None, num_tensors: int = 1, version: int = 3) -> bytes:
+    """A file of exactly these parts, padded to its alignment; with one small tensor where none is given."""
+    described = tensor("t", (8,)) if tensors is None else tensors
+    head = b"GGUF" + struct.pack("<IQQ", version, num_tensors, len(pairs)) + b"".join(pairs) + described
+    return head + bytes(-len(head) % 32) + (bytes(32) if tensors is None else b"")
 
 
 def tensor(name: str, dimensions: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
@@ -91,10 +93,11 @@ def test_a_whole_file_is_read(file: Path, whole: bytes) -> None:
         architecture="llama",
         name="small",
         context_tokens=512,
-        num_parameters=128,
+        num_parameters=160,
         template_digest="sha256:" + sha256(TEMPLATE.encode()).hexdigest(),
         has_template=True,
         pooling=0,
+        control_tokens=("<s>",),
     )
 
 
@@ -102,7 +105,7 @@ def test_the_files_by_hand_are_whole(file: Path) -> None:
     """The builder that the tests below break files with makes ones that pass."""
     file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT))
     header = read_header(file)
-    assert (header.num_parameters, header.has_template, header.can_embed) == (0, False, False)
+    assert (header.num_parameters, header.has_template, header.can_embed) == (8, False, False)
     file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, version=2))
     assert read_header(file) == header
 
@@ -216,11 +219,13 @@ def test_what_arrays_hold_is_not_kept(file: Path) -> None:
     numbers = pair("a", 9, array_of(11, MAX_ARRAY_ITEMS))  # 32 MiB that nobody wrote
     texts = pair("b", 9, array_of(8, 50_000))
     with file.open("wb") as sparse:
-        sparse.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 4) + ARCHITECTURE + CONTEXT + numbers)
+        sparse.write(b"GGUF" + struct.pack("<IQQ", 3, 1, 4) + ARCHITECTURE + CONTEXT + numbers)
         sparse.seek(8 * MAX_ARRAY_ITEMS, 1)
         sparse.write(texts)
         sparse.truncate(sparse.tell() + 8 * 50_000)
-        sparse.truncate(-(-sparse.seek(0, 2) // 32) * 32)
+        sparse.seek(0, 2)
+        sparse.write(tensor("t", (8,)))
+        sparse.truncate(-(-sparse.seek(0, 2) // 32) * 32 + 32)
     assert file.stat().st_blocks * 512 < 1 << 20
     tracemalloc.start()
     try:
@@ -399,6 +404,111 @@ pairs_of_any_type = st.dictionaries(st.sampled_from(KEYS), typed_values, max_siz
 def test_no_metadata_gets_past_invalid(file: Path, pairs: list[bytes], is_named: bool) -> None:
     """Keys that mean something, with well-formed values of every type, are read or refused."""
     read_or_refuse(file, written_by_hand(*([ARCHITECTURE, CONTEXT] if is_named else []), *pairs))
+
+
+def u32(key: str, value: int) -> bytes:
+    return pair(key, 4, struct.pack("<I", value))
+
+
+def vocabulary(*tokens: bytes, types: tuple[int, ...] | None = None) -> list[bytes]:
+    """The keys of a vocabulary; every token is an ordinary one unless `types` says otherwise."""
+    kinds = types or (1,) * len(tokens)
+    return [
+        pair("tokenizer.ggml.tokens", 9, array_of(8, len(tokens)) + b"".join(map(text, tokens))),
+        pair("tokenizer.ggml.token_type", 9, array_of(5, len(kinds)) + struct.pack(f"<{len(kinds)}i", *kinds)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reason"),
+    [
+        ([u32("general.alignment", 24)], "power of two"),
+        ([u32("general.alignment", 4)], "power of two"),
+        ([pair("general.alignment", 10, struct.pack("<Q", 32))], "general.alignment is no uint32"),
+        ([pair("general.alignment", 7, b"\x01")], "general.alignment is no uint32"),
+        ([pair("split.count", 2, struct.pack("<H", 2))], "merge the parts"),
+        ([pair("split.count", 8, text("2"))], "merge the parts"),
+        ([pair("", 4, bytes(4))], "a key's name has 0 bytes"),
+        ([pair("k" * 65536, 4, bytes(4))], "a key's name has 65536 bytes"),
+        ([pair("a\0b", 4, bytes(4))], "no plain text"),
+        ([pair("a", 9, array_of(9, 1) + array_of(0, 0))], "an array of arrays"),
+        ([pair("a", 9, array_of(99, 0))], "unknown type 99"),
+        (vocabulary(b"<s>", b"a", types=(3,)), "token_type has 1 items"),
+        (vocabulary(b"<s>", b"a")[1:], "no tokenizer.ggml.tokens"),
+        ([pair("tokenizer.ggml.tokens", 9, array_of(0, 1) + b"a")], "tokens is of the wrong type"),
+        ([*vocabulary(b"a")[:1], pair("tokenizer.ggml.token_type", 9, array_of(1, 1) + b"\x03")], "of the wrong type"),
+        ([*vocabulary(b"a")[:1], pair("tokenizer.ggml.scores", 9, array_of(6, 2) + bytes(8))], "scores has 2 items"),
+        (vocabulary(b"t" * 5000), "a text of 5000 bytes"),
+        (vocabulary(b"x", types=(3,)), "no text could be told from the control token 0"),
+        (vocabulary(b"", types=(3,)), "no text could be told from the control token 0"),
+        (vocabulary(b"<\xff>", types=(3,)), "no UTF-8"),
+        ([pair("tokenizer.chat_template", 8, text("a\n{% include 'x' %}"))], "line 2: include is not allowed"),
+        ([pair("tokenizer.chat_template.tool_use", 8, text("{{ x.__class__ }}"))], "tool_use is refused at line 1"),
+    ],
+)
+def test_what_the_engine_could_not_use_is_refused_with_the_reason(file: Path, pairs: list[bytes], reason: str) -> None:
+    """Each names the key, or what is wrong with it."""
+    assert reason in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, *pairs)).message
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [((7, b"\x01"), "True"), ((10, struct.pack("<Q", 1 << 63)), str(1 << 63)), ((11, b"\xff" * 8), "-1")],
+)
+def test_a_context_is_a_number_of_tokens(file: Path, value: tuple[int, bytes], reason: str) -> None:
+    """No bool, nothing negative, nothing beyond what an engine counts."""
+    error = refused(file, written_by_hand(ARCHITECTURE, pair("llama.context_length", *value)))
+    assert f"llama.context_length is {reason}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("described", "reason"),
+    [
+        (tensor("t", (0,)), "tensor t has a dimension of 0"),
+        (tensor("t", (8, 0, 4)), "tensor t has a dimension of 0"),
+        (tensor("t", (16, 2), kind=8), "rows of 16 values"),
+        (tensor("", (8,)), "a tensor's name has 0 bytes"),
+        (tensor("t" * 64, (8,)), "a tensor's name has 64 bytes"),
+        (tensor("token_embd.weight", (8,)), "2 items, and token_embd.weight 1 rows"),
+    ],
+)
+def test_tensors_are_what_the_engine_takes(file: Path, described: bytes, reason: str) -> None:
+    """Sizes of one at least, rows of whole blocks, names that fit, and a row for every token."""
+    data = written_by_hand(ARCHITECTURE, CONTEXT, *vocabulary(b"a", b"b"), tensors=described) + bytes(32)
+    assert reason in refused(file, data).message
+
+
+def test_a_model_without_tensors_is_refused(file: Path) -> None:
+    """There is nothing to compute with."""
+    assert "no tensors" in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, tensors=b"", num_tensors=0)).message
+
+
+def test_a_big_endian_file_is_called_that(file: Path) -> None:
+    """Rather than version 50331648."""
+    assert "big-endian" in refused(file, written_by_hand(version=0x03000000)).message
+
+
+def test_millions_of_empty_arrays_are_refused_at_the_first(file: Path) -> None:
+    """Nothing reads arrays of arrays: forty megabytes of them cost what one does."""
+    data = written_by_hand(ARCHITECTURE, CONTEXT, pair("a", 9, array_of(9, MAX_ARRAY_ITEMS) + array_of(0, 0) * 1000))
+    assert "an array of arrays" in refused(file, data).message
+
+
+def test_the_texts_of_all_arrays_are_bounded_together(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text costs the reader a step, however short it is."""
+    monkeypatch.setattr(module, "MAX_TEXTS", 5)
+    pairs = [pair(key, 9, array_of(8, 3) + text("") * 3) for key in "ab"]
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, pairs[0]))
+    read_header(file)
+    assert "more than 5 texts" in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, *pairs)).message
+
+
+def test_control_tokens_are_those_that_the_engine_takes_for_them(file: Path) -> None:
+    """By type (unknown, control, and user-defined marks in brackets), by being listed, and by name."""
+    names = (b"a", b"<unk-x>", b"<|x|>", b"<tool_call>", b"  ", b"--", b"<p1>", b"[byte]", b"|end|", b"<|im_end|>")
+    tokens = vocabulary(*names, types=(1, 2, 3, 4, 4, 4, 1, 5, 1, 1))
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *tokens, u32("tokenizer.ggml.eot_token_id", 8)))
+    assert set(read_header(file).control_tokens) == {"<unk-x>", "<|x|>", "<tool_call>", "|end|", "<|im_end|>"}
 
 
 def test_reading_holds_no_file_open(file: Path, whole: bytes) -> None:

@@ -16,6 +16,7 @@ from allod.app.home import Home
 from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.model.control_tokens import ControlTokens
 from allod.model.gguf import read_header
 from allod.model.store import digest_of_file, silent
 from allod.seal.launch import SealOptions, python_read_paths
@@ -127,6 +128,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
             slots=model.slots,
             can_chat=not header.can_embed,
             can_embed=header.can_embed,
+            control_tokens=ControlTokens(header.control_tokens, cuts=header.cuts),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
         pinned=(*pinned, (library, build)),

@@ -1,19 +1,23 @@
 """The gate for GGUF files: read the header strictly, and refuse what is not whole.
 
-Source: ggml-org/ggml, docs/gguf.md (version 3). Every count is bounded and every tensor must lie inside the file, so
-that the engine never meets a file that this has not understood.
+Source: ggml-org/ggml, docs/gguf.md (version 3). Every count is bounded, so is the sum of all work, and every tensor
+must lie inside the file, so that the engine never meets a file that this has not understood.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
+from allod.model.chat_template import check_template
+from allod.model.control_tokens import BREAK, KNOWN_NAMES
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 10_000
@@ -22,12 +26,32 @@ MAX_TEXT_BYTES = 1 << 24  # of all names and texts that are kept while reading
 MAX_ARRAY_ITEMS = 1 << 22
 MAX_ITEMS = 1 << 23
 MAX_ALIGNMENT = 1 << 16
+MAX_TEXTS = 1 << 21  # in all arrays together: each costs the reader some 200 ns
+MAX_NAME_BYTES = 63  # of a tensor: GGML_MAX_NAME, less the zero that ends it
+MAX_KEY_BYTES = (1 << 16) - 1
+MAX_TOKEN_BYTES = 1 << 12
+MAX_CONTROL_TOKENS = 1 << 16
+MAX_CONTEXT_TOKENS = (1 << 31) - 1
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_STRING, _ARRAY = 8, 9
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+_WINDOW_BYTES = 1 << 16
+_TOKENS, _TYPES, _SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
+_UNKNOWN_TOKEN, _CONTROL_TOKEN, _USER_TOKEN = 2, 3, 4
+_TEMPLATE = "tokenizer.chat_template"
+_SPECIAL_IDS = tuple(
+    f"tokenizer.ggml.{name}_token_id"
+    for name in (
+        "bos", "eos", "eot", "eom", "unknown", "seperator", "separator", "padding", "cls", "mask",
+        "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep",
+    )
+)  # fmt: skip
 _POOLING_NONE = 0
 _ADAPTER = "adapter"
 _DERIVATION = "allod.derivation"
+
+_SIZE = struct.Struct("<Q")
+_KNOWN = frozenset(name.encode() for name in KNOWN_NAMES)
 
 # ggml type → (values in a block, bytes of a block); docs/gguf.md and ggml-common.h
 _BLOCKS = {
@@ -41,7 +65,9 @@ _BLOCKS = {
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What the file says of itself. `template_digest` is of the chat template's text.
+    """What the file says of itself. `template_digest` is of the chat template's text, `cuts` are the strings that it
+    takes out of texts or splits them at. `control_tokens` are names: those that the vocabulary lists as such, and those
+    that the engine treats so.
 
     `derivation` is the digest of the history of a model that Allod made, else empty. An adapter has no context.
     """
@@ -54,6 +80,8 @@ class GgufHeader:
     has_template: bool
     pooling: int
     derivation: str = ""
+    control_tokens: tuple[str, ...] = ()
+    cuts: tuple[str, ...] = ()
 
     @property
     def can_embed(self) -> bool:
@@ -78,92 +106,191 @@ class _Malformed(Exception):
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """An array that was passed over: where its items begin."""
+
+    kind: int
+    length: int
+    begin: int
+
+
 class _Reader:
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
         self._size = size_bytes
+        self._at = 0
+        self._window, self._window_begin = b"", 0
         self._num_items = 0
+        self._num_texts = 0
         self._num_text_bytes = 0
 
     def header(self, *, is_adapter: bool) -> GgufHeader:
         if self._take(4) != b"GGUF":
             raise _Malformed("it does not begin with GGUF")
         version = self._number("<I")
+        if version == 0x03000000:
+            raise _Malformed("it is big-endian; the engine reads little-endian files")
         if version not in (2, 3):
             raise _Malformed(f"version {version}; 2 and 3 are known")
         num_tensors = self._count(MAX_TENSORS, "tensors")
         num_keys = self._count(MAX_KEYS, "keys")
         metadata: dict[str, Any] = {}
         for _ in range(num_keys):
-            key = self._string()
+            key = self._name("key", MAX_KEY_BYTES)
             if key in metadata:
                 raise _Malformed(f"key {key} twice")
-            metadata[key] = self._value(self._number("<I"))
-        num_parameters = self._tensors(num_tensors, metadata.get("general.alignment", 32))
+            metadata[key] = self._value(key)
+        _check_split(metadata)
+        num_parameters, num_rows = self._tensors(num_tensors, metadata.get("general.alignment", 32))
         if (metadata.get("general.type") == _ADAPTER) is not is_adapter:
             raise _Malformed("it is no adapter" if is_adapter else "it is an adapter, and no model by itself")
-        return _described(metadata, num_parameters)
+        control_tokens = () if is_adapter else self._control_tokens(metadata, num_rows)
+        return _described(metadata, num_parameters, control_tokens)
 
-    def _tensors(self, num_tensors: int, alignment: Any) -> int:
-        """Check that the tensors lie one after another to the end of the file; the number of their values."""
-        if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT or alignment % 8:
-            raise _Malformed("its alignment is not usable")
+    def _tensors(self, num_tensors: int, alignment: Any) -> tuple[int, int | None]:
+        """Check that the tensors lie one after another to the end of the file.
+
+        Returns the number of their values, and the rows of the table of tokens where there is one.
+        """
+        if not _is_count(alignment) or not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+            raise _Malformed(
+                f"general.alignment is {alignment!r}, and must be a power of two from 8 to {MAX_ALIGNMENT}"
+            )
+        if num_tensors == 0:
+            raise _Malformed("it has no tensors")
         num_parameters, end, expected = 0, 0, 0
+        num_rows: int | None = None
         names: set[str] = set()
         for _ in range(num_tensors):
-            name = self._string()
+            name = self._name("tensor", MAX_NAME_BYTES)
             if name in names:
                 raise _Malformed(f"tensor {name} twice")
             names.add(name)
-            num_dimensions = self._number("<I")
-            if not 0 < num_dimensions <= 4:
-                raise _Malformed(f"tensor {name} has {num_dimensions} dimensions")
-            values = math.prod(self._number("<Q") for _ in range(num_dimensions))
+            sizes = self._sizes(name)
             kind, offset = self._number("<I"), self._number("<Q")
-            if kind not in _BLOCKS:
-                raise _Malformed(f"tensor {name} has the unknown type {kind}")
-            block_values, block_bytes = _BLOCKS[kind]
-            if values % block_values:
-                raise _Malformed(f"tensor {name} is no whole number of blocks")
+            num_bytes = _tensor_bytes(name, sizes, kind)
             if offset != expected:
                 raise _Malformed(f"tensor {name} begins at {offset}, not at {expected}")
-            end = expected + values // block_values * block_bytes
+            end = expected + num_bytes
             expected = _padded(end, alignment)
-            num_parameters += values
-        begin = _padded(self._file.tell(), alignment)
+            num_parameters += math.prod(sizes)
+            if name == "token_embd.weight":
+                num_rows = sizes[1] if len(sizes) == 2 else 1
+        begin = _padded(self._at, alignment)
         if not begin + end <= self._size <= begin + expected:  # writers differ in whether they pad the last tensor
             raise _Malformed(f"its tensors end at byte {begin + end}, and the file has {self._size}")
-        return num_parameters
+        return num_parameters, num_rows
 
-    def _value(self, kind: int, *, depth: int = 4) -> Any:
+    def _sizes(self, name: str) -> list[int]:
+        num_dimensions = self._number("<I")
+        if not 0 < num_dimensions <= 4:
+            raise _Malformed(f"tensor {name} has {num_dimensions} dimensions")
+        sizes = [self._number("<Q") for _ in range(num_dimensions)]
+        if 0 in sizes:
+            raise _Malformed(f"tensor {name} has a dimension of 0")
+        return sizes
+
+    def _control_tokens(self, metadata: dict[str, Any], num_rows: int | None) -> tuple[str, ...]:
+        """The names of the vocabulary's control tokens. Raises _Malformed where its parts do not fit together."""
+        tokens, types, scores = (metadata.get(key) for key in (_TOKENS, _TYPES, _SCORES))
+        if tokens is None:
+            if types is not None or scores is not None:
+                raise _Malformed(f"it has {_TYPES} or {_SCORES} and no {_TOKENS}")
+            return ()
+        for key, kind in ((_TOKENS, _STRING), (_TYPES, _INT32), (_SCORES, _FLOAT32)):
+            value = metadata.get(key)
+            if key in metadata and (not isinstance(value, _Array) or value.kind != kind):
+                raise _Malformed(f"{key} is of the wrong type")
+            if isinstance(value, _Array) and value.length != tokens.length:
+                raise _Malformed(f"{key} has {value.length} items, and {_TOKENS} has {tokens.length}")
+        if num_rows is not None and num_rows != tokens.length:
+            raise _Malformed(f"{_TOKENS} has {tokens.length} items, and token_embd.weight {num_rows} rows")
+        kinds = self._integers(types) if types is not None else array("i", bytes(4 * tokens.length))
+        listed = {metadata[key] for key in _SPECIAL_IDS if _is_count(metadata.get(key))}
+        found = {
+            _token(number, data)
+            for number, data in enumerate(self._texts(tokens))
+            if _is_control(data, kinds[number], listed=number in listed)
+        }
+        if len(found) > MAX_CONTROL_TOKENS:
+            raise _Malformed(f"{len(found)} control tokens, more than {MAX_CONTROL_TOKENS}")
+        return tuple(sorted(found))
+
+    def _value(self, key: str) -> Any:
+        kind = self._number("<I")
         if kind == _STRING:
             return self._string()
         if kind == _ARRAY:
-            if depth == 0:
-                raise _Malformed("arrays nested too deeply")
-            self._skip_array(depth)
-            return None  # nobody asks for what an array holds
+            return self._passed_array(key)
         if kind not in _SCALARS:
-            raise _Malformed(f"unknown kind of value {kind}")
-        return self._number(_SCALARS[kind])
+            raise _Malformed(f"key {key} has a value of the unknown type {kind}")
+        value = self._number(_SCALARS[kind])
+        if key == "general.alignment" and kind != _UINT32:
+            raise _Malformed("general.alignment is no uint32")
+        return value
 
-    def _skip_array(self, depth: int) -> None:
-        kind, length = self._number("<I"), self._count(MAX_ARRAY_ITEMS, "items of an array")
+    def _passed_array(self, key: str) -> _Array:
+        kind, length = self._number("<I"), self._count(MAX_ARRAY_ITEMS, f"items of the array {key}")
         self._num_items += length
         if self._num_items > MAX_ITEMS:
             raise _Malformed(f"more than {MAX_ITEMS} items in its arrays")
+        if kind not in _SCALARS and kind != _STRING:
+            raise _Malformed(f"key {key} is an array of {'arrays' if kind == _ARRAY else f'the unknown type {kind}'}")
+        passed = _Array(kind, length, self._at)
         if kind in _SCALARS:
             self._skip(length * struct.calcsize(_SCALARS[kind]))
-            return
+            return passed
+        self._num_texts += length
+        if self._num_texts > MAX_TEXTS:
+            raise _Malformed(f"more than {MAX_TEXTS} texts in its arrays")
+        limit = MAX_TOKEN_BYTES if key == _TOKENS else MAX_STRING_BYTES
         for _ in range(length):
-            if kind == _STRING:
-                self._skip(self._count(MAX_STRING_BYTES, "bytes of a string"))
-            else:
-                self._value(kind, depth=depth - 1)
+            size = self._size_of_text()
+            if size > limit:
+                raise _Malformed(f"a text of {size} bytes in {key}, more than {limit}")
+            self._at += size
+        self._skip(0)
+        return passed
+
+    def _texts(self, texts: _Array) -> Iterator[bytes]:
+        """The texts of an array that was passed over, each of which the file holds."""
+        back, self._at = self._at, texts.begin
+        for _ in range(texts.length):
+            yield self._take(self._size_of_text())
+        self._at = back
+
+    def _integers(self, numbers: _Array) -> array[int]:
+        back, self._at = self._at, numbers.begin
+        found = array("i", self._take(4 * numbers.length))
+        self._at = back
+        return found
+
+    def _size_of_text(self) -> int:
+        """Of the text that begins here; afterwards this is at its first byte."""
+        place = self._at - self._window_begin
+        if not 0 <= place <= len(self._window) - 8:
+            self._look(8)
+            place = 0
+        self._at += 8
+        size: int = _SIZE.unpack_from(self._window, place)[0]
+        return size
 
     def _skip(self, length: int) -> None:
-        if self._file.seek(length, 1) > self._size:
+        self._at += length
+        if self._at > self._size:
             raise _Malformed("it ends within its header")
+
+    def _name(self, what: str, limit: int) -> str:
+        """A name of one byte at least and `limit` at most, in UTF-8 and without a zero."""
+        length = self._count(MAX_STRING_BYTES, f"bytes of a {what}'s name")
+        if not 0 < length <= limit:
+            raise _Malformed(f"a {what}'s name has {length} bytes, and must have 1 to {limit}")
+        self._at -= 8
+        name = self._string()
+        if "\ufffd" in name or "\0" in name:
+            raise _Malformed(f"the name of a {what}, {name!r}, is no plain text")
+        return name
 
     def _string(self) -> str:
         length = self._count(MAX_STRING_BYTES, "bytes of a string")
@@ -182,26 +309,83 @@ class _Reader:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _take(self, length: int) -> bytes:
-        data = self._file.read(length)
-        if len(data) != length:
+        place = self._at - self._window_begin
+        if not 0 <= place <= len(self._window) - length:
+            self._look(length)
+            place = 0
+        self._at += length
+        return self._window[place : place + length]
+
+    def _look(self, length: int) -> None:
+        """Put at least `length` bytes from here on into the window."""
+        if self._at + length > self._size:
             raise _Malformed("it ends within its header")
-        return data
+        self._file.seek(self._at)
+        self._window, self._window_begin = self._file.read(max(length, _WINDOW_BYTES)), self._at
+        if len(self._window) < length:
+            raise _Malformed("it ends within its header")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_split(metadata: dict[str, Any]) -> None:
+    count = metadata.get("split.count", 0)
+    if not _is_count(count) or count > 1:
+        raise _Malformed(f"split.count is {count!r}: it is one part of a model; merge the parts into one file")
+
+
+def _tensor_bytes(name: str, sizes: list[int], kind: int) -> int:
+    if kind not in _BLOCKS:
+        raise _Malformed(f"tensor {name} has the unknown type {kind}")
+    block_values, block_bytes = _BLOCKS[kind]
+    if sizes[0] % block_values:
+        raise _Malformed(f"tensor {name} has rows of {sizes[0]} values, no whole blocks of {block_values}")
+    num_bytes = math.prod(sizes) // block_values * block_bytes
+    if num_bytes >= 1 << 63:
+        raise _Malformed(f"tensor {name} is larger than any file")
+    return num_bytes
+
+
+def _is_control(data: bytes, kind: int, *, listed: bool) -> bool:
+    """Whether the engine may take this text for more than text. User-defined tokens are often white space or signs in
+    a row, which mean nothing but themselves; those in brackets are marks."""
+    if kind in (_CONTROL_TOKEN, _UNKNOWN_TOKEN) or listed or data in _KNOWN:
+        return True
+    return kind == _USER_TOKEN and len(data) > 2 and data[:1] in b"<[{" and data[-1:] in b">]}"
+
+
+def _token(number: int, data: bytes) -> str:
+    try:
+        name = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _Malformed(f"the control token {number} is no UTF-8") from error
+    if len(name) < 2 or BREAK in name:
+        raise _Malformed(f"no text could be told from the control token {number}, {name!r}")
+    return name
 
 
 def _padded(length: int, alignment: int) -> int:
     return -(-length // alignment) * alignment
 
 
-def _described(metadata: dict[str, Any], num_parameters: int) -> GgufHeader:
+def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tuple[str, ...]) -> GgufHeader:
     architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise _Malformed("it names no architecture")
-    template = metadata.get("tokenizer.chat_template", "")
+    if not isinstance(architecture, str) or not architecture:
+        raise _Malformed("it names no general.architecture")
+    template = metadata.get(_TEMPLATE, "")
     context = metadata.get(f"{architecture}.context_length", 0)  # an adapter takes its model's
     pooling = metadata.get(f"{architecture}.pooling_type", _POOLING_NONE)
     least = 0 if metadata.get("general.type") == _ADAPTER else 1
-    if not isinstance(context, int) or context < least or not isinstance(template, str) or not isinstance(pooling, int):
-        raise _Malformed("its context length, chat template or pooling is missing or of the wrong type")
+    if not _is_count(context) or not least <= context <= MAX_CONTEXT_TOKENS:
+        raise _Malformed(f"{architecture}.context_length is {context!r}, no number of tokens")
+    if not isinstance(template, str) or isinstance(pooling, bool) or not isinstance(pooling, int):
+        raise _Malformed("its chat template or pooling type is of the wrong type")
+    cuts: set[str] = set()
+    for key, value in metadata.items():
+        if key.startswith(_TEMPLATE) and isinstance(value, str):  # the engine may take any of several
+            cuts |= check_template(value, key)
     return GgufHeader(
         architecture=architecture,
         name=str(metadata.get("general.name", "")),
@@ -211,4 +395,6 @@ def _described(metadata: dict[str, Any], num_parameters: int) -> GgufHeader:
         has_template=bool(template),
         pooling=pooling,
         derivation=str(metadata.get(_DERIVATION, "")),
+        control_tokens=control_tokens,
+        cuts=tuple(sorted(cuts)),
     )

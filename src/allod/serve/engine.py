@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
+from allod.model.control_tokens import ControlTokens
+
+NO_CONTROL_TOKENS = ControlTokens()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class EngineInfo:
     can_chat: bool
     can_embed: bool
     adapters: tuple[LoadedAdapter, ...] = ()
+    control_tokens: ControlTokens = NO_CONTROL_TOKENS  # which no text may spell
     seal: str = "none"  # what kind of perimeter it runs in
     seal_proof: str | None = None  # digest of the kernel's evidence for it
 

@@ -109,7 +109,7 @@ class LlamaEngine:
         logprobs: list[Json] = []
         finish: str | None = None
         usage = _Usage()
-        prompt = _encode(chat.messages)
+        prompt = _encode(self.info.control_tokens.plain_messages(chat.messages))
         applied = self._adapters.get(chat.model, self._bare)
         body = applied.body + _encode(_chat_body(chat, prompt, stream=True))[1:]
         turn = await self._slots.take(salt + applied.salt, prompt)
@@ -128,7 +128,7 @@ class LlamaEngine:
         yield Completion("".join(texts), _finish(finish), _usage(usage), logprobs=tuple(logprobs))
 
     async def complete(self, chat: Chat, *, salt: str) -> Completion:
-        prompt = _encode(chat.messages)
+        prompt = _encode(self.info.control_tokens.plain_messages(chat.messages))
         applied = self._adapters.get(chat.model, self._bare)
         body = applied.body + _encode(_chat_body(chat, prompt, stream=False))[1:]
         turn = await self._slots.take(salt + applied.salt, prompt)
@@ -149,7 +149,9 @@ class LlamaEngine:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
-        response = await self._http.request("POST", "/v1/embeddings", _encode({"input": embed.texts}))
+        response = await self._http.request(
+            "POST", "/v1/embeddings", _encode({"input": [self.info.control_tokens.plain(text) for text in embed.texts]})
+        )
         answer = _decoded(_vectors, response)
         ordered = sorted(answer.data, key=lambda item: item.index)
         return Embeddings(tuple(tuple(item.embedding) for item in ordered), _usage(answer.usage or _Usage()))

@@ -1,0 +1,55 @@
+"""The gate for chat templates: what honest models come with passes, everything else is refused with its line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from allod.core.errors import Invalid
+from allod.model.chat_template import check_template
+from allod.model.tokenizer_files import CHAT_TEMPLATE
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
+from templates import HONEST, HOSTILE
+
+
+def refused(template: str) -> str:
+    with pytest.raises(Invalid) as caught:
+        check_template(template)
+    assert caught.value.code == "template_refused"
+    return caught.value.message
+
+
+@pytest.mark.parametrize(("name", "template"), HONEST, ids=lambda value: value if len(value) < 50 else "")
+def test_an_honest_template_passes(name: str, template: str) -> None:
+    """The families' public shapes, with tools, thoughts and macros."""
+    check_template(template)
+
+
+@pytest.mark.parametrize(("name", "template"), HOSTILE, ids=lambda value: value if len(value) < 50 else "")
+def test_a_hostile_template_is_refused_with_its_line(name: str, template: str) -> None:
+    """Before an engine sees it."""
+    assert "is refused at line " in refused(template)
+
+
+def test_what_training_exports_passes() -> None:
+    """ChatML as it is written into every model of one's own."""
+    assert check_template(CHAT_TEMPLATE) == frozenset()
+
+
+def test_the_line_and_what_stands_there_are_named() -> None:
+    """An operator can look at it."""
+    assert (
+        refused("a\n\n{{ x|attr('y') }}") == "the chat template is refused at line 3: the filter 'attr' is not allowed"
+    )
+    assert (
+        refused("a\n{{ x.__class__ }}") == "the chat template is refused at line 2: the name '__class__' is not allowed"
+    )
+
+
+def test_what_a_template_takes_out_of_texts_is_told() -> None:
+    """So that no text can hide a control token around it."""
+    template = "{{ a.split('</think>')[-1].strip('\\n') }}{{ b|replace('<x>', '') }}{{ c.strip('*') }}{{ d.split() }}"
+    assert check_template(template) == {"</think>", "<x>", "*", " "}

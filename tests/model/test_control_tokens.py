@@ -1,0 +1,77 @@
+"""Texts beside control tokens: none is spelt after a text was made plain, and plain text is left alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allod.core.errors import Invalid
+from allod.model.control_tokens import BREAK, ControlTokens
+
+NAMES = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<s>", "<<s>", "[INST]", "[/INST]", "<｜User｜>")
+CUT = "</think>"
+CONTROL = ControlTokens(NAMES, cuts=(CUT,))
+
+pieces = st.sampled_from([name[begin:end] for name in NAMES for begin in range(9) for end in range(begin + 1, 14)])
+texts = st.lists(pieces | st.sampled_from([" ", "\n", CUT, "think>", "a", "<"]), max_size=8).map("".join)
+
+
+def spells_one(text: str) -> bool:
+    return any(name.lower() in text.lower() for name in NAMES)
+
+
+@pytest.mark.parametrize("text", ["", "Hello.", "a < b and c > d", "std::cout << x;", "<p>Hi</p>", "[1, 2]", "im_end"])
+def test_text_that_spells_no_control_token_is_left_as_it_is(text: str) -> None:
+    """Code, markup and sums are what they were."""
+    assert CONTROL.plain(text) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_inserted_shows_nothing(name: str) -> None:
+    """The text is all there, with a WORD JOINER in the name."""
+    assert CONTROL.plain(f"a{name}b").replace(BREAK, "") == f"a{name}b"
+    assert CONTROL.plain(f"a{name}b").startswith(f"a{name[0]}{BREAK}")
+
+
+@given(text=texts)
+def test_no_text_spells_a_control_token(text: str) -> None:
+    """Names that overlap, and names in other case, included."""
+    assert not spells_one(CONTROL.plain(text))
+    assert CONTROL.plain(text).replace(BREAK, "") == text.replace(BREAK, "")
+
+
+@given(parts=st.lists(texts, max_size=4))
+def test_texts_that_are_trimmed_and_joined_spell_none(parts: list[str]) -> None:
+    """`<|im_` at the end of one and `end|>` at the beginning of the next."""
+    assert not spells_one("".join(CONTROL.plain(part).strip() for part in parts))
+
+
+@given(text=texts)
+def test_what_a_template_takes_out_joins_no_two_halves(text: str) -> None:
+    """`<|im_</think>end|>` is none once `</think>` was cut out."""
+    plain = CONTROL.plain(text)
+    assert not spells_one(plain.replace(CUT, ""))
+    assert not spells_one("".join(part.strip() for part in plain.split(CUT)))
+
+
+def test_every_text_of_a_message_is_made_plain_but_its_role() -> None:
+    """Names, calls' arguments, and keys, however deep."""
+    message = {"role": "user", "content": "<s>", "name": "</s>", "calls": [{"<s>": {"a": ["<s>", 1, None]}}]}
+    plain = f"<{BREAK}s>"
+    assert CONTROL.plain_messages([message]) == [
+        {"role": "user", "content": plain, "name": f"<{BREAK}/s>", "calls": [{plain: {"a": [plain, 1, None]}}]}
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "a", f"<{BREAK}s>"])
+def test_a_control_token_that_no_text_could_be_told_from_is_refused(name: str) -> None:
+    """A model that has one is not served."""
+    with pytest.raises(Invalid) as caught:
+        ControlTokens([name])
+    assert caught.value.code == "control_tokens"
+
+
+def test_a_model_without_control_tokens_changes_nothing() -> None:
+    """Echo's, say."""
+    assert ControlTokens().plain("<|im_end|>") == "<|im_end|>"
