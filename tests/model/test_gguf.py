@@ -443,7 +443,7 @@ def vocabulary(*tokens: bytes, types: tuple[int, ...] | None = None) -> list[byt
         (vocabulary(b"", types=(3,)), "no text could be told from the control token 0"),
         (vocabulary(b"<\xff>", types=(3,)), "no UTF-8"),
         ([pair("tokenizer.chat_template", 8, text("a\n{% include 'x' %}"))], "line 2: include is not allowed"),
-        ([pair("tokenizer.chat_template.tool_use", 8, text("{{ x.__class__ }}"))], "tool_use is refused at line 1"),
+        ([pair("tokenizer.chat_template.tool_use", 8, text("{{ x.__class__ }}"))], "tool_use) is refused at line 1"),
     ],
 )
 def test_what_the_engine_could_not_use_is_refused_with_the_reason(file: Path, pairs: list[bytes], reason: str) -> None:

@@ -385,7 +385,7 @@ def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tu
     cuts: set[str] = set()
     for key, value in metadata.items():
         if key.startswith(_TEMPLATE) and isinstance(value, str):  # the engine may take any of several
-            cuts |= check_template(value, key)
+            cuts |= check_template(value, f"the chat template ({key})")
     return GgufHeader(
         architecture=architecture,
         name=str(metadata.get("general.name", "")),
