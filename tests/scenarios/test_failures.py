@@ -220,3 +220,38 @@ def test_a_realm_that_holds_an_impossible_receipt_starts_and_answers(start_gatew
         told = json.loads(result.stdout)
         assert (told["num_unreadable"], told["is_damaged"]) == (1, False)
         assert told["findings"][0]["where"].startswith("entry 1,")
+
+
+def test_a_clock_that_is_wrong_stops_answers_and_refusals_until_it_is_accepted(
+    start_gateway: Start, tmp_path: Path
+) -> None:
+    """The log's last time is two days ahead of the clock: 503 with both times, for a refusal too, and on /readyz."""
+    hello = {"messages": [{"role": "user", "content": "hello"}]}
+    with start_gateway("echo") as gateway:
+        assert post(gateway, hello)[0] == 200
+        home = Home(gateway.home)
+    log = open_log(home.receipts, load_signing_key(home.log_key))
+    (statement,) = log.entries(0, 1)
+    ahead = re.sub(rb'_ms":(1[0-9]{12})', lambda found: b'_ms":%d' % (int(found[1]) + 172_800_000), statement)
+    log.append([Entry(ahead, "ahead")])
+    log.close()
+    with start_gateway("echo") as gateway:
+        headers = {**gateway.headers, "x-allod-tier": "TOP SECRET"}
+        status, body = post(gateway, hello)
+        assert (status, json.loads(body)["error"]["code"]) == (503, "clock_wrong")
+        request = urllib.request.Request(
+            f"{gateway.url}/v1/chat/completions", json.dumps({"model": "echo", **hello}).encode(), headers
+        )
+        for refused in (request, f"{gateway.url}/readyz"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(refused, timeout=10)
+            with caught.value as error:
+                assert error.code == 503
+                assert b"clock_wrong" in error.read()
+        assert gateway.allod("log", "accept-clock").returncode == 0
+        deadline = time.monotonic() + 20
+        while post(gateway, hello)[0] != 200:
+            assert time.monotonic() < deadline
+        assert gateway.allod("policy", "history").returncode == 0
+    with start_gateway("echo") as gateway:  # what was accepted once is not asked for again
+        assert post(gateway, hello)[0] == 200

@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from allod import settings as settings_module
+from allod.app.clock import Acceptances, Clock, last_time_ms
 from allod.app.home import Home, now_ms
 from allod.app.meter import DayNames, Meter
 from allod.app.policies import Policies
@@ -40,6 +41,8 @@ class Opened:
     meter: Meter
     trust: str
     salt_secret: bytes
+    clock: Clock
+    acceptances: Acceptances
 
 
 def open_realm(settings: Settings) -> Opened:
@@ -59,6 +62,8 @@ def open_realm(settings: Settings) -> Opened:
         write_whole(home.trust, trust)
         log = resources.enter_context(closing(open_log(home.receipts, signing_key)))
         day_keys = DayKeys(home.day_keys)
+        acceptances = Acceptances(home.artefacts, lambda: policies.key().verifier, settings.origin)
+        clock = Clock(last_time_ms(log, acceptances.newest()))
         meter = Meter(log, Ledger(store, settings.origin, DayNames(day_keys, store)))
         meter.catch_up()
         quotas = Quotas(store, gateway=settings.origin)
@@ -77,5 +82,7 @@ def open_realm(settings: Settings) -> Opened:
             meter=meter,
             trust=trust,
             salt_secret=home.salt_secret(),
+            clock=clock,
+            acceptances=acceptances,
             resources=resources.pop_all(),  # last, after all that may fail
         )

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from allod.app.home import now_ms
 from allod.app.meter import DayNames
 from allod.app.opening import Opened, open_realm
 from allod.app.policies import Policies
@@ -53,6 +52,7 @@ class Realm:
         names = DayNames(opened.day_keys, opened.store)
         self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)
         self._log = opened.log
+        self._now_ms = opened.clock.now_ms
         self._day_keys = opened.day_keys
         self._history = Policies(settings.home, opened.nation, realm=settings.realm.name)
 
@@ -82,6 +82,7 @@ class Realm:
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless an answer could be given now."""
+        self._now_ms()
         self.gateway.controls.check()
         self.gateway.recorder.check()
         engine = self.gateway.engine
@@ -162,7 +163,7 @@ def _gateway(
             engine=engine,
             site=SitePart(site.site, site.jurisdiction),
             prices=settings.prices,
-            now_ms=now_ms,
+            now_ms=opened.clock.now_ms,
         ),
         salt_secret=opened.salt_secret,
     )

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from allod.app.home import now_ms
 from allod.app.opening import Opened
-from allod.core.errors import AllodError, Unavailable
+from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.govern.keys import KeyRing
 from allod.govern.tenants import ORGANIZATION_MICROS, organization
 from allod.serve.allowance import Allowance
@@ -34,9 +34,11 @@ class Upkeep:
         self._keys = keys
         self._controls = controls
         self._allowance = allowance
+        known = opened.acceptances.known  # what the clock began with
+        self._accepted = known.id if known else None
         self._ending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._threads = ThreadPoolExecutor(4, "allod-upkeep")  # nobody's request can keep these from being current
+        self._threads = ThreadPoolExecutor(5, "allod-upkeep")  # nobody's request can keep these from being current
 
     async def start(self) -> None:
         """Read the keys, and begin. Raises Unavailable if they cannot be read."""
@@ -44,6 +46,7 @@ class Upkeep:
         self._tasks = [
             asyncio.create_task(self._repeat("keys", self.take_up_news, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("policy", self._read_policy, NEWS_EVERY_S)),
+            asyncio.create_task(self._repeat("clock", self._check_clock, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("ledger", self._charge, CHARGE_EVERY_S)),
             asyncio.create_task(self._repeat("quotas", self._tidy, TIDY_EVERY_S)),
         ]
@@ -88,6 +91,15 @@ class Upkeep:
     def _read_policy(self) -> None:
         if self._opened.policies.has_changed():
             self._controls.policy = self._opened.policies.current()
+
+    def _check_clock(self) -> None:
+        accepted = None
+        with suppress(Invalid, OSError):  # such a log accepts nothing, and the policy says what is wrong
+            accepted = self._opened.acceptances.newest()
+        if accepted is not None and accepted.id != self._accepted:
+            self._accepted = accepted.id
+            self._opened.clock.accept(accepted.at_ms)
+        self._opened.clock.now_ms()
 
     def _charge(self) -> None:
         self._opened.meter.catch_up()

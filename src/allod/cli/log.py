@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from allod.app.home import Home, load_settings
-from allod.cli.tenant import the_log_to_itself
+from allod.app.artefacts_log import ArtefactsLog
+from allod.app.home import Home, load_settings, now_ms
+from allod.cli.tenant import event, the_log_to_itself
+from allod.core.clock_statements import ClockAccepted, clock_statement
 from allod.core.errors import Invalid
 from allod.core.statements import check_statement
 from allod.prove.fsck import FsckReport, fsck, rebuild
+from allod.prove.heads import TreeHead
 from allod.prove.keys import load_signing_key
 
 
@@ -22,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     parts.add_parser("key", help="print the log's C2SP verifier key")
     parts.add_parser("head", help="print the last signed tree head")
+    accepting = parts.add_parser("accept-clock", help="say, in the artefacts log, that this machine's clock is right")
+    accepting.add_argument("--json", action="store_true")
     check = parts.add_parser("fsck", help="replay the whole log and check every sum, hash and signature")
     check.add_argument("--rebuild", action="store_true", help="make derived files again (no gateway may run)")
     check.add_argument("--json", action="store_true")
@@ -41,7 +47,25 @@ def run(words: argparse.Namespace) -> int:
             raise Invalid("the log has no tree head yet", code="no_log", hint="it has one after the first answer")
         sys.stdout.write(checkpoint.read_text())
         return 0
+    if words.part == "accept-clock":
+        return _accept_clock(home, words)
     return _fsck(home, words)
+
+
+def _accept_clock(home: Home, words: argparse.Namespace) -> int:
+    """Receipts are dated by this clock from now on, and the artefacts log says since when, and who said so."""
+    settings = load_settings()
+    try:
+        head = TreeHead.of_signed((home.receipts / "checkpoint").read_text())
+    except FileNotFoundError as error:
+        raise Invalid("the log has no tree head yet", code="no_log") from error
+    who = event("log.clock_accepted", None, settings.origin).actor
+    accepted = ClockAccepted(
+        f"clock_{secrets.token_hex(16)}", now_ms(), settings.origin, head.size, head.root.hex(), who
+    )
+    ArtefactsLog(settings).append([clock_statement(accepted)])
+    print(json.dumps(asdict(accepted)) if words.json else f"accepted at {accepted.at_ms} ms since 1970, by {who}")
+    return 0
 
 
 def _fsck(home: Home, words: argparse.Namespace) -> int:

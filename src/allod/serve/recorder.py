@@ -82,9 +82,10 @@ class Recorder:
     async def prepare(self, request: Request) -> None:
         """Make sure that this request can be recorded at all, before any work is done for it.
 
-        Raises AllodError where the tenant's key of the day cannot be read or made, and for `RETRY_S` after the log
-        failed: then one request finds out whether it works again.
+        Raises AllodError where the clock cannot be believed, or the tenant's key of the day not be read or made, and
+        for `RETRY_S` after the log failed: then one request finds out whether it works again.
         """
+        self._now_ms()  # a clock that cannot be believed dates no receipt
         if self._failure is not None and time.monotonic() < self._retry_s:
             self.check()
         day = day_of(request.start_ms)

@@ -1,0 +1,138 @@
+"""The clock that receipts are dated by, held against the log's last time and against the clock that only runs.
+
+A clock that was put back or forward dates receipts as nobody could have, so nothing is answered by it: until it is
+right again, or until the operator accepts it, which is a statement in the artefacts log.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from allod.app.home import now_ms
+from allod.core.clock_statements import CLOCK, ClockAccepted, check_clock_statement
+from allod.core.errors import Unavailable
+from allod.core.statements import check_statement
+from allod.prove.log import Log
+from allod.prove.notes import VerifierKey
+from allod.prove.reading import read_log
+
+NUM_LAST = 64  # entries from whose times the log's last time is taken: requests end in another order than they began
+
+
+@dataclass(frozen=True, slots=True)
+class ClockBounds:
+    """`step_ms`: how far the clock may move against the one that only runs, or lie before the log's last time; NTP
+    steps by less. `idle_ms`: how far after the log's last time it may lie at a start; a realm may be off for long.
+    `accepted_for_ms`: how old an acceptance may be that a running gateway takes up."""
+
+    step_ms: int = 60_000
+    idle_ms: int = 366 * 86_400_000
+    accepted_for_ms: int = 600_000
+
+
+def running_ms() -> int:
+    """Milliseconds by a clock that nobody sets and that goes on while the machine sleeps, where the system has one."""
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) // 1_000_000
+
+
+class Clock:
+    """`last_ms` is the log's last time, or None in a log without one. Asked from any thread; never blocks."""
+
+    def __init__(
+        self,
+        last_ms: int | None,
+        *,
+        wall_ms: Callable[[], int] = now_ms,
+        running_ms: Callable[[], int] = running_ms,
+        bounds: ClockBounds | None = None,
+    ) -> None:
+        self._wall_ms, self._running_ms, self._bounds = wall_ms, running_ms, bounds or ClockBounds()
+        self._last_ms = last_ms
+        self._good: tuple[int, int] | None = None  # both clocks when they last agreed
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970. Raises Unavailable (`clock_wrong`) where they cannot be believed."""
+        wall, running = self._wall_ms(), self._running_ms()
+        bounds, good = self._bounds, self._good
+        if good is not None:
+            expected = good[0] + running - good[1]
+            if abs(wall - expected) > bounds.step_ms:
+                raise _wrong(wall, "by the clock that only runs it is", expected)
+        elif (last := self._last_ms) is not None and not last - bounds.step_ms <= wall <= last + bounds.idle_ms:
+            raise _wrong(wall, "the log's last time is", last)
+        self._good = wall, running
+        return wall
+
+    def accept(self, at_ms: int) -> None:
+        """Take the clock for right, if it still is near what was accepted."""
+        wall = self._wall_ms()
+        if abs(wall - at_ms) <= self._bounds.accepted_for_ms:
+            self._last_ms, self._good = at_ms, (wall, self._running_ms())
+
+
+class Acceptances:
+    """The acceptances of one log's clock in the artefacts log in `directory`. For one thread at a time."""
+
+    def __init__(self, directory: Path, key: Callable[[], VerifierKey], origin: str) -> None:
+        self._directory, self._key, self._origin = directory, key, origin
+        self._stamp: tuple[int, int, int] | None = None
+        self.known: ClockAccepted | None = None  # the newest when it was last asked for
+
+    def newest(self) -> ClockAccepted | None:
+        """The newest; the log is read again only where its file has changed. Raises Invalid for a damaged log."""
+        status = (self._directory / "segment").stat()
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        if stamp != self._stamp:
+            self.known = self._read()
+            self._stamp = stamp
+        return self.known
+
+    def _read(self) -> ClockAccepted | None:
+        found: list[ClockAccepted] = []
+
+        def see(_: int, entry: bytes) -> None:
+            if CLOCK.encode() in entry and check_statement(entry).kind == CLOCK:
+                accepted = check_clock_statement(entry)
+                if accepted.log == self._origin:
+                    found.append(accepted)
+
+        read_log(self._directory, self._key(), see)
+        return found[-1] if found else None
+
+
+def last_time_ms(log: Log, accepted: ClockAccepted | None) -> int | None:
+    """The log's last time; what is older than an acceptance counts no more."""
+    size = log.head.size
+    first = max(0, size - NUM_LAST, accepted.entries if accepted else 0)
+    times = list(map(_end_ms, log.entries(first, size - first) if first < size else ()))
+    return max((time for time in times if time is not None), default=accepted.at_ms if accepted else None)
+
+
+def _end_ms(entry: bytes) -> int | None:
+    """When it ended; None for an entry that nobody can read."""
+    try:
+        end = json.loads(entry)["predicate"]["at"]["end_ms"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return end if type(end) is int and 0 <= end < 1 << 53 else None
+
+
+def _wrong(wall: int, against: str, other: int) -> Unavailable:
+    return Unavailable(
+        f"the clock says {_told(wall)}, and {against} {_told(other)}",
+        code="clock_wrong",
+        hint="put the clock right; if it is right, `allod log accept-clock` says so in the artefacts log",
+        retry_after_s=2,
+    )
+
+
+def _told(time_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ms} ms since 1970"
