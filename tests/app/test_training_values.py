@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.app.finished_runs import gguf_bytes
 from tests.train.stage_logs import MemoryLog
 from tests.train.test_pipeline import PREDICATE
 
 from allod.app import training
 from allod.core.canonical import check_canonical
-from allod.core.errors import Invalid
+from allod.core.errors import Invalid, Unavailable
 from allod.core.training_statements import derivation_of, training_statement
+from allod.model.adaptable import check_adaptable
 from allod.settings import load_recipe
 from allod.train import resolving
+from allod.train.environment import check_packages
 from allod.train.pipeline import stages_of
 from allod.train.recipe import Evaluate, Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json
@@ -90,3 +93,26 @@ def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
     assert resolving.recorded(tmp_path, asked, log) == measured
     assert resolving.recorded(tmp_path, replace(asked, minutes=3), log) is None
     assert load_recipe(tmp_path / "recipe.toml") == resolving.located(measured, tmp_path)
+
+
+def test_a_missing_extra_is_named_before_the_first_stage() -> None:
+    """With the command that installs it."""
+    check_packages(["json"])
+    with pytest.raises(Unavailable) as caught:
+        check_packages(["json", "no_such_package"])
+    assert (caught.value.code, caught.value.hint) == ("extra_missing", "make setup-train")
+    assert "no_such_package" in caught.value.message
+
+
+@pytest.mark.parametrize(("architecture", "is_fit"), [("llama", True), ("qwen2", True), ("gemma", False)])
+def test_a_base_that_no_adapter_would_load_beside_is_refused(tmp_path: Path, architecture: str, is_fit: bool) -> None:
+    """By its header, before a document is read."""
+    texts = {"general.architecture": architecture, "general.name": "base"}
+    data = gguf_bytes(texts).replace(b"llama.context_length", f"{architecture:x<5}"[:5].encode() + b".context_length")
+    (tmp_path / "weights.gguf").write_bytes(data)
+    if is_fit:
+        check_adaptable(tmp_path / "weights.gguf")
+        return
+    with pytest.raises(Invalid) as caught:
+        check_adaptable(tmp_path / "weights.gguf")
+    assert (caught.value.code, architecture in caught.value.message) == ("base_unsupported", True)

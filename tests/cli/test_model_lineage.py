@@ -344,9 +344,10 @@ def test_a_document_that_the_index_conceals_is_found(
 
 
 def test_a_document_that_nobody_took_in_affects_nothing(settings: Settings, tiny: Released, run: Run) -> None:
-    """And it is said that of imported models nothing is known."""
+    """It is said that no record has it, and that of imported models nothing is known; the status is no success."""
     ran = run("model", "affected-by", "novels/never")
-    assert ran.status == 0
+    assert ran.status == 1
+    assert "novels/never: no release here has a record of such a document" in ran.out
     assert "0 models learnt from it" in ran.out
     assert "what imported models learnt from is not known here" in ran.out
 
@@ -371,8 +372,8 @@ def test_a_model_that_cannot_be_looked_into_is_not_passed_over(settings: Setting
 
 
 def test_a_realm_without_releases_has_none(settings: Settings, run: Run) -> None:
-    """Not an error: nothing was trained yet."""
-    assert run("model", "affected-by", "novels/one").status == 0
+    """Nothing was trained yet, and so no record has a document."""
+    assert run("model", "affected-by", "novels/one").status == 1
     assert run("model", "list").status == 0
     assert run("model", "check", "tiny").status == 2
     assert BASE_DIGEST not in run("model", "list").out

@@ -179,7 +179,7 @@ def test_an_adapter_has_its_pairs_and_its_scale(tmp_path: Path) -> None:
         for side, size in (("A", (8, 64)), ("B", (rows, 8)))
     }
     path = tmp_path / "adapter.gguf"
-    write_adapter(path, sources(arrays), heads=4, kv_heads=2, alpha=16, keys=KEYS)
+    write_adapter(path, sources(arrays), architecture="llama", heads=4, kv_heads=2, alpha=16, keys=KEYS)
     keys, tensors = read(path)
     assert {name: keys[name] for name in ("general.type", "adapter.type", "adapter.lora.alpha")} == {
         "general.type": "adapter",

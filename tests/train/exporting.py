@@ -48,9 +48,6 @@ def write_manifest(folder: Path, stage: str, given: Sequence[Input] = ()) -> str
             "recipe",
             "code",
             "environment",
-            "machine",
-            "site",
-            "jurisdiction",
             "seed",
             "measured",
             "energy",
@@ -59,6 +56,8 @@ def write_manifest(folder: Path, stage: str, given: Sequence[Input] = ()) -> str
     )
     predicate = {
         **nothing,
+        "stated": {"site": "here", "jurisdiction": "GB", "nodes": 1, "accelerators_per_node": 0},
+        "observed": {"by": "trainer", "machine": {}},
         "id": f"training_{'0' * 32}",
         "at": {"start_ms": 1, "end_ms": 2},
         "stage": stage,

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import lzma
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.train.stage_logs import MemoryLog
 
 from allod.core.errors import Invalid
 from allod.train.corpus.documents import new_document
 from allod.train.recipe import Source
 from allod.train.recipe_reading import read_recipe
 from allod.train.runs import opened
-from allod.train.sources import archives
+from allod.train.sources import archives, plain_text
 from allod.train.sources.archives import read_members
+from allod.train.sources.collect import collect
 from allod.train.sources.content import Files
 
 
@@ -124,6 +127,90 @@ def test_a_folder_that_others_may_write_is_no_runs_folder(tmp_path: Path) -> Non
     """Another user of the machine would write the manifests that we sign."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run").chmod(0o777)
-    with pytest.raises(Invalid) as refused, opened(tmp_path / "run"):
+    with pytest.raises(Invalid) as refused, opened(tmp_path / "run", MemoryLog()):
         pass
     assert refused.value.code == "run_permissions"
+
+
+@pytest.mark.parametrize("name", [".hidden.txt", "__MACOSX/a.txt", ".git/a.txt", "a.txt~", "deep/.cache/a.md"])
+def test_what_is_hidden_is_no_document(tmp_path: Path, name: str) -> None:
+    """What systems and editors leave in a folder is counted, and not learnt from."""
+    file = tmp_path / "words" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("left behind")
+    (tmp_path / "words" / "kept.txt").write_text("kept")
+    files = Files(tmp_path, SOURCE)
+    assert list(files) == ["kept.txt"]
+    assert files.unread == {name: "hidden"}
+
+
+def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
+    """A folder of everything, with one text in it: the facts say what the other files are, and how many."""
+    words = tmp_path / "words"
+    words.mkdir()
+    names = ["a.html", "b.csv", "c.jsonl", "d.txt.gz", "e.docx", "f.pdf", *(f"g{number:02}.xml" for number in range(9))]
+    for name in names:
+        (words / name).write_text("x")
+    (words / "one.txt").write_text("one")
+    (tmp_path / "out").mkdir()
+    facts = collect(
+        read_recipe({"name": "r", "steps": 1, "size": "1m", "source": [recipe_row()]}, where="r"),
+        given=tmp_path,
+        cache=tmp_path,
+        output=tmp_path / "out",
+        report=lambda *_: None,
+        beside=tmp_path,
+    )
+    assert (facts["num_documents"], facts["num_unread"]) == (1, 15)
+    assert str(facts["unread_words"]).startswith("15 not read: a.html (not of the kind text), b.csv")
+    assert str(facts["unread_words"]).endswith("and 5 more")
+
+
+def recipe_row() -> dict[str, str]:
+    row = {
+        "name": "words",
+        "kind": "text",
+        "licence": "CC0-1.0",
+        "jurisdiction": "GB",
+        "origin": "here",
+        "date": "2026",
+    }
+    return {**row, "path": "words"}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"PK\x03\x04...", "a zip archive"),
+        ("caf\u00e9".encode("utf-16"), "UTF-16"),
+        ("words".encode("utf-16-le"), "binary"),
+        (b"\x00\x01", "binary"),
+        (b"<!DOCTYPE html><p>hi", "HTML"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>', "XML"),
+        (b'{"text": "one"}\n{"text": "two"}\n', "JSON"),
+        (b'[\n {"text": "one"}\n]', "JSON"),
+        (b"{\\rtf1\\ansi", "RTF"),
+    ],
+)
+def test_what_is_no_text_under_a_texts_name_is_refused(content: bytes, kind: str) -> None:
+    """It would be learnt from as the bytes that it is."""
+    with pytest.raises(Invalid, match=kind) as refused:
+        list(plain_text.read({"a.txt": content}))
+    assert refused.value.code == "not_plain_text"
+
+
+@pytest.mark.parametrize("text", ["[sic] he said", "{braces} in prose", "[1]\nA footnote.", "< 5 apples"])
+def test_prose_that_begins_with_a_bracket_is_prose(text: str) -> None:
+    """Only what is JSON throughout is JSON."""
+    assert list(plain_text.read({"a.txt": text.encode()})) == [("a.txt", text)]
+
+
+def test_json_lines_as_a_source_are_refused(tmp_path: Path) -> None:
+    """One document of raw JSON is nobody's corpus."""
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "corpus.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(Invalid, match=r"reads \.txt and \.md files") as refused:
+        Files(tmp_path, replace(SOURCE, path="words/corpus.jsonl"))
+    assert refused.value.code == "source_path"

@@ -75,6 +75,18 @@ def test_r_code_is_refused() -> None:
         texts(index, database)
 
 
+def test_one_place_named_a_thousand_times_is_refused() -> None:
+    """16 kB that would become a gibibyte: the bound is on the sum of all texts."""
+    value = r_lines(["x" * (1 << 20)] * 8)
+    database = struct.pack(">I", len(value)) + zlib.compress(value)
+    place = struct.pack(">iiii", 13, 2, 0, len(database))
+    names = [f"novel{number}" for number in range(128)]
+    index = gzip.compress(HEAD + r_named([r_named([place] * 128, names)], ["variables"]))
+    assert len(index) + len(database) < 16_384
+    with pytest.raises(Invalid, match="too large"):
+        texts(index, database)
+
+
 def test_a_novel_is_a_document_a_chapter() -> None:
     """Names lead to volume and chapter; what stands before the first chapter opens it."""
     lines = [

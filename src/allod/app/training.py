@@ -27,11 +27,12 @@ from allod.core.nations import Nation
 from allod.core.training_statements import Input, derivation_of, source_input, training_statement
 from allod.fleet.preflight import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
+from allod.model.adaptable import check_adaptable
 from allod.model.fetch import ensure
 from allod.model.store import Store
 from allod.settings import Settings, load_catalogue, load_recipe, load_site
 from allod.train.energy import EnergyMeter, energy
-from allod.train.environment import accelerators, code, environment, machine
+from allod.train.environment import accelerators, check_packages, code, environment, machine
 from allod.train.outputs import digest_of_folder
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
@@ -105,6 +106,7 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
     check_sources(given)
     folder = (options.folder or settings.home / "runs" / given.name).absolute()
     _check_until(given, options.until)
+    check_packages()
     with opened(folder, ArtefactsLog(settings)) as run:
         trainer = _Trainer(settings, options, told, run=run, should_stop=should_stop)
         trainer.preflight(given)
@@ -255,6 +257,7 @@ class _Trainer:
         entry = catalogue_module.find(load_catalogue(), name)
         home = Home(self._settings.home)
         weights = ensure(entry, Store(home.store), directory=home.models, progress=self._told.progress)
+        check_adaptable(weights)
         self._base = weights.parent
         return source_input(
             name="base",

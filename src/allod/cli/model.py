@@ -16,6 +16,7 @@ from allod.app.weights import prepare_weights
 from allod.cli.model_words import print_walk, walk_json
 from allod.cli.progress import shown
 from allod.core.errors import Invalid, VerificationError
+from allod.core.shown_text import made_plain
 from allod.model.catalogue import CatalogueEntry
 from allod.model.store import Store, check_digest, digest_of_file
 from allod.prove.releases import STEPS
@@ -164,7 +165,8 @@ def _check(words: argparse.Namespace) -> int:
 
 
 def _affected_by(words: argparse.Namespace) -> int:
-    """0; 1 where a model could not be looked into, so that the list may lack something."""
+    """0; 1 where a model could not be looked into, so that the list may lack something, and where no record has the
+    document: that shows nothing, for it may be meant by another name."""
     traces = affected_by(ReleasedModels(load_settings()), words.document)
     if words.json:
         print(json.dumps([asdict(trace) for trace in traces]))
@@ -172,9 +174,11 @@ def _affected_by(words: argparse.Namespace) -> int:
         for trace in traces:
             print(f"{trace.model:22} {trace.digest[:23]}…  {_described(trace)}")
         num_models = len({trace.digest for trace in traces if trace.how == LEARNT})
+        if not traces:
+            print(f"{made_plain(words.document, limit=200)}: no release here has a record of such a document")
         print(f"{num_models} {'model' if num_models == 1 else 'models'} learnt from it")
         print("what imported models learnt from is not known here")
-    return 1 if any(trace.how == UNKNOWN for trace in traces) else 0
+    return 1 if not traces or any(trace.how == UNKNOWN for trace in traces) else 0
 
 
 def _described(trace: Trace) -> str:

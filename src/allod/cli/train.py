@@ -24,6 +24,7 @@ from allod.train.work import Report
 _SHOWN = {
     "num_documents": "{} documents",
     "num_bytes": "{} bytes",
+    "num_unread": "{} files not read",
     "dropped": "{} dropped",
     "vocab": "{} tokens of vocabulary",
     "tokens": "{} tokens",
@@ -121,6 +122,9 @@ class _Lines:
         facts = [words.format(_figure(measured[name])) for name, words in _SHOWN.items() if name in measured]
         state = "as before" if was_there else f"{took_s:.1f} s"
         print(f"{stage.name:14} {state:>9}  {finished.statement.derivation[7:19]}  {', '.join(facts)}", flush=True)
+        for name, value in measured.items():
+            if name.startswith("unread_"):
+                print(f"  {name.removeprefix('unread_')}: {made_plain(str(value), limit=2000)}", flush=True)
 
 
 def _figure(value: object) -> str:

@@ -91,15 +91,26 @@ def write_model(
 
 
 def write_adapter(
-    path: Path, tensors: Tensors, *, heads: int, kv_heads: int, alpha: float, keys: Mapping[str, str]
+    path: Path,
+    tensors: Tensors,
+    *,
+    architecture: str,
+    heads: int,
+    kv_heads: int,
+    alpha: float,
+    keys: Mapping[str, str],
 ) -> None:
-    """Write a LoRA adapter, in f32, of a base with so many heads. `alpha` over the rank scales it."""
-    writer = GGUFWriter(None, ARCHITECTURE)
+    """Write a LoRA adapter, in f32, of a base with so many heads; `architecture` is of `ADAPTABLE`. `alpha` over the
+    rank scales it.
+
+    A Llama's file has the rows of q and k in pairs that turn together, a Qwen2's as the network has them.
+    """
+    writer = GGUFWriter(None, architecture)
     writer.add_type("adapter")
     _add_texts(writer, keys)
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", alpha)
-    _write(path, writer, tensors, (heads, kv_heads), Type.F32)
+    _write(path, writer, tensors, (heads, kv_heads) if architecture == ARCHITECTURE else None, Type.F32)
 
 
 def engine_name(name: str) -> str:
@@ -118,8 +129,8 @@ def rotary_rows(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return rows.reshape(heads, 2, -1, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _write(path: Path, writer: GGUFWriter, tensors: Tensors, heads: tuple[int, int], quantised: Type) -> None:
-    """Header first, then a tensor after another. `heads`: of q, of k."""
+def _write(path: Path, writer: GGUFWriter, tensors: Tensors, heads: tuple[int, int] | None, quantised: Type) -> None:
+    """Header first, then a tensor after another. `heads`: of q, of k; None where their rows stay as they are."""
     kinds: dict[str, Type] = {}
     for name, tensor in tensors.items():
         engine = engine_name(name)
@@ -134,7 +145,7 @@ def _write(path: Path, writer: GGUFWriter, tensors: Tensors, heads: tuple[int, i
     writer.write_ti_data_to_file()
     for name, tensor in tensors.items():
         values = np.ascontiguousarray(tensor(), dtype=np.float32)
-        if name.endswith(_ROTARY):
+        if heads is not None and name.endswith(_ROTARY):
             values = rotary_rows(values, heads[0] if "q_proj" in name else heads[1])
         writer.write_tensor_data(quantize(values, kinds[name]))
     writer.close()

@@ -4,19 +4,33 @@ that names what was made."""
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import allod
 from allod.core.canonical import JsonValue, digest_of, sha256_hex
+from allod.core.errors import Unavailable
 
 _PACKAGES = (
     "torch", "numpy", "tokenizers", "rustbpe", "rensa", "safetensors", "gguf", "transformers", "peft", "xllamacpp",
 )  # fmt: skip
 _MAX_TEXT = 200
+_NEEDED = ("torch", "numpy", "gguf", "peft", "rensa", "rustbpe", "safetensors", "tokenizers", "transformers")
+
+
+def check_packages(needed: Sequence[str] = _NEEDED) -> None:
+    """Raise Unavailable (`extra_missing`) unless what the stages import is there: before the first of them."""
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise Unavailable(
+            f"training needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            code="extra_missing",
+            hint="make setup-train",
+        )
 
 
 @lru_cache(maxsize=1)

@@ -11,14 +11,19 @@ from pathlib import Path
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
+from allod.core.shown_text import made_plain
 from allod.prove.folders import digest_of_plain_file
 from allod.train.corpus.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Recipe, Source
+from allod.train.sources.archives import MAX_CONTENT_BYTES
 from allod.train.sources.content import Content, Files, content_digest, content_of
 from allod.train.sources.fetch import read_package
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.licences import check_licence
 from allod.train.work import Facts, Report
+
+MAX_NAMED = 10  # files that were not read, of a source
+MAX_SOURCE_BYTES = MAX_CONTENT_BYTES  # of all documents that one package becomes, whatever they were packed into
 
 
 @dataclass(slots=True)
@@ -70,7 +75,7 @@ def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: R
     check_sources(recipe)
     rows: list[JsonValue] = []
     facts: dict[str, int | float | str | None] = {}
-    total = _Counted()
+    total, num_unread = _Counted(), 0
     with DocumentWriter(output) as writer, (output / "index.jsonl").open("wb") as index:
         for number, source in enumerate(recipe.sources):
             report(f"reading {source.name}", number, len(recipe.sources))
@@ -82,7 +87,14 @@ def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: R
                 index.write(_index_line(document, num_bytes))
                 counted.documents += 1
                 counted.bytes += num_bytes
+                if source.package and counted.bytes > MAX_SOURCE_BYTES:
+                    raise Invalid(
+                        f"source {source.name}: its package becomes more than {MAX_SOURCE_BYTES >> 20} MiB of text",
+                        code="archive_too_large",
+                    )
             rows.append(_row(source, content, counted))
+            facts.update(_unread_facts(source, content))
+            num_unread += len(content.unread)
             total.documents += counted.documents
             total.bytes += counted.bytes
             if content.archive is not None:
@@ -91,7 +103,18 @@ def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: R
                 )
     (output / "sources.json").write_bytes(canonical_json(rows))
     report("documents read", len(recipe.sources), len(recipe.sources))
-    return {**facts, "num_sources": len(rows), "num_documents": total.documents, "num_bytes": total.bytes}
+    counts = {"num_documents": total.documents, "num_bytes": total.bytes, "num_unread": num_unread}
+    return {**facts, "num_sources": len(rows), **counts}
+
+
+def _unread_facts(source: Source, content: Content) -> dict[str, str]:
+    """The files that were not read, with the reason of each: the first by name, then how many more there are."""
+    if not content.unread:
+        return {}
+    names = sorted(content.unread)
+    said = [f"{made_plain(name, limit=80)} ({content.unread[name]})" for name in names[:MAX_NAMED]]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return {f"unread_{source.name}": f"{len(names)} not read: {', '.join(said)}{more}"}
 
 
 def _documents(source: Source, content: Content) -> Iterator[Document]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
@@ -20,6 +20,7 @@ from allod.train.recipe import Source
 from allod.train.sources.archives import read_members
 from allod.train.sources.fetch import Package, download, read_package
 from allod.train.sources.kinds import reader_of
+from allod.train.sources.plain_text import NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Content:
     members: Mapping[str, bytes]
     sha256: str
     archive: Path | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 def content_digest(members: Mapping[str, bytes]) -> str:
@@ -45,7 +47,8 @@ def content_of(source: Source, *, given: Path, cache: Path, beside: Path) -> Con
     Unavailable, OSError.
     """
     if source.path:
-        return _checked(source, Files(beside, source), None)
+        files = Files(beside, source)
+        return replace(_checked(source, files, None), unread=files.unread)
     package, wants = read_package(source.package), reader_of(source).wants
     if brought := package.files_in(given):
         return _checked(source, read_members(brought[0], wants), brought[0])
@@ -84,7 +87,10 @@ def _checked(source: Source, members: Mapping[str, bytes], archive: Path | None)
 
 
 class Files(Mapping[str, bytes]):
-    """The files below a source's path that its reader wants, by path; each is read when it is asked for."""
+    """The files below a source's path that its reader wants, by path; each is read when it is asked for.
+
+    `unread` has all others, and why: hidden files and folders, backups and what systems leave behind are no documents.
+    """
 
     def __init__(self, beside: Path, source: Source) -> None:
         path = PurePosixPath(source.path)
@@ -98,7 +104,13 @@ class Files(Mapping[str, bytes]):
             raise _path_refused(source, "it is a link")
         if not self._top.exists():
             raise _path_refused(source, "there is nothing there")
-        self._paths = {self._top.name: self._top} if self._top.is_file() else dict(sorted(self._below()))
+        self.unread: dict[str, str] = {}
+        if self._top.is_file():
+            if source.kind == "text" and not self._wants(self._top.name):
+                raise _path_refused(source, f"the kind text reads {' and '.join(NAMES)} files, a document each")
+            self._paths = {self._top.name: self._top}
+        else:
+            self._paths = dict(sorted(self._below()))
 
     def __getitem__(self, path: str) -> bytes:
         file = self._paths[path]
@@ -126,11 +138,25 @@ class Files(Mapping[str, bytes]):
     def _below(self) -> Iterator[tuple[str, Path]]:
         for file in self._top.rglob("*"):
             name = file.relative_to(self._top).as_posix()
-            if not self._wants(name) or (file.is_dir() and not file.is_symlink()):
+            if file.is_dir() and not file.is_symlink():
+                continue
+            if is_hidden(name):
+                self.unread[name] = "hidden"
+                continue
+            if not self._wants(name):
+                self.unread[name] = f"not of the kind {self._source.kind}"
                 continue
             if file.is_symlink() or not file.is_file():
                 raise _path_refused(self._source, f"{name} is a link or no plain file")
             yield name, file
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path below a source is hidden, a backup, or what some system left there."""
+    parts = name.split("/")
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or (
+        parts[-1].endswith(("~", ".bak", ".swp")) or parts[-1].lower() in ("thumbs.db", "desktop.ini")
+    )
 
 
 def _path_refused(source: Source, why: str) -> Invalid:

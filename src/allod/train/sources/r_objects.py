@@ -13,7 +13,8 @@ from typing import Final
 
 from allod.core.errors import Invalid
 
-MAX_OBJECT_BYTES = 64 << 20
+MAX_OBJECT_BYTES = 16 << 20
+MAX_DATABASE_BYTES = 32 << 20  # of all texts, unpacked: an index may name one place a thousand times
 _MAX_DEPTH = 16
 
 _NIL, _REFERENCE = 254, 255
@@ -30,10 +31,16 @@ def texts(index: bytes, database: bytes) -> dict[str, list[str]]:
     variables = entries.get("variables") if isinstance(entries, dict) else None
     if not isinstance(variables, dict):
         raise _broken("its index lists no variables")
-    return {name: _lines(name, place, database) for name, place in variables.items()}
+    found: dict[str, list[str]] = {}
+    left = MAX_DATABASE_BYTES
+    for name, place in variables.items():
+        content = _content(name, place, database, limit=left)
+        left -= len(content)
+        found[name] = _lines(name, content)
+    return found
 
 
-def _lines(name: str, place: RValue, database: bytes) -> list[str]:
+def _content(name: str, place: RValue, database: bytes, *, limit: int) -> bytes:
     match place:
         case [str(first), str(length)] if first.isdecimal() and length.isdecimal():
             start, end = int(first), int(first) + int(length)
@@ -41,9 +48,13 @@ def _lines(name: str, place: RValue, database: bytes) -> list[str]:
             raise _broken(f"{name} has no place")
     if not 0 <= start <= end - 4 <= len(database) - 4:
         raise _broken(f"{name} lies outside of it")
-    content = _unzipped(database[start + 4 : end], zlib.MAX_WBITS)
+    content = _unzipped(database[start + 4 : end], zlib.MAX_WBITS, limit=min(limit, MAX_OBJECT_BYTES))
     if len(content) != struct.unpack_from(">I", database, start)[0]:
         raise _broken(f"{name} is not as long as it says")
+    return content
+
+
+def _lines(name: str, content: bytes) -> list[str]:
     lines = _Reader(content).value()
     if not isinstance(lines, list):
         raise _broken(f"{name} is no text")
@@ -53,13 +64,13 @@ def _lines(name: str, place: RValue, database: bytes) -> list[str]:
     return texts
 
 
-def _unzipped(data: bytes, wbits: int) -> bytes:
+def _unzipped(data: bytes, wbits: int, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
     unzip = zlib.decompressobj(wbits)
     try:
-        content = unzip.decompress(data, MAX_OBJECT_BYTES)
+        content = unzip.decompress(data, limit + 1)
     except zlib.error as error:
         raise _broken(f"it cannot be decompressed ({error})") from error
-    if not unzip.eof or unzip.unused_data:
+    if len(content) > limit or not unzip.eof or unzip.unused_data:
         raise _broken("it is cut off, or too large")
     return content
 

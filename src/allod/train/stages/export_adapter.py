@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
+from allod.model.adaptable import ADAPTABLE
 from allod.model.gguf import read_header
 from allod.model.gguf_writer import Tensors, write_adapter
 from allod.prove.folders import digest_of_plain_file
@@ -48,6 +49,7 @@ def run(work: Work) -> Facts:
             write_adapter(
                 path,
                 tensors,
+                architecture=_architecture(base),
                 heads=base["num_attention_heads"],
                 kv_heads=base["num_key_value_heads"],
                 alpha=learnt["lora_alpha"],
@@ -62,6 +64,14 @@ def run(work: Work) -> Facts:
     told: dict[str, JsonValue] = {"file": path.name, "kind": "f32", "sha256": digest, "bytes": path.stat().st_size}
     (work.output / EXPORT).write_bytes(canonical_json({"base": keys.get(BASE), "files": [told]}) + b"\n")
     return {"rank": learnt["r"], "parameters": header.num_parameters}
+
+
+def _architecture(base: Mapping[str, Any]) -> str:
+    if base["model_type"] not in ADAPTABLE:
+        raise _unsupported(
+            f"its base is a {base['model_type']}, and the engine applies adapters to {' and '.join(ADAPTABLE)}"
+        )
+    return str(base["model_type"])
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
