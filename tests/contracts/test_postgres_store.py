@@ -34,7 +34,7 @@ def test_a_server_that_stops_and_starts_is_found_again(place: Place, postgres: S
                 for call in (lambda: store.changes_since(0), lambda: lease(store, 1), place.open):
                     began = time.monotonic()
                     assert unavailable(call).code == "tenants_unavailable"
-                    assert time.monotonic() - began < 3
+                    assert time.monotonic() - began < 10  # a busy machine adds to it; without a bound it is never
             finally:
                 postgres.start()
             assert store.tenant(how.name).id == how.name

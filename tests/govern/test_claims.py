@@ -170,11 +170,11 @@ def test_both_ends_of_a_time_count(between: str, start_ms: int, is_concerned: bo
 )
 def test_what_cannot_be_decided_is_refused(claim: str) -> None:
     """At once, with what would help; a misspelt word is never a claim about nothing, which would hold."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(Invalid) as refused:
         parse_claim(claim, NATION)
     assert refused.value.hint
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_spaces_and_lines_do_not_matter() -> None:
