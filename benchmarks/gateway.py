@@ -1,10 +1,11 @@
-"""Gateways over one engine that costs nothing: requests a second and added latency, in one run of interleaved rounds.
+"""Gateways over one engine that costs nothing: requests and relayed tokens a second and a CPU second, added latency.
 
-    python benchmarks/gateway.py [--rounds 5] [--seconds 3] [--only allod smg]
+    python benchmarks/gateway.py [--rounds 3] [--seconds 2] [--only allod smg] [--beside 8b62729] [--peers DIRECTORY]
 
 Allod keeps a durable receipt of every answer here; LiteLLM and SMG (SGLang's gateway, in Rust) keep none. All check an
-API key. Each runs alone in its turn, in one process. Allod reaches the engine by a Unix socket and the others by TCP,
-as each does in service. Load: `wrk` for whole answers; `load.py` for streamed ones.
+API key, but for `relay`, which passes bytes on unread. Each runs alone in its turn, in one process. Allod reaches the
+engine by a Unix socket and the others by TCP, as each does in service. Load: `wrk` for whole answers; `load.py` for
+streamed ones. Rounds are interleaved, ratios are of one round. `--beside` runs the gateway of an older commit, too.
 """
 
 from __future__ import annotations
@@ -23,13 +24,22 @@ from statistics import median
 
 import mock_engine
 from load import chat_request
-from measure import answers, free_port, listens, machine, needed, paired, rotated, spread, started
+from measure import answers, cpu_seconds, free_port, listens, machine, needed, paired, rotated, spread, started
 from peers import bin_directory
 
 HERE = Path(__file__).parent
 KEY = "sk-benchmark-of-gateways-000000000000000000000"
 CONNECTIONS = 16
+STREAMS = 64  # of `LONG_CHUNKS` tokens each, at a time
 Figures = dict[str, float]
+RATIOS = {
+    "requests/s": "requests_s",
+    "requests/CPU s": "requests_cpu_s",
+    "streams/s": "streams_s",
+    "tokens/s": "tokens_s",
+    "tokens/CPU s": "tokens_cpu_s",
+    "latency alone": "alone_us",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,38 +48,79 @@ class Target:
 
     port: int
     key: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a gateway needs to start: where it may write, where the engine is, and where the programs are."""
+
+    place: Path
+    mock_port: int
+    socket_path: str
+    peers: Path | None
 
 
 def start_mock(stack: ExitStack, place: Path) -> tuple[Target, str]:
     """The engine, and its Unix socket."""
     port, path = free_port(), str(place / "engine.sock")
     command = [sys.executable, str(HERE / "mock_engine.py"), "--port", str(port), "--socket", path]
-    stack.enter_context(started(command, is_ready=lambda: listens(port), log=place / "mock.log"))
-    return Target(port, KEY), path
+    process = stack.enter_context(started(command, is_ready=lambda: listens(port), log=place / "mock.log"))
+    return Target(port, KEY, process.pid), path
 
 
-def start_allod(stack: ExitStack, place: Path, _: int, socket_path: str) -> Target:
-    port, home = free_port(), place / "home"
-    command = [sys.executable, str(HERE / "allod_gateway.py"), "--port", str(port)]
-    command += ["--socket", socket_path, "--home", str(home)]
-    stack.enter_context(started(command, is_ready=lambda: (home / "gateway.json").exists(), log=place / "allod.log"))
-    return Target(port, (home / "local.key").read_text().strip())
+def start_allod(stack: ExitStack, way: Way, source: Path = HERE.parent) -> Target:
+    """Ours, from the working tree at `source`."""
+    port, home = free_port(), way.place / f"home-{source.name}"
+    command = [sys.executable, str(source / "benchmarks" / "allod_gateway.py"), "--port", str(port)]
+    command += ["--socket", way.socket_path, "--home", str(home)]
+    is_ready, log = (home / "gateway.json").exists, way.place / f"allod-{source.name}.log"
+    environment = {"PYTHONPATH": str(source / "src")}
+    process = stack.enter_context(started(command, is_ready=is_ready, log=log, environment=environment))
+    return Target(port, (home / "local.key").read_text().strip(), process.pid)
 
 
-def start_litellm(stack: ExitStack, place: Path, mock_port: int, _: str) -> Target:
-    port, config = free_port(), place / "litellm.json"
-    model = {"model": f"openai/{mock_engine.MODEL}", "api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": "none"}
+def start_older(stack: ExitStack, way: Way, commit: str) -> Target:
+    """Ours, as it was at `commit`."""
+    source = way.place / commit
+    source.mkdir()
+    archive = subprocess.run(
+        ["git", "-C", str(HERE.parent), "archive", commit], check=True, capture_output=True, timeout=60
+    ).stdout
+    subprocess.run(["tar", "-x", "-C", str(source)], input=archive, check=True, timeout=60)
+    return start_allod(stack, way, source)
+
+
+def start_relay(stack: ExitStack, way: Way) -> Target:
+    port = free_port()
+    command = [sys.executable, str(HERE / "relay.py"), "--port", str(port), "--to", str(way.mock_port)]
+    process = stack.enter_context(started(command, is_ready=lambda: listens(port), log=way.place / "relay.log"))
+    return Target(port, KEY, process.pid)
+
+
+def start_litellm(stack: ExitStack, way: Way) -> Target:
+    port, place, config = free_port(), way.place, way.place / "litellm.json"
+    engine = f"http://127.0.0.1:{way.mock_port}/v1"
+    model = {"model": f"openai/{mock_engine.MODEL}", "api_base": engine, "api_key": "none"}
     tree = {
         "model_list": [{"model_name": mock_engine.MODEL, "litellm_params": model}],
         "general_settings": {"master_key": KEY},
         "litellm_settings": {"telemetry": False, "set_verbose": False},
     }
     config.write_text(json.dumps(tree))  # YAML reads JSON
-    command = [str(bin_directory() / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        str((way.peers or bin_directory()) / "litellm"),
+        "--config",
+        str(config),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     command += ["--num_workers", "1", "--telemetry", "False", "--log_config", str(_quiet(place))]
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
-    stack.enter_context(_answering(command, port, place / "litellm.log", environment))
-    return Target(port, KEY)
+    process = stack.enter_context(_answering(command, port, place / "litellm.log", environment))
+    return Target(port, KEY, process.pid)
 
 
 def _quiet(place: Path) -> Path:
@@ -81,14 +132,15 @@ def _quiet(place: Path) -> Path:
     return file
 
 
-def start_smg(stack: ExitStack, place: Path, mock_port: int, _: str) -> Target:
+def start_smg(stack: ExitStack, way: Way) -> Target:
     port, metrics_port = free_port(), free_port()
-    command = [str(bin_directory() / "smg"), "launch", "--worker-urls", f"http://127.0.0.1:{mock_port}"]
+    programs = way.peers or bin_directory()
+    command = [str(programs / "smg"), "launch", "--worker-urls", f"http://127.0.0.1:{way.mock_port}"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--policy", "round_robin"]
     command += ["--disable-health-check", "--log-level", "error"]
     command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port)]  # 0.0.0.0 unless told
-    stack.enter_context(_answering(command, port, place / "smg.log", {}))
-    return Target(port, KEY)
+    process = stack.enter_context(_answering(command, port, way.place / "smg.log", {}))
+    return Target(port, KEY, process.pid)
 
 
 def _answering(command: list[str], port: int, log: Path, environment: dict[str, str]):  # type: ignore[no-untyped-def]
@@ -96,8 +148,9 @@ def _answering(command: list[str], port: int, log: Path, environment: dict[str, 
     return started(command, is_ready=lambda: listens(port) and answers(port, request), log=log, environment=environment)
 
 
-STARTS: dict[str, Callable[[ExitStack, Path, int, str], Target]] = {
+STARTS: dict[str, Callable[[ExitStack, Way], Target]] = {
     "allod": start_allod,
+    "relay": start_relay,
     "litellm": start_litellm,
     "smg": start_smg,
 }
@@ -108,17 +161,21 @@ def whole_answers(target: Target, *, connections: int, seconds: float) -> Figure
     body = chat_request(target.port, target.key, mock_engine.MODEL, stream=False).partition(b"\r\n\r\n")[2].decode()
     command = [needed("wrk", "wrk"), "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(HERE / "wrk.lua")]
     command += [f"http://127.0.0.1:{target.port}/v1/chat/completions", "--", body, target.key]
+    before = cpu_seconds(target.pid)
     figures: Figures = json.loads(_run(command).splitlines()[-1])
     if figures["failed"]:
         sys.exit(f"error: {figures['failed']:.0f} requests failed on port {target.port}")
+    figures["cpu_s"] = (cpu_seconds(target.pid) - before) / figures["num"]
     return figures
 
 
-def streamed_answers(target: Target, *, connections: int, seconds: float) -> Figures:
-    """One run of the streaming client."""
+def streamed_answers(target: Target, *, connections: int, seconds: float, max_tokens: int = 64) -> Figures:
+    """One run of the streaming client, and the target's CPU seconds an answer."""
     command = [sys.executable, str(HERE / "load.py"), "--port", str(target.port), "--key", target.key, "--stream"]
-    command += ["--connections", str(connections), "--seconds", str(seconds)]
+    command += ["--connections", str(connections), "--seconds", str(seconds), "--max-tokens", str(max_tokens)]
+    before = cpu_seconds(target.pid)
     figures: Figures = json.loads(_run(command))
+    figures["cpu_s"] = (cpu_seconds(target.pid) - before) / figures["num"]
     return figures
 
 
@@ -139,11 +196,15 @@ def measure(targets: dict[str, Target], *, rounds: int, seconds: float) -> dict[
             many = whole_answers(target, connections=CONNECTIONS, seconds=length)
             stream = streamed_answers(target, connections=1, seconds=length)
             streams = streamed_answers(target, connections=CONNECTIONS, seconds=length)
+            long = streamed_answers(target, connections=STREAMS, seconds=length, max_tokens=mock_engine.LONG_CHUNKS)
             if number < 0:
                 continue
             figures = found[name]
             figures["alone_us"].append(alone["median_us"])
             figures["requests_s"].append(many["requests_s"])
+            figures["requests_cpu_s"].append(1 / many["cpu_s"])
+            figures["tokens_s"].append(long["requests_s"] * mock_engine.LONG_CHUNKS)
+            figures["tokens_cpu_s"].append(mock_engine.LONG_CHUNKS / long["cpu_s"])
             figures["first_us"].append(stream["first_us"])
             figures["end_us"].append(stream["end_us"])
             figures["streams_s"].append(streams["requests_s"])
@@ -162,20 +223,26 @@ def report(found: dict[str, dict[str, list[float]]]) -> None:
             f"{spread(figures['requests_s'], 0) + '/s':26}{median(figures['first_us']):9.0f} us"
             f"{median(figures['end_us']):6.0f} us   {median(figures['streams_s']):.0f}/s"
         )
-    ours = found.get("allod")
-    for name in ("litellm", "smg"):
-        if ours and name in found:
-            whole = spread(paired(ours["requests_s"], found[name]["requests_s"]))
-            streams = spread(paired(ours["streams_s"], found[name]["streams_s"]))
-            alone = spread(paired(ours["alone_us"], found[name]["alone_us"]))
-            print(f"ratio Allod / {name}: requests/s {whole}, streams/s {streams}, latency alone {alone}")
+    print(f"\n{STREAMS} streams of {mock_engine.LONG_CHUNKS} chunks, tokens a second and a CPU second of the gateway:")
+    for name, figures in found.items():
+        print(f"{name:10}{spread(figures['tokens_s'], 0):>32}{spread(figures['tokens_cpu_s'], 0):>32}")
+    if "allod" not in found:
+        return
+    for name in found:
+        if name not in ("allod", "direct"):
+            ratios = {
+                words: spread(paired(found["allod"][figure], found[name][figure])) for words, figure in RATIOS.items()
+            }
+            print(f"ratio Allod / {name}: " + ", ".join(f"{words} {ratio}" for words, ratio in ratios.items()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--only", nargs="*", choices=list(STARTS), default=list(STARTS))
+    parser.add_argument("--beside", metavar="COMMIT", help="run the gateway of that commit, too")
+    parser.add_argument("--peers", type=Path, help="where litellm and smg are; else they are installed")
     words = parser.parse_args()
     needed("wrk", "wrk")
     print(f"gateways over a mock engine: {machine()}; {words.rounds} rounds of {words.seconds:.0f} s")
@@ -183,8 +250,11 @@ def main() -> None:
         place = Path(directory)
         direct, socket_path = start_mock(stack, place)
         targets = {"direct": direct}
+        way = Way(place, direct.port, socket_path, words.peers)
         for name in words.only:
-            targets[name] = STARTS[name](stack, place, direct.port, socket_path)
+            targets[name] = STARTS[name](stack, way)
+        if words.beside:
+            targets[words.beside] = start_older(stack, way, words.beside)
         found = measure(targets, rounds=words.rounds, seconds=words.seconds)
     report(found)
 

@@ -21,12 +21,12 @@ import uvloop
 TIMEOUT_S = 30.0
 
 
-def chat_request(port: int, key: str, model: str, *, stream: bool) -> bytes:
+def chat_request(port: int, key: str, model: str, *, stream: bool, max_tokens: int = 64) -> bytes:
     """The bytes of one request. The seed is given: nobody is to draw one."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": "What is the capital of Wales, and where does it lie?"}],
-        "max_tokens": 64,
+        "max_tokens": max_tokens,
         "seed": 1,
         "stream": stream,
     }
@@ -95,6 +95,7 @@ async def load(request: bytes, port: int, *, connections: int, seconds: float) -
     times = [pair for one in made for pair in one.times]
     return {
         "requests_s": len(times) / took_s,
+        "num": len(times),
         "first_us": median(first for first, _ in times) * 1e6,
         "end_us": median(end for _, end in times) * 1e6,
     }
@@ -108,8 +109,9 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--max-tokens", type=int, default=64)
     words = parser.parse_args()
-    request = chat_request(words.port, words.key, words.model, stream=words.stream)
+    request = chat_request(words.port, words.key, words.model, stream=words.stream, max_tokens=words.max_tokens)
     try:
         found = uvloop.run(load(request, words.port, connections=words.connections, seconds=words.seconds))
     except ConnectionError as error:

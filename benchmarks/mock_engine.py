@@ -3,7 +3,7 @@
     python benchmarks/mock_engine.py --port N --socket PATH
 
 It answers what gateways ask of an engine at start (`/health`, `/v1/models`, `/version`), a chat at once, and a streamed
-chat in `NUM_CHUNKS` events, each in a packet of its own.
+chat in `NUM_CHUNKS` events, each in a packet of its own; in `LONG_CHUNKS` where that many tokens are asked for.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import httptools
 import uvloop
 
 MODEL = "bench"
-NUM_CHUNKS = 32
+NUM_CHUNKS, LONG_CHUNKS = 32, 200
 _CREATED = 1_700_000_000
-_USAGE = b'"usage":{"prompt_tokens":12,"completion_tokens":%d,"total_tokens":%d}' % (NUM_CHUNKS, 12 + NUM_CHUNKS)
+_USAGE = b'"usage":{"prompt_tokens":12,"completion_tokens":%d,"total_tokens":%d}'
 _FRAME = b'"id":"chatcmpl-mock","created":%d,"model":"bench",' % _CREATED
 _ANSWER = (
     b'{"object":"chat.completion",%s%s,"choices":[{"index":0,"finish_reason":"stop","message":'
-    b'{"role":"assistant","content":"The capital of Wales is Cardiff, on the Bristol Channel."}}]}' % (_FRAME, _USAGE)
+    b'{"role":"assistant","content":"The capital of Wales is Cardiff, on the Bristol Channel."}}]}'
+    % (_FRAME, _USAGE % (NUM_CHUNKS, 12 + NUM_CHUNKS))
 )
 
 
@@ -31,12 +32,15 @@ def _event(delta: bytes, finish: bytes = b"null") -> bytes:
     return b'data: {"object":"chat.completion.chunk",%s%s}\n\n' % (_FRAME, choice)
 
 
-_END = b'data: {"object":"chat.completion.chunk",%s%s,"choices":[]}\n\ndata: [DONE]\n\n' % (_FRAME, _USAGE)
-_CHUNKS = (
-    _event(b'{"role":"assistant","content":""}'),
-    *(_event(b'{"content":" word"}') for _ in range(NUM_CHUNKS)),
-    _event(b"{}", b'"stop"') + _END,
-)
+_END = b'data: {"object":"chat.completion.chunk",%s%s,"choices":[]}\n\ndata: [DONE]\n\n'
+
+
+def _chunks(count: int) -> list[bytes]:
+    end = _END % (_FRAME, _USAGE % (count, 12 + count))
+    words = [_event(b'{"content":" word"}')] * count
+    return [_event(b'{"role":"assistant","content":""}'), *words, _event(b"{}", b'"stop"') + end]
+
+
 _MODELS = b'{"object":"list","data":[{"id":"bench","object":"model","created":%d,"owned_by":"mock"}]}' % _CREATED
 _SMALL = {
     b"/health": b'{"status":"ok"}',
@@ -56,7 +60,9 @@ def _chunked(data: bytes) -> bytes:
 
 _WHOLE = _response(_ANSWER)
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-_STREAM = [*map(_chunked, _CHUNKS), b"0\r\n\r\n"]
+_STREAM = [*map(_chunked, _chunks(NUM_CHUNKS)), b"0\r\n\r\n"]
+_LONG_STREAM = [*map(_chunked, _chunks(LONG_CHUNKS)), b"0\r\n\r\n"]
+_LONG = b'"max_tokens":%d' % LONG_CHUNKS
 
 
 class Connection(asyncio.Protocol):
@@ -78,22 +84,23 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._path == b"/v1/chat/completions":
-            if b'"stream":true' in self._body.replace(b" ", b""):
+            body = self._body.replace(b" ", b"")
+            if b'"stream":true' in body:
                 self._transport.write(_STREAM_HEAD)
-                self._continue(0)
+                self._continue(_LONG_STREAM if _LONG in body else _STREAM, 0)
             else:
                 self._transport.write(_WHOLE)
         else:
             found = _SMALL.get(self._path.partition(b"?")[0])
             self._transport.write(_response(found) if found else _response(b"{}", b"404 Not Found"))
 
-    def _continue(self, number: int) -> None:
+    def _continue(self, stream: list[bytes], number: int) -> None:
         """Each chunk in a turn of the loop, as an engine makes them, and nothing for a client that left."""
         if self._transport.is_closing():
             return
-        self._transport.write(_STREAM[number])
-        if number + 1 < len(_STREAM):
-            asyncio.get_running_loop().call_soon(self._continue, number + 1)
+        self._transport.write(stream[number])
+        if number + 1 < len(stream):
+            asyncio.get_running_loop().call_soon(self._continue, stream, number + 1)
 
 
 async def serve(port: int, socket_path: str) -> None:

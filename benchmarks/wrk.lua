@@ -10,6 +10,6 @@ function done(summary, latency, requests)
   local errors = summary.errors
   local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
   io.write(string.format(
-    '{"requests_s": %.1f, "median_us": %.1f, "failed": %d}\n',
-    summary.requests / (summary.duration / 1e6), latency:percentile(50), failed))
+    '{"requests_s": %.1f, "num": %d, "median_us": %.1f, "failed": %d}\n',
+    summary.requests / (summary.duration / 1e6), summary.requests, latency:percentile(50), failed))
 end

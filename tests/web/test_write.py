@@ -175,3 +175,14 @@ def test_a_failure_inside_a_stream_is_an_event() -> None:
     """`data: {"error": ...}`, as clients of streams look for it."""
     (event,) = events(write.error_event(Unavailable("gone", code="engine_lost")))
     assert event["error"]["code"] == "engine_lost"
+
+
+@given(st.text(), st.booleans())
+def test_a_chunk_of_text_is_the_same_however_it_is_written(text: str, include_usage: bool) -> None:
+    """With probabilities it is encoded whole, without them around its text: but for them the same object."""
+    made = writer(include_usage=include_usage)
+    (plain,), (full,) = events(made.piece(Piece(text))), events(made.piece(Piece(text, (LOGPROB,))))
+    assert full["choices"][0].pop("logprobs") == {"content": [LOGPROB], "refusal": None}
+    assert plain["choices"][0].pop("logprobs") is None
+    assert plain == full
+    assert plain["choices"][0]["delta"] == {"content": text}

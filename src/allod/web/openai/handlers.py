@@ -15,7 +15,7 @@ from allod.serve.gateway import Gateway
 from allod.serve.served_model import ServedModel
 from allod.web.asgi import Call
 from allod.web.bodies import check_keys
-from allod.web.http import EVENTS, JSON, Headers, read_body, unless_client_leaves
+from allod.web.http import EVENTS, JSON, Headers, Outgoing, read_body, unless_client_leaves
 from allod.web.labels import label_headers, label_of
 from allod.web.metrics import Metrics
 from allod.web.openai import read, write
@@ -94,18 +94,24 @@ class OpenAI:
     async def _stream(self, call: Call, request: Request, writer: write.AnswerWriter) -> None:
         """Headers go out with the first thing there is to say, so that an early error still has a status."""
         answer = await self._gateway.stream(_caller(call), request)
-        async with aclosing(answer.value) as items:
-            async for item in items:
-                if not call.started:
-                    call.started = True
-                    headers = [*EVENTS, (b"x-request-id", call.id.encode()), *_about(call, answer.label)]
-                    await call.send({"type": "http.response.start", "status": 200, "headers": headers})
-                    await _send(call, writer.first())
-                if isinstance(item, Piece):
-                    await _send(call, writer.piece(item))
-                else:
-                    self._count(item)
-                    await _send(call, writer.last(item))
+        out = Outgoing(call.send)
+        try:
+            async with aclosing(answer.value) as items:
+                while (item := await out.meanwhile(anext(items, None))) is not None:
+                    if not call.started:
+                        call.started = True
+                        headers = [*EVENTS, (b"x-request-id", call.id.encode()), *_about(call, answer.label)]
+                        await call.send({"type": "http.response.start", "status": 200, "headers": headers})
+                        await out.write(writer.first())
+                    if isinstance(item, Piece):
+                        await out.write(writer.piece(item))
+                    else:
+                        self._count(item)
+                        await out.write(writer.last(item))
+        except Exception:
+            await out.flush()  # what came before the failure, and then the event that tells of it
+            raise
+        await out.flush()
         await call.send({"type": "http.response.body", "body": b""})
 
     async def _body(self, call: Call) -> bytes:
@@ -121,10 +127,6 @@ class OpenAI:
     def _count(self, completion: Completion) -> None:
         usage = completion.usage
         self._metrics.count_tokens(prompt=usage.prompt_tokens, completion=usage.completion_tokens)
-
-
-async def _send(call: Call, body: bytes) -> None:
-    await call.send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _caller(call: Call) -> Caller:
