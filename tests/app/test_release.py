@@ -202,6 +202,19 @@ def test_a_run_that_was_changed_on_disk_is_refused(
     assert ReleasedModels(settings).find("tiny") is None
 
 
+@pytest.mark.parametrize("stage", ["source", "pretrain", "export"])
+def test_a_stage_that_is_no_leaf_is_not_released(settings: Settings, tmp_path: Path, stage: str) -> None:
+    """Nothing is signed, stored or logged for a run in which one stage's manifest is nobody's word."""
+    run = model_run(tmp_path / "run")
+    ArtefactsLog(settings).append([manifest for name, manifest in run.manifests.items() if name != stage])
+    before = num_logged(settings)
+    with pytest.raises(Invalid, match=f"the stage {stage} was not made here") as caught:
+        release(settings, run.folder, now_ms=5_000, report=silent)
+    assert caught.value.code == "stage_unlogged"
+    assert num_logged(settings) == before
+    assert not list(Home(settings.home).store.glob("[!.]*"))
+
+
 def test_a_link_in_a_run_is_refused(settings: Settings, tmp_path: Path) -> None:
     """What it leads to could be anything tomorrow."""
     run = model_run(tmp_path / "run")

@@ -183,6 +183,65 @@ def test_an_adapter_of_another_base_is_refused_by_the_engine(run: Path, tmp_path
     assert caught.value.code == "engine_refused"
 
 
+def write_qwen2(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`folder`/weights.gguf: a Qwen2 of random weights, with its biases, and its rows as the network has them."""
+    folder.mkdir()
+    write_tokenizer(folder, [*(bytes([byte]) for byte in range(256)), b"th"], [(b"t", b"h")])
+    shape = Shape(vocab=260, width=64, layers=2, heads=4, kv_heads=2, hidden=128, context=128)
+    network = Network(shape)
+    network.initialise(3)
+    tensors: dict[str, Any] = {
+        name: (tensor.detach() * (6 if tensor.ndim == 2 else 1)).numpy for name, tensor in published(network).items()
+    }
+    generator = torch.Generator().manual_seed(5)
+    for layer in range(shape.layers):
+        for part, rows in (("q", 64), ("k", 32), ("v", 32)):
+            bias = torch.randn(rows, generator=generator) * 0.3
+            tensors[f"model.layers.{layer}.self_attn.{part}_proj.bias"] = bias.numpy
+    named = gguf_writer.engine_name
+
+    def engine_name(name: str) -> str:
+        if not name.endswith(".bias"):
+            return named(name)
+        return named(f"{name.removesuffix('bias')}weight").removesuffix("weight") + "bias"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf_writer, "ARCHITECTURE", "qwen2")
+        patched.setattr(gguf_writer, "rotary_rows", lambda rows, heads: rows)
+        patched.setattr(gguf_writer, "engine_name", engine_name)
+        gguf_writer.write_model(folder / "weights.gguf", shape, tensors, folder, kind="f16", keys={})
+
+
+def test_over_a_qwen2_it_loads_and_is_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own architecture in the header, and rows of q and k as they are: else the engine refuses it, or worse."""
+    write_qwen2(tmp_path / "base", monkeypatch)
+    base = Base(tmp_path / "base")
+    assert base.shape()["model_type"] == "qwen2"
+    logits = write_adapted(tmp_path, base, spread=0.08)
+    tokens = list(TEXT.encode())
+    with torch.no_grad():
+        wanted = surprises(logits(torch.tensor([tokens])), tokens)
+    stage.run(work_in(tmp_path, "export_adapter", "adapt", "base"))
+    assert read_header(tmp_path / "export_adapter" / "adapter.gguf", is_adapter=True).architecture == "qwen2"
+    adapter = tmp_path / "export_adapter" / "adapter.gguf"
+    with Engine(tmp_path / "base" / "weights.gguf", context=128, adapter=adapter) as engine:
+        found = engine.surprises(tokens)
+    with Engine(tmp_path / "base" / "weights.gguf", context=128) as engine:
+        plain = engine.surprises(tokens)
+    assert apart(found, wanted) < 0.02
+    assert apart(found, plain) > 0.2
+
+
+def test_a_base_that_the_engine_would_not_adapt_is_refused(run: Path, tmp_path: Path) -> None:
+    """Here, too: the stage believes no earlier check."""
+    copy = copy_with(run, tmp_path / "copy")
+    shape = json.loads((copy / "adapt" / "base.json").read_bytes())
+    (copy / "adapt" / "base.json").write_text(json.dumps({**shape, "model_type": "gemma2"}))
+    with pytest.raises(Invalid, match="gemma2") as caught:
+        stage.run(work_in(copy, "export_adapter", "adapt"))
+    assert caught.value.code == "adapter_unsupported"
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_over_a_real_model_the_engine_and_peft_agree(weights: Path, tmp_path: Path) -> None:
