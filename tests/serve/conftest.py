@@ -34,6 +34,7 @@ from allod.serve.engines.echo import EchoEngine
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Answered as Recorded
 from allod.serve.recorder import Recorder
+from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
 from allod.settings import load_nation
 
@@ -183,11 +184,13 @@ def front(tmp_path: Path) -> MakeFront:
             admission=admission,
             recorder=recorder,
             salt_secret=bytes(32),
+            judge=Judge(),
         )
         try:
             async with asyncio.timeout(20):
                 yield Front(gateway, recorder, writer, day_keys, log, quotas)
         finally:
+            await gateway.judge.close()
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(log.close)
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import pydantic_function_tool
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Sampling, Tool, ToolCall, Usage
 from allod.serve import tools
+from allod.serve.schemas.judge import Judge
 
 WEATHER = Tool(
     "weather",
@@ -27,12 +33,44 @@ WEATHER = Tool(
         "additionalProperties": False,
     },
 )
+JUDGE = Judge()
 CLOCK = Tool("clock", "The time", {"type": "object"})
 QUESTION = {"role": "user", "content": "Will it rain in Tywyn?"}
 
 
+class Place(pydantic.BaseModel):
+    town: str
+    near: Place | None
+
+
+class Trip(pydantic.BaseModel):
+    start: Place
+    stops: list[Place]
+
+
+class Home(pydantic.BaseModel):
+    place: Place
+
+
 def chat(*offered: Tool, choice: str = "auto", messages: tuple[Any, ...] = (QUESTION,)) -> Chat:
     return Chat("m", messages, Sampling(seed=1), tools=offered, tool_choice=choice)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def judge_is_ended() -> Iterator[None]:
+    """One process judges for all of these tests."""
+    yield
+    asyncio.run(JUDGE.close())
+
+
+def interpreted(asked: Chat, completion: Completion) -> Completion:
+    return asyncio.run(tools.interpret(asked, completion, partial(JUDGE.verdict, "local")))
+
+
+def checked(asked: Chat) -> None:
+    """What a gateway does before it asks a model."""
+    tools.check_tools(asked)
+    asyncio.run(JUDGE.check("local", tools.schemas_of(asked)))
 
 
 def answered(text: str, *, finish: Any = "stop") -> Completion:
@@ -71,6 +109,49 @@ def test_a_required_call_becomes_one_of_the_tools() -> None:
     assert set(alternatives) == {"weather", "clock"}
     assert alternatives["weather"]["properties"]["arguments"] == WEATHER.parameters
     assert alternatives["weather"]["required"] == ["name", "arguments"]
+
+
+def pointed(schema: Any, reference: str) -> Any:
+    """What a reference within a document means."""
+    for step in reference.removeprefix("#").split("/")[1:]:
+        schema = schema[int(step)] if isinstance(schema, list) else schema[step.replace("~1", "/").replace("~0", "~")]
+    return schema
+
+
+def references(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [reference for item in value for reference in references(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+    return own + [reference for item in value.values() for reference in references(item)]
+
+
+def test_the_references_of_each_tool_lead_into_that_tool() -> None:
+    """Two tools may define the same name, refer to themselves, to a property, by an anchor or by their own address."""
+    definitions = {"$defs": {"A": {"type": "string"}, "B": {"$anchor": "b", "type": "null"}}, "type": "object"}
+    first = Tool("first", "", {**definitions, "properties": {"a": {"$ref": "#/$defs/A"}, "b": {"$ref": "#b"}}})
+    other = {**definitions, "$defs": {"A": {"type": "integer"}}, "$id": "https://example.org/t"}
+    uses = {"a": {"$ref": "https://example.org/t#/$defs/A"}, "again": {"$ref": "#/properties/a"}, "self": {"$ref": "#"}}
+    schema = tools.prepare(chat(first, Tool("second", "", {**other, "properties": uses}), choice="required")).schema
+    assert schema is not None
+    met = [pointed(schema, reference) for reference in references(schema)]
+    assert [each.get("type") for each in met] == ["string", "null", "integer", None, "object"]
+    assert met[-1] is schema["anyOf"][1]["properties"]["arguments"]
+
+
+@pytest.mark.parametrize("names", [("Trip", "Home"), ("Trip",)])
+def test_nested_pydantic_models_are_tools(names: tuple[str, ...]) -> None:
+    """As openai's `pydantic_function_tool` writes them, forced in either way."""
+    offered = []
+    for name in names:
+        function: Any = pydantic_function_tool({"Trip": Trip, "Home": Home}[name])["function"]
+        offered.append(Tool(function["name"], "", function["parameters"]))
+    for choice in ("required", "auto", names[0]):
+        checked(chat(*offered, choice=choice))
+    arguments = {"start": {"town": "Tywyn", "near": None}, "stops": []}
+    answer = answered(written("Trip", **arguments))
+    assert called(interpreted(chat(*offered, choice="required"), answer)) == [("Trip", arguments)]
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
@@ -143,7 +224,7 @@ def test_a_conversation_without_tools_is_passed_on_as_it_is() -> None:
 )
 def test_an_offered_call_is_found(text: str) -> None:
     """In the forms that models write it in; the text is then no content."""
-    completion = tools.interpret(chat(WEATHER, CLOCK), answered(text))
+    completion = interpreted(chat(WEATHER, CLOCK), answered(text))
     assert called(completion) == [("weather", {"town": "Tywyn"})]
     assert completion.content is None
     assert completion.finish == "tool_calls"
@@ -153,7 +234,7 @@ def test_an_offered_call_is_found(text: str) -> None:
 def test_several_calls_are_found_in_their_order() -> None:
     """Each in its own tags."""
     text = f"<tool_call>{written('clock')}</tool_call>\n<tool_call>{written('weather', town='Tywyn')}</tool_call>"
-    assert called(tools.interpret(chat(WEATHER, CLOCK), answered(text))) == [
+    assert called(interpreted(chat(WEATHER, CLOCK), answered(text))) == [
         ("clock", {}),
         ("weather", {"town": "Tywyn"}),
     ]
@@ -162,7 +243,7 @@ def test_several_calls_are_found_in_their_order() -> None:
 def test_arguments_may_contain_what_ends_a_call() -> None:
     """The end is where the JSON ends, not where its text says so."""
     text = f"<tool_call>{written('weather', town='</tool_call> }{')}</tool_call>"
-    assert called(tools.interpret(chat(WEATHER), answered(text))) == [("weather", {"town": "</tool_call> }{"})]
+    assert called(interpreted(chat(WEATHER), answered(text))) == [("weather", {"town": "</tool_call> }{"})]
 
 
 @pytest.mark.parametrize(
@@ -199,14 +280,14 @@ def test_arguments_may_contain_what_ends_a_call() -> None:
 def test_what_is_no_valid_call_is_content(text: str) -> None:
     """The client never gets a call that its own schema forbids: it gets the words, unchanged."""
     completion = answered(text)
-    assert tools.interpret(chat(WEATHER, CLOCK), completion) is completion
+    assert interpreted(chat(WEATHER, CLOCK), completion) is completion
 
 
 @pytest.mark.parametrize("calls", ["<tool_call>{", f"<tool_call>{written('clock')}</tool_call>x"])
 def test_many_beginnings_of_calls_cost_little(calls: str) -> None:
     """Found in one pass: what a model repeats ten thousand times does not hold up everybody else."""
     begin = time.process_time()
-    tools.interpret(chat(WEATHER), answered(calls * 10_000))
+    interpreted(chat(WEATHER), answered(calls * 10_000))
     assert time.process_time() - begin < 1
 
 
@@ -214,7 +295,7 @@ def test_one_call_at_most_where_only_one_was_asked_for() -> None:
     """`parallel_tool_calls: false`: the first call of several, in whatever order the tools were offered."""
     text = f"<tool_call>{written('clock')}</tool_call><tool_call>{written('weather', town='Tywyn')}</tool_call>"
     asked = replace(chat(WEATHER, CLOCK), parallel_tool_calls=False)
-    completion = tools.interpret(asked, answered(text))
+    completion = interpreted(asked, answered(text))
     assert called(completion) == [("clock", {})]
     assert (completion.content, completion.finish) == (None, "tool_calls")
 
@@ -222,43 +303,71 @@ def test_one_call_at_most_where_only_one_was_asked_for() -> None:
 def test_nothing_is_found_where_nothing_was_offered() -> None:
     """The same words are content when tools are absent or "none"."""
     completion = answered(written("weather", town="Tywyn"))
-    assert tools.interpret(chat(choice="none"), completion) is completion
-    assert tools.interpret(chat(WEATHER, choice="none"), completion) is completion
+    assert interpreted(chat(choice="none"), completion) is completion
+    assert interpreted(chat(WEATHER, choice="none"), completion) is completion
 
 
 def test_a_forced_answer_is_wrapped_up_as_the_call() -> None:
     """The engine wrote arguments; the client gets a call of the tool that it named."""
-    completion = tools.interpret(chat(WEATHER, CLOCK, choice="weather"), answered('{"town": "Tywyn"}'))
+    completion = interpreted(chat(WEATHER, CLOCK, choice="weather"), answered('{"town": "Tywyn"}'))
     assert completion.tool_calls == (ToolCall("weather", '{"town": "Tywyn"}'),)
     assert (completion.content, completion.finish) == (None, "tool_calls")
 
 
 def test_a_required_answer_is_a_call_of_the_chosen_tool() -> None:
     """The engine chose; the name comes out of its answer."""
-    completion = tools.interpret(chat(WEATHER, CLOCK, choice="required"), answered(written("clock")))
+    completion = interpreted(chat(WEATHER, CLOCK, choice="required"), answered(written("clock")))
     assert called(completion) == [("clock", {})]
 
 
-@pytest.mark.parametrize("text", ["It will rain.", "{}", '{"town": 7}', "[]", ""])
+@pytest.mark.parametrize("text", ["It will rain.", "{}", '{"town": 7}', "[]"])
 @pytest.mark.parametrize("choice", ["weather", "required"])
 def test_a_forced_call_that_breaks_its_schema_is_an_error(choice: str, text: str) -> None:
     """An engine that did not keep the schema must not be taken at its word; the client hears that it is our fault."""
-    with pytest.raises(Unavailable) as caught:
-        tools.interpret(chat(WEATHER, CLOCK, choice=choice), answered(text))
+    with pytest.raises(Invalid) as caught:
+        interpreted(chat(WEATHER, CLOCK, choice=choice), answered(text))
     assert caught.value.code == "tool_call_invalid"
+    assert caught.value.hint is not None
+    assert "does not help" in caught.value.hint
 
 
-def test_a_forced_call_that_was_cut_short_says_so() -> None:
-    """As OpenAI does: what there is of the arguments, with `length` as the reason."""
-    completion = tools.interpret(chat(WEATHER, choice="weather"), answered('{"town": "Ty', finish="length"))
-    assert completion.tool_calls == (ToolCall("weather", '{"town": "Ty'),)
-    assert completion.finish == "length"
+def test_a_forced_call_that_came_to_nothing_may_be_asked_for_again() -> None:
+    """What there is of it breaks no schema."""
+    with pytest.raises(Unavailable) as caught:
+        interpreted(chat(WEATHER, choice="weather"), answered(""))
+    assert (caught.value.code, caught.value.hint) == ("tool_call_invalid", "ask again")
+
+
+@pytest.mark.parametrize("choice", ["weather", "required"])
+@pytest.mark.parametrize("text", ['{"', '{"town": "Ty', '{"name": "weather", "arguments": {"town": "Ty'])
+def test_a_forced_call_that_was_cut_short_is_no_call(choice: str, text: str) -> None:
+    """Nobody may act on half of the arguments: they are content, and `length` says why."""
+    begun = answered(text, finish="length")
+    if (choice == "required") != ("name" in text) and len(text) > 2:
+        with pytest.raises(Invalid):  # it could not have become that call
+            interpreted(chat(WEATHER, choice=choice), begun)
+    else:
+        assert interpreted(chat(WEATHER, choice=choice), begun) == begun
+
+
+def test_a_forced_call_that_is_whole_is_a_call_whatever_ended_it() -> None:
+    """The last token that was allowed may have been its last."""
+    completion = interpreted(chat(WEATHER, choice="weather"), answered('{"town": "Tywyn"}', finish="length"))
+    assert called(completion) == [("weather", {"town": "Tywyn"})]
+    assert completion.finish == "tool_calls"
+
+
+def test_an_offered_call_that_was_cut_short_is_content() -> None:
+    """Also where a whole one stands before it."""
+    text = f"<tool_call>{written('clock')}</tool_call><tool_call>{written('clock')[:-3]}"
+    completion = answered(text, finish="length")
+    assert interpreted(chat(CLOCK), completion) is completion
 
 
 @given(st.text() | st.text('{}[]",:`<>/_toolcanme ', max_size=60))
 def test_no_text_of_a_model_is_an_exception(text: str) -> None:
     """Whatever a model writes to an offer is content or a valid call."""
-    completion = tools.interpret(chat(WEATHER, CLOCK), answered(text))
+    completion = interpreted(chat(WEATHER, CLOCK), answered(text))
     assert completion.tool_calls or completion.content == text
 
 
@@ -298,6 +407,7 @@ def test_what_was_shown_is_never_taken_back(text: str, more: str) -> None:
         {"properties": {"a": {"pattern": "("}}},
         {"$ref": "#/nowhere"},
         {"required": "town"},
+        {"type": "string"},
         {"minimum": "1"},
     ],
     ids=str,
@@ -305,7 +415,7 @@ def test_what_was_shown_is_never_taken_back(text: str, more: str) -> None:
 def test_a_tool_needs_a_json_schema(parameters: dict[str, Any]) -> None:
     """Refused before any work is done, and its place in the request is named."""
     with pytest.raises(Invalid) as caught:
-        tools.check_tools(chat(WEATHER, Tool("broken", "", parameters)))
+        checked(chat(WEATHER, Tool("broken", "", parameters)))
     assert caught.value.param == "tools[1].function.parameters"
 
 
@@ -315,28 +425,28 @@ def test_a_schema_nested_without_end_is_refused() -> None:
     for _ in range(900):
         schema = {"properties": {"a": schema}}
     with pytest.raises(Invalid):
-        tools.check_tools(chat(Tool("deep", "", schema)))
+        checked(chat(Tool("deep", "", schema)))
 
 
 @pytest.mark.parametrize("choice", ["lottery", "Weather", ""])
 def test_a_choice_must_name_a_tool(choice: str) -> None:
     """A name that is not offered is the client's mistake, not "auto"."""
     with pytest.raises(Invalid) as caught:
-        tools.check_tools(chat(WEATHER, choice=choice))
+        checked(chat(WEATHER, choice=choice))
     assert caught.value.param == "tool_choice"
 
 
 def test_a_call_cannot_be_required_of_no_tools() -> None:
     """There would be nothing to call."""
     with pytest.raises(Invalid) as caught:
-        tools.check_tools(chat(choice="required"))
+        checked(chat(choice="required"))
     assert caught.value.param == "tool_choice"
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
 def test_no_tools_and_no_demand_is_fine(choice: str) -> None:
     """An empty list of tools is what many clients send."""
-    tools.check_tools(chat(choice=choice))
+    checked(chat(choice=choice))
 
 
 @pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef", "$schema"])
@@ -356,8 +466,8 @@ def test_a_schema_makes_the_gateway_fetch_nothing(keyword: str) -> None:
         thread.start()
         offered = Tool("spy", "", {keyword: f"http://127.0.0.1:{listener.getsockname()[1]}/schema.json"})
         try:
-            tools.check_tools(chat(offered))
-            tools.interpret(chat(offered), answered(written("spy")))
+            checked(chat(offered))
+            interpreted(chat(offered), answered(written("spy")))
         except Invalid as error:
             refused = error
         else:
@@ -370,4 +480,4 @@ def test_a_schema_makes_the_gateway_fetch_nothing(keyword: str) -> None:
 def test_a_schema_reads_no_file() -> None:
     """Nor is one on this machine looked up."""
     with pytest.raises(Invalid):
-        tools.check_tools(chat(Tool("spy", "", {"$ref": "file:///etc/hostname"})))
+        checked(chat(Tool("spy", "", {"$ref": "file:///etc/hostname"})))

@@ -30,6 +30,7 @@ from allod.serve.engine import Engine
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Recorder
 from allod.serve.replica import Replica
+from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 
@@ -127,6 +128,7 @@ async def run_realm(
             yield Realm(settings, opened, gateway=gateway, upkeep=upkeep, models=tuple(models.values()))
         finally:
             await upkeep.stop()
+            await gateway.judge.close()
     finally:
         await asyncio.to_thread(writer.close)
         await asyncio.to_thread(opened.resources.close)
@@ -166,6 +168,7 @@ def _gateway(
             now_ms=opened.clock.now_ms,
         ),
         salt_secret=opened.salt_secret,
+        judge=Judge(),
     )
 
 

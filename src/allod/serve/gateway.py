@@ -21,19 +21,23 @@ from typing import Literal, cast
 
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Usage
 from allod.core.shown_text import folded
 from allod.govern.keys import Caller, KeyRing
-from allod.serve import schemas, tools
+from allod.serve import tools
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.engine import Engine, EngineInfo
 from allod.serve.recorder import Recorder
 from allod.serve.salts import cache_salt
+from allod.serve.schemas.bounds import check_bounds
+from allod.serve.schemas.grammar import check_enforced
+from allod.serve.schemas.judge import Asked, Judge
 from allod.serve.served_model import ServedModel
 from allod.serve.work import Accepted, Work
 
+SCHEMA_PLACE = "response_format.json_schema.schema"
 LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
 
@@ -56,6 +60,7 @@ class Gateway:
         admission: Admission,
         recorder: Recorder,
         salt_secret: bytes,
+        judge: Judge,
     ) -> None:
         self.model = model
         self.models = {served.name: served for served in (model, *adapters)}
@@ -66,6 +71,7 @@ class Gateway:
         self.engine = engine
         self.admission = admission
         self.recorder = recorder
+        self.judge = judge
         self._salt_of = lru_cache(maxsize=4096)(partial(cache_salt, salt_secret))
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
@@ -73,10 +79,10 @@ class Gateway:
         chat = self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
-        async with await self._accepted(caller, request, prepared) as work:
+        async with await self._accepted(caller, request, prepared, _schemas_of(chat)) as work:
             completion = await self.engine.complete(prepared, salt=self._salt(request))
             work.counted(completion.usage)
-            completion = _interpreted(chat, completion)
+            completion = await self._interpreted(work, chat, completion)
         await work.record(completion.committed_bytes(), completion.finish)
         return Labelled(completion, request.label)
 
@@ -107,7 +113,7 @@ class Gateway:
     ) -> AsyncGenerator[Piece | Completion, None]:
         completion = None
         async with (
-            await self._accepted(caller, request, prepared) as work,
+            await self._accepted(caller, request, prepared, _schemas_of(chat)) as work,
             aclosing(self._pieces(chat, work, self.engine.stream(prepared, salt=self._salt(request)))) as pieces,
         ):
             async for item in pieces:
@@ -137,11 +143,13 @@ class Gateway:
             )
         tools.check_tools(chat)
         if chat.schema is not None:
-            schemas.check_size(chat.schema, param="response_format.json_schema.schema")
-            schemas.compiled(chat.schema, param="response_format.json_schema.schema")
+            check_bounds(chat.schema, param=SCHEMA_PLACE)
+            check_enforced(chat.schema, param=SCHEMA_PLACE)
         return chat
 
-    async def _accepted(self, caller: Caller, request: Request, prepared: Chat | Embed) -> Work:
+    async def _accepted(
+        self, caller: Caller, request: Request, prepared: Chat | Embed, asked: Sequence[Asked] = ()
+    ) -> Work:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
         await self.recorder.prepare(request)
         action: Literal["chat", "embed"] = "chat" if isinstance(prepared, Chat) else "embed"
@@ -152,6 +160,11 @@ class Gateway:
             rules = ", ".join(decision.rules) or "no rule permits it"
             raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied")
         held = await self.allowance.hold(caller.tenant, request, prepared)
+        try:
+            await self.judge.check(request.tenant, asked)
+        except BaseException:
+            self.allowance.settle(held, Usage(), 0)  # a schema that is refused is a request, too
+            raise
         return Work(
             Accepted(request, caller.tenant, decision, held),
             admission=self.admission,
@@ -175,6 +188,18 @@ class Gateway:
             )
         return served
 
+    async def _interpreted(self, work: Work, chat: Chat, completion: Completion) -> Completion:
+        """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
+        judged = partial(self.judge.verdict, work.tenant_id)
+        completion = await tools.interpret(chat, completion, judged)
+        if chat.schema is not None and not completion.tool_calls and not tools.is_forced(chat):
+            verdict = await judged(chat.schema or {"type": "object"}, completion.content or "", True)
+            if tools.is_broken(verdict, completion):
+                raise tools.not_kept(
+                    verdict, chat, "the model's answer does not satisfy the schema", code="schema_not_kept"
+                )
+        return completion
+
     async def _pieces(
         self, chat: Chat, work: Work, answer: AsyncGenerator[Piece | Completion, None]
     ) -> AsyncGenerator[Piece | Completion, None]:
@@ -186,7 +211,7 @@ class Gateway:
             async for item in stream:
                 if isinstance(item, Completion):
                     work.counted(item.usage)
-                    completion = _interpreted(chat, item)
+                    completion = await self._interpreted(work, chat, item)
                     if not completion.tool_calls:
                         for piece in held:
                             yield piece
@@ -218,10 +243,7 @@ def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: E
         raise Invalid(f"{name!r} is no adapter over {model.name!r} that the engine holds", code="adapter_not_loaded")
 
 
-def _interpreted(chat: Chat, completion: Completion) -> Completion:
-    """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
-    completion = tools.interpret(chat, completion)
-    if chat.schema is not None and completion.finish == "stop":
-        asked = chat.schema or {"type": "object"}
-        schemas.check_kept(schemas.compiled(asked, param="response_format"), completion.content or "")
-    return completion
+def _schemas_of(chat: Chat) -> list[Asked]:
+    """The schemas of a chat that are to be known good before its turn."""
+    own = [] if chat.schema is None else [Asked(chat.schema, SCHEMA_PLACE, is_grammar=True)]
+    return own + tools.schemas_of(chat)

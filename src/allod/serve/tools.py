@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from allod.core.errors import Invalid, Unavailable
+from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
-from allod.serve.schemas import check_size, compiled, json_value
+from allod.serve.schemas.bounds import check_bounds, refused
+from allod.serve.schemas.grammar import call_schema, check_enforced
+from allod.serve.schemas.json_text import json_value
+from allod.serve.schemas.judge import Asked, Verdict
 
+Judged = Callable[[Json, str, bool], Awaitable[Verdict]]  # a schema, a text, whether the engine was held to the schema
+
+MAX_CALLS = 128  # of one answer; each is held to its schema
 _CALL_BEGINS = re.compile(r"<tool_call>\s*(?=\{)")
 _CALL_ENDS = re.compile(r"\s*</tool_call>")
 _FENCE = re.compile(r"\A```(?:json)?\s*(\{.*\})\s*```\Z", re.DOTALL)
@@ -25,14 +31,34 @@ _OPENINGS = ("{", "<tool_call>", "```")
 
 
 def check_tools(chat: Chat) -> None:
-    """Raise Invalid for a tool whose schema is no JSON Schema, and for a choice that names no tool."""
-    check_size(*(tool.parameters for tool in chat.tools), param="tools")
+    """Raise Invalid for a tool whose schema asks for too much, and for a choice that names no tool."""
+    size = (0, 0)
     for index, tool in enumerate(chat.tools):
-        compiled(tool.parameters, param=f"tools[{index}].function.parameters")
+        param = _place(index)
+        if tool.parameters.get("type", "object") != "object":
+            raise refused("type at #: the arguments of a tool are an object", param=param)
+        size = check_bounds(tool.parameters, param=param, num_before=size)
+        if is_forced(chat) and chat.tool_choice in ("required", tool.name):
+            check_enforced(tool.parameters, param=param)
     if chat.tool_choice not in ("auto", "none", "required", *(tool.name for tool in chat.tools)):
         raise Invalid(f"tool_choice names {chat.tool_choice!r}, which is no tool here", param="tool_choice")
     if not chat.tools and chat.tool_choice not in ("auto", "none"):
         raise Invalid("tool_choice asks for a call and there are no tools", param="tool_choice")
+
+
+def schemas_of(chat: Chat) -> list[Asked]:
+    """What is to be known good of the tools' schemas before a model is asked; those of forced calls as grammars."""
+    asked = [
+        Asked(tool.parameters, _place(index), is_forced(chat) and chat.tool_choice in ("required", tool.name))
+        for index, tool in enumerate(chat.tools)
+    ]
+    if is_forced(chat) and chat.tool_choice == "required":
+        asked.append(Asked(_forced_schema(chat), "tools", is_grammar=True))
+    return asked
+
+
+def _place(index: int) -> str:
+    return f"tools[{index}].function.parameters"
 
 
 def offers_tools(chat: Chat) -> bool:
@@ -66,39 +92,64 @@ def could_be_call(text: str) -> bool:
     return any(start.startswith(opening) or opening.startswith(start) for opening in _OPENINGS)
 
 
-def interpret(chat: Chat, completion: Completion) -> Completion:
+async def interpret(chat: Chat, completion: Completion, judged: Judged) -> Completion:
     """The engine's text as what the client asked for: calls where it holds calls, otherwise unchanged."""
     if is_forced(chat):
-        return _forced(chat, completion)
+        return await _forced(chat, completion, judged)
     if not offers_tools(chat):
         return completion
-    calls = _found(chat.tools, completion.content or "")
+    calls = await _found(chat.tools, completion.content or "", judged)
     if not chat.parallel_tool_calls:
         calls = calls[:1]
     return replace(completion, content=None, tool_calls=calls, finish="tool_calls") if calls else completion
 
 
-def _forced(chat: Chat, completion: Completion) -> Completion:
+async def _forced(chat: Chat, completion: Completion, judged: Judged) -> Completion:
+    """The call that was asked for. What was cut short is none: nobody may act on half of the arguments."""
     text = completion.content or ""
-    named = next((tool for tool in chat.tools if tool.name == chat.tool_choice), None)
-    if completion.finish == "length":  # cut short: as OpenAI does, what there is of the arguments, marked as such
-        name = named.name if named else chat.tools[0].name
-        return replace(completion, content=None, tool_calls=(ToolCall(name, text),))
-    call = ToolCall(named.name, text) if named else _call_of(_object(text))
-    if call is None or not _is_valid(chat.tools, call):
-        raise Unavailable("the model's call does not satisfy the tool's schema", code="tool_call_invalid")
+    verdict = await judged(_forced_schema(chat), text, True)
+    if is_broken(verdict, completion):
+        raise not_kept(verdict, chat, "the model's call does not satisfy the tool's schema", code="tool_call_invalid")
+    if verdict != "kept":
+        return completion
+    call = ToolCall(chat.tool_choice, text) if chat.tool_choice != "required" else _call_of(_object(text))
+    if call is None:
+        raise Unavailable("the model's call is none", code="tool_call_invalid")
     return replace(completion, content=None, tool_calls=(call,), finish="tool_calls")
 
 
-def _found(tools: tuple[Tool, ...], text: str) -> tuple[ToolCall, ...]:
+def is_broken(verdict: Verdict, completion: Completion) -> bool:
+    """Whether an answer breaks its schema; what was cut short is only held to what it could still become."""
+    return verdict != "kept" and (completion.finish != "length" or verdict == "not enforced")
+
+
+def not_kept(verdict: Verdict, chat: Chat, message: str, *, code: str) -> AllodError:
+    """The error for an answer that breaks its schema, which says whether asking again can help."""
+    if verdict == "cut" and chat.sampling.stop:
+        return Invalid(message, code=code, param="stop", hint="a stop sequence ended it: asking again does not help")
+    if verdict in ("not enforced", "too dear"):
+        reason = "the engine gave up holding to it" if verdict == "not enforced" else "checking it takes too long"
+        return Invalid(f"{message}: {reason}", code=code, hint="asking again does not help; make the schema simpler")
+    if chat.sampling.temperature == 0:
+        return Invalid(message, code=code, hint="asking again does not help at temperature 0")
+    return Unavailable(message, code=code, hint="ask again")
+
+
+async def _found(tools: tuple[Tool, ...], text: str, judged: Judged) -> tuple[ToolCall, ...]:
     """Every call in the text; none unless all of them are valid."""
     stripped = text.strip()
     fenced = _FENCE.match(stripped)
     texts = _tagged(stripped) or [fenced.group(1) if fenced else stripped]
-    calls = [_call_of(_object(item)) for item in texts]
-    if any(call is None or not _is_valid(tools, call) for call in calls):
+    if len(texts) > MAX_CALLS:
         return ()
-    return tuple(call for call in calls if call is not None)
+    calls = []
+    for item in texts:
+        call = _call_of(_object(item))
+        tool = next((tool for tool in tools if call is not None and tool.name == call.name), None)
+        if call is None or tool is None or await judged(tool.parameters, call.arguments, False) != "kept":
+            return ()
+        calls.append(call)
+    return tuple(calls)
 
 
 def _tagged(text: str) -> list[str]:
@@ -126,27 +177,21 @@ def _call_of(value: Mapping[str, Any] | None) -> ToolCall | None:
     return ToolCall(value["name"], json.dumps(value["arguments"], ensure_ascii=False))
 
 
-def _is_valid(tools: tuple[Tool, ...], call: ToolCall) -> bool:
-    arguments = _object(call.arguments)
-    tool = next((tool for tool in tools if tool.name == call.name), None)
-    return tool is not None and arguments is not None and compiled(tool.parameters, param="tools").is_valid(arguments)
-
-
 def _forced_schema(chat: Chat) -> Json:
     """The arguments of the named tool, or a call of any of the tools."""
     for tool in chat.tools:
         if tool.name == chat.tool_choice:
-            return tool.parameters
-    return {"anyOf": [_call_schema(tool) for tool in chat.tools]}
-
-
-def _call_schema(tool: Tool) -> dict[str, Any]:
+            return _arguments(tool)
     return {
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": tool.parameters},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
+        "anyOf": [
+            call_schema(tool.name, _arguments(tool), at=f"#/anyOf/{index}") for index, tool in enumerate(chat.tools)
+        ]
     }
+
+
+def _arguments(tool: Tool) -> Json:
+    """Its parameters, which are an object whether they say so or not."""
+    return {"type": "object", **tool.parameters}
 
 
 def _instructions(chat: Chat) -> str:

@@ -88,6 +88,11 @@ class Work:
                 engine_ms=self.engine_ms,
             )
 
+    @property
+    def tenant_id(self) -> str:
+        """Whose request it is."""
+        return self._accepted.tenant.id
+
     def piece(self, text: str) -> None:
         """Text that goes to the client: one token of the answer, as engines send them."""
         self._sent.append(text)

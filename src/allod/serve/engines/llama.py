@@ -20,6 +20,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Jso
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.http import Response, UnixHttp, whole
 from allod.serve.engines.slots import SlotQueue, Slots, Turn
+from allod.serve.schemas.grammar import grammar_of
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_LINE_BYTES = 1 << 20
@@ -238,11 +239,7 @@ def _chat_body(chat: Chat, prompt: bytes, *, stream: bool) -> dict[str, Any]:
     if chat.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": max(1, chat.top_logprobs)}  # with 0 it gives none at all
     if chat.schema is not None:
-        body["response_format"] = (
-            {"type": "json_schema", "json_schema": {"name": "answer", "schema": chat.schema}}
-            if chat.schema
-            else {"type": "json_object"}
-        )
+        body["grammar"] = grammar_of(chat.schema)
     return body
 
 

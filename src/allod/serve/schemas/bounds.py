@@ -1,0 +1,193 @@
+"""What a client's schema may ask for, told by reading it once: in milliseconds, and before anything compiles it.
+
+What is counted is what gets expanded and evaluated, not what is written. The limits leave room for honest use (an enum
+of 5,000 codes, 400 optional properties); what passes them can still be dear, so that `judge` has a bound of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from math import lcm
+from typing import Any
+
+from allod.core.errors import Invalid
+from allod.core.requests import Json
+from allod.serve.schemas.places import in_place, places, targets
+from allod.serve.schemas.repetition import expanded
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaLimits:
+    """For an answer's schema, and for all tools of a request together."""
+
+    characters: int = 256 << 10  # of keys and strings
+    values: int = 20_000  # of JSON: numbers, strings, keys, brackets
+    depth: int = 100  # brackets within brackets
+    schemas: int = 2_000  # within one
+    patterns: int = 256  # `pattern` and keys of `patternProperties`
+    pattern_properties: int = 64  # in one schema: each is compared with every other, and the cost is their cube
+    repetition: int = 20_000  # characters that all patterns have once {m,n} is written out
+    optional_properties: int = 400  # of one object: LLGuidance gives up at some 500
+    evaluations: int = 20_000  # of schemas by one value, references followed
+    reference_chain: int = 100
+    items: int = 100_000  # of a list, at least or at most: they become symbols of a grammar
+    count: int = 1_000_000_000  # of characters or properties
+    multiple: int = 10_000  # least common multiple of the digits of all `multipleOf`
+    number: int = 1 << 53  # what every reader of JSON agrees on
+
+
+LIMITS = SchemaLimits()
+_PAIRS = (
+    ("minLength", "maxLength"),
+    ("minItems", "maxItems"),
+    ("minProperties", "maxProperties"),
+    ("minContains", "maxContains"),
+    ("minimum", "maximum"),
+)
+_COUNTED = {keyword for pair in _PAIRS[:-1] for keyword in pair}
+_NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "multipleOf"}.union(*_PAIRS)
+
+
+def check_bounds(schema: Json, *, param: str, num_before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """Raise Invalid (`invalid_schema`) with keyword and place where a schema asks for too much or contradicts itself.
+
+    `num_before` are the values and characters of other schemas of the request; returned with this one's added.
+    """
+    size = _check_size(schema, param, num_before)
+    found = list(islice(places(schema), LIMITS.schemas + 1))
+    if len(found) > LIMITS.schemas:
+        raise refused(f"more than {LIMITS.schemas} schemas in one", param=param)
+    for place, each in found:
+        for reason in _faults(each):
+            raise refused(f"{reason} at {place}", param=param)
+    _check_patterns(found, param)
+    _check_multiples(found, param)
+    _Evaluations(schema, param).check()
+    return size
+
+
+def refused(reason: str, *, param: str) -> Invalid:
+    """A schema that cannot be had."""
+    return Invalid(f"the schema cannot be used: {reason}", code="invalid_schema", param=param)
+
+
+def _check_size(schema: Json, param: str, num_before: tuple[int, int]) -> tuple[int, int]:
+    num_values, num_characters = num_before
+    level: list[Any] = [schema]
+    for _ in range(LIMITS.depth):
+        below: list[Any] = []
+        for value in level:
+            num_values += 1
+            if isinstance(value, dict):
+                num_values += len(value)
+                num_characters += sum(map(len, value))
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+            else:
+                num_characters += len(value) if isinstance(value, str) else 1
+            if num_values + len(below) > LIMITS.values or num_characters > LIMITS.characters:
+                what = f"more than {LIMITS.values} values or {LIMITS.characters} characters, all schemas together"
+                raise refused(what, param=param)
+        if not below:
+            return num_values, num_characters
+        level = below
+    raise refused(f"nested more than {LIMITS.depth} deep", param=param)
+
+
+def _check_patterns(found: list[tuple[str, dict[str, Any]]], param: str) -> None:
+    num_patterns = num_characters = 0
+    for place, schema in found:
+        for keyword, pattern in _patterns(schema):
+            num_patterns += 1
+            num_characters += len(pattern) if len(pattern) > LIMITS.repetition else expanded(pattern)
+            if num_characters > LIMITS.repetition:
+                reason = f"{keyword}: repetitions that expand to more than {LIMITS.repetition} characters at {place}"
+                raise refused(reason, param=param)
+    if num_patterns > LIMITS.patterns:
+        raise refused(f"pattern: more than {LIMITS.patterns} of them", param=param)
+
+
+def _check_multiples(found: list[tuple[str, dict[str, Any]]], param: str) -> None:
+    """A grammar has a state for each remainder, and several at one place are multiplied."""
+    common = 1
+    for place, schema in found:
+        step = schema.get("multipleOf")
+        if isinstance(step, (int, float)) and step > 0:
+            digits = "".join(map(str, Decimal(repr(step)).normalize().as_tuple().digits))
+            common = lcm(common, int(digits))
+            if common > LIMITS.multiple:
+                reason = f"multipleOf: the steps have no common multiple below {LIMITS.multiple} at {place}"
+                raise refused(reason, param=param)
+
+
+def _faults(schema: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with one place, its keyword first."""
+    for keyword in sorted(_NUMBERS & schema.keys()):
+        number = schema[keyword]
+        if isinstance(number, (int, float)) and not abs(number) <= LIMITS.number:
+            yield f"{keyword}: beyond ±2^53, where numbers are not the same for all who read JSON,"
+    for keyword in sorted(_COUNTED & schema.keys()):
+        limit = LIMITS.items if keyword.endswith("Items") else LIMITS.count
+        if isinstance(schema[keyword], (int, float)) and schema[keyword] > limit:
+            yield f"{keyword}: more than {limit}"
+    for least, most in _PAIRS:
+        if least in schema and most in schema:
+            low, high = schema[least], schema[most]
+            if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
+                yield f"{least} ({low}) is greater than {most} ({high})"
+    patterns, properties = schema.get("patternProperties"), schema.get("properties")
+    if isinstance(patterns, dict) and len(patterns) > LIMITS.pattern_properties:
+        yield f"patternProperties: more than {LIMITS.pattern_properties} of them"
+    if isinstance(properties, dict) and len(properties) > LIMITS.optional_properties:
+        required = schema.get("required")
+        if len(properties.keys() - (required if isinstance(required, list) else ())) > LIMITS.optional_properties:
+            yield f"properties: more than {LIMITS.optional_properties} that are not required"
+
+
+def _patterns(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if isinstance(schema.get("pattern"), str):
+        yield "pattern", schema["pattern"]
+    if isinstance(schema.get("patternProperties"), dict):
+        yield from (("patternProperties", key) for key in schema["patternProperties"])
+
+
+class _Evaluations:
+    """How many schemas judge one value at each place, references followed: an `allOf` of references can fan out."""
+
+    def __init__(self, schema: Json, param: str) -> None:
+        self._schema = schema
+        self._param = param
+        self._targets = targets(schema)
+        self._known: dict[int, int] = {}
+        self._open: list[int] = []
+
+    def check(self) -> None:
+        if sum(self._count(found) for _, found in places(self._schema)) > LIMITS.evaluations:
+            self._refuse(f"one value would be held against more than {LIMITS.evaluations} schemas")
+
+    def _count(self, schema: Any) -> int:
+        if not isinstance(schema, dict):
+            return 1
+        if id(schema) in self._open:
+            self._refuse("$ref: refers to itself without a property or an item in between")
+        if len(self._open) >= LIMITS.reference_chain + LIMITS.depth:
+            self._refuse(f"$ref: a chain of more than {LIMITS.reference_chain}")
+        if id(schema) not in self._known:
+            self._open.append(id(schema))
+            self._known[id(schema)] = min(1 + sum(map(self._count, self._judging(schema))), LIMITS.evaluations + 1)
+            self._open.pop()
+        return self._known[id(schema)]
+
+    def _judging(self, schema: dict[str, Any]) -> Iterator[Any]:
+        yield from in_place(schema)
+        for keyword in ("$ref", "$dynamicRef"):
+            reference = schema.get(keyword)
+            if isinstance(reference, str) and reference in self._targets:
+                yield self._targets[reference][1]
+
+    def _refuse(self, reason: str) -> None:
+        raise refused(reason, param=self._param)

@@ -1,0 +1,133 @@
+"""The process that compiles clients' schemas and holds answers to them. Started by `judge`, never imported.
+
+Both libraries hold Python's lock while they work, and a thread cannot be ended; a process can. It ends itself when one
+question takes more than its share of CPU time (SIGPROF's default), so that no clock of a busy machine is in it.
+
+python -m allod.serve.schemas.process CPU_S MEMORY_BYTES   # a question a line, as JSON; an answer a line
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import jsonschema_rs
+import llguidance
+
+from allod.serve.schemas.grammar import grammar_of
+from allod.serve.schemas.json_text import NOT_JSON, json_value
+from allod.serve.schemas.places import places
+
+_Validator = jsonschema_rs.Draft202012Validator
+_STEPS = 64  # bytes of a document that are tried out: parser limits show where an object or a list begins
+_OPENING = b'"{[:,0at-'  # what leads on rather than to the end
+_COMPILING = "failed to compile JSON schema: "
+_ALLOWED = b"\xc8"  # what a byte that may follow has in the list of them
+_PLACES = 100  # that are looked at for the one to name
+_MAX_REASON = 300
+_PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000, size_limit=10 << 20)
+
+
+def serve(cpu_s: float, memory_bytes: int) -> None:
+    """Answer questions until there are no more."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _write("ready")
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        question = json.loads(line)
+        answer = _checked(**question) if "text" not in question else _kept(**question)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _write(answer)
+
+
+def _checked(schema: Any, grammar: str | None) -> str | None:
+    """Why this is no usable schema; None if it is one."""
+    try:
+        _validator(json.dumps(schema))
+    except jsonschema_rs.ValidationError as error:
+        place = "".join(f"/{step}" for step in error.instance_path)
+        return f"it is no JSON Schema: {_shown(error.message)} at #{place}"
+    except (jsonschema_rs.ReferencingError, ValueError) as error:
+        return f"it is no JSON Schema: {_shown(str(error))}"
+    fault = None if grammar is None else _grammar_fault(grammar)
+    if fault is None:
+        return None
+    keyword = "pattern: " if "regex" in fault else ""
+    return f"{keyword}{_shown(fault.removeprefix(_COMPILING))} at {_place(schema, fault)}"
+
+
+def _kept(schema: Any, grammar: str | None, text: str) -> str:
+    """ "kept", or what else can be said of a text that a schema was for."""
+    value = json_value(text)
+    if value is not NOT_JSON and _validator(json.dumps(schema)).is_valid(value):
+        return "kept"
+    if grammar is None:
+        return "broken"
+    matcher = llguidance.LLMatcher(_tokenizer(), grammar, log_level=0)
+    data = text.encode("utf-8", "replace")
+    if matcher.try_consume_tokens(list(data)) < len(data):
+        return "not enforced"
+    return "broken" if matcher.is_accepting() else "cut"
+
+
+@lru_cache(maxsize=8)
+def _validator(schema: str) -> jsonschema_rs.Draft202012Validator:
+    return _Validator(json.loads(schema), retriever=_no_retrieval, pattern_options=_PATTERNS)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> llguidance.LLTokenizer:
+    return llguidance.LLTokenizer("byte")
+
+
+def _grammar_fault(grammar: str) -> str | None:
+    """What the engine's parser would say; it would only log it, and answer without the grammar."""
+    matcher = llguidance.LLMatcher(_tokenizer(), grammar, log_level=0)
+    for _ in range(_STEPS):
+        if matcher.is_error() or matcher.is_stopped():
+            break
+        allowed = matcher.compute_logit_bias()
+        byte = next((byte for byte in _OPENING if allowed[byte]), allowed.find(_ALLOWED))
+        if not 0 <= byte < 256:
+            break
+        matcher.consume_token(byte)
+    if not matcher.is_error():
+        return None
+    said = matcher.get_error().partition("\n   1 | %llguidance")[0].partition("\n<state>")[0].strip()
+    return said[said.find(_COMPILING) :] if _COMPILING in said else said
+
+
+def _place(schema: Any, fault: str) -> str:
+    """The innermost place that has this fault by itself; the outermost where none has."""
+    if not fault.startswith(_COMPILING):
+        return "#"  # a limit of the parser's, which each part may keep, and which is dear to find
+    for place, found in sorted(islice(places(schema), _PLACES), key=lambda item: -item[0].count("/")):
+        if place != "#" and _grammar_fault(grammar_of(found)) == fault:
+            return place
+    return "#"
+
+
+def _shown(reason: str) -> str:
+    """A library's sentence, on one line, with no more of the client's own words than tell which they are."""
+    line = " ".join(reason.split())
+    return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON // 2]} … {line[-_MAX_REASON // 2 :]}"
+
+
+def _no_retrieval(uri: str) -> Any:
+    """A client's schema must not make the gateway fetch anything."""
+    raise ValueError(f"references to other documents are not followed: {uri}")
+
+
+def _write(answer: str | None) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve(float(sys.argv[1]), int(sys.argv[2]))
