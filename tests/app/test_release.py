@@ -21,6 +21,7 @@ from allod.app import release as release_module
 from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home, load_settings
 from allod.app.models import ReleasedModels
+from allod.app.policies import open_policies
 from allod.app.release import Released, models_key, release
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable, VerificationError
@@ -314,6 +315,9 @@ def test_a_log_that_was_put_back_is_noticed(settings: Settings, tmp_path: Path) 
     with pytest.raises(Invalid) as caught:
         _ = ReleasedModels(settings).releases
     assert caught.value.code == "log_damaged"
+    with pytest.raises(Invalid) as again:  # policies are read from the same log, and say the same of it
+        open_policies(settings).history()
+    assert (again.value.code, again.value.message) == (caught.value.code, caught.value.message)
 
 
 def test_the_models_key_is_secret_and_its_public_half_is_not(settings: Settings) -> None:

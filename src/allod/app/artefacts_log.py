@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
+from allod.app.known_heads import heads_of_bundles
 from allod.app.policies import open_policies
-from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.errors import Invalid, Unavailable
 from allod.core.secret_files import make_private_directory
 from allod.core.statements import check_statement
 from allod.core.training_statements import (
@@ -21,15 +22,11 @@ from allod.core.training_statements import (
     check_training_statement,
 )
 from allod.core.whole_files import write_whole
-from allod.prove.bundle import MAX_BUNDLE_BYTES
-from allod.prove.folders import read_plain_file
 from allod.prove.heads import TreeHead
 from allod.prove.log import Entry, Log, bundle_for, open_log
 from allod.prove.notes import VerifierKey
 from allod.prove.reading import read_log
 from allod.prove.releases import LoggedRelease, Releases, read_releases
-from allod.prove.trust import Trust
-from allod.prove.verify import verify
 from allod.settings import Settings
 
 TRIES, PAUSE_S = 100, 0.1  # while another process appends: a policy, or another run's stage
@@ -45,7 +42,7 @@ class ArtefactsLog:
         self._policies = open_policies(settings)
         self._directory = settings.home / "logs" / "artefacts"
         self._bundles = settings.home / "releases"
-        self._folders_of_bundles = (settings.home / "policies", self._bundles)
+        self._home = settings.home
 
     @property
     def key(self) -> VerifierKey:
@@ -111,18 +108,8 @@ class ArtefactsLog:
         return found
 
     def _known_heads(self, key: VerifierKey) -> list[TreeHead]:
-        """Tree heads that the log has had: that of each bundle. Raises Invalid (`bad_bundle`) for a false one."""
-        heads = []
-        for folder in self._folders_of_bundles:
-            for path in sorted(folder.glob("*.json")):
-                try:
-                    bundle = read_plain_file(path, limit_bytes=MAX_BUNDLE_BYTES)
-                    heads.append(verify(bundle, Trust((key,))).head)
-                except AllodError as error:
-                    raise Invalid(
-                        f"the bundle {path.name} does not verify: {error.message}", code="bad_bundle"
-                    ) from error
-        return heads
+        """Tree heads that the log has had. Raises Invalid (`bad_bundle`)."""
+        return heads_of_bundles(self._home, key)
 
     def _is_there(self) -> bool:
         return (self._directory / "segment").exists()

@@ -9,10 +9,10 @@ ALLOD_HOME/keys/artefacts.key          the log's key
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from allod.app.known_heads import heads_of_bundles
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.nations import Nation
@@ -21,7 +21,7 @@ from allod.core.secret_files import make_private_directory
 from allod.core.whole_files import sync, write_whole
 from allod.govern.policy import Policy, default_text, load_policy
 from allod.govern.policy_check import Report, check_policy
-from allod.prove.artefacts import History, LoggedVersion, append_version, check_policy_bundle, read_history
+from allod.prove.artefacts import History, LoggedVersion, append_version, read_history
 from allod.prove.heads import TreeHead
 from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
 from allod.prove.notes import VerifierKey
@@ -47,6 +47,7 @@ class Policies:
     """
 
     def __init__(self, home: Path, nation: Nation, *, realm: str) -> None:
+        self._home = home
         self._nation = nation
         self._origin = f"{realm}/artefacts"
         self._log = home / "logs" / "artefacts"
@@ -191,17 +192,7 @@ class Policies:
     def _known_heads(self, key: VerifierKey) -> list[TreeHead]:
         """Tree heads that the log has had: that of each bundle, and the last one seen. Raises for a false bundle."""
         heads = [] if self._seen is None else [self._seen]
-        return [*heads, *self._heads_of_bundles(key)]
-
-    def _heads_of_bundles(self, key: VerifierKey) -> Iterator[TreeHead]:
-        for path in sorted(self._store.glob("*.json")):
-            try:
-                version, report = check_policy_bundle(_read(path).encode(), key)
-            except AllodError as error:
-                raise Invalid(f"the bundle {path.name} does not verify: {error.message}", code="bad_bundle") from error
-            if path != self._path(version.digest, "json"):
-                raise Invalid(f"the bundle {path.name} is about another policy", code="bad_bundle")
-            yield report.head
+        return [*heads, *heads_of_bundles(self._home, key)]
 
     def _path(self, digest: str, kind: str) -> Path:
         return self._store / f"{digest.removeprefix('sha256:')}.{kind}"

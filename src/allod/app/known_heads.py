@@ -1,0 +1,52 @@
+"""The tree heads that the artefacts log is known to have had, from the bundles that were kept of its entries.
+
+Policies and releases share the log, so either of them notices that it was put back by what is kept of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from allod.core.errors import AllodError, Invalid
+from allod.core.policy_statements import POLICY, check_policy_statement
+from allod.core.statements import check_statement
+from allod.core.training_statements import ARTEFACT, check_artefact_statement
+from allod.prove.bundle import MAX_BUNDLE_BYTES, parse_bundle
+from allod.prove.folders import read_plain_file
+from allod.prove.heads import TreeHead
+from allod.prove.notes import VerifierKey
+from allod.prove.trust import Trust
+from allod.prove.verify import verify
+
+FOLDERS = {"policies": POLICY, "releases": ARTEFACT}  # of ALLOD_HOME, and what the bundles in each are about
+
+_ANOTHER = {POLICY: "another policy", ARTEFACT: "another release"}
+
+
+def heads_of_bundles(home: Path, key: VerifierKey) -> list[TreeHead]:
+    """The tree head of every bundle of the realm in `home`. Raises Invalid (`bad_bundle`) for a false one."""
+    return [head for folder, kind in FOLDERS.items() for head in _heads_in(home / folder, kind, key)]
+
+
+def _heads_in(folder: Path, kind: str, key: VerifierKey) -> Iterator[TreeHead]:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            bundle = read_plain_file(path, limit_bytes=MAX_BUNDLE_BYTES)
+            head = verify(bundle, Trust((key,))).head
+            digest = _digest_in(parse_bundle(bundle).statement, kind)
+        except AllodError as error:
+            raise Invalid(f"the bundle {path.name} does not verify: {error.message}", code="bad_bundle") from error
+        if path.stem != digest.removeprefix("sha256:"):
+            raise Invalid(f"the bundle {path.name} is about {_ANOTHER[kind]}", code="bad_bundle")
+        yield head
+
+
+def _digest_in(statement: bytes, kind: str) -> str:
+    """The digest of the policy, or of the released file. Raises Invalid for a statement of another kind."""
+    found = check_statement(statement).kind
+    if found != kind:
+        raise Invalid(f"it is about a {found}", code="bad_statement")
+    if kind == POLICY:
+        return check_policy_statement(statement).digest
+    return check_artefact_statement(statement).artefact_digest
