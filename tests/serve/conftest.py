@@ -29,7 +29,7 @@ from allod.prove.writer import Done, LogWriter, Outcome
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.serve.engine import EngineInfo
+from allod.serve.engine import EngineInfo, Tally
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Answered as Recorded
@@ -76,21 +76,24 @@ class ScriptedEngine:
         self.asked: list[Chat | Embed] = []
         self.salts: list[str] = []
 
-    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Answered, None]:
+    async def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Answered, None]:
         self.asked.append(chat)
         self.salts.append(salt)
-        for text in self.texts:
+        tally = tally or Tally()
+        tally.clear()
+        for number, text in enumerate(self.texts, start=1):
+            tally.count(3, number, 0)
             yield Piece(text)
         await self._end()
         yield Completion("".join(self.texts), self.finish, Usage(3, len(self.texts)))
 
-    async def complete(self, chat: Chat, *, salt: str) -> Completion:
-        async with aclosing(self.stream(chat, salt=salt)) as answer:
+    async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
+        async with aclosing(self.stream(chat, salt=salt, tally=tally)) as answer:
             *_, last = [item async for item in answer]
         assert isinstance(last, Completion)
         return last
 
-    async def embed(self, embed: Embed) -> Embeddings:
+    async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         self.asked.append(embed)
         await self._end()
         return Embeddings(((1.0, 0.0),), Usage(2))

@@ -25,7 +25,7 @@ from allod.serve.served_model import ServedModel
 
 LAW = ServedModel("law", "Us", f"sha256:{'1' * 64}", "MIT", "GB", informative=True, base="m")
 SECRETS = replace(LAW, name="secrets", digest=f"sha256:{'2' * 64}", tier="SECRET")
-WHOLE = b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
+WHOLE = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 
 
 def loaded(*adapters: ServedModel) -> tuple[LoadedAdapter, ...]:

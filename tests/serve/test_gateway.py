@@ -493,7 +493,7 @@ async def test_an_answer_that_broke_off_is_noted_as_an_error(front: MakeFront, a
         assert made.commits_to(statement, committed("half an answer" if ask is streamed else ""))
     assert caught.value is error
     assert (statement.kind, statement.id) == (ANSWER, "r1")
-    counted = 2 if ask is streamed else None  # the pieces that went out; the engine's own count is lost
+    counted = None if ask is embedded else 2  # the last that the engine said
     assert (statement.predicate["answer"]["finish"], statement.predicate["answer"]["tokens"]) == ("error", counted)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import Unavailable
+from allod.serve.deadlines import Deadlines
 from allod.serve.engines.http import PAUSE_BYTES, Response, UnixHttp
 
 Answer = Callable[["Exchange"], Awaitable[None]]
@@ -81,7 +82,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(path: Path, answer: Answer) -> AsyncGenerator[tuple[UnixHttp, Server], None]:
-    server, client = Server(answer), UnixHttp(str(path / "s"))
+    server, client = Server(answer), UnixHttp(str(path / "s"), Deadlines())
     listener = await asyncio.start_unix_server(server.accept, path / "s")
     try:
         async with asyncio.timeout(20):
@@ -91,6 +92,17 @@ async def serving(path: Path, answer: Answer) -> AsyncGenerator[tuple[UnixHttp, 
         listener.close()
         await server.stop()
         await asyncio.sleep(0)
+
+
+async def streamed(client: UnixHttp, body: bytes = b"") -> AsyncGenerator[int | bytes, None]:
+    """The status of a response, then its body as it comes."""
+    exchange = await client.begin("GET", "/", body)
+    try:
+        yield await exchange.status()
+        while part := await exchange.read():
+            yield part
+    finally:
+        exchange.end()
 
 
 async def say_hello(exchange: Exchange) -> None:
@@ -157,7 +169,7 @@ async def test_a_stream_is_its_status_and_then_its_parts_as_they_come(tmp_path: 
         await seen.wait()
         await exchange.send(b"3\r\ntwo\r\n0\r\n\r\n")
 
-    async with serving(tmp_path, slowly) as (client, _), aclosing(client.stream("GET", "/")) as parts:
+    async with serving(tmp_path, slowly) as (client, _), aclosing(streamed(client)) as parts:
         assert await anext(parts) == 200
         assert await anext(parts) == b"one"
         seen.set()
@@ -170,7 +182,7 @@ async def test_a_connection_is_used_again(tmp_path: Path) -> None:
         for number in range(20):
             body = str(number).encode()
             assert await client.request("POST", "/", body) == Response(200, body)
-            assert [part async for part in client.stream("POST", "/", body)] == [200, body]
+            assert [part async for part in streamed(client, body)] == [200, body]
         assert server.num_connections == 1
 
 
@@ -250,9 +262,9 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again(tmp_path: Path) -
 
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     """No socket, and a socket that nobody listens on."""
-    await lost(UnixHttp(str(tmp_path / "absent")))
+    await lost(UnixHttp(str(tmp_path / "absent"), Deadlines()))
     (tmp_path / "file").write_bytes(b"")
-    await lost(UnixHttp(str(tmp_path / "file")))
+    await lost(UnixHttp(str(tmp_path / "file"), Deadlines()))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +290,7 @@ async def test_a_response_that_breaks_off_is_a_lost_engine(tmp_path: Path, sent:
     async with serving(tmp_path, break_off) as (client, _):
         await lost(client)
         with pytest.raises(Unavailable):
-            [part async for part in client.stream("GET", "/")]
+            [part async for part in streamed(client)]
 
 
 @pytest.mark.parametrize(
@@ -341,7 +353,7 @@ async def test_a_stream_that_is_left_closes_its_connection(tmp_path: Path) -> No
     """Leaving after the first part ends the server's work, and the half-read connection is not used again."""
     async with serving(tmp_path, endless) as (client, server):
         for _ in range(3):
-            async with aclosing(client.stream("GET", "/")) as parts:
+            async with aclosing(streamed(client)) as parts:
                 assert await anext(parts) == 200
                 assert await anext(parts)
             await server.ended.acquire()
@@ -360,7 +372,7 @@ async def test_a_slow_consumer_slows_the_server(tmp_path: Path) -> None:
             await exchange.send(piece)
             sent += len(piece)
 
-    async with serving(tmp_path, flood) as (client, _), aclosing(client.stream("GET", "/")) as parts:
+    async with serving(tmp_path, flood) as (client, _), aclosing(streamed(client)) as parts:
         assert await anext(parts) == 200
         await asyncio.sleep(0.2)
         assert sent < 4 * PAUSE_BYTES
@@ -397,7 +409,7 @@ async def test_an_unread_large_body_does_not_stall_the_next_request(tmp_path: Pa
         await exchange.whole(b"x" * (PAUSE_BYTES + 1) if len(server.heard) == 1 else b"y")
 
     async with serving(tmp_path, large_then_small) as (client, server):
-        async with aclosing(client.stream("GET", "/")) as parts:
+        async with aclosing(streamed(client)) as parts:
             assert await anext(parts) == 200
             await asyncio.sleep(0.2)
         assert await client.request("GET", "/") == Response(200, b"y")

@@ -20,8 +20,9 @@ from allod.serve.engines.echo import EchoEngine
 from allod.serve.engines.llama import LlamaEngine
 from allod.serve.engines.slots import Slots
 
-WHOLE = b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
 HALF = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+ENDS = b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
+WHOLE = HALF + ENDS + b"data: [DONE]\n\n"
 
 
 async def asked(tmp_path: Path, answer: Callable[[Exchange], Awaitable[None]], *, stream: bool) -> list[object]:
@@ -60,13 +61,14 @@ async def test_an_event_that_cannot_be_read_is_a_failed_engine(tmp_path: Path, e
 
 @pytest.mark.parametrize(
     "body",
-    [b"x", b"", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[{"message":{"content":"\xff"}}]}'],
+    [b"x", b"", b"[]", b"{}", b'data: {"choices":[]}\n\n', b'{"choices":[{"delta":{"content":"a"}}]}'],
     ids=repr,
 )
-async def test_a_response_that_cannot_be_read_is_a_failed_engine(tmp_path: Path, body: bytes) -> None:
-    """No choice at all, other shapes, other encodings."""
-    error = await failure(tmp_path, lambda exchange: exchange.whole(body), stream=False)
-    assert (type(error), error.code) == (Unavailable, "engine_response")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_without_an_answer_is_a_lost_engine(tmp_path: Path, body: bytes, stream: bool) -> None:
+    """No event at all, or none that says anything."""
+    error = await failure(tmp_path, lambda exchange: exchange.whole(body), stream=stream)
+    assert (type(error), error.code) == (Unavailable, "engine_lost")
 
 
 async def test_a_stream_without_its_reason_to_end_is_a_lost_engine(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ ENGINE = textwrap.dedent(
     if mode == "silent": time.sleep(60)
     def event(**choice): return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
     def answer(connection, head, body):
-        if b"GET /health" in head: return b'{"status":"ok"}'
+        if b"GET /" in head: return b"[]"
         asked = json.loads(body)
         text = asked["messages"][-1]["content"]
         *once, word = text.split()
@@ -57,8 +57,7 @@ ENGINE = textwrap.dedent(
                 connection.sendall(begun + b"%x\r\n%b\r\n" % (len(data), data))
                 time.sleep(0.05)
                 os._exit(1)
-        if asked["stream"]: return event(delta={"content": text}) + event(finish_reason="stop") + b"data: [DONE]\n\n"
-        return json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}).encode()
+        return event(delta={"content": text}) + event(finish_reason="stop") + b"data: [DONE]\n\n"
     def serve(connection):
         file = connection.makefile("rb")
         while True:

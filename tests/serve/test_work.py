@@ -144,7 +144,7 @@ async def test_its_turn_is_the_tenants_by_weight_and_by_what_is_foreseen(desk: D
     async with work:
         standing = desk.standing()
         assert (standing.tenant, standing.priority, standing.weight, standing.num_running) == ("local", 0, 3, 1)
-    assert desk.standing().service == cost_of(FORESEEN, 4)  # nothing was told: it pays for what was foreseen
+    assert desk.standing().service == 0  # nothing was computed
 
 
 async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
@@ -161,8 +161,9 @@ async def test_the_queue_hears_of_tokens_as_they_come(desk: Desk) -> None:
     work = await desk.work()
     async with work:
         served = []
-        for text in ("It", " rains", "."):
-            work.piece(text)
+        for number in (1, 2, 3):
+            work.tally.count(FORESEEN, number, 0)
+            work.progressed()
             served.append(desk.standing().service)
         assert served == [cost_of(FORESEEN, number) for number in (1, 2, 3)]
         work.counted(COUNTED)
@@ -182,12 +183,14 @@ async def fails_after_counting(work: Work) -> None:
 
 
 async def fails_after_pieces(work: Work) -> None:
+    work.tally.count(20, 5, 5)
     work.piece("one")
     work.piece(" two")
     raise LOST
 
 
 async def fails_as_nobody_foresaw(work: Work) -> None:
+    work.tally.count(20, 4, 0)
     work.piece("one")
     raise ZeroDivisionError
 
@@ -203,7 +206,13 @@ async def is_cancelled(work: Work) -> None:
     await asyncio.sleep(1)
 
 
+async def is_cancelled_in_the_prompt(work: Work) -> None:
+    work.tally.count(7, 0, 3)
+    await is_cancelled(work)
+
+
 async def is_cancelled_after_pieces(work: Work) -> None:
+    work.tally.count(20, 4, 0)
     work.piece("one")
     await is_cancelled(work)
 
@@ -225,13 +234,14 @@ class Case:
 
 
 CASES = [
-    Case(fails, Usage(FORESEEN, MAX_TOKENS), "error"),
+    Case(fails, Usage(), "error"),
     Case(fails_after_counting, COUNTED, "error", tokens=(20, 30)),
-    Case(fails_after_pieces, Usage(FORESEEN, 2), "error", "one two", (FORESEEN, 2)),
-    Case(fails_as_nobody_foresaw, Usage(FORESEEN, 1), "error", "one", (FORESEEN, 1)),
-    Case(is_cancelled, Usage(FORESEEN, MAX_TOKENS), "cancelled", tokens=(FORESEEN, 0)),
+    Case(fails_after_pieces, Usage(20, 5, 5), "error", "one two", (20, 5)),
+    Case(fails_as_nobody_foresaw, Usage(20, 4), "error", "one", (20, 4)),
+    Case(is_cancelled, Usage(), "cancelled"),
+    Case(is_cancelled_in_the_prompt, Usage(7, 0, 3), "cancelled", tokens=(7, 0)),
     Case(is_refused, Usage(), "error"),
-    Case(is_cancelled_after_pieces, Usage(FORESEEN, 1), "cancelled", "one", (FORESEEN, 1)),
+    Case(is_cancelled_after_pieces, Usage(20, 4), "cancelled", "one", (20, 4)),
     Case(is_cancelled_after_counting, COUNTED, "cancelled", tokens=(20, 30)),
 ]
 
@@ -255,6 +265,7 @@ async def test_it_settles_exactly_once_however_it_ends(desk: Desk, clock: Simple
     assert (statement.kind, statement.id, predicate["policy"]["decision"]) == (ANSWER, "r1", "permit")
     assert (predicate["answer"]["finish"], predicate["meter"]["engine_ms"]) == (case.finish, 500)
     assert (predicate["request"]["tokens"], predicate["answer"]["tokens"]) == case.tokens
+    assert desk.standing().service == cost_of(case.charged.prompt_tokens, case.charged.completion_tokens)
     assert desk.front.commits_to(statement, chat_answer(case.text))
 
 
@@ -263,25 +274,27 @@ async def test_a_client_that_is_gone_ends_it_too(desk: Desk) -> None:
 
     async def stream() -> AsyncGenerator[str, None]:
         async with await desk.work() as work:
-            for text in ("one", " two", " three"):
+            for number, text in enumerate(("one", " two", " three"), start=1):
+                work.tally.count(20, 2 * number, 0)
                 work.piece(text)
                 yield text
 
     async with aclosing(stream()) as answer:
         await anext(answer)
         await anext(answer)
-    assert [usage for usage, _ in desk.ends.settled] == [Usage(FORESEEN, 2)]
+    assert [usage for usage, _ in desk.ends.settled] == [Usage(20, 4)]
     assert await desk.is_as_before()
     (statement,) = await desk.front.receipts()
-    assert (statement.predicate["answer"]["finish"], statement.predicate["answer"]["tokens"]) == ("cancelled", 2)
+    assert (statement.predicate["answer"]["finish"], statement.predicate["answer"]["tokens"]) == ("cancelled", 4)
 
 
-async def test_an_embedding_that_fails_is_charged_for_its_text_alone(desk: Desk) -> None:
-    """It has no answer that could have been long."""
+async def test_an_embedding_that_fails_is_charged_for_what_was_embedded(desk: Desk) -> None:
+    """Of many texts, those that the engine had done."""
     with suppress(Unavailable):
-        async with await desk.work(request(Embed("m", ("x" * 30,)))):
+        async with await desk.work(request(Embed("m", ("x" * 30,)))) as work:
+            work.tally.count(6, 0, 0)
             raise LOST
-    assert [usage for usage, _ in desk.ends.settled] == [Usage(10, 0)]
+    assert [usage for usage, _ in desk.ends.settled] == [Usage(6)]
 
 
 async def test_a_receipt_that_cannot_be_made_changes_no_charge(desk: Desk) -> None:
@@ -295,7 +308,7 @@ async def test_a_receipt_that_cannot_be_made_changes_no_charge(desk: Desk) -> No
         work.counted(COUNTED)
     with pytest.raises(Unavailable):
         await work.record(b"answer", "stop")
-    assert [usage for usage, _ in desk.ends.settled] == [Usage(FORESEEN, MAX_TOKENS), COUNTED]
+    assert [usage for usage, _ in desk.ends.settled] == [Usage(), COUNTED]
     assert await desk.is_as_before()
 
 

@@ -26,6 +26,7 @@ from allod.serve.replica import Replica, ReplicaOptions
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 
+BATCH_TOKENS = 256
 ECHO_MODEL = ServedModel(
     name=ECHO, owner="Allod", digest=digest_of("echo model"), licence="Apache-2.0", country="", informative=False
 )
@@ -99,6 +100,9 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         "threads": model.threads or max(1, _num_physical_cores() - 1),
         "http_threads": 2 * model.slots + 4,  # one for each request that admission lets in, and some for health
         "embeddings": header.can_embed,
+        # a text to embed must fit one batch; a prompt is computed in several, with news of it and a token for others
+        # after each, and no more than one is computed for somebody who has left
+        "batch_tokens": context_tokens if header.can_embed else min(BATCH_TOKENS, context_tokens),
         "gpu_layers": model.gpu_layers,
         "kv_unified": False,  # a slot's arithmetic must not depend on its neighbours
         "cache_ram_mib": 0,  # 8 GiB by default

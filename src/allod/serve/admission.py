@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 
 from allod.core.errors import Unavailable
+from allod.core.requests import Usage
 from allod.serve.fair_queue import Ticket
 from allod.serve.turns import Standing, Turns
 
@@ -81,7 +82,7 @@ class Admission:
 class Turn:
     """One request's turn: tell it of the answer's tokens as they come, and once at the end.
 
-    Without `finish` it pays for the tokens that were last told, or for what was foreseen if none were.
+    Without either it pays for the tokens that were last told, or for what was foreseen if none were.
     """
 
     __slots__ = ("_admission", "_arrive", "_ticket", "started_ms", "waited_s")
@@ -119,6 +120,12 @@ class Turn:
     def used(self, completion_tokens: int) -> None:
         """So many tokens of the answer have been made so far."""
         self._admission._turns.use(self._ticket, completion_tokens)
+
+    def finish_early(self, usage: Usage) -> None:
+        """The answer broke off, and this is what there was of it."""
+        self._admission._turns.correct(
+            self._ticket, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
+        )
 
     def finish(self, *, prompt_tokens: int, completion_tokens: int) -> None:
         """The answer is whole, and these are the tokens that the engine counted."""

@@ -1,7 +1,8 @@
 """The engine port: what the gateway asks of whatever runs a model.
 
 An adapter passes tests/contracts/test_engine.py. Whoever stops iterating over `stream`, or cancels any call, has
-cancelled the work in the engine too: no adapter goes on computing for nobody.
+cancelled the work in the engine too: no adapter goes on computing for nobody. It has returned only when the engine has
+let go, so that its caller knows by then what was computed (`Tally`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Usage
 from allod.model.control_tokens import ControlTokens
 
 NO_CONTROL_TOKENS = ControlTokens()
@@ -47,25 +48,55 @@ class EngineInfo:
     seal_proof: str | None = None  # digest of the kernel's evidence for it
 
 
+@dataclass(slots=True)
+class Tally:
+    """What the engine says it has computed of one request so far. An adapter writes it, whoever asked reads it.
+
+    Once a call has ended, in whatever way, it is what the engine counted; or the last that it said, and so the least
+    that it can have been, where the engine itself was lost.
+    """
+
+    prompt_tokens: int = 0  # computed, or taken from what was computed before
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    is_known: bool = False  # whether the engine has said anything
+
+    @property
+    def usage(self) -> Usage | None:
+        """None where nothing is known to have been computed."""
+        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens) if self.is_known else None
+
+    def count(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
+        """What there is by now."""
+        self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
+        self.cached_tokens, self.is_known = cached_tokens, True
+
+    def clear(self) -> None:
+        """What was computed is lost, and the request begins anew."""
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
+        self.is_known = False
+
+
 class Engine(Protocol):
     """Runs one model. Raises Invalid for what this model cannot do, Unavailable when the engine is lost.
 
     A chat whose `model` names one of `info.adapters` is answered with that adapter, every other one with the model as
     it is. A prompt that was computed is reused for chats of the same `salt` (`serve/salts.py`) and adapter only.
+    No answer has more tokens than were asked for, or than the context holds, and no usage is beyond what was asked.
     """
 
     @property
     def info(self) -> EngineInfo: ...
 
-    def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
+    def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Piece | Completion, None]:
         """Pieces as they are made, then one Completion whose `content` is the whole text."""
         ...
 
-    async def complete(self, chat: Chat, *, salt: str) -> Completion:
+    async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
         """The whole answer at once."""
         ...
 
-    async def embed(self, embed: Embed) -> Embeddings:
+    async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         """One vector a text."""
         ...
 

@@ -80,7 +80,7 @@ class Gateway:
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
         async with await self._accepted(caller, request, prepared, _schemas_of(chat)) as work:
-            completion = await self.engine.complete(prepared, salt=self._salt(request))
+            completion = await self.engine.complete(prepared, salt=self._salt(request), tally=work.tally)
             work.counted(completion.usage)
             completion = await self._interpreted(work, chat, completion)
         await work.record(completion.committed_bytes(), completion.finish)
@@ -102,7 +102,7 @@ class Gateway:
             )
         request = await self._labelled(request)
         async with await self._accepted(caller, request, embed) as work:
-            made = await self.engine.embed(embed)
+            made = await self.engine.embed(embed, tally=work.tally)
             work.counted(made.usage)
         body = write(made)
         await work.record(body, "stop")
@@ -112,9 +112,10 @@ class Gateway:
         self, caller: Caller, request: Request, chat: Chat, prepared: Chat
     ) -> AsyncGenerator[Piece | Completion, None]:
         completion = None
+        salt = self._salt(request)
         async with (
             await self._accepted(caller, request, prepared, _schemas_of(chat)) as work,
-            aclosing(self._pieces(chat, work, self.engine.stream(prepared, salt=self._salt(request)))) as pieces,
+            aclosing(self._pieces(chat, work, self.engine.stream(prepared, salt=salt, tally=work.tally))) as pieces,
         ):
             async for item in pieces:
                 if isinstance(item, Completion):
@@ -209,6 +210,7 @@ class Gateway:
         holding = tools.offers_tools(chat)
         async with aclosing(answer) as stream:
             async for item in stream:
+                work.progressed()
                 if isinstance(item, Completion):
                     work.counted(item.usage)
                     completion = await self._interpreted(work, chat, item)

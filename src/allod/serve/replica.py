@@ -21,7 +21,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
 from allod.core.whole_files import write_whole
 from allod.model.store import check_digest, silent
 from allod.seal.launch import SealedProcess, SealOptions, start
-from allod.serve.engine import EngineInfo
+from allod.serve.engine import EngineInfo, Tally
 from allod.serve.engines.llama import LlamaEngine
 
 READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
@@ -80,11 +80,13 @@ class Replica:
         if self._engine is None:
             raise Unavailable(self._reason, code="engine_starting", retry_after_s=2)
 
-    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
+    async def stream(
+        self, chat: Chat, *, salt: str, tally: Tally | None = None
+    ) -> AsyncGenerator[Piece | Completion, None]:
         engine, begun = await self._up(), False
         while True:
             try:
-                async with aclosing(engine.stream(chat, salt=salt)) as answer:
+                async with aclosing(engine.stream(chat, salt=salt, tally=tally)) as answer:
                     async for item in answer:
                         begun = True
                         yield item
@@ -95,11 +97,11 @@ class Replica:
                 begun = True  # once more, and no more than that
                 engine = await self._next_after(engine)
 
-    async def complete(self, chat: Chat, *, salt: str) -> Completion:
-        return await self._tried_twice(lambda engine: engine.complete(chat, salt=salt))
+    async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
+        return await self._tried_twice(lambda engine: engine.complete(chat, salt=salt, tally=tally))
 
-    async def embed(self, embed: Embed) -> Embeddings:
-        return await self._tried_twice(lambda engine: engine.embed(embed))
+    async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
+        return await self._tried_twice(lambda engine: engine.embed(embed, tally=tally))
 
     async def _tried_twice(self, ask: Callable[[LlamaEngine], Awaitable[_Answer]]) -> _Answer:
         engine = await self._up()

@@ -105,9 +105,13 @@ class Turns:
         """So many tokens of the answer have been made by now."""
         self._charge(ticket, ticket.prompt, max(ticket.charged, completion_tokens), completion_tokens)
 
+    def correct(self, ticket: Ticket, *, prompt_tokens: int, completion_tokens: int) -> None:
+        """The answer broke off, and cost this; how long answers are is not learnt from it."""
+        self._charge(ticket, prompt_tokens, completion_tokens, completion_tokens)
+
     def finish(self, ticket: Ticket, *, prompt_tokens: int, completion_tokens: int) -> None:
         """The answer is whole, and cost this."""
-        self._charge(ticket, prompt_tokens, completion_tokens, completion_tokens)
+        self.correct(ticket, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         if ticket.max_tokens:  # an embedding says nothing about the length of answers
             ticket.line.learn(completion_tokens)
 

@@ -1,6 +1,8 @@
 """One accepted request at the engine: its turn, what it has used, and what is written and charged when it ends.
 
-However it ends, its place is given back, its tenant is charged what was used, and a receipt says how far it came.
+However it ends, its place is given back, and three get one and the same count of tokens: the fair queue, the tenant's
+limits, and the receipt, which the ledger adds up. It is the engine's own count; where the engine was lost, the last
+that it gave, and nothing where it gave none.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from allod.core.errors import Invalid
 from allod.core.requests import Request, Usage
 from allod.govern.policy import Decision
 from allod.govern.tenants import Tenant
 from allod.serve.admission import Admission, Turn
 from allod.serve.allowance import Allowance, Held
+from allod.serve.engine import Tally
 from allod.serve.recorder import Answered, Recorder
 
 
@@ -41,6 +43,7 @@ class Work:
         "_turn",
         "_usage",
         "engine_ms",
+        "tally",
     )
     _turn: Turn
 
@@ -53,6 +56,7 @@ class Work:
         self._usage: Usage | None = None
         self._start_s = 0.0
         self.engine_ms = 0
+        self.tally = Tally()  # the engine writes what it has computed
 
     async def __aenter__(self) -> Work:
         tenant, held = self._accepted.tenant, self._accepted.held
@@ -75,10 +79,12 @@ class Work:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.engine_ms = round((time.monotonic() - self._start_s) * 1000)
+        usage = self._usage or self.tally.usage
+        if self._usage is None:
+            self._turn.finish_early(usage or Usage())
         await self._turn.__aexit__(kind, error, trace)
-        self._allowance.settle(self._accepted.held, self._usage or self._supposed(error), self.engine_ms)
+        self._allowance.settle(self._accepted.held, usage or Usage(), self.engine_ms)
         if error is not None:
-            usage = self._usage or self._sent_so_far(error)
             self._recorder.record_unfinished(
                 self._accepted.request,
                 self._accepted.decision,
@@ -94,9 +100,12 @@ class Work:
         return self._accepted.tenant.id
 
     def piece(self, text: str) -> None:
-        """Text that goes to the client: one token of the answer, as engines send them."""
+        """Text that goes to the client."""
         self._sent.append(text)
-        self._turn.used(len(self._sent))
+
+    def progressed(self) -> None:
+        """The engine has said how far it is."""
+        self._turn.used(self.tally.completion_tokens)
 
     def counted(self, usage: Usage) -> None:
         """The engine is done, and this is what it counted."""
@@ -107,22 +116,3 @@ class Work:
         """Step 9: return once the receipt is durable."""
         answered = Answered(answer, finish, self._usage, self.engine_ms)
         await self._recorder.record_answer(self._accepted.request, self._accepted.decision, answered)
-
-    def _sent_so_far(self, error: BaseException) -> Usage | None:
-        """What the receipt says where the engine's count was lost: the prompt as it was estimated, the pieces sent.
-
-        None where nothing was sent and it was not the client who ended it: then nobody owes anything.
-        """
-        if not self._sent and isinstance(error, Exception):
-            return None
-        return Usage(self._accepted.held.prompt_tokens, len(self._sent))
-
-    def _supposed(self, error: BaseException | None) -> Usage:
-        """What limits are charged where the engine's count was lost: who leaves early does not get off free.
-
-        What the engine refused outright cost nothing.
-        """
-        held = self._accepted.held
-        if isinstance(error, Invalid) and not self._sent:
-            return Usage()
-        return Usage(held.prompt_tokens, len(self._sent) or held.max_tokens)

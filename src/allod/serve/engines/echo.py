@@ -6,13 +6,14 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from hashlib import sha256
 from typing import Any
 
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Usage
-from allod.serve.engine import EngineInfo, LoadedAdapter
+from allod.serve.engine import EngineInfo, LoadedAdapter, Tally
 
 DIMENSIONS = 8
 
@@ -49,7 +50,11 @@ class EchoEngine:
         self._delay_s = delay_s
         self._closed = False
 
-    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
+    async def stream(
+        self, chat: Chat, *, salt: str, tally: Tally | None = None
+    ) -> AsyncGenerator[Piece | Completion, None]:
+        tally = Tally() if tally is None else tally
+        tally.clear()
         prompt_tokens = sum(len(_text_of(message).split()) for message in chat.messages)
         if prompt_tokens > self.info.context_tokens:
             raise Invalid(
@@ -59,27 +64,33 @@ class EchoEngine:
             )
         words, finish = _answer(chat, self._opening(chat.model))
         self.running += 1
+        tally.count(prompt_tokens, 0, 0)
         try:
             for word in words:
                 await asyncio.sleep(self._delay_s)
                 if self._closed:
                     raise Unavailable("the engine was lost", code="engine_lost")
+                tally.completion_tokens += 1
                 yield Piece(word, _logprobs(word, chat.top_logprobs))
         finally:
             self.running -= 1
         logprobs = tuple(entry for word in words for entry in _logprobs(word, chat.top_logprobs))
         yield Completion("".join(words), finish, Usage(prompt_tokens, len(words)), logprobs=logprobs)
 
-    async def complete(self, chat: Chat, *, salt: str) -> Completion:
-        async for item in self.stream(chat, salt=salt):
-            if isinstance(item, Completion):
-                return item
+    async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
+        async with aclosing(self.stream(chat, salt=salt, tally=tally)) as answer:
+            async for item in answer:
+                if isinstance(item, Completion):
+                    return item
         raise Unavailable("the engine was lost", code="engine_lost")
 
-    async def embed(self, embed: Embed) -> Embeddings:
+    async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         if self._closed:
             raise Unavailable("the engine was lost", code="engine_lost")
-        return Embeddings(tuple(map(_vector, embed.texts)), Usage(sum(len(text.split()) for text in embed.texts)))
+        num_tokens = sum(len(text.split()) for text in embed.texts)
+        if tally is not None:
+            tally.count(num_tokens, 0, 0)
+        return Embeddings(tuple(map(_vector, embed.texts)), Usage(num_tokens))
 
     async def close(self) -> None:
         self._closed = True

@@ -1,25 +1,24 @@
 """HTTP/1.1 over one Unix socket, kept alive: all that an engine adapter needs, and nothing it does not.
 
 Parsing is httptools'. What is here is the pool and the exchange; decision 0004 has the measurement behind it
-(a general client costs 6 times the CPU for each exchange). A cancelled exchange hangs up, which is how an engine
-learns that nobody waits any more; when the engine hangs up too, it has let go of the work.
+(a general client costs 6 times the CPU for each exchange). Whoever needs an answer no more hangs up its own side,
+which is how an engine learns that nobody waits; when the engine hangs up too, it has let go of the work.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import httptools
 
 from allod.core.errors import Unavailable
+from allod.serve.deadlines import Deadlines
 
 PAUSE_BYTES = 1 << 20  # stop reading from the engine while this much waits for a slow client
-MAX_BODY_BYTES = 256 << 20
+MAX_BODY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +30,56 @@ class Response:
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection, one exchange at a time."""
+    """One keep-alive connection, one exchange at a time. `silence_s` is how long nothing may come while somebody waits,
+    `end_s` when the exchange must be over, by the loop's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: UnixHttp) -> None:
         self.status = 0
         self.reusable = False
         self.lost = False
-        self._finished = True
+        self.finished = True
+        self.has_hung_up = False
+        self.silence_s = self.end_s = 0.0
+        self._client = client
+        self._loop = asyncio.get_running_loop()
         self._broken = False  # what came was not HTTP
-        self._over: Callable[[], None] | None = None
+        self._overdue: Unavailable | None = None
         self._paused = False
         self._chunks: deque[bytes] = deque()
+        self._num_bytes = 0  # in chunks
         self._waiting: asyncio.Future[None] | None = None
+        self._heard_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def send(self, method: str, path: str, body: bytes) -> None:
-        self.status, self.reusable, self._finished = 0, False, False
+    def send(self, method: str, path: str, body: bytes, *, silence_s: float, end_s: float) -> None:
+        self.status, self.reusable, self.finished = 0, False, False
         self._chunks.clear()
+        self._num_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
+        self.silence_s, self.end_s, self._heard_s = silence_s, end_s, self._loop.time()
+        self._look()
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
 
-    async def wait(self) -> bool:
-        """Wait for something new; False when the response is complete and read."""
-        while not self._chunks and not self._finished:
+    async def read(self) -> bytes:
+        """What has come since; empty when the response is complete and read."""
+        while not self._chunks:
+            if self.finished:
+                return b""
             await self._news()
-        return bool(self._chunks)
+        data = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
+        self._chunks.clear()
+        self._num_bytes = 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
 
     async def wait_for_status(self) -> None:
         """Wait until `status` is known."""
@@ -71,37 +89,58 @@ class _Connection(asyncio.Protocol):
     async def _news(self) -> None:
         if self.lost or self._broken:
             raise Unavailable("the engine closed the connection", code="engine_lost", retry_after_s=1)
-        self._waiting = asyncio.get_running_loop().create_future()
+        if self._overdue is not None:
+            raise self._overdue
+        self._waiting = self._loop.create_future()
         await self._waiting
 
-    def take(self) -> bytes:
-        data = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
-        self._chunks.clear()
-        self._resume()
-        return data
+    def allow(self, silence_s: float) -> None:
+        """Nothing may come for so long from now on."""
+        if silence_s < self.silence_s:
+            self.silence_s = silence_s
+            self._look()
+        self.silence_s = silence_s
 
-    def close(self) -> None:
-        self._transport.abort()
-
-    def hang_up(self, over: Callable[[], None]) -> None:
-        """Close our side. `over` is called once the server works on nothing of the exchange any more: now, if its
-        response is complete, else when it has closed its side, which it does after dropping the work."""
-        if self._finished or self.lost:
-            self.close()
-            over()
-            return
-        self._over = over
-        self._resume()  # what still comes is thrown away
-        if not self._transport.is_closing():
+    def hang_up(self, patience_s: float) -> None:
+        """Close our side: the server works for nobody now. What it still says can be read until it closes its own."""
+        self.has_hung_up, self.silence_s, self._overdue = True, patience_s, None
+        self.end_s = self._loop.time() + patience_s
+        self._look()
+        if not (self.lost or self._transport.is_closing()):
             self._transport.write_eof()
 
-    def is_usable(self) -> bool:
-        return self._finished and self.reusable and not (self.lost or self._broken or self._chunks)
+    def close(self) -> None:
+        self.end()
+        self._transport.abort()
 
-    def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
+    def end(self) -> None:
+        """Nobody waits for anything on it now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def is_usable(self) -> bool:
+        is_clean = self.finished and self.reusable and not self._chunks
+        return is_clean and not (self.lost or self._broken or self.has_hung_up)
+
+    def _look(self) -> None:
+        """Whether somebody has waited too long; look again when that could be."""
+        self.end()
+        now_s, is_waited_for = self._loop.time(), self._waiting is not None and not self._waiting.done()
+        if not is_waited_for:
+            self._heard_s = now_s  # it is we who have not listened
+        due_s = min(self._heard_s + self.silence_s, self.end_s)
+        if now_s < due_s or not is_waited_for:
+            self._timer = self._loop.call_at(max(due_s, now_s + 0.1), self._look)
+            return
+        self._overdue = (
+            Unavailable("the engine took too long for a whole answer", code="engine_slow", retry_after_s=5)
+            if now_s >= self.end_s
+            else Unavailable(
+                f"the engine said nothing for {self.silence_s:.0f} s", code="engine_silent", retry_after_s=5
+            )
+        )
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -109,11 +148,12 @@ class _Connection(asyncio.Protocol):
 
     # asyncio.Protocol
     def data_received(self, data: bytes) -> None:
-        if self._broken or self._over is not None:
+        if self._broken:
             return
-        if self._finished:  # nobody asked: whatever this is, it must not become the next answer
+        if self.finished:  # nobody asked: whatever this is, it must not become the next answer
             self._transport.abort()
             return
+        self._heard_s = self._client.heard_s = self._loop.time()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -123,12 +163,10 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self._wake()
-        if self._over is not None:
-            self._over()
 
     # httptools' callbacks
     def on_message_begin(self) -> None:
-        if self._finished:
+        if self.finished:
             raise ValueError("a second response to one request")
 
     def on_headers_complete(self) -> None:
@@ -136,116 +174,139 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
-        if not self._paused and sum(map(len, self._chunks)) > PAUSE_BYTES:
+        self._num_bytes += len(chunk)
+        if not self._paused and self._num_bytes > PAUSE_BYTES:
             self._paused = True
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        self._finished = True
+        self.finished = True
         self.reusable = self._parser.should_keep_alive()
 
 
-async def whole(parts: AsyncGenerator[int | bytes, None]) -> Response:
-    """What a stream brings, put together."""
-    status, body, size = 0, [], 0
-    async with aclosing(parts):
-        async for part in parts:
-            if isinstance(part, int):
-                status = part
-                continue
-            body.append(part)
-            size += len(part)
-            if size > MAX_BODY_BYTES:
-                raise Unavailable("the engine's response is too large", code="engine_response")
-    return Response(status, b"".join(body))
+class Exchange:
+    """One request that was sent, and its response. `end` it, whatever happens: what is not complete is cut off."""
+
+    def __init__(self, client: UnixHttp, request: tuple[str, str, bytes], connection: _Connection) -> None:
+        self._client = client
+        self._request = request
+        self._connection = connection
+        self._has_hung_up = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole response has come."""
+        return self._connection.finished
+
+    async def status(self) -> int:
+        """The response's status. Raises Unavailable when the server is lost or says nothing for too long.
+
+        A kept connection may have been closed by the server just now, so its loss before the status is no news of
+        the server: then the request goes out on another one. The loss of a new connection is.
+        """
+        while True:
+            try:
+                await self._connection.wait_for_status()
+            except Unavailable:
+                lost = self._connection
+                if not lost.lost or self._has_hung_up or not await self._client._replaces(self, lost):
+                    raise
+            else:
+                return self._connection.status
+
+    async def read(self) -> bytes:
+        """What of the body has come since; empty at its end."""
+        return await self._connection.read()
+
+    def allow(self, silence_s: float) -> None:
+        """From now on nothing may come for so long."""
+        self._connection.allow(silence_s)
+
+    def hang_up(self, patience_s: float) -> None:
+        """Nobody waits for the answer any more. What is still said within `patience_s` can be read until the server
+        closes the connection (Unavailable), which it does after dropping the work."""
+        self._has_hung_up = True
+        self._connection.hang_up(patience_s)
+
+    def end(self) -> None:
+        """Keep the connection for the next exchange if it can be used for one, else close it."""
+        self._client._part_from(self._connection)
 
 
 class UnixHttp:
-    """A client of the one server behind `socket_path`."""
+    """A client of the one server behind `socket_path`. `heard_s`: when it last said anything, by the loop's clock."""
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, deadlines: Deadlines) -> None:
         self._socket_path = socket_path
+        self._deadlines = deadlines
         self._idle: list[_Connection] = []
-        self._busy: set[_Connection] = set()
+        self._busy: dict[_Connection, bool] = {}  # whether it was kept from an earlier exchange
         self._closed = False
+        self.heard_s = 0.0
 
-    async def request(self, method: str, path: str, body: bytes = b"") -> Response:
-        """One exchange, read whole. Raises Unavailable when there is no server or it goes away."""
-        return await whole(self.stream(method, path, body))
+    async def request(
+        self, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0, limit_bytes: int = MAX_BODY_BYTES
+    ) -> Response:
+        """One exchange, read whole. Raises Unavailable when there is no server, it goes away, or takes too long."""
+        exchange = await self.begin(method, path, body, first_s=first_s)
+        try:
+            status, parts, size = await exchange.status(), [], 0
+            while part := await exchange.read():
+                parts.append(part)
+                size += len(part)
+                if size > limit_bytes:
+                    raise Unavailable("the engine's response is too large", code="engine_response")
+            return Response(status, b"".join(parts))
+        finally:
+            exchange.end()
 
-    async def stream(
-        self, method: str, path: str, body: bytes = b"", *, over: Callable[[], None] | None = None
-    ) -> AsyncGenerator[int | bytes, None]:
-        """The status first, then the body as it comes.
-
-        `over` is called once, when the server works on nothing of this any more. An exchange that is left early ends
-        here at once, there a little later: who need not know when (None) has its connection closed outright.
-        """
-        async with self._exchange(method, path, body, over) as connection:
-            yield connection.status
-            while await connection.wait():
-                yield connection.take()
+    async def begin(self, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0) -> Exchange:
+        """Send a request. `first_s`: how long nothing need come (0: as between two words of an answer)."""
+        connection = await self._connect()
+        loop, deadlines = asyncio.get_running_loop(), self._deadlines
+        end_s = loop.time() + deadlines.answer_s
+        connection.send(method, path, body, silence_s=first_s or deadlines.silence_s, end_s=end_s)
+        return Exchange(self, (method, path, body), connection)
 
     async def close(self) -> None:
-        """Close every connection; exchanges under way fail with Unavailable."""
+        """Close every connection; exchanges under way fail with Unavailable, and none can be begun."""
         self._closed = True
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()
 
-    @asynccontextmanager
-    async def _exchange(
-        self, method: str, path: str, body: bytes, over: Callable[[], None] | None
-    ) -> AsyncGenerator[_Connection, None]:
-        """A connection on which the request was sent and the status has come.
+    async def _replaces(self, exchange: Exchange, lost: _Connection) -> bool:
+        """Send the request again where a kept connection was lost under it."""
+        if self._closed or not self._busy.pop(lost, False):
+            return False
+        lost.end()
+        exchange._connection = connection = await self._connect()
+        connection.send(*exchange._request, silence_s=lost.silence_s, end_s=lost.end_s)
+        return True
 
-        A kept connection may have been closed by the server just now, so its loss before the status is no news of
-        the server: then the request goes out on another one. The loss of a new connection is.
-        """
-        connection: _Connection | None = None
-        try:
-            while connection is None:
-                connection, is_kept = await self._connect()
-                self._busy.add(connection)
-                connection.send(method, path, body)
-                try:
-                    await connection.wait_for_status()
-                except Unavailable:
-                    if not is_kept or self._closed or not connection.lost:
-                        raise
-                    self._busy.discard(connection)
-                    connection = None
-            yield connection
-        finally:
-            if connection is not None:
-                self._part_from(connection, over)
-            elif over is not None:
-                over()
-
-    def _part_from(self, connection: _Connection, over: Callable[[], None] | None) -> None:
-        def done() -> None:
-            self._busy.discard(connection)
-            if over is not None:
-                over()
-
-        if connection.is_usable():
+    def _part_from(self, connection: _Connection) -> None:
+        self._busy.pop(connection, None)
+        if connection.is_usable() and not self._closed:
+            connection.end()
             self._idle.append(connection)
-            done()
-        elif over is None:
-            connection.close()
-            done()
         else:
-            connection.hang_up(done)
+            connection.close()
 
-    async def _connect(self) -> tuple[_Connection, bool]:
-        """A connection, and whether it was kept from an earlier exchange."""
+    async def _connect(self) -> _Connection:
         while self._idle:
             kept = self._idle.pop()
             if kept.is_usable():
-                return kept, True
+                self._busy[kept] = True
+                return kept
         try:
-            _, connection = await asyncio.get_running_loop().create_unix_connection(_Connection, self._socket_path)
-        except OSError as error:
-            message = f"the engine does not answer: {error.strerror}"
+            if self._closed:
+                raise OSError(0, "the connection to it was closed")
+            async with asyncio.timeout(self._deadlines.connect_s):
+                _, connection = await asyncio.get_running_loop().create_unix_connection(
+                    lambda: _Connection(self), self._socket_path
+                )
+        except OSError as error:  # a TimeoutError is one
+            message = f"the engine does not answer: {error.strerror or 'it takes no connection'}"
             raise Unavailable(message, code="engine_lost", retry_after_s=1) from error
-        return connection, False
+        self._busy[connection] = False
+        return connection

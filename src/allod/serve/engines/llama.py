@@ -4,88 +4,34 @@ Tools never reach it: llama.cpp accepts a forced tool call and does not enforce 
 `allod.serve.tools` has turned them into a schema before a chat comes here. Nor do salts: it has none, so each chat
 names its slot (`slots.py`). Every chat says of each adapter whether it applies, and slots keep what adapters computed
 apart as they keep salts apart: a prompt has other keys and values under another adapter.
+
+Every answer is streamed from it, so that it tells what it computes while it computes it (`generation.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, NamedTuple
 
 import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Usage
-from allod.serve.engine import EngineInfo
-from allod.serve.engines.http import Response, UnixHttp, whole
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Usage
+from allod.serve.deadlines import Deadlines
+from allod.serve.engine import EngineInfo, Tally
+from allod.serve.engines.generation import Answer, Reading
+from allod.serve.engines.http import UnixHttp
+from allod.serve.engines.llama_words import read_slot, read_vectors
 from allod.serve.engines.slots import SlotQueue, Slots, Turn
 from allod.serve.schemas.grammar import grammar_of
 
 CHAT_PATH = "/v1/chat/completions"
-MAX_LINE_BYTES = 1 << 20
+TEXTS_AT_ONCE = 32  # to embed in one exchange, so that reading the vectors holds nobody up
+POLL_S = 0.02
 
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _TokenLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-    top_logprobs: list[_TokenLogprob] = []
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[_TokenLogprob] | None = None
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _CachedTokens(msgspec.Struct):
-    cached_tokens: int = 0
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _CachedTokens | None = None
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    type: str = ""
-    code: int = 500
-
-
-class _Answer(msgspec.Struct):
-    """A response, or one event of a streamed one."""
-
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: _Error | None = None
-
-
-class _Vector(msgspec.Struct):
-    index: int
-    embedding: list[float]
-
-
-class _Vectors(msgspec.Struct):
-    data: list[_Vector]
-    usage: _Usage | None = None
-
-
-_answers = msgspec.json.Decoder(_Answer)
-_vectors = msgspec.json.Decoder(_Vectors)
 _encode = msgspec.json.Encoder().encode
-_Kind = TypeVar("_Kind", _Answer, _Vectors)
 
 
 class _Applied(NamedTuple):
@@ -96,116 +42,164 @@ class _Applied(NamedTuple):
 
 
 class LlamaEngine:
-    """One started llama.cpp server. `info` is what its launcher knows of it, `slots` what they hold (None: nothing)."""
+    """One started llama.cpp server. `info` is what its launcher knows of it, `slots` what they hold (None: nothing).
 
-    def __init__(self, info: EngineInfo, socket_path: str, slots: Slots | None = None) -> None:
+    `is_stuck` once it has not let go of work that nobody waited for any more: it is of no use then.
+    """
+
+    def __init__(
+        self, info: EngineInfo, socket_path: str, slots: Slots | None = None, deadlines: Deadlines | None = None
+    ) -> None:
         self.info = info
+        self.is_stuck = False
         self._bare = _Applied(_lora(info, ""), "")
         self._adapters = {each.name: _Applied(_lora(info, each.name), f" {each.digest}") for each in info.adapters}
-        self._http = UnixHttp(socket_path)
+        self._deadlines = deadlines or Deadlines()
+        self._http = UnixHttp(socket_path, self._deadlines)
         self._slots = SlotQueue(slots or Slots(info.slots))
+        self._prompt_bytes = 0  # of all that it works on
+        self._endings: set[asyncio.Task[None]] = set()
 
-    async def stream(self, chat: Chat, *, salt: str) -> AsyncGenerator[Piece | Completion, None]:
-        texts: list[str] = []
-        logprobs: list[Json] = []
-        finish: str | None = None
-        usage = _Usage()
+    @property
+    def heard_s(self) -> float:
+        """When the engine last said anything to anybody, by the loop's clock."""
+        return self._http.heard_s
+
+    async def stream(
+        self, chat: Chat, *, salt: str, tally: Tally | None = None
+    ) -> AsyncGenerator[Piece | Completion, None]:
+        tally = Tally() if tally is None else tally
+        tally.clear()
         prompt = _encode(self.info.control_tokens.plain_messages(chat.messages))
         applied = self._adapters.get(chat.model, self._bare)
-        body = applied.body + _encode(_chat_body(chat, prompt, stream=True))[1:]
+        body = applied.body + _encode(_chat_body(chat, prompt))[1:]
+        answer = Answer(chat, self.info.context_tokens, tally)
         turn = await self._slots.take(salt + applied.salt, prompt)
-        async with aclosing(self._events(body, turn)) as events:
-            async for event in events:
-                usage = event.usage or usage
-                for choice in event.choices:
-                    finish = choice.finish_reason or finish
-                    if choice.delta is not None and choice.delta.content:
-                        piece = Piece(choice.delta.content, _openai_logprobs(choice.logprobs, chat.top_logprobs))
-                        texts.append(piece.text)
-                        logprobs.extend(piece.logprobs)
+        async with self._working(_placed(body, turn), turn, answer) as reading:
+            while not answer.is_cut and (events := await reading.events()):
+                for event in events:
+                    if (piece := answer.piece(event)) is not None:
                         yield piece
-        if finish is None:
-            raise Unavailable("the engine was lost in mid-answer", code="engine_lost", retry_after_s=1)
-        yield Completion("".join(texts), _finish(finish), _usage(usage), logprobs=tuple(logprobs))
+        yield answer.completion()
 
-    async def complete(self, chat: Chat, *, salt: str) -> Completion:
-        prompt = _encode(self.info.control_tokens.plain_messages(chat.messages))
-        applied = self._adapters.get(chat.model, self._bare)
-        body = applied.body + _encode(_chat_body(chat, prompt, stream=False))[1:]
-        turn = await self._slots.take(salt + applied.salt, prompt)
-        answer = _decoded(_answers, await whole(self._parts(body, turn)))
-        if not answer.choices:
-            raise Unavailable("the engine answered nothing", code="engine_response")
-        choice = answer.choices[0]
-        content = choice.message.content if choice.message is not None else None
-        return Completion(
-            content or "",
-            _finish(choice.finish_reason or "stop"),
-            _usage(answer.usage or _Usage()),
-            logprobs=_openai_logprobs(choice.logprobs, chat.top_logprobs),
-        )
+    async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
+        async with aclosing(self.stream(chat, salt=salt, tally=tally)) as answer:
+            async for item in answer:
+                if isinstance(item, Completion):
+                    return item
+        raise Unavailable("the engine answered nothing", code="engine_response")
 
-    async def embed(self, embed: Embed) -> Embeddings:
+    async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         if not self.info.can_embed:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
-        response = await self._http.request(
-            "POST", "/v1/embeddings", _encode({"input": [self.info.control_tokens.plain(text) for text in embed.texts]})
-        )
-        answer = _decoded(_vectors, response)
-        ordered = sorted(answer.data, key=lambda item: item.index)
-        return Embeddings(tuple(tuple(item.embedding) for item in ordered), _usage(answer.usage or _Usage()))
+        tally = Tally() if tally is None else tally
+        tally.clear()
+        vectors: list[tuple[float, ...]] = []
+        try:
+            async with asyncio.timeout(self._deadlines.answer_s):
+                for start in range(0, len(embed.texts), TEXTS_AT_ONCE):
+                    vectors += await self._vectors(embed.texts[start : start + TEXTS_AT_ONCE], tally)
+        except TimeoutError:
+            raise Unavailable("the engine took too long", code="engine_slow", retry_after_s=5) from None
+        return Embeddings(tuple(vectors), tally.usage or Usage())
 
     async def is_ready(self) -> bool:
         """Whether the server has loaded its model."""
         try:
-            return (await self._http.request("GET", "/health")).status == 200
+            return (await self._http.request("GET", "/health", first_s=self._deadlines.connect_s)).status == 200
         except Unavailable:
             return False
+
+    async def probe(self) -> None:
+        """Ask what only the part that computes can say. Raises Unavailable where it does not say it in time."""
+        await self._http.request("GET", "/slots", first_s=self._deadlines.hung_s)
 
     async def close(self) -> None:
         self._slots.close()
         await self._http.close()
+        await asyncio.gather(*self._endings, return_exceptions=True)
 
-    async def _events(self, body: bytes, turn: Turn) -> AsyncGenerator[_Answer, None]:
-        """The events of a streamed answer, up to [DONE]."""
-        status, buffer = 0, b""
-        async with aclosing(self._parts(body, turn)) as parts:
-            async for part in parts:
-                if isinstance(part, int):
-                    status = part
-                    continue
-                *lines, buffer = (buffer + part).split(b"\n") if status == 200 else [buffer + part]
-                if len(buffer) > MAX_LINE_BYTES:
-                    raise Unavailable("the engine's answer has a line without end", code="engine_response")
-                for line in lines:
-                    if line.startswith((b"data: {", b"error: {")):
-                        yield _event(line)
-        if status != 200:
-            _decoded(_answers, Response(status, buffer))
+    @asynccontextmanager
+    async def _working(self, body: bytes, turn: Turn, answer: Answer) -> AsyncGenerator[Reading, None]:
+        """While the engine works on a chat in the slot of its turn, which ends when the engine has let go of it.
 
-    async def _parts(self, body: bytes, turn: Turn) -> AsyncGenerator[int | bytes, None]:
-        """The status and the parts of the engine's answer, in the turn's slot, which ends when the engine is done."""
-        status, over = 0, partial(self._slots.give_back, turn)
-        async with aclosing(self._http.stream("POST", CHAT_PATH, _placed(body, turn), over=over)) as parts:
-            async for part in parts:
-                if isinstance(part, int):
-                    status = part
-                elif status == 200:
-                    turn.begun = True
-                yield part
+        Who leaves early waits for that, to know what was computed; who has lost the engine does not.
+        """
+        self._prompt_bytes += len(body)
+        try:
+            first_s = self._deadlines.first_word_s(self._prompt_bytes)
+            exchange = await self._http.begin("POST", CHAT_PATH, body, first_s=first_s)
+        except BaseException:
+            self._free(turn, len(body))
+            raise
+        reading = Reading(exchange, answer, turn, silence_s=self._deadlines.silence_s)
+        is_lost = False
+        try:
+            yield reading
+            await reading.last_word()
+        except AllodError as error:
+            is_lost = error.code != "engine_slow"
+            raise
+        finally:
+            if exchange.is_complete:
+                exchange.end()
+                self._free(turn, len(body))
+            else:
+                ending = asyncio.create_task(self._leave(reading, len(body)))
+                self._endings.add(ending)
+                ending.add_done_callback(self._endings.discard)
+                if not is_lost:
+                    await asyncio.shield(ending)
 
+    async def _leave(self, reading: Reading, num_bytes: int) -> None:
+        """Hang up, and learn what was computed."""
+        try:
+            reading.exchange.hang_up(self._deadlines.let_go_s)
+            await self._hear_out(reading)
+        finally:
+            reading.exchange.end()
+            self._free(reading.turn, num_bytes)
 
-def _event(line: bytes) -> _Answer:
-    """One event of a stream. Raises the error that it reports, Unavailable for what cannot be read."""
-    try:
-        event = _answers.decode(line[line.index(b"{") :])
-    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
-        raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
-    if event.error is not None:
-        raise _error(event.error)
-    return event
+    async def _hear_out(self, reading: Reading) -> None:
+        try:
+            await reading.hear_out()
+        except AllodError as error:
+            if error.code in ("engine_slow", "engine_silent"):
+                self.is_stuck = True
+                return
+        with suppress(TimeoutError, AllodError):
+            async with asyncio.timeout(self._deadlines.let_go_s):
+                await self._learn(reading)
+
+    async def _learn(self, reading: Reading) -> None:
+        """Ask the slot how far it came. One that never worked on the request holds another's."""
+        is_ours = reading.answer.has_begun
+        while True:
+            slot = read_slot(await self._http.request("GET", "/slots"), reading.turn.slot)
+            if not slot.is_processing:
+                break
+            is_ours = True
+            await asyncio.sleep(POLL_S)
+        if is_ours:
+            reading.answer.counted_in(slot)
+
+    def _free(self, turn: Turn, num_bytes: int) -> None:
+        self._prompt_bytes -= num_bytes
+        self._slots.give_back(turn)
+
+    async def _vectors(self, texts: tuple[str, ...], tally: Tally) -> list[tuple[float, ...]]:
+        body = _encode({"input": [self.info.control_tokens.plain(text) for text in texts]})
+        self._prompt_bytes += len(body)
+        try:
+            first_s = self._deadlines.first_word_s(self._prompt_bytes)
+            response = await self._http.request("POST", "/v1/embeddings", body, first_s=first_s)
+        finally:
+            self._prompt_bytes -= len(body)
+        vectors, num_tokens = read_vectors(response, len(texts))
+        tally.count(tally.prompt_tokens + min(num_tokens, len(texts) * self.info.context_tokens), 0, 0)
+        return vectors
 
 
 def _placed(body: bytes, turn: Turn) -> bytes:
@@ -221,17 +215,18 @@ def _lora(info: EngineInfo, name: str) -> bytes:
     return b'"lora":%b,' % _encode(scales)
 
 
-def _chat_body(chat: Chat, prompt: bytes, *, stream: bool) -> dict[str, Any]:
+def _chat_body(chat: Chat, prompt: bytes) -> dict[str, Any]:
     sampling = chat.sampling
     body: dict[str, Any] = {
         "messages": msgspec.Raw(prompt),
         "seed": sampling.seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "stream": stream,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "timings_per_token": True,
+        "return_progress": True,
     }
-    if stream:
-        body["stream_options"] = {"include_usage": True}
     if sampling.max_tokens is not None:
         body["max_tokens"] = sampling.max_tokens
     if sampling.stop:
@@ -241,48 +236,3 @@ def _chat_body(chat: Chat, prompt: bytes, *, stream: bool) -> dict[str, Any]:
     if chat.schema is not None:
         body["grammar"] = grammar_of(chat.schema)
     return body
-
-
-def _decoded(decoder: msgspec.json.Decoder[_Kind], response: Response) -> _Kind:
-    """The response's body, or the error that it reports."""
-    try:
-        if response.status == 200:
-            return decoder.decode(response.body)
-        error = _answers.decode(response.body).error
-    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
-        raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
-    raise _error(error or _Error(code=response.status))
-
-
-def _error(error: _Error) -> AllodError:
-    """llama.cpp's error as one of ours."""
-    if (
-        error.type == "exceed_context_size_error" or "too large to process" in error.message
-    ):  # chat; embeddings, as a 500
-        return Invalid(error.message, code="context_length_exceeded")
-    if 400 <= error.code < 500:
-        return Invalid(error.message, code="refused_by_engine")
-    return Unavailable(error.message or "the engine failed", code="engine_failed", retry_after_s=1)
-
-
-def _finish(reason: str) -> Finish:
-    return "length" if reason == "length" else "stop"
-
-
-def _usage(usage: _Usage) -> Usage:
-    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-    return Usage(usage.prompt_tokens, usage.completion_tokens, cached)
-
-
-def _openai_logprobs(logprobs: _Logprobs | None, num_alternatives: int | None) -> tuple[Json, ...]:
-    """llama.cpp's entries carry a token `id` that OpenAI's clients do not expect."""
-    if logprobs is None:
-        return ()
-    return tuple(
-        {**_entry(entry), "top_logprobs": [_entry(other) for other in entry.top_logprobs[:num_alternatives]]}
-        for entry in logprobs.content or ()
-    )
-
-
-def _entry(entry: _TokenLogprob) -> dict[str, Any]:
-    return {"token": entry.token, "logprob": entry.logprob, "bytes": entry.bytes}

@@ -26,8 +26,7 @@ def serve(options: dict[str, Any]) -> None:
     params.cpuparams_batch.n_threads = options["threads"]
     params.n_threads_http = options["http_threads"]
     params.embedding = options["embeddings"]
-    if options["embeddings"]:  # a text to embed must fit one physical batch (512 by default)
-        params.n_batch = params.n_ubatch = options["context_tokens"]
+    params.n_batch = params.n_ubatch = options["batch_tokens"]
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in options["adapters"]]
     params.lora_init_without_apply = True  # each request says which of them it wants
     params.n_gpu_layers = options["gpu_layers"]
@@ -38,7 +37,8 @@ def serve(options: dict[str, Any]) -> None:
     params.slot_save_path = ""
     params.cors_origins = ""
     params.ui = False
-    params.endpoint_slots = False
+    params.sse_ping_interval = 0  # a word of the engine's is progress, not a sign of life from beside it
+    params.endpoint_slots = True  # how the gateway learns what was computed for who left early
     params.endpoint_props = False
     params.offline = True
     params.verbosity = 1

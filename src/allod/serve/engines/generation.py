@@ -1,0 +1,201 @@
+"""One answer under way in llama.cpp's server: what it says, what it has computed, and how its work is ended.
+
+Who leaves early hangs up, and what the engine had computed by then is known only once it has let go. It lets go within
+a second or the batch that it computes, says so by hanging up too, and shows by its slot how far it came: the slot holds
+the prompt and every token of the answer but the last, which was chosen and not computed on. Until then the slot takes
+no other request.
+
+No engine is believed: an answer that has more tokens than were asked for, or more bytes than these can hold, is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from allod.core.errors import AllodError, Unavailable
+from allod.core.requests import Chat, Completion, Finish, Json, Piece
+from allod.serve.engine import Tally
+from allod.serve.engines.http import Exchange, Response
+from allod.serve.engines.llama_words import Event, Slot, openai_logprobs, read_event, read_refusal
+from allod.serve.engines.slots import Turn
+
+MAX_LINE_BYTES = 1 << 20
+TOKEN_BYTES = 1 << 10  # no token has more of text
+EVENT_BYTES = 1 << 15  # nor does an event about one, with twenty alternatives, each with its bytes
+FREE_EVENTS = 1 << 10  # that are not about a token of the answer
+LINES_AT_ONCE = 256  # to read before others have their turn at the event loop
+LAST_WORD_S = 1.0  # until a response ends that has said that it is done
+
+
+class Answer:
+    """An answer as its pieces make it, and what the engine says that it took. `is_cut`: the engine went on too long."""
+
+    def __init__(self, chat: Chat, context_tokens: int, tally: Tally) -> None:
+        self.max_tokens = min(chat.sampling.max_tokens or context_tokens, context_tokens)
+        self.prompt_tokens = 0  # of the whole prompt, as the engine says
+        self.is_cut = False
+        self._context_tokens = context_tokens
+        self._top_logprobs = chat.top_logprobs
+        self._tally = tally
+        self._texts: list[str] = []
+        self._logprobs: list[Json] = []
+        self._num_bytes = 0
+        self._finish: Finish | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of the prompt or the answer is known to have been computed."""
+        return self._tally.is_known
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the answer itself has begun."""
+        return bool(self._texts) or self._tally.completion_tokens > 0
+
+    def count(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
+        """What the engine says that there is by now; what is impossible is not believed."""
+        prompt_tokens = min(prompt_tokens, self._context_tokens)
+        completion_tokens = min(completion_tokens, self.max_tokens)
+        self._tally.count(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
+
+    def counted_in(self, slot: Slot) -> None:
+        """What the slot holds of it when the engine works on it no more."""
+        prompt_tokens = min(slot.n_prompt_tokens, self.prompt_tokens or slot.n_prompt_tokens)
+        made = slot.n_prompt_tokens - self.prompt_tokens + 1 if 0 < self.prompt_tokens <= slot.n_prompt_tokens else 0
+        tally = self._tally
+        self.count(
+            max(prompt_tokens, tally.prompt_tokens),
+            max(made, tally.completion_tokens),
+            tally.cached_tokens or slot.n_prompt_tokens_cache,
+        )
+
+    def hear(self, event: Event) -> None:
+        """What an event says of the work."""
+        if event.prompt_progress is not None:
+            self.prompt_tokens = event.prompt_progress.total
+        if (timings := event.timings) is not None:
+            self.count(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
+        if (usage := event.usage) is not None:
+            cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+            self.count(usage.prompt_tokens, usage.completion_tokens, cached)
+
+    def piece(self, event: Event) -> Piece | None:
+        """What an event adds to the answer."""
+        if not event.choices:
+            return None
+        choice = event.choices[0]
+        if choice.finish_reason is not None:
+            self._finish = "length" if choice.finish_reason == "length" else "stop"
+        if choice.delta is None or not choice.delta.content:
+            return None
+        self._num_bytes += len(choice.delta.content.encode())
+        # an event more than tokens is honest: what was held back because it might have been a stop sequence
+        made = event.timings.predicted_n if event.timings is not None else len(self._texts) + 1
+        if len(self._texts) > self.max_tokens or made > self.max_tokens or self._num_bytes > self._max_bytes:
+            self._finish, self.is_cut = "length", True
+            return None
+        piece = Piece(choice.delta.content, openai_logprobs(choice.logprobs, self._top_logprobs))
+        self._texts.append(piece.text)
+        self._logprobs.extend(piece.logprobs)
+        return piece
+
+    def completion(self) -> Completion:
+        """The whole answer. Raises Unavailable where it breaks off."""
+        if self._finish is None:
+            raise Unavailable("the engine was lost in mid-answer", code="engine_lost", retry_after_s=1)
+        if self._tally.usage is None:  # it counts nothing: then at least what it said
+            self.count(self.prompt_tokens, len(self._texts), 0)
+        usage = self._tally.usage
+        assert usage is not None
+        return Completion("".join(self._texts), self._finish, usage, logprobs=tuple(self._logprobs))
+
+    @property
+    def _max_bytes(self) -> int:
+        return self.max_tokens * TOKEN_BYTES
+
+
+class Reading:
+    """The events of an answer, read from its exchange as they come; `turn` is the slot's in which it is made."""
+
+    def __init__(self, exchange: Exchange, answer: Answer, turn: Turn, *, silence_s: float) -> None:
+        self.exchange = exchange
+        self.answer = answer
+        self.turn = turn
+        self._silence_s = silence_s
+        self._lines: deque[bytes] = deque()  # that have come and were not looked at
+        self._rest = b""
+        self._num_bytes = 0
+        self._max_bytes = (answer.max_tokens + FREE_EVENTS) * EVENT_BYTES
+        self._is_done = False
+        self._failure: AllodError | None = None
+
+    async def events(self) -> list[Event]:
+        """The next ones, in their order; none at the end. Raises the error that the engine reports."""
+        if not self.turn.begun and (status := await self.exchange.status()) != 200:
+            raise await self._refusal(status)
+        if self.answer.has_words:
+            self.exchange.allow(self._silence_s)
+        if self._lines:
+            await asyncio.sleep(0)
+        while not (events := self._understood()):
+            if self._failure is not None:
+                raise self._failure
+            if self._lines:
+                await asyncio.sleep(0)
+            elif self._is_done or not (data := await self.exchange.read()):
+                break
+            else:
+                self._take(data)
+        return events
+
+    async def last_word(self) -> None:
+        """Wait a little for the end of a response that is done, so that its connection can be used again."""
+        if self._is_done:
+            self.exchange.allow(LAST_WORD_S)
+            with suppress(Unavailable):
+                await self.exchange.read()
+
+    async def hear_out(self) -> None:
+        """Hear what is still said, for what it says of the work. Raises Unavailable when the engine hangs up."""
+        while data := await self.exchange.read():
+            self._take(data)
+            while self._lines:
+                self._understood()
+                await asyncio.sleep(0)
+
+    def _take(self, data: bytes) -> None:
+        self.turn.begun = True
+        self._num_bytes += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._lines.extend(lines)
+        if len(self._rest) > MAX_LINE_BYTES or self._num_bytes > self._max_bytes:
+            raise Unavailable("the engine's answer has no end", code="engine_response")
+
+    def _understood(self) -> list[Event]:
+        """The events of some lines. What is said after `[DONE]` is no part of the answer."""
+        events: list[Event] = []
+        for _ in range(min(len(self._lines), LINES_AT_ONCE)):
+            line = self._lines.popleft()
+            if line.startswith((b"data: {", b"error: {")):
+                try:
+                    event = read_event(line)
+                except AllodError as error:  # for whoever has read what came before it
+                    self._failure = error
+                    break
+                self.answer.hear(event)
+                events.append(event)
+            elif line.startswith(b"data: [DONE]"):
+                self._is_done = True
+                self._lines.clear()
+                break
+        return events
+
+    async def _refusal(self, status: int) -> AllodError:
+        body = b""
+        while data := await self.exchange.read():
+            body += data
+            if len(body) > MAX_LINE_BYTES:
+                raise Unavailable("the engine's answer has no end", code="engine_response")
+        return read_refusal(Response(status, body))

@@ -1,0 +1,169 @@
+"""What llama.cpp's server says, read strictly: whatever is not an answer is a failed engine, never our own fault."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.requests import Json
+from allod.serve.engines.http import Response
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]  # of tokens: anything else is none
+_Said = TypeVar("_Said")
+
+
+class Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class TokenLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[TokenLogprob] = []
+
+
+class Logprobs(msgspec.Struct):
+    content: list[TokenLogprob] | None = None
+
+
+class Choice(msgspec.Struct):
+    finish_reason: str | None = None
+    delta: Delta | None = None
+    logprobs: Logprobs | None = None
+
+
+class CachedTokens(msgspec.Struct):
+    cached_tokens: Count = 0
+
+
+class Used(msgspec.Struct):
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    prompt_tokens_details: CachedTokens | None = None
+
+
+class Timings(msgspec.Struct):
+    """What was computed by now: of the prompt without what was there before (`cache_n`), and of the answer."""
+
+    cache_n: Count = 0
+    prompt_n: Count = 0
+    predicted_n: Count = 0
+
+
+class Progress(msgspec.Struct):
+    """How far the prompt is. `total`: its tokens."""
+
+    total: Count = 0
+
+
+class Failure(msgspec.Struct):
+    message: str = ""
+    type: str = ""
+    code: int = 500
+
+
+class Event(msgspec.Struct):
+    """One event of a streamed answer, or the body of a refusal."""
+
+    choices: list[Choice] = []
+    usage: Used | None = None
+    timings: Timings | None = None
+    prompt_progress: Progress | None = None
+    error: Failure | None = None
+
+
+class Slot(msgspec.Struct):
+    """What a slot does, or did last. `n_prompt_tokens`: of the prompt and the answer, as far as they were computed."""
+
+    id: int
+    is_processing: bool = False
+    n_prompt_tokens: Count = 0
+    n_prompt_tokens_cache: Count = 0
+
+
+class _Vector(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
+    usage: Used | None = None
+
+
+_events = msgspec.json.Decoder(Event)
+_slots = msgspec.json.Decoder(list[Slot])
+_vectors = msgspec.json.Decoder(_Vectors)
+
+
+def read_event(line: bytes) -> Event:
+    """One event of a stream. Raises the error that it reports, Unavailable for what cannot be read."""
+    event = _decoded(_events, line[line.index(b"{") :])
+    if event.error is not None:
+        raise _error(event.error)
+    return event
+
+
+def read_refusal(response: Response) -> AllodError:
+    """The error that a response reports. Raises Unavailable for what cannot be read."""
+    return _error(_decoded(_events, response.body).error or Failure(code=response.status))
+
+
+def read_slot(response: Response, number: int) -> Slot:
+    """One slot of a response to `GET /slots`. Raises Unavailable where it is not there."""
+    if response.status != 200:
+        raise read_refusal(response)
+    for slot in _decoded(_slots, response.body):
+        if slot.id == number:
+            return slot
+    raise Unavailable("the engine does not know its slot", code="engine_response")
+
+
+def read_vectors(response: Response, num_texts: int) -> tuple[list[tuple[float, ...]], int]:
+    """The vectors of so many texts, in their order, and how many tokens the engine says that those had.
+
+    Raises Unavailable unless there is one for each, all of one length.
+    """
+    if response.status != 200:
+        raise read_refusal(response)
+    answer = _decoded(_vectors, response.body)
+    ordered = sorted(answer.data, key=lambda item: item.index)
+    lengths = {len(item.embedding) for item in ordered}
+    if [item.index for item in ordered] != list(range(num_texts)) or len(lengths) != 1 or 0 in lengths:
+        raise Unavailable("the engine's vectors are not those that were asked for", code="engine_response")
+    return [tuple(item.embedding) for item in ordered], answer.usage.prompt_tokens if answer.usage else 0
+
+
+def openai_logprobs(logprobs: Logprobs | None, num_alternatives: int | None) -> tuple[Json, ...]:
+    """llama.cpp's entries carry a token `id` that OpenAI's clients do not expect."""
+    if logprobs is None:
+        return ()
+    return tuple(
+        {**_entry(entry), "top_logprobs": [_entry(other) for other in entry.top_logprobs[:num_alternatives]]}
+        for entry in logprobs.content or ()
+    )
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Said], body: bytes) -> _Said:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
+        raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
+
+
+def _error(error: Failure) -> AllodError:
+    """llama.cpp's error as one of ours."""
+    if (
+        error.type == "exceed_context_size_error" or "too large to process" in error.message
+    ):  # chat; embeddings, as a 500
+        return Invalid(error.message, code="context_length_exceeded")
+    if 400 <= error.code < 500:
+        return Invalid(error.message, code="refused_by_engine")
+    return Unavailable(error.message or "the engine failed", code="engine_failed", retry_after_s=1)
+
+
+def _entry(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": entry.bytes}
