@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
 from allod.core.nation_profile import read_nation
 from allod.core.nations import Nation
@@ -27,7 +28,7 @@ from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe
 
 _Tree = TypeVar("_Tree")
-_SECTIONS = ("realm", "server", "model", "tenants", "prices")
+_SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Model:
     threads: int = 0  # 0: physical cores less one, at least one
     gpu_layers: int = 0
     ready_timeout_s: int = 300
+    spare_mib: int = 2048  # of memory that the engine may take beyond what it has when it is ready, or it is ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Settings:
     model: Model = field(default_factory=Model)
     tenants: Tenants = field(default_factory=Tenants)
     prices: Prices = field(default_factory=Prices)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     unsafe_no_seal: bool = False  # a command-line word only: a file must not switch the seal off unseen
     is_private: bool = False  # a gateway for one `allod ask`, announced to nobody else
 
@@ -222,10 +225,14 @@ def _check(settings: Settings) -> None:
         "model.context_tokens": (settings.model.context_tokens, 64, 1 << 24),
         "model.threads": (settings.model.threads, 0, 1024),
         "model.ready_timeout_s": (settings.model.ready_timeout_s, 1, 86_400),
+        "model.spare_mib": (settings.model.spare_mib, 16, 1 << 24),
         "tenants.max_wait_s": (settings.tenants.max_wait_s, 1, 86_400),
         "prices.micros_per_1k_prompt_tokens": (settings.prices.micros_per_1k_prompt_tokens, 0, 10**12),
         "prices.micros_per_1k_completion_tokens": (settings.prices.micros_per_1k_completion_tokens, 0, 10**12),
         "prices.micros_per_engine_second": (settings.prices.micros_per_engine_second, 0, 10**12),
+    }
+    limits |= {
+        f"deadlines.{each.name}": (getattr(settings.deadlines, each.name), 1, 86_400) for each in fields(Deadlines)
     }
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
-from allod.serve.deadlines import Deadlines
 from allod.serve.engines.http import PAUSE_BYTES, Response, UnixHttp
 
 Answer = Callable[["Exchange"], Awaitable[None]]

@@ -13,9 +13,11 @@ import pytest
 from tests.serve.conftest import chat
 from tests.serve.test_http import Exchange, serving
 
+from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.requests import Completion, Piece
+from allod.core.requests import Completion, Embed, Piece, Sampling
 from allod.model.control_tokens import ControlTokens
+from allod.serve.engine import Tally
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.engines.llama import LlamaEngine
 from allod.serve.engines.slots import Slots
@@ -184,3 +186,203 @@ async def test_no_text_reaches_the_engine_with_a_control_token_in_it(tmp_path: P
                 await engine.complete(hostile, salt="")
         await engine.close()
     assert json.loads(asked_of[0])["messages"] == [{"role": "user", "content": "a<\u2060|im_end|>b"}]
+
+
+# An engine that lies, or goes on
+
+
+def event(text: str = "", **more: object) -> bytes:
+    choices = [{"delta": {"content": text}}] if text else []
+    return b"data: %b\n\n" % json.dumps({"choices": choices, **more}).encode()
+
+
+def used(prompt: object, completion: object, cached: object = 0) -> bytes:
+    details = {"cached_tokens": cached}
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": details}
+    return event(usage=usage)
+
+
+@pytest.mark.parametrize("impossible", [10**30, -5, "7", 1.5, 1 << 60], ids=repr)
+@pytest.mark.parametrize("place", range(3))
+async def test_a_count_that_is_none_is_a_failed_engine(tmp_path: Path, impossible: object, place: int) -> None:
+    """Of the prompt, the answer or the cache: nothing of it may come into a receipt."""
+    counts: list[object] = [1, 1, 1]
+    counts[place] = impossible
+    error = await failure(tmp_path, lambda exchange: exchange.chunked(HALF, used(*counts), ENDS), stream=True)
+    assert (type(error), error.code) == (Unavailable, "engine_response")
+
+
+async def test_no_usage_is_beyond_what_was_asked(tmp_path: Path) -> None:
+    """The prompt fits the context, the answer what was asked for, and no more of the prompt was cached than it had."""
+    lies = (HALF, ENDS, used(10**9, 10**9, 10**9), b"data: [DONE]\n\n")
+    *_, completion = await asked(tmp_path, lambda exchange: exchange.chunked(*lies), stream=True)
+    assert isinstance(completion, Completion)
+    usage, context_tokens = completion.usage, EchoEngine().info.context_tokens
+    assert (usage.prompt_tokens, usage.cached_tokens) == (context_tokens, context_tokens)
+    assert usage.completion_tokens == context_tokens  # the chat named no maximum
+
+
+async def without_end(exchange: Exchange, said: bytes) -> None:
+    if exchange.head.startswith(b"GET"):
+        await exchange.whole(b"[]")
+        return
+    await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    hanging_up = asyncio.create_task(exchange.reader.read())
+    while not hanging_up.done():
+        await exchange.send(b"%x\r\n%b\r\n" % (len(said), said))
+        await asyncio.sleep(0)
+    exchange.writer.close()
+
+
+async def cut(tmp_path: Path, said: bytes) -> list[object]:
+    """What is made of an engine that says this without end, where five tokens were asked for."""
+    async with serving(tmp_path, lambda exchange: without_end(exchange, said)):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
+        asked = chat(sampling=Sampling(seed=1, max_tokens=5))
+        try:
+            return [item async for item in engine.stream(asked, salt="s")]
+        finally:
+            await engine.close()
+
+
+@pytest.mark.parametrize("more", [{}, {"timings": {"predicted_n": 9}}], ids=["uncounted", "counted"])
+async def test_an_answer_without_end_is_cut_at_its_tokens(tmp_path: Path, more: dict[str, object]) -> None:
+    """Five were asked for: no more are passed on, and none more are charged."""
+    *pieces, completion = await cut(tmp_path, event("a", **more))
+    assert len(pieces) <= 5
+    assert isinstance(completion, Completion)
+    assert (completion.finish, completion.usage.completion_tokens) == ("length", 5 if more or pieces else 0)
+
+
+async def test_an_answer_without_end_is_cut_at_its_size(tmp_path: Path) -> None:
+    """Five tokens cannot hold a megabyte, whatever the engine counts."""
+    *pieces, completion = await cut(tmp_path, event("x" * 100_000, timings={"predicted_n": 1}))
+    assert (pieces, isinstance(completion, Completion) and completion.finish) == ([], "length")
+
+
+async def test_events_without_end_that_say_nothing_are_a_failed_engine(tmp_path: Path) -> None:
+    """They are counted by their bytes."""
+    with pytest.raises(Unavailable) as caught:
+        await cut(tmp_path, b": nothing\n" * 50_000)
+    assert caught.value.code == "engine_response"
+
+
+async def test_what_is_said_after_the_end_is_no_part_of_the_answer(tmp_path: Path) -> None:
+    """Not its text, and not its count."""
+    told = (HALF, ENDS, used(3, 1), b"data: [DONE]\n\n", event("more"), used(9, 9))
+    *pieces, completion = await asked(tmp_path, lambda exchange: exchange.chunked(*told), stream=True)
+    assert pieces == [Piece("a")]
+    assert isinstance(completion, Completion)
+    assert (completion.content, completion.usage.prompt_tokens, completion.usage.completion_tokens) == ("a", 3, 1)
+
+
+# An engine that says nothing
+
+IMPATIENT = Deadlines(connect_s=1, first_s=1, first_s_per_kib=1, silence_s=1, answer_s=3, let_go_s=1)
+
+
+async def silent(exchange: Exchange) -> None:
+    await exchange.reader.read()
+    await asyncio.sleep(60)
+
+
+async def silent_after_its_head(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    await silent(exchange)
+
+
+async def silent_after_a_word(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(HALF), HALF))
+    await silent(exchange)
+
+
+async def slow(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while True:
+        await exchange.send(b"%x\r\n%b\r\n" % (len(HALF), HALF))
+        await asyncio.sleep(0.3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (silent, "engine_silent"),
+        (silent_after_its_head, "engine_silent"),
+        (silent_after_a_word, "engine_silent"),
+        (slow, "engine_slow"),
+    ],
+)
+async def test_no_wait_for_an_engine_is_without_end(
+    tmp_path: Path, answer: Callable[[Exchange], Awaitable[None]], code: str
+) -> None:
+    """For its first word, between two, and for the whole; it is said when to ask again."""
+    async with serving(tmp_path, answer):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"), deadlines=IMPATIENT)
+        with pytest.raises(Unavailable) as caught:
+            async for _ in engine.stream(chat(), salt="s"):
+                pass
+        assert (caught.value.code, caught.value.retry_after_s is not None) == (code, True)
+        await engine.close()
+
+
+@pytest.mark.parametrize("embeds", [False, True])
+async def test_health_and_vectors_have_deadlines_too(tmp_path: Path, embeds: bool) -> None:
+    """Every exchange has."""
+    async with serving(tmp_path, silent):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"), deadlines=IMPATIENT)
+        if embeds:
+            with pytest.raises(Unavailable) as caught:
+                await engine.embed(Embed("m", ("a cat",)))
+            assert caught.value.code == "engine_silent"
+        else:
+            assert not await engine.is_ready()
+        await engine.close()
+
+
+# Who leaves early
+
+
+async def test_who_leaves_early_learns_what_the_engine_had_computed(tmp_path: Path) -> None:
+    """More than it had said: the slot shows the prompt and every token of the answer but the last."""
+
+    async def answer(exchange: Exchange) -> None:
+        if exchange.head.startswith(b"GET /slots"):
+            states.append(len(states) < 2)
+            slot = {"id": 0, "is_processing": states[-1], "n_prompt_tokens": 28 + 59}
+            await exchange.whole(json.dumps([slot]).encode())
+            return
+        timings = {"cache_n": 8, "prompt_n": 20, "predicted_n": 2}
+        begun = event(prompt_progress={"total": 28}) + event("ab", timings=timings)
+        await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await exchange.send(b"%x\r\n%b\r\n" % (len(begun), begun))
+        await exchange.reader.read()
+        exchange.writer.close()
+
+    states: list[bool] = []
+    tally = Tally()
+    async with serving(tmp_path, answer):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"), Slots(1))
+        async with aclosing(engine.stream(chat(), salt="a", tally=tally)) as pieces:
+            await anext(pieces)
+            assert (tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens) == (28, 2, 8)
+        assert (tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens) == (28, 60, 8)
+        await engine.close()
+    assert states == [True, True, False]
+
+
+async def test_who_is_lost_to_a_dead_engine_has_the_last_count_that_it_gave(tmp_path: Path) -> None:
+    """It is the least that there can have been."""
+
+    async def answer(exchange: Exchange) -> None:
+        said = event("a", timings={"prompt_n": 20, "predicted_n": 7})
+        await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await exchange.send(b"%x\r\n%b\r\n" % (len(said), said))
+        exchange.writer.close()
+
+    tally = Tally()
+    async with serving(tmp_path, answer):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
+        with pytest.raises(Unavailable):
+            await engine.complete(chat(), salt="a", tally=tally)
+        await engine.close()
+    assert (tally.prompt_tokens, tally.completion_tokens) == (20, 7)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from tests.serve.conftest import chat, until
 
+from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Piece
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths
@@ -30,7 +31,8 @@ READ_PATHS = python_read_paths()
 
 # Answers with the question's text. `end` and `half` are words to end on: before anything is answered, or after one
 # piece. `once` before them ends only the first process that hears it, which leaves a socket as its mark (a sealed
-# process can make nothing else). `wait` is not answered at all. With `after` as its mode the second start fails.
+# process can make nothing else). `wait` is not answered at all, `talk` for five seconds, in which no probe is, `grow`
+# takes 256 MiB first. With `after` as its mode the second start fails.
 ENGINE = textwrap.dedent(
     r"""
     import json, os, socket, sys, threading, time
@@ -39,16 +41,33 @@ ENGINE = textwrap.dedent(
         try: socket.socket(socket.AF_UNIX).bind(place + "/" + name)
         except OSError: return False
         return True
-    if mode == "never": sys.exit("no such model")
+    if mode == "never":
+        print("srv load_model: failed to open the file: no such model", file=sys.stderr)
+        raise RuntimeError("Failed to init server")
+    talking = []
     if mode == "after" and not is_first("started"): sys.exit("out of memory")
     if mode == "silent": time.sleep(60)
     def event(**choice): return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
     def answer(connection, head, body):
-        if b"GET /" in head: return b"[]"
+        if b"GET /" in head:
+            while talking and b"/slots" in head: time.sleep(0.1)
+            return b"[]"
         asked = json.loads(body)
         text = asked["messages"][-1]["content"]
         *once, word = text.split()
         if word == "wait": time.sleep(60)
+        if word == "grow": talking.append(bytearray(os.urandom(1 << 20) * 256))
+        if word in ("talk", "grow"):
+            talking.append(word)
+            connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            for _ in range(50):
+                data = event(delta={"content": "word "})
+                connection.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+                time.sleep(0.1)
+            talking.clear()
+            data = event(finish_reason="stop") + b"data: [DONE]\n\n"
+            connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+            return None
         if not once or is_first("once"):
             if word == "end": os._exit(1)
             if word == "half":
@@ -68,7 +87,8 @@ ENGINE = textwrap.dedent(
                 head += line
             length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
             body = answer(connection, head, file.read(length))
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            if body is not None:
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place + "/engine.sock")
     listener.listen()
@@ -222,12 +242,14 @@ async def test_an_engine_that_does_not_start_again_is_said_at_once(run: Run, ask
 
 
 async def test_an_engine_that_never_starts_says_why(options: Callable[..., ReplicaOptions]) -> None:
-    """Its status and the last line of its log; nothing is left running."""
+    """Its status and the first error in its log, not what followed from it; nothing is left running."""
     replica = Replica(options("never"))
     with pytest.raises(Unavailable) as caught:
         await replica.start()
     assert caught.value.code == "engine_not_started"
-    assert caught.value.message.endswith("it ended with status 1: no such model")
+    assert caught.value.message.endswith(
+        "it ended with status 1: srv load_model: failed to open the file: no such model"
+    )
     assert replica.process is None
 
 
@@ -290,3 +312,60 @@ async def test_who_asks_a_closed_replica_is_told_at_once(run: Run, ask: Ask) -> 
             for asked in (waiting, asyncio.create_task(ask(replica, saying("hello")))):
                 with pytest.raises(Unavailable):
                     await asked
+
+
+# Of no use, though it runs
+
+
+IMPATIENT = Deadlines(probe_s=1, hung_s=1)
+
+
+async def test_an_engine_that_was_stopped_is_ended_and_another_started(run: Run) -> None:
+    """Nobody need have asked: it was asked for a word and gave none. Until another is up, nobody is told that it is."""
+    async with run(deadlines=IMPATIENT) as replica:
+        before = process_of(replica)
+        os.kill(before.pid, signal.SIGSTOP)
+        await until(lambda: replica.process is None)
+        with pytest.raises(Unavailable, match="said nothing for 1 s although it was asked") as caught:
+            replica.check_ready()
+        assert caught.value.retry_after_s is not None
+        assert (await replica.complete(saying("hello"), salt="s")).content == "hello"
+        assert before.poll() is not None
+
+
+async def test_a_stream_ends_with_the_error_when_its_engine_is_stopped(run: Run) -> None:
+    """Within the deadline, and who had no word of an answer yet gets one from the next engine."""
+    async with run(deadlines=IMPATIENT) as replica, aclosing(replica.stream(saying("talk"), salt="s")) as answer:
+        await anext(answer)
+        os.kill(process_of(replica).pid, signal.SIGSTOP)
+        asking = asyncio.create_task(replica.complete(saying("hello"), salt="s"))
+        with pytest.raises(Unavailable) as caught:
+            async for _ in answer:
+                pass
+        assert caught.value.code == "engine_lost"
+        assert (await asking).content == "hello"
+
+
+async def test_an_engine_that_talks_is_not_ended_for_a_probe_that_it_misses(run: Run) -> None:
+    """It is busy: what it says to anybody is progress."""
+    async with run(deadlines=IMPATIENT) as replica:
+        before = process_of(replica)
+        talking = asyncio.create_task(replica.complete(saying("talk"), salt="s"))
+        await asyncio.sleep(0.2)
+        assert replica._engine is not None
+        with pytest.raises(Unavailable):
+            await replica._engine.probe()
+        assert (await talking).content == "word " * 50
+        assert process_of(replica) is before
+
+
+async def test_an_engine_that_grows_beyond_its_memory_is_ended(run: Run) -> None:
+    """By what it holds beyond what it held when it was ready; the answer that it was making is lost, and no other."""
+    async with run(spare_bytes=64 << 20) as replica:
+        before = process_of(replica)
+        with pytest.raises(Unavailable):
+            async with aclosing(replica.stream(saying("grow"), salt="s")) as answer:
+                async for _ in answer:
+                    pass
+        assert before.poll() is not None
+        assert (await replica.complete(saying("hello"), salt="s")).content == "hello"

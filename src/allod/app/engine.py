@@ -138,6 +138,8 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         pinned=(*pinned, (library, build)),
         config=options,
         evidence_dir=evidence_dir,
+        deadlines=settings.deadlines,
+        spare_bytes=model.spare_mib << 20,
         ready_timeout_s=model.ready_timeout_s,
     )
 

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of
+from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
+from allod.core.shown_text import made_plain
 from allod.core.whole_files import write_whole
 from allod.model.store import check_digest, silent
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo, Tally
 from allod.serve.engines.llama import LlamaEngine
+from allod.serve.health import Health
 
 READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
+GRACE_S = 0.5  # for an engine at fault to end by itself
+LOG_BYTES = 1 << 20
+_AN_ERROR = re.compile(r"error|fail|exception|invalid|unsupported|unknown|cannot|unable|not enough|out of memory", re.I)
 logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
@@ -39,6 +46,8 @@ class ReplicaOptions:
     pinned: tuple[tuple[Path, str], ...] = ()  # files and the SHA-256 (hex) that `info` says they have
     config: JsonValue = None  # what `info.config` is the digest of
     evidence_dir: Path | None = None  # where what receipts give digests of is kept; None: nowhere
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    spare_bytes: int = 2 << 30  # of memory that the engine may take beyond what it has when it is ready
     ready_timeout_s: float = 300.0
     poll_s: float = 0.1
     restart_wait_s: float = 0.5
@@ -59,6 +68,8 @@ class Replica:
         self._reason = "the engine is starting"
         self._has_failed = False
         self._watcher: asyncio.Task[None] | None = None
+        self._health: Health | None = None
+        self._log_start = 0  # where in the log the process that was started last begins
 
     async def start(self) -> None:
         """Return once the engine answers. Raises Unavailable when it cannot be started, sealed or readied."""
@@ -138,7 +149,7 @@ class Replica:
         self.process = process = await asyncio.to_thread(self._start_process)
         try:
             info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
-            engine = LlamaEngine(info, self._options.socket_path)
+            engine = LlamaEngine(info, self._options.socket_path, deadlines=self._options.deadlines)
             checking = asyncio.create_task(asyncio.to_thread(self._check_pinned))
             try:
                 await self._wait_until_ready(engine, process)
@@ -149,11 +160,15 @@ class Replica:
             raise
         self.info, self.started_ms = info, time.time_ns() // 1_000_000
         self._engine, self._has_failed = engine, False
+        deadlines, spare_bytes = self._options.deadlines, self._options.spare_bytes
+        self._health = Health(engine, process.pid, deadlines, spare_bytes=spare_bytes)
         self._changed.set()
 
     def _start_process(self) -> SealedProcess:
         """Started on files that are checked meanwhile; what receipts give digests of is kept."""
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
+        log = self._options.seal.log_path
+        self._log_start = log.stat().st_size if log is not None and log.exists() else 0
         process = start(self._options.seal)
         try:
             self.evidence = process.evidence()["stable"]
@@ -175,25 +190,26 @@ class Replica:
             async with asyncio.timeout(timeout_s):
                 while not await engine.is_ready():
                     if (status := process.poll()) is not None:
-                        why = f"it ended with status {status}: {await asyncio.to_thread(self._last_words)}"
+                        why = f"it ended with status {status}: {await asyncio.to_thread(self._first_words)}"
                         raise Unavailable(f"the engine was never ready; {why}", code="engine_not_started")
                     await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             raise Unavailable(f"the engine was not ready in {timeout_s} s", code="engine_not_started") from None
 
     async def _watch(self) -> None:
-        """Notice that the process ended; start another, more patiently each time that this fails."""
+        """Notice that the process ended or is of no use; start another, more patiently each time that this fails."""
         wait_s = self._options.restart_wait_s
         while True:
             await asyncio.sleep(self._options.poll_s)
-            if self.process is not None and self.process.poll() is None and self._engine is not None:
+            fault = await self._fault()
+            if fault is None:
                 wait_s = self._options.restart_wait_s
                 continue
-            await self._end()
-            self._mark_down("the engine ended and is being started again")
+            logger.warning("the engine %s and is being started again", fault)
+            await self._end(fault)
             try:
                 await self._launch()
-                logger.warning("the engine ended and was started again")
+                logger.warning("the engine %s and was started again", fault)
             except (AllodError, OSError) as error:
                 self._reason, self._has_failed = f"the engine does not start: {error}", True
                 self._changed.set()  # whoever waits need not wait longer
@@ -201,20 +217,36 @@ class Replica:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, self._options.max_restart_wait_s)
 
-    async def _end(self) -> None:
+    async def _fault(self) -> str | None:
+        """Why the engine is of no use, if it is not."""
+        if self.process is None or self.process.poll() is not None or self._engine is None or self._health is None:
+            return "ended"
+        return await self._health.fault()
+
+    async def _end(self, fault: str | None = None) -> None:
+        """End the process; one at `fault` is not asked twice."""
         engine, process = self._engine, self.process
-        self._mark_down("the engine is stopped")
+        self._mark_down(f"the engine {fault} and is being started again" if fault else "the engine is stopped")
         self.process = None
+        if self._health is not None:
+            self._health.close()
         if engine is not None:
             await engine.close()
         if process is not None:
-            await asyncio.to_thread(process.terminate)
+            await asyncio.to_thread(process.terminate, *((GRACE_S,) if fault else ()))
 
-    def _last_words(self) -> str:
-        """The end of the engine's log, for the error that reports its failure."""
+    def _first_words(self) -> str:
+        """The first error in what this process wrote, for the error that reports its failure: what follows from it
+        comes after it."""
         path = self._options.seal.log_path
-        lines = path.read_text(errors="replace").strip().splitlines() if path and path.exists() else []
-        return lines[-1] if lines else "it left no log"
+        if path is None or not path.exists():
+            return "it left no log"
+        with path.open("rb") as file:
+            file.seek(self._log_start)
+            lines = file.read(LOG_BYTES).decode(errors="replace").strip().splitlines()
+        told = [line for line in lines if line.strip() and not line.startswith(("Traceback", " "))]
+        errors = [line for line in told if _AN_ERROR.search(line)]
+        return made_plain((errors or told[-1:] or ["it left no log"])[0], limit=500)
 
 
 def _keep(directory: Path, *values: JsonValue) -> None:

@@ -14,8 +14,8 @@ from typing import cast
 
 import httptools
 
+from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
-from allod.serve.deadlines import Deadlines
 
 PAUSE_BYTES = 1 << 20  # stop reading from the engine while this much waits for a slow client
 MAX_BODY_BYTES = 64 << 20

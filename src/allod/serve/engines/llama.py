@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Usage
-from allod.serve.deadlines import Deadlines
 from allod.serve.engine import EngineInfo, Tally
 from allod.serve.engines.generation import Answer, Reading
 from allod.serve.engines.http import UnixHttp

@@ -13,14 +13,14 @@ class Deadlines:
     one is started. One that says anything, to whomever, is only busy.
     """
 
-    connect_s: float = 5.0  # until it takes a connection
-    first_s: float = 120.0  # until it begins to answer, and besides
-    first_s_per_kib: float = 5.0  # for each KiB of the prompts that it has, the request's own among them
-    silence_s: float = 120.0  # between two words of an answer
-    answer_s: float = 3600.0  # for a whole answer
-    let_go_s: float = 30.0  # until it has let go of work that nobody waits for
-    probe_s: float = 5.0  # after so long without a word of it, it is asked something
-    hung_s: float = 60.0  # and has so long to say anything
+    connect_s: int = 5  # until it takes a connection
+    first_s: int = 120  # until it begins to answer, and besides
+    first_s_per_kib: int = 5  # for each KiB of the prompts that it has, the request's own among them
+    silence_s: int = 120  # between two words of an answer
+    answer_s: int = 3600  # for a whole answer
+    let_go_s: int = 30  # until it has let go of work that nobody waits for
+    probe_s: int = 5  # after so long without a word of it, it is asked something
+    hung_s: int = 60  # and has so long to say anything
 
     def first_word_s(self, num_bytes: int) -> float:
         """How long an engine that has so many bytes of prompts may say nothing."""
