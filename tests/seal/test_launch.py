@@ -46,6 +46,13 @@ def output(code: str, socket_dir: Path, **more: object) -> str:
     return (socket_dir.parent / "log").read_text().strip()
 
 
+def born(log: Path, word: str) -> None:
+    deadline = time.monotonic() + 20
+    while word not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def ended(pid: int, within_s: float = 5.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -135,6 +142,86 @@ def test_only_granted_files_are_read_and_written(socket_dir: Path, tmp_path: Pat
     )
     said = output(code, socket_dir, write_paths=(scratch,), max_file_bytes=4096).split()
     assert said == ["refused", "27"]  # EFBIG
+
+
+def test_it_sees_and_names_no_process_but_its_own(socket_dir: Path) -> None:
+    """Its numbers begin anew, so the number of one outside means nobody."""
+    code = (
+        "import os, sys\n"
+        "print(os.getpid(), os.getppid(), os.getsid(0) == os.getpid())\n"
+        "for attempt in (os.sched_getaffinity, os.getsid, lambda pid: os.kill(pid, 0)):\n"
+        "    try: attempt(int(sys.argv[1])); print('found')\n"
+        "    except OSError as e: print(type(e).__name__)\n"
+    )
+    options = python(code, socket_dir)
+    options = SealOptions(**{**vars_of(options), "command": (*options.command, str(os.getpid()))})  # type: ignore[arg-type]
+    process = start(options)
+    assert process.wait(10) == 0
+    said = (socket_dir.parent / "log").read_text().split()
+    assert said == ["2", "1", "True", *["PermissionError"] * 3]
+
+
+def test_without_a_pid_namespace_it_says_so(socket_dir: Path) -> None:
+    """Where the kernel gives none the filter lets it name nobody: it starts, is not called whole, and shows it."""
+    code = (
+        "import os\n"
+        "os.sched_getaffinity(0)\n"
+        "try: os.sched_setaffinity(os.getppid(), {0})\n"
+        "except PermissionError: print('refused', flush=True)\n"
+        f"{SLEEP}"
+    )
+    process = start(python(code, socket_dir, unsafe_omit=("pid",)))
+    try:
+        assert process.kind == "partial:no-pid"
+        assert set(process.missing) == {"pid"}
+        found = process.evidence()
+        assert [row["name"] for row in describe(found) if not row["ok"]] == ["Seal", "Namespace: pid"]
+        born(socket_dir.parent / "log", "refused")
+    finally:
+        assert process.terminate() == -signal.SIGTERM
+
+
+def test_a_machine_without_pid_namespaces_is_found_out(socket_dir: Path) -> None:
+    """As above, by the kernel's own refusal: here a namespace in which no PID namespace may be made."""
+    gateway = (
+        "import sys; from pathlib import Path; from allod.seal.launch import *\n"
+        "Path('/proc/sys/user/max_pid_namespaces').write_text('0')\n"
+        f"p = start(SealOptions(command=(sys.executable, '-S', '-c', {SLEEP!r}), socket_dir=Path(sys.argv[1]), "
+        "read_paths=python_read_paths()))\n"
+        "print(p.kind, sorted(p.missing), p.evidence()['stable']['seal']['missing'] == p.missing); p.terminate()"
+    )
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", gateway, str(socket_dir)]
+    done = subprocess.run(command, env={"PYTHONPATH": SOURCE}, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["partial:no-pid ['pid'] True"], done.stderr
+
+
+def test_a_stopped_process_is_ended_all_the_same(socket_dir: Path) -> None:
+    """It hangs, or was sent SIGSTOP: the grace passes, and then it is gone, and with it those that stood between."""
+    process = start(python(SLEEP, socket_dir))
+    os.kill(process.pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while "State:\tT" not in Path(f"/proc/{process.pid}/status").read_text():  # until then SIGTERM would end it
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert process.terminate(grace_s=0.2) == -signal.SIGKILL
+    assert ended(process.pid, within_s=0.1)
+
+
+@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(7)", 7), ("import os; os.abort()", -signal.SIGABRT)])
+def test_it_ends_as_its_command_ended(socket_dir: Path, code: str, status: int) -> None:
+    """Two processes stand between the launcher and the command; neither is noticed."""
+    assert start(python(code, socket_dir)).wait(20) == status
+
+
+def test_nothing_is_left_unreaped(socket_dir: Path) -> None:
+    """Killed by its number as the out-of-memory killer would: its end is reported, and no child of ours remains."""
+    process = start(python(SLEEP, socket_dir))
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL
+    assert not Path(f"/proc/{process.pid}").exists()
+    children = Path("/proc/self/task").glob("*/children")
+    names = [Path(f"/proc/{pid}/stat").read_text() for path in children for pid in path.read_text().split()]
+    assert [name for name in names if " Z " in name] == []
 
 
 def test_root_keeps_no_power(socket_dir: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from allod.seal.profile import ISLAND, PROFILES
-from allod.seal.suite import BLOCKED, ESCAPED, Row, SuiteReport, run_suite
+from allod.seal.suite import BLOCKED, ESCAPED, NOT_APPLICABLE, Row, SuiteReport, run_suite
 
 WITHOUT_NETWORK_OF_ITS_OWN = {"mptcp", "fast-open", "udp4", "udp6", "dns"}
+TO_AN_ACCOMPLICE = {"affinity", "name", "record-lock"}
 BY_PATHNAME = {"unix-stream", "unix-datagram", "pair-datagram", "pair-message"}
 
 
@@ -20,13 +21,16 @@ def names(report: SuiteReport, sealed: str) -> set[str]:
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_nothing_gets_out(profile: str) -> None:
     """Each escape that gets out unsealed is stopped by the seal, and nothing of the lab is left."""
-    heard: list[str] = []
-    report = run_suite(heard.append, profile=profile)
+    heard: list[tuple[str, int, int]] = []
+    report = run_suite(lambda *attempt: heard.append(attempt), profile=profile)
     assert names(report, ESCAPED) == set()
     assert report.holds
     assert report.blocked >= 25, [row for row in report.rows if row.sealed != BLOCKED]
-    assert "control tcp4" in heard
-    assert "sealed tcp4" in heard
+    assert heard[0][0] == "control calls"
+    assert [done for _, done, _ in heard] == list(range(1, heard[0][2] + 1))
+    assert {"affinity", "name", "record-lock"} <= names(report, BLOCKED)
+    assert [call for call in report.calls if call.sealed not in (BLOCKED, NOT_APPLICABLE)] == []
+    assert sum(call.sealed == BLOCKED for call in report.calls) >= 190
     assert "allod0" not in Path("/proc/net/dev").read_text()
 
 
@@ -36,15 +40,21 @@ def test_nothing_gets_out(profile: str) -> None:
     [
         pytest.param(
             ("namespaces", "capabilities", "seccomp"),
-            WITHOUT_NETWORK_OF_ITS_OWN,
+            WITHOUT_NETWORK_OF_ITS_OWN | TO_AN_ACCOMPLICE,
             {"tcp4", "write-file"},
             id="Landlock only",
         ),
         pytest.param(
             ("landlock", "capabilities", "seccomp"),
-            BY_PATHNAME | {"kill"},
-            {"tcp4", "dns", "ptrace"},
+            BY_PATHNAME | {"name", "record-lock"},
+            {"tcp4", "dns", "ptrace", "kill", "affinity"},
             id="namespace only",
+        ),
+        pytest.param(
+            ("seccomp",),
+            {"unix-stream", "change-mode", "name", "record-lock"},
+            {"kill", "affinity", "udp4", "write-file"},
+            id="no filter",
         ),
         pytest.param(("datagrams",), {"unix-datagram", "pair-datagram"}, {"unix-stream", "udp4"}, id="no sendto rule"),
         pytest.param(("landlock",), {"write-file", "plain-file"}, {"symlink", "udp4"}, id="no Landlock"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from allod.seal.profile import PROFILES, SEALED
-from allod.seal.suite import ESCAPED, SuiteReport, run_suite
+from allod.seal.suite import BLOCKED, ESCAPED, NOT_RUN, SuiteReport, run_suite
+
+_ATTEMPTS_TO_JUDGE_BY = 8  # before saying how long the rest takes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,22 +29,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Run the suite; nothing but a suite in which the control got out and the seal held is a success."""
-    report = run_suite(lambda name: print(f"trying {name}", file=sys.stderr, flush=True), profile=words.profile)
+    progress = _Progress()
+    report = run_suite(progress, profile=words.profile)
+    progress.end()
     if words.json:
-        print(
-            json.dumps({"holds": report.holds, "escaped": report.escaped, "rows": [asdict(row) for row in report.rows]})
-        )
+        rows, calls = ([asdict(row) for row in part] for part in (report.rows, report.calls))
+        print(json.dumps({"holds": report.holds, "escaped": report.escaped, "rows": rows, "calls": calls}))
     else:
         _print(report)
     return 0 if report.holds else 1
 
 
+class _Progress:
+    """Each attempt and how long the rest takes, by the pace so far, on standard error."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._at = "\r\033[K" if sys.stderr.isatty() else ""
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        took_s = time.monotonic() - self._started
+        to_go = f", about {took_s / done * (total - done):.0f} s to go" if done >= _ATTEMPTS_TO_JUDGE_BY else ""
+        self._say(f"tried {done} of {total}: {name}{to_go}")
+
+    def end(self) -> None:
+        """Say how long it took."""
+        self._say(f"took {time.monotonic() - self._started:.0f} s")
+        sys.stderr.write("\n" if self._at else "")
+
+    def _say(self, text: str) -> None:
+        print(f"{self._at}{text}", end="" if self._at else "\n", file=sys.stderr, flush=True)
+
+
 def _print(report: SuiteReport) -> None:
     table = Table("escape", "what it tries", "unsealed (control)", "sealed", "why")
-    for row in report.rows:
+    shown_calls = (row for row in report.calls if row.sealed in (ESCAPED, NOT_RUN))
+    for row in (*report.rows, *shown_calls):
         style = "bold red" if row.sealed == ESCAPED else None
         table.add_row(row.probe, row.tries, row.control, row.sealed, row.detail, style=style)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     reached = sum(row.control == "reached" for row in report.rows)
-    print(f"unsealed, {reached} of {len(report.rows)} reached the honeypot; sealed, {report.escaped} got out")
+    escaped = sum(row.sealed == ESCAPED for row in report.rows)
+    print(f"unsealed, {reached} of {len(report.rows)} escapes got out; sealed, {escaped}")
+    answered, refused = (sum(row.sealed == verdict for row in report.calls) for verdict in (ESCAPED, BLOCKED))
+    others = len(report.calls) - answered - refused
+    print(
+        f"of {len(report.calls)} system calls that it must not make, the filter refused {refused} that are answered "
+        f"otherwise unsealed, and {answered} got past it; {others} say nothing on this machine"
+    )
     print("the seal holds" if report.holds else "THE SEAL DOES NOT HOLD, or the suite proved nothing")

@@ -5,10 +5,11 @@
     landlock.py     second wall: only these files
     profile.py      third wall: only these system calls   (syscalls.py: their numbers, bpf.py: the machine code):
                     profile_sealed.py for one process, profile_island.py for a group of them
-    group.py        an island's processes end together    (root.py: the file system that they see)
+    group.py        the PID namespace, whose processes end together   (root.py: the file system that an island sees)
     launch.py       `start(SealOptions(...)) -> SealedProcess`                  (runs in the gateway)
     evidence.py     what the kernel says of the process, read from outside
-    probes.py       the escapes, each tried against a honeypot  (lab.py, honeypot.py, netlink.py: where)
+    escapes/        the escapes, each tried against a honeypot  (lab.py, honeypot.py, accomplice.py,
+                    netlink.py: where; escapes/calls.py: every system call that is refused)
     suite.py        `run_suite() -> SuiteReport`
 
 Nothing is re-exported here: the wrapper imports this package between every start and its engine.

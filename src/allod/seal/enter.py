@@ -2,12 +2,12 @@
 
 Enters the seal and becomes COMMAND, in this order, each step needing what the next takes away:
 
-    1 limits   2 namespaces   3 Landlock   4 capabilities   5 death with the parent   6 seccomp   7 exec,
-    once the launcher has confirmed steps 2 to 6 from outside
+    1 limits   2 namespaces   3 Landlock   4 capabilities   5 death with the parent   6 a process of the PID namespace
+    7 seccomp   8 exec, once the launcher has confirmed steps 2 to 7 from outside
 
 A part that is missing on this machine ends it with exit status 125 before COMMAND runs, unless
-`--unsafe-no-seal` is given. The environment of COMMAND is what `--env` says and nothing else, unless
-`--keep-environment` is given.
+`--unsafe-no-seal` is given; a single process does without the PID namespace where the kernel gives none, and says so.
+The environment of COMMAND is what `--env` says and nothing else, unless `--keep-environment` is given.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from allod.seal.elf import interpreter_of
 from allod.seal.landlock import ARRANGE, EXECUTE, LISTEN, READ, SCRATCH, WRITE, Grant
 
 PARTS = ("namespaces", "landlock", "capabilities", "seccomp")
+PROCESSES = "pid"  # the PID namespace: a part of the namespaces that can be missing alone
 NOT_ENTERED = 125  # exit status, as of env(1) and its kin: it was the wrapper that failed
 GO = b"1"
 
@@ -52,17 +53,29 @@ class Seal:
         self.missing: dict[str, str] = {}
         self.landlock_abi = 0
         self._has_own_root = False
+        self._has_own_processes = False
 
     def enter(self) -> None:
-        """Steps 1 to 6. Never raises for a missing part: `missing` says. A group's caller never returns from it."""
+        """Steps 1 to 7. Never raises for a missing part: `missing` says. Returns in the process that becomes COMMAND,
+        which is another than its caller where there is a PID namespace."""
         self._limit_resources()
         self._part("namespaces", self._namespaces)
+        if "namespaces" not in self.missing:
+            self._part(PROCESSES, self._processes)
         self._part("landlock", self._landlock)
         self._part("capabilities", kernel.drop_capabilities)
         self._die_with_parent()
-        self._part("seccomp", self._seccomp)
-        if self._profile.is_group and "namespaces" not in self.missing:
+        if self._has_own_processes:
             group.enter(self._options.report_fd)
+        self._part("seccomp", self._seccomp)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a part is missing that COMMAND may not run without."""
+        options = self._options
+        accepted = set(options.unsafe_omit) if options.accept_omitted else set()
+        accepted |= set() if self._profile.is_group else {PROCESSES}  # the filter lets one process name no other
+        return bool(self.missing.keys() - accepted) and not options.unsafe_no_seal
 
     def report(self) -> dict[str, object]:
         """What the launcher is told, by code that runs before the first instruction of COMMAND."""
@@ -99,6 +112,10 @@ class Seal:
             self._has_own_root = True
         else:
             namespaces.isolate()
+
+    def _processes(self) -> None:
+        namespaces.isolate_processes()
+        self._has_own_processes = True
 
     def _landlock(self) -> None:
         kernel.forbid_new_privileges()
@@ -157,13 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
     kernel.close_on_exec_from(3)
     seal = Seal(options)
     seal.enter()
-    accepted = options.unsafe_omit if options.accept_omitted else ()
-    refused = bool(seal.missing.keys() - set(accepted)) and not options.unsafe_no_seal
-    if refused:
+    if seal.is_refused:
         reasons = "; ".join(f"{part}: {reason}" for part, reason in seal.missing.items())
         sys.stderr.write(f"error: the seal is incomplete: {reasons}\n")
-    _tell(options.report_fd, seal.report() | {"refused": refused})
-    if refused:
+    _tell(options.report_fd, seal.report() | {"refused": seal.is_refused})
+    if seal.is_refused:
         sys.exit(NOT_ENTERED)
     _await_permission(options.report_fd)
     environment = dict(pair.split("=", 1) for pair in options.env)
@@ -213,7 +228,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--unsafe-omit",
         action="append",
         default=[],
-        choices=[*PARTS, *sorted(profile.WEAKENINGS)],
+        choices=[*PARTS, PROCESSES, *sorted(profile.WEAKENINGS)],
         help="for the suite",
     )
     parser.add_argument("--accept-omitted", action="store_true", help="run COMMAND without those, but nothing else")

@@ -1,4 +1,4 @@
-"""The two processes that stand between the launcher and an island's command.
+"""The two processes that stand between the launcher and a sealed command.
 
     launcher ── keeper ──╢ first ── command ── its own processes
                          ╙ the PID namespace begins here
@@ -45,6 +45,7 @@ def enter(report_fd: int | None) -> None:
         os.write(tells, str(status).encode())
         os._exit(0)
     os.close(tells)
+    os.setsid()  # the session of its launcher has no number here
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_FOR)
 
 

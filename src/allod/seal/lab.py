@@ -16,13 +16,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
 from allod.core.errors import AllodError, Unavailable
 from allod.seal import kernel, netlink
+from allod.seal.accomplice import be_accomplice
 from allod.seal.enter import PARTS
 from allod.seal.escapes.every import EVERY
 from allod.seal.escapes.probe import INTERFACE, PROXY_PORT, TCP_PORT, UDP_PORT, Probe, Target
@@ -34,10 +35,11 @@ FAR_INTERFACE = "allod1"
 _ATTACKER = ("10.77.0.1/24", "fd77::1/64")
 _CONTROL = ("10.77.0.2", "fd77::2")  # the honeypot, as unsealed attempts know it
 _SEALED = ("10.77.0.3", "fd77::3")  # and as sealed ones do: nothing at all may come here
-_ATTEMPT_TIMEOUT_S, _BARRIER_TIMEOUT_S, _LATE_S = 6.0, 3.0, 0.3
+_ATTEMPT_TIMEOUT_S, _CALLS_TIMEOUT_S, _BARRIER_TIMEOUT_S, _LATE_S = 6.0, 20.0, 3.0, 0.3
 _SLOT_BYTES = 32
+_SHARED = "shared"
 
-
+CALLS = "calls"  # beside the names of EVERY: all the calls at once
 _HINT = "allow user namespaces, or run as root; the kernel needs veth (CONFIG_VETH)"
 
 
@@ -62,11 +64,19 @@ class Lab:
     """A running lab, in which `attempt` tries one escape at a time."""
 
     def __init__(
-        self, directory: Path, record: Record, *, profile: str, victim_pid: int, belongings: Belongings
+        self,
+        directory: Path,
+        record: Record,
+        *,
+        profile: str,
+        victim_pid: int,
+        accomplice_pid: int,
+        belongings: Belongings,
     ) -> None:
         self._directory = directory
         self._profile = profile
         self._victim_pid = victim_pid
+        self._accomplice_pid = accomplice_pid
         self._belongings = belongings
         self._num_attempts = 0
         self._signals = iter(range(signal.SIGRTMIN + 1, signal.SIGRTMAX))
@@ -77,7 +87,9 @@ class Lab:
         """Start `probe` as an engine is started; what it said of itself, and the mark that would convict it."""
         target = self._target(probe, address)
         log = self._directory / f"{target.token}.log"
-        process = start(self._options(probe, target, log, omit))
+        words = ("allod.seal.escapes", probe.name, json.dumps(vars(target)))
+        proxy = f"http://{target.address_4}:{PROXY_PORT}"
+        process = start(self._options(words, log, omit, environment={"http_proxy": proxy}))
         status = process.wait(_ATTEMPT_TIMEOUT_S)
         if status is None:
             process.terminate(grace_s=0)
@@ -90,6 +102,16 @@ class Lab:
             "tried": said[0] == "trying",
             "said": " ".join(said[1:]).strip() or killed or ("hung" if status is None else f"exit status {status}"),
         }
+
+    def make_calls(self, *, omit: tuple[str, ...]) -> dict[str, str]:
+        """Make every system call that the profile refuses (escapes/calls.py): how each was answered, by its name."""
+        log = self._directory / f"calls-{token_hex(8)}.log"
+        words = ("allod.seal.escapes.calls", self._profile, str(self._victim_pid))
+        process = start(self._options(words, log, omit))
+        if process.wait(_CALLS_TIMEOUT_S) is None:
+            process.terminate(grace_s=0)
+        whole_lines = log.read_text().split("\n")[:-1]
+        return dict(json.loads(line) for line in whole_lines if line.startswith("["))
 
     def settle(self) -> None:
         """Return when the honeypot and the victim have seen all that was sent before this call."""
@@ -117,20 +139,20 @@ class Lab:
             victim_socket=own.live_socket.fileno(),
             victim_buffer=ctypes.addressof(own.buffer) + index % (BUFFER_BYTES // _SLOT_BYTES) * _SLOT_BYTES,
             victim_file=str(own.file),
+            accomplice_pid=self._accomplice_pid,
+            shared_file=str(self._directory / _SHARED),
             socket_dir=str(self._directory / "sockets"),
         )
 
-    def _options(self, probe: Probe, target: Target, log: Path, omit: tuple[str, ...]) -> SealOptions:
-        arguments = ("-S", "-P", "-m", "allod.seal.escapes", probe.name, json.dumps(vars(target)))
+    def _options(
+        self, words: tuple[str, ...], log: Path, omit: tuple[str, ...], environment: Mapping[str, str] = {}
+    ) -> SealOptions:
         return SealOptions(
-            command=(sys.executable, *arguments),
+            command=(sys.executable, "-S", "-P", "-m", *words),
             profile=self._profile,
             socket_dir=self._directory / "sockets",
-            read_paths=python_read_paths(),
-            environment={
-                "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-                "http_proxy": f"http://{target.address_4}:{PROXY_PORT}",
-            },
+            read_paths=(*python_read_paths(), self._directory / _SHARED),
+            environment={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), **environment},
             log_path=log,
             unsafe_no_seal=bool(omit),
             unsafe_omit=omit,
@@ -152,6 +174,7 @@ def open_lab(directory: Path, *, profile: str) -> Iterator[Lab]:
     """
     (directory / "sockets").mkdir(mode=0o700)
     (directory / "key").write_text("secret")
+    (directory / _SHARED).write_text("what a model's file is to an engine and to others")
     reading, writing = os.pipe()
     record, recorder = Record(reading), Recorder(writing)
     children: list[int] = []
@@ -164,7 +187,16 @@ def open_lab(directory: Path, *, profile: str) -> Iterator[Lab]:
         belongings = _belongings(directory)
         children.append(_fork(lambda: be_victim(recorder, belongings)))
         record.expect("victim-ready")
-        yield Lab(directory, record, profile=profile, victim_pid=children[1], belongings=belongings)
+        children.append(_fork(lambda: be_accomplice(recorder, directory / _SHARED)))
+        record.expect("accomplice-ready")
+        yield Lab(
+            directory,
+            record,
+            profile=profile,
+            victim_pid=children[1],
+            accomplice_pid=children[2],
+            belongings=belongings,
+        )
     except OSError as error:
         raise Unavailable(f"no lab: {error}", code="lab_unavailable", hint=_HINT) from error
     finally:
@@ -241,9 +273,12 @@ def _belongings(directory: Path) -> Belongings:
 
 
 def run(directory: Path, profile: str, omit: tuple[str, ...], tell: Callable[[dict[str, object]], None]) -> None:
-    """Every escape unsealed, then every escape sealed; `tell` hears each attempt, and in the end all the marks."""
+    """Every escape unsealed, then every escape sealed, and so with every call that is refused; `tell` hears how many
+    attempts there will be, each attempt, and in the end all the marks."""
+    tell({"phase": "plan", "attempts": 2 * (len(EVERY) + 1)})
     with open_lab(directory, profile=profile) as lab:
         for phase, parts, address in (("control", PARTS, _CONTROL), ("sealed", omit, _SEALED)):
+            tell({"phase": phase, "probe": CALLS, "answers": lab.make_calls(omit=parts)})
             for probe in EVERY.values():
                 tell({"phase": phase, "probe": probe.name, **lab.attempt(probe, omit=parts, address=address)})
         time.sleep(_LATE_S)

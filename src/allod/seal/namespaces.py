@@ -1,9 +1,9 @@
 """The first wall: namespaces of its own, in which there is no interface that is up, no route and no power.
 
-User (no capability counts outside it), network (nothing to send through), IPC (no shared memory or queues of others)
-and UTS. For one process no more: a PID namespace would need a second process to be its init and a mount namespace a
-new root; what either would hide is refused by Landlock and the filter (docs/decisions/0002-seal.md). An island, whose
-processes may connect and signal, has both, and loopback (docs/decisions/0008-island.md).
+User (no capability counts outside it), network (nothing to send through), IPC (no shared memory or queues of others),
+UTS, and PID (no number of a process of others). A mount namespace would need a new root; what it would hide is refused
+by Landlock and the filter (docs/decisions/0002-seal.md). An island, whose processes may connect, has that too, and
+loopback (docs/decisions/0008-island.md).
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ def isolate() -> None:
 
 
 def isolate_group(paths: Iterable[tuple[Path, bool]]) -> None:
-    """As `isolate`, with loopback up, a root that holds nothing but `paths` (and whether each may be written), and a
-    PID namespace for the processes made from now on."""
+    """As `isolate`, with loopback up, and a root that holds nothing but `paths` (and whether each may be written)."""
     isolate()
     socket.sethostname("localhost")
     netlink.bring_up("lo")
     unshare(CLONE_NEWNS)
     root.change(paths)
+
+
+def isolate_processes() -> None:
+    """A PID namespace for the processes made from now on. After `isolate`; raises OSError."""
     unshare(CLONE_NEWPID)
 
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from allod.seal.bpf import Check, Rule, one_of
-from allod.seal.profile_sealed import CLONE_NEW, FCNTLS, IOCTLS, PRCTLS, SOCKET_TYPE
+from allod.seal.profile_sealed import CLONE_NEW, FCNTLS, IOCTLS, MADVICE, OWN_LIMITS, PRCTLS, SOCKET_TYPE
 
 _NETLINK_ROUTE = 0
 _PROTOCOLS = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 _PRCTLS = (*PRCTLS, 1, 2)  # SET_PDEATHSIG GET_PDEATHSIG: nothing here outlives the namespace's first process
-_FCNTLS = (*FCNTLS, 5, 6, 7, 36, 37, 38, 1031, 1032)  # record locks, F_SETPIPE_SZ, F_GETPIPE_SZ: still no F_SETOWN
+_FCNTLS = (*FCNTLS, 1031, 1032)  # F_SETPIPE_SZ, F_GETPIPE_SZ: no F_SETOWN, and no lock on a file that others have, too
 _IOCTLS = (
     *IOCTLS,
     *(0x8910, 0x8912, 0x8913, 0x8915, 0x8921, 0x8927, 0x8933),  # SIOCGIF: NAME CONF FLAGS ADDR MTU HWADDR INDEX
@@ -33,7 +33,8 @@ def rules(own_pid: int) -> dict[str, Rule]:
         "socketpair": _any_kind(socket.AF_UNIX),
         "clone": ((Check(0, 0, mask=CLONE_NEW),),),  # threads and processes, in these namespaces
         "prctl": one_of(0, _PRCTLS),
-        "prlimit64": ((Check(0, 0),),),  # its own limits
+        "prlimit64": OWN_LIMITS,
+        "madvise": one_of(2, MADVICE),
         "ioctl": one_of(1, _IOCTLS),
         "fcntl": one_of(1, _FCNTLS),
     }

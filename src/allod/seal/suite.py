@@ -1,12 +1,15 @@
-"""The escape suite: every escape unsealed and then sealed, judged by what the honeypot and the victim saw.
+"""The escape suite: every escape unsealed and then sealed, judged by what honeypot, victim and accomplice saw.
 
 The unsealed round is the control. An escape that does not get out even then says nothing about the seal and is
 reported as not applicable, with its reason; a suite in which nothing got out unsealed proves nothing and fails.
+Beside them every system call that the profile refuses, judged by its answer: it must be the filter's, and another than
+the same call gets unsealed.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Unavailable
+from allod.seal.escapes.calls import Call, calls_of
 from allod.seal.escapes.every import EVERY
+from allod.seal.lab import CALLS
 from allod.seal.profile import SEALED
 
 BLOCKED, ESCAPED, NOT_APPLICABLE, NOT_RUN = "blocked", "ESCAPED", "not applicable", "did not run"
@@ -38,14 +43,15 @@ class Row:
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """The rows, and the three numbers that decide."""
+    """The rows, and the three numbers that decide. `calls` are the system calls that were made (escapes/calls.py)."""
 
     rows: tuple[Row, ...]
+    calls: tuple[Row, ...] = ()
 
     @property
     def escaped(self) -> int:
         """How many got out of the seal."""
-        return sum(row.sealed == ESCAPED for row in self.rows)
+        return sum(row.sealed == ESCAPED for row in (*self.rows, *self.calls))
 
     @property
     def blocked(self) -> int:
@@ -55,7 +61,7 @@ class SuiteReport:
     @property
     def not_run(self) -> int:
         """How many the sealed round could not even try: the suite is broken, not the seal proved."""
-        return sum(row.sealed == NOT_RUN for row in self.rows)
+        return sum(row.sealed == NOT_RUN for row in (*self.rows, *self.calls))
 
     @property
     def holds(self) -> bool:
@@ -63,41 +69,49 @@ class SuiteReport:
         return self.escaped == 0 and self.not_run == 0 and self.blocked > 0
 
 
+Progress = Callable[[str, int, int], None]  # an attempt that was made, how many were, and how many there will be
+
+
 def run_suite(
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     *,
     profile: str = SEALED.name,
     unsafe_omit: tuple[str, ...] = (),
 ) -> SuiteReport:
-    """Run the suite against `profile` on this machine, as root or not; about 15 seconds, and nothing is left behind.
+    """Run the suite against `profile` on this machine, as root or not; nothing is left behind.
 
-    `progress` hears the name of each attempt. `unsafe_omit` weakens the seal on purpose, so that the suite can be
+    `progress` hears of each attempt. `unsafe_omit` weakens the seal on purpose, so that the suite can be
     seen to fail. Raises Unavailable: `seal_incomplete` as `start` does, `lab_unavailable` where no lab can be made.
     """
     directory = tempfile.mkdtemp(prefix="allod-seal-")
     try:
-        return _report(_messages((directory, profile, *unsafe_omit), progress or (lambda name: None)))
+        messages = _messages((directory, profile, *unsafe_omit), progress or (lambda name, done, total: None))
+        return _report(messages, calls_of(profile, platform.machine()))
     finally:
         shutil.rmtree(directory)
 
 
-def _messages(words: tuple[str, ...], progress: Callable[[str], None]) -> Iterable[dict[str, Any]]:
+def _messages(words: tuple[str, ...], progress: Progress) -> Iterable[dict[str, Any]]:
     command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab", *words]
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd="/", stdin=subprocess.DEVNULL) as lab:
         timer = threading.Timer(_TIME_LIMIT_S, lab.kill)
         timer.start()
         try:
+            num_attempts, num_made = 0, 0
             for line in lab.stdout or ():
                 message = json.loads(line)
-                progress(f"{message['phase']} {message.get('probe', '')}".strip())
+                num_attempts = message.get("attempts", num_attempts)
+                if "probe" in message:
+                    num_made += 1
+                    progress(f"{message['phase']} {message['probe']}", num_made, num_attempts)
                 yield message
         finally:
             timer.cancel()
             lab.kill()
 
 
-def _report(messages: Iterable[dict[str, Any]]) -> SuiteReport:
+def _report(messages: Iterable[dict[str, Any]], calls: list[Call]) -> SuiteReport:
     phases: dict[str, dict[str, dict[str, Any]]] = {"control": {}, "sealed": {}}
     record: set[str] | None = None
     for message in messages:
@@ -105,12 +119,14 @@ def _report(messages: Iterable[dict[str, Any]]) -> SuiteReport:
             raise Unavailable(message["message"], code=message["code"], hint=message["hint"])
         if message["phase"] == "record":
             record = set(message["marks"])
-        else:
+        elif "probe" in message:
             phases[message["phase"]][message["probe"]] = message
     if record is None:
         raise Unavailable("the lab ended before the suite did", code="lab_unavailable")
     rows = [_row(name, phases["control"][name], phases["sealed"][name], record) for name in EVERY]
-    return SuiteReport((*rows, *_strays(record)))
+    unsealed, sealed = (phases[phase][CALLS]["answers"] for phase in ("control", "sealed"))
+    made = (_call(call, unsealed.get(call.name, NOT_RUN), sealed.get(call.name, NOT_RUN)) for call in calls)
+    return SuiteReport((*rows, *_strays(record)), tuple(made))
 
 
 def _row(name: str, control: dict[str, Any], sealed: dict[str, Any], record: set[str]) -> Row:
@@ -127,6 +143,21 @@ def _row(name: str, control: dict[str, Any], sealed: dict[str, Any], record: set
         control="reached" if reached else f"does not apply: {control['said']}",
         sealed=verdict,
         detail=sealed["said"],
+    )
+
+
+def _call(call: Call, unsealed: str, sealed: str) -> Row:
+    tells = unsealed not in (call.refusal, NOT_RUN)
+    if sealed == call.refusal:
+        verdict = BLOCKED if tells else NOT_APPLICABLE
+    else:
+        verdict = NOT_RUN if sealed == NOT_RUN else ESCAPED
+    return Row(
+        probe=call.name,
+        tries=f"system call {call.number}",
+        control=f"answered {unsealed}" if tells else f"does not apply: {unsealed}",
+        sealed=verdict,
+        detail=sealed,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from allod.seal.escapes import backdoors, files, network, process, unix
+from allod.seal.escapes import backdoors, covert, files, network, process, unix
 
 EVERY = MappingProxyType(
-    {probe.name: probe for probe in (*network.PROBES, *unix.PROBES, *backdoors.PROBES, *process.PROBES, *files.PROBES)}
+    {probe.name: probe for room in (network, unix, backdoors, process, files, covert) for probe in room.PROBES}
 )

@@ -6,13 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+Leaves = Literal["token", "signal", "mode", "tag"]
+TAG = "tag:[0-9a-f]{10}"
+
+
+def tag_of(number: int) -> str:
+    """The mark for a 40-bit number, as TAG has it."""
+    return f"tag:{number:010x}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """Where the honeypot and the victim are, and the mark that one attempt leaves when it gets there.
 
     `token` is unique to the attempt, and so are `signal` and `mode` where a token cannot travel. `address_4` and
-    `address_6` are the honeypot's; the Unix paths, the process and its memory are the victim's.
+    `address_6` are the honeypot's; the Unix paths, the process and its memory are the victim's; a sealed process may
+    read `shared_file`, and so may the accomplice.
     """
 
     token: str
@@ -28,11 +37,24 @@ class Target:
     victim_socket: int
     victim_buffer: int
     victim_file: str
+    accomplice_pid: int
+    shared_file: str
     socket_dir: str
 
-    def mark(self, leaves: Literal["token", "signal", "mode"]) -> str:
+    def mark(self, leaves: Leaves) -> str:
         """The line in the record that this attempt would leave."""
-        return {"token": self.token, "signal": f"signal:{self.signal}", "mode": f"mode:{self.mode}"}[leaves]
+        marks = {"signal": f"signal:{self.signal}", "mode": f"mode:{self.mode}", "tag": self.tag}
+        return marks.get(leaves, self.token)
+
+    @property
+    def tag_number(self) -> int:
+        """40 bits of the token, for where no more can travel."""
+        return int(self.token[-10:], 16)
+
+    @property
+    def tag(self) -> str:
+        """The same as text that fits into a process's name."""
+        return tag_of(self.tag_number)
 
     @property
     def payload(self) -> bytes:
@@ -44,13 +66,13 @@ class Target:
 class Probe:
     """One escape. `run` raises OSError where it is stopped; that it returns proves nothing.
 
-    `leaves` is the mark that convicts it: its token, or its signal or file mode where a token cannot travel.
+    `leaves` is the mark that convicts it: its token, or a signal, file mode or tag where a token cannot travel.
     """
 
     name: str
     tries: str
     run: Callable[[Target], None]
-    leaves: Literal["token", "signal", "mode"] = "token"
+    leaves: Leaves = "token"
 
 
 TIMEOUT_S = 1.5
