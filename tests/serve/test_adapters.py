@@ -75,13 +75,20 @@ async def test_what_an_adapter_was_made_from_is_decided_on(front: MakeFront) -> 
 
 
 async def test_a_key_may_be_for_one_adapter_alone(front: MakeFront) -> None:
-    """A scope names models, and an adapter is one: its key does not open the model below it, nor another's."""
+    """A scope names models, and an adapter is one: the model below it, and another, are to its key as none at all."""
     caller = replace(CALLER, scope=Scope(models=frozenset({"law"})))
     async with front(scripted(LAW, SECRETS), adapters=[LAW, SECRETS]) as made:
         await made.gateway.answer(caller, request(chat(model="law")))
-        for name in ("m", "secrets"):
-            with pytest.raises(Denied):
+        told = set()
+        for name in ("m", "secrets", "nothing"):
+            with pytest.raises(Invalid) as caught:
                 await made.gateway.answer(caller, request(chat(model=name), id=name))
+            error = caught.value
+            told.add((error.code, error.param, error.hint, error.message.replace(repr(name), "")))
+            with pytest.raises(Invalid) as caught:
+                await made.gateway.embed(caller, request(Embed(name, ("a cat",))), write_body)
+            assert caught.value.message == error.message
+    assert told == {("model_not_found", "model", "there is 'law'", "the model  is not served here")}
 
 
 async def test_a_name_that_nothing_has_is_not_found(front: MakeFront) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from openai.types.admin.organization.projects import service_accounts as account
 from pydantic import BaseModel, TypeAdapter
 
 from allod.core.canonical import MAX_SAFE_INTEGER
-from allod.core.errors import Denied
+from allod.core.errors import Denied, Invalid
 from allod.core.labels import Tier
 from allod.core.nations import Marking, Nation
 from allod.govern.keys import KeyRing
@@ -1018,3 +1019,36 @@ async def read_usage(office: Office, path: str, **query: Any) -> list[Any]:
         if not page.has_more:
             return periods
         query["page"] = page.next_page
+
+
+async def test_news_are_taken_up_by_one_thread_at_a_time() -> None:
+    """However many ask: threads are what others wait for. A body says nothing here, and is refused."""
+    inside, most = 0, 0
+    counting = threading.Lock()
+
+    def take_up_news() -> None:
+        nonlocal inside, most
+        with counting:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.002)
+        with counting:
+            inside -= 1
+
+    admin = Admin(MemoryStore(), nation=NATION, models=(), embedding_models=(), currency="GBP", take_up_news=take_up_news)
+    answered: list[int] = []
+
+    def call(body: bytes) -> Call:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Any) -> None:
+            answered.extend([message["status"]] if "status" in message else [])
+
+        return Call("0", "POST", "/v1/governance/news", b"", {}, receive, send, NOW_MS)
+
+    await asyncio.gather(*(admin.news(call(b"")) for _ in range(50)))
+    assert (most, answered) == (1, [200] * 50)
+    with pytest.raises(Invalid) as refused:
+        await admin.news(call(b"{}"))
+    assert refused.value.code == "body_too_large"

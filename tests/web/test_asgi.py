@@ -163,6 +163,7 @@ NEEDS: dict[str, Needs] = {
     "GET /v1/governance/shares": "admin",
     "GET /v1/governance/policy": "admin",
     "POST /v1/governance/explain": "admin",
+    "POST /v1/governance/news": "admin",
     "GET /v1/governance/receipts": "admin",
     "GET /": "nothing",
     "GET /console/": "nothing",

@@ -179,13 +179,15 @@ class Gateway:
         return {name: one for name, one in self.models.items() if allowed is None or name in allowed}
 
     def _served(self, caller: Caller, name: str) -> ServedModel:
-        served = self.models.get(name)
+        """The model. To a key that may not use it, it is as one that there is not: no receipt either, nor a charge."""
+        models = self.models_for(caller)
+        served = models.get(name)
         if served is None:
             raise Invalid(
                 f"the model {name!r} is not served here",
                 code="model_not_found",
                 param="model",
-                hint=f"there is {', '.join(map(repr, self.models_for(caller))) or 'none that this key may use'}",
+                hint=f"there is {', '.join(map(repr, models)) or 'none that this key may use'}",
             )
         return served
 

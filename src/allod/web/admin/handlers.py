@@ -54,6 +54,7 @@ class Admin:
         self._store = store
         self._take_up_news = take_up_news
         self._changing = asyncio.Lock()
+        self._taking_up = asyncio.Lock()
         retention, spending = Retention(store), Spending(store, currency)
         usage = Usage(store, embedding_models=embedding_models, currency=currency)
         self._routes: Routes = {
@@ -81,8 +82,13 @@ class Admin:
         await call.respond(200, msgspec.json.encode(made), NOT_KEPT)
 
     async def news(self, call: Call) -> None:
-        """`POST /v1/governance/news`: return once what others wrote to the store is in force in this gateway."""
-        await asyncio.to_thread(self._take_up_news)
+        """`POST /v1/governance/news`: return once what others wrote to the store is in force in this gateway.
+
+        One at a time in a thread: however many ask, no thread that others wait for is taken by a second.
+        """
+        await read_body(call.receive, call.headers, limit_bytes=0)
+        async with self._taking_up:
+            await asyncio.to_thread(self._take_up_news)
         await call.respond(200, b"{}", NOT_KEPT)
 
     def _changed(self, handler: Handler, *words: Any) -> Json:
