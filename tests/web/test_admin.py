@@ -1035,7 +1035,8 @@ async def test_news_are_taken_up_by_one_thread_at_a_time() -> None:
         with counting:
             inside -= 1
 
-    admin = Admin(MemoryStore(), nation=NATION, models=(), embedding_models=(), currency="GBP", take_up_news=take_up_news)
+    store = MemoryStore()
+    admin = Admin(store, nation=NATION, models=(), embedding_models=(), currency="GBP", take_up_news=take_up_news)
     answered: list[int] = []
 
     def call(body: bytes) -> Call:
