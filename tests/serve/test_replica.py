@@ -50,7 +50,7 @@ ENGINE = textwrap.dedent(
     def event(**choice): return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
     def answer(connection, head, body):
         if b"GET /" in head:
-            while talking and b"/slots" in head: time.sleep(0.1)
+            while talking and b"/metrics" in head: time.sleep(0.1)
             return b"[]"
         asked = json.loads(body)
         text = asked["messages"][-1]["content"]

@@ -114,7 +114,7 @@ class LlamaEngine:
 
     async def probe(self) -> None:
         """Ask what only the part that computes can say. Raises Unavailable where it does not say it in time."""
-        await self._http.request("GET", "/slots", first_s=self._deadlines.hung_s)
+        await self._http.request("GET", "/metrics", first_s=self._deadlines.hung_s)
 
     async def close(self) -> None:
         self._slots.close()

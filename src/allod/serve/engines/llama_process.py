@@ -39,6 +39,7 @@ def serve(options: dict[str, Any]) -> None:
     params.ui = False
     params.sse_ping_interval = 0  # a word of the engine's is progress, not a sign of life from beside it
     params.endpoint_slots = True  # how the gateway learns what was computed for who left early
+    params.endpoint_metrics = True  # and how it is asked for a word: only what computes can say it
     params.endpoint_props = False
     params.offline = True
     params.verbosity = 1
