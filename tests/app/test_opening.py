@@ -213,7 +213,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda home: (home / "keys" / "receipts.key").chmod(0o644),
         "unsafe_secret",
     ),
-    "the log is damaged": (lambda home: damage(home / "logs" / "receipts" / "segment"), "log_short"),
+    "the log is damaged": (lambda home: damage(home / "logs" / "receipts" / "segment"), "log_damaged"),
     "the log's segment is gone": (lambda home: (home / "logs" / "receipts" / "segment").unlink(), "log_damaged"),
     "the ledger is ahead of the log": (is_ahead, "ledger_ahead"),
     "the salts can be read by others": (lambda home: (home / "keys" / "salts.key").chmod(0o644), "unsafe_secret"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home, load_settings, now_ms
+from allod.app.known_heads import heads_of_bundles
 from allod.cli.tenant import event, the_log_to_itself
 from allod.core.clock_statements import ClockAccepted, clock_statement
 from allod.core.errors import Invalid
@@ -19,6 +20,7 @@ from allod.core.statements import check_statement
 from allod.prove.fsck import FsckReport, fsck, rebuild
 from allod.prove.heads import TreeHead
 from allod.prove.keys import load_signing_key
+from allod.prove.notes import VerifierKey
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +84,7 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
             reports[name] = (
                 rebuild(directory, key, check_statement)
                 if words.rebuild
-                else fsck(directory, key.verifier, check_statement)
+                else fsck(directory, key.verifier, check_statement, known=_known_heads(home, name, key.verifier))
             )
     is_sound = all(report.is_sound for report in reports.values())
     if words.json:
@@ -92,6 +94,11 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
             _print(name, report)
         print(_verdict(reports.values()))
     return 0 if is_sound else 1
+
+
+def _known_heads(home: Home, name: str, key: VerifierKey) -> list[TreeHead]:
+    """Of the artefacts log those in the bundles that policies and releases are believed by. Raises Invalid."""
+    return heads_of_bundles(home.path, key) if name == "artefacts" else []
 
 
 def _told(report: FsckReport) -> dict[str, Any]:

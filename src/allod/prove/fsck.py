@@ -6,9 +6,10 @@ Reads only, and needs no lock, so it may run beside the writer; `rebuild` makes 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from allod.core.errors import Invalid
 from allod.prove.heads import TreeHead
@@ -16,7 +17,7 @@ from allod.prove.index import Index
 from allod.prove.keys import SigningKey
 from allod.prove.log import open_log
 from allod.prove.notes import VerifierKey
-from allod.prove.recovery import INDEX_FILES, replay, signed_head
+from allod.prove.recovery import INDEX_FILES, check_reached, check_tail, published_head, replay, signed_head
 from allod.prove.segment import MAGIC, Batch, Batches
 from allod.prove.standing import Standing
 
@@ -59,15 +60,19 @@ class FsckReport:
 class _Replay:
     """One pass over the segment, with the findings on the way."""
 
-    def __init__(self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None) -> None:
+    def __init__(
+        self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None, known: Collection[TreeHead]
+    ) -> None:
         self.directory, self.key = directory, key
+        self.known = dict.fromkeys(known)  # those still to be met
+        self.unsigned: list[int] = []
         self.check_entry = check_entry
         self.standing = Standing.empty(directory, key.name)
         self.places: dict[str, tuple[int, int]] = {}
         self.num_heads = self.num_bytes = 0
         self.findings: list[Finding] = []
         # What the derived files say is read before the segment: beside a running writer they may only be behind it.
-        self.published = self._published()
+        self.published = published_head(directory, key)
         self.index, self.indexed = self._open_index()
 
     def _open_index(self) -> tuple[Index | None, int]:
@@ -98,13 +103,28 @@ class _Replay:
             except Invalid as error:
                 self.find(f"segment, byte {batches.end}", error.message)
                 return
-        if batches.problem:
-            self._judge_tail(batches.end, batches.problem)
+            if batches.problem:
+                self._judge_tail(file, batches)
 
     def _check_head(self, offset: int) -> None:
         self.num_heads += 1
+        self.known.pop(self.standing.head, None)
         if signed_head(self.standing.note, self.key) is None:
-            self.find(f"segment, byte {offset}", "the tree head is not signed by this log's key")
+            self.unsigned.append(offset)
+
+    def check_end(self) -> None:
+        """What whoever opens or reads this log asks of its end: a signed tree head, and none known that is beyond."""
+        if not self.num_heads:
+            self.find("segment", "it has no tree head")
+        for offset in self.unsigned:  # a later one that is signed vouches for the same entries
+            is_last = offset == self.standing.head_offset
+            self.find(f"segment, byte {offset}", "the tree head is not signed by this log's key", is_entry=not is_last)
+        try:
+            check_reached(self.standing.head, self.published, self.indexed)
+        except Invalid as error:
+            self.find("segment", error.message)
+        for head in self.known:
+            self.find("segment", f"it had a signed tree head of size {head.size} once, and has it no more")
 
     def _check_entries(self, first: int, batch: Batch) -> None:
         if (check_entry := self.check_entry) is None:
@@ -129,24 +149,18 @@ class _Replay:
             self.places.setdefault(receipt_id, place)
         self.standing.fresh, self.standing.fresh_batches = {}, []
 
-    def _judge_tail(self, end: int, problem: str) -> None:
-        lost = self.published is not None and self.published.size > self.standing.head.size
-        self.find(f"segment, byte {end}", f"{problem}; no signed tree head follows", is_tail=not lost)
-
-    def _published(self) -> TreeHead | None:
+    def _judge_tail(self, file: BinaryIO, batches: Batches) -> None:
+        where = f"segment, byte {batches.end}"
         try:
-            return signed_head((self.directory / "checkpoint").read_text(), self.key)
-        except (FileNotFoundError, UnicodeDecodeError):
-            return None
+            check_tail(file, batches.end, batches.limit, self.key)
+        except Invalid as error:
+            self.find(where, f"{batches.problem}; {error.message}")
+        else:
+            self.find(where, f"{batches.problem}; no signed tree head follows", is_tail=True)
 
     def compare_checkpoint(self) -> None:
-        published, ours = self.published, self.standing.head
-        if published is None:
+        if self.published is None:
             self.find("checkpoint", "missing, or not signed by this log's key", is_derived=True)
-        elif published.size > ours.size:
-            self.find("checkpoint", f"of size {published.size}, and the segment ends at {ours.size}")
-        elif published.size == ours.size and published.root != ours.root:
-            self.find("checkpoint", "has another root than the segment")
 
     def compare_index(self) -> None:
         if self.index is None:
@@ -160,24 +174,26 @@ class _Replay:
             return
         if wrong:
             self.find(INDEX_FILES[0], f"{len(wrong)} receipts not in their place, {wrong[0]} first", is_derived=True)
-        if self.indexed > self.standing.head.size:
-            self.find(INDEX_FILES[0], f"knows {self.indexed} leaves, more than the segment has", is_derived=True)
 
     def find(self, where: str, problem: str, **kinds: bool) -> None:
         self.findings.append(Finding(where, problem, **kinds))
 
 
-def fsck(directory: Path, key: VerifierKey, check_entry: CheckEntry | None = None) -> FsckReport:
+def fsck(
+    directory: Path, key: VerifierKey, check_entry: CheckEntry | None = None, *, known: Collection[TreeHead] = ()
+) -> FsckReport:
     """Check every sum, leaf, tree head, tile and index row of the log in `directory`, and each entry by `check_entry`.
 
+    It must extend each tree head in `known`. Whether it is damaged is judged as `open_log` and `read_log` judge it.
     Time and memory grow with the log: about a second and 20 MB for 100,000 entries, and with `check_statement` ten
     times that. Raises Invalid only if there is no log here at all.
     """
     path = directory / "segment"
     if not path.is_file():
         raise Invalid("there is no log here", code="no_log")
-    replayed = _Replay(directory, key, check_entry)
+    replayed = _Replay(directory, key, check_entry, known)
     replayed.read_segment()
+    replayed.check_end()
     replayed.compare_checkpoint()
     replayed.compare_index()
     if replayed.index is not None:

@@ -27,6 +27,16 @@ ROWS = 256
 _ADD = "insert or ignore into entry values "
 
 
+def indexed_size(path: Path) -> int:
+    """How many leaves the index at `path` was told of; 0 where there is none, or none that can be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            row = database.execute("select size from state").fetchone()
+    except sqlite3.Error:
+        return 0
+    return row[0] if row is not None and isinstance(row[0], int) else 0
+
+
 class Place(NamedTuple):
     """A leaf's number and where its frame starts in the segment."""
 

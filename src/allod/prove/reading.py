@@ -16,11 +16,12 @@ from typing import BinaryIO
 from allod.core.errors import Invalid
 from allod.prove.bundle import Bundle, encode_bundle
 from allod.prove.heads import TreeHead
+from allod.prove.index import indexed_size
 from allod.prove.merkle import HASH_BYTES, Frontier, inclusion_proof, leaf_hash, leaf_hashes, node_hash
 from allod.prove.notes import VerifierKey
 from allod.prove.proofs import Proof
-from allod.prove.recovery import MAX_TAIL_BYTES, damaged, signed_head
-from allod.prove.segment import FRAME_BYTES, HEAD, MAGIC, Batch, Batches, read_frame, written_end
+from allod.prove.recovery import INDEX_FILES, check_reached, check_tail, damaged, published_head, signed_head
+from allod.prove.segment import MAGIC, Batch, Batches, written_end
 
 Visit = Callable[[int, bytes], None]
 """(number of the entry, its exact bytes)."""
@@ -44,7 +45,7 @@ def read_log(
     has another past, was put back or changed. `end` stops at that byte, where an earlier pass ended. Raises Invalid
     (`no_log`) where there is none and (`log_damaged`) for anything that is not the log.
     """
-    published = _published(directory, key)
+    published, indexed = published_head(directory, key), indexed_size(directory / INDEX_FILES[0])
     try:
         file = (directory / "segment").open("rb")
     except FileNotFoundError as error:
@@ -54,7 +55,10 @@ def read_log(
             raise damaged("the segment does not start as one")
         limit = written_end(file) if end is None else end
         expected = [*known] if published is None or end is not None else [*known, published]
-        return _Pass(file, key, visit, expected).read(limit)
+        read = _Pass(file, key, visit, expected).read(limit)
+    if end is None:
+        check_reached(read.head, published, indexed)
+    return read
 
 
 class _Pass:
@@ -73,13 +77,15 @@ class _Pass:
         for batch in batches:
             self._read_batch(batch)
         end = batches.end
-        self._check_tail(end, limit)
+        check_tail(self._file, end, limit, self._key)
         note = self._note.decode(errors="replace")
         head = signed_head(note, self._key)
         if head is None:
             raise damaged("its last tree head is not signed by this log's key")
         if ahead := [size for size in self._roots if size > head.size]:
             raise damaged(f"it had a signed tree head of size {max(ahead)} once, and now ends at {head.size}")
+        if self._roots:  # each one closed a batch
+            raise damaged(f"it had a signed tree head of size {min(self._roots)} once, and now has none of that size")
         return LogRead(head, note, end)
 
     def _read_batch(self, batch: Batch) -> None:
@@ -93,24 +99,6 @@ class _Pass:
         if self._roots.pop(head.size, {head.root}) != {head.root}:
             raise damaged(f"it had another signed tree head of size {head.size} once")
         self._note = batch.head.payload
-
-    def _check_tail(self, end: int, limit: int) -> None:
-        """What follows the last whole batch is a batch being written, or torn, unless a signed head shows otherwise."""
-        self._file.seek(end)
-        tail = self._file.read(min(limit - end, MAX_TAIL_BYTES + 1))
-        if len(tail) > MAX_TAIL_BYTES:
-            raise damaged(f"more follows byte {end} than one batch")
-        origin = f"{self._key.name}\n".encode()
-        found = tail.find(origin)
-        while found >= 0:
-            offset = end + max(found - FRAME_BYTES, 0)
-            self._file.seek(offset)
-            frame = read_frame(self._file, offset)
-            if not isinstance(frame, str) and frame.kind == HEAD and frame.end < limit:
-                head = signed_head(frame.payload.decode(errors="replace"), self._key)
-                if head is not None:  # the next batch is only written once this one was durable
-                    raise damaged(f"a signed tree head of size {head.size} follows the damage after byte {end}")
-            found = tail.find(origin, found + 1)
 
 
 def bundles_of(directory: Path, key: VerifierKey, read: LogRead, numbers: Collection[int]) -> Iterator[bytes]:
@@ -162,11 +150,3 @@ class _Picked:
     def node(self, height: int, index: int) -> bytes:
         """A node that was wanted, once the pass is over."""
         return self._nodes[height, index]
-
-
-def _published(directory: Path, key: VerifierKey) -> TreeHead | None:
-    """The tree head in the derived file; read before the segment, so that a writer can only have made it older."""
-    try:
-        return signed_head((directory / "checkpoint").read_text(), key)
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None

@@ -1,10 +1,12 @@
 """Recovery: from the files of a log to its standing, or a refusal. Nothing is believed that the log's key did not sign.
 
-1. Resume from the index if its last tree head is in the segment, signed, and is the root of the partial tiles;
+1. Resume from the index if its last tree head is in the segment, signed, and is the root of the partial tiles, and if
+   the batches before it still lead there (of a long log the last 64 MiB: the time is bounded; fsck reads all of them);
    otherwise forget everything derived and start from the first batch.
 2. Replay the batches that follow: sums, leaf hashes, roots; the last tree head's signature vouches for all of them.
 3. A tail without a good tree head was never acknowledged and is cut off, unless something shows that it was:
-   a signed tree head after the damage that is not the last thing in the file, or a `checkpoint` file that is ahead.
+   a signed tree head after the damage that is not the last thing in the file, or a `checkpoint` file or an index that
+   is ahead. `check_tail` and `check_reached` say so to fsck and to those who only read (reading.py), too.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from typing import BinaryIO
 
 from allod.core.errors import Invalid, Unavailable
 from allod.prove.heads import TreeHead
-from allod.prove.index import Index, Saved
+from allod.prove.index import Index, Place, Saved, indexed_size
+from allod.prove.merkle import Frontier, leaf_hashes
 from allod.prove.notes import DASH, VerifierKey, is_signed, parse_note
 from allod.prove.segment import HEAD, MAGIC, Batch, Batches, read_frame
 from allod.prove.standing import Growth, Standing
 
 INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
 FLUSH_EVERY = 10_000  # leaves
+WALK_BYTES = 64 * 1024 * 1024  # read again at each opening: a quarter of a second
 MAX_TAIL_BYTES = 128 * 1024 * 1024  # more than the largest batch
 
 
@@ -35,18 +39,23 @@ def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) ->
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise damaged("the segment does not start as one")
+    published, indexed = published_head(directory, key), 0 if anew else indexed_size(directory / INDEX_FILES[0])
     index, standing = _start_anew(directory, key) if anew else _resume(directory, key, file)
-    batches = Batches(file, standing.end)
-    for batch in batches:
-        replay(standing, batch)
-        if len(standing.fresh) >= FLUSH_EVERY:
-            standing.flush(index, directory)
-    if not standing.note or signed_head(standing.note, key) != standing.head:
-        raise damaged("its last tree head is not signed by this log's key")
-    if batches.problem:
-        _check_tail(file, standing, key, batches)
-    _check_not_behind(directory, standing, key)
-    standing.flush(index, directory)
+    try:
+        batches = Batches(file, standing.end)
+        for batch in batches:
+            replay(standing, batch)
+            if len(standing.fresh) >= FLUSH_EVERY:
+                standing.flush(index, directory)
+        if not standing.note or signed_head(standing.note, key) != standing.head:
+            raise damaged("its last tree head is not signed by this log's key")
+        if batches.problem:
+            check_tail(file, standing.end, batches.limit, key)
+        check_reached(standing.head, published, indexed)
+        standing.flush(index, directory)
+    except BaseException:
+        index.close()
+        raise
     return standing, index
 
 
@@ -104,7 +113,7 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, S
         return _start_anew(directory, key)
     try:
         saved = index.load()
-        standing = None if saved is None else _saved_standing(directory, saved, key, file)
+        standing = None if saved is None else _saved_standing(directory, saved, key, file, _walk_start(index, saved))
     except (sqlite3.Error, Invalid, Unavailable):
         standing = None
     if standing is not None:
@@ -117,7 +126,7 @@ def _start_anew(directory: Path, key: VerifierKey) -> tuple[Index, Standing]:
     return _open_index(directory, anew=True), Standing.empty(directory, key.name)
 
 
-def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO) -> Standing | None:
+def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> Standing | None:
     file.seek(saved.head)
     frame = read_frame(file, saved.head)
     if isinstance(frame, str) or frame.kind != HEAD or frame.end != saved.end:
@@ -126,27 +135,67 @@ def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: Binar
     if head is None or head.size != saved.size:
         return None
     standing = Standing.resumed(directory, saved, frame.payload.decode())
-    return standing if standing.frontier.root() == head.root else None
+    return standing if standing.frontier.root() == head.root and leads_to(file, head, saved.end, start) else None
 
 
-def _check_tail(file: BinaryIO, standing: Standing, key: VerifierKey, batches: Batches) -> None:
-    problem = batches.problem
-    file.seek(standing.end)
-    tail = file.read(min(batches.limit - standing.end, MAX_TAIL_BYTES + 1))
+def _walk_start(index: Index, saved: Saved) -> Place:
+    """The first batch of about the last `WALK_BYTES`."""
+    whole = Place(0, len(MAGIC))
+    if saved.end <= WALK_BYTES:
+        return whole
+    return index.batch_of(saved.size - saved.size * WALK_BYTES // saved.end) or whole
+
+
+def leads_to(file: BinaryIO, head: TreeHead, end: int, start: Place) -> bool:
+    """Whether the batches from `start` to byte `end` are whole and follow one another up to `head`.
+
+    From the first batch on, their tree heads' roots are compared as well, otherwise their sizes and all sums.
+    """
+    frontier, size = Frontier() if start.leaf == 0 else None, start.leaf
+    batches = Batches(file, start.offset, limit=end)
+    for batch in batches:
+        size += len(batch.entries)
+        text = f"{head.origin}\n{size}\n"
+        if frontier is not None:
+            frontier.extend(leaf_hashes(frame.payload for frame in batch.entries))
+            text = TreeHead(head.origin, size, frontier.root()).text
+        if not batch.head.payload.startswith(text.encode()):
+            return False
+    return not batches.problem and (batches.end, size) == (end, head.size)
+
+
+def check_tail(file: BinaryIO, end: int, limit: int, key: VerifierKey) -> None:
+    """Raise Invalid (`log_damaged`) unless what follows `end` is a batch being written, or one that a crash tore."""
+    file.seek(end)
+    tail = file.read(min(limit - end, MAX_TAIL_BYTES + 1))
     if len(tail) > MAX_TAIL_BYTES:
-        raise damaged(f"{problem} after byte {standing.end}, and more follows than one batch")
+        raise damaged(f"more follows byte {end} than one batch")
     pattern = rb"%s\n[0-9]+\n[A-Za-z0-9+/=]{44}\n\n(?:%s [^\n]+\n)+" % (re.escape(key.name.encode()), DASH.encode())
     for found in re.finditer(pattern, tail):
         head = signed_head(found[0].decode(errors="replace"), key)
         if head is not None and found.end() != len(tail):  # the next batch is written only after this one was durable
-            raise damaged(f"{problem} after byte {standing.end}, before the signed tree head of size {head.size}")
+            raise damaged(f"a signed tree head of size {head.size} follows the damage after byte {end}")
 
 
-def _check_not_behind(directory: Path, standing: Standing, key: VerifierKey) -> None:
+def published_head(directory: Path, key: VerifierKey) -> TreeHead | None:
+    """The tree head in the file `checkpoint`, if `key` signed it.
+
+    To be read before the segment, as is the index's size: beside a writer they can then only be behind it.
+    """
     try:
-        head = signed_head((directory / "checkpoint").read_text(), key)
+        return signed_head((directory / "checkpoint").read_text(), key)
     except (FileNotFoundError, UnicodeDecodeError):
-        return
-    ours = standing.head
-    if head is not None and (head.size > ours.size or (head.size == ours.size and head.root != ours.root)):
-        raise damaged(f"a tree head of size {head.size} was published, and the segment ends at {ours.size}")
+        return None
+
+
+def check_reached(head: TreeHead, published: TreeHead | None, indexed: int) -> None:
+    """Raise Invalid (`log_damaged`) where the segment, which ends at `head`, had got further than that once.
+
+    Both files are told of a batch only after it was durable, so no crash puts them ahead.
+    """
+    if published is not None and (
+        published.size > head.size or (published.size == head.size and published.root != head.root)
+    ):
+        raise damaged(f"a tree head of size {published.size} was published, and the segment ends at {head.size}")
+    if indexed > head.size:
+        raise damaged(f"the index knows {indexed} entries, and the segment ends at {head.size}")

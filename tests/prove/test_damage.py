@@ -1,0 +1,154 @@
+"""Damage: whoever opens a log, reads it or checks it says the same of what is wrong with it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allod.core.errors import Invalid
+from allod.prove import recovery
+from allod.prove.fsck import fsck
+from allod.prove.keys import SigningKey
+from allod.prove.log import Entry, open_log
+from allod.prove.reading import read_log
+from allod.prove.segment import MAGIC, Batches
+
+KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
+NUM_BATCHES = 8
+
+
+def make(directory: Path) -> None:
+    """Batches of one to three entries, with zeros behind them as a running gateway leaves them."""
+    log = open_log(directory, KEY)
+    for number in range(NUM_BATCHES):
+        ids = [f"r{number}-{place}" for place in range(1 + number % 3)]
+        log.append([Entry(b'{"predicate":{"id":"%s"}}' % name.encode(), name) for name in ids], ahead=4096)
+    log.flush()
+    zeros = (directory / "segment").read_bytes()[log.end :]
+    log.close()
+    with (directory / "segment").open("ab") as file:
+        file.write(zeros)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made") / "log"
+    make(directory)
+    return directory
+
+
+def batches_of(data: bytes, directory: Path) -> list[bytes]:
+    """The bytes of each batch, the empty first one included."""
+    with (directory / "segment").open("rb") as file:
+        batches, ends = Batches(file), [len(MAGIC)]
+        for batch in batches:
+            ends.append(batch.head.end)
+    return [data[start:end] for start, end in pairwise(ends)]
+
+
+def verdict(judge: Callable[[], object]) -> bool:
+    """Whether it is damaged."""
+    try:
+        judge()
+    except Invalid as error:
+        if error.code != "log_damaged":
+            raise
+        return True
+    return False
+
+
+def assert_all_agree(directory: Path) -> bool:
+    """What all three say; where it is not damaged, opening leaves nothing behind that fsck would find."""
+    report = fsck(directory, KEY.verifier)
+    read = verdict(lambda: read_log(directory, KEY.verifier, lambda number, entry: None))
+    opened = verdict(lambda: open_log(directory, KEY).close())
+    assert (read, opened) == (report.is_damaged, report.is_damaged), report.findings
+    if not opened:
+        healed = fsck(directory, KEY.verifier)
+        assert (healed.findings, healed.head) == ((), report.head)
+    return opened
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> tuple[str, float, int, bool, bool]:
+    """What is done, where, with what, and whether `checkpoint` and the index are lost beside it."""
+    kind = draw(st.sampled_from(["byte", "cut", "append", "swap", "lose", "repeat", "none"]))
+    return (
+        kind,
+        draw(st.floats(0, 1, exclude_max=True)),
+        draw(st.integers(1, 255)),
+        draw(st.booleans()),
+        draw(st.booleans()),
+    )
+
+
+def spoil(data: bytes, batches: list[bytes], kind: str, place: float, value: int) -> bytes:
+    at = int(place * len(data))
+    which = int(place * (len(batches) - 1))
+    if kind == "byte":
+        return data[:at] + bytes([data[at] ^ value]) + data[at + 1 :]
+    if kind == "cut":
+        return data[:at]
+    if kind == "append":
+        return data + bytes([value]) * (1 + at % 700)
+    if kind == "swap":
+        batches[which], batches[which + 1] = batches[which + 1], batches[which]
+    elif kind == "lose":
+        del batches[max(1, which)]  # the first is empty
+    elif kind == "repeat":
+        batches.insert(which, batches[which])
+    return MAGIC + b"".join(batches)
+
+
+@settings(max_examples=250, deadline=None)
+@given(damages())
+def test_all_who_meet_a_damaged_log_judge_it_alike(made: Path, damage: tuple[str, float, int, bool, bool]) -> None:
+    """`fsck` finds damage where no gateway starts, and nothing else; a torn tail is one to all, and heals."""
+    kind, place, value, without_checkpoint, without_index = damage
+    with TemporaryDirectory() as folder:
+        directory = Path(folder) / "log"
+        shutil.copytree(made, directory)
+        data = (directory / "segment").read_bytes().rstrip(b"\0")
+        (directory / "segment").write_bytes(spoil(data, batches_of(data, made), kind, place, value))
+        if without_checkpoint:
+            (directory / "checkpoint").unlink()
+        if without_index:
+            for name in recovery.INDEX_FILES:
+                (directory / name).unlink(missing_ok=True)
+        is_damaged = assert_all_agree(directory)
+        if kind in ("none", "append"):
+            assert not is_damaged
+        if not without_index and kind in ("byte", "cut", "lose"):
+            assert is_damaged, "what was acknowledged is gone"
+
+
+def test_damage_before_the_last_flush_is_found_at_the_start(made: Path, tmp_path: Path) -> None:
+    """The index vouches for nothing: one bit in the oldest entry, and no gateway starts."""
+    shutil.copytree(made, tmp_path / "log")
+    segment = tmp_path / "log" / "segment"
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"r0-0")] ^= 1
+    segment.write_bytes(data)
+    assert assert_all_agree(tmp_path / "log")
+
+
+def test_of_a_long_log_the_last_part_is_read_at_the_start(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the time is bounded: damage there is found, damage far before it is for fsck."""
+    monkeypatch.setattr(recovery, "WALK_BYTES", 1000)
+    for name, entry, is_found in (("old", b"r0-0", False), ("new", b"r7-1", True)):
+        shutil.copytree(made, tmp_path / name)
+        segment = tmp_path / name / "segment"
+        data = bytearray(segment.read_bytes())
+        data[data.index(entry)] ^= 1
+        segment.write_bytes(data)
+        assert verdict(lambda name=name: open_log(tmp_path / name, KEY).close()) is is_found  # type: ignore[misc]
+        assert fsck(tmp_path / name, KEY.verifier).is_damaged
