@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import Collection
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from allod.app.artefacts_log import ArtefactsLog
@@ -17,6 +18,9 @@ from allod.cli.tenant import event, the_log_to_itself
 from allod.core.clock_statements import ClockAccepted, clock_statement
 from allod.core.errors import Invalid
 from allod.core.statements import check_statement
+from allod.prove.bundle import MAX_BUNDLE_BYTES
+from allod.prove.compare import Comparison, compare, kept_note
+from allod.prove.folders import read_plain_file
 from allod.prove.fsck import FsckReport, fsck, rebuild
 from allod.prove.heads import TreeHead
 from allod.prove.keys import load_signing_key
@@ -30,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts.add_parser("head", help="print the last signed tree head")
     accepting = parts.add_parser("accept-clock", help="say, in the artefacts log, that this machine's clock is right")
     accepting.add_argument("--json", action="store_true")
+    comparing = parts.add_parser("compare", help="is the log still the one that a kept tree head speaks of, or how not")
+    comparing.add_argument("file", metavar="HEAD_FILE", help="what `allod log head` printed, or a receipt's bundle")
+    comparing.add_argument("--json", action="store_true")
     check = parts.add_parser("fsck", help="replay the whole log and check every sum, hash and signature")
     check.add_argument("--rebuild", action="store_true", help="make derived files again (no gateway may run)")
     check.add_argument("--json", action="store_true")
@@ -49,9 +56,49 @@ def run(words: argparse.Namespace) -> int:
             raise Invalid("the log has no tree head yet", code="no_log", hint="it has one after the first answer")
         sys.stdout.write(checkpoint.read_text())
         return 0
+    if words.part == "compare":
+        return _compare(home, words)
     if words.part == "accept-clock":
         return _accept_clock(home, words)
     return _fsck(home, words)
+
+
+def _compare(home: Home, words: argparse.Namespace) -> int:
+    """0 if the log, the one that the head names, holds all that was kept; 1 if not. Raises Invalid for another's."""
+    try:
+        note = kept_note(read_plain_file(Path(words.file), limit_bytes=MAX_BUNDLE_BYTES))
+    except OSError as error:
+        raise Invalid(f"{words.file}: {error.strerror}", code="no_file") from error
+    origin = TreeHead.of_signed(note).origin
+    logs = {home.log_key: home.receipts, home.artefacts_key: home.artefacts}
+    keys = {load_signing_key(path).verifier: directory for path, directory in logs.items() if path.exists()}
+    for key, directory in keys.items():
+        if key.name == origin:
+            found = compare(directory, key, note)
+            break
+    else:
+        ours = " and ".join(key.name for key in keys)
+        raise Invalid(f"the tree head is of {origin}, and this realm's logs are {ours}", code="log_origin")
+    if words.json:
+        print(json.dumps(_shown(found)))
+    else:
+        print(f"{origin}: {found.said}")
+    return 0 if found.is_consistent else 1
+
+
+def _shown(found: Comparison) -> dict[str, Any]:
+    def shown(head: TreeHead | None) -> dict[str, Any] | None:
+        return None if head is None else {"size": head.size, "root": head.root.hex()}
+
+    return {
+        "origin": found.kept.origin,
+        "is_consistent": found.is_consistent,
+        "verdict": found.verdict,
+        "said": found.said,
+        "kept": shown(found.kept),
+        "head": shown(found.head),
+        "proof": [node.hex() for node in found.proof],
+    }
 
 
 def _accept_clock(home: Home, words: argparse.Namespace) -> int:

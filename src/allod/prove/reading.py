@@ -17,7 +17,15 @@ from allod.core.errors import Invalid
 from allod.prove.bundle import Bundle, encode_bundle
 from allod.prove.heads import TreeHead
 from allod.prove.index import indexed_size
-from allod.prove.merkle import HASH_BYTES, Frontier, inclusion_proof, leaf_hash, leaf_hashes, node_hash
+from allod.prove.merkle import (
+    HASH_BYTES,
+    Frontier,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    leaf_hashes,
+    node_hash,
+)
 from allod.prove.notes import VerifierKey
 from allod.prove.proofs import Proof
 from allod.prove.recovery import INDEX_FILES, check_reached, check_tail, damaged, published_head, signed_head
@@ -37,13 +45,20 @@ class LogRead:
 
 
 def read_log(
-    directory: Path, key: VerifierKey, visit: Visit, *, known: Collection[TreeHead] = (), end: int | None = None
+    directory: Path,
+    key: VerifierKey,
+    visit: Visit,
+    *,
+    known: Collection[TreeHead] = (),
+    end: int | None = None,
+    as_it_is: bool = False,
 ) -> LogRead:
     """Show every entry to `visit`, in order, and check that together they are the log that `key` signed.
 
     The log must extend each tree head in `known`, and the one in its own `checkpoint` file: one that is shorter, or
-    has another past, was put back or changed. `end` stops at that byte, where an earlier pass ended. Raises Invalid
-    (`no_log`) where there is none and (`log_damaged`) for anything that is not the log.
+    has another past, was put back or changed. `end` stops at that byte, where an earlier pass ended; `as_it_is` reads
+    the segment alone, for who asks how much of it is gone. Raises Invalid (`no_log`) where there is none and
+    (`log_damaged`) for anything that is not the log.
     """
     published, indexed = published_head(directory, key), indexed_size(directory / INDEX_FILES[0])
     try:
@@ -54,9 +69,10 @@ def read_log(
         if file.read(len(MAGIC)) != MAGIC:
             raise damaged("the segment does not start as one")
         limit = written_end(file) if end is None else end
-        expected = [*known] if published is None or end is not None else [*known, published]
+        is_alone = as_it_is or end is not None
+        expected = [*known] if published is None or is_alone else [*known, published]
         read = _Pass(file, key, visit, expected).read(limit)
-    if end is None:
+    if not is_alone:
         check_reached(read.head, published, indexed)
     return read
 
@@ -116,6 +132,18 @@ def bundles_of(directory: Path, key: VerifierKey, read: LogRead, numbers: Collec
         yield encode_bundle(Bundle(statement, Proof(number, tuple(path), read.note)))
 
 
+def consistency_of(directory: Path, key: VerifierKey, read: LogRead, old: int) -> list[bytes]:
+    """Hashes that show the tree of `old` entries to be a prefix of the one that `read` ended with; one more pass.
+
+    Raises Invalid (`log_damaged`) if the segment is no longer what was read.
+    """
+    picked = _Picked((), read.head.size)
+    consistency_proof(picked.want, old, read.head.size)
+    if read_log(directory, key, picked.see, end=read.end).head != read.head:
+        raise damaged("it changed while it was read")
+    return consistency_proof(picked.node, old, read.head.size)
+
+
 class _Picked:
     """Of a growing tree, some entries and the nodes that prove them; all other hashes are let go of."""
 
@@ -125,9 +153,10 @@ class _Picked:
         self._nodes: dict[tuple[int, int], bytes] = {}
         self._stack: list[bytes] = []
         for number in self._numbers:
-            inclusion_proof(self._want, number, size)
+            inclusion_proof(self.want, number, size)
 
-    def _want(self, height: int, index: int) -> bytes:
+    def want(self, height: int, index: int) -> bytes:
+        """Note that this node is to be kept."""
         self._nodes[height, index] = b""
         return bytes(HASH_BYTES)
 
