@@ -129,8 +129,7 @@ def reader(leaves: list[bytes]) -> Callable[[int, int], bytes]:
 
     def read(height: int, index: int) -> bytes:
         tree = Frontier()
-        for leaf in leaves[index << height : (index + 1) << height]:
-            tree.append(leaf)
+        tree.extend(leaves[index << height : (index + 1) << height])
         return tree.root()
 
     return read

@@ -52,6 +52,9 @@ class Label:
             raise Invalid(
                 f"labels of {self.tier.nation} and {other.tier.nation} have no common order", code="nations_differ"
             )
+        restricts = other.jurisdictions is not None or other.purposes is not None
+        if not restricts and other.tier.rank <= self.tier.rank and other.markings <= self.markings:
+            return self  # as nearly always
         return Label(
             tier=max(self.tier, other.tier, key=lambda tier: tier.rank),
             markings=self.markings | other.markings,

@@ -130,7 +130,7 @@ class Gateway:
     async def _labelled(self, request: Request) -> Request:
         """Step 3, by what the caller says: the strings themselves, not the JSON that a prompt makes of them."""
         label = await self.controls.label(request.label, request.task.strings(), request.task.model)
-        return replace(request, label=label)
+        return request if label is request.label else replace(request, label=label)
 
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)

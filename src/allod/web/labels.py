@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from allod.core.errors import Invalid
@@ -41,6 +42,7 @@ def label_of(headers: dict[bytes, bytes], default: Label, nation: Nation) -> Lab
     return default.join(declared)
 
 
+@lru_cache(maxsize=64)
 def label_headers(label: Label) -> Headers:
     """What an answer says of its label, so that it is not lost further on; what is not ASCII is percent-encoded."""
     headers = [(_TIER, _encoded([label.tier.name]))]

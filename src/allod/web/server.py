@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ MAX_HEAD_BYTES = 64 << 10
 HEAD_TIMEOUT_S = 30
 BODY_TIMEOUT_S = 60
 SEND_TIMEOUT_S = 30  # until a client that is behind has read some 48 KiB
+COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -63,6 +65,9 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
     if not realm.settings.is_private:
         announce(realm)
     greet(realm)
+    gc.collect()
+    gc.freeze()  # what is there by now stays: looking through all of it again would hold everybody up
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         await server.serve(sockets=[listener])
         if unfinished := server.server_state.tasks:  # cut off: they have yet to note how far they came

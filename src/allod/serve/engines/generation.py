@@ -25,6 +25,7 @@ MAX_LINE_BYTES = 1 << 20
 TOKEN_BYTES = 1 << 10  # no token has more of text
 EVENT_BYTES = 1 << 15  # nor does an event about one, with twenty alternatives, each with its bytes
 FREE_EVENTS = 1 << 10  # that are not about a token of the answer
+GATHERED_BYTES = 16 << 10  # of an answer that nobody reads as it comes, before they are looked at
 LINES_AT_ONCE = 256  # to read before others have their turn at the event loop
 LAST_WORD_S = 1.0  # until a response ends that has said that it is done
 
@@ -41,6 +42,7 @@ class Answer:
         self._tally = tally
         self._texts: list[str] = []
         self._logprobs: list[Json] = []
+        self._last_logprobs: tuple[Json, ...] = ()
         self._num_bytes = 0
         self._finish: Finish | None = None
 
@@ -81,25 +83,31 @@ class Answer:
             cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
             self.count(usage.prompt_tokens, usage.completion_tokens, cached)
 
-    def piece(self, event: Event) -> Piece | None:
-        """What an event adds to the answer."""
+    def add(self, event: Event) -> bool:
+        """Take up what an event adds to the answer; whether that is a piece of its text."""
         if not event.choices:
-            return None
+            return False
         choice = event.choices[0]
         if choice.finish_reason is not None:
             self._finish = "length" if choice.finish_reason == "length" else "stop"
-        if choice.delta is None or not choice.delta.content:
-            return None
-        self._num_bytes += len(choice.delta.content.encode())
+        if choice.delta is None or not (text := choice.delta.content):
+            return False
+        self._num_bytes += len(text) if text.isascii() else len(text.encode())
         # an event more than tokens is honest: what was held back because it might have been a stop sequence
         made = event.timings.predicted_n if event.timings is not None else len(self._texts) + 1
         if len(self._texts) > self.max_tokens or made > self.max_tokens or self._num_bytes > self._max_bytes:
             self._finish, self.is_cut = "length", True
-            return None
-        piece = Piece(choice.delta.content, openai_logprobs(choice.logprobs, self._top_logprobs))
-        self._texts.append(piece.text)
-        self._logprobs.extend(piece.logprobs)
-        return piece
+            return False
+        self._texts.append(text)
+        self._last_logprobs = ()
+        if choice.logprobs is not None:
+            self._last_logprobs = openai_logprobs(choice.logprobs, self._top_logprobs)
+            self._logprobs.extend(self._last_logprobs)
+        return True
+
+    def piece(self) -> Piece:
+        """The last that was added."""
+        return Piece(self._texts[-1], self._last_logprobs)
 
     def completion(self) -> Completion:
         """The whole answer. Raises Unavailable where it breaks off."""
@@ -117,9 +125,13 @@ class Answer:
 
 
 class Reading:
-    """The events of an answer, read from its exchange as they come; `turn` is the slot's in which it is made."""
+    """The events of an answer, read from its exchange as they come; `turn` is the slot's in which it is made.
+
+    `is_gathered` where nobody waits for the parts: then many events of the answer are looked at together.
+    """
 
     def __init__(self, exchange: Exchange, answer: Answer, turn: Turn, *, silence_s: float) -> None:
+        self.is_gathered = False
         self.exchange = exchange
         self.answer = answer
         self.turn = turn
@@ -135,8 +147,10 @@ class Reading:
         """The next ones, in their order; none at the end. Raises the error that the engine reports."""
         if not self.turn.begun and (status := await self.exchange.status()) != 200:
             raise await self._refusal(status)
+        enough_bytes = 1
         if self.answer.has_words:
             self.exchange.allow(self._silence_s)
+            enough_bytes = GATHERED_BYTES if self.is_gathered else 1
         if self._lines:
             await asyncio.sleep(0)
         while not (events := self._understood()):
@@ -144,7 +158,7 @@ class Reading:
                 raise self._failure
             if self._lines:
                 await asyncio.sleep(0)
-            elif self._is_done or not (data := await self.exchange.read()):
+            elif self._is_done or not (data := await self.exchange.read(enough_bytes)):
                 break
             else:
                 self._take(data)
@@ -152,7 +166,7 @@ class Reading:
 
     async def last_word(self) -> None:
         """Wait a little for the end of a response that is done, so that its connection can be used again."""
-        if self._is_done:
+        if self._is_done and not self.exchange.is_complete:
             self.exchange.allow(LAST_WORD_S)
             with suppress(Unavailable):
                 await self.exchange.read()
@@ -176,6 +190,7 @@ class Reading:
     def _understood(self) -> list[Event]:
         """The events of some lines. What is said after `[DONE]` is no part of the answer."""
         events: list[Event] = []
+        hear = self.answer.hear
         for _ in range(min(len(self._lines), LINES_AT_ONCE)):
             line = self._lines.popleft()
             if line.startswith((b"data: {", b"error: {")):
@@ -184,7 +199,7 @@ class Reading:
                 except AllodError as error:  # for whoever has read what came before it
                     self._failure = error
                     break
-                self.answer.hear(event)
+                hear(event)
                 events.append(event)
             elif line.startswith(b"data: [DONE]"):
                 self._is_done = True

@@ -8,7 +8,6 @@ which is how an engine learns that nobody waits; when the engine hangs up too, i
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +16,7 @@ import httptools
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
 
+LAST_WORDS = b"data: [DONE]\n\n"  # of a streamed answer: whoever waits for more of it need not
 PAUSE_BYTES = 1 << 20  # stop reading from the engine while this much waits for a slow client
 MAX_BODY_BYTES = 64 << 20
 
@@ -45,8 +45,9 @@ class _Connection(asyncio.Protocol):
         self._broken = False  # what came was not HTTP
         self._overdue: Unavailable | None = None
         self._paused = False
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._num_bytes = 0  # in chunks
+        self._enough_bytes = 0  # in chunks, for whoever waits
         self._waiting: asyncio.Future[None] | None = None
         self._heard_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -60,22 +61,22 @@ class _Connection(asyncio.Protocol):
         self._num_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
         self.silence_s, self.end_s, self._heard_s = silence_s, end_s, self._loop.time()
-        self._look()
+        self._look_by(min(self._heard_s + silence_s, end_s))
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
 
-    async def read(self) -> bytes:
-        """What has come since; empty when the response is complete and read."""
-        while not self._chunks:
-            if self.finished:
-                return b""
+    async def read(self, enough_bytes: int = 1) -> bytes:
+        """What has come since, so many bytes at least unless no more will come; empty at the response's end."""
+        self._enough_bytes = enough_bytes
+        while self._num_bytes < enough_bytes and not self.finished:
+            if self._chunks and self._has_failed:
+                break  # the failure is for whoever has read what came before it
             await self._news()
-        data = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
-        self._chunks.clear()
-        self._num_bytes = 0
+        chunks, self._chunks, self._num_bytes = self._chunks, [], 0
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -83,8 +84,13 @@ class _Connection(asyncio.Protocol):
 
     async def wait_for_status(self) -> None:
         """Wait until `status` is known."""
+        self._enough_bytes = 0
         while self.status == 0:
             await self._news()
+
+    @property
+    def _has_failed(self) -> bool:
+        return self.lost or self._broken or self._overdue is not None
 
     async def _news(self) -> None:
         if self.lost or self._broken:
@@ -97,15 +103,16 @@ class _Connection(asyncio.Protocol):
     def allow(self, silence_s: float) -> None:
         """Nothing may come for so long from now on."""
         if silence_s < self.silence_s:
-            self.silence_s = silence_s
-            self._look()
+            self._heard_s = self._loop.time()
+            self._look_by(self._heard_s + silence_s)
         self.silence_s = silence_s
 
     def hang_up(self, patience_s: float) -> None:
         """Close our side: the server works for nobody now. What it still says can be read until it closes its own."""
         self.has_hung_up, self.silence_s, self._overdue = True, patience_s, None
-        self.end_s = self._loop.time() + patience_s
-        self._look()
+        self._heard_s = self._loop.time()
+        self.end_s = self._heard_s + patience_s
+        self._look_by(self.end_s)
         if not (self.lost or self._transport.is_closing()):
             self._transport.write_eof()
 
@@ -114,7 +121,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def end(self) -> None:
-        """Nobody waits for anything on it now."""
+        """Nobody will wait for anything on it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -123,9 +130,17 @@ class _Connection(asyncio.Protocol):
         is_clean = self.finished and self.reusable and not self._chunks
         return is_clean and not (self.lost or self._broken or self.has_hung_up)
 
+    def _look_by(self, due_s: float) -> None:
+        """Look at that time at the latest: a timer that is earlier is kept, from the exchange before, too."""
+        if self._timer is None or due_s < self._timer.when():
+            self.end()
+            self._timer = self._loop.call_at(due_s, self._look)
+
     def _look(self) -> None:
         """Whether somebody has waited too long; look again when that could be."""
-        self.end()
+        self._timer = None
+        if self.finished or self.lost:
+            return
         now_s, is_waited_for = self._loop.time(), self._waiting is not None and not self._waiting.done()
         if not is_waited_for:
             self._heard_s = now_s  # it is we who have not listened
@@ -158,10 +173,12 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._broken = True
-        self._wake()
+        if self._num_bytes >= self._enough_bytes or self.finished or self._broken:
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        self.end()
         self._wake()
 
     # httptools' callbacks
@@ -175,6 +192,8 @@ class _Connection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._num_bytes += len(chunk)
+        if chunk.endswith(LAST_WORDS):
+            self._enough_bytes = 0
         if not self._paused and self._num_bytes > PAUSE_BYTES:
             self._paused = True
             self._transport.pause_reading()
@@ -214,9 +233,9 @@ class Exchange:
             else:
                 return self._connection.status
 
-    async def read(self) -> bytes:
-        """What of the body has come since; empty at its end."""
-        return await self._connection.read()
+    async def read(self, enough_bytes: int = 1) -> bytes:
+        """What of the body has come since, so many bytes at least unless no more will come; empty at its end."""
+        return await self._connection.read(enough_bytes)
 
     def allow(self, silence_s: float) -> None:
         """From now on nothing may come for so long."""
@@ -287,7 +306,6 @@ class UnixHttp:
     def _part_from(self, connection: _Connection) -> None:
         self._busy.pop(connection, None)
         if connection.is_usable() and not self._closed:
-            connection.end()
             self._idle.append(connection)
         else:
             connection.close()

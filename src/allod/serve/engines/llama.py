@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import suppress
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -68,26 +69,21 @@ class LlamaEngine:
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Piece | Completion, None]:
-        tally = Tally() if tally is None else tally
-        tally.clear()
-        prompt = _encode(self.info.control_tokens.plain_messages(chat.messages))
-        applied = self._adapters.get(chat.model, self._bare)
-        body = applied.body + _encode(_chat_body(chat, prompt))[1:]
-        answer = Answer(chat, self.info.context_tokens, tally)
-        turn = await self._slots.take(salt + applied.salt, prompt)
-        async with self._working(_placed(body, turn), turn, answer) as reading:
+        async with await self._working(chat, salt, tally) as reading:
+            answer = reading.answer
             while not answer.is_cut and (events := await reading.events()):
                 for event in events:
-                    if (piece := answer.piece(event)) is not None:
-                        yield piece
+                    if answer.add(event):
+                        yield answer.piece()
         yield answer.completion()
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
-        async with aclosing(self.stream(chat, salt=salt, tally=tally)) as answer:
-            async for item in answer:
-                if isinstance(item, Completion):
-                    return item
-        raise Unavailable("the engine answered nothing", code="engine_response")
+        async with await self._working(chat, salt, tally) as reading:
+            answer, reading.is_gathered = reading.answer, True
+            while not answer.is_cut and (events := await reading.events()):
+                for event in events:
+                    answer.add(event)
+        return answer.completion()
 
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         if not self.info.can_embed:
@@ -121,12 +117,15 @@ class LlamaEngine:
         await self._http.close()
         await asyncio.gather(*self._endings, return_exceptions=True)
 
-    @asynccontextmanager
-    async def _working(self, body: bytes, turn: Turn, answer: Answer) -> AsyncGenerator[Reading, None]:
-        """While the engine works on a chat in the slot of its turn, which ends when the engine has let go of it.
-
-        Who leaves early waits for that, to know what was computed; who has lost the engine does not.
-        """
+    async def _working(self, chat: Chat, salt: str, tally: Tally | None) -> _Working:
+        """Ask the engine, in a slot; `async with` it while the engine works on the chat."""
+        tally = Tally() if tally is None else tally
+        tally.clear()
+        prompt = _encode(self.info.control_tokens.plain_messages(chat.messages))
+        applied = self._adapters.get(chat.model, self._bare)
+        body = applied.body + _encode(_chat_body(chat, prompt))[1:]
+        turn = await self._slots.take(salt + applied.salt, prompt)
+        body = _placed(body, turn)
         self._prompt_bytes += len(body)
         try:
             first_s = self._deadlines.first_word_s(self._prompt_bytes)
@@ -134,24 +133,23 @@ class LlamaEngine:
         except BaseException:
             self._free(turn, len(body))
             raise
-        reading = Reading(exchange, answer, turn, silence_s=self._deadlines.silence_s)
-        is_lost = False
-        try:
-            yield reading
-            await reading.last_word()
-        except AllodError as error:
-            is_lost = error.code != "engine_slow"
-            raise
-        finally:
-            if exchange.is_complete:
-                exchange.end()
-                self._free(turn, len(body))
-            else:
-                ending = asyncio.create_task(self._leave(reading, len(body)))
-                self._endings.add(ending)
-                ending.add_done_callback(self._endings.discard)
-                if not is_lost:
-                    await asyncio.shield(ending)
+        answer = Answer(chat, self.info.context_tokens, tally)
+        return _Working(self, Reading(exchange, answer, turn, silence_s=self._deadlines.silence_s), len(body))
+
+    async def _end(self, reading: Reading, num_bytes: int, *, is_lost: bool) -> None:
+        """Return when the engine has let go of the work.
+
+        Who leaves early waits for that, to know what was computed; who has lost the engine does not.
+        """
+        if reading.exchange.is_complete:
+            reading.exchange.end()
+            self._free(reading.turn, num_bytes)
+            return
+        ending = asyncio.create_task(self._leave(reading, num_bytes))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        if not is_lost:
+            await asyncio.shield(ending)
 
     async def _leave(self, reading: Reading, num_bytes: int) -> None:
         """Hang up, and learn what was computed."""
@@ -200,6 +198,30 @@ class LlamaEngine:
         vectors, num_tokens = read_vectors(response, len(texts))
         tally.count(tally.prompt_tokens + min(num_tokens, len(texts) * self.info.context_tokens), 0, 0)
         return vectors
+
+
+class _Working:
+    """While the engine works on a chat. Written out: a generator's context costs a short answer a twentieth."""
+
+    __slots__ = ("_engine", "_num_bytes", "_reading")
+
+    def __init__(self, engine: LlamaEngine, reading: Reading, num_bytes: int) -> None:
+        self._engine = engine
+        self._reading = reading
+        self._num_bytes = num_bytes
+
+    async def __aenter__(self) -> Reading:
+        return self._reading
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        is_lost = isinstance(error, AllodError) and error.code != "engine_slow"
+        try:
+            if error is None:
+                await self._reading.last_word()
+        finally:
+            await self._engine._end(self._reading, self._num_bytes, is_lost=is_lost)
 
 
 def _placed(body: bytes, turn: Turn) -> bytes:

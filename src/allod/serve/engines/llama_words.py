@@ -95,13 +95,17 @@ class _Vectors(msgspec.Struct):
 
 
 _events = msgspec.json.Decoder(Event)
+_read_event = _events.decode
 _slots = msgspec.json.Decoder(list[Slot])
 _vectors = msgspec.json.Decoder(_Vectors)
 
 
 def read_event(line: bytes) -> Event:
     """One event of a stream. Raises the error that it reports, Unavailable for what cannot be read."""
-    event = _decoded(_events, line[line.index(b"{") :])
+    try:
+        event = _read_event(line[6:] if line.startswith(b"data: ") else line[line.index(b"{") :])
+    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
+        raise _unreadable() from reason
     if event.error is not None:
         raise _error(event.error)
     return event
@@ -151,7 +155,11 @@ def _decoded(decoder: msgspec.json.Decoder[_Said], body: bytes) -> _Said:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as reason:
-        raise Unavailable("the engine's answer is not readable", code="engine_response") from reason
+        raise _unreadable() from reason
+
+
+def _unreadable() -> Unavailable:
+    return Unavailable("the engine's answer is not readable", code="engine_response")
 
 
 def _error(error: Failure) -> AllodError:

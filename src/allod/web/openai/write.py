@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ _STATUS_OF_CODE = {
 }
 
 
+@lru_cache(maxsize=16)
 def fingerprint(build: str, config: str) -> str:
     """Another for another engine or another configuration of it, from the digests that receipts hold."""
     return f"fp_{sha256_hex(f'{build} {config}'.encode())[:12]}"
