@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -66,9 +66,8 @@ def environment(home: Path) -> dict[str, str]:
 def run_gateway(home: Path, model: str, *words: str, prefix: tuple[str, ...] = ()) -> Iterator[Gateway]:
     """`allod up` at a free port, behind a command `prefix`; stopped by SIGTERM at the end if it still runs."""
     home.mkdir(parents=True, exist_ok=True)
-    store = home / "store"
-    if not store.exists():
-        store.symlink_to(CACHE / "store")
+    with suppress(FileExistsError):  # it may be there and lead nowhere: `exists` would deny it
+        (home / "store").symlink_to(CACHE / "store")
     with running(
         home, [*prefix, sys.executable, "-m", "allod.cli", "up", "--port=0", f"--model={model}", *words]
     ) as up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 
@@ -196,3 +197,10 @@ def test_a_chat_answer_is_its_content_and_calls() -> None:
     call = {"id": "c1", "name": "f", "arguments": '{"a": 1}'}
     assert chat_answer(None, [call]) == b'{"content":null,"tool_calls":[{"arguments":"{\\"a\\": 1}","name":"f"}]}'
     assert chat_answer("é") == '{"content":"é","tool_calls":[]}'.encode()
+
+
+@pytest.mark.parametrize("key_bytes", [0, 1, 32, 63, 64, 65, 200])
+def test_commitments_are_hmac(key_bytes: int) -> None:
+    """What is written out for speed is HMAC-SHA256 for keys of any length."""
+    key, data = bytes(range(key_bytes)), b"what was said" * key_bytes
+    assert commitment("answer", key, data) == hmac.digest(key, b"allod answer v1\0" + data, "sha256").hex()

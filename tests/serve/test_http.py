@@ -439,3 +439,36 @@ async def test_closing_fails_what_is_under_way(tmp_path: Path) -> None:
             assert result.code == "engine_lost"
         for _ in waiting:
             await server.ended.acquire()
+
+
+async def test_who_waits_for_much_is_not_kept_from_a_failure_nor_what_came_before_it(tmp_path: Path) -> None:
+    """A read of so many bytes at least has what came, however little, once no more will; the loss comes after it."""
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"half")
+        await exchange.send(b"done")
+        exchange.writer.close()
+
+    async with serving(tmp_path, answer) as (client, _):
+        exchange = await client.begin("GET", "/")
+        assert await exchange.status() == 200
+        assert await exchange.read(1 << 14) == b"halfdone"
+        with pytest.raises(Unavailable, match="closed"):
+            await exchange.read(1 << 14)
+        exchange.end()
+
+
+async def test_the_last_words_of_a_stream_are_not_waited_on(tmp_path: Path) -> None:
+    """An event stream that has said its last word is read at once, though the response has not ended."""
+    ends = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"e\r\ndata: [DONE]\n\n\r\n")
+        await ends.wait()
+
+    async with serving(tmp_path, answer) as (client, _):
+        exchange = await client.begin("GET", "/")
+        assert await exchange.status() == 200
+        assert await exchange.read(1 << 14) == b"data: [DONE]\n\n"
+        ends.set()
+        exchange.end()

@@ -54,10 +54,10 @@ def charge_of(predicate: Mapping[str, Any], kind: str, *, tenant_of: NameOf, key
         return None
     try:
         day = day_at(predicate["at"]["start_ms"]).isoformat()
+        charge = _charge(predicate)
         pseudonym, key_pseudonym = predicate["tenant"], (predicate.get("meter") or {}).get("key")
         if not (isinstance(pseudonym, str) and isinstance(key_pseudonym, (str, NoneType))):
             raise TypeError("a pseudonym is text")
-        charge = _charge(predicate)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, Invalid) as error:
         raise Invalid(f"a receipt lacks what it must have: {error!r}", code="bad_statement") from error
     return replace(

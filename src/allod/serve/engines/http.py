@@ -48,6 +48,7 @@ class _Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._num_bytes = 0  # in chunks
         self._enough_bytes = 0  # in chunks, for whoever waits
+        self._is_said = False  # the last words of a stream have come
         self._waiting: asyncio.Future[None] | None = None
         self._heard_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -56,7 +57,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def send(self, method: str, path: str, body: bytes, *, silence_s: float, end_s: float) -> None:
-        self.status, self.reusable, self.finished = 0, False, False
+        self.status, self.reusable, self.finished, self._is_said = 0, False, False, False
         self._chunks.clear()
         self._num_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
@@ -72,8 +73,8 @@ class _Connection(asyncio.Protocol):
         """What has come since, so many bytes at least unless no more will come; empty at the response's end."""
         self._enough_bytes = enough_bytes
         while self._num_bytes < enough_bytes and not self.finished:
-            if self._chunks and self._has_failed:
-                break  # the failure is for whoever has read what came before it
+            if self._chunks and (self._is_said or self._has_failed):
+                break  # a failure is for whoever has read what came before it
             await self._news()
         chunks, self._chunks, self._num_bytes = self._chunks, [], 0
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -173,7 +174,7 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._broken = True
-        if self._num_bytes >= self._enough_bytes or self.finished or self._broken:
+        if self._num_bytes >= self._enough_bytes or self.finished or self._broken or self._is_said:
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -192,8 +193,7 @@ class _Connection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._num_bytes += len(chunk)
-        if chunk.endswith(LAST_WORDS):
-            self._enough_bytes = 0
+        self._is_said = chunk.endswith(LAST_WORDS)
         if not self._paused and self._num_bytes > PAUSE_BYTES:
             self._paused = True
             self._transport.pause_reading()
