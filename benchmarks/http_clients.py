@@ -24,9 +24,10 @@ Exchange = Callable[[], Awaitable[bytes]]
 
 @asynccontextmanager
 async def allod_client(socket_path: str) -> AsyncIterator[Exchange]:
+    from allod.core.deadlines import Deadlines
     from allod.serve.engines.http import UnixHttp
 
-    client = UnixHttp(socket_path)
+    client = UnixHttp(socket_path, Deadlines())
 
     async def exchange() -> bytes:
         return (await client.request("POST", PATH, BODY)).body
