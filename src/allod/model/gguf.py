@@ -10,7 +10,7 @@ import math
 import struct
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,7 +69,8 @@ class GgufHeader:
     takes out of texts or splits them at. `control_tokens` are names: those that the vocabulary lists as such, and those
     that the engine treats so.
 
-    `derivation` is the digest of the history of a model that Allod made, else empty. An adapter has no context.
+    `derivation` is the digest of the history of a model that Allod made, else empty. An adapter has no context. No
+    token is of more characters of a text than `max_token_chars`; None where the vocabulary makes no such promise.
     """
 
     architecture: str
@@ -82,6 +83,7 @@ class GgufHeader:
     derivation: str = ""
     control_tokens: tuple[str, ...] = ()
     cuts: tuple[str, ...] = ()
+    max_token_chars: int | None = None
 
     @property
     def can_embed(self) -> bool:
@@ -113,6 +115,7 @@ class _Array:
     kind: int
     length: int
     begin: int
+    longest: int = 0  # of its texts, in bytes
 
 
 class _Reader:
@@ -244,14 +247,15 @@ class _Reader:
         self._num_texts += length
         if self._num_texts > MAX_TEXTS:
             raise _Malformed(f"more than {MAX_TEXTS} texts in its arrays")
-        limit = MAX_TOKEN_BYTES if key == _TOKENS else MAX_STRING_BYTES
+        limit, longest = MAX_TOKEN_BYTES if key == _TOKENS else MAX_STRING_BYTES, 0
         for _ in range(length):
             size = self._size_of_text()
+            longest = max(longest, size)
             if size > limit:
                 raise _Malformed(f"a text of {size} bytes in {key}, more than {limit}")
             self._at += size
         self._skip(0)
-        return passed
+        return replace(passed, longest=longest)
 
     def _texts(self, texts: _Array) -> Iterator[bytes]:
         """The texts of an array that was passed over, each of which the file holds."""
@@ -397,4 +401,12 @@ def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tu
         derivation=str(metadata.get(_DERIVATION, "")),
         control_tokens=control_tokens,
         cuts=tuple(sorted(cuts)),
+        max_token_chars=_max_token_chars(metadata),
     )
+
+
+def _max_token_chars(metadata: dict[str, Any]) -> int | None:
+    """A vocabulary that falls back on bytes or single characters has no token that stands for more than its longest."""
+    tokens = metadata.get(_TOKENS)
+    is_whole = metadata.get("tokenizer.ggml.model") in ("gpt2", "llama")
+    return tokens.longest if is_whole and isinstance(tokens, _Array) else None

@@ -44,6 +44,7 @@ class EngineInfo:
     can_embed: bool
     adapters: tuple[LoadedAdapter, ...] = ()
     control_tokens: ControlTokens = NO_CONTROL_TOKENS  # which no text may spell
+    max_token_chars: int | None = None  # of a text, in one token; None: nobody knows
     seal: str = "none"  # what kind of perimeter it runs in
     seal_proof: str | None = None  # digest of the kernel's evidence for it
 

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -100,6 +100,8 @@ class Gateway:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
+        for text in embed.texts:
+            self._check_length((text,), param="input")
         request = await self._labelled(request)
         async with await self._accepted(caller, request, embed) as work:
             made = await self.engine.embed(embed, tally=work.tally)
@@ -142,11 +144,25 @@ class Gateway:
             raise Invalid(
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
             )
+        self._check_length((message.get("content") or "" for message in chat.messages), param="messages")
         tools.check_tools(chat)
         if chat.schema is not None:
             check_bounds(chat.schema, param=SCHEMA_PLACE)
             check_enforced(chat.schema, param=SCHEMA_PLACE)
         return chat
+
+    def _check_length(self, texts: Iterable[str], *, param: str) -> None:
+        """Refuse at once what cannot fit, however it is cut into tokens: counting them takes the engine seconds."""
+        info = self.engine.info
+        if info.max_token_chars is None:
+            return
+        num_chars, most = sum(map(len, texts)), info.max_token_chars * info.context_tokens
+        if num_chars > most:
+            raise Invalid(
+                f"{num_chars} characters are more than {info.context_tokens} tokens can hold, {most} at most",
+                code="context_length_exceeded",
+                param=param,
+            )
 
     async def _accepted(
         self, caller: Caller, request: Request, prepared: Chat | Embed, asked: Sequence[Asked] = ()

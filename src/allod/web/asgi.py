@@ -23,7 +23,8 @@ from allod.web.metrics import Metrics
 from allod.web.openai import write
 
 _SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
-_RECORDED = ("policy_denied", "schema_not_kept")  # what is raised only where there is a receipt, then or a moment later
+# What is raised only where there is a receipt, then or a moment later.
+_RECORDED = ("policy_denied", "schema_not_kept", "tool_call_invalid")
 logger = logging.getLogger(__name__)
 
 

@@ -16,6 +16,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Jso
 from allod.serve.engine import EngineInfo, LoadedAdapter, Tally
 
 DIMENSIONS = 8
+MAX_WORD_CHARS = 256
 
 
 class EchoEngine:
@@ -45,6 +46,7 @@ class EchoEngine:
             can_chat=True,
             can_embed=True,
             adapters=adapters,
+            max_token_chars=MAX_WORD_CHARS,
         )
         self.running = 0
         self._delay_s = delay_s
