@@ -17,9 +17,11 @@ from allod.train.recipe import Source
 from allod.train.recipe_reading import read_recipe
 from allod.train.runs import opened
 from allod.train.sources import archives, plain_text
+from allod.train.sources import collect as collecting
 from allod.train.sources.archives import read_members
-from allod.train.sources.collect import collect
-from allod.train.sources.content import Files
+from allod.train.sources.collect import Bounds, collect
+from allod.train.sources.content import Files, content_digest
+from allod.train.work import Facts
 
 
 def package(folder: Path, tar: bytes) -> Path:
@@ -214,3 +216,48 @@ def test_json_lines_as_a_source_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=r"reads \.txt and \.md files") as refused:
         Files(tmp_path, replace(SOURCE, path="words/corpus.jsonl"))
     assert refused.value.code == "source_path"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "packaged", "code"),
+    [
+        (Bounds(package_bytes=5), True, "archive_too_large"),
+        (Bounds(folder_bytes=5), False, "source_too_large"),
+        (Bounds(source_documents=1), False, "source_too_large"),
+        (Bounds(recipe_bytes=5), False, "source_too_large"),
+    ],
+)
+def test_the_text_of_a_source_is_bounded_in_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounds: Bounds, packaged: bool, code: str
+) -> None:
+    """Of a package, of a folder, of all together, and the number of documents: six bytes in two are one too many."""
+    assert _collected(tmp_path, packaged)["num_bytes"] == 6
+    monkeypatch.setattr(collecting, "BOUNDS", bounds)
+    with pytest.raises(Invalid) as refused:
+        _collected(tmp_path, packaged)
+    assert refused.value.code == code
+
+
+def test_what_is_hidden_in_a_package_is_counted_and_named(tmp_path: Path) -> None:
+    """As it is in a folder."""
+    facts = _collected(tmp_path, True, tarfile.TarInfo(".git/c.txt"))
+    assert (facts["num_documents"], facts["num_unread"]) == (2, 1)
+    assert facts["unread_words"] == "1 not read: .git/c.txt (hidden)"
+
+
+def _collected(folder: Path, packaged: bool, *more: tarfile.TarInfo) -> Facts:
+    """What `collect` says of two documents of three bytes, in a folder or a package, and of `more` beside them."""
+    texts = {"a.txt": b"abc", "b.txt": b"def"}
+    given, output = folder / "given", folder / "output"
+    for made in (given, output, folder / "words"):
+        made.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / "words" / name).write_bytes(text)
+    tar = tar_of(*((tarfile.TarInfo(name), text) for name, text in texts.items()), *((info, b"x") for info in more))
+    package(given, tar)
+    where = {"path": "", "package": "debian:text", "sha256": content_digest(texts)} if packaged else {}
+    source = replace(SOURCE, **where)
+    recipe = replace(
+        read_recipe({"name": "r", "steps": 1, "size": "1m", "source": [recipe_row()]}, where="r"), sources=(source,)
+    )
+    return collect(recipe, given=given, cache=folder, output=output, report=lambda *_: None, beside=folder)

