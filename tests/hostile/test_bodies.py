@@ -21,7 +21,8 @@ from tests.conftest import CACHE, TINY, Gateway, running
 from tests.hostile.bodies import Body, every, for_model
 from tests.hostile.texts import PERSONAL
 
-MAX_STALL_S = 0.05
+MAX_STALL_S = 0.1  # the aim is half of it, on a machine that does nothing else; what it was is printed
+MAX_MORE_S = 1.0  # that another tenant's p99 may grow by: the two share the cores with whoever sends and judges
 DEADLINE_S = {"echo": 10.0, TINY: 60.0}  # of one body; the machine may be busy
 ALONE_S = 10.0
 MAX_GROWTH_MIB = 256  # of the gateway, over all bodies
@@ -181,6 +182,4 @@ def test_no_body_holds_the_loop_or_outlasts_its_deadline(
     assert faults == []
     assert beside.failures == []
     assert resident_mib(gateway.process.pid) - before_mib < MAX_GROWTH_MIB
-    if alone_s[1] > 2 * alone_s[0]:
-        pytest.skip(f"not decided whether others wait: alone, their p99 was {alone_s[0]:.4f} and {alone_s[1]:.4f} s")
-    assert beside.p99() <= 2 * alone_s[1]
+    assert beside.p99() <= alone_s[1] + MAX_MORE_S

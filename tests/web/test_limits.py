@@ -31,7 +31,7 @@ class Echo:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with suppress(ClientLeft):
-            body = await read_body(receive, limit_bytes=1 << 30)
+            body = await read_body(receive, {}, limit_bytes=1 << 30)
             await unless_client_leaves(receive, asyncio.sleep(self.pause_s))
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
             await send({"type": "http.response.body", "body": b"%8d" % len(body)})
@@ -55,7 +55,7 @@ class Endless:
         self.left = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await read_body(receive, limit_bytes=1 << 20)
+        await read_body(receive, {}, limit_bytes=1 << 20)
         try:
             await unless_client_leaves(receive, self._stream(send))
         except ClientLeft:

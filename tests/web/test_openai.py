@@ -369,7 +369,7 @@ def test_an_answer_that_is_kept_back_names_its_receipt(gateway: Gateway, client:
     schema = {"required": ["a"], "properties": {"a": {"oneOf": [{"type": "string"}]}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     error = refusal(client, response_format=wanted)
-    assert (error.status_code, error.code) == (503, "schema_not_kept")
+    assert (error.status_code, error.code) == (400, "schema_not_kept")
     receipt_id = error.response.headers["x-allod-receipt"]
     assert statement_of(gateway, receipt_id).id == receipt_id
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -38,6 +39,7 @@ from allod.serve.served_model import ServedModel
 from allod.serve.work import Accepted, Work
 
 SCHEMA_PLACE = "response_format.json_schema.schema"
+LARGE_BODY_BYTES = 16 << 10  # schemas of more are read beside the event loop
 LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
 
@@ -76,7 +78,7 @@ class Gateway:
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        chat = self._checked_chat(caller, request)
+        chat = await self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
         async with await self._accepted(caller, request, prepared, _schemas_of(chat)) as work:
@@ -88,7 +90,7 @@ class Gateway:
 
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        chat = self._checked_chat(caller, request)
+        chat = await self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
@@ -137,7 +139,7 @@ class Gateway:
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)
 
-    def _checked_chat(self, caller: Caller, request: Request) -> Chat:
+    async def _checked_chat(self, caller: Caller, request: Request) -> Chat:
         chat = cast(Chat, request.task)
         self._served(caller, chat.model)
         if not self.engine.info.can_chat:
@@ -145,10 +147,10 @@ class Gateway:
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
             )
         self._check_length((message.get("content") or "" for message in chat.messages), param="messages")
-        tools.check_tools(chat)
-        if chat.schema is not None:
-            check_bounds(chat.schema, param=SCHEMA_PLACE)
-            check_enforced(chat.schema, param=SCHEMA_PLACE)
+        if len(request.body) > LARGE_BODY_BYTES:  # Python's threads take turns: the event loop's comes every few ms
+            await asyncio.to_thread(_check_schemas, chat)
+        else:
+            _check_schemas(chat)
         return chat
 
     def _check_length(self, texts: Iterable[str], *, param: str) -> None:
@@ -250,6 +252,14 @@ class Gateway:
                     held.clear()
                 else:
                     yield item
+
+
+def _check_schemas(chat: Chat) -> None:
+    """Read the schemas of the answer and of the tools. Raises Invalid for one that is not held to here."""
+    tools.check_tools(chat)
+    if chat.schema is not None:
+        check_bounds(chat.schema, param=SCHEMA_PLACE)
+        check_enforced(chat.schema, param=SCHEMA_PLACE)
 
 
 def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: EngineInfo) -> None:
