@@ -342,7 +342,7 @@ def test_a_store_put_back_to_an_older_state_is_believed_whole(realm: Realm, gb: 
 def test_one_change_touches_one_tenant(realm: Realm, gb: Nation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among a thousand tenants, putting one makes the callers of its own keys anew, and no other."""
     for number in range(1000):
-        realm.store.put_tenant(Tenant(f"t{number}", "n", 1), realm.event())
+        realm.store.put_tenant(Tenant(f"t{number}", f"n{number}", 1), realm.event())
         key = Key(f"key_{number}", f"t{number}", "k", api_key_digest(f"allod-{number}"), "hint", 1)
         realm.store.put_key(key, realm.event())
     realm.ring.refresh(realm.store)

@@ -21,7 +21,7 @@ from tests.scenarios.test_metering import agree, receipts_of
 
 from allod.serve.fair_queue import cost_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 Start = Callable[..., AbstractContextManager[Gateway]]
 SETTINGS = """
 [model]

@@ -54,7 +54,7 @@ def test_a_run_on_two_nodes_ends_where_a_run_here_does(tmp_path: Path) -> None:
     there = json.loads(done.stdout)
     assert derivations(there) == derivations(alone)
     pretrained = json.loads((run / "pretrain" / "manifest.json").read_bytes())["predicate"]
-    assert pretrained["site"] == "loopback"
+    assert pretrained["stated"]["site"] == "loopback"
     assert pretrained["environment"]["ranks"] == len(NODES)
     assert pretrained["seal"]["kind"] == "partial:no-namespaces"
     tuned = json.loads((run / "tune" / "manifest.json").read_bytes())["predicate"]

@@ -1,6 +1,6 @@
 """Statements about training: what a stage made of what (`urn:allod:training:v2`), and what was released
 (`urn:allod:artefact:v1`). `spec/training.md` explains every field. Version 1 of the former, which did not tell what
-was stated from what was observed, is still read (decision 0010).
+was stated from what was observed, is still read (decision 0014).
 
 A stage's *key* says what went in: its name and version, its parameters and its inputs. Its *derivation* says what
 went in and what came out. Neither depends on time, machine or folder: whoever runs the same recipe again gets the

@@ -16,7 +16,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Jso
 from allod.serve.engine import EngineInfo, LoadedAdapter, Tally
 
 DIMENSIONS = 8
-MAX_WORD_CHARS = 256
+MAX_WORD_CHARS = 1 << 10
 
 
 class EchoEngine:
@@ -57,7 +57,8 @@ class EchoEngine:
     ) -> AsyncGenerator[Piece | Completion, None]:
         tally = Tally() if tally is None else tally
         tally.clear()
-        prompt_tokens = sum(len(_text_of(message).split()) for message in chat.messages)
+        most = self.info.context_tokens + 1  # nobody counts further
+        prompt_tokens = sum(len(_text_of(message).split(maxsplit=most)) for message in chat.messages)
         if prompt_tokens > self.info.context_tokens:
             raise Invalid(
                 f"the prompt has {prompt_tokens} tokens and the context holds {self.info.context_tokens}",
