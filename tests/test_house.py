@@ -32,7 +32,7 @@ DOORS = {
     "jinja2": ("model/chat_template.py",),
     "jsonschema_rs": ("serve/schemas/process.py",),
     "llguidance": ("serve/schemas/process.py",),
-    "msgspec": ("serve/engines/llama.py", "serve/engines/llama_words.py", "web/"),
+    "msgspec": ("serve/engines/llama.py", "serve/engines/llama_words.py", "serve/engines/plain.py", "web/"),
     "numpy": ("model/gguf_writer.py", "train/"),
     "peft": ("train/tuning/lora.py",),
     "psycopg": ("govern/stores/postgres.py",),

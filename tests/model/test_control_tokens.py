@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.model.control_tokens import BREAK, ControlTokens
+from allod.model import control_tokens
+from allod.model.control_tokens import BREAK, KNOWN_NAMES, SLICE_CHARACTERS, ControlTokens
 
 NAMES = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<s>", "<<s>", "[INST]", "[/INST]", "<｜User｜>")
 CUT = "</think>"
 CONTROL = ControlTokens(NAMES, cuts=(CUT,))
+MANY = ControlTokens((*KNOWN_NAMES, *NAMES, *(f"<|reserved_special_token_{n}|>" for n in range(1000))))
+HOSTILE = ("<", "<|", "<s", "<s>", "<|im_end|>", "<|im_end|", "<|reserved_special_token_1", "< ", "<[", "_", "\u2060<")
 
 pieces = st.sampled_from([name[begin:end] for name in NAMES for begin in range(9) for end in range(begin + 1, 14)])
 texts = st.lists(pieces | st.sampled_from([" ", "\n", CUT, "think>", "a", "<"]), max_size=8).map("".join)
@@ -75,3 +80,38 @@ def test_a_control_token_that_no_text_could_be_told_from_is_refused(name: str) -
 def test_a_model_without_control_tokens_changes_nothing() -> None:
     """Echo's, say."""
     assert ControlTokens().plain("<|im_end|>") == "<|im_end|>"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+@given(text=texts)
+def test_a_text_in_slices_is_changed_as_in_one(size: int, text: str) -> None:
+    """A name that lies across their seams, or across several, is found once."""
+    whole = CONTROL.plain(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(control_tokens, "SLICE_CHARACTERS", size)
+        assert CONTROL.plain(text) == whole
+
+
+@pytest.mark.parametrize("pattern", HOSTILE)
+def test_a_hostile_text_costs_little_and_a_slice_holds_nobody_up(pattern: str) -> None:
+    """In the processor's time, which other work changes little; measured: 10 to 110 ms a megabyte."""
+    assert spent_s(pattern, 1_000_000) < 0.25
+    assert spent_s(pattern, SLICE_CHARACTERS) < 0.05
+
+
+def spent_s(pattern: str, length: int) -> float:
+    """The least of three tries at making `length` characters of `pattern` plain."""
+    text, spent = (pattern * length)[:length], []
+    for _ in range(3):
+        begin = time.process_time()
+        MANY.plain(text)
+        spent.append(time.process_time() - begin)
+    return min(spent)
+
+
+def test_the_end_of_a_long_text_is_broken_in_one_step() -> None:
+    """However often it begins a long name: the text is not copied for each."""
+    control = ControlTokens(["<" * 4000 + ">"])
+    begin = time.process_time()
+    assert control.plain("a" * 1_000_000 + "<" * 3999).endswith(f"<{BREAK}")
+    assert time.process_time() - begin < 0.25

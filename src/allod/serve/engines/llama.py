@@ -25,6 +25,7 @@ from allod.serve.engine import EngineInfo, Tally
 from allod.serve.engines.generation import Answer, Reading
 from allod.serve.engines.http import UnixHttp
 from allod.serve.engines.llama_words import read_slot, read_vectors
+from allod.serve.engines.plain import plain_json
 from allod.serve.engines.slots import SlotQueue, Slots, Turn
 from allod.serve.schemas.grammar import grammar_of
 
@@ -121,7 +122,7 @@ class LlamaEngine:
         """Ask the engine, in a slot; `async with` it while the engine works on the chat."""
         tally = Tally() if tally is None else tally
         tally.clear()
-        prompt = _encode(self.info.control_tokens.plain_messages(chat.messages))
+        prompt = await plain_json(self.info.control_tokens.plain_messages, chat.messages)
         applied = self._adapters.get(chat.model, self._bare)
         body = applied.body + _encode(_chat_body(chat, prompt))[1:]
         turn = await self._slots.take(salt + applied.salt, prompt)
@@ -188,7 +189,7 @@ class LlamaEngine:
         self._slots.give_back(turn)
 
     async def _vectors(self, texts: tuple[str, ...], tally: Tally) -> list[tuple[float, ...]]:
-        body = _encode({"input": [self.info.control_tokens.plain(text) for text in texts]})
+        body = b'{"input":%b}' % await plain_json(self.info.control_tokens.plain_texts, texts)
         self._prompt_bytes += len(body)
         try:
             first_s = self._deadlines.first_word_s(self._prompt_bytes)
