@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
 
+from allod.app.engine import replica_options
 from allod.app.home import Home, load_settings
 from allod.app.release import Released, release
 from allod.app.weights import prepare_weights
@@ -100,6 +101,21 @@ def test_another_realms_release_is_not_signed_here(settings: Settings, tmp_path:
     with pytest.raises(VerificationError) as caught:
         prepare_weights(serving(settings, "tiny"), silent)
     assert caught.value.name == "signature"
+
+
+@pytest.mark.parametrize("kind", ["own file", "release"])
+def test_a_header_is_read_once(settings: Settings, tmp_path: Path, kind: str) -> None:
+    """The engine's options are made from what the gate has read: the file may be gone by then."""
+    if kind == "own file":
+        file = tmp_path / "own.gguf"
+        file.write_bytes(gguf_bytes({"general.architecture": "llama"}))
+        weights = prepare_weights(serving(settings, str(file)), silent)
+    else:
+        released(settings, model_run(tmp_path / "run"))
+        weights = prepare_weights(serving(settings, "tiny"), silent)
+    assert weights is not None
+    weights.path.unlink()
+    assert replica_options(settings, weights, tmp_path).info.context_tokens == 256
 
 
 def test_an_adapter_is_no_model_by_itself(settings: Settings, tmp_path: Path) -> None:

@@ -511,6 +511,62 @@ def test_control_tokens_are_those_that_the_engine_takes_for_them(file: Path) -> 
     assert set(read_header(file).control_tokens) == {"<unk-x>", "<|x|>", "<tool_call>", "|end|", "<|im_end|>"}
 
 
+def test_a_listed_number_beyond_the_vocabulary_lists_nothing(file: Path) -> None:
+    """Publishers leave them behind."""
+    tokens = vocabulary(b"a", b"<s>", types=(1, 1))
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *tokens, u32("tokenizer.ggml.eot_token_id", 2)))
+    assert read_header(file).control_tokens == ("<s>",)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "names", "longest"),
+    [
+        ("gpt2", (b"a", b"bcde", b"", "łł".encode()), 4),
+        ("llama", (b"",), 0),
+        ("llama", (), 0),
+        ("bert", (b"a", b"bcde"), None),
+        (None, (b"a",), None),
+    ],
+)
+def test_the_longest_token_bounds_how_short_a_text_can_be(
+    file: Path, tokenizer: str | None, names: tuple[bytes, ...], longest: int | None
+) -> None:
+    """In bytes, of which a character has one at least; nothing where a vocabulary knows words that it was not given."""
+    named = [] if tokenizer is None else [pair("tokenizer.ggml.model", 8, text(tokenizer))]
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *named, *vocabulary(*names)))
+    assert read_header(file).max_token_chars == longest
+
+
+@pytest.mark.parametrize("scanned_bytes", [1, 7, 16, 1 << 20])
+def test_a_name_that_the_engine_knows_is_found_wherever_it_lies(
+    file: Path, monkeypatch: pytest.MonkeyPatch, scanned_bytes: int
+) -> None:
+    """Across what is scanned at once, behind an empty text, and not where it only begins a text, or lies in one."""
+    monkeypatch.setattr(module, "_SCAN_BYTES", scanned_bytes)
+    names = (
+        b"a",
+        b"",
+        b"<s>",
+        b"<s>b",
+        b"x" + bytes(7) + b"<bos>",
+        b"bc",
+        b"<|im_end|>",
+        "<｜fim▁hole｜>".encode(),
+        b"[EOS]",
+    )
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *vocabulary(*names, types=(1,) * len(names))))
+    assert set(read_header(file).control_tokens) == {"<s>", "<|im_end|>", "<｜fim▁hole｜>", "[EOS]"}
+
+
+def test_a_vocabulary_is_bounded_in_bytes_and_in_control_tokens(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is looked through at the start."""
+    data = written_by_hand(ARCHITECTURE, CONTEXT, *vocabulary(b"<s>", b"</s>", b"<eos>", types=(1, 3, 1)))
+    monkeypatch.setattr(module, "MAX_CONTROL_TOKENS", 2)
+    assert "more than 2 control tokens" in refused(file, data).message
+    monkeypatch.setattr(module, "MAX_VOCABULARY_BYTES", 35)
+    assert "more than 35 bytes" in refused(file, data).message
+
+
 def test_reading_holds_no_file_open(file: Path, whole: bytes) -> None:
     """A thousand refusals under a limit of 64 open files."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)

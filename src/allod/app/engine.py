@@ -17,7 +17,7 @@ from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.model.control_tokens import ControlTokens
-from allod.model.gguf import read_header
+from allod.model.gguf import GgufHeader
 from allod.model.store import digest_of_file, silent
 from allod.seal.launch import SealOptions, python_read_paths
 from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
@@ -42,10 +42,11 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A checked model file, what clients are told of it, and the adapters that are served over it."""
+    """A checked model file, what clients are told of it, what it says of itself, and the adapters served over it."""
 
     path: Path
     served: ServedModel
+    header: GgufHeader
     adapters: tuple[Adapter, ...] = ()
 
 
@@ -84,7 +85,7 @@ async def starting_engine(
 
 def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> ReplicaOptions:
     """How to start llama.cpp's server for these weights, sealed. Raises Invalid for adapters that it could not use."""
-    header = read_header(weights.path)
+    header = weights.header
     if weights.adapters and header.can_embed:
         raise Invalid(f"{weights.served.name} makes embeddings: no adapter works over it", code="adapter_unusable")
     model = settings.model

@@ -13,7 +13,7 @@ from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home
 from allod.core.errors import AllodError, Invalid, VerificationError
 from allod.core.training_statements import ArtefactStatement
-from allod.model.gguf import read_header
+from allod.model.gguf import GgufHeader, read_header
 from allod.model.passport import MAX_PASSPORT_BYTES, PASSPORT_FILE, Passport, read_passport
 from allod.prove.folders import read_plain_file
 from allod.prove.model_keys import ModelPublicKey
@@ -23,10 +23,11 @@ from allod.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ReleasedModel:
-    """A release that was checked whole, and what it declares."""
+    """A release that was checked whole, what it declares, and what its file says of itself."""
 
     checked: CheckedRelease
     passport: Passport
+    header: GgufHeader
 
     @property
     def artefact(self) -> ArtefactStatement:
@@ -79,7 +80,7 @@ class ReleasedModels:
             )
         trainings = self.releases.trainings if self.releases else frozenset()
         checked = check_release(folder, artefact, self._public_key(), trainings=trainings)
-        return ReleasedModel(checked, _passport(checked))
+        return ReleasedModel(checked, *_passport_and_header(checked))
 
     def _public_key(self) -> ModelPublicKey:
         try:
@@ -88,15 +89,15 @@ class ReleasedModels:
             raise Invalid(f"the realm's models key cannot be read ({error.strerror})", code="no_models_key") from error
 
 
-def _passport(checked: CheckedRelease) -> Passport:
-    """The passport, if it speaks of this release; and the file passes the gate that every file passes."""
+def _passport_and_header(checked: CheckedRelease) -> tuple[Passport, GgufHeader]:
+    """The passport, if it speaks of this release; and the header, if the file passes the gate that all pass."""
     artefact = checked.artefact
     try:
-        read_header(checked.weights, is_adapter=artefact.kind == "adapter")
+        header = read_header(checked.weights, is_adapter=artefact.kind == "adapter")
         told = read_passport(read_plain_file(checked.folder / PASSPORT_FILE, limit_bytes=MAX_PASSPORT_BYTES))
         if (told.name, told.digest) != (artefact.name, artefact.artefact_digest):
             raise Invalid("the passport is another model's", code="bad_passport")
     except AllodError as error:
         number = len(checked.steps) + 1
         raise VerificationError(error.message, step=number, name="passport", hint=error.hint) from error
-    return told
+    return told, header

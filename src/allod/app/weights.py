@@ -66,7 +66,7 @@ def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Prog
         country=entry.country,
         informative=entry.informative,
     )
-    return Weights(path, served)
+    return Weights(path, served, read_header(path))
 
 
 def _named(
@@ -88,7 +88,7 @@ def _named(
         return _named(settings, artefact.base, catalogue, released, progress)
     progress(f"checking {name}", 0, 0)
     model = released.check(artefact)
-    return Weights(model.checked.weights, _served(model))
+    return Weights(model.checked.weights, _served(model), model.header)
 
 
 def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
@@ -110,14 +110,14 @@ def _served(model: ReleasedModel) -> ServedModel:
 
 
 def _own_weights(path: Path, progress: Progress) -> Weights:
-    read_header(path)
+    header = read_header(path)
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", path.stem) is None:
         raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
     digest = digest_of_file(path, progress)
     served = ServedModel(
         name=path.stem, owner="not known", digest=f"sha256:{digest}", licence="not known", country="", informative=True
     )
-    return Weights(path, served)
+    return Weights(path, served, header)
 
 
 def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress: Progress) -> CatalogueEntry:

@@ -7,10 +7,12 @@ must lie inside the file, so that the engine never meets a file that this has no
 from __future__ import annotations
 
 import math
+import re
 import struct
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from dataclasses import dataclass
+from operator import sub
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +32,7 @@ MAX_TEXTS = 1 << 21  # in all arrays together: each costs the reader some 200 ns
 MAX_NAME_BYTES = 63  # of a tensor: GGML_MAX_NAME, less the zero that ends it
 MAX_KEY_BYTES = (1 << 16) - 1
 MAX_TOKEN_BYTES = 1 << 12
+MAX_VOCABULARY_BYTES = 1 << 25
 MAX_CONTROL_TOKENS = 1 << 16
 MAX_CONTEXT_TOKENS = (1 << 31) - 1
 
@@ -38,6 +41,7 @@ _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 _WINDOW_BYTES = 1 << 16
 _TOKENS, _TYPES, _SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 _UNKNOWN_TOKEN, _CONTROL_TOKEN, _USER_TOKEN = 2, 3, 4
+_MARKED = frozenset({_UNKNOWN_TOKEN, _CONTROL_TOKEN, _USER_TOKEN})
 _TEMPLATE = "tokenizer.chat_template"
 _SPECIAL_IDS = tuple(
     f"tokenizer.ggml.{name}_token_id"
@@ -52,6 +56,10 @@ _DERIVATION = "allod.derivation"
 
 _SIZE = struct.Struct("<Q")
 _KNOWN = frozenset(name.encode() for name in KNOWN_NAMES)
+_SCAN_BYTES = 1 << 20
+_LONGEST_KNOWN = 8 + max(map(len, _KNOWN))
+# a text begins behind its size in eight bytes, of which seven are zero where it is so short
+_find_known = re.compile(bytes(7) + b"(?:%b)" % b"|".join(map(re.escape, sorted(_KNOWN)))).finditer
 
 # ggml type → (values in a block, bytes of a block); docs/gguf.md and ggml-common.h
 _BLOCKS = {
@@ -110,12 +118,16 @@ class _Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Array:
-    """An array that was passed over: where its items begin."""
+    """An array that was passed over. `begins`: where each text of one begins, and where the last ends."""
 
     kind: int
     length: int
     begin: int
-    longest: int = 0  # of its texts, in bytes
+    begins: array[int]
+
+    def longest(self) -> int:
+        """Bytes of the longest of its texts."""
+        return max(map(sub, self.begins[1:], self.begins), default=_SIZE.size) - _SIZE.size
 
 
 class _Reader:
@@ -209,16 +221,38 @@ class _Reader:
                 raise _Malformed(f"{key} has {value.length} items, and {_TOKENS} has {tokens.length}")
         if num_rows is not None and num_rows != tokens.length:
             raise _Malformed(f"{_TOKENS} has {tokens.length} items, and token_embd.weight {num_rows} rows")
-        kinds = self._integers(types) if types is not None else array("i", bytes(4 * tokens.length))
-        listed = {metadata[key] for key in _SPECIAL_IDS if _is_count(metadata.get(key))}
-        found = {
-            _token(number, data)
-            for number, data in enumerate(self._texts(tokens))
-            if _is_control(data, kinds[number], listed=number in listed)
-        }
-        if len(found) > MAX_CONTROL_TOKENS:
-            raise _Malformed(f"{len(found)} control tokens, more than {MAX_CONTROL_TOKENS}")
-        return tuple(sorted(found))
+        given = [metadata[key] for key in _SPECIAL_IDS if _is_count(metadata.get(key))]
+        listed = {number for number in given if number < tokens.length}
+        return tuple(sorted(self._control_names(tokens, types, listed)))
+
+    def _control_names(self, tokens: _Array, types: _Array | None, listed: set[int]) -> set[str]:
+        """Only what may be a control token is looked at: a vocabulary is large, and nearly all of it is plain."""
+        kinds = array("i", bytes(4 * tokens.length) if types is None else self._bytes_at(types.begin, 4 * types.length))
+        marked = {number for number, kind in enumerate(kinds) if kind in _MARKED}
+        found: set[str] = set()
+        for number in marked | listed | self._known(tokens):
+            begin, end = tokens.begins[number : number + 2]
+            data = self._bytes_at(begin + _SIZE.size, end - begin - _SIZE.size)
+            if _is_control(data, kinds[number], listed=number in listed):
+                found.add(_token(number, data))
+                _check_number(found)
+        return found
+
+    def _known(self, tokens: _Array) -> set[int]:
+        """The numbers of tokens that may be names that the engine knows; one of those may begin a longer text."""
+        end = tokens.begins[-1]
+        if end - tokens.begin > MAX_VOCABULARY_BYTES:
+            raise _Malformed(f"{_TOKENS} has more than {MAX_VOCABULARY_BYTES} bytes")
+        numbers: set[int] = set()
+        for begin in range(tokens.begin, end, _SCAN_BYTES):
+            data = self._bytes_at(begin, min(_SCAN_BYTES + _LONGEST_KNOWN, end - begin))
+            for match in _find_known(data):
+                place = begin + match.start() - 1
+                number = bisect_left(tokens.begins, place)
+                if tokens.begins[number] == place:  # else it lies within a text
+                    numbers.add(number)
+                    _check_number(numbers)
+        return numbers
 
     def _value(self, key: str) -> Any:
         kind = self._number("<I")
@@ -240,45 +274,38 @@ class _Reader:
             raise _Malformed(f"more than {MAX_ITEMS} items in its arrays")
         if kind not in _SCALARS and kind != _STRING:
             raise _Malformed(f"key {key} is an array of {'arrays' if kind == _ARRAY else f'the unknown type {kind}'}")
-        passed = _Array(kind, length, self._at)
+        passed = _Array(kind, length, self._at, array("Q", [self._at]))
         if kind in _SCALARS:
             self._skip(length * struct.calcsize(_SCALARS[kind]))
-            return passed
+        else:
+            self._pass_texts(key, length, passed.begins)
+        return passed
+
+    def _pass_texts(self, key: str, length: int, begins: array[int]) -> None:
+        """Pass over the texts of an array, and say where each one ends."""
         self._num_texts += length
         if self._num_texts > MAX_TEXTS:
             raise _Malformed(f"more than {MAX_TEXTS} texts in its arrays")
-        limit, longest = MAX_TOKEN_BYTES if key == _TOKENS else MAX_STRING_BYTES, 0
+        limit = MAX_TOKEN_BYTES if key == _TOKENS else MAX_STRING_BYTES
+        at, size_at = self._at, _SIZE.unpack_from
+        window, begin, last = b"", at, -1  # as locals: this is most of what reading a header costs
         for _ in range(length):
-            size = self._size_of_text()
-            longest = max(longest, size)
+            if at - begin > last:
+                self._at = at
+                self._look(_SIZE.size)
+                window, begin, last = self._window, at, len(self._window) - 8
+            (size,) = size_at(window, at - begin)
             if size > limit:
                 raise _Malformed(f"a text of {size} bytes in {key}, more than {limit}")
-            self._at += size
-        self._skip(0)
-        return replace(passed, longest=longest)
+            at += 8 + size
+            begins.append(at)
+        self._skip(at - self._at)
 
-    def _texts(self, texts: _Array) -> Iterator[bytes]:
-        """The texts of an array that was passed over, each of which the file holds."""
-        back, self._at = self._at, texts.begin
-        for _ in range(texts.length):
-            yield self._take(self._size_of_text())
+    def _bytes_at(self, at: int, length: int) -> bytes:
+        back, self._at = self._at, at
+        data = self._take(length)
         self._at = back
-
-    def _integers(self, numbers: _Array) -> array[int]:
-        back, self._at = self._at, numbers.begin
-        found = array("i", self._take(4 * numbers.length))
-        self._at = back
-        return found
-
-    def _size_of_text(self) -> int:
-        """Of the text that begins here; afterwards this is at its first byte."""
-        place = self._at - self._window_begin
-        if not 0 <= place <= len(self._window) - 8:
-            self._look(8)
-            place = 0
-        self._at += 8
-        size: int = _SIZE.unpack_from(self._window, place)[0]
-        return size
+        return data
 
     def _skip(self, length: int) -> None:
         self._at += length
@@ -332,6 +359,11 @@ class _Reader:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_number(control_tokens: set[Any]) -> None:
+    if len(control_tokens) > MAX_CONTROL_TOKENS:
+        raise _Malformed(f"more than {MAX_CONTROL_TOKENS} control tokens")
 
 
 def _check_split(metadata: dict[str, Any]) -> None:
@@ -409,4 +441,4 @@ def _max_token_chars(metadata: dict[str, Any]) -> int | None:
     """A vocabulary that falls back on bytes or single characters has no token that stands for more than its longest."""
     tokens = metadata.get(_TOKENS)
     is_whole = metadata.get("tokenizer.ggml.model") in ("gpt2", "llama")
-    return tokens.longest if is_whole and isinstance(tokens, _Array) else None
+    return tokens.longest() if is_whole and isinstance(tokens, _Array) else None
