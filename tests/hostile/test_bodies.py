@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -21,10 +22,12 @@ from tests.conftest import CACHE, TINY, Gateway, running
 from tests.hostile.bodies import Body, every, for_model
 from tests.hostile.texts import PERSONAL
 
-MAX_STALL_S = 0.1  # the aim is half of it, on a machine that does nothing else; what it was is printed
-MAX_MORE_S = 1.0  # that another tenant's p99 may grow by: the two share the cores with whoever sends and judges
+MAX_STALL_S = 0.05
+TRIES = 3  # of a body that seemed to hold the loop: what the machine's other work does is not seen each time
+MAX_RATIO = 2.0  # of another tenant's p99 beside the bodies and between them; on the echo engine
+MIN_P99_S = 2 * MAX_STALL_S  # what two stalls may cost is no fault, however fast the machine
 DEADLINE_S = {"echo": 10.0, TINY: 60.0}  # of one body; the machine may be busy
-ALONE_S = 10.0
+BODIES_AT_ONCE = 50  # sent one after another, and then none for so long as they took: both in the same weather
 MAX_GROWTH_MIB = 256  # of the gateway, over all bodies
 NOT_KEPT = ("schema_not_kept", "tool_call_invalid")
 CHATS = "/v1/chat/completions"
@@ -33,42 +36,53 @@ BODIES = list(every())
 
 @dataclass
 class Bystander:
-    """Another tenant, who asks for a little all the while; `seconds` of each answer."""
+    """Another tenant, in a process of its own; `waits` says when it asked, how long it took, and the status."""
 
     gateway: Gateway
     key: str
     model: str
 
-    def __post_init__(self) -> None:
-        self.seconds: list[float] = []
-        self.failures: list[str] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-
     def __enter__(self) -> Bystander:
+        command = [sys.executable, "-P", str(Path(__file__).with_name("bystander.py")), address_of(self.gateway)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([*command, self.model], stdin=pipe, stdout=pipe, text=True)
+        assert self._process.stdin is not None
+        self._process.stdin.write(self.key + "\n")
+        self._process.stdin.flush()
+        self.waits: list[tuple[float, float, int]] = []
+        self._thread = threading.Thread(target=self._read)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
         self._thread.join()
+        self._process.stdout.close()
+        assert self._process.wait(60) == 0
 
-    def p99(self) -> float:
-        return quantiles(self.seconds, n=100)[98]
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            self.waits.append(tuple(json.loads(line)))
 
-    def _ask(self) -> None:
-        body = json.dumps({"model": self.model, "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 1})
-        while not self._over.wait(0.02):
-            begin = time.monotonic()
-            status, answer = post(self.gateway, self.key, body.encode(), timeout_s=30)
-            self.seconds.append(time.monotonic() - begin)
-            if status != 200:
-                self.failures.append(f"{status} {answer}")
+
+def p99_s(waits: list[tuple[float, float, int]]) -> float:
+    return quantiles([took_s for _, took_s, _ in waits], n=100)[98]
+
+
+def during(waits: list[tuple[float, float, int]], spans: list[tuple[float, float]]) -> list[tuple[float, float, int]]:
+    """Those of `waits` that had a part in any of `spans`."""
+    return [wait for wait in waits if any(wait[0] < end and wait[0] + wait[1] > begin for begin, end in spans)]
+
+
+def address_of(gateway: Gateway) -> str:
+    return gateway.url.removeprefix("http://")
 
 
 def post(gateway: Gateway, key: str, body: bytes, *, timeout_s: float) -> tuple[int, Any]:
     """The status and the JSON of one answer, with its markings."""
-    connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=timeout_s)
+    connection = http.client.HTTPConnection(address_of(gateway), timeout=timeout_s)
     try:
         connection.request("POST", CHATS, body, {"authorization": f"Bearer {key}", "content-type": "application/json"})
         response = connection.getresponse()
@@ -160,26 +174,38 @@ def test_no_body_holds_the_loop_or_outlasts_its_deadline(
 ) -> None:
     """One tenant sends them all, another is answered all the while."""
     model, bodies = asked
-    faults, slow, seen = [], [], 0
-    with Bystander(gateway, other_key, model) as before:
-        time.sleep(ALONE_S)
+    faults, busy = [], []
     before_mib = resident_mib(gateway.process.pid)
-    with Bystander(gateway, other_key, model) as beside:
-        for body in bodies:
-            begin = time.monotonic()
-            status, answer = post(gateway, gateway.key, for_model(body.content, model), timeout_s=DEADLINE_S[model])
-            slow.append((time.monotonic() - begin, body.name))
-            if fault := wrong(body, status, answer):
-                faults.append(f"{body.name}: {fault}")
-            if len(found := stalled(stalls)) > seen:
-                seen = len(found)
-                faults += [f"{body.name}: {each}" for each in found[-1:] if each["stall_s"] > MAX_STALL_S]
-    with Bystander(gateway, other_key, model) as after:
-        time.sleep(ALONE_S)
-    alone_s = sorted((before.p99(), after.p99()))
-    print(f"{model}: another tenant's p99 {alone_s[0]:.4f} and {alone_s[1]:.4f} s alone, {beside.p99():.4f} s beside")
-    print(f"longest body: {max(slow)}; stalls: {[each['stall_s'] for each in stalled(stalls)]}")
+    with Bystander(gateway, other_key, model) as bystander:
+        time.sleep(1)
+        for start in range(0, len(bodies), BODIES_AT_ONCE):
+            group = bodies[start : start + BODIES_AT_ONCE]
+            begin_s = time.monotonic()
+            faults += [fault for body in group for fault in faults_of(gateway, body, model, stalls)]
+            busy.append((begin_s, time.monotonic()))
+            time.sleep(busy[-1][1] - begin_s)
+    beside = during(bystander.waits, busy)
+    alone = [wait for wait in bystander.waits if wait not in beside]
+    print(f"{model}: another tenant's p99 {p99_s(alone):.4f} s alone, {p99_s(beside):.4f} s beside")
+    print(f"longest stalls: {sorted(each['stall_s'] for each in stalled(stalls))[-5:]}")
     assert faults == []
-    assert beside.failures == []
+    assert {status for _, _, status in bystander.waits} == {200}
     assert resident_mib(gateway.process.pid) - before_mib < MAX_GROWTH_MIB
-    assert beside.p99() <= alone_s[1] + MAX_MORE_S
+    if model == "echo":  # a real engine's cores compute the others' prompts meanwhile: a matter of its batch
+        assert p99_s(beside) <= max(MAX_RATIO * p99_s(alone), MIN_P99_S)
+
+
+def faults_of(gateway: Gateway, body: Body, model: str, stalls: Path) -> list[str]:
+    """What is wrong with an answer to `body`; a long stall, where it has one each time that it is sent."""
+    longest_s: list[float] = []
+    while len(longest_s) < TRIES:
+        num_before = len(stalled(stalls))
+        status, answer = post(gateway, gateway.key, for_model(body.content, model), timeout_s=DEADLINE_S[model])
+        if fault := wrong(body, status, answer):
+            return [f"{body.name}: {fault}"]
+        time.sleep(0.002)  # the watch writes once the loop goes on
+        found = stalled(stalls)[num_before:]
+        longest_s.append(max((each["stall_s"] for each in found), default=0.0))
+        if longest_s[-1] <= MAX_STALL_S:
+            return []
+    return [f"{body.name}: the loop stood still for {longest_s} s, at {found[-1]['where']}"]

@@ -91,6 +91,8 @@ class Allowance:
         """Tokens of the prompt, estimated, and the most that the answer can have."""
         context_tokens = self._context_tokens()
         data = prepared.text.encode("utf-8", "replace")
+        if isinstance(prepared, Chat):
+            data = data[: context_tokens * BYTES_PER_TOKEN]  # more than the context holds is never computed
         num_single = len(data) - len(data.translate(None, _OFTEN_SINGLE))
         prompt_tokens = (len(data) - num_single) // BYTES_PER_TOKEN + num_single
         if not isinstance(prepared, Chat):

@@ -5,7 +5,6 @@ A control that cannot be checked says no: without a policy that verifies, or beh
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -16,6 +15,7 @@ from allod.govern.identifiers import markings_in
 from allod.govern.keys import Caller
 from allod.govern.policy import Decision, Policy
 from allod.govern.policy_asked import Asked, Model, Site
+from allod.serve.giving_way import give_way
 
 SLICE_CHARS = 1 << 14  # read in 6 ms at worst
 OVERLAP_CHARS = 1 << 11  # longer than any identifier with its spaces, each character in twelve of an escape, and more
@@ -69,7 +69,7 @@ class Controls:
         label = declared.join(self.adapters.get(model, self.model).label)
         for number, text in enumerate(_slices(strings)):
             if number:
-                await asyncio.sleep(0)
+                await give_way()
             found = markings_in(text, self.nation)
             if not found <= label.markings:
                 label = label.join(self.nation.label(markings=found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from allod.core.errors import Invalid
+from allod.serve.giving_way import give_way
 
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"unknown field `(.*)`\Z")
@@ -19,7 +19,7 @@ MAX_PARTS = 100_000  # strings, objects and lists in a body: what is more takes 
 MAX_DEPTH = 500  # of objects
 BYTES_AT_ONCE = 64 << 10  # of what is no part
 SMALL_BYTES = 16 << 10  # a body whose keys are looked at all at once
-PARTS_A_TURN = 1_000  # looked at, 2 ms or so, before others have their turn
+PARTS_A_TURN = 200  # looked at, 0.3 ms or so, before others have their turn
 
 # A string is taken in pieces, so that none takes long: its beginning, whether it ends there, and whether it is a key.
 _CHARACTERS = rb'(?:[^"\\]{1,1024}+|\\.){0,256}+'
@@ -42,7 +42,7 @@ async def check_keys(body: bytes) -> None:
         part = _PART.search(body, place, place + BYTES_AT_ONCE)
         if part is None:
             place += BYTES_AT_ONCE
-            await asyncio.sleep(0)
+            await give_way()
             continue
         if part.end() + 128 > place + BYTES_AT_ONCE:  # where the search ended may not be where the part does
             part = _PART.match(body, part.start())
@@ -54,11 +54,11 @@ async def check_keys(body: bytes) -> None:
             if part is None or part.end() == place:
                 return
             place = part.end()
-            await asyncio.sleep(0)
+            await give_way()
         num_parts += 1
         if num_parts % PARTS_A_TURN == 0:
             _check_bounds(num_parts, len(objects))
-            await asyncio.sleep(0)
+            await give_way()
         if first == 0x7B:
             objects.append({})
         elif first == 0x7D and objects:

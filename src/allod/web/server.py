@@ -30,6 +30,7 @@ MAX_HEAD_BYTES = 64 << 10
 HEAD_TIMEOUT_S = 30
 BODY_TIMEOUT_S = 60
 SEND_TIMEOUT_S = 30  # until a client that is behind has read some 48 KiB
+SWITCH_S = 0.0005  # that a thread beside the event loop may compute before the loop has its turn; Python's own is 5 ms
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -65,6 +66,7 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
     if not realm.settings.is_private:
         announce(realm)
     greet(realm)
+    sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # what is there by now stays: looking through all of it again would hold everybody up
     gc.set_threshold(*COLLECT_AFTER)
