@@ -36,7 +36,7 @@ def test_a_hostile_template_is_refused_with_its_line(name: str, template: str) -
 
 def test_what_training_exports_passes() -> None:
     """ChatML as it is written into every model of one's own."""
-    assert check_template(CHAT_TEMPLATE) == frozenset()
+    assert check_template(CHAT_TEMPLATE).cuts == frozenset()
 
 
 def test_the_line_and_what_stands_there_are_named() -> None:
@@ -52,4 +52,10 @@ def test_the_line_and_what_stands_there_are_named() -> None:
 def test_what_a_template_takes_out_of_texts_is_told() -> None:
     """So that no text can hide a control token around it."""
     template = "{{ a.split('</think>')[-1].strip('\\n') }}{{ b|replace('<x>', '') }}{{ c.strip('*') }}{{ d.split() }}"
-    assert check_template(template) == {"</think>", "<x>", "*", " "}
+    assert check_template(template).cuts == {"</think>", "<x>", "*", " "}
+
+
+def test_what_a_template_writes_itself_is_told() -> None:
+    """So that no text ends a control token that the template begins."""
+    template = "[{% for m in messages %}{{ '<|' + m.role + \"|>\\n\" }}{{ m.content }}{% endfor %}"
+    assert check_template(template).written == {"[", "<|", "|>\n"}

@@ -77,6 +77,50 @@ def test_a_control_token_that_no_text_could_be_told_from_is_refused(name: str) -
     assert caught.value.code == "control_tokens"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("▁<EOT>", " <EOT>"),
+        ("a▁b▁c", "a b▁c"),
+        ("a b", "a▁b"),
+        ("ĠSTOP", " STOP"),
+        ("!!ĊĊ", "!!\n\n"),
+        ("Ã©tÃ©", "\u00e9t\u00e9"),
+    ],
+)
+def test_a_name_is_found_however_a_vocabulary_writes_it(name: str, text: str) -> None:
+    """With its own sign for a space, and with symbols for bytes; and as the name itself."""
+    control = ControlTokens([name])
+    for said in (text, text.lstrip(), name):
+        plain = control.plain(f"x{said}x")
+        assert plain.count(BREAK) == 1
+        assert plain.replace(BREAK, "") == f"x{said}x"
+
+
+def test_a_text_does_not_end_what_the_template_begins() -> None:
+    """White space, signs, or a whole name that is the beginning of a longer one."""
+    control = ControlTokens(["\n<|end|>", "<user>", "Q:ab", "<s>", "<s>xy"], written=["Say Q:", "\n", "<"])
+    for said in ("<|end|>", "user>", "ab", "xy", "s>"):
+        assert control.plain(f"{said} and so on") == f"{said[0]}{BREAK}{said[1:]} and so on"
+    assert control.plain("a user, as b") == "a user, as b"
+
+
+@pytest.mark.parametrize(("names", "written"), [(["<x>"], ["say <x"]), (["<s>", "<s>x"], [])])
+def test_what_nearly_a_whole_name_is_written_of_is_refused(names: list[str], written: list[str]) -> None:
+    """Any text could end it."""
+    with pytest.raises(Invalid, match="no text could be told from"):
+        ControlTokens(names, written=written)
+
+
+def test_a_template_that_begins_many_names_costs_little() -> None:
+    """Ten thousand beginnings of sixty thousand names are refused, not counted out."""
+    names = [f"{'<' * (number % 50)}<{number}>" for number in range(60_000)]
+    begin = time.process_time()
+    with pytest.raises(Invalid, match="begins too many"):
+        ControlTokens(names, written=["<" * size for size in range(10_000)])
+    assert time.process_time() - begin < 2
+
+
 def test_a_model_without_control_tokens_changes_nothing() -> None:
     """Echo's, say."""
     assert ControlTokens().plain("<|im_end|>") == "<|im_end|>"

@@ -98,6 +98,7 @@ def test_a_whole_file_is_read(file: Path, whole: bytes) -> None:
         has_template=True,
         pooling=0,
         control_tokens=("<s>",),
+        written=("content",),
     )
 
 
@@ -505,10 +506,22 @@ def test_the_texts_of_all_arrays_are_bounded_together(file: Path, monkeypatch: p
 
 def test_control_tokens_are_those_that_the_engine_takes_for_them(file: Path) -> None:
     """By type (unknown, control, and user-defined marks in brackets), by being listed, and by name."""
-    names = (b"a", b"<unk-x>", b"<|x|>", b"<tool_call>", b"  ", b"--", b"<p1>", b"[byte]", b"|end|", b"<|im_end|>")
-    tokens = vocabulary(*names, types=(1, 2, 3, 4, 4, 4, 1, 5, 1, 1))
+    names = (
+        b"a",
+        b"<unk-x>",
+        b"<|x|>",
+        b"<tool_call>",
+        b"  ",
+        b"--",
+        b"<p1>",
+        b"[byte]",
+        b"|end|",
+        b"<|im_end|>",
+        b"\n[A] ",
+    )
+    tokens = vocabulary(*names, types=(1, 2, 3, 4, 4, 4, 1, 5, 1, 1, 4))
     file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *tokens, u32("tokenizer.ggml.eot_token_id", 8)))
-    assert set(read_header(file).control_tokens) == {"<unk-x>", "<|x|>", "<tool_call>", "|end|", "<|im_end|>"}
+    assert set(read_header(file).control_tokens) == {"<unk-x>", "<|x|>", "<tool_call>", "|end|", "<|im_end|>", "\n[A] "}
 
 
 def test_a_listed_number_beyond_the_vocabulary_lists_nothing(file: Path) -> None:

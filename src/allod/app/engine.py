@@ -134,7 +134,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
             can_chat=not header.can_embed,
             can_embed=header.can_embed,
             max_token_chars=header.max_token_chars,
-            control_tokens=ControlTokens(header.control_tokens, cuts=header.cuts),
+            control_tokens=ControlTokens(header.control_tokens, cuts=header.cuts, written=header.written),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
         pinned=(*pinned, (library, build)),

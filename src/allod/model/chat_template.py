@@ -9,6 +9,7 @@ small bound; nothing multiplies, so nothing grows without end.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jinja2
 from jinja2 import nodes
@@ -209,8 +210,15 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def check_template(template: str, name: str = "the chat template") -> frozenset[str]:
-    """The strings that a template takes out of texts, or splits them at.
+class TemplateTexts(NamedTuple):
+    """The strings that a template takes out of texts or splits them at, and those that it writes itself."""
+
+    cuts: frozenset[str]
+    written: frozenset[str]
+
+
+def check_template(template: str, name: str = "the chat template") -> TemplateTexts:
+    """What a template has to do with texts.
 
     Raises Invalid (`template_refused`) with the line, and what stands there that may not.
     """
@@ -248,7 +256,7 @@ class _Gate:
         self._macros = {each.name: each for each in tree.find_all(nodes.Macro)}
         self._cuts: set[str] = set()
 
-    def check(self) -> frozenset[str]:
+    def check(self) -> TemplateTexts:
         for number, (node, depth, num_loops, in_range) in enumerate(self._walk()):
             if number > MAX_NODES:
                 raise self._no(node, f"it has more than {MAX_NODES} parts")
@@ -260,7 +268,13 @@ class _Gate:
                 raise self._no(node, "a loop over a range in another one")
             self._check_node(node)
         self._check_expansion()
-        return frozenset(self._cuts)
+        return TemplateTexts(frozenset(self._cuts), frozenset(self._written()))
+
+    def _written(self) -> Iterator[str]:
+        for node in self._tree.find_all((nodes.TemplateData, nodes.Const)):
+            text = node.data if isinstance(node, nodes.TemplateData) else node.value  # type: ignore[attr-defined]
+            if isinstance(text, str) and text:
+                yield text
 
     def _walk(self) -> Iterator[tuple[nodes.Node, int, int, bool]]:
         """Every node, how deep it lies, in how many loops, and whether one of those is over a range."""

@@ -3,22 +3,31 @@
 The engine reads the whole prompt that a template made, names of control tokens included, and cannot tell the template's
 own from a client's. So every text is changed before it meets the template: behind the first character of a name, and of
 what could become one, stands a WORD JOINER. It shows nothing, is in no name, and no template takes it out again.
+
+A name may be spelt in several ways. Pieces of a text are looked up in the vocabulary, whatever the type of what is
+found there, and a vocabulary writes a space as `▁` (SentencePiece) or each byte as a symbol (byte-level: `Ġ`). And a
+text may end what the template begins: the name `\\n<|end|>`, whose line end the template writes.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from allod.core.errors import Invalid
+from allod.model.tokenizer_files import byte_symbols
 
 BREAK = "\u2060"
 SLICE_CHARACTERS = 1 << 16  # of a text, looked through in one step; between two of them other threads go on
+MAX_ENDINGS = 1 << 16  # of names that a template begins
 
-_LOWER = {ord(letter): letter.lower() for letter in ascii_uppercase}
+_SPACE = "▁"  # as SentencePiece writes one
+_FOLDS = {ord(letter): letter.lower() for letter in ascii_uppercase} | {ord(_SPACE): " "}
+_BYTES = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
 
 # llama.cpp makes these control tokens by their names, whatever type the file gives them (src/llama-vocab.cpp).
 KNOWN_NAMES = frozenset(
@@ -40,6 +49,7 @@ KNOWN_NAMES = frozenset(
         "<|flush|>",
         "<|calls|>",
         "<|message|>",
+        "<|constrain|>",
         "<|channel|>",
         "<|start|>",
         "<end_of_utterance>",
@@ -51,6 +61,9 @@ KNOWN_NAMES = frozenset(
         "</s>",
         "<unk>",
         "<pad>",
+        "<|ifm|im_end|>",
+        "<|plamo:file_separator|>",
+        "[e~[",
         "<turn|>",
         "<|turn>",
         "<|tool_response>",
@@ -95,18 +108,18 @@ class ControlTokens:
     """The control tokens of one model, ready to keep texts apart from them.
 
     `names` as the vocabulary spells them, of two characters at least; `cuts` are the strings that the chat template
-    takes out of texts or splits them at. Matching ignores the case of ASCII letters, because templates change it. Cost
-    is linear in the text: a tenth of a microsecond a character at worst. Raises Invalid (`control_tokens`).
+    takes out of texts or splits them at, `written` those that it writes itself. Matching ignores the case of ASCII
+    letters, because templates change it. Cost is linear in the text: a tenth of a microsecond a character at worst.
+    Raises Invalid (`control_tokens`) for a name that no text could be told from.
     """
 
-    def __init__(self, names: Iterable[str] = (), *, cuts: Iterable[str] = ()) -> None:
+    def __init__(self, names: Iterable[str] = (), *, cuts: Iterable[str] = (), written: Iterable[str] = ()) -> None:
         self.names: Sequence[str] = sorted(set(names))
-        for name in self.names:
-            if len(name) < 2 or BREAK in name:
-                raise Invalid(f"no text could be told from the control token {name!r}", code="control_tokens")
-        self._folded = sorted({_folded(name) for name in self.names})
+        spelt = sorted({each for name in self.names for each in _spellings(name)})
+        spelt += _endings(spelt, written)
+        self._folded = sorted({each.lstrip() for each in spelt})  # what stands before it may be the template's
         self._cuts = tuple(cut for cut in set(cuts) if cut)
-        self._longest = max(map(len, self.names), default=0)
+        self._longest = max(map(len, self._folded), default=0)
         self._split = {
             letter: re.compile(f"{re.escape(letter)}(?={rest})").split
             for first, rest in _rests(self._folded).items()
@@ -168,17 +181,55 @@ class ControlTokens:
         at = max(end - self._longest + 1, 0)
         tail = _folded(text[at:end])
         for begin in range(len(tail) - 1, -1, -1):
-            if tail[begin] in self._split and self._begins_a_name(tail[begin:]):
+            if tail[begin] in self._split and _begins_one(self._folded, tail[begin:]):
                 return text[: at + begin + 1] + BREAK + text[at + begin + 1 :]
         return text
 
-    def _begins_a_name(self, text: str) -> bool:
-        place = bisect_left(self._folded, text)
-        return place < len(self._folded) and self._folded[place].startswith(text)
+
+def _spellings(name: str) -> Iterator[str]:
+    """What a text may say for `name`, folded: itself, and the bytes that it is made of symbols for."""
+    yield _told_apart(_folded(name), name)
+    with suppress(KeyError, UnicodeDecodeError):
+        yield _told_apart(_folded(bytes(_BYTES[symbol] for symbol in name).decode()), name)
+
+
+def _endings(names: Sequence[str], written: Iterable[str]) -> list[str]:
+    """The rests of those of the sorted `names` that a template begins, by what it writes or by another name."""
+    found: list[str] = []
+    for begun in {*_beginnings(names, written), *names}:
+        for place in range(bisect_left(names, begun), len(names)):
+            if not names[place].startswith(begun):
+                break
+            if names[place] != begun:
+                found.append(_told_apart(names[place][len(begun) :], names[place]))
+            if len(found) > MAX_ENDINGS:
+                raise Invalid("the chat template begins too many control tokens", code="control_tokens")
+    return found
+
+
+def _beginnings(names: Sequence[str], written: Iterable[str]) -> Iterator[str]:
+    """What the texts end with, folded, and what names begin with."""
+    longest, firsts = max(map(len, names), default=0), {name[0] for name in names}
+    for text in {_folded(each)[-longest:] for each in written if longest}:
+        for begin, letter in enumerate(text):
+            if letter in firsts and _begins_one(names, text[begin:]):
+                yield text[begin:]
+
+
+def _begins_one(names: Sequence[str], text: str) -> bool:
+    place = bisect_left(names, text)
+    return place < len(names) and names[place].startswith(text)
+
+
+def _told_apart(text: str, name: str) -> str:
+    """`text`, what a client might write of `name`. Raises Invalid where that could be anything."""
+    if len(text.lstrip()) < 2 or BREAK in text:
+        raise Invalid(f"no text could be told from the control token {name!r}", code="control_tokens")
+    return text
 
 
 def _folded(text: str) -> str:
-    return text.translate(_LOWER)
+    return text.translate(_FOLDS)
 
 
 def _raised(letter: str) -> str:
@@ -187,7 +238,13 @@ def _raised(letter: str) -> str:
 
 def _spelt(text: str) -> str:
     """An expression for `text`, in either case. Said letter by letter: re.IGNORECASE takes ten times as long."""
-    return "".join(f"[{each}{_raised(each)}]" if each in ascii_lowercase else re.escape(each) for each in text)
+    return "".join(_letter(each) for each in text)
+
+
+def _letter(each: str) -> str:
+    if each == " ":
+        return f"[ {_SPACE}]"
+    return f"[{each}{_raised(each)}]" if each in ascii_lowercase else re.escape(each)
 
 
 def _rests(names: Sequence[str]) -> dict[str, str]:

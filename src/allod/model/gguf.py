@@ -74,8 +74,8 @@ _BLOCKS = {
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
     """What the file says of itself. `template_digest` is of the chat template's text, `cuts` are the strings that it
-    takes out of texts or splits them at. `control_tokens` are names: those that the vocabulary lists as such, and those
-    that the engine treats so.
+    takes out of texts or splits them at, `written` those that it writes. `control_tokens` are names: those that the
+    vocabulary lists as such, and those that the engine treats so.
 
     `derivation` is the digest of the history of a model that Allod made, else empty. An adapter has no context. No
     token is of more characters of a text than `max_token_chars`; None where the vocabulary makes no such promise.
@@ -91,6 +91,7 @@ class GgufHeader:
     derivation: str = ""
     control_tokens: tuple[str, ...] = ()
     cuts: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
     max_token_chars: int | None = None
 
     @property
@@ -389,7 +390,8 @@ def _is_control(data: bytes, kind: int, *, listed: bool) -> bool:
     a row, which mean nothing but themselves; those in brackets are marks."""
     if kind in (_CONTROL_TOKEN, _UNKNOWN_TOKEN) or listed or data in _KNOWN:
         return True
-    return kind == _USER_TOKEN and len(data) > 2 and data[:1] in b"<[{" and data[-1:] in b">]}"
+    mark = data.replace("▁".encode(), b" ").strip()
+    return kind == _USER_TOKEN and len(mark) > 2 and mark[:1] in b"<[{" and mark[-1:] in b">]}"
 
 
 def _token(number: int, data: bytes) -> str:
@@ -419,9 +421,12 @@ def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tu
     if not isinstance(template, str) or isinstance(pooling, bool) or not isinstance(pooling, int):
         raise _Malformed("its chat template or pooling type is of the wrong type")
     cuts: set[str] = set()
+    written: set[str] = set()
     for key, value in metadata.items():
         if key.startswith(_TEMPLATE) and isinstance(value, str):  # the engine may take any of several
-            cuts |= check_template(value, f"the chat template ({key})")
+            texts = check_template(value, f"the chat template ({key})")
+            cuts |= texts.cuts
+            written |= texts.written
     return GgufHeader(
         architecture=architecture,
         name=str(metadata.get("general.name", "")),
@@ -433,6 +438,7 @@ def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tu
         derivation=str(metadata.get(_DERIVATION, "")),
         control_tokens=control_tokens,
         cuts=tuple(sorted(cuts)),
+        written=tuple(sorted(written)),
         max_token_chars=_max_token_chars(metadata),
     )
 
