@@ -15,9 +15,11 @@ import uvicorn
 from tests.conftest import Gateway
 from uvicorn.server import ServerState
 
+from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
-from allod.web import receipts, server
+from allod.web import receipts
 from allod.web.http import ClientLeft, read_body, unless_client_leaves
+from allod.web.server import BoundedHeads
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -37,10 +39,11 @@ class Echo:
             await send({"type": "http.response.body", "body": b"%8d" % len(body)})
 
 
-class Short:
-    """An application whose answer is less than what is kept for a client that is behind."""
+class Whole:
+    """An application with one answer of so many bytes."""
 
-    num_bytes = 50_000
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         length = (b"content-length", b"%d" % self.num_bytes)
@@ -68,17 +71,26 @@ class Endless:
             await asyncio.sleep(0)
 
 
+def within(seconds: float, **others: float) -> Deadlines:
+    """A client has that much time for each thing that it owes, and `others` for some."""
+    names: dict[str, Any] = dict.fromkeys(("head_s", "body_s", "reader_s"), seconds)
+    return Deadlines(**{**names, **others})
+
+
+QUICK = within(0.2)
+
+
 @asynccontextmanager
 async def connected(
-    application: Any, *, buffer_bytes: int | None = None, timeout_keep_alive: int = 75
+    application: Any, *, deadlines: Deadlines | None = None, buffer_bytes: int | None = None
 ) -> AsyncIterator[Streams]:
     """One connection to `application` behind the gateway's own protocol; `buffer_bytes` is what the kernel keeps."""
-    config = uvicorn.Config(
-        application, ws="none", lifespan="off", log_config=None, timeout_keep_alive=timeout_keep_alive
-    )
+    config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None, timeout_keep_alive=75)
     config.load()
     state, loop = ServerState(), asyncio.get_running_loop()
-    listening = await loop.create_server(lambda: server.BoundedHeads(config, state, {}), "127.0.0.1", 0)
+    listening = await loop.create_server(
+        lambda: BoundedHeads(deadlines or Deadlines(), config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
     client = socket.socket()
     if buffer_bytes:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
@@ -106,14 +118,6 @@ async def is_cut_off(reader: asyncio.StreamReader, within_s: float = 5) -> bool:
     return False
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of a client's time is a fifth of a second."""
-    for name in ("HEAD_TIMEOUT_S", "BODY_TIMEOUT_S", "SEND_TIMEOUT_S"):
-        monkeypatch.setattr(server, name, 0.2)
-
-
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "data",
     [
@@ -127,16 +131,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 async def test_an_unfinished_request_is_not_waited_for(data: bytes) -> None:
     """Nothing, half a head, half a body, a body without its end: the connection is another client's soon."""
-    async with connected(Echo()) as (reader, writer):
+    async with connected(Echo(), deadlines=QUICK) as (reader, writer):
         writer.write(data)
         assert await is_cut_off(reader)
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("drop", [b"\r\n", b"x-a: b\r\n"])
 async def test_a_byte_now_and_then_buys_no_time(drop: bytes) -> None:
     """The time is for the whole head, in a connection's second request as in its first."""
-    async with connected(Echo()) as (reader, writer):
+    async with connected(Echo(), deadlines=QUICK) as (reader, writer):
         writer.write(HEAD + b"content-length: 0\r\n\r\n")
         await reader.readuntil(b"       0")
         if drop.startswith(b"x"):
@@ -149,12 +152,11 @@ async def test_a_byte_now_and_then_buys_no_time(drop: bytes) -> None:
         assert ended.result()
 
 
-@pytest.mark.usefixtures("quick")
 async def test_who_waits_for_its_answer_is_not_cut_off() -> None:
     """The time is the client's, not the model's; a line end behind the body, or the next request's, changes nothing."""
     large = HEAD + b"content-length: 900000\r\n\r\n"
     for behind in (b"", b"\r\n", b"POST / HT", large + b"x" * 900_000):
-        async with connected(Echo(pause_s=0.5)) as (reader, writer):
+        async with connected(Echo(pause_s=0.5), deadlines=QUICK) as (reader, writer):
             writer.write(HEAD + b"content-length: 3\r\n\r\nabc")
             await asyncio.sleep(0.05)
             writer.write(behind)
@@ -163,32 +165,43 @@ async def test_who_waits_for_its_answer_is_not_cut_off() -> None:
                 await reader.readuntil(b"  900000")
 
 
-@pytest.mark.usefixtures("quick")
 async def test_who_never_reads_is_left() -> None:
     """The work for it ends, as it does when a client closes its connection; the engine is free for others."""
     application = Endless()
-    async with connected(application, buffer_bytes=1024) as (_, writer):
+    async with connected(application, deadlines=QUICK, buffer_bytes=1024) as (_, writer):
         writer.write(HEAD + b"content-length: 0\r\n\r\n")
         await asyncio.wait_for(application.left.wait(), 5)
 
 
-async def test_the_end_of_an_answer_is_not_kept_for_ever() -> None:
-    """Though it is short: what nobody reads holds its connection no longer than an idle client holds one."""
-    async with connected(Short(), buffer_bytes=1024, timeout_keep_alive=0) as (reader, writer):
-        writer.write(HEAD + b"content-length: 0\r\n\r\n")
-        await asyncio.sleep(0.3)
+@pytest.mark.parametrize("ending", [b"", b"connection: close\r\n"], ids=["kept", "closing"])
+@pytest.mark.parametrize("num_bytes", [20_000, 50_000, 5_000_000])
+async def test_the_end_of_an_answer_is_not_kept_for_ever(ending: bytes, num_bytes: int) -> None:
+    """However little is left of it, and though the connection is closing: what nobody reads has an end."""
+    deadlines = within(0.2, reader_s_per_mib=0)
+    async with connected(Whole(num_bytes), deadlines=deadlines, buffer_bytes=1024) as (reader, writer):
+        writer.write(HEAD + ending + b"\r\n")
+        await asyncio.sleep(0.6)
         received = 0
         with suppress(ConnectionError):
             while data := await asyncio.wait_for(reader.read(4096), 2):
                 received += len(data)
-        assert 0 < received < Short.num_bytes
+        assert 0 < received < num_bytes
 
 
-async def test_who_reads_slowly_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_answer_gives_its_reader_time() -> None:
+    """In proportion: a slow line is no reason to cut it off."""
+    deadlines = within(0.2, reader_s_per_mib=1)
+    async with connected(Whole(2_000_000), deadlines=deadlines, buffer_bytes=1024) as (reader, writer):
+        writer.write(HEAD + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.6)
+        assert len(await asyncio.wait_for(reader.readexactly(2_000_000), 10)) == 2_000_000
+
+
+async def test_who_reads_slowly_is_served() -> None:
     """Falling behind is no fault as long as it goes on."""
-    monkeypatch.setattr(server, "SEND_TIMEOUT_S", 0.5)
     application = Endless()
-    async with connected(application) as (reader, writer):
+    async with connected(application, deadlines=within(0.5)) as (reader, writer):
         writer.write(HEAD + b"content-length: 0\r\n\r\n")
         for _ in range(20):
             for _ in range(20):

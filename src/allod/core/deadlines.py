@@ -1,4 +1,4 @@
-"""How long anybody waits for an engine: every wait there is, side by side, and none without an end."""
+"""How long anybody waits for an engine or a client: every wait there is, side by side, and none without an end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds. What takes longer ends with an error (503, or an event inside a stream); `hung_s` ends the engine.
+    """Seconds. What takes longer ends with an error (503, or an event inside a stream); `hung_s` ends the engine, and
+    what a client owes its connection: work for it ends as if it had left.
 
     An engine that says nothing at all for `hung_s`, although it was asked something, is hung: it is ended and another
     one is started. One that says anything, to whomever, is only busy.
@@ -21,7 +22,16 @@ class Deadlines:
     let_go_s: int = 30  # until it has let go of work that nobody waits for
     probe_s: int = 5  # after so long without a word of it, it is asked something
     hung_s: int = 60  # and has so long to say anything
+    head_s: int = 30  # until a client has sent the head of a request
+    body_s: int = 60  # and its body
+    keep_alive_s: int = 75  # that a connection is kept between two requests
+    reader_s: int = 30  # until a client that is behind has read what is kept for it: nobody else has its slot meanwhile
+    reader_s_per_mib: int = 16  # and besides, for each MiB: a whole answer may be large, and its line slow
 
     def first_word_s(self, num_bytes: int) -> float:
         """How long an engine that has so many bytes of prompts may say nothing."""
         return self.first_s + self.first_s_per_kib * num_bytes / 1024
+
+    def reading_s(self, num_bytes: int) -> float:
+        """How long a client may take to read so many bytes."""
+        return self.reader_s + self.reader_s_per_mib * num_bytes / (1 << 20)

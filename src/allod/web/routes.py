@@ -22,7 +22,11 @@ def application(realm: Realm) -> Application:
         requests_inside=lambda: gateway.admission.inside, num_unreadable=lambda: realm.meter.num_unreadable
     )
     openai = OpenAI(
-        gateway, metrics=metrics, body_limit_bytes=settings.server.body_limit_bytes, started_s=now_ms() // 1000
+        gateway,
+        metrics=metrics,
+        body_limit_bytes=settings.server.body_limit_bytes,
+        answer_s=settings.deadlines.answer_s,
+        started_s=now_ms() // 1000,
     )
     evidence = Evidence(
         bundle=realm.bundle, trust=realm.trust, origin=settings.origin, log_file=realm.log_file, seal=realm.seal

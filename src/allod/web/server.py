@@ -11,7 +11,8 @@ import socket
 import sys
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,17 +20,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from allod.app.engine import ECHO_MODEL, Weights
 from allod.app.home import Home
 from allod.app.realm import Realm, run_realm
+from allod.core.deadlines import Deadlines
 from allod.core.whole_files import write_whole
 from allod.serve.engine import Engine
 from allod.settings import Settings
 from allod.web.routes import application
 
-KEEP_ALIVE_S = 75
 GRACE_S = 10
 MAX_HEAD_BYTES = 64 << 10
-HEAD_TIMEOUT_S = 30
-BODY_TIMEOUT_S = 60
-SEND_TIMEOUT_S = 30  # until a client that is behind has read some 48 KiB
 SWITCH_S = 0.0005  # that a thread beside the event loop may compute before the loop has its turn; Python's own is 5 ms
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -48,10 +46,11 @@ async def serve(
 
 async def answer(realm: Realm, listener: socket.socket) -> None:
     """Answer on `listener` until told to stop."""
+    deadlines = realm.settings.deadlines
     config = uvicorn.Config(
         application(realm),
         loop="none",
-        http=BoundedHeads,
+        http=partial(BoundedHeads, deadlines),  # type: ignore[arg-type]  # it is only called
         ws="none",
         lifespan="off",
         log_config=None,
@@ -59,7 +58,7 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=deadlines.keep_alive_s,
         timeout_graceful_shutdown=GRACE_S,
     )
     server = _Server(config)
@@ -87,8 +86,13 @@ class BoundedHeads(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _reader_deadline: asyncio.TimerHandle | None = None
 
+    def __init__(self, deadlines: Deadlines, config: uvicorn.Config, **server: Any) -> None:
+        super().__init__(config, **server)
+        self._deadlines = deadlines
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # whatever the kernel does not take is paused for, and so has an end
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -121,18 +125,15 @@ class BoundedHeads(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reader_deadline = self.loop.call_later(SEND_TIMEOUT_S, self.transport.abort)
+        seconds = self._deadlines.reading_s(self.transport.get_write_buffer_size())
+        self._reader_deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         self._stop_reader_deadline()
         super().resume_writing()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """uvicorn's would wait for ever for the end of an answer to be read."""
-        self.transport.abort()
-
     def _start_deadline(self) -> None:
-        seconds = BODY_TIMEOUT_S if self._awaited == "body" else HEAD_TIMEOUT_S
+        seconds = self._deadlines.body_s if self._awaited == "body" else self._deadlines.head_s
         self._deadline = self.loop.call_later(seconds, self._miss_deadline)
 
     def _stop_deadline(self) -> None:

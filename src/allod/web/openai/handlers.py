@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from allod.core.errors import Invalid
+from allod.core.errors import Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
 from allod.govern.keys import Caller
@@ -26,10 +27,13 @@ MODELS_PREFIX = "/v1/models/"
 class OpenAI:
     """Handlers of the dialect, over one gateway."""
 
-    def __init__(self, gateway: Gateway, *, metrics: Metrics, body_limit_bytes: int, started_s: int) -> None:
+    def __init__(
+        self, gateway: Gateway, *, metrics: Metrics, body_limit_bytes: int, answer_s: float, started_s: int
+    ) -> None:
         self._gateway = gateway
         self._metrics = metrics
         self._body_limit_bytes = body_limit_bytes
+        self._answer_s = answer_s
         self._started_s = started_s
 
     async def chat_completions(self, call: Call) -> None:
@@ -92,14 +96,18 @@ class OpenAI:
         }
 
     async def _stream(self, call: Call, request: Request, writer: write.AnswerWriter) -> None:
-        """Headers go out with the first thing there is to say, so that an early error still has a status."""
+        """Headers go out with the first thing there is to say, so that an early error still has a status.
+
+        From then on a client has `answer_s` to read it all: one that reads a little now and then keeps no slot longer.
+        """
         answer = await self._gateway.stream(_caller(call), request)
         out = Outgoing(call.send)
         try:
-            async with aclosing(answer.value) as items:
+            async with asyncio.timeout(None) as limit, aclosing(answer.value) as items:
                 while (item := await out.meanwhile(anext(items, None))) is not None:
                     if not call.started:
                         call.started = True
+                        limit.reschedule(asyncio.get_running_loop().time() + self._answer_s)
                         headers = [*EVENTS, (b"x-request-id", call.id.encode()), *_about(call, answer.label)]
                         await call.send({"type": "http.response.start", "status": 200, "headers": headers})
                         await out.write(writer.first())
@@ -108,6 +116,8 @@ class OpenAI:
                     else:
                         self._count(item)
                         await out.write(writer.last(item))
+        except TimeoutError:
+            raise Unavailable("the answer was not read in time", code="client_slow", retry_after_s=1) from None
         except Exception:
             await out.flush()  # what came before the failure, and then the event that tells of it
             raise
