@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ except ImportError as error:
     sys.exit(f"error: {error.name} is missing\n\nhint: make setup-train")
 
 from allod.core.canonical import JsonValue
-from allod.core.training_statements import Input, source_input
+from allod.core.training_statements import Input, check_training_statement, source_input
 from allod.model.network import Shape
 from allod.model.weights import config
 from allod.train.corpus.shards import Shards
@@ -47,7 +47,7 @@ from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.pipeline import Stage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
 from allod.train.runs import RunFolder, opened
-from allod.train.sources.collect import collect, content_digests
+from allod.train.sources.collect import content_digests
 from allod.train.stages.pretrain import plan_of
 from allod.train.work import Work
 from measure import machine, paired, rotated, spread
@@ -90,6 +90,23 @@ def optimiser(kind: type | None) -> Iterator[None]:
         learner.Optimiser = ours  # type: ignore[misc]
 
 
+class Log:
+    """Statements in memory, in place of the realm's log."""
+
+    def __init__(self) -> None:
+        self._statements: list[bytes] = []
+
+    def manifests_of(self, key: str) -> list[bytes]:
+        return [one for one in self._statements if check_training_statement(one).key == key]
+
+    def append(self, statements: Sequence[bytes]) -> None:
+        self._statements += statements
+
+    def forget(self, stage: str) -> None:
+        """As if it had never been made: each optimiser derives something else of the same inputs."""
+        self._statements = [one for one in self._statements if check_training_statement(one).stage != stage]
+
+
 class Pipeline:
     """Our side: a run of its own, of which pretraining is done anew each time."""
 
@@ -97,6 +114,7 @@ class Pipeline:
         text = Source("docs", "text", "Apache-2.0", "GB", "Allod's documentation", "2026", path=str(DOCS),
                       held_out=("start.md",))  # fmt: skip
         self.path = path
+        self.log = Log()
         recipe = Recipe("benchmark", (text,), size=size, minutes=0, steps=1, pretrain=Pretrain(context=CONTEXT))
         self.recipe = recipe
         self.shape = self._shape(until="pack")
@@ -111,15 +129,16 @@ class Pipeline:
 
     def pretrain(self, kind: type | None = None) -> None:
         """Pretrain, with its lineage."""
-        with optimiser(kind), opened(self.path) as run:
+        with optimiser(kind), opened(self.path, self.log) as run:
             _forget(run, "pretrain")
+            self.log.forget("pretrain")
             self._run(run, until="pretrain")
 
     def corpus(self) -> Shards:
         return Shards(self.path / "pack", "train")
 
     def _shape(self, *, until: str) -> Shape:
-        with opened(self.path) as run:
+        with opened(self.path, self.log) as run:
             self._run(run, until=until)
         return shape_of(self.recipe.size, vocab=self.corpus().pack.vocab, context=CONTEXT)
 
@@ -138,15 +157,13 @@ class Pipeline:
 
     def _perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
         begun = int(time.time() * 1000)
-        if stage.name == "source":
-            collect(self.recipe, given=self.path, cache=self.path, output=output, report=_silent, beside=self.path)
-        else:
-            module = importlib.import_module(f"allod.train.stages.{stage.name}")
-            module.run(Work(self.recipe, inputs, output, _silent, lambda: False))
+        module = importlib.import_module(f"allod.train.stages.{stage.name}")
+        module.run(Work(self.recipe, inputs or {"docs": DOCS}, output, _silent, lambda: False))
         return {
             "id": f"training_{key[-32:]}", "at": {"start_ms": begun, "end_ms": int(time.time() * 1000)},
             "run": self.recipe.name, "recipe": "sha256:" + "0" * 64, "code": code(),
-            "environment": environment(1, 1), "machine": machine_facts(), "site": "benchmark", "jurisdiction": "GB",
+            "environment": environment(1, 1), "observed": {"by": "trainer", "machine": machine_facts()},
+            "stated": {"site": "benchmark", "jurisdiction": "GB", "nodes": 1, "accelerators_per_node": 0},
             "seed": self.recipe.seed, "measured": {}, "energy": {}, "seal": {}, "label": {},
         }  # fmt: skip
 

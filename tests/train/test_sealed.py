@@ -23,6 +23,7 @@ from allod.seal.evidence import proof_of
 from allod.train.recipe import Recipe, Source
 from allod.train.recipe_reading import recipe_json
 from allod.train.sealed import StageResult, run_sealed
+from allod.train.work import Limits
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 RECIPE = Recipe(
@@ -259,6 +260,41 @@ def test_it_dies_with_us(tmp_path: Path) -> None:
     last = alive.read_text()
     time.sleep(0.3)
     assert alive.read_text() == last
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "why"),
+    [
+        ("return {'n': len(bytearray(1 << 30))}", Limits(512 << 20, 60), "needed more than 512 MiB of memory"),
+        ("import time; time.sleep(120)", Limits(1 << 30, 2), "took longer than 2 s"),
+    ],
+)
+def test_limits_that_are_met_end_it_and_are_named(plant: Run, code: str, limits: Limits, why: str) -> None:
+    """Whatever it does, it has so much memory and so much time."""
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match=why) as caught:
+        plant(f"def run(work): {code}", limits=limits)
+    assert caught.value.code == "stage_limit"
+    assert time.monotonic() - begun < 60
+
+
+def test_a_limit_of_memory_is_the_kernels(plant: Run) -> None:
+    """Code that has taken the stage over cannot raise it, and what it starts has it, too."""
+    raised = (
+        "import os, resource\n"
+        "def run(work):\n"
+        "    try: resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40)); raised = 1\n"
+        "    except (ValueError, OSError): raised = 0\n"
+        "    child = os.fork()\n"
+        "    if not child: os._exit(resource.getrlimit(resource.RLIMIT_AS)[1] >> 20 & 0xff)\n"
+        "    return {'raised': raised, 'child': os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}"
+    )
+    assert plant(raised, limits=Limits(513 << 20, 60)).facts == {"raised": 0, "child": 1}
+
+
+def test_within_its_limits_it_goes_on(plant: Run) -> None:
+    """A stage that needs less never hears of them."""
+    assert plant("def run(work): return {'n': len(bytearray(1 << 20))}", limits=Limits(512 << 20, 60)).facts["n"]
 
 
 def test_it_may_be_followed_from_any_thread(plant: Run) -> None:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.train.collecting import collect
 
 from allod.core.errors import Invalid, Unavailable
 from allod.train.corpus.documents import new_document, read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.recipe import Recipe, Source
-from allod.train.sources.collect import collect, content_digests
+from allod.train.sources.collect import content_digests
 from allod.train.sources.content import content_digest
 from allod.train.sources.fetch import read_package
 from allod.train.sources.licences import check_licence
@@ -59,7 +60,7 @@ class Place:
 
     def collect(self, *sources: Source) -> dict[str, int | float | str | None]:
         folders = {"given": self.given, "cache": self.cache, "output": self.output, "beside": self.beside}
-        return dict(collect(recipe_of(*sources), report=lambda what, done, total: None, **folders))
+        return dict(collect(recipe_of(*sources), **folders))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.train.collecting import collect
 from tests.train.stage_logs import MemoryLog
 
 from allod.core.errors import Invalid
@@ -17,10 +18,11 @@ from allod.train.recipe import Source
 from allod.train.recipe_reading import read_recipe
 from allod.train.runs import opened
 from allod.train.sources import archives, plain_text
-from allod.train.sources import collect as collecting
 from allod.train.sources.archives import read_members
-from allod.train.sources.collect import Bounds, collect
-from allod.train.sources.content import Files, content_digest
+from allod.train.sources.bounds import Bounds
+from allod.train.sources.content import content_digest
+from allod.train.sources.files import Files
+from allod.train.stages import source as reading
 from allod.train.work import Facts
 
 
@@ -87,7 +89,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
     (tmp_path / "words").mkdir()
     text = tmp_path / "words" / "a.txt"
     text.write_text("one")
-    files = Files(tmp_path, SOURCE)
+    files = Files(SOURCE, tmp_path / "words")
     assert files["a.txt"] == b"one"
     text.write_text("two")
     with pytest.raises(Invalid) as refused:
@@ -101,7 +103,7 @@ def test_a_file_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     text = tmp_path / "words" / "a.txt"
     text.write_text("one")
-    files = Files(tmp_path, SOURCE)
+    files = Files(SOURCE, tmp_path / "words")
     text.unlink()
     text.symlink_to(tmp_path / "secret")
     with pytest.raises(Invalid):
@@ -141,7 +143,7 @@ def test_what_is_hidden_is_no_document(tmp_path: Path, name: str) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("left behind")
     (tmp_path / "words" / "kept.txt").write_text("kept")
-    files = Files(tmp_path, SOURCE)
+    files = Files(SOURCE, tmp_path / "words")
     assert list(files) == ["kept.txt"]
     assert files.unread == {name: "hidden"}
 
@@ -160,7 +162,6 @@ def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
         given=tmp_path,
         cache=tmp_path,
         output=tmp_path / "out",
-        report=lambda *_: None,
         beside=tmp_path,
     )
     assert (facts["num_documents"], facts["num_unread"]) == (1, 15)
@@ -214,7 +215,7 @@ def test_json_lines_as_a_source_are_refused(tmp_path: Path) -> None:
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "corpus.jsonl").write_text('{"text": "one"}\n')
     with pytest.raises(Invalid, match=r"reads \.txt and \.md files") as refused:
-        Files(tmp_path, replace(SOURCE, path="words/corpus.jsonl"))
+        Files(SOURCE, tmp_path / "words" / "corpus.jsonl")
     assert refused.value.code == "source_path"
 
 
@@ -232,7 +233,7 @@ def test_the_text_of_a_source_is_bounded_in_sum(
 ) -> None:
     """Of a package, of a folder, of all together, and the number of documents: six bytes in two are one too many."""
     assert _collected(tmp_path, packaged)["num_bytes"] == 6
-    monkeypatch.setattr(collecting, "BOUNDS", bounds)
+    monkeypatch.setattr(reading, "BOUNDS", bounds)
     with pytest.raises(Invalid) as refused:
         _collected(tmp_path, packaged)
     assert refused.value.code == code
@@ -260,4 +261,4 @@ def _collected(folder: Path, packaged: bool, *more: tarfile.TarInfo) -> Facts:
     recipe = replace(
         read_recipe({"name": "r", "steps": 1, "size": "1m", "source": [recipe_row()]}, where="r"), sources=(source,)
     )
-    return collect(recipe, given=given, cache=folder, output=output, report=lambda *_: None, beside=folder)
+    return collect(recipe, given=given, cache=folder, output=output, beside=folder)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.train.collecting import collect
 
 from allod.core.errors import Unavailable
 from allod.settings import load_nation
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.recipe_reading import read_recipe
-from allod.train.sources.collect import collect
 from allod.train.stages.clean import run as clean
 from allod.train.work import Work
 
@@ -33,7 +33,7 @@ def test_the_default_recipe_has_its_text(tmp_path: Path) -> None:
     cache = REPOSITORY / ".cache" / "packages"
     folders = {"given": tmp_path / "none", "cache": cache, "output": source, "beside": RECIPE.parent}
     try:
-        facts = collect(recipe, report=lambda what, done, total: None, **folders)
+        facts = collect(recipe, **folders)
     except Unavailable as error:
         pytest.skip(f"{error.message}: no registry, or another release of Debian")
     assert (facts["num_documents"], facts["num_bytes"]) == (3648, 25_888_525)

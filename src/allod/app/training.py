@@ -1,14 +1,12 @@
 """`allod train`: the pipeline with everything it needs around it.
 
-This process holds the realm's keys and may use the network; it fetches sources, signs and logs. What reads documents
-or weights runs in processes of its own, sealed.
+This process holds the realm's keys and may use the network; it fetches sources, signs and logs. What opens packages,
+reads documents or weights runs in processes of its own, sealed.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -50,8 +48,8 @@ from allod.train.resolving import (
 )
 from allod.train.runs import Finished, RunFolder, opened
 from allod.train.sealed import StageResult, run_sealed
-from allod.train.sources.collect import check_sources, collect, content_digests
-from allod.train.work import Facts, Report, as_stated
+from allod.train.sources.collect import Places, check_sources, collect, content_digests
+from allod.train.work import Facts, Limits, Report, as_stated
 
 RELEASE = "release"
 _HEAVY = ("probe", "pretrain", "tune", "evaluate", "adapt")  # what wants accelerators, where there are any
@@ -272,7 +270,7 @@ class _Trainer:
     def _perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
         meter = EnergyMeter()
         if stage.name == "source":
-            result = self._collect(output)
+            result = self._collect(output, meter)
         else:
             result = self._sealed(stage.name, inputs, output, meter=meter)
         return self._predicate(stage, result, meter)
@@ -323,41 +321,28 @@ class _Trainer:
         by_torch = result.observed.get("torch_accelerators")
         return {"by": "trainer", "machine": {**machine(), "torch_accelerators": by_torch}}
 
-    def _collect(self, output: Path) -> StageResult:
-        """The first stage, in this process: it is the one that needs the network."""
-        started_ms, began = now_ms(), time.process_time()
-        facts = collect(
-            self._recipe,
+    def _collect(self, output: Path, meter: EnergyMeter) -> StageResult:
+        """The first stage: fetching needs the network and is ours, what was fetched is opened in sealed processes."""
+
+        def perform(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
+            return self._sealed(stage, inputs, output, meter=meter, limits=limits)
+
+        places = Places(
             given=self._sources,
             cache=self._sources / "fetched",
-            output=output,
-            report=self._told.progress,
             beside=self._beside,
+            scratch=self._run.path / ".unpacked",
         )
-        self._check_collected(output)
-        return StageResult(
-            facts=facts,
-            seal_kind="none",
-            seal_proof="",
-            seal_evidence={},
-            cpu_s=time.process_time() - began,
-            started_ms=started_ms,
-            ended_ms=max(started_ms, now_ms()),
-            max_rss=0,
-        )
-
-    def _check_collected(self, output: Path) -> None:
-        """What was read must be what the stage's key names: files may have changed in between."""
-        for row in json.loads((output / "sources.json").read_bytes()):
-            if row["sha256"] != self._digests[row["name"]]:
-                raise Invalid(
-                    f"source {row['name']} changed while it was read",
-                    code="source_changed",
-                    hint="start again once nobody writes to it",
-                )
+        return collect(self._recipe, self._digests, places, output, perform=perform, report=self._told.progress)
 
     def _sealed(
-        self, stage: str, inputs: Mapping[str, Path], output: Path, *, meter: EnergyMeter | None = None
+        self,
+        stage: str,
+        inputs: Mapping[str, Path],
+        output: Path,
+        *,
+        meter: EnergyMeter | None = None,
+        limits: Limits | None = None,
     ) -> StageResult:
         """A stage in a process of its own, which reads its inputs, writes its folder and reaches nothing else."""
         base = ("base", self._base)
@@ -389,6 +374,7 @@ class _Trainer:
             log_path=log_dir / f"{stage}.log",
             ranks=self._machines.ranks if stage == SHARED else 1,
             threads=self._machines.threads,
+            limits=limits,
             unsafe_no_seal=self._options.unsafe_no_seal,
         )
 

@@ -98,13 +98,11 @@ class Seal:
                 self.missing[name] = str(error)
 
     def _limit_resources(self) -> None:
-        """No core file with prompts in it, and no file, the log included, grown past the limit."""
+        """No core file with prompts in it, and no file, the log included, and no memory grown past their limits."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        size = self._options.max_file_bytes
-        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if hard != resource.RLIM_INFINITY:
-            size = min(size, hard)  # what our caller was not given, we cannot give
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        _limit(resource.RLIMIT_FSIZE, self._options.max_file_bytes)
+        if self._options.max_memory_bytes:
+            _limit(resource.RLIMIT_AS, self._options.max_memory_bytes)
 
     def _namespaces(self) -> None:
         if self._profile.is_group:
@@ -168,6 +166,14 @@ class Seal:
         return "sha256:" + digest.hexdigest()
 
 
+def _limit(which: int, size: int) -> None:
+    """Nobody below can raise it again. What our caller was not given, we cannot give."""
+    _, hard = resource.getrlimit(which)
+    if hard != resource.RLIM_INFINITY:
+        size = min(size, hard)
+    resource.setrlimit(which, (size, size))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Enter the seal and exec COMMAND; returns only by SystemExit."""
     options = _parse(arguments)
@@ -221,6 +227,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="its whole environment")
     parser.add_argument("--keep-environment", action="store_true", help="add --env to ours instead of replacing it")
     parser.add_argument("--max-file-bytes", type=int, default=64 * 1024 * 1024)
+    parser.add_argument("--max-memory-bytes", type=int, help="what each process may reserve")
     parser.add_argument("--parent", type=int, help="die with this process, our parent")
     parser.add_argument("--report-fd", type=int, help="a socket: JSON of what is in force out, GO in")
     parser.add_argument("--unsafe-no-seal", action="store_true", help="run COMMAND although parts are missing")

@@ -54,9 +54,10 @@ class SealOptions:
 
     `command[0]` is an absolute path of an ELF executable. `socket_dir` (mode 0700, ours) is where it may make Unix
     sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere; what it
-    prints goes to `output_fd` where that is given. An island may also execute `execute_paths` and make in
-    `scratch_dir` what it likes. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit`
-    leaves parts out, for the suite; with `accepts_omitted` it starts without those, and without no other.
+    prints goes to `output_fd` where that is given. `max_memory_bytes` is what each of its processes may reserve. An
+    island may also execute `execute_paths` and make in `scratch_dir` what it likes. `unsafe_no_seal` starts it even
+    where parts of the seal are missing; `unsafe_omit` leaves parts out, for the suite; with `accepts_omitted` it starts
+    without those, and without no other.
     """
 
     command: tuple[str, ...]
@@ -70,6 +71,7 @@ class SealOptions:
     log_path: Path | None = None
     output_fd: int | None = None
     max_file_bytes: int = 64 * 1024 * 1024
+    max_memory_bytes: int | None = None
     unsafe_no_seal: bool = False
     unsafe_omit: tuple[str, ...] = ()
     accepts_omitted: bool = False
@@ -202,7 +204,9 @@ def _wrapper(options: SealOptions) -> list[str]:
     unsafe = ["--unsafe-no-seal"] if options.unsafe_no_seal else []
     unsafe += ["--accept-omitted"] if options.accepts_omitted else []
     wrapper = [sys.executable, "-S", "-P", "-m", "allod.seal.enter", f"--profile={options.profile}"]
-    return [*wrapper, *flags, *unsafe, f"--max-file-bytes={options.max_file_bytes}"]
+    limits = [f"--max-file-bytes={options.max_file_bytes}"]
+    limits += [f"--max-memory-bytes={options.max_memory_bytes}"] if options.max_memory_bytes else []
+    return [*wrapper, *flags, *unsafe, *limits]
 
 
 def _spawn(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:

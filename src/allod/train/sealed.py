@@ -28,7 +28,7 @@ from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 from allod.train.listening import Listener
-from allod.train.work import Facts, Report
+from allod.train.work import Facts, Limits, Report
 
 MAX_FILE_BYTES = 1 << 42
 GRACE_S = 300.0  # to save what was learnt
@@ -83,6 +83,7 @@ def run_sealed(
     ranks: int = 1,
     threads: int = 1,
     grace_s: float = GRACE_S,
+    limits: Limits | None = None,
     unsafe_no_seal: bool = False,
     package: str | None = None,
 ) -> StageResult:
@@ -90,8 +91,8 @@ def run_sealed(
 
     `stop` is asked a few times a second; once it is true the stage has `grace_s` to save and end. Any exception here,
     KeyboardInterrupt included, ends it at once. `package` is where tests keep stages of their own.
-    Raises what the stage raised; Unavailable `interrupted` when it was stopped, `stage_died` when it ended without a
-    word, and what `seal.launch.start` raises.
+    Raises what the stage raised; Unavailable `interrupted` when it was stopped, `stage_limit` when it met its limits,
+    `stage_died` when it ended without a word, and what `seal.launch.start` raises.
     """
     with tempfile.TemporaryDirectory(prefix="allod-stage-") as folder:
         scratch = Path(folder)
@@ -108,9 +109,10 @@ def run_sealed(
                 log_path=log_path,
                 output_fd=tells,
                 max_file_bytes=MAX_FILE_BYTES,
+                max_memory_bytes=limits.memory_bytes if limits else None,
                 unsafe_no_seal=unsafe_no_seal,
             )
-            run = _Run(stage, options, output, report=report, stop=stop, grace_s=grace_s)
+            run = _Run(stage, options, output, report=report, stop=stop, grace_s=grace_s, limits=limits)
             return run.result(theirs)
 
 
@@ -152,6 +154,7 @@ class _Run:
         report: Report,
         stop: Callable[[], bool],
         grace_s: float,
+        limits: Limits | None,
     ) -> None:
         self._stage = stage
         self._options = options
@@ -159,6 +162,7 @@ class _Run:
         self._listener = Listener(report)
         self._stop = stop
         self._grace_s = grace_s
+        self._limits = limits
         self._kill_at: float | None = None  # set once it was asked to stop
         self._log_starts = options.log_path.stat().st_size if options.log_path and options.log_path.exists() else 0
 
@@ -186,8 +190,11 @@ class _Run:
         )
 
     def _follow(self, process: SealedProcess) -> None:
-        """Until it has ended, or has been asked to and did not."""
+        """Until it has ended, or has been asked to and did not. Raises Unavailable (`stage_limit`) past its time."""
+        ends_at = time.monotonic() + self._limits.wall_s if self._limits else None
         while process.poll() is None:
+            if self._limits and ends_at is not None and time.monotonic() > ends_at:
+                raise self._limit(f"it took longer than {self._limits.wall_s:.0f} s")
             if self._output is None:
                 process.wait(_LOOK_EVERY_S)
             self._hear(wait_s=_LOOK_EVERY_S)
@@ -212,12 +219,17 @@ class _Run:
         error, facts = self._listener.error, self._listener.facts
         if status == 0 and facts is not None:
             return facts
+        if self._limits and error is not None and error.code == "memory":
+            raise self._limit(f"it needed more than {self._limits.memory_bytes >> 20} MiB of memory") from error
         if error is not None and error.code != "interrupted":
             raise error
         if self._kill_at is not None or status == INTERRUPTED_STATUS:
             raise Unavailable(f"{self._stage} was stopped", code="interrupted", hint="start again: it resumes")
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         raise Unavailable(f"{self._stage} {how}", code="stage_died", hint=self._last_words())
+
+    def _limit(self, what: str) -> Unavailable:
+        return Unavailable(f"{self._stage} was ended: {what}", code="stage_limit")
 
     def _last_words(self) -> str:
         path = self._options.log_path

@@ -34,6 +34,7 @@ from allod.train.recipe_reading import read_recipe
 from allod.train.work import Facts, Work
 
 STAGES = (
+    *("unpack", "source"),
     *("probe", "clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export"),
     *("adapt", "export_adapter"),
 )

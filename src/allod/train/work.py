@@ -17,6 +17,15 @@ Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a stage may take before it is ended. `memory_bytes` is of each of its processes, as the kernel counts what
+    they reserve; a stage that learns has no bound but the machine's."""
+
+    memory_bytes: int
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """One stage's work. Same recipe and inputs, same bytes in `output`: whatever the time, load or directory.
 

@@ -1,58 +1,79 @@
-"""The stage `source`: from the packages and files that a recipe names to documents, with where each comes from.
+"""What comes before the stage `source`, and its verdict after: fetch, have unpacked and have read, check digests.
 
-It fetches, so it is the one stage that is not sealed. An archive is opened within bounds before its content is checked
-by digest; no document is made of what was not checked.
+    fetch    here, the one thing that needs the network: an archive, as bytes
+    unpack   in a sealed process of its own, one package at a time
+    check    here: what was unpacked is hashed and compared with what the recipe pins
+    read     in a sealed process of its own: documents of what was checked, and of nothing else
+    check    here: that it read what was to be read
+
+Nothing here parses what came from outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-from allod.core.canonical import JsonValue, canonical_json
-from allod.core.errors import Invalid
+from allod.core.errors import Invalid, Unavailable
 from allod.core.shown_text import made_plain
-from allod.prove.folders import digest_of_plain_file
-from allod.train.corpus.documents import Document, DocumentWriter, new_document
+from allod.prove.folders import digest_of_plain_file, read_plain_file
+from allod.prove.lineage import MAX_LIST_BYTES
+from allod.train.outputs import remove
 from allod.train.recipe import Recipe, Source
-from allod.train.sources.archives import MAX_CONTENT_BYTES
-from allod.train.sources.content import Content, Files, content_digest, content_of
-from allod.train.sources.fetch import read_package
+from allod.train.sealed import StageResult
+from allod.train.sources.bounds import BOUNDS
+from allod.train.sources.content import Counted, content_digest, held, row_of
+from allod.train.sources.fetch import Package, download, read_package
+from allod.train.sources.files import Files, path_of
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.licences import check_licence
-from allod.train.work import Facts, Report
+from allod.train.sources.unpacked import Unpacked
+from allod.train.work import Limits, Report
 
 MAX_NAMED = 10  # files that were not read, of a source
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much text is taken, in bytes of UTF-8 and in documents; folders may be large, packages are small."""
+class Places:
+    """`given` is the operator's folder of packages, `cache` ours, `beside` the recipe's; `scratch` is made and deleted
+    again."""
 
-    package_bytes: int = MAX_CONTENT_BYTES  # whatever they were packed into
-    folder_bytes: int = 64 << 30
-    recipe_bytes: int = 256 << 30
-    source_documents: int = 10_000_000
-
-
-BOUNDS = Bounds()
+    given: Path
+    cache: Path
+    beside: Path
+    scratch: Path
 
 
-@dataclass(slots=True)
-class _Counted:
-    documents: int = 0
-    bytes: int = 0
+class Perform(Protocol):
+    """Runs a stage in a sealed process."""
+
+    def __call__(self, stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
+        """Raises what `run_sealed` raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a source holds, where it is, and the archive that it was in, if any."""
+
+    place: Path
+    members: Files | Unpacked
+    archive: Path | None = None
 
 
 def content_digests(recipe: Recipe, *, beside: Path) -> Mapping[str, str]:
     """The content digest of every source, by name: what a package is pinned to, and what a path holds now.
 
-    `beside` is the recipe's folder. Reads no package and fetches nothing. Raises what `collect` would for the recipe.
+    `beside` is the recipe's folder. Reads no package and fetches nothing. Raises Invalid.
     """
     check_sources(recipe)
     return {
-        source.name: content_digest(Files(beside, source)) if source.path else source.sha256
+        source.name: content_digest(Files(source, path_of(source, beside=beside))) if source.path else source.sha256
         for source in recipe.sources
     }
 
@@ -78,100 +99,134 @@ def check_sources(recipe: Recipe) -> None:
                 )
 
 
-def collect(recipe: Recipe, *, given: Path, cache: Path, output: Path, report: Report, beside: Path) -> Facts:
-    """Write the recipe's documents, `sources.json` and `index.jsonl` into `output`.
+def collect(
+    recipe: Recipe, digests: Mapping[str, str], places: Places, output: Path, *, perform: Perform, report: Report
+) -> StageResult:
+    """Have the recipe's documents, `sources.json` and `index.jsonl` written into `output`.
 
-    Packages come from `given`, where the operator may have put them, from `cache` or from their registries; paths are
-    `beside` the recipe. The facts name the archives that packages came in; what is written depends on content alone.
-    Raises Invalid for terms, digests and files that are not in order, Unavailable for a package that cannot be had.
+    `digests` are `content_digests`, which the stage's key was made of. The facts name the archives that packages came
+    in and what was not read; what is written depends on content alone. Raises Invalid for terms, digests and files
+    that are not in order, Unavailable for a package that cannot be had, and what `perform` raises.
     """
     check_sources(recipe)
-    rows: list[JsonValue] = []
-    facts: dict[str, int | float | str | None] = {}
-    total, num_unread = _Counted(), 0
-    with DocumentWriter(output) as writer, (output / "index.jsonl").open("wb") as index:
+    remove(places.scratch)
+    collector = _Collector(places, perform)
+    try:
+        found: dict[str, _Held] = {}
         for number, source in enumerate(recipe.sources):
-            report(f"reading {source.name}", number, len(recipe.sources))
-            content = content_of(source, given=given, cache=cache, beside=beside)
-            counted = _Counted()
-            for document in _documents(source, content):
-                num_bytes = len(document.text.encode("utf-8"))
-                counted.documents += 1
-                counted.bytes += num_bytes
-                _check_bounds(source, counted, total)
-                writer.write(document)
-                index.write(_index_line(document, num_bytes))
-            rows.append(_row(source, content, counted))
-            facts.update(_unread_facts(source, content))
-            num_unread += len(content.unread)
-            total.documents += counted.documents
-            total.bytes += counted.bytes
-            if content.archive is not None:
-                facts[f"archive_{source.name}"] = (
-                    f"{content.archive.name} sha256:{digest_of_plain_file(content.archive)}"
+            report(f"fetching {source.name}", number, len(recipe.sources))
+            found[source.name] = collector.hold(source, digests[source.name])
+        inputs = {name: one.place for name, one in found.items()}
+        result = perform("source", inputs, output, _limits(found))
+    finally:
+        remove(places.scratch)
+    _check_read(recipe, digests, output / "sources.json")
+    facts = {**result.facts, **_facts(found), "num_unread": sum(len(one.members.unread) for one in found.values())}
+    return replace(result, facts=facts, cpu_s=result.cpu_s + collector.cpu_s)
+
+
+def _limits(found: Mapping[str, _Held]) -> Limits:
+    return BOUNDS.reading(
+        num_files=sum(len(one.members) for one in found.values()),
+        num_bytes=sum(one.members.num_bytes for one in found.values()),
+    )
+
+
+class _Collector:
+    """Gets hold of sources, one after the other."""
+
+    def __init__(self, places: Places, perform: Perform) -> None:
+        self._places = places
+        self._perform = perform
+        self.cpu_s = 0.0  # of unpacking
+
+    def hold(self, source: Source, digest: str) -> _Held:
+        """What the source holds, checked against what the recipe pins.
+
+        A package is looked for in the operator's folder, then in ours, then fetched into it.
+        """
+        if source.path:
+            place = path_of(source, beside=self._places.beside)
+            return _checked(source, _Held(place, held(source, place)), digest, where=source.path)
+        package = read_package(source.package)
+        if brought := package.files_in(self._places.given):
+            return self._unpacked(source, brought[0], brought[0])
+        for archive in package.files_in(self._places.cache):
+            with suppress(Invalid):  # of another version, or damaged: it is fetched anew
+                return self._unpacked(source, archive, archive)
+        return self._fetched(source, package)
+
+    def _fetched(self, source: Source, package: Package) -> _Held:
+        cache = self._places.cache
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as folder:
+            archive = download(package, Path(folder))
+            found = self._unpacked(source, archive, cache / archive.name)
+            archive.replace(cache / archive.name)
+        return found
+
+    def _unpacked(self, source: Source, archive: Path, kept_as: Path) -> _Held:
+        folder = self._places.scratch / source.name
+        remove(folder)
+        folder.mkdir(parents=True, mode=0o700)
+        try:
+            self.cpu_s += self._perform("unpack", {source.name: archive}, folder, BOUNDS.unpacking()).cpu_s
+        except Unavailable as error:
+            if error.code not in ("stage_limit", "stage_died"):
+                raise
+            raise Invalid(
+                f"source {source.name}: {archive.name} is refused: {error.message}",
+                code="archive_unsafe",
+                hint=error.hint or "a package of text has no need of that; take it from the official place",
+            ) from error
+        found = _Held(folder, held(source, folder), kept_as)
+        return _checked(source, found, content_digest(found.members), where=archive.name)
+
+
+def _checked(source: Source, found: _Held, digest: str, *, where: str) -> _Held:
+    """Raise Invalid unless it holds something, and that is what the recipe pins."""
+    if not found.members:
+        raise Invalid(
+            f"source {source.name}: {where} holds nothing that the kind {source.kind} reads",
+            code="source_empty",
+            hint="name the kind that the files are of; the kind text reads .txt and .md files",
+        )
+    if source.sha256 and digest != source.sha256:
+        raise Invalid(
+            f"source {source.name}: the content of {where} is not what the recipe pins",
+            code="source_digest",
+            param="sha256",
+            hint=f"its digest is {digest}; if this is the text that you mean, write that into the recipe as sha256",
+        )
+    return found
+
+
+def _check_read(recipe: Recipe, digests: Mapping[str, str], record: Path) -> None:
+    """What was read must be what the stage's key names: files may have changed in between. Raises Invalid."""
+    try:
+        rows = json.loads(read_plain_file(record, limit_bytes=MAX_LIST_BYTES))
+        for source, row in zip(recipe.sources, rows, strict=True):
+            if row["sha256"] != digests[source.name]:
+                raise Invalid(
+                    f"source {source.name} changed while it was read",
+                    code="source_changed",
+                    hint="start again once nobody writes to it",
                 )
-    (output / "sources.json").write_bytes(canonical_json(rows))
-    report("documents read", len(recipe.sources), len(recipe.sources))
-    counts = {"num_documents": total.documents, "num_bytes": total.bytes, "num_unread": num_unread}
-    return {**facts, "num_sources": len(rows), **counts}
+            counted = Counted(int(row["num_documents"]), int(row["num_bytes"]))
+            if row != row_of(source, digests[source.name], counted):
+                raise ValueError("the row is another source's")
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise Invalid(f"{record.name} does not list the recipe's sources", code="stage_output") from error
 
 
-def _check_bounds(source: Source, counted: _Counted, before: _Counted) -> None:
-    """Raise Invalid for more than is taken of one source, or of it and those `before`."""
-    limit = BOUNDS.package_bytes if source.package else BOUNDS.folder_bytes
-    if counted.bytes > limit:
-        what = "its package becomes" if source.package else "its files are"
-        code = "archive_too_large" if source.package else "source_too_large"
-        raise Invalid(f"source {source.name}: {what} more than {limit >> 20} MiB of text", code=code)
-    if counted.documents > BOUNDS.source_documents:
-        raise Invalid(
-            f"source {source.name}: it holds more than {BOUNDS.source_documents:,} documents", code="source_too_large"
-        )
-    if before.bytes + counted.bytes > BOUNDS.recipe_bytes:
-        raise Invalid(
-            f"source {source.name}: with it the recipe has more than {BOUNDS.recipe_bytes >> 20} MiB of text",
-            code="source_too_large",
-        )
-
-
-def _unread_facts(source: Source, content: Content) -> dict[str, str]:
-    """The files that were not read, with the reason of each: the first by name, then how many more there are."""
-    if not content.unread:
-        return {}
-    names = sorted(content.unread)
-    said = [f"{made_plain(name, limit=80)} ({content.unread[name]})" for name in names[:MAX_NAMED]]
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return {f"unread_{source.name}": f"{len(names)} not read: {', '.join(said)}{more}"}
-
-
-def _documents(source: Source, content: Content) -> Iterator[Document]:
-    names: set[str] = set()
-    for name, text in reader_of(source).read(content.members):
-        if name in names:
-            raise Invalid(f"source {source.name}: two documents are called {name}", code="document_twice")
-        names.add(name)
-        yield new_document(source.name, name, text)
-    if not names:
-        raise Invalid(f"source {source.name} holds no document", code="source_empty")
-
-
-def _index_line(document: Document, num_bytes: int) -> bytes:
-    line: JsonValue = {"id": document.id, "source": document.source, "sha256": document.sha256, "bytes": num_bytes}
-    return canonical_json(line) + b"\n"
-
-
-def _row(source: Source, content: Content, counted: _Counted) -> JsonValue:
-    return {
-        "name": source.name,
-        "kind": source.kind,
-        "licence": source.licence,
-        "jurisdiction": source.jurisdiction,
-        "origin": source.origin,
-        "date": source.date,
-        "package": source.package,
-        "sha256": content.sha256,
-        "num_documents": counted.documents,
-        "num_bytes": counted.bytes,
-        "tier": source.tier,
-        "markings": list(source.markings),
-    }
+def _facts(found: Mapping[str, _Held]) -> dict[str, str]:
+    """The archives, and the files that were not read: the first by name with their reasons, then how many more."""
+    facts: dict[str, str] = {}
+    for source, one in found.items():
+        if unread := one.members.unread:
+            said = [made_plain(f"{name} ({unread[name]})", limit=120) for name in sorted(unread)[:MAX_NAMED]]
+            more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
+            facts[f"unread_{source}"] = f"{len(unread)} not read: {', '.join(said)}{more}"
+        if one.archive is not None:
+            facts[f"archive_{source}"] = f"{one.archive.name} sha256:{digest_of_plain_file(one.archive)}"
+    return facts
