@@ -214,6 +214,23 @@ def test_verifying_imports_neither_engine_nor_web() -> None:
     ]
 
 
+def test_an_engine_is_started_before_the_rest_is_loaded() -> None:
+    """What else serves is imported while it reads its weights; what fetches, trains or signs, by who needs it."""
+    code = "import sys, allod.web.__main__; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "allod.app.engine" in loaded
+    later = (
+        "allod.web.server",
+        "allod.govern.policy",
+        "allod.prove",
+        "allod.train",
+        "cedarpy",
+        "cryptography",
+        "http.client",
+    )
+    assert not [name for name in loaded if name.startswith(later)]
+
+
 def test_serving_never_needs_what_training_does() -> None:
     """Every module that serves, governs, proves or is a verb is importable where the train extra is not installed."""
     extra = {"torch", "numpy", "safetensors", "tokenizers", "rustbpe", "gguf", "rensa", "peft", "transformers"}

@@ -13,19 +13,18 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
-from allod.core.nation_profile import read_nation
-from allod.core.nations import Nation
 from allod.core.places import fault_of_place
-from allod.fleet.site import Site
-from allod.fleet.site_profile import read_site
 from allod.govern.prices import Prices
 from allod.model.catalogue import CatalogueEntry
-from allod.train.recipe import Recipe
-from allod.train.recipe_reading import read_recipe
+
+if TYPE_CHECKING:  # what reads a profile or a recipe is loaded by who asks for one: a start need not wait for it
+    from allod.core.nations import Nation
+    from allod.fleet.site import Site
+    from allod.train.recipe import Recipe
 
 _Tree = TypeVar("_Tree")
 _SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
@@ -124,6 +123,8 @@ def default_home() -> Path:
 
 def load_nation(code: str, *, home: Path | None = None) -> Nation:
     """The profile of a nation: `nations/<code>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
+    from allod.core.nation_profile import read_nation
+
     shipped = Path(__file__).with_name("nations")
     own = home / "nations" / f"{code}.toml" if home is not None else None
     file = own if own is not None and own.exists() else shipped / f"{code}.toml"
@@ -156,6 +157,8 @@ def scheduler_clients() -> dict[str, str]:
 
 def load_site(name: str, *, home: Path | None = None) -> Site:
     """The profile of a site: `sites/<name>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
+    from allod.fleet.site_profile import read_site
+
     shipped = Path(__file__).with_name("sites")
     own = home / "sites" / f"{name}.toml" if home is not None else None
     file = own if own is not None and own.exists() else shipped / f"{name}.toml"
@@ -171,6 +174,8 @@ def load_site(name: str, *, home: Path | None = None) -> Site:
 
 def load_recipe(file: Path) -> Recipe:
     """The recipe in a TOML file. Raises Invalid with the key that is wrong."""
+    from allod.train.recipe_reading import read_recipe
+
     recipe = read_recipe(_read(file), where=file.name)
     if recipe.clean.identifiers or recipe.evaluate.questions_sha256:
         raise Invalid(

@@ -12,7 +12,7 @@ from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes,
 from allod.app.engine import replica_options
 from allod.app.home import Home, load_settings
 from allod.app.release import Released, release
-from allod.app.weights import prepare_weights
+from allod.app.weights import A_RELEASE, prepare_weights
 from allod.core.errors import Invalid, VerificationError
 from allod.model.store import silent
 from allod.settings import Settings
@@ -42,6 +42,15 @@ def test_a_release_is_served_by_its_name(settings: Settings, tmp_path: Path) -> 
     assert (served.name, served.digest, served.owner, served.country) == ("tiny", made.digest, "realm.example", "GB")
     assert (served.licence, served.informative) == ("LicenseRef-public-domain AND MIT", False)
     assert (served.tier, served.markings, weights.adapters) == ("SECRET", ("PERSONAL DATA",), ())
+
+
+def test_the_log_of_a_release_holds_its_mark(settings: Settings, tmp_path: Path) -> None:
+    """By which a start sees, without what reads a log, whether there is one to read."""
+    segment = Home(settings.home).artefacts / "segment"
+    run = logged(settings, model_run(tmp_path / "run"))
+    assert A_RELEASE not in segment.read_bytes()
+    release(settings, run.folder, now_ms=5_000, report=silent)
+    assert A_RELEASE in segment.read_bytes()
 
 
 def test_adapters_are_served_beside_their_base(settings: Settings, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,21 @@ async def test_files_are_held_against_their_digests_while_the_engine_reads_them(
         await replica.start()
     assert caught.value.code == "model_digest"
     assert replica.process is None
+
+
+async def test_the_build_is_the_digest_of_the_library_and_stays_it(run: Run, ask: Ask, tmp_path: Path) -> None:
+    """It is read beside the load of the model; no engine is called up on another than the first one's."""
+    library = tmp_path / "engine.so"
+    library.write_bytes(b"machine code")
+    build = "sha256:" + sha256(b"machine code").hexdigest()
+    async with run(library=library) as replica:
+        assert replica.info.build == build
+        assert (await ask(replica, saying("once end"))).content == "once end"
+        assert replica.info.build == build
+        library.write_bytes(b"other code")
+        os.kill(process_of(replica).pid, signal.SIGKILL)
+        with pytest.raises(Unavailable, match=r"engine\.so has SHA-256"):
+            await ask(replica, saying("hello"))
 
 
 async def test_what_is_under_way_fails_when_it_is_closed(run: Run, ask: Ask) -> None:

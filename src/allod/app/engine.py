@@ -18,7 +18,6 @@ from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.model.control_tokens import ControlTokens
 from allod.model.gguf import GgufHeader
-from allod.model.store import digest_of_file, silent
 from allod.seal.launch import SealOptions, python_read_paths
 from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
@@ -92,8 +91,6 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
     evidence_dir = Home(settings.home).evidence
     evidence_dir.mkdir(mode=0o700, exist_ok=True)
     socket_path = str(socket_dir / "engine.sock")
-    library = _engine_library()
-    build = digest_of_file(library, silent)
     context_tokens = min(model.context_tokens, header.context_tokens)
     options: dict[str, JsonValue] = {
         "slots": model.slots,
@@ -124,7 +121,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         socket_path=socket_path,
         info=EngineInfo(
             name="llama.cpp",
-            build=f"sha256:{build}",
+            build="",
             config=digest_of(options),
             replay="none",  # the prompt cache is on: it changes the order of sums
             model_digest=weights.served.digest,
@@ -137,7 +134,8 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
             control_tokens=ControlTokens(header.control_tokens, cuts=header.cuts, written=header.written),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
-        pinned=(*pinned, (library, build)),
+        pinned=pinned,
+        library=_engine_library(),
         config=options,
         evidence_dir=evidence_dir,
         deadlines=settings.deadlines,

@@ -7,14 +7,16 @@ import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allod import settings as settings_module
 from allod.core.errors import Invalid
 from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
 from allod.core.whole_files import write_whole
-from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
 from allod.settings import Settings
+
+if TYPE_CHECKING:
+    from allod.prove.keys import SigningKey
 
 
 class Home:
@@ -72,6 +74,8 @@ class Home:
 
     def signing_key(self, origin: str) -> SigningKey:
         """The receipts log's key. Raises Invalid if it is another log's."""
+        from allod.prove.keys import create_signing_key, load_signing_key  # not needed to find the model
+
         if not self.log_key.exists():
             create_signing_key(self.log_key, origin)
         key = load_signing_key(self.log_key)

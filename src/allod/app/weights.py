@@ -7,21 +7,25 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allod import settings as settings_module
 from allod.app.engine import Adapter, Weights, run_engine
 from allod.app.home import Home
 from allod.app.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
-from allod.app.models import ReleasedModel, ReleasedModels
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Piece, Sampling, Usage
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
-from allod.model.fetch import ensure
 from allod.model.gguf import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.serve.engine import Engine
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
+
+if TYPE_CHECKING:  # loaded where a release is named: a start of another model need not wait for it
+    from allod.app.models import ReleasedModel, ReleasedModels
+
+A_RELEASE = b'"urn:allod:artefact:v1"'  # in its statement, which stands in the log as it is
 
 
 def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
@@ -36,7 +40,7 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     if name == ECHO:
         return None
     catalogue = settings_module.load_catalogue()
-    released = ReleasedModels(settings)
+    released = _releases(settings)
     if name == AUTO:
         weights = _catalogue_weights(settings, _choose(settings, catalogue, progress), progress)
     elif is_file_name(name):
@@ -44,20 +48,32 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     else:
         weights = _named(settings, name, catalogue, released, progress)
     progress("checking adapters", 0, 0)
+    if released is None:
+        return weights
     adapters = [_adapter(released.check(one), weights) for one in released.adapters_of(weights.served.digest)]
     return replace(weights, adapters=tuple(adapters))
 
 
 def released_model(settings: Settings, name: str) -> ServedModel | None:
     """What a release of that name would be served as, once all behind it was checked; None where there is none."""
-    released = ReleasedModels(settings)
-    artefact = released.find(name)
-    return None if artefact is None else _served(released.check(artefact))
+    released = _releases(settings)
+    artefact = released.find(name) if released else None
+    return _served(released.check(artefact)) if released and artefact else None
+
+
+def _releases(settings: Settings) -> ReleasedModels | None:
+    """The realm's releases; None where its log names none. A log that is damaged is refused by who opens it."""
+    segment = Home(settings.home).artefacts / "segment"
+    if not segment.exists() or A_RELEASE not in segment.read_bytes():
+        return None
+    from allod.app.models import ReleasedModels
+
+    return ReleasedModels(settings)
 
 
 def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Progress) -> Weights:
     home = Home(settings.home)
-    path = ensure(entry, Store(home.store), directory=home.models, progress=progress)
+    path = Store(home.store).find(entry.sha256) or _fetched(home, entry, progress)
     served = ServedModel(
         name=entry.name,
         owner=entry.publisher,
@@ -69,20 +85,26 @@ def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Prog
     return Weights(path, served, read_header(path))
 
 
+def _fetched(home: Home, entry: CatalogueEntry, progress: Progress) -> Path:
+    from allod.model.fetch import ensure
+
+    return ensure(entry, Store(home.store), directory=home.models, progress=progress)
+
+
 def _named(
     settings: Settings,
     name: str,
     catalogue: tuple[CatalogueEntry, ...],
-    released: ReleasedModels,
+    released: ReleasedModels | None,
     progress: Progress,
 ) -> Weights:
     """What the name or the digest stands for. Raises Invalid (`model_unknown`) with the names there are."""
     entry = entry_of(name, catalogue)
     if entry is not None:
         return _catalogue_weights(settings, entry, progress)
-    artefact = released.find(name)
-    if artefact is None:
-        known = ", ".join(["auto", *(one.name for one in catalogue), *released.newest()])
+    artefact = released.find(name) if released else None
+    if released is None or artefact is None:
+        known = ", ".join(["auto", *(one.name for one in catalogue), *(released.newest() if released else ())])
         raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
     if artefact.base is not None:
         return _named(settings, artefact.base, catalogue, released, progress)

@@ -22,7 +22,7 @@ from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
 from allod.core.shown_text import made_plain
 from allod.core.whole_files import write_whole
-from allod.model.store import check_digest, silent
+from allod.model.store import check_digest, digest_of_file, silent
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo, Tally
 from allod.serve.engines.llama import LlamaEngine
@@ -38,12 +38,14 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaOptions:
-    """What to start and how long to be patient. `info` lacks only what the started process adds: the seal."""
+    """What to start and how long to be patient. `info` lacks only what a start adds: the seal, and the digest of
+    `library`, the engine's own file, as its build."""
 
     seal: SealOptions
     socket_path: str
     info: EngineInfo
     pinned: tuple[tuple[Path, str], ...] = ()  # files and the SHA-256 (hex) that `info` says they have
+    library: Path | None = None
     config: JsonValue = None  # what `info.config` is the digest of
     evidence_dir: Path | None = None  # where what receipts give digests of is kept; None: nowhere
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -69,6 +71,7 @@ class Replica:
         self._has_failed = False
         self._watcher: asyncio.Task[None] | None = None
         self._health: Health | None = None
+        self._library_digest: str | None = None  # the same at every start
         self._log_start = 0  # where in the log the process that was started last begins
 
     async def start(self) -> None:
@@ -158,7 +161,8 @@ class Replica:
         except BaseException:
             await self._end()
             raise
-        self.info, self.started_ms = info, time.time_ns() // 1_000_000
+        build = info.build if self._library_digest is None else f"sha256:{self._library_digest}"
+        self.info, self.started_ms = replace(info, build=build), time.time_ns() // 1_000_000
         self._engine, self._has_failed = engine, False
         deadlines, spare_bytes = self._options.deadlines, self._options.spare_bytes
         self._health = Health(engine, process.pid, deadlines, spare_bytes=spare_bytes)
@@ -183,6 +187,11 @@ class Replica:
         """What runs is what receipts name, at a restart too. It takes no longer than the engine's own reading does."""
         for path, digest in self._options.pinned:
             check_digest(path, digest, silent)
+        library = self._options.library
+        if library is not None and self._library_digest is not None:
+            check_digest(library, self._library_digest, silent)
+        elif library is not None:
+            self._library_digest = digest_of_file(library, silent)
 
     async def _wait_until_ready(self, engine: LlamaEngine, process: SealedProcess) -> None:
         timeout_s = self._options.ready_timeout_s
