@@ -3,7 +3,8 @@
     python benchmarks/log_writer.py [--seconds 2] [--rounds 5] [--directory DIR]
 
 Clients are asyncio coroutines in a closed loop: each waits for its entry to be durable before it sends the next. All
-take turns in each round; ratios are of one round, given as `median (least to greatest)`.
+take turns in each round; ratios are of one round, given as `median (least to greatest)`. Ids are as the gateway's: the
+time first, then digits in no order.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from allod.prove.keys import SigningKey
 from allod.prove.log import Appended, Entry, Log, open_log
-from allod.prove.writer import LogWriter, Outcome
+from allod.prove.writer import Done, LogWriter, Outcome
 
 KEY = SigningKey("bench.example/log", bytes(32))
 LEAF = b'{"predicate":{"id":"%08d"},"filler":"' + b"x" * 1400 + b'"}'
+LATER = 0x9E3779B97F4A7C15F39D  # odd: times a number, modulo 2**80, it comes to each value once
 READY, MANY, SQLITE = "ready batches of 256", "512 waiting clients", "SQLite, ready batches of 256"
 
 
@@ -34,6 +37,11 @@ class Measured(NamedTuple):
     per_second: float
     per_cpu_second: float
     latencies: tuple[float, ...] = ()
+
+
+def receipt_id(number: int) -> str:
+    """64 entries a millisecond."""
+    return f"{1_700_000_000_000 + number // 64:012x}{number * LATER % (1 << 80):020x}"
 
 
 def percentile(values: tuple[float, ...], share: float) -> float:
@@ -51,12 +59,12 @@ class SqliteLog:
         self._database.execute("pragma synchronous = full")
         self._database.execute("create table leaf (id text primary key, data blob)")
 
-    def append(self, entries: Iterable[tuple[bytes, str]], *, ahead: int = 0) -> list[Appended]:
-        entries = list(entries)
+    def append(self, entries: Iterable[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> Appended:
         self._database.execute("begin")
-        self._database.executemany("insert into leaf values (?, ?)", ((name, leaf) for leaf, name in entries))
+        rows = ((entry[1], entry[0]) for entry in entries)
+        self._database.executemany("insert into leaf values (?, ?)", rows)
         self._database.execute("commit")
-        return [Appended(number, len(entries)) for number in range(len(entries))]
+        return Appended(0, 0)
 
     def flush(self) -> None:
         pass
@@ -68,26 +76,29 @@ class SqliteLog:
 async def closed_loop(log: Log | SqliteLog, clients: int, seconds: float) -> Measured:
     loop = asyncio.get_running_loop()
 
-    def finish(batch: list) -> None:  # type: ignore[type-arg]
-        for done, outcome in batch:
+    def finish(waiting: list[Done], outcome: Outcome) -> None:
+        for done in waiting:
             done(outcome)
 
-    writer = LogWriter(log, lambda batch: loop.call_soon_threadsafe(finish, batch))  # type: ignore[arg-type]
+    def deliver(waiting: list[Done], outcome: Outcome) -> None:
+        loop.call_soon_threadsafe(finish, waiting, outcome)
+
+    writer = LogWriter(log, deliver)  # type: ignore[arg-type]
+    numbers = count()
     latencies: list[float] = []
     stop = time.perf_counter() + seconds
 
-    async def client(number: int) -> None:
-        turn = 0
+    async def client() -> None:
         while (start := time.perf_counter()) < stop:
-            turn += 1
+            number = next(numbers)
             future: asyncio.Future[Outcome] = loop.create_future()
-            writer.submit(LEAF % (number * 1_000_000 + turn), f"{number}-{turn}", future.set_result)
+            writer.submit(LEAF % number, receipt_id(number), future.set_result)
             if isinstance(outcome := await future, Exception):
                 raise outcome
             latencies.append(time.perf_counter() - start)
 
     begun, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(client(number) for number in range(clients)))
+    await asyncio.gather(*(client() for _ in range(clients)))
     wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
     writer.close()
     log.close()
@@ -108,7 +119,7 @@ def ready_batches(directory: Path, seconds: float) -> Measured:
     log = open_log(directory, KEY)
 
     def write(first: int) -> None:
-        log.append([Entry(LEAF % number, f"{number}") for number in range(first, first + 256)])
+        log.append([Entry(LEAF % number, receipt_id(number)) for number in range(first, first + 256)])
         if log.num_unflushed >= 1024:
             log.flush()
 
@@ -120,9 +131,11 @@ def ready_batches(directory: Path, seconds: float) -> Measured:
 def sqlite_rows(path: Path, seconds: float) -> Measured:
     """The peer: each batch is durable, too."""
     log = SqliteLog(path)
-    measured = in_batches(
-        seconds, lambda first: log.append((LEAF % number, f"{number}") for number in range(first, first + 256)) and None
-    )
+
+    def write(first: int) -> None:
+        log.append([(LEAF % number, receipt_id(number)) for number in range(first, first + 256)])
+
+    measured = in_batches(seconds, write)
     log.close()
     return measured
 

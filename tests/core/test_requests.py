@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.core.requests import Chat, Completion, Request, Sampling, ToolCall, Usage
+from allod.core.requests import Chat, Completion, Request, Sampling, ToolCall, Usage, new_request_id
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 calls = st.lists(st.builds(ToolCall, name=texts, arguments=texts), max_size=3).map(tuple)
@@ -65,3 +66,18 @@ def test_a_request_without_a_label_cannot_be_made() -> None:
     chat = Chat("m", (), Sampling(seed=1))
     with pytest.raises(TypeError):
         Request("r", "t", "k", None, chat, b"", 0)  # type: ignore[arg-type]
+
+
+def test_ids_sort_by_the_time_that_they_begin_with() -> None:
+    """Their index grows at its end; within a millisecond no two are alike."""
+    times = [1, 15, 16, 1_700_000_000_000, 1_700_000_000_001, (1 << 48) - 1]
+    ids = [new_request_id(time) for time in times]
+    assert sorted(ids) == ids
+    assert [int(each[:12], 16) for each in ids] == times
+    assert len({new_request_id(5) for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize("now_ms", [-1, 0, 1 << 48, -(1 << 63)])
+def test_a_clock_that_is_wrong_names_requests_all_the_same(now_ms: int) -> None:
+    """Whoever is told that the clock is wrong is told so under an id."""
+    assert re.fullmatch(r"[0-9a-f]{32}", new_request_id(now_ms))

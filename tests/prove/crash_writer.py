@@ -29,7 +29,7 @@ def main() -> None:
         return done
 
     log = open_log(Path(sys.argv[1]), KEY)
-    writer = LogWriter(log, lambda batch: [done(outcome) for done, outcome in batch] and None)
+    writer = LogWriter(log, lambda waiting, outcome: [done(outcome) for done in waiting] and None)
     while not refused:
         room.acquire()
         name = uuid.uuid4().hex

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,15 @@ HERE = Path(__file__).parent
 
 
 class Collector:
-    """Delivers at once, and remembers what came in which batch."""
+    """Delivers at once, and remembers how large each batch was and what came of it."""
 
     def __init__(self) -> None:
-        self.batches: list[list[Outcome]] = []
+        self.batches: list[tuple[int, Outcome]] = []
         self.outcomes: dict[str, Outcome] = {}
 
-    def deliver(self, batch: list[tuple[Done, Outcome]]) -> None:
-        self.batches.append([outcome for _, outcome in batch])
-        for done, outcome in batch:
+    def deliver(self, waiting: list[Done], outcome: Outcome) -> None:
+        self.batches.append((len(waiting), outcome))
+        for done in waiting:
             done(outcome)
 
     def done(self, name: str) -> Done:
@@ -70,8 +71,12 @@ def test_outcomes_come_in_order_and_close_drains(tmp_path: Path) -> None:
     for number in range(1000):
         writer.submit(leaf(f"r{number}"), f"r{number}", heard.done(f"r{number}"))
     writer.close()
-    assert [outcome.leaf for outcome in heard.outcomes.values() if isinstance(outcome, Appended)] == list(range(1000))
-    assert max(map(len, heard.batches)) <= 256
+    assert list(heard.outcomes) == [f"r{number}" for number in range(1000)]
+    ends = list(accumulate(size for size, _ in heard.batches))
+    assert [outcome for _, outcome in heard.batches] == list(map(Appended, [0, *ends], ends))
+    assert (ends[-1], log.head.size, log.num_unflushed) == (1000, 1000, 0)
+    assert max(size for size, _ in heard.batches) <= 256
+    assert [log.find(name).leaf for name in heard.outcomes] == list(range(1000))
     with pytest.raises(Unavailable) as refused:
         writer.submit(b"x", "x", heard.done("x"))
     assert refused.value.code == "log_closed"
@@ -84,14 +89,14 @@ def test_nothing_is_acknowledged_before_the_disk_has_answered(tmp_path: Path) ->
     log = open_log(tmp_path, KEY, held_back(gate))
     writer = LogWriter(log, heard.deliver)
     writer.submit(leaf("first"), "first", heard.done("first"))
-    assert waited_for(writer._queue.empty)
+    assert waited_for(lambda: not writer._waiting)
     for number in range(100):
         writer.submit(leaf(f"r{number}"), f"r{number}", heard.done(f"r{number}"))
     time.sleep(0.05)
     assert heard.outcomes == {}
     gate.set()
     writer.close()
-    assert [len(batch) for batch in heard.batches] == [1, 100]
+    assert [size for size, _ in heard.batches] == [1, 100]
     log.close()
 
 
@@ -101,7 +106,7 @@ def test_a_full_queue_says_busy(tmp_path: Path) -> None:
     log = open_log(tmp_path, KEY, held_back(gate))
     writer = LogWriter(log, heard.deliver, WriterOptions(max_waiting=10))
     writer.submit(leaf("first"), "first", heard.done("first"))
-    assert waited_for(writer._queue.empty)
+    assert waited_for(lambda: not writer._waiting)
     for number in range(10):
         writer.submit(leaf(f"r{number}"), f"r{number}", heard.done(f"r{number}"))
     with pytest.raises(Unavailable) as refused:
@@ -148,7 +153,7 @@ def test_a_batch_that_fails_fails_for_everyone_in_it(tmp_path: Path) -> None:
 def test_a_writer_that_dies_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even an error that nobody foresaw reaches those who wait, and later ones are refused."""
 
-    def explode(self: Log, entries: object) -> list[Appended]:
+    def explode(self: Log, entries: object) -> Appended:
         raise MemoryError
 
     log, heard = open_log(tmp_path, KEY), Collector()

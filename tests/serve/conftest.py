@@ -157,8 +157,8 @@ def front(tmp_path: Path) -> MakeFront:
     ) -> AsyncGenerator[Front, None]:
         loop = asyncio.get_running_loop()
 
-        def deliver(batch: list[tuple[Done, Outcome]]) -> None:
-            for done, outcome in batch:
+        def deliver(waiting: list[Done], outcome: Outcome) -> None:
+            for done in waiting:
                 loop.call_soon_threadsafe(done, outcome)
 
         log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from allod.govern.keys import KeyRing
 from allod.govern.policy_asked import Model, Site
 from allod.prove.artefacts import LoggedVersion
 from allod.prove.log import bundle_for
-from allod.prove.writer import LogWriter
+from allod.prove.writer import Done, LogWriter, Outcome
 from allod.seal.evidence import describe, proof_of
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
@@ -118,7 +118,7 @@ async def run_realm(
     """
     opened = await asyncio.to_thread(open_realm, settings)
     loop = asyncio.get_running_loop()
-    writer = LogWriter(opened.log, lambda batch: _deliver_in(loop, batch))
+    writer = LogWriter(opened.log, lambda waiting, outcome: _deliver_in(loop, waiting, outcome))
     try:
         gateway = _gateway(settings, opened, writer, engine, (model, *adapters))
         upkeep = Upkeep(opened, keys=gateway.keys, controls=gateway.controls, allowance=gateway.allowance)
@@ -172,11 +172,11 @@ def _gateway(
     )
 
 
-def _deliver_in(loop: asyncio.AbstractEventLoop, batch: list[tuple[Callable[[Any], None], Any]]) -> None:
+def _deliver_in(loop: asyncio.AbstractEventLoop, waiting: list[Done], outcome: Outcome) -> None:
     """From the writer's thread into the event loop, once for the whole batch."""
 
     def settle() -> None:
-        for done, outcome in batch:
+        for done in waiting:
             done(outcome)
 
     if not loop.is_closed():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any, Literal
 
 from allod.core.canonical import canonical_json
@@ -12,6 +13,15 @@ from allod.core.labels import Label
 
 Finish = Literal["stop", "length", "tool_calls"]
 Json = Mapping[str, Any]
+
+
+def new_request_id(now_ms: int) -> str:
+    """32 hexadecimal digits: the time, so that an index of ids grows at its end, then 80 random bits.
+
+    `now_ms` is milliseconds since 1970, of a clock that may be wrong. An entry of the log's index costs a fifth of what
+    it costs at a random place.
+    """
+    return (now_ms % (1 << 48)).to_bytes(6, "big").hex() + token_hex(10)
 
 
 @dataclass(frozen=True, slots=True)

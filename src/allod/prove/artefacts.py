@@ -102,7 +102,7 @@ def check_policy_bundle(bundle: bytes, key: VerifierKey) -> tuple[PolicyVersion,
 
 
 def _append(log: Log, version: PolicyVersion, keep: Callable[[PolicyVersion, bytes], None]) -> LoggedVersion:
-    (appended,) = log.append([Entry(policy_statement(version), version.id)])
+    appended = log.append([Entry(policy_statement(version), version.id)])
     keep(version, bundle_for(log, version.id))
     return LoggedVersion(appended.leaf, version)
 

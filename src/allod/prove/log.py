@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate
 from pathlib import Path
 from struct import pack
 from typing import BinaryIO, NamedTuple
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where an entry is: its number, and the size of the first signed tree that holds it."""
+    """Where a batch is: the number of its first entry, and the size of the first signed tree that holds it."""
 
     leaf: int
     size: int
@@ -103,8 +103,8 @@ class Log:
         """Entries that the index has yet to be told of."""
         return len(self._standing.fresh)
 
-    def append(self, entries: Sequence[tuple[bytes, str]], *, ahead: int = 0) -> list[Appended]:
-        """Append a batch, each an `Entry` or as one: one write, one signature, one fdatasync.
+    def append(self, entries: Sequence[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> Appended:
+        """Append a batch, each an `Entry` or beginning as one: one write, one signature, one fdatasync.
 
         `ahead` as in `SegmentFile.append`. Raises Unavailable, and then nothing was added.
         """
@@ -119,7 +119,7 @@ class Log:
         first = standing.head.size
         with self._changing:
             standing.advance(growth, head, note, head_offset=head_offset)
-        return list(map(Appended, range(first, head.size), repeat(head.size)))
+        return Appended(first, head.size)
 
     def flush(self) -> None:
         """Bring the derived files up to date. A failure costs nothing but a slower start: it is tried again."""

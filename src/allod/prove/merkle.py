@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from operator import add
 
 from allod.core.errors import Invalid
 
 HASH_BYTES = 32
 EMPTY_ROOT = sha256(b"").digest()
-_LEAF = sha256(b"\x00")
+_LEAF, _NODE = sha256(b"\x00"), sha256(b"\x01")
 
 NodeReader = Callable[[int, int], bytes]
 """(height, index) → hash of the complete subtree over leaves [index << height, (index + 1) << height)."""
@@ -26,6 +27,16 @@ def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
     for entry in entries:
         state = _LEAF.copy()
         state.update(entry)
+        hashes.append(state.digest())
+    return hashes
+
+
+def node_hashes(row: Sequence[bytes]) -> list[bytes]:
+    """The parents of a row of nodes, two by two; the last of an odd number is left out."""
+    hashes = []
+    for pair in map(add, row[::2], row[1::2]):
+        state = _NODE.copy()
+        state.update(pair)
         hashes.append(state.digest())
     return hashes
 
@@ -57,7 +68,7 @@ class Frontier:
                 row = [self._stack.pop(), *row]
             if len(row) & 1:
                 left_over.append(row[-1])
-            row = [sha256(b"\x01" + left + right).digest() for left, right in zip(row[::2], row[1::2], strict=False)]
+            row = node_hashes(row)
             size >>= 1
         self._stack += reversed(left_over)
         self.size += len(leaves)

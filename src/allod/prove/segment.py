@@ -50,11 +50,12 @@ def encode_frame(kind: bytes, payload: bytes) -> bytes:
 
 def encode_frames(kind: bytes, payloads: Iterable[bytes]) -> list[bytes]:
     """The bytes of frames, in pieces, so that a whole batch is joined once."""
-    pieces = list[bytes]()
+    pieces, starts = list[bytes](), dict[int, int]()
     for payload in payloads:
         length = len(payload)
-        total = crc32(payload, crc32(_START.pack(kind, length)))
-        pieces += (_FRAME.pack(kind, length, total), payload)
+        if (start := starts.get(length)) is None:  # a batch has few lengths
+            start = starts[length] = crc32(_START.pack(kind, length))
+        pieces += (_FRAME.pack(kind, length, crc32(payload, start)), payload)
     return pieces
 
 

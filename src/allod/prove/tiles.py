@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
 from allod.prove.encodings import from_decimal
-from allod.prove.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, node_hash, subtrees
+from allod.prove.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, node_hashes, subtrees
 
 TILE_HEIGHT = 8
 WIDTH = 1 << TILE_HEIGHT
@@ -60,7 +60,7 @@ def fold(hashes: bytes) -> bytes:
     """The root over a power of two of hashes."""
     row = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
     while len(row) > 1:
-        row = [node_hash(row[at], row[at + 1]) for at in range(0, len(row), 2)]
+        row = node_hashes(row)
     return row[0]
 
 

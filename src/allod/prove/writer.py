@@ -1,6 +1,6 @@
 """Writer: the thread that owns a log's appends. Whatever waits becomes one batch, at once; a lone entry does not wait.
 
-An entry's outcome is delivered after its batch is durable and never before; batches are delivered whole, in order.
+A batch has one outcome, which is delivered after it is durable and never before, whole and in order.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements import MAX_STATEMENT_BYTES
@@ -16,8 +15,8 @@ from allod.prove.log import Appended, Log
 
 Outcome = Appended | AllodError
 Done = Callable[[Outcome], None]
-Deliver = Callable[[list[tuple[Done, Outcome]]], None]
-_Waiting = tuple[tuple[bytes, str], Done]
+Deliver = Callable[[list[Done], Outcome], None]
+_Waiting = tuple[bytes, str, Done]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +34,18 @@ class WriterOptions:
 
 
 class LogWriter:
-    """Appends from any thread. `deliver` gets a batch's (done, outcome) pairs on the writer's thread.
+    """Appends from any thread. `deliver` gets those who wait for a batch, and its outcome, on the writer's thread.
 
-    An asyncio owner passes `lambda batch: loop.call_soon_threadsafe(call_each, batch)`.
+    An asyncio owner passes `lambda waiting, outcome: loop.call_soon_threadsafe(call_each, waiting, outcome)`.
     """
 
     def __init__(self, log: Log, deliver: Deliver, options: WriterOptions | None = None) -> None:
         self._log, self._deliver, self._options = log, deliver, options or WriterOptions()
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._closing = False
+        self._waiting: list[_Waiting] = []
         self._batch: list[_Waiting] = []
+        self._closing = False
         self._gate = threading.Lock()
+        self._woken = threading.Condition(self._gate)
         self._thread = threading.Thread(target=self._run, name="allod-log-writer", daemon=True)
         self._thread.start()
 
@@ -59,16 +59,18 @@ class LogWriter:
         with self._gate:
             if self._closing:
                 raise Unavailable("the log is closed", code="log_closed")
-            if self._queue.qsize() >= self._options.max_waiting:
+            waiting = self._waiting
+            if len(waiting) >= self._options.max_waiting:
                 raise Unavailable("too many receipts wait for the log", code="log_busy", retry_after_s=1.0)
-            self._queue.put(((leaf, receipt_id), done))
+            waiting.append((leaf, receipt_id, done))
+            if len(waiting) == 1:
+                self._woken.notify()
 
     def close(self) -> None:
         """Write what waits, deliver it, flush, stop. The log itself stays open for its owner to close."""
         with self._gate:
-            if not self._closing:
-                self._closing = True
-                self._queue.put(None)
+            self._closing = True
+            self._woken.notify()
         self._thread.join()
 
     def _run(self) -> None:
@@ -80,43 +82,39 @@ class LogWriter:
             self._refuse_waiting()
 
     def _write_batches(self) -> None:
-        while (first := self._next()) is not None:
-            batch = [first]
-            for _ in range(min(self._queue.qsize(), self._options.max_batch - 1)):
-                waiting = self._queue.get()
-                if waiting is None:
-                    self._queue.put(None)  # nothing can follow it: `submit` refuses by then
-                    break
-                batch.append(waiting)
+        while batch := self._next():
             self._batch = batch
-            outcomes = self._append(batch)
+            outcome = self._append(batch)
             self._batch = []
-            self._deliver(outcomes)
+            self._deliver([done for _, _, done in batch], outcome)
             if self._log.num_unflushed >= self._options.flush_at:
                 self._log.flush()
         self._log.flush()
 
-    def _next(self) -> _Waiting | None:
-        if not self._log.num_unflushed:
-            return self._queue.get()
-        try:
-            return self._queue.get(timeout=self._options.flush_after_s)
-        except Empty:
+    def _next(self) -> list[_Waiting]:
+        """What waits, or at most a batch of it; nothing once the writer is closed and all is written."""
+        if self._log.num_unflushed and not self._wait(self._options.flush_after_s):
             self._log.flush()
-            return self._queue.get()
+        self._wait(None)
+        with self._gate:
+            batch = self._waiting[: self._options.max_batch]
+            del self._waiting[: len(batch)]
+        return batch
+
+    def _wait(self, seconds: float | None) -> bool:
+        """Whether there is something to do, within that time if any."""
+        with self._gate:
+            return self._woken.wait_for(lambda: bool(self._waiting) or self._closing, seconds)
 
     def _refuse_waiting(self) -> None:
-        waiting = self._batch
-        while not self._queue.empty():
-            if (one := self._queue.get()) is not None:
-                waiting.append(one)
-        if waiting:
+        with self._gate:
+            batch, self._waiting = self._batch + self._waiting, []
+        if batch:
             stopped = Unavailable("the log writer has stopped", code="log_closed", hint="restart Allod")
-            self._deliver([(done, stopped) for _, done in waiting])
+            self._deliver([done for _, _, done in batch], stopped)
 
-    def _append(self, batch: list[_Waiting]) -> list[tuple[Done, Outcome]]:
+    def _append(self, batch: list[_Waiting]) -> Outcome:
         try:
-            appended = self._log.append([entry for entry, _ in batch], ahead=self._options.zeros_ahead)
+            return self._log.append(batch, ahead=self._options.zeros_ahead)
         except AllodError as error:
-            return [(done, error) for _, done in batch]
-        return [(done, place) for (_, done), place in zip(batch, appended, strict=True)]
+            return error

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from allod.core.errors import AllodError, Denied, Invalid
+from allod.core.requests import new_request_id
 from allod.govern.keys import Caller, KeyRing
 from allod.govern.tenants import Key
 from allod.web.http import JSON, ClientLeft, Headers, Receive, Send, respond
@@ -94,8 +94,9 @@ class Application:
         await self._answer(scope, receive, send)
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        start_ms = time.time_ns() // 1_000_000
         call = Call(
-            id=secrets.token_hex(16),
+            id=new_request_id(start_ms),
             method="GET" if scope["method"] == "HEAD" else scope["method"],
             is_head=scope["method"] == "HEAD",
             path=scope["path"],
@@ -103,7 +104,7 @@ class Application:
             headers=dict(scope["headers"]),
             receive=receive,
             send=send,
-            start_ms=time.time_ns() // 1_000_000,
+            start_ms=start_ms,
         )
         status = 200
         try:
