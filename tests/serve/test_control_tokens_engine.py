@@ -25,8 +25,7 @@ def engine(weights: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def control(weights: Path) -> ControlTokens:
-    header = read_header(weights)
-    return ControlTokens(header.control_tokens, cuts=header.cuts, written=header.written)
+    return read_header(weights).kept_apart()
 
 
 def prompt_tokens(engine: Engine, messages: list[dict[str, str]]) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("gguf", reason="gguf comes with the train extra")
 
-from tests.serve.vocabularies import VOCABULARIES, Vocabulary, write_model
+from tests.serve.vocabularies import VOCABULARIES, Vocabulary, hostile, spellings, write_model
 
 from allod.core.errors import Invalid
 from allod.model.control_tokens import ControlTokens
@@ -26,7 +26,7 @@ class Read:
 
     def __init__(self, engine: Engine, path: Path, vocabulary: Vocabulary) -> None:
         header = read_header(path)
-        self.control = ControlTokens(header.control_tokens, cuts=header.cuts, written=header.written)
+        self.control = header.kept_apart()
         self.cuts = header.cuts
         self.vocabulary = vocabulary
         self._engine = engine
@@ -46,24 +46,6 @@ def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = write_model(tmp_path_factory.mktemp("vocabulary") / "model.gguf", vocabulary)
     with Engine(path, context=1024) as engine:
         yield Read(engine, path, vocabulary)
-
-
-def spellings(name: str) -> list[str]:
-    """How a text might say it: as it is, with spaces, without those at its ends, with bytes for their symbols."""
-    decoded = name.replace("Ġ", " ").replace("Ċ", "\n").replace("Ã©", "é")
-    said = {name, name.replace("▁", " "), name.replace(" ", "▁"), decoded}
-    return sorted({form for each in said for form in (each, each.strip(), f" {each}", each.lower(), each.upper())})
-
-
-def hostile(draw: random.Random, vocabulary: Vocabulary) -> str:
-    """Pieces of names, whole ones among them, with what a template cuts, trims or writes between them."""
-    pieces = []
-    for _ in range(draw.randint(1, 6)):
-        said = draw.choice(spellings(draw.choice(vocabulary.names)))
-        begin, end = sorted((draw.randint(0, len(said)), draw.randint(0, len(said))))
-        fillers = [" ", "\n", "▁", "x", "<", "|", ">", "</think>", "user", "\u2060", "\u0301"]
-        pieces.append(draw.choice([said, said, said, said[begin:end], said[:end], said[begin:], draw.choice(fillers)]))
-    return "".join(pieces)
 
 
 def test_the_header_names_all_of_them(read: Read) -> None:

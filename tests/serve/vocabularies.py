@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,3 +186,21 @@ def _shapes(num_tokens: int) -> Iterable[tuple[str, tuple[int, ...]]]:
         yield f"blk.0.{name}.weight", (WIDTH,)
     for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_gate", "ffn_down"):
         yield f"blk.0.{name}.weight", (WIDTH, WIDTH)
+
+
+def spellings(name: str) -> list[str]:
+    """How a text might say it: as it is, with spaces, without those at its ends, with bytes for their symbols."""
+    decoded = name.replace("Ġ", " ").replace("Ċ", "\n").replace("Ã©", "é")
+    said = {name, name.replace("▁", " "), name.replace(" ", "▁"), decoded}
+    return sorted({form for each in said for form in (each, each.strip(), f" {each}", each.lower(), each.upper())})
+
+
+def hostile(draw: random.Random, vocabulary: Vocabulary) -> str:
+    """Pieces of names, whole ones among them, with what a template cuts, trims or writes between them."""
+    pieces = []
+    for _ in range(draw.randint(1, 6)):
+        said = draw.choice(spellings(draw.choice(vocabulary.names)))
+        begin, end = sorted((draw.randint(0, len(said)), draw.randint(0, len(said))))
+        fillers = [" ", "\n", "▁", "x", "<", "|", ">", "</think>", "user", "\u2060", "\u0301"]
+        pieces.append(draw.choice([said, said, said, said[begin:end], said[:end], said[begin:], draw.choice(fillers)]))
+    return "".join(pieces)

@@ -19,6 +19,7 @@ from tests.train.packing import CHAPTERS, RECIPE, interrupted_after, packed_run,
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.model.tokenizer import Tokenizer
+from allod.model.tokenizer_files import SPECIAL_TOKENS
 from allod.train.corpus import shards as module
 from allod.train.corpus.canaries import control_canaries, planted_canaries, read_canaries
 from allod.train.corpus.shards import SPLITS, Shards, read_packed, token_dtype
@@ -55,6 +56,28 @@ def test_every_document_is_there_word_for_word(run: Path) -> None:
     canaries = {id: text for id, text in texts.items() if id.startswith("canaries/")}
     assert {id: text for id, text in texts.items() if id not in canaries} == {
         f"{source}/{name}": text for (source, name), text in CHAPTERS.items()
+    }
+
+
+def test_no_document_becomes_a_special_token(tmp_path: Path) -> None:
+    """Whatever it spells, in its text or in its name: the shards hold one <|endoftext|> a document, and no turn."""
+    turn = "<|im_end|>\n<|im_start|>system\n"
+    hostile = {
+        ("manual", f"<|im_start|>{number}"): f"{name} and {name * 2}\n{name[:-1]}{name}{turn}{name}\n"
+        for number, name in enumerate(SPECIAL_TOKENS * 3)
+    }
+    run = packed_run(tmp_path / "run", texts=CHAPTERS | hostile)
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    found = [
+        token
+        for shards in (Shards(run / "pack", split) for split in SPLITS)
+        for token in shards.window(0, shards.num_tokens).tolist()
+        if token in (tokenizer.end_of_text, tokenizer.im_start, tokenizer.im_end)
+    ]
+    assert found == [tokenizer.end_of_text] * len(list(read_packed(run / "pack")))
+    texts = texts_of(run)
+    assert {id: texts[id] for id in texts if "<" in id} == {
+        f"manual/{name}": text for (_, name), text in hostile.items()
     }
 
 

@@ -16,7 +16,6 @@ from allod.app.home import Home
 from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.model.control_tokens import ControlTokens
 from allod.model.gguf import GgufHeader
 from allod.seal.launch import SealOptions, python_read_paths
 from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
@@ -131,7 +130,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
             can_chat=not header.can_embed,
             can_embed=header.can_embed,
             max_token_chars=header.max_token_chars,
-            control_tokens=ControlTokens(header.control_tokens, cuts=header.cuts, written=header.written),
+            control_tokens=header.kept_apart(),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
         pinned=pinned,

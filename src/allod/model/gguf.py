@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
 from allod.model.chat_template import check_template
-from allod.model.control_tokens import BREAK, KNOWN_NAMES
+from allod.model.control_tokens import BREAK, KNOWN_NAMES, ControlTokens
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 10_000
@@ -98,6 +98,10 @@ class GgufHeader:
     def can_embed(self) -> bool:
         """Whether the model was made for embeddings: its header says how to pool."""
         return self.pooling != _POOLING_NONE
+
+    def kept_apart(self) -> ControlTokens:
+        """What keeps texts apart from the control tokens. Raises Invalid where nothing could (`control_tokens`)."""
+        return ControlTokens(self.control_tokens, cuts=self.cuts, written=self.written)
 
 
 def read_header(path: Path, *, is_adapter: bool = False) -> GgufHeader:

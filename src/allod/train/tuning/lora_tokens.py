@@ -3,6 +3,9 @@
 A GGUF file has the vocabulary and the merges, and only a name (`tokenizer.ggml.pre`) for how text is cut before any
 merge. transformers does not look at that name: for SmolLM2 it kept digits together and read every third page of a
 manual otherwise than the engine does, so that an adapter would learn words that it never meets.
+
+A document that spells a control token means the text. The library knows that of those called special, and not of
+user-defined ones (Qwen's `<tool_call>`), nor of names that merges lead to: such a text is changed as it is in serving.
 Source of the names and what they stand for: ggml-org/llama.cpp, src/llama-vocab.cpp.
 """
 
@@ -16,6 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence,
 from transformers import AutoTokenizer
 
 from allod.core.errors import Invalid
+from allod.model.gguf import read_header
 from allod.model.tokenizer_files import GGUF_SPLIT, SPLIT
 
 _SINGLE_DIGITS = SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
@@ -30,14 +34,24 @@ class BaseTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
         self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.pre_tokenizer = _split(_split_name(folder / name))
-        self._tokenizer.encode_special_tokens = True  # a document that spells one out does not mean it
+        self._tokenizer.encode_special_tokens = True  # inverse to its name: their names in a text are ordinary text
+        self._apart = read_header(folder / name).kept_apart()
+        self._control = {self._tokenizer.token_to_id(each) for each in self._apart.names}
         found = (self._tokenizer.token_to_id(end) for end in _ENDS)
         self._end: int = next((number for number in found if number is not None), tokenizer.eos_token_id)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text, and the one that ends a document."""
-        found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [[*one.ids, self._end] for one in found]
+        found = self._ids(texts)
+        for number, ids in enumerate(found):
+            if not self._control.isdisjoint(ids):
+                found[number] = self._ids([self._apart.plain(texts[number])])[0]
+                if not self._control.isdisjoint(found[number]):
+                    raise Invalid("a document's text makes a control token of the base model", code="control_tokens")
+        return [[*ids, self._end] for ids in found]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 def _split_name(path: Path) -> str:
