@@ -11,7 +11,8 @@ class Deadlines:
     what a client owes its connection: work for it ends as if it had left.
 
     An engine that says nothing at all for `hung_s`, although it was asked something, is hung: it is ended and another
-    one is started. One that says anything, to whomever, is only busy.
+    one is started. One that says anything, to whomever, is only busy. `still_s` is shorter because what it goes by is
+    certain.
     """
 
     connect_s: int = 5  # until it takes a connection
@@ -22,6 +23,7 @@ class Deadlines:
     let_go_s: int = 30  # until it has let go of work that nobody waits for
     probe_s: int = 5  # after so long without a word of it, it is asked something
     hung_s: int = 60  # and has so long to say anything
+    still_s: int = 10  # or only so long if the kernel says that it is stopped, or owes a word and computes nothing
     head_s: int = 30  # until a client has sent the head of a request
     body_s: int = 60  # and its body
     keep_alive_s: int = 75  # that a connection is kept between two requests
