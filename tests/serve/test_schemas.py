@@ -19,7 +19,7 @@ from tests.serve.conftest import CALLER, Ask, MakeFront, ScriptedEngine, chat, r
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Tool, Usage
 from allod.govern.tenants import Quota
-from allod.serve.schemas.bounds import LIMITS, check_bounds
+from allod.serve.schemas.bounds import LIMITS, check_bounds, check_size
 from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
@@ -58,8 +58,7 @@ async def judge() -> AsyncIterator[Judge]:
 async def fault_of(judge: Judge, schema: dict[str, Any], *, tenant: str = "local") -> str | None:
     """What a client would be told of a schema, before any model is asked; None if it is accepted."""
     try:
-        check_bounds(schema, param="p")
-        check_enforced(schema, param="p")
+        check_size(schema, param="p")
         await judge.check(tenant, [Asked(schema, "p", is_grammar=True)])
     except Invalid as error:
         return error.message if (error.code, error.param) == ("invalid_schema", "p") else "another error"
@@ -144,17 +143,17 @@ def test_every_text_has_a_size(pattern: str) -> None:
 def test_tools_are_measured_together() -> None:
     """Many small schemas are one large one."""
     half = {"enum": ["x" * (LIMITS.characters // 2)]}
-    size = check_bounds(half, param="p")
+    size = check_size(half, param="p")
     with pytest.raises(Invalid):
-        check_bounds(half, param="p", num_before=size)
+        check_size(half, param="p", num_before=size)
 
 
 def test_what_is_data_is_no_schema() -> None:
     """A property called `if`, an example that refers, a default that contradicts itself: words, and nothing more."""
     data = {"$ref": "#/nowhere", "if": 1, "minLength": 9, "maxLength": 5}
     schema = {"type": "object", "properties": {name: {} for name in data}, "examples": [data], "default": data}
-    check_bounds(schema, param="p")
-    check_enforced(schema, param="p")
+    check_bounds(schema)
+    check_enforced(schema)
 
 
 def test_a_grammar_is_what_the_engine_gets() -> None:
@@ -173,9 +172,9 @@ def test_a_grammar_is_what_the_engine_gets() -> None:
 async def test_what_takes_too_long_is_ended_and_remembered(judge: Judge) -> None:
     """By CPU time, in a process of its own; who asks for the same again has the answer without it."""
     assert "CPU time" in (await fault_of(judge, DEAR) or "")
-    process = judge._process._process
+    process = judge._free[-1]._process
     assert "CPU time" in (await fault_of(judge, DEAR) or "")
-    assert judge._process._process is process  # nobody was asked
+    assert judge._free[-1]._process is process  # nobody was asked
     assert await fault_of(judge, {"type": "string"}) is None  # and the next has a new process
 
 
@@ -208,7 +207,7 @@ async def test_one_question_of_a_tenant_is_in_line(judge: Judge) -> None:
 async def test_an_ended_process_is_replaced_and_judges_nothing(judge: Judge) -> None:
     """Somebody else's kill is no fault of the schema's."""
     assert await fault_of(judge, {"type": "string"}) is None
-    process = judge._process._process
+    process = judge._free[-1]._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
     assert await fault_of(judge, {"type": "integer"}) is None
@@ -219,7 +218,7 @@ async def test_a_silent_process_is_unavailable() -> None:
     judge = Judge(JudgeLimits(answer_s=1.0))
     try:
         assert await fault_of(judge, {"type": "string"}) is None
-        process = judge._process._process
+        process = judge._free[-1]._process
         assert process is not None
         os.kill(process.pid, signal.SIGSTOP)
         with pytest.raises(Unavailable) as caught:
@@ -257,7 +256,7 @@ async def test_a_verdict_knows_what_no_grammar_holds(judge: Judge) -> None:
 async def test_a_hostile_pattern_does_not_outlast_its_time(judge: Judge) -> None:
     """Evaluating may be far dearer than compiling."""
     slow = {"type": "array", "items": {"pattern": "^" + "(a?){1000}" * 4 + "$"}}
-    check_bounds(slow, param="p")
+    check_bounds(slow)
     assert await judge.verdict("local", slow, json.dumps(["a" * 3999] * 10), False) == "too dear"
 
 

@@ -64,13 +64,14 @@ def judge_is_ended() -> Iterator[None]:
 
 
 def interpreted(asked: Chat, completion: Completion) -> Completion:
-    return asyncio.run(tools.interpret(asked, completion, partial(JUDGE.verdict, "local")))
+    schema = tools.prepare(asked).schema
+    return asyncio.run(tools.interpret(asked, completion, schema=schema, judged=partial(JUDGE.verdict, "local")))
 
 
 def checked(asked: Chat) -> None:
     """What a gateway does before it asks a model."""
     tools.check_tools(asked)
-    asyncio.run(JUDGE.check("local", tools.schemas_of(asked)))
+    asyncio.run(JUDGE.check("local", tools.schemas_of(asked, tools.prepare(asked))))
 
 
 def answered(text: str, *, finish: Any = "stop") -> Completion:

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -32,14 +31,12 @@ from allod.serve.controls import Controls
 from allod.serve.engine import Engine, EngineInfo
 from allod.serve.recorder import Recorder
 from allod.serve.salts import cache_salt
-from allod.serve.schemas.bounds import check_bounds
-from allod.serve.schemas.grammar import check_enforced
+from allod.serve.schemas.bounds import check_size
 from allod.serve.schemas.judge import Asked, Judge
 from allod.serve.served_model import ServedModel
 from allod.serve.work import Accepted, Work
 
 SCHEMA_PLACE = "response_format.json_schema.schema"
-LARGE_BODY_BYTES = 16 << 10  # schemas of more are read beside the event loop
 LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
 
@@ -78,19 +75,19 @@ class Gateway:
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        chat = await self._checked_chat(caller, request)
+        chat = self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
-        async with await self._accepted(caller, request, prepared, _schemas_of(chat)) as work:
+        async with await self._accepted(caller, request, prepared, _schemas_of(chat, prepared)) as work:
             completion = await self.engine.complete(prepared, salt=self._salt(request), tally=work.tally)
             work.counted(completion.usage)
-            completion = await self._interpreted(work, chat, completion)
+            completion = await self._interpreted(work, chat, prepared, completion)
         await work.record(completion.committed_bytes(), completion.finish)
         return Labelled(completion, request.label)
 
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        chat = await self._checked_chat(caller, request)
+        chat = self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
         request = await self._labelled(request)
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
@@ -118,8 +115,8 @@ class Gateway:
         completion = None
         salt = self._salt(request)
         async with (
-            await self._accepted(caller, request, prepared, _schemas_of(chat)) as work,
-            aclosing(self._pieces(chat, work, self.engine.stream(prepared, salt=salt, tally=work.tally))) as pieces,
+            await self._accepted(caller, request, prepared, _schemas_of(chat, prepared)) as work,
+            aclosing(self._pieces(chat, prepared, work, salt)) as pieces,
         ):
             async for item in pieces:
                 if isinstance(item, Completion):
@@ -139,7 +136,7 @@ class Gateway:
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)
 
-    async def _checked_chat(self, caller: Caller, request: Request) -> Chat:
+    def _checked_chat(self, caller: Caller, request: Request) -> Chat:
         chat = cast(Chat, request.task)
         self._served(caller, chat.model)
         if not self.engine.info.can_chat:
@@ -147,10 +144,9 @@ class Gateway:
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
             )
         self._check_length((message.get("content") or "" for message in chat.messages), param="messages")
-        if len(request.body) > LARGE_BODY_BYTES:  # Python's threads take turns: the event loop's comes every few ms
-            await asyncio.to_thread(_check_schemas, chat)
-        else:
-            _check_schemas(chat)
+        tools.check_tools(chat)
+        if chat.schema is not None:
+            check_size(chat.schema, param=SCHEMA_PLACE)
         return chat
 
     def _check_length(self, texts: Iterable[str], *, param: str) -> None:
@@ -209,10 +205,10 @@ class Gateway:
             )
         return served
 
-    async def _interpreted(self, work: Work, chat: Chat, completion: Completion) -> Completion:
+    async def _interpreted(self, work: Work, chat: Chat, prepared: Chat, completion: Completion) -> Completion:
         """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
         judged = partial(self.judge.verdict, work.tenant_id)
-        completion = await tools.interpret(chat, completion, judged)
+        completion = await tools.interpret(chat, completion, schema=prepared.schema, judged=judged)
         if chat.schema is not None and not completion.tool_calls and not tools.is_forced(chat):
             verdict = await judged(chat.schema or {"type": "object"}, completion.content or "", True)
             if tools.is_broken(verdict, completion):
@@ -222,18 +218,18 @@ class Gateway:
         return completion
 
     async def _pieces(
-        self, chat: Chat, work: Work, answer: AsyncGenerator[Piece | Completion, None]
+        self, chat: Chat, prepared: Chat, work: Work, salt: str
     ) -> AsyncGenerator[Piece | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []
         start = ""
         holding = tools.offers_tools(chat)
-        async with aclosing(answer) as stream:
+        async with aclosing(self.engine.stream(prepared, salt=salt, tally=work.tally)) as stream:
             async for item in stream:
                 work.progressed()
                 if isinstance(item, Completion):
                     work.counted(item.usage)
-                    completion = await self._interpreted(work, chat, item)
+                    completion = await self._interpreted(work, chat, prepared, item)
                     if not completion.tool_calls:
                         for piece in held:
                             yield piece
@@ -254,14 +250,6 @@ class Gateway:
                     yield item
 
 
-def _check_schemas(chat: Chat) -> None:
-    """Read the schemas of the answer and of the tools. Raises Invalid for one that is not held to here."""
-    tools.check_tools(chat)
-    if chat.schema is not None:
-        check_bounds(chat.schema, param=SCHEMA_PLACE)
-        check_enforced(chat.schema, param=SCHEMA_PLACE)
-
-
 def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: EngineInfo) -> None:
     names = [model.name, *(adapter.name for adapter in adapters)]
     looks = [folded(name) for name in names]
@@ -273,7 +261,7 @@ def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: E
         raise Invalid(f"{name!r} is no adapter over {model.name!r} that the engine holds", code="adapter_not_loaded")
 
 
-def _schemas_of(chat: Chat) -> list[Asked]:
+def _schemas_of(chat: Chat, prepared: Chat) -> list[Asked]:
     """The schemas of a chat that are to be known good before its turn."""
     own = [] if chat.schema is None else [Asked(chat.schema, SCHEMA_PLACE, is_grammar=True)]
-    return own + tools.schemas_of(chat)
+    return own + tools.schemas_of(chat, prepared)

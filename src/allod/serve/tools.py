@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
-from allod.serve.schemas.bounds import check_bounds, refused
-from allod.serve.schemas.grammar import call_schema, check_enforced
+from allod.serve.schemas.bounds import check_size, refused
+from allod.serve.schemas.grammar import call_schema
 from allod.serve.schemas.json_text import json_value
 from allod.serve.schemas.judge import Asked, Verdict
 
 Judged = Callable[[Json, str, bool], Awaitable[Verdict]]  # a schema, a text, whether the engine was held to the schema
 
 MAX_CALLS = 128  # of one answer; each is held to its schema
+MAX_CALL_CHARS = 128 << 10  # of an answer that is searched for calls: a longer one is text
+EVENED_CHARS = 64 << 10  # of all earlier calls' arguments; beyond, they stay as they were written
 _CALL_BEGINS = re.compile(r"<tool_call>\s*(?=\{)")
 _CALL_ENDS = re.compile(r"\s*</tool_call>")
 _FENCE = re.compile(r"\A```(?:json)?\s*(\{.*\})\s*```\Z", re.DOTALL)
@@ -31,29 +35,27 @@ _OPENINGS = ("{", "<tool_call>", "```")
 
 
 def check_tools(chat: Chat) -> None:
-    """Raise Invalid for a tool whose schema asks for too much, and for a choice that names no tool."""
+    """Raise Invalid for tools whose schemas are too large together, and for a choice that names no tool."""
     size = (0, 0)
     for index, tool in enumerate(chat.tools):
         param = _place(index)
         if tool.parameters.get("type", "object") != "object":
             raise refused("type at #: the arguments of a tool are an object", param=param)
-        size = check_bounds(tool.parameters, param=param, num_before=size)
-        if is_forced(chat) and chat.tool_choice in ("required", tool.name):
-            check_enforced(tool.parameters, param=param)
+        size = check_size(tool.parameters, param=param, num_before=size)
     if chat.tool_choice not in ("auto", "none", "required", *(tool.name for tool in chat.tools)):
         raise Invalid(f"tool_choice names {chat.tool_choice!r}, which is no tool here", param="tool_choice")
     if not chat.tools and chat.tool_choice not in ("auto", "none"):
         raise Invalid("tool_choice asks for a call and there are no tools", param="tool_choice")
 
 
-def schemas_of(chat: Chat) -> list[Asked]:
+def schemas_of(chat: Chat, prepared: Chat) -> list[Asked]:
     """What is to be known good of the tools' schemas before a model is asked; those of forced calls as grammars."""
     asked = [
         Asked(tool.parameters, _place(index), is_forced(chat) and chat.tool_choice in ("required", tool.name))
         for index, tool in enumerate(chat.tools)
     ]
-    if is_forced(chat) and chat.tool_choice == "required":
-        asked.append(Asked(_forced_schema(chat), "tools", is_grammar=True))
+    if is_forced(chat) and chat.tool_choice == "required" and prepared.schema is not None:
+        asked.append(Asked(prepared.schema, "tools", is_grammar=True))
     return asked
 
 
@@ -75,7 +77,8 @@ def prepare(chat: Chat) -> Chat:
     """The chat that an engine without tools answers in the same sense."""
     if not chat.tools and all(_is_plain(message) for message in chat.messages):
         return chat
-    messages = [_flat(message) for message in chat.messages]
+    num_chars = sum(len(call["function"]["arguments"]) for message in chat.messages for call in _calls_in(message))
+    messages = [_flat(message, is_evened=num_chars <= EVENED_CHARS) for message in chat.messages]
     if offers_tools(chat):
         messages = _with_instructions(messages, _instructions(chat))
     schema = _forced_schema(chat) if is_forced(chat) else chat.schema
@@ -92,10 +95,13 @@ def could_be_call(text: str) -> bool:
     return any(start.startswith(opening) or opening.startswith(start) for opening in _OPENINGS)
 
 
-async def interpret(chat: Chat, completion: Completion, judged: Judged) -> Completion:
-    """The engine's text as what the client asked for: calls where it holds calls, otherwise unchanged."""
+async def interpret(chat: Chat, completion: Completion, *, schema: Json | None, judged: Judged) -> Completion:
+    """The engine's text as what the client asked for: calls where it holds calls, otherwise unchanged.
+
+    `schema` is the one that the engine was held to.
+    """
     if is_forced(chat):
-        return await _forced(chat, completion, judged)
+        return await _forced(chat, completion, schema or {}, judged)
     if not offers_tools(chat):
         return completion
     calls = await _found(chat.tools, completion.content or "", judged)
@@ -104,10 +110,10 @@ async def interpret(chat: Chat, completion: Completion, judged: Judged) -> Compl
     return replace(completion, content=None, tool_calls=calls, finish="tool_calls") if calls else completion
 
 
-async def _forced(chat: Chat, completion: Completion, judged: Judged) -> Completion:
+async def _forced(chat: Chat, completion: Completion, schema: Json, judged: Judged) -> Completion:
     """The call that was asked for. What was cut short is none: nobody may act on half of the arguments."""
     text = completion.content or ""
-    verdict = await judged(_forced_schema(chat), text, True)
+    verdict = await judged(schema, text, True)
     if is_broken(verdict, completion):
         raise not_kept(verdict, chat, "the model's call does not satisfy the tool's schema", code="tool_call_invalid")
     if verdict != "kept":
@@ -137,6 +143,8 @@ def not_kept(verdict: Verdict, chat: Chat, message: str, *, code: str) -> AllodE
 
 async def _found(tools: tuple[Tool, ...], text: str, judged: Judged) -> tuple[ToolCall, ...]:
     """Every call in the text; none unless all of them are valid."""
+    if len(text) > MAX_CALL_CHARS:
+        return ()
     stripped = text.strip()
     fenced = _FENCE.match(stripped)
     texts = _tagged(stripped) or [fenced.group(1) if fenced else stripped]
@@ -217,15 +225,31 @@ def _with_instructions(messages: list[Json], instructions: str) -> list[Json]:
     return [{"role": "system", "content": instructions}, *messages]
 
 
-def _flat(message: Json) -> Json:
+def _calls_in(message: Json) -> Sequence[Json]:
+    return message.get("tool_calls") or ()
+
+
+def _flat(message: Json, *, is_evened: bool) -> Json:
     """Earlier calls and their results as text, for templates that know neither."""
     if message["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
-    calls = message.get("tool_calls")
+    calls = _calls_in(message)
     if not calls:
         return {"role": message["role"], "content": message["content"]}
     texts = [message["content"]] if message.get("content") else []
     for call in calls:
-        function = {"name": call["function"]["name"], "arguments": _object(call["function"]["arguments"]) or {}}
-        texts.append(f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>")
+        name = json.dumps(call["function"]["name"], ensure_ascii=False)
+        arguments = _arguments_of(call["function"]["arguments"], is_evened=is_evened)
+        texts.append(f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>')
     return {"role": message["role"], "content": "\n".join(texts)}
+
+
+def _arguments_of(text: str, *, is_evened: bool) -> str:
+    """The JSON object in `text`, written as models write JSON; an empty one where it is none."""
+    if is_evened:
+        return json.dumps(_object(text) or {}, ensure_ascii=False)
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])  # looks at it and makes nothing of it: 3 ms a MB
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return "{}"
+    return text

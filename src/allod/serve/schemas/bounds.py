@@ -1,4 +1,6 @@
-"""What a client's schema may ask for, told by reading it once: in milliseconds, and before anything compiles it.
+"""What a client's schema may ask for, told by reading it: before anything compiles it, and in milliseconds.
+
+Its size is read first, where the request is; what else it says is read by the judge's process.
 
 What is counted is what gets expanded and evaluated, not what is written. The limits leave room for honest use (an enum
 of 5,000 codes, 400 optional properties); what passes them can still be dear, so that `judge` has a bound of its own.
@@ -26,6 +28,7 @@ class SchemaLimits:
     characters: int = 256 << 10  # of keys and strings
     values: int = 20_000  # of JSON: numbers, strings, keys, brackets
     depth: int = 100  # brackets within brackets
+    places: int = 16 << 20  # characters that the places of all values would have: names are said again at each below
     schemas: int = 2_000  # within one
     patterns: int = 256  # `pattern` and keys of `patternProperties`
     pattern_properties: int = 64  # in one schema: each is compared with every other, and the cost is their cube
@@ -48,42 +51,29 @@ _PAIRS = (
     ("minimum", "maximum"),
 )
 _COUNTED = {keyword for pair in _PAIRS[:-1] for keyword in pair}
+_MAX_REASON = 500
 _NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "multipleOf"}.union(*_PAIRS)
 
 
-def check_bounds(schema: Json, *, param: str, num_before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-    """Raise Invalid (`invalid_schema`) with keyword and place where a schema asks for too much or contradicts itself.
+def check_size(schema: Json, *, param: str, num_before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """Raise Invalid (`invalid_schema`) where a schema is too large or too deep to be read at all.
 
     `num_before` are the values and characters of other schemas of the request; returned with this one's added.
     """
-    size = _check_size(schema, param, num_before)
-    found = list(islice(places(schema), LIMITS.schemas + 1))
-    if len(found) > LIMITS.schemas:
-        raise refused(f"more than {LIMITS.schemas} schemas in one", param=param)
-    for place, each in found:
-        for reason in _faults(each):
-            raise refused(f"{reason} at {place}", param=param)
-    _check_patterns(found, param)
-    _check_multiples(found, param)
-    _Evaluations(schema, param).check()
-    return size
-
-
-def refused(reason: str, *, param: str) -> Invalid:
-    """A schema that cannot be had."""
-    return Invalid(f"the schema cannot be used: {reason}", code="invalid_schema", param=param)
-
-
-def _check_size(schema: Json, param: str, num_before: tuple[int, int]) -> tuple[int, int]:
     num_values, num_characters = num_before
     level: list[Any] = [schema]
+    longest = num_places = 0  # characters of the longest place at this level, and of all places so far at most
     for _ in range(LIMITS.depth):
         below: list[Any] = []
+        name = 0
+        num_places += longest * len(level)
         for value in level:
             num_values += 1
             if isinstance(value, dict):
                 num_values += len(value)
-                num_characters += sum(map(len, value))
+                lengths = list(map(len, value))
+                num_characters += sum(lengths)
+                name = max(name, *lengths, 0)
                 below.extend(value.values())
             elif isinstance(value, list):
                 below.extend(value)
@@ -92,13 +82,38 @@ def _check_size(schema: Json, param: str, num_before: tuple[int, int]) -> tuple[
             if num_values + len(below) > LIMITS.values or num_characters > LIMITS.characters:
                 what = f"more than {LIMITS.values} values or {LIMITS.characters} characters, all schemas together"
                 raise refused(what, param=param)
+        if num_places > LIMITS.places:
+            raise refused("names too long for how much they hold", param=param)
         if not below:
             return num_values, num_characters
-        level = below
+        level, longest = below, longest + name
     raise refused(f"nested more than {LIMITS.depth} deep", param=param)
 
 
-def _check_patterns(found: list[tuple[str, dict[str, Any]]], param: str) -> None:
+def check_bounds(schema: Json) -> None:
+    """Raise Invalid (`invalid_schema`) with keyword and place where a schema asks for too much or contradicts itself.
+
+    To be called once its size is known to be within bounds.
+    """
+    found = list(islice(places(schema), LIMITS.schemas + 1))
+    if len(found) > LIMITS.schemas:
+        raise refused(f"more than {LIMITS.schemas} schemas in one")
+    for place, each in found:
+        for reason in _faults(each):
+            raise refused(f"{reason} at {place}")
+    _check_patterns(found)
+    _check_multiples(found)
+    _Evaluations(schema).check()
+
+
+def refused(reason: str, *, param: str | None = None) -> Invalid:
+    """A schema that cannot be had; a place in it may be as long as the client's names."""
+    if len(reason) > _MAX_REASON:
+        reason = f"{reason[: _MAX_REASON // 2]} … {reason[-_MAX_REASON // 2 :]}"
+    return Invalid(f"the schema cannot be used: {reason}", code="invalid_schema", param=param)
+
+
+def _check_patterns(found: list[tuple[str, dict[str, Any]]]) -> None:
     num_patterns = num_characters = 0
     for place, schema in found:
         for keyword, pattern in _patterns(schema):
@@ -106,12 +121,12 @@ def _check_patterns(found: list[tuple[str, dict[str, Any]]], param: str) -> None
             num_characters += len(pattern) if len(pattern) > LIMITS.repetition else expanded(pattern)
             if num_characters > LIMITS.repetition:
                 reason = f"{keyword}: repetitions that expand to more than {LIMITS.repetition} characters at {place}"
-                raise refused(reason, param=param)
+                raise refused(reason)
     if num_patterns > LIMITS.patterns:
-        raise refused(f"pattern: more than {LIMITS.patterns} of them", param=param)
+        raise refused(f"pattern: more than {LIMITS.patterns} of them")
 
 
-def _check_multiples(found: list[tuple[str, dict[str, Any]]], param: str) -> None:
+def _check_multiples(found: list[tuple[str, dict[str, Any]]]) -> None:
     """A grammar has a state for each remainder, and several at one place are multiplied."""
     common = 1
     for place, schema in found:
@@ -121,7 +136,7 @@ def _check_multiples(found: list[tuple[str, dict[str, Any]]], param: str) -> Non
             common = lcm(common, int(digits))
             if common > LIMITS.multiple:
                 reason = f"multipleOf: the steps have no common multiple below {LIMITS.multiple} at {place}"
-                raise refused(reason, param=param)
+                raise refused(reason)
 
 
 def _faults(schema: dict[str, Any]) -> Iterator[str]:
@@ -158,24 +173,23 @@ def _patterns(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
 class _Evaluations:
     """How many schemas judge one value at each place, references followed: an `allOf` of references can fan out."""
 
-    def __init__(self, schema: Json, param: str) -> None:
+    def __init__(self, schema: Json) -> None:
         self._schema = schema
-        self._param = param
         self._targets = targets(schema)
         self._known: dict[int, int] = {}
         self._open: list[int] = []
 
     def check(self) -> None:
         if sum(self._count(found) for _, found in places(self._schema)) > LIMITS.evaluations:
-            self._refuse(f"one value would be held against more than {LIMITS.evaluations} schemas")
+            raise refused(f"one value would be held against more than {LIMITS.evaluations} schemas")
 
     def _count(self, schema: Any) -> int:
         if not isinstance(schema, dict):
             return 1
         if id(schema) in self._open:
-            self._refuse("$ref: refers to itself without a property or an item in between")
+            raise refused("$ref: refers to itself without a property or an item in between")
         if len(self._open) >= LIMITS.reference_chain + LIMITS.depth:
-            self._refuse(f"$ref: a chain of more than {LIMITS.reference_chain}")
+            raise refused(f"$ref: a chain of more than {LIMITS.reference_chain}")
         if id(schema) not in self._known:
             self._open.append(id(schema))
             self._known[id(schema)] = min(1 + sum(map(self._count, self._judging(schema))), LIMITS.evaluations + 1)
@@ -188,6 +202,3 @@ class _Evaluations:
             reference = schema.get(keyword)
             if isinstance(reference, str) and reference in self._targets:
                 yield self._targets[reference][1]
-
-    def _refuse(self, reason: str) -> None:
-        raise refused(reason, param=self._param)

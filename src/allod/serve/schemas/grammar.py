@@ -43,12 +43,12 @@ def grammar_of(schema: Json) -> str:
     return "%llguidance {}\nstart: %json " + json.dumps({**evened, "x-guidance": _OPTIONS})
 
 
-def check_enforced(schema: Json, *, param: str) -> None:
+def check_enforced(schema: Json) -> None:
     """Raise Invalid, naming keyword and place, for what no grammar holds a model to."""
     for place, found in places(schema):
         for keyword in sorted(_NOT_ENFORCED & found.keys()):
             if found[keyword] is not False or keyword != "uniqueItems":
-                raise refused(f"{keyword} at {place} cannot be enforced while an answer is made", param=param)
+                raise refused(f"{keyword} at {place} cannot be enforced while an answer is made")
 
 
 def call_schema(name: str, parameters: Json, *, at: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class JudgingProcess:
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,  # a library's last words may quote a client's
                 env={"PYTHONPATH": str(_SOURCE)},
-                start_new_session=True,
+                process_group=0,  # no session of its own: Linux gives each the same share, whatever `nice` says
             )
         try:
             _line(ours)

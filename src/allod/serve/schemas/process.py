@@ -1,7 +1,7 @@
-"""The process that compiles clients' schemas and holds answers to them. Started by `judge`, never imported.
+"""The process that reads and compiles clients' schemas and holds answers to them. Started by `judge`, never imported.
 
-Both libraries hold Python's lock while they work, and a thread cannot be ended; a process can. It ends itself when one
-question takes more than its share of CPU time (SIGPROF's default), so that no clock of a busy machine is in it.
+A thread cannot be ended; a process can. It ends itself when one question takes more than its share of CPU time
+(SIGPROF's default), so that no clock of a busy machine is in it. Whoever else wants the processor comes first.
 
 python -m allod.serve.schemas.process CPU_S MEMORY_BYTES   # a question a line, as JSON; an answer a line
 """
@@ -9,6 +9,7 @@ python -m allod.serve.schemas.process CPU_S MEMORY_BYTES   # a question a line, 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -19,7 +20,9 @@ from typing import Any
 import jsonschema_rs
 import llguidance
 
-from allod.serve.schemas.grammar import grammar_of
+from allod.core.errors import Invalid
+from allod.serve.schemas.bounds import check_bounds, refused
+from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.places import places
 
@@ -30,6 +33,7 @@ _COMPILING = "failed to compile JSON schema: "
 _ALLOWED = b"\xc8"  # what a byte that may follow has in the list of them
 _PLACES = 100  # that are looked at for the one to name
 _MAX_REASON = 300
+_NICE = 5  # a third of a processor where others want all of it: schemas still get their turn
 _PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000, size_limit=10 << 20)
 
 
@@ -37,6 +41,7 @@ def serve(cpu_s: float, memory_bytes: int) -> None:
     """Answer questions until there are no more."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(_NICE)
     _write("ready")
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
@@ -46,30 +51,40 @@ def serve(cpu_s: float, memory_bytes: int) -> None:
         _write(answer)
 
 
-def _checked(schema: Any, grammar: str | None) -> str | None:
-    """Why this is no usable schema; None if it is one."""
+def _checked(schema: Any, is_grammar: bool) -> str | None:
+    """What is told of a schema that cannot be used; None if it can be."""
+    try:
+        check_bounds(schema)
+        if is_grammar:
+            check_enforced(schema)
+        _check_compiled(schema, is_grammar)
+    except Invalid as error:
+        return error.message
+    return None
+
+
+def _check_compiled(schema: Any, is_grammar: bool) -> None:
     try:
         _validator(json.dumps(schema))
     except jsonschema_rs.ValidationError as error:
         place = "".join(f"/{step}" for step in error.instance_path)
-        return f"it is no JSON Schema: {_shown(error.message)} at #{place}"
+        raise refused(f"it is no JSON Schema: {_shown(error.message)} at #{place}") from error
     except (jsonschema_rs.ReferencingError, ValueError) as error:
-        return f"it is no JSON Schema: {_shown(str(error))}"
-    fault = None if grammar is None else _grammar_fault(grammar)
-    if fault is None:
-        return None
-    keyword = "pattern: " if "regex" in fault else ""
-    return f"{keyword}{_shown(fault.removeprefix(_COMPILING))} at {_place(schema, fault)}"
+        raise refused(f"it is no JSON Schema: {_shown(str(error))}") from error
+    fault = _grammar_fault(grammar_of(schema)) if is_grammar else None
+    if fault is not None:
+        keyword = "pattern: " if "regex" in fault else ""
+        raise refused(f"{keyword}{_shown(fault.removeprefix(_COMPILING))} at {_place(schema, fault)}")
 
 
-def _kept(schema: Any, grammar: str | None, text: str) -> str:
+def _kept(schema: Any, is_grammar: bool, text: str) -> str:
     """ "kept", or what else can be said of a text that a schema was for."""
     value = json_value(text)
     if value is not NOT_JSON and _validator(json.dumps(schema)).is_valid(value):
         return "kept"
-    if grammar is None:
+    if not is_grammar:
         return "broken"
-    matcher = llguidance.LLMatcher(_tokenizer(), grammar, log_level=0)
+    matcher = llguidance.LLMatcher(_tokenizer(), grammar_of(schema), log_level=0)
     data = text.encode("utf-8", "replace")
     if matcher.try_consume_tokens(list(data)) < len(data):
         return "not enforced"
