@@ -164,12 +164,29 @@ def test_a_broken_or_shared_key_file_is_refused(tmp_path: Path) -> None:
     DayKeys(tmp_path).use("a", DAY)
     (file,) = (tmp_path / DAY).iterdir()
     file.chmod(0o644)
-    with pytest.raises(Invalid):
+    with pytest.raises(Unavailable, match="only its owner can read"):
         DayKeys(tmp_path).use("a", DAY)
     file.chmod(0o600)
     file.write_bytes(b"short")
-    with pytest.raises(Invalid):
+    with pytest.raises(Unavailable, match="not 32 bytes"):
         DayKeys(tmp_path).use("a", DAY)
+
+
+def test_nobody_is_recorded_only_where_no_key_can_be_used(tmp_path: Path) -> None:
+    """One tenant's broken key is its own trouble; a store that none can be written to is everybody's."""
+    DayKeys(tmp_path).use("a", DAY)
+    (file,) = (tmp_path / DAY).iterdir()
+    file.chmod(0o644)
+    keys = DayKeys(tmp_path)
+    keys.check([], DAY)
+    keys.check(["a", "b"], DAY)
+    keys.check(["a"], NEXT_DAY)
+    with pytest.raises(Unavailable, match="only its owner can read"):
+        keys.check(["a"], DAY)
+    assert not (tmp_path / NEXT_DAY).exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="no day key can be kept"):
+        DayKeys(tmp_path / "file").check(["a", "b"], DAY)
 
 
 @pytest.mark.parametrize("day", ["", "today", "../../etc", "2026-1-1", "2026-11-22/x"])

@@ -170,11 +170,12 @@ def front(tmp_path: Path) -> MakeFront:
         }
         recorder = Recorder(writer=writer, day_keys=day_keys, engine=engine, **{**parts, **changes})
         admission = Admission(num_running=num_running, num_waiting=num_waiting)
-        quotas = Quotas(MemoryStore(), gateway="a")
+        quotas, keys = Quotas(MemoryStore(), gateway="a"), KeyRing(NATION, monotonic_s=lambda: 0.0)
+        keys.refresh(MemoryStore())
         gateway = Gateway(
             model=SERVED,
             adapters=adapters,
-            keys=KeyRing(NATION),
+            keys=keys,
             controls=Controls(
                 policy=POLICY,
                 nation=NATION,

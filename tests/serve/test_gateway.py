@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -35,7 +34,6 @@ from allod.govern.keys import Caller
 from allod.govern.policy_asked import Model, Site
 from allod.govern.tenants import Quota
 from allod.prove.segment import FileCalls
-from allod.serve import recorder as recorder_module
 from allod.serve.gateway import Gateway
 from allod.serve.salts import cache_salt
 
@@ -549,10 +547,15 @@ async def test_a_stream_whose_receipt_fails_never_ends_well(front: MakeFront, di
 
 async def test_the_error_counts_more_than_its_note(front: MakeFront, ask: Ask) -> None:
     """An engine lost while the log is closed is reported as the engine that was lost."""
-    async with front(ScriptedEngine("x", error=Unavailable("gone", code="engine_lost"))) as made:
+    engine = ScriptedEngine("x", error=Unavailable("gone", code="engine_lost"))
+    engine.gate.clear()
+    async with front(engine) as made:
+        asking = asyncio.create_task(ask(made.gateway, request()))
+        await until(lambda: len(engine.asked) == 1)
         await asyncio.to_thread(made.writer.close)
+        engine.gate.set()
         with pytest.raises(Unavailable) as caught:
-            await ask(made.gateway, request())
+            await asking
     assert caught.value.code == "engine_lost"
 
 
@@ -583,24 +586,21 @@ async def test_whatever_the_engine_would_read_is_searched(front: MakeFront, aske
 
 
 async def test_nothing_is_generated_while_the_log_is_known_not_to_work(front: MakeFront) -> None:
-    """After a failure one request a second finds out whether it works again; the others cost nobody anything."""
+    """Not even the first time, where the log itself knows it."""
     engine = ScriptedEngine("x")
     async with front(engine) as made:
         await asyncio.to_thread(made.writer.close)
         for _ in range(3):
             with pytest.raises(Unavailable):
                 await made.gateway.answer(CALLER, request())
-        assert len(engine.asked) == 1
+        assert len(engine.asked) == 0
         with pytest.raises(Unavailable):
             made.recorder.check()
 
 
-async def test_after_the_log_failed_no_work_is_begun_for_a_while(
-    front: MakeFront, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Work that could not be recorded is not begun; when the disk has room again, so has the gateway."""
-    clock_s, full = 100.0, True
-    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: clock_s))
+async def test_after_the_log_failed_no_work_is_begun_until_it_works_again(front: MakeFront, ask: Ask) -> None:
+    """Work that could not be recorded is not begun; that the disk has room again is found out without any."""
+    full = True
 
     def pwrite(fd: int, data: bytes, offset: int) -> int:
         if full:
@@ -616,7 +616,9 @@ async def test_after_the_log_failed_no_work_is_begun_for_a_while(
         assert len(engine.asked) == 1
         with pytest.raises(Unavailable, match="No space left"):
             made.recorder.check()
-        full, clock_s = False, clock_s + recorder_module.RETRY_S
+        full = False
+        await until(lambda: made.writer._failure is None)
+        made.recorder.check()
         for number in range(2):
             await ask(made.gateway, request(id=f"r{number}"))
         made.recorder.check()

@@ -107,7 +107,7 @@ class Meter:
     def _post(self, entries: list[tuple[int, int, bytes]]) -> int:
         try:
             return self._ledger.post(entries)
-        except Invalid as error:  # a day key that cannot be trusted: the ledger must not go on without it
+        except Invalid as error:  # a gap: the ledger must not go on
             raise Unavailable(error.message, code=error.code, hint=error.hint) from error
 
 

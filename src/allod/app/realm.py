@@ -53,7 +53,6 @@ class Realm:
         names = DayNames(opened.day_keys, opened.store)
         self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)
         self._log = opened.log
-        self._now_ms = opened.clock.now_ms
         self._day_keys = opened.day_keys
         self._history = Policies(settings.home, opened.nation, realm=settings.realm.name)
 
@@ -82,10 +81,8 @@ class Realm:
             raise Unavailable(f"no policy can be relied on: {reason}", code="policy_unavailable") from error
 
     def check_ready(self) -> None:
-        """Raise Unavailable, with the reason, unless an answer could be given now."""
-        self._now_ms()
-        self.gateway.controls.check()
-        self.gateway.recorder.check()
+        """Raise Unavailable, with the reason, unless an answer could be given now: what every request asks, too."""
+        self.gateway.check()
         engine = self.gateway.engine
         if isinstance(engine, Replica):
             engine.check_ready()

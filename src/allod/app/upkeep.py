@@ -16,6 +16,7 @@ from allod.app.opening import Opened
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.govern.keys import KeyRing
 from allod.govern.tenants import ORGANIZATION_MICROS, organization
+from allod.prove.commitments import day_of
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 
@@ -38,7 +39,7 @@ class Upkeep:
         self._accepted = known.id if known else None
         self._ending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._threads = ThreadPoolExecutor(5, "allod-upkeep")  # nobody's request can keep these from being current
+        self._threads = ThreadPoolExecutor(6, "allod-upkeep")  # nobody's request can keep these from being current
 
     async def start(self) -> None:
         """Read the keys, and begin. Raises Unavailable if they cannot be read."""
@@ -47,6 +48,7 @@ class Upkeep:
             asyncio.create_task(self._repeat("keys", self.take_up_news, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("policy", self._read_policy, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("clock", self._check_clock, NEWS_EVERY_S)),
+            asyncio.create_task(self._repeat("day keys", self._check_day_keys, NEWS_EVERY_S)),
             asyncio.create_task(self._repeat("ledger", self._charge, CHARGE_EVERY_S)),
             asyncio.create_task(self._repeat("quotas", self._tidy, TIDY_EVERY_S)),
         ]
@@ -100,6 +102,9 @@ class Upkeep:
             self._accepted = accepted.id
             self._opened.clock.accept(accepted.at_ms)
         self._opened.clock.now_ms()
+
+    def _check_day_keys(self) -> None:
+        self._opened.day_keys.check(self._keys.tenant_ids, day_of(now_ms()))
 
     def _charge(self) -> None:
         self._opened.meter.catch_up()

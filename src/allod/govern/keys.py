@@ -89,6 +89,9 @@ class _Book:
             self.entries[key.digest] = self._entry(key)
         self.version = changes.version
 
+    def tenant_ids(self) -> list[str]:
+        return [tenant.id for tenant in list(self._tenants.values()) if tenant.archived_ms is None]
+
     def _entry(self, key: Key) -> _Entry:
         tenant = self._tenants.get(key.tenant_id)
         if key.revoked_ms is not None:
@@ -118,6 +121,11 @@ class KeyRing:
     def version(self) -> int:
         """The version of the store that this is."""
         return self._book.version
+
+    @property
+    def tenant_ids(self) -> list[str]:
+        """Of the tenants that are not archived."""
+        return self._book.tenant_ids()
 
     def refresh(self, store: TenantStore) -> None:
         """Ask the store what changed and apply it. Blocks; raises what the store raises, and then nothing changed."""
@@ -156,13 +164,17 @@ class KeyRing:
             raise _wrong_kind("this is a key for use", "the first admin key is in the file `admin.key` of ALLOD_HOME")
         return entry.key
 
-    def _valid(self, presented: str, now_ms: int) -> _Entry:
+    def check_news(self) -> None:
+        """Raise Unavailable (`tenants_unavailable`) when the ring is too old for any key to be checked."""
         if self._monotonic_s() - self._news_s > MAX_NEWS_AGE_S:
             raise Unavailable(
                 "the tenants' database does not answer, so no key can be checked",
                 code="tenants_unavailable",
                 retry_after_s=1,
             )
+
+    def _valid(self, presented: str, now_ms: int) -> _Entry:
+        self.check_news()
         self._latest_ms = max(self._latest_ms, now_ms)
         entry = self._book.entries.get(api_key_digest(presented))
         if entry is None:

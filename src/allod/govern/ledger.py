@@ -138,7 +138,7 @@ class Ledger:
                 kind, predicate = _read(entry.statement)
                 charge = charge_of(predicate, kind, tenant_of=names.tenant_of, key_of=names.key_of)
             except Invalid as error:
-                if error.code != "bad_statement":  # a day key that cannot be trusted is no fault of the entry
+                if error.code != "bad_statement":  # no fault of the entry
                     raise
                 unreadable.append((entry.number, error.message))
                 continue

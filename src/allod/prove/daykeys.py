@@ -7,6 +7,7 @@ Layout: `<directory>/<YYYY-MM-DD>/<SHA-256 of the tenant's name>.key`, 32 bytes 
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ from allod.core.whole_files import sync
 from allod.prove.commitments import day_of, key_pseudonym_of, nonce_of, pseudonym_of, salt_of
 
 KEY_BYTES = 32
+RETRY_S = 2.0  # after a key could not be used
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 
 
@@ -53,22 +55,41 @@ class DayKeys:
     def use(self, tenant: str, day: str) -> DayKey:
         """The key, made and durable if this is its first use. Blocks for milliseconds then.
 
-        Raises Unavailable if it cannot be kept, Invalid for a key file that is unsafe or broken.
+        Raises Unavailable if it cannot be kept, and for a key file that is unsafe or broken.
         """
         return self._known.get((tenant, day)) or self.find(tenant, day) or self._create(tenant, day)
 
     def find(self, tenant: str, day: str) -> DayKey | None:
-        """The key if it exists; never makes one. Raises Invalid for a key file that is unsafe or broken."""
+        """The key if it exists; never makes one. Raises Unavailable for a key file that is unsafe or broken."""
         path = self._path(tenant, day)
-        if not path.exists():
-            return None
-        secret = read_secret(path)
+        try:
+            if not path.exists():
+                return None
+            secret = read_secret(path)
+        except Invalid as error:  # of ours, not of whoever asks
+            raise _unusable(error.message, error.code, error.hint) from error
+        except OSError as error:
+            raise _unusable(f"the day keys cannot be read ({error.strerror})", "keystore_unavailable") from error
         if len(secret) != KEY_BYTES:
-            raise Invalid(f"the day key {path.name} is not {KEY_BYTES} bytes", code="bad_key")
+            raise _unusable(f"the day key {path.name} is not {KEY_BYTES} bytes", "bad_key")
         key = DayKey(pseudonym_of(secret, tenant), secret)
         self._known[tenant, day] = key
         self._tenants[day, key.pseudonym] = tenant
         return key
+
+    def check(self, tenants: Iterable[str], day: str) -> None:
+        """Raise Unavailable, with the reason, where no request of any of these tenants could be recorded that day."""
+        failure = None
+        for tenant in tenants:
+            try:
+                if not (self.known(tenant, day) or self.find(tenant, day)):
+                    self._check_room(day)
+            except Unavailable as error:
+                failure = error
+            else:
+                return
+        if failure is not None:
+            raise failure
 
     def key_name(self, tenant: str, day: str, key_id: str) -> str:
         """What receipts of the day call one of the tenant's API keys. The day key must exist."""
@@ -135,13 +156,24 @@ class DayKeys:
             make_private_directory(path.parent)
             write_secret_once(path, secrets.token_bytes(KEY_BYTES))  # if another process was first, its key counts
         except OSError as error:
-            raise Unavailable(f"no day key can be kept ({error.strerror})", code="keystore_unavailable") from error
+            raise _unusable(f"no day key can be kept ({error.strerror})", "keystore_unavailable") from error
         key = self.find(tenant, day)
         if key is None:
-            raise Invalid(f"the day key {path.name} vanished as it was made", code="bad_key")
+            raise _unusable(f"the day key {path.name} vanished as it was made", "bad_key")
         return key
+
+    def _check_room(self, day: str) -> None:
+        directory = self._path("", day).parent
+        while not directory.exists() and directory != directory.parent:
+            directory = directory.parent
+        if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
+            raise _unusable(f"no day key can be kept ({directory} is not ours to write)", "keystore_unavailable")
 
     def _path(self, tenant: str, day: str) -> Path:
         if _DAY.fullmatch(day) is None:
             raise Invalid(f"{day!r} is not a day", code="bad_time")
         return self._directory / day / f"{sha256(tenant.encode()).hexdigest()}.key"
+
+
+def _unusable(message: str, code: str, hint: str | None = None) -> Unavailable:
+    return Unavailable(message, code=code, hint=hint, retry_after_s=RETRY_S)

@@ -59,7 +59,7 @@ class Appended(NamedTuple):
 
 
 class Log:
-    """Open with `open_log`. Only `append`, `flush` and `close` change it; those are for one thread."""
+    """Open with `open_log`. Only `append`, `make_room`, `flush` and `close` change it; those are for one thread."""
 
     def __init__(
         self, directory: Path, key: SigningKey, segment: SegmentFile, standing: Standing, index: Index, lock: int
@@ -120,6 +120,10 @@ class Log:
         with self._changing:
             standing.advance(growth, head, note, head_offset=head_offset)
         return Appended(first, head.size)
+
+    def make_room(self, num_bytes: int) -> None:
+        """Make sure that a batch of so many bytes can be appended now. Raises Unavailable while it cannot."""
+        self._segment.make_room(num_bytes)
 
     def flush(self) -> None:
         """Bring the derived files up to date. A failure costs nothing but a slower start: it is tried again."""

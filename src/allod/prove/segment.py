@@ -149,6 +149,21 @@ class SegmentFile:
         A failed write is undone and may be tried again. After a failed fdatasync nobody knows what the disk holds,
         and a second call may report success for data that was dropped: the log stays shut until it is opened anew.
         """
+        self._make_durable(data, ahead)
+        self.end += len(data)
+
+    def make_room(self, num_bytes: int) -> None:
+        """Make sure that so much more can be written, by zeros after the durable part. Raises what `append` raises."""
+        self._make_durable(bytes(num_bytes), 0)
+
+    def close(self) -> None:
+        """Give back the zeros, and let go of the file."""
+        with suppress(OSError):
+            if self._length > self.end:
+                self._calls.ftruncate(self._fd, self.end)
+        os.close(self._fd)
+
+    def _make_durable(self, data: bytes, ahead: int) -> None:
         if self._failed is not None:
             raise self._unavailable(self._failed)
         try:
@@ -164,14 +179,6 @@ class SegmentFile:
             self._failed = f"fdatasync: {error.strerror}"
             self._undo()
             raise self._unavailable(self._failed) from error
-        self.end += len(data)
-
-    def close(self) -> None:
-        """Give back the zeros, and let go of the file."""
-        with suppress(OSError):
-            if self._length > self.end:
-                self._calls.ftruncate(self._fd, self.end)
-        os.close(self._fd)
 
     def _write(self, data: bytes, ahead: int) -> None:
         length = len(data)

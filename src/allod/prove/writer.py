@@ -1,6 +1,7 @@
 """Writer: the thread that owns a log's appends. Whatever waits becomes one batch, at once; a lone entry does not wait.
 
-A batch has one outcome, which is delivered after it is durable and never before, whole and in order.
+A batch has one outcome, which is delivered after it is durable and never before, whole and in order. After a failure
+the thread finds out by itself when there is room again, so that nobody's entry has to.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ Outcome = Appended | AllodError
 Done = Callable[[Outcome], None]
 Deliver = Callable[[list[Done], Outcome], None]
 _Waiting = tuple[bytes, str, Done]
+ROOM_BYTES = 2 * MAX_STATEMENT_BYTES  # that a log which failed must have before it takes entries again
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class WriterOptions:
     flush_after_s: float = 0.05
     flush_at: int = 1024
     zeros_ahead: int = 256 * 1024
+    retry_s: float = 1.0  # after a failure, before it is tried again
 
 
 class LogWriter:
@@ -44,10 +47,17 @@ class LogWriter:
         self._waiting: list[_Waiting] = []
         self._batch: list[_Waiting] = []
         self._closing = False
+        self._failure: Unavailable | None = None  # what the log failed with, unless it has worked since
         self._gate = threading.Lock()
         self._woken = threading.Condition(self._gate)
         self._thread = threading.Thread(target=self._run, name="allod-log-writer", daemon=True)
         self._thread.start()
+
+    def check(self) -> None:
+        """Raise Unavailable, with the reason, while an entry would not be written. Never blocks; from any thread."""
+        self._check_open()
+        if (failure := self._failure) is not None:
+            raise self._to_retry(failure)
 
     def submit(self, leaf: bytes, receipt_id: str, done: Done) -> None:
         """Queue one entry; `done` hears of it once. Never blocks.
@@ -57,11 +67,8 @@ class LogWriter:
         if len(leaf) > MAX_STATEMENT_BYTES:
             raise Invalid(f"a leaf of {len(leaf)} bytes does not fit the log", code="statement_too_large")
         with self._gate:
-            if self._closing:
-                raise Unavailable("the log is closed", code="log_closed")
+            self._check_open()
             waiting = self._waiting
-            if len(waiting) >= self._options.max_waiting:
-                raise Unavailable("too many receipts wait for the log", code="log_busy", retry_after_s=1.0)
             waiting.append((leaf, receipt_id, done))
             if len(waiting) == 1:
                 self._woken.notify()
@@ -72,6 +79,18 @@ class LogWriter:
             self._closing = True
             self._woken.notify()
         self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise self._stopped()
+        if len(self._waiting) >= self._options.max_waiting:
+            raise self._to_retry(Unavailable("too many receipts wait for the log", code="log_busy"))
+
+    def _stopped(self) -> Unavailable:
+        return self._to_retry(Unavailable("the log writer has stopped", code="log_closed", hint="restart Allod"))
+
+    def _to_retry(self, error: Unavailable) -> Unavailable:
+        return Unavailable(error.message, code=error.code, hint=error.hint, retry_after_s=self._options.retry_s)
 
     def _run(self) -> None:
         try:
@@ -93,6 +112,8 @@ class LogWriter:
 
     def _next(self) -> list[_Waiting]:
         """What waits, or at most a batch of it; nothing once the writer is closed and all is written."""
+        while self._failure is not None and not self._wait(self._options.retry_s):
+            self._look_for_room()
         if self._log.num_unflushed and not self._wait(self._options.flush_after_s):
             self._log.flush()
         self._wait(None)
@@ -106,15 +127,25 @@ class LogWriter:
         with self._gate:
             return self._woken.wait_for(lambda: bool(self._waiting) or self._closing, seconds)
 
+    def _look_for_room(self) -> None:
+        try:
+            self._log.make_room(ROOM_BYTES)
+        except Unavailable as error:
+            self._failure = error
+        else:
+            self._failure = None
+
     def _refuse_waiting(self) -> None:
         with self._gate:
             batch, self._waiting = self._batch + self._waiting, []
         if batch:
-            stopped = Unavailable("the log writer has stopped", code="log_closed", hint="restart Allod")
-            self._deliver([done for _, _, done in batch], stopped)
+            self._deliver([done for _, _, done in batch], self._stopped())
 
     def _append(self, batch: list[_Waiting]) -> Outcome:
         try:
-            return self._log.append(batch, ahead=self._options.zeros_ahead)
-        except AllodError as error:
-            return error
+            appended = self._log.append(batch, ahead=self._options.zeros_ahead)
+        except Unavailable as error:
+            self._failure = error
+            return self._to_retry(error)
+        self._failure = None
+        return appended

@@ -73,6 +73,15 @@ class Gateway:
         self.judge = judge
         self._salt_of = lru_cache(maxsize=4096)(partial(cache_salt, salt_secret))
 
+    def check(self) -> None:
+        """Raise Unavailable, with the reason, while no request would be let in. `/readyz` asks this as they do.
+
+        Tenants' keys may be too old, the clock wrong, the log failing, or a control unchecked.
+        """
+        self.keys.check_news()
+        self.recorder.check()
+        self.controls.check()
+
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
         chat = self._checked_chat(caller, request)
@@ -166,6 +175,7 @@ class Gateway:
         self, caller: Caller, request: Request, prepared: Chat | Embed, asked: Sequence[Asked] = ()
     ) -> Work:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
+        self.check()
         await self.recorder.prepare(request)
         action: Literal["chat", "embed"] = "chat" if isinstance(prepared, Chat) else "embed"
         decision = self.controls.decide(caller, action, request.label, prepared.model)

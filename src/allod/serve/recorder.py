@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ from allod.serve.engine import Engine, EngineInfo
 # Turns of the event loop that a statement waits for company: microseconds to a lone one. Each batch costs the writer's
 # thread a wake-up, a signature and an fdatasync, as much CPU as an answer does; docs/log.md has the measurement.
 GATHER_TURNS = 3
-RETRY_S = 1.0  # after the log failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +72,16 @@ class Recorder:
         self._now_ms = now_ms
         self._gathered: list[tuple[bytes, str, Callable[[Outcome], None]]] = []
         self._numbers = itertools.count()
-        self._failure: AllodError | None = None
-        self._retry_s = 0.0
         self._parts = lru_cache(maxsize=64)(_parts_of)
         self._policy = lru_cache(maxsize=64)(_policy_part)
 
-    async def prepare(self, request: Request) -> None:
-        """Make sure that this request can be recorded at all, before any work is done for it.
+    def check(self) -> None:
+        """Raise Unavailable, with the reason, while nothing could be recorded: the clock is wrong, the log fails."""
+        self._now_ms()
+        self._writer.check()
 
-        Raises AllodError where the clock cannot be believed, or the tenant's key of the day not be read or made, and
-        for `RETRY_S` after the log failed: then one request finds out whether it works again.
-        """
-        self._now_ms()  # a clock that cannot be believed dates no receipt
-        if self._failure is not None and time.monotonic() < self._retry_s:
-            self.check()
+    async def prepare(self, request: Request) -> None:
+        """Have the tenant's key of the day in memory. Raises Unavailable where it can be neither read nor made."""
         day = day_of(request.start_ms)
         if self._day_keys.known(request.tenant, day) is None:
             await asyncio.to_thread(self._day_keys.use, request.tenant, day)
@@ -123,13 +117,12 @@ class Recorder:
         finish = "cancelled" if isinstance(reason, (asyncio.CancelledError, GeneratorExit)) else "error"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
             answered = Answered(sent if isinstance(sent, bytes) else chat_answer(sent), finish, usage, engine_ms)
-            self._writer.submit(self._statement(request, decision, answered), request.id, self._note)
+            self._writer.submit(self._statement(request, decision, answered), request.id, lambda outcome: None)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def settle(result: Outcome) -> None:
-            self._note(result)
             if future.done():
                 return
             if isinstance(result, AllodError):
@@ -141,17 +134,6 @@ class Recorder:
             asyncio.get_running_loop().call_soon(self._hand_over, GATHER_TURNS)
         self._gathered.append((statement, receipt_id, settle))
         await future
-
-    def _note(self, result: Outcome) -> None:
-        if isinstance(result, Unavailable) and result.code != "log_busy":  # others are about one statement alone
-            self._failure, self._retry_s = result, time.monotonic() + RETRY_S
-        elif not isinstance(result, AllodError):
-            self._failure = None
-
-    def check(self) -> None:
-        """Raise what the log failed with, unless it has worked since."""
-        if (failure := self._failure) is not None:
-            raise Unavailable(failure.message, code=failure.code, hint=failure.hint, retry_after_s=RETRY_S)
 
     def _hand_over(self, turns: int) -> None:
         """Give the writer's thread what has gathered, after some more turns of the loop."""

@@ -132,8 +132,8 @@ class Replica:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.max_restart_wait_s):
                     await self._changed.wait()
-        if self._engine is None:
-            raise Unavailable(self._reason, code="engine_starting", retry_after_s=2)
+        self.check_ready()
+        assert self._engine is not None
         return self._engine
 
     async def _next_after(self, lost: LlamaEngine) -> LlamaEngine:

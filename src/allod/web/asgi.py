@@ -8,7 +8,6 @@ without detail.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from allod.core.errors import AllodError, Denied, Invalid
 from allod.core.requests import new_request_id
 from allod.govern.keys import Caller, KeyRing
 from allod.govern.tenants import Key
-from allod.web.http import JSON, ClientLeft, Headers, Receive, Send, respond
+from allod.web.http import JSON, ClientLeft, Headers, Receive, Send, respond, retry_after
 from allod.web.metrics import Metrics
 from allod.web.openai import write
 
@@ -165,10 +164,7 @@ class Application:
         if call.started:
             await call.send({"type": "http.response.body", "body": write.error_event(error)})
             return
-        headers = JSON
-        retry_after_s = getattr(error, "retry_after_s", None)
-        if retry_after_s is not None:
-            headers += ((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()),)
+        headers = JSON + retry_after(error)
         if status == 405:
             headers += ((b"allow", call.allowed.encode()),)
         if status == 401:

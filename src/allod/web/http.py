@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
 from typing import Any, TypeVar, cast
 
-from allod.core.errors import Invalid
+from allod.core.errors import AllodError, Invalid
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,6 +26,12 @@ GATHERED_BYTES = 16 << 10
 
 class ClientLeft(Exception):
     """The client closed its connection; nobody is there to be told anything."""
+
+
+def retry_after(error: AllodError) -> Headers:
+    """The header that says when to ask again, where the error knows."""
+    wait_s = getattr(error, "retry_after_s", None)
+    return () if wait_s is None else ((b"retry-after", str(max(1, math.ceil(wait_s))).encode()),)
 
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.web.asgi import Call
-from allod.web.http import JSON, TEXT, Headers
+from allod.web.http import JSON, TEXT, Headers, retry_after
 
 RECEIPTS_PREFIX = "/v1/receipts/"
 LOG_PREFIX = "/log/"
@@ -98,12 +98,12 @@ class Health:
         await call.respond(200, b'{"status":"ok"}')
 
     async def readyz(self, call: Call) -> None:
-        """Whether it can answer: 503 with the reason while it cannot."""
+        """Whether it can answer: 503 while it cannot, with the reason that whoever asks for an answer is told."""
         try:
             self._check_ready()
         except AllodError as error:
             body = msgspec.json.encode({"status": "unavailable", "reason": error.message, "code": error.code})
-            await call.respond(503, body)
+            await call.respond(503, body, JSON + retry_after(error))
         else:
             await call.respond(200, b'{"status":"ready"}')
 
