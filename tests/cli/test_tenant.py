@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.govern.test_ledger import RECEIPT
 
-from allod.app.home import Home, load_settings
+from allod.app.home import Home, load_settings, now_ms
+from allod.app.opening import open_realm
 from allod.app.tenants import open_store
 from allod.cli.main import main
 from allod.core.canonical import MAX_SAFE_INTEGER
+from allod.core.statements import statement_bytes
+from allod.govern.policy import default_text
 from allod.govern.store import Position, TenantStore
 from allod.govern.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id
 from allod.govern.tenants import Event as AuditEvent
-from allod.prove.log import open_log
+from allod.prove.keys import load_signing_key
+from allod.prove.log import Entry, open_log
 
 DAY_MS = 86_400_000
 Say = Callable[..., Any]
@@ -389,3 +394,37 @@ def test_what_a_person_sees(say: Say, capsys: pytest.CaptureFixture[str]) -> Non
         assert text in shown
     assert main(["tenant", "list"]) == 0
     assert "Press" in capsys.readouterr().out
+
+
+def test_while_the_clock_is_wrong_nothing_is_changed_but_what_ends(
+    home: Path, store: TenantStore, say: Say, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log's last time is two days ahead: what would be dated is refused, and the operator is not locked out."""
+    tenant, key = say("tenant", "add", "Dyfed"), say("key", "add", "Dyfed")
+    settings = load_settings()
+    with closing(open_realm(settings).resources) as _:
+        pass
+    paths = Home(settings.home)
+    ahead_ms = now_ms() + 2 * DAY_MS
+    log = open_log(paths.receipts, load_signing_key(paths.log_key))
+    log.append([Entry(statement_bytes(replace(RECEIPT, id="r1", start_ms=ahead_ms, end_ms=ahead_ms)), "r1")])
+    log.close()
+    policy = home / "policy.cedar"
+    policy.write_text(default_text() + "// another\n")
+    version = store.changes_since(0).version
+    for words in (
+        ["tenant", "add", "Powys"],
+        ["tenant", "set", "Dyfed", "--weight=2"],
+        ["key", "add", "Dyfed"],
+        ["key", "rotate", key["id"]],
+        ["policy", "set", str(policy), "--even-so"],
+    ):
+        assert main(words) == 3, words
+        assert "the log's last time is" in capsys.readouterr().err
+    assert store.changes_since(0).version == version
+    assert say("policy", "history")[-1]["version"] == 1
+    assert say("key", "revoke", key["id"])["revoked_ms"] is not None
+    assert say("tenant", "archive", tenant["id"])["archived_ms"] is not None
+    say("log", "accept-clock")
+    say("tenant", "add", "Powys")
+    say("policy", "set", str(policy), "--even-so")

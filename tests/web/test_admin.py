@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -24,14 +24,14 @@ from openai.types.admin.organization.projects import service_accounts as account
 from pydantic import BaseModel, TypeAdapter
 
 from allod.core.canonical import MAX_SAFE_INTEGER
-from allod.core.errors import Denied, Invalid
+from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.labels import Tier
 from allod.core.nations import Marking, Nation
 from allod.govern.keys import KeyRing
 from allod.govern.store import Position, Totals
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenants import Charge, Event, Key, Quota, Tenant, api_key_digest, local_tenant
-from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
+from allod.web.admin.handlers import ENDINGS, METHODS, ORGANIZATION_PREFIX, Admin
 from allod.web.asgi import Application, Call, Route
 from allod.web.metrics import Metrics
 
@@ -59,11 +59,17 @@ class Office:
     secret: str = SECRET
     now_ms: int = NOW_MS
     num_projects: int = 0
+    check_clock: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         admin = Admin(
-            self.store, nation=NATION, models=("chatty", "vectors"), embedding_models=("vectors",), currency="GBP"
+            self.store,
+            nation=NATION,
+            models=("chatty", "vectors"),
+            embedding_models=("vectors",),
+            check_clock=lambda: self.check_clock(),
         )
+        self.routes = admin._routes
 
         async def at_that_time(call: Call) -> None:
             call.start_ms = self.now_ms
@@ -1053,3 +1059,27 @@ async def test_news_are_taken_up_by_one_thread_at_a_time() -> None:
     with pytest.raises(Invalid) as refused:
         await admin.news(call(b"{}"))
     assert refused.value.code == "body_too_large"
+
+
+async def test_while_the_clock_is_wrong_nothing_is_changed_but_what_ends() -> None:
+    """A change would be dated by it; a key that is revoked has ended, whenever that was. Reading goes on."""
+    office = new_office()
+    project = await office.project()
+    status, account = await office.ask("POST", f"projects/{project}/service_accounts", {"name": "desk"})
+    assert status == 200
+
+    def wrong() -> None:
+        raise Unavailable("the clock says 1960", code="clock_wrong", retry_after_s=2)
+
+    office.check_clock = wrong
+    held = set()
+    for method, path in office.routes:
+        status, told = await office.ask(method, path.replace("{}", "none"), {} if method == "POST" else None)
+        if (status, told.get("code")) == (503, "clock_wrong"):
+            held.add((method, path))
+    assert held == {route for route in office.routes if route[0] != "GET"} - ENDINGS
+    key = account["api_key"]["id"]
+    assert (await office.ask("DELETE", f"projects/{project}/api_keys/{key}"))[0] == 200
+    assert office.store.key(key).revoked_ms is not None
+    assert (await office.ask("POST", f"projects/{project}/archive"))[0] == 200
+    assert len([event for event in office.store.events(limit=100) if event.kind == "api_key.deleted"]) == 1

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from allod.app.home import now_ms
+from allod.app.home import Home, now_ms
 from allod.core.clock_statements import CLOCK, ClockAccepted, check_clock_statement
 from allod.core.errors import Unavailable
 from allod.core.statements import check_statement
+from allod.prove.keys import load_signing_key
 from allod.prove.log import Log
 from allod.prove.notes import VerifierKey
-from allod.prove.reading import read_log
+from allod.prove.reading import newest_entries, read_log
+from allod.settings import Settings
 
+CLOCK_HINT = "put the clock right; if it is right, `allod log accept-clock` says so in the artefacts log"
 NUM_LAST = 64  # entries from whose times the log's last time is taken: requests end in another order than they began
 
 
@@ -108,8 +111,26 @@ class Acceptances:
 def last_time_ms(log: Log, accepted: ClockAccepted | None) -> int | None:
     """The log's last time; what is older than an acceptance counts no more."""
     size = log.head.size
-    first = max(0, size - NUM_LAST, accepted.entries if accepted else 0)
-    times = list(map(_end_ms, log.entries(first, size - first) if first < size else ()))
+    num = min(NUM_LAST, size)
+    return _last_of(list(enumerate(log.entries(size - num, num) if num else (), size - num)), accepted)
+
+
+def believed_ms(settings: Settings) -> int:
+    """Milliseconds since 1970, for a change that is made beside the gateway. Blocks.
+
+    Raises Unavailable (`clock_wrong`) for a clock that is not believed beside this realm's log of receipts.
+    """
+    home = Home(settings.home)
+    last = None
+    if (home.receipts / "segment").exists() and home.artefacts_key.exists():
+        key = load_signing_key(home.artefacts_key).verifier
+        accepted = Acceptances(home.artefacts, lambda: key, settings.origin).newest()
+        last = _last_of(newest_entries(home.receipts, NUM_LAST), accepted)
+    return Clock(last).now_ms()
+
+
+def _last_of(entries: Sequence[tuple[int, bytes]], accepted: ClockAccepted | None) -> int | None:
+    times = [_end_ms(entry) for number, entry in entries if accepted is None or number >= accepted.entries]
     return max((time for time in times if time is not None), default=accepted.at_ms if accepted else None)
 
 
@@ -126,7 +147,7 @@ def _wrong(wall: int, against: str, other: int) -> Unavailable:
     return Unavailable(
         f"the clock says {_told(wall)}, and {against} {_told(other)}",
         code="clock_wrong",
-        hint="put the clock right; if it is right, `allod log accept-clock` says so in the artefacts log",
+        hint=CLOCK_HINT,
         retry_after_s=2,
     )
 

@@ -49,6 +49,7 @@ class Realm:
         self.store = opened.store
         self.policies = opened.policies
         self.meter = opened.meter
+        self.check_clock = opened.clock.now_ms
         self.shares = Shares(opened.store, model=gateway.model.name)
         names = DayNames(opened.day_keys, opened.store)
         self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)

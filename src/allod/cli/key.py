@@ -14,7 +14,7 @@ from pathlib import Path
 
 from allod.app.home import Home, load_settings, now_ms
 from allod.app.tenants import open_store
-from allod.cli.running import take_up_news
+from allod.cli.running import dated_ms, take_up_news
 from allod.cli.tenant import check_active, event, find_tenant, tenants_of, told
 from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any
 from allod.core.canonical import JsonValue
@@ -125,7 +125,7 @@ def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) ->
     if words.expires == 0:
         raise Invalid("a key that ends at once opens nothing", code="invalid", param="--expires", hint="say 30d")
     secret, digest, hint = new_api_key(USE_PREFIX)
-    made_ms = now_ms()
+    made_ms = dated_ms(settings)
     key = Key(
         id=new_id("key_"),
         tenant_id=tenant.id,
@@ -142,7 +142,7 @@ def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) ->
 
 def _rotated(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
     """A key that opens what the old one does, for as long again; the old one ends after the overlap."""
-    old, time_ms = find_key(store, words.key), now_ms()
+    old, time_ms = find_key(store, words.key), dated_ms(settings)
     _refuse_own(old, settings)
     if old.tenant_id is not None:
         check_active(store.tenant(old.tenant_id))

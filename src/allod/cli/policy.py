@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from allod.app.home import load_settings, now_ms
+from allod.app.home import load_settings
 from allod.app.policies import Policies, nation_of, open_policies
 from allod.cli.policy_explain import add_explain_arguments, explain_request, read_text
 from allod.cli.policy_prove import prove_claim
+from allod.cli.running import dated_ms
 from allod.core.errors import Invalid
 from allod.govern.claims import GRAMMAR
 from allod.govern.moments import moment_text, span_ms
@@ -98,7 +99,8 @@ def _told_unreadable(error: Invalid, *, as_json: bool) -> int:
 def _set(words: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
     text = read_text(words.file)
-    logged = policies.set(text, who=f"cli:{_user()}", note=words.note, even_so=words.even_so, now_ms=now_ms())
+    time_ms = dated_ms(settings)
+    logged = policies.set(text, who=f"cli:{_user()}", note=words.note, even_so=words.even_so, now_ms=time_ms)
     if words.json:
         print(json.dumps(None if logged is None else _row(logged)))
     else:

@@ -9,7 +9,9 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+from allod.app.clock import CLOCK_HINT, believed_ms
 from allod.app.home import Home
+from allod.core.errors import Unavailable
 from allod.settings import Settings
 
 NEWS_TIMEOUT_S = 5
@@ -25,6 +27,28 @@ def running(home: Home) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(announced["url"]) if is_ours else None
+
+
+def dated_ms(settings: Settings) -> int:
+    """The time that a change is dated by. What only ends a key or a tenant needs none that is believed.
+
+    Raises Unavailable (`clock_wrong`) where this realm's log, or a gateway that runs here, contradicts the clock.
+    """
+    time_ms, url = believed_ms(settings), running(Home(settings.home))
+    if url is None:
+        return time_ms
+    where = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=NEWS_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        told = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return time_ms  # it is not there to be asked, and the log did not contradict
+    finally:
+        connection.close()
+    if told.get("code") == "clock_wrong":
+        raise Unavailable(told["reason"], code="clock_wrong", hint=CLOCK_HINT)
+    return time_ms
 
 
 def take_up_news(settings: Settings) -> None:

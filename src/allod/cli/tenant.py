@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from allod.app.home import load_settings, now_ms
 from allod.app.meter import recount
 from allod.app.tenants import open_store
-from allod.cli.running import take_up_news
+from allod.cli.running import dated_ms, take_up_news
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed, plain, terms_of
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
@@ -62,12 +62,13 @@ def run(words: argparse.Namespace) -> int:
             print(json.dumps({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
             return 0
         if words.part == "add":
-            tenant = Tenant(new_id("proj_"), words.name, created_ms=now_ms())
+            tenant = Tenant(new_id("proj_"), words.name, created_ms=dated_ms(settings))
             tenant = changed(tenant, vars(words), nation)
             store.put_tenant(tenant, _created(tenant, nation))
         else:
             tenant = find_tenant(store, words.tenant)
         if words.part == "set":
+            dated_ms(settings)
             tenant = _put_changed(store, tenant, changed(tenant, vars(words), nation), nation)
         elif words.part == "archive":
             tenant = _archive(store, tenant)

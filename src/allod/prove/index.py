@@ -14,6 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from allod.prove.segment import MAGIC
+
 _SCHEMA = """
 create table if not exists entry (id text primary key, leaf integer not null, offset integer not null) without rowid;
 create table if not exists batch (first integer primary key, offset integer not null);
@@ -42,6 +44,17 @@ class Place(NamedTuple):
 
     leaf: int
     offset: int
+
+
+def batch_before_end(path: Path, num: int) -> Place:
+    """A batch that starts at least `num` leaves before the last that the index at `path` knows; else the first."""
+    query = "select first, offset from batch where first <= (select size from state) - ? order by first desc limit 1"
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            row = database.execute(query, (num,)).fetchone()
+    except sqlite3.Error:
+        row = None
+    return Place(0, len(MAGIC)) if row is None else Place(*row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ the log.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import BinaryIO
 from allod.core.errors import Invalid
 from allod.prove.bundle import Bundle, encode_bundle
 from allod.prove.heads import TreeHead
-from allod.prove.index import indexed_size
+from allod.prove.index import batch_before_end, indexed_size
 from allod.prove.merkle import (
     HASH_BYTES,
     Frontier,
@@ -75,6 +76,18 @@ def read_log(
     if not is_alone:
         check_reached(read.head, published, indexed)
     return read
+
+
+def newest_entries(directory: Path, num: int) -> list[tuple[int, bytes]]:
+    """The last `num` entries or fewer, by number, as they are in the segment: nothing is verified. Takes no lock."""
+    start = batch_before_end(directory / INDEX_FILES[0], num)
+    found: deque[tuple[int, bytes]] = deque(maxlen=num)
+    number = start.leaf
+    with (directory / "segment").open("rb") as file:
+        for batch in Batches(file, start.offset):
+            found.extend((number + place, frame.payload) for place, frame in enumerate(batch.entries))
+            number += len(batch.entries)
+    return list(found)
 
 
 class _Pass:

@@ -40,6 +40,7 @@ def application(realm: Realm) -> Application:
         embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
         currency=settings.prices.currency,
         take_up_news=realm.take_up_news,
+        check_clock=realm.check_clock,
     )
     governance = Governance(
         controls=gateway.controls,

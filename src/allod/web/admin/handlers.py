@@ -32,13 +32,24 @@ NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))  # an answer may ho
 Handler = Callable[..., Json]
 Routes = dict[tuple[str, str], Handler]  # by method and path below the prefix; {} stands for an id
 
+# What ends something goes on while the clock is wrong: it has ended, whenever that was.
+ENDINGS = frozenset(
+    {
+        ("DELETE", "admin_api_keys/{}"),
+        ("DELETE", "projects/{}/api_keys/{}"),
+        ("DELETE", "projects/{}/service_accounts/{}"),
+        ("POST", "projects/{}/archive"),
+    }
+)
+
 
 class Admin:
     """OpenAI's administration interface over one store.
 
     `models` are the names that are served, `embedding_models` those of them that only make embeddings; `currency` is
     the realm's (ISO 4217). A handler is a plain function, run in a thread; those that change something take turns, so
-    that what one of them read is still so when it writes. `take_up_news` brings into force what the store says.
+    that what one of them read is still so when it writes. `take_up_news` brings into force what the store says;
+    `check_clock` raises Unavailable while no change can be dated.
     """
 
     def __init__(
@@ -50,9 +61,11 @@ class Admin:
         embedding_models: Collection[str] = (),
         currency: str = "GBP",
         take_up_news: Callable[[], None] = lambda: None,
+        check_clock: Callable[[], object] = lambda: None,
     ) -> None:
         self._store = store
         self._take_up_news = take_up_news
+        self._check_clock = check_clock
         self._changing = asyncio.Lock()
         self._taking_up = asyncio.Lock()
         retention, spending = Retention(store), Spending(store, currency)
@@ -70,13 +83,15 @@ class Admin:
         """Any method of any path under the prefix. Raises Denied for a key that is not an admin's."""
         if call.administrator is None:
             raise Denied("an admin key is needed here", code="wrong_kind_of_key")
-        handler, ids = self._find(call)
+        handler, ids, is_ending = self._find(call)
         body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
         await check_keys(body)
         asked = Asked(call.administrator.id, call.start_ms, call.query, body)
         if call.method == "GET":
             made = await asyncio.to_thread(handler, asked, *ids)
         else:
+            if not is_ending:
+                self._check_clock()
             async with self._changing:
                 made = await asyncio.to_thread(self._changed, handler, asked, *ids)
         await call.respond(200, msgspec.json.encode(made), NOT_KEPT)
@@ -97,13 +112,15 @@ class Admin:
         self._take_up_news()
         return made
 
-    def _find(self, call: Call) -> tuple[Handler, list[str]]:
+    def _find(self, call: Call) -> tuple[Handler, list[str], bool]:
+        """The handler, the ids in the path, and whether it only ends something."""
         asked = call.path.removeprefix(ORGANIZATION_PREFIX).split("/")
         allowed = {}
         for (method, path), handler in self._routes.items():
             parts = path.split("/")
             if len(parts) == len(asked) and all(part in ("{}", word) for part, word in zip(parts, asked, strict=True)):
-                allowed[method] = handler, [word for part, word in zip(parts, asked, strict=True) if part == "{}"]
+                ids = [word for part, word in zip(parts, asked, strict=True) if part == "{}"]
+                allowed[method] = handler, ids, (method, path) in ENDINGS
         if not allowed or not call.path.isprintable():  # no id holds what not every database can
             raise Invalid(
                 "this part of the administration interface is not served here",
