@@ -17,7 +17,7 @@ from allod.app.engine import run_engine
 from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
-from allod.core.requests import Chat, Completion, Embed, Piece, Sampling
+from allod.core.requests import Chat, Completion, Embed, Piece, Pieces, Sampling
 from allod.serve.engine import Engine, LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
 
@@ -62,13 +62,13 @@ def chat(text: str = "Name three colours of the rainbow.", **changes: Any) -> Ch
     return replace(Chat(model="m", messages=({"role": "user", "content": text},), sampling=sampling), **changes)
 
 
-async def collect(stream: AsyncGenerator[Piece | Completion, None]) -> tuple[list[Piece], Completion]:
+async def collect(stream: AsyncGenerator[Pieces | Completion, None]) -> tuple[list[Piece], Completion]:
     pieces: list[Piece] = []
     async with aclosing(stream):
         async for item in stream:
             if isinstance(item, Completion):
                 return pieces, item
-            pieces.append(item)
+            pieces += item
     raise AssertionError("the stream ended without a completion")
 
 

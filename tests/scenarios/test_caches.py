@@ -28,7 +28,7 @@ from allod.app.engine import replica_options
 from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
-from allod.core.requests import Chat, Completion, Embed, Piece, Sampling
+from allod.core.requests import Chat, Completion, Embed, Sampling
 from allod.serve.engines.llama import LlamaEngine
 from allod.serve.engines.slots import Slots, Turn
 from allod.serve.replica import Replica, ReplicaOptions
@@ -203,7 +203,7 @@ async def cut_short(engine: LlamaEngine, asked: Chat, salt: str, *, after_s: flo
         try:
             async with asyncio.timeout(after_s):
                 async for item in answer:
-                    assert isinstance(item, Piece)
+                    assert not isinstance(item, Completion)
                     return
         except TimeoutError:
             pass

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Sampling, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Sampling, Usage
 from allod.core.statements import SitePart, Statement, check_statement
 from allod.govern.keys import Caller, KeyRing
 from allod.govern.policy import Decision, default_text, load_policy
@@ -76,14 +76,16 @@ class ScriptedEngine:
         self.asked: list[Chat | Embed] = []
         self.salts: list[str] = []
 
-    async def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Answered, None]:
+    async def stream(
+        self, chat: Chat, *, salt: str, tally: Tally | None = None
+    ) -> AsyncGenerator[Pieces | Completion, None]:
         self.asked.append(chat)
         self.salts.append(salt)
         tally = tally or Tally()
         tally.clear()
         for number, text in enumerate(self.texts, start=1):
             tally.count(3, number, 0)
-            yield Piece(text)
+            yield [Piece(text)]
         await self._end()
         yield Completion("".join(self.texts), self.finish, Usage(3, len(self.texts)))
 
@@ -225,7 +227,7 @@ def write_body(made: Embeddings) -> bytes:
 async def streamed(gateway: Gateway, asked: Request) -> list[Answered]:
     """A streamed answer, to its end."""
     async with aclosing((await gateway.stream(CALLER, asked)).value) as answer:
-        return [item async for item in answer]
+        return [part async for item in answer for part in ([item] if isinstance(item, Completion) else item)]
 
 
 async def embedded(gateway: Gateway, asked: Request) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from tests.serve.conftest import CALLER, NATION, POLICY
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label, Tier
 from allod.govern.identifiers import markings_in
+from allod.govern.policy import Decision
 from allod.govern.policy_asked import Asked, Model, Site
 from allod.govern.tenants import Scope
 from allod.serve import controls as controls_module
@@ -155,6 +157,49 @@ def test_the_site_is_looked_at_for_each_decision() -> None:
     )
     sensitive = NATION.label(markings=["SENSITIVE"])
     assert [made.decide(CALLER, "chat", sensitive).permitted for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("what", ["policy", "caller", "label", "model", "site"])
+def test_a_decision_is_remembered_for_the_very_same_question(what: str) -> None:
+    """Whatever is another value than in the last question of the key is decided anew, by the policy in force."""
+    questions: list[Asked] = []
+
+    class Noting:
+        def decide(self, asked: Asked) -> Decision:
+            questions.append(asked)
+            return Decision(True, (), "")
+
+    asked: dict[str, Any] = {"caller": CALLER, "label": NATION.lowest, "model": "m"}
+    sites = [SITE]
+    other = Model("other", NATION.lowest)
+    made = Controls(
+        policy=POLICY, nation=NATION, model=other, site=lambda: sites[0], adapters=[Model("m", NATION.lowest)]
+    )
+    made.policy = Noting()  # type: ignore[assignment]
+    for _ in range(3):
+        made.decide(action="chat", **asked)
+    assert len(questions) == 1
+    if what == "policy":
+        made.policy = Noting()  # type: ignore[assignment]
+    elif what == "site":
+        sites[0] = replace(SITE, seal="none")
+    else:
+        asked[what] = {"caller": replace(CALLER), "label": NATION.label("SECRET"), "model": "other"}[what]
+    made.decide(action="chat", **asked)
+    assert len(questions) == 2
+    assert questions[1] == made.asked(action="chat", **asked)
+
+
+def test_what_could_not_be_evaluated_is_asked_again() -> None:
+    decisions = [Decision(False, (), "", fault="an error"), Decision(True, (), "")]
+
+    class Failing:
+        def decide(self, asked: Asked) -> Decision:
+            return decisions.pop(0)
+
+    made, label = controls(), NATION.lowest
+    made.policy = Failing()  # type: ignore[assignment]
+    assert [made.decide(CALLER, "chat", label).permitted for _ in range(3)] == [False, True, True]
 
 
 # Faults

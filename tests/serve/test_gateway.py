@@ -426,7 +426,7 @@ async def test_pieces_come_as_they_are_made(front: MakeFront) -> None:
         engine = ScriptedEngine("It", " rains.")
         engine.gate.clear()
         async with front(engine) as made, aclosing((await made.gateway.stream(CALLER, asked)).value) as answer:
-            assert [await anext(answer), await anext(answer)] == [Piece("It"), Piece(" rains.")]
+            assert [await anext(answer), await anext(answer)] == [[Piece("It")], [Piece(" rains.")]]
             engine.gate.set()
             last = await anext(answer)
         assert isinstance(last, Completion)
@@ -515,7 +515,7 @@ async def test_a_stream_that_is_left_is_noted_as_cancelled(front: MakeFront) -> 
     """With exactly the pieces that were handed over."""
     async with front(ScriptedEngine("one", " two", " three")) as made:
         async with aclosing((await made.gateway.stream(CALLER, request())).value) as answer:
-            assert [await anext(answer), await anext(answer)] == [Piece("one"), Piece(" two")]
+            assert [await anext(answer), await anext(answer)] == [[Piece("one")], [Piece(" two")]]
         (statement,) = await made.receipts()
         assert made.commits_to(statement, committed("one two"))
     assert statement.predicate["answer"]["finish"] == "cancelled"
@@ -542,7 +542,7 @@ async def test_a_stream_whose_receipt_fails_never_ends_well(front: MakeFront, di
                 async for item in answer:
                     shown.append(item)
         assert await made.receipts() == []
-    assert (caught.value.code, shown) == ("log_unavailable", [Piece("x")])
+    assert (caught.value.code, shown) == ("log_unavailable", [[Piece("x")]])
 
 
 async def test_the_error_counts_more_than_its_note(front: MakeFront, ask: Ask) -> None:

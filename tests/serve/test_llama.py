@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.serve.test_http import Exchange, serving
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.requests import Completion, Embed, Piece, Sampling
+from allod.core.requests import Completion, Embed, Piece, Pieces, Sampling
 from allod.model.control_tokens import ControlTokens
 from allod.serve.engine import Tally
 from allod.serve.engines.echo import EchoEngine
@@ -27,13 +27,18 @@ ENDS = b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
 WHOLE = HALF + ENDS + b"data: [DONE]\n\n"
 
 
+async def parts(answer: AsyncGenerator[Pieces | Completion, None]) -> list[object]:
+    """Each piece, and the completion."""
+    return [part async for item in answer for part in ([item] if isinstance(item, Completion) else item)]
+
+
 async def asked(tmp_path: Path, answer: Callable[[Exchange], Awaitable[None]], *, stream: bool) -> list[object]:
     """What an engine with that server answers."""
     async with serving(tmp_path, answer):
         engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
         try:
             if stream:
-                return [item async for item in engine.stream(chat(top_logprobs=1), salt="s")]
+                return await parts(engine.stream(chat(top_logprobs=1), salt="s"))
             return [await engine.complete(chat(top_logprobs=1), salt="s")]
         finally:
             await engine.close()
@@ -240,7 +245,7 @@ async def cut(tmp_path: Path, said: bytes) -> list[object]:
         engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
         asked = chat(sampling=Sampling(seed=1, max_tokens=5))
         try:
-            return [item async for item in engine.stream(asked, salt="s")]
+            return await parts(engine.stream(asked, salt="s"))
         finally:
             await engine.close()
 

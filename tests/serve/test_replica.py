@@ -207,7 +207,7 @@ async def test_a_stream_that_has_begun_ends_with_the_error(run: Run) -> None:
                 async for item in answer:
                     pieces.append(item)
     assert caught.value.code == "engine_lost"
-    assert pieces == [Piece("half")]
+    assert pieces == [[Piece("half")]]
 
 
 async def test_an_engine_that_was_killed_is_started_again(run: Run) -> None:

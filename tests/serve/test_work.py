@@ -12,7 +12,7 @@ import pytest
 from tests.serve.conftest import PERMITTED, TENANT, Front, MakeFront, ScriptedEngine, both, chat, request, until
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.requests import Embed, Request, Sampling, Usage, chat_answer
+from allod.core.requests import Embed, Piece, Request, Sampling, Usage, chat_answer
 from allod.core.statements import ANSWER
 from allod.govern.tenants import Quota
 from allod.serve import work as work_module
@@ -184,14 +184,13 @@ async def fails_after_counting(work: Work) -> None:
 
 async def fails_after_pieces(work: Work) -> None:
     work.tally.count(20, 5, 5)
-    work.piece("one")
-    work.piece(" two")
+    work.sent([Piece("one"), Piece(" two")])
     raise LOST
 
 
 async def fails_as_nobody_foresaw(work: Work) -> None:
     work.tally.count(20, 4, 0)
-    work.piece("one")
+    work.sent([Piece("one")])
     raise ZeroDivisionError
 
 
@@ -213,7 +212,7 @@ async def is_cancelled_in_the_prompt(work: Work) -> None:
 
 async def is_cancelled_after_pieces(work: Work) -> None:
     work.tally.count(20, 4, 0)
-    work.piece("one")
+    work.sent([Piece("one")])
     await is_cancelled(work)
 
 
@@ -276,7 +275,7 @@ async def test_a_client_that_is_gone_ends_it_too(desk: Desk) -> None:
         async with await desk.work() as work:
             for number, text in enumerate(("one", " two", " three"), start=1):
                 work.tally.count(20, 2 * number, 0)
-                work.piece(text)
+                work.sent([Piece(text)])
                 yield text
 
     async with aclosing(stream()) as answer:

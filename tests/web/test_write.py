@@ -39,7 +39,7 @@ def events(data: bytes) -> list[Any]:
 
 def chunks(completion: Completion, *, include_usage: bool = False) -> list[ChatCompletionChunk]:
     made = writer(include_usage=include_usage)
-    *found, done = events(made.first() + made.piece(Piece("Hi", (LOGPROB,))) + made.last(completion))
+    *found, done = events(made.first() + made.pieces([Piece("Hi", (LOGPROB,))]) + made.last(completion))
     assert done == b"[DONE]"
     return [ChatCompletionChunk.model_validate(chunk, strict=True) for chunk in found]
 
@@ -117,7 +117,7 @@ def test_streamed_calls_have_an_index() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_text_breaks_out_of_its_event(text: str) -> None:
     """Line ends, "data:" and [DONE] in an answer stay in it."""
-    (event,) = events(writer().piece(Piece(text)))
+    (event,) = events(writer().pieces([Piece(text)]))
     assert event["choices"][0]["delta"]["content"] == text
 
 
@@ -181,7 +181,7 @@ def test_a_failure_inside_a_stream_is_an_event() -> None:
 def test_a_chunk_of_text_is_the_same_however_it_is_written(text: str, include_usage: bool) -> None:
     """With probabilities it is encoded whole, without them around its text: but for them the same object."""
     made = writer(include_usage=include_usage)
-    (plain,), (full,) = events(made.piece(Piece(text))), events(made.piece(Piece(text, (LOGPROB,))))
+    (plain,), (full,) = events(made.pieces([Piece(text)])), events(made.pieces([Piece(text, (LOGPROB,))]))
     assert full["choices"][0].pop("logprobs") == {"content": [LOGPROB], "refusal": None}
     assert plain["choices"][0].pop("logprobs") is None
     assert plain == full

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from allod.app.meter import DayNames
@@ -139,6 +140,11 @@ def _gateway(
     site = settings.realm
     model, *adapters = (described(served, opened.nation) for served in models)
     adapters = [replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters]  # made from both
+
+    @lru_cache(maxsize=4)  # the same value for the same seal: by that a decision is remembered
+    def site_sealed(seal: str) -> Site:
+        return Site(site.site, site.jurisdiction, opened.tier, seal)
+
     return Gateway(
         model=models[0],
         adapters=models[1:],
@@ -148,7 +154,7 @@ def _gateway(
             nation=opened.nation,
             model=model,
             adapters=adapters,
-            site=lambda: Site(site.site, site.jurisdiction, opened.tier, engine.info.seal),
+            site=lambda: site_sealed(engine.info.seal),
         ),
         allowance=Allowance(opened.quotas, settings.prices, context_tokens=lambda: engine.info.context_tokens),
         engine=engine,

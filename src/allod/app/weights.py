@@ -14,7 +14,7 @@ from allod.app.engine import Adapter, Weights, run_engine
 from allod.app.home import Home
 from allod.app.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
 from allod.core.errors import Invalid
-from allod.core.requests import Chat, Completion, Piece, Sampling, Usage
+from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.gguf import read_header
 from allod.model.store import Progress, Store, digest_of_file
@@ -170,8 +170,8 @@ async def _time_answer(engine: Engine, text: str, *, num_tokens: int) -> tuple[f
     chat = Chat(model="", messages=({"role": "user", "content": text},), sampling=sampling)
     begin, first_s, usage = time.perf_counter(), 0.0, Usage()
     async for item in engine.stream(chat, salt=""):
-        if isinstance(item, Piece):
-            first_s = first_s or time.perf_counter() - begin
-        elif isinstance(item, Completion):
+        if isinstance(item, Completion):
             usage = item.usage
+        else:
+            first_s = first_s or time.perf_counter() - begin
     return time.perf_counter() - begin, first_s, usage

@@ -11,7 +11,7 @@ one to the other that drops a label. What tiers and markings there are is a nati
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Generic, TypeVar
 
@@ -41,10 +41,15 @@ class Label:
     markings: frozenset[str] = frozenset()
     jurisdictions: frozenset[str] | None = ANY
     purposes: frozenset[str] | None = ANY
+    _hash: int = field(init=False, repr=False, compare=False)  # whatever is remembered by labels asks for it
 
     def __post_init__(self) -> None:
         if self.jurisdictions is not None:
             object.__setattr__(self, "jurisdictions", _widest(self.jurisdictions))
+        object.__setattr__(self, "_hash", hash((self.tier, self.markings, self.jurisdictions, self.purposes)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def join(self, other: Label) -> Label:
         """The label of what is made from both. Raises Invalid for labels of two nations: neither ranks the other's."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from allod.core.canonical import canonical_json
 from allod.core.labels import Label
@@ -154,12 +154,15 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A part of an answer under way. `logprobs` has OpenAI's shape: one entry a token."""
 
     text: str
     logprobs: tuple[Json, ...] = ()
+
+
+Pieces = Sequence[Piece]
+"""Some that came together, in their order; never none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,8 @@ def chat_answer(content: str | None, tool_calls: Sequence[Mapping[str, str]] = (
 
     Other keys of a tool call (its id, its index) are left out. Raises Invalid for a lone surrogate.
     """
+    if not tool_calls:
+        return b'{"content":%b,"tool_calls":[]}' % canonical_json(content)
     calls = [{"name": call["name"], "arguments": call["arguments"]} for call in tool_calls]
     return canonical_json({"content": content, "tool_calls": calls})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from allod.core.canonical import MAX_SAFE_INTEGER
@@ -121,7 +122,7 @@ is_pseudonym = _matches(_HEX_128)
 is_key_name = _or_null(is_pseudonym)
 is_commitment = _matches(_HEX_256)
 are_sources = _list_of(is_commitment, at_most=256)
-_NAME = _matches(r"[a-z][a-z0-9_]{0,63}")
+_NAME = lru_cache(maxsize=256)(_matches(r"[a-z][a-z0-9_]{0,63}"))  # there are few
 _DIGEST = _matches(r"sha256:[0-9a-f]{64}")
 _TEXTS = _list_of(is_text, at_most=64)
 

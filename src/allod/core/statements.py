@@ -1,8 +1,8 @@
 """Statements: what a receipt says, as the exact bytes that become a leaf of the log.
 
 A statement is an in-toto Statement v1 in canonical JSON (`spec/receipt.md`). `statement_bytes` makes one on the main
-path, so the parts that stay the same from answer to answer keep their own JSON text; `check_statement` reads one from
-anywhere and believes nothing.
+path, so the parts that stay the same from answer to answer keep their own JSON text, and the others are not frozen,
+which would double what it costs to make them; `check_statement` reads one from anywhere and believes nothing.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class EnergyPart(_Fixed):
 NO_ENERGY = EnergyPart()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MeterPart:
     """What the tenant is charged with, beside the tokens: `key` is the API key's pseudonym of the day (hex) or None,
     `engine_ms` the time from its turn at the engine to its end, `micros` millionths of the realm's currency."""
@@ -160,7 +160,7 @@ class MeterPart:
     micros: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestPart:
     """`commitment` is hex; `tokens` is None where nobody counted. Raises Invalid for params a receipt cannot say."""
 
@@ -173,7 +173,7 @@ class RequestPart:
             raise Invalid("a parameter is too large or too long for a receipt", code="bad_params", param="params")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AnswerPart:
     """`finish` is the dialect's own reason for the end (`stop`, `length`, `tool_calls`, `cancelled`, `error`)."""
 
@@ -182,7 +182,7 @@ class AnswerPart:
     finish: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Receipt:
     """One answer, or one refusal where `answer` is None. Commitments, `nonce` and `tenant` are lower-case hex."""
 
@@ -206,6 +206,14 @@ class Receipt:
 
 def _part(part: ModelPart | EnginePart | SealPart | None) -> str:
     return "null" if part is None else part.text
+
+
+def _params(params: Params) -> str:
+    """Numbers, true, false and null say themselves as JSON does; texts have it said for them."""
+    members = [
+        f'"{name}":{value if type(value) is int else _text(value)}' for name, value in sorted(params.items())
+    ]  # the names need no escape (`is_params`)
+    return f"{{{','.join(members)}}}"
 
 
 def _count(number: int | None) -> str:
@@ -238,7 +246,7 @@ def statement_bytes(receipt: Receipt) -> bytes:
         answer_text = (
             f'{{"commitment":"{commitment}","finish":{_finish(answer.finish)},"tokens":{_count(answer.tokens)}}}'
         )
-    params = _text(request.params) if request.params else "{}"
+    params = _params(request.params)
     sources = _text(receipt.sources) if receipt.sources else "[]"
     data = (
         f'{{"_type":"{STATEMENT_TYPE}","predicate":{{'

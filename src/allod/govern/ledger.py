@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
@@ -54,26 +53,32 @@ def charge_of(predicate: Mapping[str, Any], kind: str, *, tenant_of: NameOf, key
         return None
     try:
         day = day_at(predicate["at"]["start_ms"]).isoformat()
-        charge = _charge(predicate)
         pseudonym, key_pseudonym = predicate["tenant"], (predicate.get("meter") or {}).get("key")
         if not (isinstance(pseudonym, str) and isinstance(key_pseudonym, (str, NoneType))):
             raise TypeError("a pseudonym is text")
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, Invalid) as error:
-        raise Invalid(f"a receipt lacks what it must have: {error!r}", code="bad_statement") from error
-    return replace(
-        charge,
-        tenant_id=tenant_of(day, pseudonym) or ERASED,
-        key_id=key_of(day, key_pseudonym) or "" if key_pseudonym is not None else "",
-    )
+    except _LACKING as error:
+        raise _lacking(error) from error
+    tenant_id = tenant_of(day, pseudonym) or ERASED
+    key_id = key_of(day, key_pseudonym) or "" if key_pseudonym is not None else ""
+    try:
+        return _charge(predicate, tenant_id, key_id)
+    except _LACKING as error:
+        raise _lacking(error) from error
 
 
-def _charge(predicate: Mapping[str, Any]) -> Charge:
-    """The charge, before it is known whose it is."""
+_LACKING = (KeyError, TypeError, AttributeError, ValueError, OverflowError, Invalid)
+
+
+def _lacking(error: Exception) -> Invalid:
+    return Invalid(f"a receipt lacks what it must have: {error!r}", code="bad_statement")
+
+
+def _charge(predicate: Mapping[str, Any], tenant_id: str, key_id: str) -> Charge:
     answer, model, meter = predicate["answer"], predicate["model"], predicate.get("meter") or {}
     return Charge(
         receipt_id=predicate["id"],
-        tenant_id="",
-        key_id="",
+        tenant_id=tenant_id,
+        key_id=key_id,
         model=model["name"] if model else "",
         start_ms=predicate["at"]["start_ms"],
         decision=predicate["policy"]["decision"],

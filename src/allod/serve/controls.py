@@ -6,6 +6,7 @@ A control that cannot be checked says no: without a policy that verifies, or beh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import is_
 from typing import Literal
 
 from allod.core.errors import AllodError, Unavailable
@@ -19,6 +20,7 @@ from allod.serve.giving_way import give_way
 
 SLICE_CHARS = 1 << 14  # read in 6 ms at worst
 OVERLAP_CHARS = 1 << 11  # longer than any identifier with its spaces, each character in twelve of an escape, and more
+NUM_REMEMBERED = 4096  # decisions, the last of each key
 BETWEEN = "\n|\n"  # two strings: years in a list are no card number
 
 
@@ -60,6 +62,7 @@ class Controls:
         self.adapters = {adapter.name: adapter for adapter in adapters}
         self.site = site
         self._faults: dict[str, AllodError] = {}
+        self._decided: dict[tuple[str, str], tuple[tuple[object, ...], Decision]] = {}
 
     async def label(self, declared: Label, strings: Iterable[str], model: str = "") -> Label:
         """Step 3: what was declared, with the markings that `strings` call for and the model's own label.
@@ -78,7 +81,17 @@ class Controls:
     def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> Decision:
         """Step 4. Raises Unavailable, with the reason, while a control cannot be checked."""
         self.check()
-        return self.policy.decide(self.asked(caller, action, label, model))
+        asked = self.asked(caller, action, label, model)
+        about = (self.policy, caller, label, asked.model, asked.site)
+        remembered = self._decided.get((caller.key.id, action))
+        if remembered is not None and all(map(is_, remembered[0], about)):  # the very values, none of which can change
+            return remembered[1]
+        decision = self.policy.decide(asked)
+        if decision.fault is None:
+            if len(self._decided) >= NUM_REMEMBERED:
+                self._decided.clear()
+            self._decided[caller.key.id, action] = about, decision
+        return decision
 
     def asked(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> Asked:
         """The question that the policy is asked."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces, Usage
 from allod.model.control_tokens import ControlTokens
 
 NO_CONTROL_TOKENS = ControlTokens()
@@ -89,8 +89,8 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Piece | Completion, None]:
-        """Pieces as they are made, then one Completion whose `content` is the whole text."""
+    def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Pieces | Completion, None]:
+        """Pieces as they are made, those that are there at once together; then one Completion with the whole text."""
         ...
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:

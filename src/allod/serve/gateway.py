@@ -21,7 +21,7 @@ from typing import Literal, cast
 
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Usage
 from allod.core.shown_text import folded
 from allod.govern.keys import Caller, KeyRing
 from allod.serve import tools
@@ -94,7 +94,7 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)
         return Labelled(completion, request.label)
 
-    async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Piece | Completion, None]]:
+    async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Pieces | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
         chat = self._checked_chat(caller, request)
         prepared = tools.prepare(chat)
@@ -120,7 +120,7 @@ class Gateway:
 
     async def _stream(
         self, caller: Caller, request: Request, chat: Chat, prepared: Chat
-    ) -> AsyncGenerator[Piece | Completion, None]:
+    ) -> AsyncGenerator[Pieces | Completion, None]:
         completion = None
         salt = self._salt(request)
         async with (
@@ -131,7 +131,7 @@ class Gateway:
                 if isinstance(item, Completion):
                     completion = item
                 else:
-                    work.piece(item.text)
+                    work.sent(item)
                     yield item
         completion = cast(Completion, completion)
         await work.record(completion.committed_bytes(), completion.finish)
@@ -229,7 +229,7 @@ class Gateway:
 
     async def _pieces(
         self, chat: Chat, prepared: Chat, work: Work, salt: str
-    ) -> AsyncGenerator[Piece | Completion, None]:
+    ) -> AsyncGenerator[Pieces | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []
         start = ""
@@ -241,23 +241,20 @@ class Gateway:
                     work.counted(item.usage)
                     completion = await self._interpreted(work, chat, prepared, item)
                     if not completion.tool_calls:
-                        for piece in held:
-                            yield piece
+                        if held:
+                            yield held
                     elif not holding:  # its text has gone out already: it is part of the answer, and of the receipt
                         completion = replace(completion, content=item.content)
                     yield completion
                     return
                 if holding:
-                    held.append(item)
-                    start = (start + item.text).lstrip()[:LONGEST_OPENING]
+                    held += item
+                    start = "".join([start, *(piece.text for piece in item)]).lstrip()[:LONGEST_OPENING]
                     holding = tools.is_forced(chat) or tools.could_be_call(start)
                     if holding:
                         continue
-                    for piece in held:
-                        yield piece
-                    held.clear()
-                else:
-                    yield item
+                    item, held = held, []
+                yield item
 
 
 def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: EngineInfo) -> None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Unavailable
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import made_plain
 from allod.core.whole_files import write_whole
 from allod.model.store import check_digest, digest_of_file, silent
@@ -96,7 +96,7 @@ class Replica:
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
-    ) -> AsyncGenerator[Piece | Completion, None]:
+    ) -> AsyncGenerator[Pieces | Completion, None]:
         engine, begun = await self._up(), False
         while True:
             try:

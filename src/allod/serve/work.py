@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from allod.core.requests import Request, Usage
+from allod.core.requests import Pieces, Request, Usage
 from allod.govern.policy import Decision
 from allod.govern.tenants import Tenant
 from allod.serve.admission import Admission, Turn
@@ -99,9 +99,9 @@ class Work:
         """Whose request it is."""
         return self._accepted.tenant.id
 
-    def piece(self, text: str) -> None:
+    def sent(self, pieces: Pieces) -> None:
         """Text that goes to the client."""
-        self._sent.append(text)
+        self._sent += [piece.text for piece in pieces]
 
     def progressed(self) -> None:
         """The engine has said how far it is."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, TypeVar
 
 from allod.core.errors import AllodError, Invalid
 
@@ -21,7 +21,6 @@ _Result = TypeVar("_Result")
 
 
 WATCH_AFTER_S = 0.02
-GATHERED_BYTES = 16 << 10
 
 
 class ClientLeft(Exception):
@@ -71,57 +70,6 @@ async def respond(send: Send, status: int, body: bytes, headers: Headers = JSON,
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": b"" if without_body else body})
-
-
-class Outgoing:
-    """A streamed body, of which what is there at once leaves at once: a chunk sent by itself costs a write."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._parts: list[bytes] = []
-        self._num_bytes = 0
-
-    async def write(self, part: bytes) -> None:
-        """Send this with whatever else comes before `meanwhile` has to wait, or now if that is much already."""
-        self._parts.append(part)
-        self._num_bytes += len(part)
-        if self._num_bytes > GATHERED_BYTES:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Send what has gathered. Waits while the client is behind."""
-        if self._parts:
-            body, self._parts, self._num_bytes = b"".join(self._parts), [], 0
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
-
-    def meanwhile(self, step: Awaitable[_Result]) -> Awaitable[_Result]:
-        """The result of `step`. If that is not there yet, what has gathered is sent before it is waited for."""
-        return _Meanwhile(step, self.flush)
-
-
-class _Meanwhile(Awaitable[_Result]):
-    def __init__(self, step: Awaitable[_Result], flush: Callable[[], Awaitable[None]]) -> None:
-        self._step = step
-        self._flush = flush
-
-    def __await__(self) -> Generator[Any, Any, _Result]:
-        """`await step`, written out (PEP 380), because of what happens at its first wait and only there."""
-        step = self._step.__await__()
-        try:
-            waited_for = next(step)
-            try:
-                yield from self._flush().__await__()
-            except BaseException as reason:  # noqa: BLE001  (handed on, as if the step had been waiting already)
-                waited_for = step.throw(reason)
-            while True:
-                try:
-                    came = yield waited_for
-                except BaseException as reason:  # noqa: BLE001  (handed on)
-                    waited_for = step.throw(reason)
-                else:
-                    waited_for = step.send(came)
-        except StopIteration as done:
-            return cast(_Result, done.value)
 
 
 async def unless_client_leaves(receive: Receive, work: Awaitable[_Result]) -> _Result:

@@ -12,7 +12,7 @@ from typing import Any
 
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid, Unavailable
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Pieces, Usage
 from allod.serve.engine import EngineInfo, LoadedAdapter, Tally
 
 DIMENSIONS = 8
@@ -54,7 +54,7 @@ class EchoEngine:
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
-    ) -> AsyncGenerator[Piece | Completion, None]:
+    ) -> AsyncGenerator[Pieces | Completion, None]:
         tally = Tally() if tally is None else tally
         tally.clear()
         most = self.info.context_tokens + 1  # nobody counts further
@@ -74,7 +74,7 @@ class EchoEngine:
                 if self._closed:
                     raise Unavailable("the engine was lost", code="engine_lost")
                 tally.completion_tokens += 1
-                yield Piece(word, _logprobs(word, chat.top_logprobs))
+                yield [Piece(word, _logprobs(word, chat.top_logprobs))]
         finally:
             self.running -= 1
         logprobs = tuple(entry for word in words for entry in _logprobs(word, chat.top_logprobs))

@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import suppress
 
 from allod.core.errors import AllodError, Unavailable
-from allod.core.requests import Chat, Completion, Finish, Json, Piece
+from allod.core.requests import Chat, Completion, Finish, Json, Piece, Pieces
 from allod.serve.engine import Tally
 from allod.serve.engines.http import Exchange, Response
 from allod.serve.engines.llama_words import Event, Slot, openai_logprobs, read_event, read_refusal
@@ -28,6 +28,7 @@ FREE_EVENTS = 1 << 10  # that are not about a token of the answer
 GATHERED_BYTES = 16 << 10  # of an answer that nobody reads as it comes, before they are looked at
 LINES_AT_ONCE = 256  # to read before others have their turn at the event loop
 LAST_WORD_S = 1.0  # until a response ends that has said that it is done
+_EVENTS = (b"data: {", b"error: {")  # how their lines begin
 
 
 class Answer:
@@ -42,7 +43,6 @@ class Answer:
         self._tally = tally
         self._texts: list[str] = []
         self._logprobs: list[Json] = []
-        self._last_logprobs: tuple[Json, ...] = ()
         self._num_bytes = 0
         self._finish: Finish | None = None
 
@@ -73,41 +73,36 @@ class Answer:
             tally.cached_tokens or slot.n_prompt_tokens_cache,
         )
 
-    def hear(self, event: Event) -> None:
-        """What an event says of the work."""
+    def add(self, event: Event) -> Piece | None:
+        """Take up what an event says of the work and the answer; the piece of text that it adds, if it does."""
         if event.prompt_progress is not None:
             self.prompt_tokens = event.prompt_progress.total
-        if (timings := event.timings) is not None:
-            self.count(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
-        if (usage := event.usage) is not None:
+        timings, usage = event.timings, event.usage
+        if usage is not None:
             cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
             self.count(usage.prompt_tokens, usage.completion_tokens, cached)
-
-    def add(self, event: Event) -> bool:
-        """Take up what an event adds to the answer; whether that is a piece of its text."""
-        if not event.choices:
-            return False
+        elif timings is not None:
+            self.count(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
+        if not event.choices or self.is_cut:
+            return None
         choice = event.choices[0]
         if choice.finish_reason is not None:
             self._finish = "length" if choice.finish_reason == "length" else "stop"
         if choice.delta is None or not (text := choice.delta.content):
-            return False
+            return None
         self._num_bytes += len(text) if text.isascii() else len(text.encode())
         # an event more than tokens is honest: what was held back because it might have been a stop sequence
-        made = event.timings.predicted_n if event.timings is not None else len(self._texts) + 1
-        if len(self._texts) > self.max_tokens or made > self.max_tokens or self._num_bytes > self._max_bytes:
+        num_texts, most = len(self._texts), self.max_tokens
+        made = num_texts + 1 if timings is None else timings.predicted_n
+        if num_texts > most or made > most or self._num_bytes > most * TOKEN_BYTES:
             self._finish, self.is_cut = "length", True
-            return False
+            return None
         self._texts.append(text)
-        self._last_logprobs = ()
-        if choice.logprobs is not None:
-            self._last_logprobs = openai_logprobs(choice.logprobs, self._top_logprobs)
-            self._logprobs.extend(self._last_logprobs)
-        return True
-
-    def piece(self) -> Piece:
-        """The last that was added."""
-        return Piece(self._texts[-1], self._last_logprobs)
+        if choice.logprobs is None:
+            return Piece(text)
+        logprobs = openai_logprobs(choice.logprobs, self._top_logprobs)
+        self._logprobs.extend(logprobs)
+        return Piece(text, logprobs)
 
     def completion(self) -> Completion:
         """The whole answer. Raises Unavailable where it breaks off."""
@@ -119,15 +114,11 @@ class Answer:
         assert usage is not None
         return Completion("".join(self._texts), self._finish, usage, logprobs=tuple(self._logprobs))
 
-    @property
-    def _max_bytes(self) -> int:
-        return self.max_tokens * TOKEN_BYTES
-
 
 class Reading:
-    """The events of an answer, read from its exchange as they come; `turn` is the slot's in which it is made.
+    """The pieces of an answer, read from its exchange as they come; `turn` is the slot's in which it is made.
 
-    `is_gathered` where nobody waits for the parts: then many events of the answer are looked at together.
+    `is_gathered` where nobody waits for the parts: then much of the answer is looked at together.
     """
 
     def __init__(self, exchange: Exchange, answer: Answer, turn: Turn, *, silence_s: float) -> None:
@@ -143,26 +134,31 @@ class Reading:
         self._is_done = False
         self._failure: AllodError | None = None
 
-    async def events(self) -> list[Event]:
-        """The next ones, in their order; none at the end. Raises the error that the engine reports."""
+    async def pieces(self) -> Pieces | None:
+        """Those that have come since the last; None at the end. Raises the error that the engine reports."""
         if not self.turn.begun and (status := await self.exchange.status()) != 200:
             raise await self._refusal(status)
-        enough_bytes = 1
-        if self.answer.has_words:
-            self.exchange.allow(self._silence_s)
-            enough_bytes = GATHERED_BYTES if self.is_gathered else 1
         if self._lines:
             await asyncio.sleep(0)
-        while not (events := self._understood()):
-            if self._failure is not None:
-                raise self._failure
+        while not self.answer.is_cut:
+            if pieces := self._understood():
+                return pieces
             if self._lines:
                 await asyncio.sleep(0)
-            elif self._is_done or not (data := await self.exchange.read(enough_bytes)):
+            elif self._failure is not None:
+                raise self._failure
+            elif self._is_done or not (data := await self._come()):
                 break
             else:
                 self._take(data)
-        return events
+        return None
+
+    async def _come(self) -> bytes:
+        """What has come; more of it at once where the answer has begun and nobody waits for its parts."""
+        if not self.answer.has_words:
+            return await self.exchange.read()
+        self.exchange.allow(self._silence_s)
+        return await self.exchange.read(GATHERED_BYTES if self.is_gathered else 1)
 
     async def last_word(self) -> None:
         """Wait a little for the end of a response that is done, so that its connection can be used again."""
@@ -187,25 +183,26 @@ class Reading:
         if len(self._rest) > MAX_LINE_BYTES or self._num_bytes > self._max_bytes:
             raise Unavailable("the engine's answer has no end", code="engine_response")
 
-    def _understood(self) -> list[Event]:
-        """The events of some lines. What is said after `[DONE]` is no part of the answer."""
-        events: list[Event] = []
-        hear = self.answer.hear
+    def _understood(self) -> list[Piece]:
+        """The pieces in some lines. What is said after `[DONE]` is no part of the answer."""
+        pieces: list[Piece] = []
+        add, take = self.answer.add, self._lines.popleft
         for _ in range(min(len(self._lines), LINES_AT_ONCE)):
-            line = self._lines.popleft()
-            if line.startswith((b"data: {", b"error: {")):
+            line = take()
+            if line.startswith(_EVENTS):
                 try:
                     event = read_event(line)
                 except AllodError as error:  # for whoever has read what came before it
                     self._failure = error
+                    self._lines.clear()
                     break
-                hear(event)
-                events.append(event)
+                if (piece := add(event)) is not None:
+                    pieces.append(piece)
             elif line.startswith(b"data: [DONE]"):
                 self._is_done = True
                 self._lines.clear()
                 break
-        return events
+        return pieces
 
     async def _refusal(self, status: int) -> AllodError:
         body = b""

@@ -47,6 +47,8 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         self._chunks: list[bytes] = []
         self._num_bytes = 0  # in chunks
+        self._coming: list[bytes] = []  # of the data that is being parsed
+        self.on_body = self._coming.append  # httptools' callback: nothing of ours is called for each of many chunks
         self._enough_bytes = 0  # in chunks, for whoever waits
         self._is_said = False  # the last words of a stream have come
         self._waiting: asyncio.Future[None] | None = None
@@ -158,6 +160,15 @@ class _Connection(asyncio.Protocol):
         )
         self._wake()
 
+    def _keep(self, body: bytes) -> None:
+        """For whoever reads."""
+        self._chunks.append(body)
+        self._num_bytes += len(body)
+        self._is_said = body.endswith(LAST_WORDS)
+        if not self._paused and self._num_bytes > PAUSE_BYTES:
+            self._paused = True
+            self._transport.pause_reading()
+
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
@@ -174,6 +185,9 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._broken = True
+        if self._coming:
+            self._keep(b"".join(self._coming))
+            self._coming.clear()
         if self._num_bytes >= self._enough_bytes or self.finished or self._broken or self._is_said:
             self._wake()
 
@@ -189,14 +203,6 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-
-    def on_body(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._num_bytes += len(chunk)
-        self._is_said = chunk.endswith(LAST_WORDS)
-        if not self._paused and self._num_bytes > PAUSE_BYTES:
-            self._paused = True
-            self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
         self.finished = True

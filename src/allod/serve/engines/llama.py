@@ -20,7 +20,7 @@ import msgspec
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces, Usage
 from allod.serve.engine import EngineInfo, Tally
 from allod.serve.engines.generation import Answer, Reading
 from allod.serve.engines.http import UnixHttp
@@ -69,22 +69,18 @@ class LlamaEngine:
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
-    ) -> AsyncGenerator[Piece | Completion, None]:
+    ) -> AsyncGenerator[Pieces | Completion, None]:
         async with await self._working(chat, salt, tally) as reading:
-            answer = reading.answer
-            while not answer.is_cut and (events := await reading.events()):
-                for event in events:
-                    if answer.add(event):
-                        yield answer.piece()
-        yield answer.completion()
+            while (pieces := await reading.pieces()) is not None:
+                yield pieces
+        yield reading.answer.completion()
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
         async with await self._working(chat, salt, tally) as reading:
-            answer, reading.is_gathered = reading.answer, True
-            while not answer.is_cut and (events := await reading.events()):
-                for event in events:
-                    answer.add(event)
-        return answer.completion()
+            reading.is_gathered = True
+            while await reading.pieces() is not None:
+                pass
+        return reading.answer.completion()
 
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         if not self.info.can_embed:

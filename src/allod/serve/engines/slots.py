@@ -30,7 +30,7 @@ class Turn:
     begun: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Held:
     """A free slot and what it holds; salt None: nobody knows whose, so nobody reuses it."""
 

@@ -10,13 +10,13 @@ import msgspec
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.labels import Label
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Request
 from allod.govern.keys import Caller
 from allod.serve.gateway import Gateway
 from allod.serve.served_model import ServedModel
 from allod.web.asgi import Call
 from allod.web.bodies import check_keys
-from allod.web.http import EVENTS, JSON, Headers, Outgoing, read_body, unless_client_leaves
+from allod.web.http import EVENTS, JSON, Headers, read_body, unless_client_leaves
 from allod.web.labels import label_headers, label_of
 from allod.web.metrics import Metrics
 from allod.web.openai import read, write
@@ -101,27 +101,22 @@ class OpenAI:
         From then on a client has `answer_s` to read it all: one that reads a little now and then keeps no slot longer.
         """
         answer = await self._gateway.stream(_caller(call), request)
-        out = Outgoing(call.send)
         try:
             async with asyncio.timeout(None) as limit, aclosing(answer.value) as items:
-                while (item := await out.meanwhile(anext(items, None))) is not None:
+                async for item in items:
                     if not call.started:
                         call.started = True
                         limit.reschedule(asyncio.get_running_loop().time() + self._answer_s)
                         headers = [*EVENTS, (b"x-request-id", call.id.encode()), *_about(call, answer.label)]
                         await call.send({"type": "http.response.start", "status": 200, "headers": headers})
-                        await out.write(writer.first())
-                    if isinstance(item, Piece):
-                        await out.write(writer.piece(item))
-                    else:
+                        await _send_part(call, writer.first())
+                    if isinstance(item, Completion):
                         self._count(item)
-                        await out.write(writer.last(item))
+                        await _send_part(call, writer.last(item))
+                    else:
+                        await _send_part(call, writer.pieces(item))
         except TimeoutError:
             raise Unavailable("the answer was not read in time", code="client_slow", retry_after_s=1) from None
-        except Exception:
-            await out.flush()  # what came before the failure, and then the event that tells of it
-            raise
-        await out.flush()
         await call.send({"type": "http.response.body", "body": b""})
 
     async def _body(self, call: Call) -> bytes:
@@ -137,6 +132,11 @@ class OpenAI:
     def _count(self, completion: Completion) -> None:
         usage = completion.usage
         self._metrics.count_tokens(prompt=usage.prompt_tokens, completion=usage.completion_tokens)
+
+
+async def _send_part(call: Call, part: bytes) -> None:
+    """Waits while the client is behind."""
+    await call.send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 def _caller(call: Call) -> Caller:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -14,6 +15,10 @@ from allod.web.bodies import decoded
 from allod.web.openai import wire
 
 MAX_SEED = 2**32 - 2  # 2^32 - 1 is llama.cpp's "choose one at random"
+
+
+_EFFECTS = {kind: attrgetter(*names, *names) for kind, names in wire.WITHOUT_EFFECT.items()}
+_DEFAULTS = Sampling(seed=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ def _refuse_unsupported(body: wire.ChatBody) -> None:
 
 def _refuse_effects(part: msgspec.Struct, place: str) -> None:
     """Refuse what `part` asks for in fields that are not supported."""
+    if not any(_EFFECTS[type(part)](part)):  # as nearly always
+        return
     for name, plain in wire.WITHOUT_EFFECT[type(part)].items():
         value = getattr(part, name)
         if value and value not in plain:
@@ -83,14 +90,13 @@ def _refuse_effects(part: msgspec.Struct, place: str) -> None:
 
 
 def _sampling(body: wire.ChatBody) -> Sampling:
-    defaults = Sampling(seed=0)
     stop = () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     if not all(stop):
         raise Invalid("a stop sequence is empty", param="stop")
     return Sampling(
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed % (MAX_SEED + 1),
-        temperature=defaults.temperature if body.temperature is None else round(body.temperature, 3),
-        top_p=defaults.top_p if body.top_p is None else round(body.top_p, 3),  # as exact as a receipt says it
+        temperature=_DEFAULTS.temperature if body.temperature is None else round(body.temperature, 3),
+        top_p=_DEFAULTS.top_p if body.top_p is None else round(body.top_p, 3),  # as exact as a receipt says it
         max_tokens=body.max_completion_tokens or body.max_tokens,
         stop=stop,
     )

@@ -12,7 +12,7 @@ import msgspec
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
-from allod.core.requests import Completion, Embeddings, Json, Piece, ToolCall, Usage
+from allod.core.requests import Completion, Embeddings, Json, Pieces, ToolCall, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -71,11 +71,14 @@ class AnswerWriter:
         """The chunk that opens a stream."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def piece(self, piece: Piece) -> bytes:
-        """A chunk of text: of all that is written here by far the most frequent, so only the text is encoded."""
-        if piece.logprobs:
-            return self._chunk({"content": piece.text}, logprobs=_logprobs(piece.logprobs))
-        return self._before_text + _encode(piece.text) + self._after_text
+    def pieces(self, pieces: Pieces) -> bytes:
+        """A chunk for each: of all that is written here by far the most frequent, so only the text is encoded."""
+        before, after = self._before_text, self._after_text
+        chunks = [
+            self._chunk({"content": text}, logprobs=_logprobs(logprobs)) if logprobs else before + _encode(text) + after
+            for text, logprobs in pieces
+        ]
+        return b"".join(chunks)
 
     def last(self, completion: Completion) -> bytes:
         """What closes a stream: the calls, the reason, the usage if asked for, [DONE]."""
