@@ -463,6 +463,31 @@ def test_a_context_is_a_number_of_tokens(file: Path, value: tuple[int, bytes], r
 
 
 @pytest.mark.parametrize(
+    ("key", "kind", "value", "reason"),
+    [
+        ("block_count", 4, struct.pack("<I", 0), "block_count is 0"),
+        ("block_count", 4, struct.pack("<I", 513), "block_count is 513"),
+        ("block_count", 6, struct.pack("<f", 2.0), "block_count is 2.0"),
+        ("attention.layer_norm_rms_epsilon", 6, struct.pack("<f", -1e-5), "epsilon is -"),
+        ("attention.layer_norm_epsilon", 6, struct.pack("<f", float("nan")), "epsilon is nan"),
+        ("attention.layer_norm_rms_epsilon", 6, struct.pack("<f", float("inf")), "epsilon is inf"),
+        ("attention.layer_norm_rms_epsilon", 4, struct.pack("<I", 1), "epsilon is 1,"),
+        ("attention.group_norm_epsilon", 6, struct.pack("<f", -1.0), "epsilon is -1.0"),
+    ],
+)
+def test_what_would_end_the_engine_is_refused(file: Path, key: str, kind: int, value: bytes, reason: str) -> None:
+    """It does not refuse these itself: it asserts, and the process is gone."""
+    error = refused(file, written_by_hand(ARCHITECTURE, CONTEXT, pair(f"llama.{key}", kind, value)))
+    assert reason in error.message
+
+
+def test_a_context_of_one_token_is_refused(file: Path) -> None:
+    """The engine warms up with two, and ends."""
+    error = refused(file, written_by_hand(ARCHITECTURE, u32("llama.context_length", 1)))
+    assert "llama.context_length is 1" in error.message
+
+
+@pytest.mark.parametrize(
     ("described", "reason"),
     [
         (tensor("t", (0,)), "tensor t has a dimension of 0"),

@@ -34,7 +34,9 @@ MAX_KEY_BYTES = (1 << 16) - 1
 MAX_TOKEN_BYTES = 1 << 12
 MAX_VOCABULARY_BYTES = 1 << 25
 MAX_CONTROL_TOKENS = 1 << 16
+MIN_CONTEXT_TOKENS = 2  # with one, the engine ends when it warms up
 MAX_CONTEXT_TOKENS = (1 << 31) - 1
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
@@ -51,6 +53,7 @@ _SPECIAL_IDS = tuple(
     )
 )  # fmt: skip
 _POOLING_NONE = 0
+_EPSILONS = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
 _ADAPTER = "adapter"
 _DERIVATION = "allod.derivation"
 
@@ -419,9 +422,10 @@ def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tu
     template = metadata.get(_TEMPLATE, "")
     context = metadata.get(f"{architecture}.context_length", 0)  # an adapter takes its model's
     pooling = metadata.get(f"{architecture}.pooling_type", _POOLING_NONE)
-    least = 0 if metadata.get("general.type") == _ADAPTER else 1
+    least = 0 if metadata.get("general.type") == _ADAPTER else MIN_CONTEXT_TOKENS
     if not _is_count(context) or not least <= context <= MAX_CONTEXT_TOKENS:
         raise _Malformed(f"{architecture}.context_length is {context!r}, no number of tokens")
+    _check_sizes(metadata, architecture)
     if not isinstance(template, str) or isinstance(pooling, bool) or not isinstance(pooling, int):
         raise _Malformed("its chat template or pooling type is of the wrong type")
     cuts: set[str] = set()
@@ -445,6 +449,17 @@ def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tu
         written=tuple(sorted(written)),
         max_token_chars=_max_token_chars(metadata),
     )
+
+
+def _check_sizes(metadata: dict[str, Any], architecture: str) -> None:
+    """What the engine does not refuse but ends at."""
+    layers = metadata.get(f"{architecture}.block_count", 1)
+    if not _is_count(layers) or not 1 <= layers <= MAX_LAYERS:
+        raise _Malformed(f"{architecture}.block_count is {layers!r}, and must be 1 to {MAX_LAYERS}")
+    for key in (f"{architecture}.attention.{name}" for name in _EPSILONS):
+        epsilon = metadata.get(key, 0.0)
+        if not isinstance(epsilon, float) or not 0 <= epsilon < math.inf:
+            raise _Malformed(f"{key} is {epsilon!r}, no small number")
 
 
 def _max_token_chars(metadata: dict[str, Any]) -> int | None:

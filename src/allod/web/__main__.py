@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -24,6 +25,8 @@ from allod.model.store import silent
 from allod.settings import Settings
 from allod.web.listening import listen
 
+MANY_OBJECTS = 1_000_000  # made before anything is looked through while loading
+
 
 def main() -> int:
     """Serve until told to stop; the exit status."""
@@ -35,6 +38,7 @@ def main() -> int:
     parser.add_argument("--private", action="store_true", default=None)
     words = parser.parse_args()
     os.umask(0o077)
+    gc.set_threshold(MANY_OBJECTS)  # what is loaded stays: looking through it again and again finds nothing
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is one
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")

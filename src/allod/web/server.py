@@ -40,6 +40,7 @@ async def serve(
     model = weights.served if weights is not None else ECHO_MODEL
     adapters = tuple(adapter.served for adapter in weights.adapters) if weights is not None else ()
     async with run_realm(settings, engine, model, adapters) as realm:
+        gc.collect()  # while the engine still reads its weights
         await started
         await answer(realm, listener)
 
@@ -66,7 +67,6 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
         announce(realm)
     greet(realm)
     sys.setswitchinterval(SWITCH_S)
-    gc.collect()
     gc.freeze()  # what is there by now stays: looking through all of it again would hold everybody up
     gc.set_threshold(*COLLECT_AFTER)
     try:

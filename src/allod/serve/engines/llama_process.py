@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from typing import Any
+
+LAST_WORDS_S = 0.5  # for the engine's thread that writes its log: what says why is lost with it
 
 
 def serve(options: dict[str, Any]) -> None:
@@ -41,9 +44,14 @@ def serve(options: dict[str, Any]) -> None:
     params.endpoint_slots = True  # how the gateway learns what was computed for who left early
     params.endpoint_metrics = True  # and how it is asked for a word: only what computes can say it
     params.endpoint_props = False
+    params.fit_params = False  # all that it would fit is said here: it would load the model once more to find out
     params.offline = True
     params.verbosity = 1
-    server = xllamacpp.Server(params)  # returns when the socket listens; it lives as long as this name
+    try:
+        server = xllamacpp.Server(params)  # returns when the socket listens; it lives as long as this name
+    except RuntimeError:
+        time.sleep(LAST_WORDS_S)
+        raise
     threading.Event().wait()
     del server
 

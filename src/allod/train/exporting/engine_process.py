@@ -11,7 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
+
+LAST_WORDS_S = 0.5  # for the engine's thread that writes its log
 
 
 def serve(options: dict[str, Any]) -> None:
@@ -31,6 +34,7 @@ def serve(options: dict[str, Any]) -> None:
     parameters.cors_origins = ""
     parameters.ui = False
     parameters.warmup = False
+    parameters.fit_params = False
     parameters.offline = True
     parameters.verbosity = 1
     if options["adapter"] is not None:
@@ -40,6 +44,7 @@ def serve(options: dict[str, Any]) -> None:
     try:
         server = xllamacpp.Server(parameters)  # returns when the socket listens; it lives as long as this name
     except RuntimeError:
+        time.sleep(LAST_WORDS_S)
         sys.exit(1)  # the engine has said why, on standard error
     sys.stdout.write("ready\n")
     sys.stdout.flush()
