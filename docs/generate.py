@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from allod.cli.main import parser_of_all
@@ -17,7 +17,8 @@ from allod.train.recipe import Recipe, Source
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "allod"
-KINDS = {"Invalid", "Denied", "Unavailable", "AllodError"}
+KINDS = {"Invalid", "Denied", "Unavailable", "AllodError", "VerificationError"}
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def reference() -> str:
@@ -86,17 +87,67 @@ def _default(one: dataclasses.Field[object]) -> str:
 
 
 def _codes() -> str:
-    found: dict[str, set[str]] = {}
-    for file in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call):
-                kind = getattr(node.func, "id", "")
-                for code in (
-                    text for keyword in node.keywords if keyword.arg == "code" for text in texts(keyword.value)
-                ):
-                    found.setdefault(code, set()).update({kind} & KINDS)
+    trees = [ast.parse(file.read_text()) for file in sorted(SOURCE.rglob("*.py"))]
+    found = codes_in(trees)
     rows = ["| code | kind |", "|---|---|"]
     return "\n".join([*rows, *(f"| `{code}` | {', '.join(sorted(kinds))} |" for code, kinds in sorted(found.items()))])
+
+
+def codes_in(trees: Iterable[ast.AST]) -> dict[str, set[str]]:
+    """Every code that an error may have, with its kinds; also where a function passes on a code that it is given."""
+    nodes = [(number, node) for number, tree in enumerate(trees) for node in ast.walk(tree)]
+    kinds = {(None, kind): {kind} for kind in KINDS}
+    places: dict[tuple[int | None, str], int] = {}  # of `code` among what a function is given without names
+    values: list[tuple[ast.expr, set[str]]] = []
+    for number, node in nodes:
+        if isinstance(node, _FUNCTIONS) and (passed := _passed_on(node)):
+            name = _scoped(number, node.name)
+            kinds.setdefault(name, set()).update(passed)
+            names = [one.arg for one in node.args.args if one.arg != "self"]
+            places |= {name: names.index("code")} if "code" in names else {}
+            values += [(value, passed) for value in (*_defaults(node.args), *_said(node))]
+        elif isinstance(node, ast.ClassDef) and node.name in KINDS:
+            values += [(value, {node.name}) for value in _said(node)]
+    for number, node in nodes:
+        if isinstance(node, ast.Call) and (made := kinds.get(name := _scoped(number, _called(node)))):
+            values += [(one.value, made) for one in node.keywords if one.arg == "code"]
+            values += [(one, made) for one in node.args[places[name] :][:1]] if name in places else []
+    found: dict[str, set[str]] = {}
+    for value, made in values:
+        for code in texts(value):
+            found.setdefault(code, set()).update(made)
+    return found
+
+
+def _scoped(number: int, name: str) -> tuple[int | None, str]:
+    """A name that begins with _ is its file's own."""
+    return (number if name.startswith("_") else None, name)
+
+
+def _called(call: ast.Call) -> str:
+    return str(getattr(call.func, "id", getattr(call.func, "attr", "")))
+
+
+def _passed_on(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """The kinds of the errors that a function makes with a code that is a name in it."""
+    calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+    named = [
+        one for one in calls if any(each.arg == "code" and isinstance(each.value, ast.Name) for each in one.keywords)
+    ]
+    return set(map(_called, named)) & KINDS
+
+
+def _defaults(given: ast.arguments) -> Iterator[ast.expr]:
+    for one, value in zip(given.kwonlyargs, given.kw_defaults, strict=True):
+        if one.arg == "code" and value is not None:
+            yield value
+
+
+def _said(part: ast.AST) -> Iterator[ast.expr]:
+    """What `code` is said to be in a function or a class."""
+    for node in ast.walk(part):
+        if isinstance(node, ast.Assign) and any(getattr(one, "id", "") == "code" for one in node.targets):
+            yield node.value
 
 
 def texts(value: ast.expr) -> Iterator[str]:

@@ -56,3 +56,46 @@ def test_a_code_that_a_condition_chooses_is_on_the_page(generate: ModuleType) ->
     page = generate.reference()
     assert "| `budget_exhausted` | Unavailable |" in page
     assert "| `rate_limited` | Unavailable |" in page
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'raise Invalid("x", code="one")',
+        'def f(*, code): raise Invalid("x", code=code)\nf(code="one")',
+        'def f(message, code): return Invalid(message, code=code)\nf("x", "one")',
+        'async def f(*, code="one"): raise Invalid("x", code=code)',
+        'def f():\n    code = "one" if a else b\n    raise Invalid("x", code=code)',
+        'class Invalid(AllodError):\n    code = "one"',
+    ],
+)
+def test_a_code_is_found_wherever_it_is_said(generate: ModuleType, source: str) -> None:
+    """Where the error is made, or where somebody gives it to whoever makes the error."""
+    assert generate.codes_in([ast.parse(source)]) == {"one": {"Invalid"}}
+
+
+def test_what_is_no_error_has_no_code_on_the_page(generate: ModuleType) -> None:
+    """A nation has one, too."""
+    assert generate.codes_in([ast.parse('Nation(code="GB")')]) == {}
+
+
+def test_every_code_has_a_kind(generate: ModuleType) -> None:
+    """A client must know whether asking again can help; both are said where it depends."""
+    codes = generate.codes_in([ast.parse(file.read_text()) for file in generate.SOURCE.rglob("*.py")])
+    assert [code for code, kinds in codes.items() if not code or not kinds] == []
+    assert codes["schema_not_kept"] == codes["tool_call_invalid"] == {"Invalid", "Unavailable"}
+
+
+def test_every_code_that_the_tests_meet_is_on_the_page(generate: ModuleType) -> None:
+    """Whatever a test compares an error's code with, wherever it was made."""
+    page = generate.reference()
+    met = {
+        value
+        for file in Path(__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Compare) and ast.unparse(node.left).endswith((".code", "['code']"))
+        for value in generate.texts(node.comparators[0])
+        if len(value) > 2
+    }
+    assert len(met) > 100
+    assert [code for code in sorted(met) if f"| `{code}` |" not in page] == []
