@@ -152,3 +152,21 @@ def test_of_a_long_log_the_last_part_is_read_at_the_start(
         segment.write_bytes(data)
         assert verdict(lambda name=name: open_log(tmp_path / name, KEY).close()) is is_found  # type: ignore[misc]
         assert fsck(tmp_path / name, KEY.verifier).is_damaged
+
+
+def test_a_log_that_was_put_back_is_damaged_to_whoever_knows_a_later_head(made: Path, tmp_path: Path) -> None:
+    """Without its derived files it is a sound log, and one that is shorter; a head that it kept tells them apart."""
+    directory = tmp_path / "log"
+    shutil.copytree(made, directory)
+    early = fsck(directory, KEY.verifier).head
+    log = open_log(directory, KEY)
+    log.append([Entry(b'{"predicate":{"id":"later"}}', "later")])
+    later = log.head
+    log.close()
+    assert not fsck(directory, KEY.verifier, known=[early, later]).findings
+    shutil.rmtree(directory)
+    shutil.copytree(made, directory)
+    (finding,) = fsck(directory, KEY.verifier, known=[early, later]).findings
+    assert finding.problem == f"it had a signed tree head of size {later.size} once, and has it no more"
+    assert fsck(directory, KEY.verifier, known=[later]).is_damaged
+    assert not fsck(directory, KEY.verifier, known=[early]).is_damaged

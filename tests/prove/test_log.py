@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from struct import unpack_from
 import pytest
 
 from allod.core.errors import Invalid, Unavailable, VerificationError
+from allod.core.statements import Statement
 from allod.prove.fsck import fsck, rebuild
 from allod.prove.heads import TreeHead
 from allod.prove.keys import SigningKey
@@ -558,14 +560,40 @@ def test_a_segment_that_is_gone_or_another_takes_nothing_more(tmp_path: Path) ->
 def test_fsck_names_an_entry_that_nobody_can_read(tmp_path: Path) -> None:
     """The log is whole and not damaged, and still not as it should be."""
     log = open_log(tmp_path, KEY)
-    log.append([Entry(b"good", "a"), Entry(b"odd", "b"), Entry(b"good", "c")])
+    leaves = {name: b'{"predicate":{"id":"%s"}}' % name.encode() for name in ("a", "odd", "c")}
+    log.append([Entry(leaf, name) for name, leaf in leaves.items()])
     log.close()
+    read: list[bytes] = []
 
-    def check(entry: bytes) -> None:
-        if entry == b"odd":
+    def check(entry: bytes) -> Statement:
+        read.append(entry)
+        if entry == leaves["odd"]:
             raise Invalid("a number too far")
+        return Statement("kind", json.loads(entry)["predicate"]["id"], 1, 1, {})
 
     report = fsck(tmp_path, KEY.verifier, check)
     (finding,) = report.findings
     assert (finding.where.split(",")[0], finding.problem) == ("entry 1", "no valid statement: a number too far")
     assert (report.is_sound, report.is_damaged) == (False, False)
+    assert read == list(leaves.values())
+
+
+def test_fsck_finds_each_row_of_the_index_that_is_not_in_its_place(tmp_path: Path) -> None:
+    """One that is missing, and one that leads elsewhere, of entries that are read and of one that nobody could."""
+    log = open_log(tmp_path, KEY)
+    log.append([Entry(b'{"predicate":{"id":"r%d"}}' % number, f"r{number}") for number in range(300)])
+    log.close()
+
+    def check(entry: bytes) -> Statement:
+        receipt_id = json.loads(entry)["predicate"]["id"]
+        if receipt_id == "r7":
+            raise Invalid("odd")
+        return Statement("kind", receipt_id, 1, 1, {})
+
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as database, database:
+        database.execute("delete from entry where id in ('r7', 'r8')")
+        database.execute("update entry set leaf = 1 where id = 'r200'")
+    odd, derived = fsck(tmp_path, KEY.verifier, check).findings
+    assert (odd.is_entry, derived.is_derived) == (True, True)
+    assert derived.problem == "3 receipts not in their place, r7 first"
+    assert [finding.is_entry for finding in rebuild(tmp_path, KEY, check).findings] == [True]

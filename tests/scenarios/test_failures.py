@@ -206,7 +206,14 @@ def test_a_disk_that_is_full_from_the_start_is_said(tmp_path: Path, free_kib: in
     assert result.stdout.strip() != "0"
 
 
-def test_a_realm_that_holds_an_impossible_receipt_starts_and_answers(start_gateway: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "odd_value"),
+    [(rb'"tokens":[0-9]+', b'"tokens":1' + b"0" * 30), (rb'(_ms":)1[0-9]{12}', rb"\1-315619200000")],
+    ids=["usage", "1960"],
+)
+def test_a_realm_that_holds_an_impossible_receipt_starts_and_answers(
+    start_gateway: Start, tmp_path: Path, field: bytes, odd_value: bytes
+) -> None:
     """It was signed once, and the log is never changed: it is stepped over, counted and named."""
     hello = {"messages": [{"role": "user", "content": "hello"}]}
     with start_gateway("echo") as gateway:
@@ -214,7 +221,8 @@ def test_a_realm_that_holds_an_impossible_receipt_starts_and_answers(start_gatew
         home = Home(gateway.home)
     log = open_log(home.receipts, load_signing_key(home.log_key))
     (statement,) = log.entries(0, 1)
-    odd = re.sub(rb'"tokens":[0-9]+', b'"tokens":1' + b"0" * 30, statement)
+    odd = re.sub(field, odd_value, statement)
+    assert odd != statement
     log.append([Entry(odd, "odd")])
     log.close()
     with start_gateway("echo") as gateway:
@@ -227,6 +235,8 @@ def test_a_realm_that_holds_an_impossible_receipt_starts_and_answers(start_gatew
         told = json.loads(result.stdout)
         assert (told["num_unreadable"], told["is_damaged"]) == (1, False)
         assert told["findings"][0]["where"].startswith("entry 1,")
+        used = json.loads(gateway.allod("tenant", "show", "local", "--json").stdout)["used"]["month"]
+        assert used["requests"] == 2
 
 
 def test_a_clock_that_is_wrong_stops_answers_and_refusals_until_it_is_accepted(

@@ -40,7 +40,7 @@ def refused(message: str) -> Invalid:
 
 def check_shape(shape: Shape, value: Any, where: str) -> None:
     """Raise Invalid (`bad_statement`), saying where, unless `value` is what `shape` allows."""
-    if isinstance(shape, Mapping):
+    if type(shape) is dict:  # an abstract class would cost a fsck a tenth of its time
         if not isinstance(value, dict) or value.keys() != shape.keys():
             _check_keys(shape, value, where)
         for key, item in value.items():

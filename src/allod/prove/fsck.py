@@ -12,17 +12,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 from allod.core.errors import Invalid
+from allod.core.statements import Statement
 from allod.prove.heads import TreeHead
 from allod.prove.index import Index
 from allod.prove.keys import SigningKey
 from allod.prove.log import open_log
 from allod.prove.notes import VerifierKey
-from allod.prove.recovery import INDEX_FILES, check_reached, check_tail, published_head, replay, signed_head
+from allod.prove.recovery import (
+    INDEX_FILES,
+    check_reached,
+    check_tail,
+    published_head,
+    receipt_id_of,
+    replay,
+    signed_head,
+)
 from allod.prove.segment import MAGIC, Batch, Batches
 from allod.prove.standing import Standing
 
-CheckEntry = Callable[[bytes], object]
-"""Raises Invalid for an entry that nobody could read."""
+CheckEntry = Callable[[bytes], Statement]
+"""What the entry says. Raises Invalid for one that nobody could read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +103,9 @@ class _Replay:
             self.num_bytes = batches.limit
             try:
                 for batch in batches:
-                    first = self.standing.head.size
-                    replay(self.standing, batch)
-                    self._check_entries(first, batch)
+                    ids, odd = self._read_entries(batch)
+                    replay(self.standing, batch, ids)
+                    self.findings += odd
                     self._check_head(batch.head.offset)
                     self._compare_tiles()
                     self._collect_places()
@@ -126,14 +135,20 @@ class _Replay:
         for head in self.known:
             self.find("segment", f"it had a signed tree head of size {head.size} once, and has it no more")
 
-    def _check_entries(self, first: int, batch: Batch) -> None:
+    def _read_entries(self, batch: Batch) -> tuple[list[str | None] | None, list[Finding]]:
+        """The ids of a batch, and what is wrong with its entries: each is parsed once, and the odd ones twice."""
         if (check_entry := self.check_entry) is None:
-            return
-        for number, frame in enumerate(batch.entries, first):
+            return None, []
+        ids: list[str | None] = []
+        odd = []
+        for number, frame in enumerate(batch.entries, self.standing.head.size):
             try:
-                check_entry(frame.payload)
+                ids.append(check_entry(frame.payload).id)
             except Invalid as error:
-                self.find(f"entry {number}, byte {frame.offset}", f"no valid statement: {error.message}", is_entry=True)
+                ids.append(receipt_id_of(frame.payload))
+                where, problem = f"entry {number}, byte {frame.offset}", f"no valid statement: {error.message}"
+                odd.append(Finding(where, problem, is_entry=True))
+        return ids, odd
 
     def _compare_tiles(self) -> None:
         for name, tile in self.standing.tiles.take_unwritten():
@@ -168,11 +183,11 @@ class _Replay:
             return
         due = [(key, place) for key, place in self.places.items() if place[0] < self.indexed]
         try:
-            wrong = [key for key, place in due if self.index.find(key) != place]
+            found = self.index.places()
         except sqlite3.Error as error:
             self.find(INDEX_FILES[0], str(error), is_derived=True)
             return
-        if wrong:
+        if wrong := [key for key, place in due if found.get(key) != place]:
             self.find(INDEX_FILES[0], f"{len(wrong)} receipts not in their place, {wrong[0]} first", is_derived=True)
 
     def find(self, where: str, problem: str, **kinds: bool) -> None:

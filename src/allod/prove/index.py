@@ -122,6 +122,12 @@ class Index:
             row = self._read.execute(query, (leaf,)).fetchone()
         return None if row is None else Place(*row)
 
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Every entry's leaf and offset by its id, in one read."""
+        with self._reading:
+            rows = self._read.execute("select id, leaf, offset from entry").fetchall()
+        return {receipt_id: (leaf, offset) for receipt_id, leaf, offset in rows}
+
     def num_entries(self) -> int:
         """How many ids are known."""
         with self._reading:

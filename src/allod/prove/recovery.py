@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,11 +60,15 @@ def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) ->
     return standing, index
 
 
-def replay(standing: Standing, batch: Batch) -> None:
-    """Count one batch of the segment. Raises Invalid if its tree head is not that of its leaves."""
+def replay(standing: Standing, batch: Batch, ids: Sequence[str | None] | None = None) -> None:
+    """Count one batch of the segment; `ids` are its receipts' where they were read already.
+
+    Raises Invalid if its tree head is not that of its leaves.
+    """
     entries = [frame.payload for frame in batch.entries]
     offsets = [frame.offset for frame in batch.entries]
-    growth = Growth.of(standing.frontier, entries, [receipt_id_of(entry) for entry in entries], offsets)
+    ids = [receipt_id_of(entry) for entry in entries] if ids is None else ids
+    growth = Growth.of(standing.frontier, entries, ids, offsets)
     try:
         note = batch.head.payload.decode()
         head = TreeHead.of_signed(note)
