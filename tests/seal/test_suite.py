@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from allod.core.errors import Unavailable
+from allod.seal import suite
 from allod.seal.profile import ISLAND, PROFILES
 from allod.seal.suite import BLOCKED, ESCAPED, NOT_APPLICABLE, Row, SuiteReport, run_suite
 
@@ -97,3 +100,18 @@ def test_a_control_that_reaches_nothing_proves_nothing() -> None:
     row = Row(probe="p", tries="t", control="does not apply: x", sealed="not applicable", detail="")
     assert SuiteReport((row,)).escaped == 0
     assert not SuiteReport((row,)).holds
+
+
+def test_the_limit_is_on_silence_and_not_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine may take as long as it needs for all attempts; a lab that says nothing more is ended, and said."""
+
+    def run(script: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(suite.subprocess, "Popen", lambda command, **others: popen(["sh", "-c", script], **others))
+        return list(suite._messages((), lambda name, done, total: None))
+
+    popen = suite.subprocess.Popen
+    monkeypatch.setattr(suite, "_SILENCE_LIMIT_S", 2.0)
+    slow = 'for turn in 1 2 3 4 5 6; do sleep 0.5; echo \'{"phase": "plan"}\'; done'
+    assert len(run(slow)) == 6
+    with pytest.raises(Unavailable, match="ended before"):
+        suite._report(run("exec sleep 60"), [])

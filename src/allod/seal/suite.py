@@ -27,7 +27,7 @@ from allod.seal.lab import CALLS
 from allod.seal.profile import SEALED
 
 BLOCKED, ESCAPED, NOT_APPLICABLE, NOT_RUN = "blocked", "ESCAPED", "not applicable", "did not run"
-_TIME_LIMIT_S = 180.0
+_SILENCE_LIMIT_S = 60.0  # more than the lab's own limits let one attempt take; a slow machine may take long for all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +95,12 @@ def _messages(words: tuple[str, ...], progress: Progress) -> Iterable[dict[str, 
     command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab", *words]
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd="/", stdin=subprocess.DEVNULL) as lab:
-        timer = threading.Timer(_TIME_LIMIT_S, lab.kill)
-        timer.start()
+        timer = _start_timer(lab)
         try:
             num_attempts, num_made = 0, 0
             for line in lab.stdout or ():
+                timer.cancel()
+                timer = _start_timer(lab)
                 message = json.loads(line)
                 num_attempts = message.get("attempts", num_attempts)
                 if "probe" in message:
@@ -109,6 +110,12 @@ def _messages(words: tuple[str, ...], progress: Progress) -> Iterable[dict[str, 
         finally:
             timer.cancel()
             lab.kill()
+
+
+def _start_timer(lab: subprocess.Popen[bytes]) -> threading.Timer:
+    timer = threading.Timer(_SILENCE_LIMIT_S, lab.kill)
+    timer.start()
+    return timer
 
 
 def _report(messages: Iterable[dict[str, Any]], calls: list[Call]) -> SuiteReport:
@@ -122,7 +129,8 @@ def _report(messages: Iterable[dict[str, Any]], calls: list[Call]) -> SuiteRepor
         elif "probe" in message:
             phases[message["phase"]][message["probe"]] = message
     if record is None:
-        raise Unavailable("the lab ended before the suite did", code="lab_unavailable")
+        hint = f"one attempt may take {_SILENCE_LIMIT_S:.0f} s"
+        raise Unavailable("the lab ended before the suite did", code="lab_unavailable", hint=hint)
     rows = [_row(name, phases["control"][name], phases["sealed"][name], record) for name in EVERY]
     unsealed, sealed = (phases[phase][CALLS]["answers"] for phase in ("control", "sealed"))
     made = (_call(call, unsealed.get(call.name, NOT_RUN), sealed.get(call.name, NOT_RUN)) for call in calls)
