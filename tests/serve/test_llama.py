@@ -112,6 +112,17 @@ async def test_events_may_be_cut_anywhere(tmp_path: Path) -> None:
     assert (completion.content, completion.finish, completion.usage.completion_tokens) == ("a", "stop", 1)
 
 
+async def test_pieces_that_are_there_at_once_come_together(tmp_path: Path) -> None:
+    """Each still is one: nothing is joined, and nobody is woken for each."""
+    async with serving(tmp_path, lambda exchange: exchange.chunked(HALF + event("b") + event("c") + ENDS)):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
+        pieces, completion = [item async for item in engine.stream(chat(), salt="s")]
+        await engine.close()
+    assert pieces == [Piece("a"), Piece("b"), Piece("c")]
+    assert isinstance(completion, Completion)
+    assert completion.content == "abc"
+
+
 async def test_a_chat_names_its_slot_and_whether_what_is_there_is_its_own(tmp_path: Path) -> None:
     """Another salt reuses nothing; nor does whoever comes after a refused prompt, which leaves what was there."""
     placed: list[tuple[int, bool]] = []
