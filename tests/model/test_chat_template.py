@@ -39,6 +39,18 @@ def test_what_training_exports_passes() -> None:
     assert check_template(CHAT_TEMPLATE).cuts == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("a\nb\u2060c", "line 2: it holds the invisible U+2060"),
+        ("a\n{% for m in messages recursive %}{{ m }}{% endfor %}", "line 2: a recursive loop is not allowed"),
+    ],
+)
+def test_what_nothing_else_would_refuse_is_refused(template: str, told: str) -> None:
+    """The word joiner in the template's own text, and a recursive loop that does not call itself yet."""
+    assert told in refused(template)
+
+
 def test_the_line_and_what_stands_there_are_named() -> None:
     """An operator can look at it."""
     assert (

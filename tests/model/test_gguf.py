@@ -509,6 +509,11 @@ def test_a_model_without_tensors_is_refused(file: Path) -> None:
     assert "no tensors" in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, tensors=b"", num_tensors=0)).message
 
 
+def test_another_beginning_is_said(file: Path) -> None:
+    """A whole file of another name is not read on."""
+    assert "does not begin with GGUF" in refused(file, b"GGML" + written_by_hand(ARCHITECTURE, CONTEXT)[4:]).message
+
+
 def test_a_big_endian_file_is_called_that(file: Path) -> None:
     """Rather than version 50331648."""
     assert "big-endian" in refused(file, written_by_hand(version=0x03000000)).message
