@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.contracts.tenants import (
     Place,
+    charge,
     in_sqlite,
     put,
     refused,
@@ -20,6 +21,8 @@ from tests.contracts.tenants import (
     unavailable,
 )
 
+from allod.core.errors import Unavailable
+from allod.govern.store import Position
 from allod.govern.stores.sqlite import sqlite_store
 
 
@@ -143,3 +146,14 @@ def test_no_directory_is_no_database(tmp_path: Path, place: Place) -> None:
     error = unavailable(lambda: sqlite_store(tmp_path / "missing" / "tenants.db"))
     assert error.code == "tenants_unavailable"
     assert not (tmp_path / "missing").exists()
+
+
+def test_a_sum_that_no_number_holds_is_refused_whole(tmp_path: Path) -> None:
+    """65,536 receipts of the highest charge there is in one minute: none of the last batch counts, all before do."""
+    most, half = 1 << 47, 1 << 15
+    with closing(sqlite_store(tmp_path / "tenants.sqlite")) as store:
+        store.charge("a", Position(half, 1), [charge(micros=most)] * half)
+        with pytest.raises(Unavailable):
+            store.charge("a", Position(2 * half, 2), [charge(micros=most)] * half)
+        assert store.position("a") == Position(half, 1)
+        assert store.used(tenant_id=None, since_ms=0, until_ms=60_000).micros == half * most
