@@ -386,10 +386,7 @@ def _tensor_bytes(name: str, sizes: list[int], kind: int) -> int:
     block_values, block_bytes = _BLOCKS[kind]
     if sizes[0] % block_values:
         raise _Malformed(f"tensor {name} has rows of {sizes[0]} values, no whole blocks of {block_values}")
-    num_bytes = math.prod(sizes) // block_values * block_bytes
-    if num_bytes >= 1 << 63:
-        raise _Malformed(f"tensor {name} is larger than any file")
-    return num_bytes
+    return math.prod(sizes) // block_values * block_bytes
 
 
 def _is_control(data: bytes, kind: int, *, listed: bool) -> bool:
