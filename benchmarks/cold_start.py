@@ -13,7 +13,6 @@ import argparse
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,24 +26,12 @@ from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.model.store import silent
 from allod.settings import Settings, default_home
+from allod.train.exporting.engine import UnixConnection
 from measure import free_port, machine, paired, rotated, spread
 
 TIMEOUT_S = 120.0
 LOOK_S = 0.005
 BODY = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 1, "temperature": 0, "seed": 1}
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("engine", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def first_token_s(
@@ -64,7 +51,9 @@ def first_token_s(
 
 def answered(place: str | int, key: Path | None, model: str) -> bool:
     """Whether a chat is answered now."""
-    connection = UnixConnection(place) if isinstance(place, str) else http.client.HTTPConnection("127.0.0.1", place)
+    connection = (
+        UnixConnection(place, TIMEOUT_S) if isinstance(place, str) else http.client.HTTPConnection("127.0.0.1", place)
+    )
     try:
         connection.connect()
         headers = {"content-type": "application/json"}

@@ -49,7 +49,7 @@ class Engine:
             if process.stdout.readline() != b"ready\n":
                 why = (folder / "errors").read_text(errors="replace").strip()[-_TAIL_CHARACTERS:]
                 raise Invalid(f"the engine does not load {(adapter or weights).name}: {why}", code="engine_refused")
-            self._connection = stack.enter_context(_Connection(address))
+            self._connection = stack.enter_context(UnixConnection(address))
             self._stack = stack.pop_all()
         self._whole: dict[int, bool] = {}
 
@@ -117,11 +117,11 @@ class Engine:
         self.close()
 
 
-class _Connection(http.client.HTTPConnection):
-    """One connection to a Unix socket, kept open."""
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket, kept open."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("engine", timeout=ANSWER_TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        super().__init__("engine", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
