@@ -128,6 +128,25 @@ async def test_a_schema_is_kept(running: RunEngine) -> None:
     assert isinstance(answer["n"], int)
 
 
+async def test_references_in_a_schema_are_followed(running: RunEngine) -> None:
+    """Definitions, as every nested type of a client's language becomes them."""
+    import json
+
+    town = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"]}
+    schema = {"$defs": {"town": {**town, "additionalProperties": False}}, "$ref": "#/$defs/town"}
+    async with running() as engine:
+        completion = await engine.complete(chat(schema=schema), salt="s")
+    assert isinstance(json.loads(completion.content or "")["n"], int)
+
+
+async def test_echo_ends_where_references_do_not() -> None:
+    """Each required property is the whole again, three at a time."""
+    again = {name: {"$ref": "#"} for name in "abc"}
+    schema = {"type": "object", "properties": again, "required": ["a", "b", "c"]}
+    completion = await EchoEngine().complete(chat(schema=schema), salt="s")
+    assert completion.content is not None
+
+
 @pytest.mark.parametrize("num_alternatives", [0, 1])
 async def test_logprobs_come_one_a_token(running: RunEngine, num_alternatives: int) -> None:
     """Each token carries its log-probability and as many alternatives as asked for, in OpenAI's shape."""

@@ -14,9 +14,12 @@ from allod.core.canonical import digest_of
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Pieces, Usage
 from allod.serve.engine import EngineInfo, LoadedAdapter, Tally
+from allod.serve.schemas.places import targets
 
 DIMENSIONS = 8
 MAX_WORD_CHARS = 1 << 10
+MAX_FOLLOWED = 1000  # references in one schema: what refers to itself for ever has no value
+MAX_DEPTH = 16  # of them, one through another
 
 
 class EchoEngine:
@@ -110,7 +113,11 @@ def _text_of(message: Json) -> str:
 
 
 def _answer(chat: Chat, opening: str) -> tuple[list[str], Finish]:
-    text = json.dumps(_instance(chat.schema)) if chat.schema is not None else opening + _text_of(chat.messages[-1])
+    text = (
+        json.dumps(_Instances(chat.schema).of(chat.schema))
+        if chat.schema is not None
+        else opening + _text_of(chat.messages[-1])
+    )
     for stop in chat.sampling.stop:
         text = text.split(stop, 1)[0]
     words = [word if index == 0 else " " + word for index, word in enumerate(text.split(" "))]
@@ -120,23 +127,38 @@ def _answer(chat: Chat, opening: str) -> tuple[list[str], Finish]:
     return words, "stop"
 
 
-def _instance(schema: Mapping[str, Any] | bool) -> Any:
-    """The smallest value that satisfies the plain part of a JSON Schema (type, const, enum, properties, anyOf)."""
-    if isinstance(schema, bool):
-        return None
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    if "anyOf" in schema:
-        return _instance(schema["anyOf"][0])
-    kind = schema.get("type", "object")
-    if isinstance(kind, list):
-        kind = kind[0]
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: _instance(properties.get(name, {})) for name in schema.get("required", ())}
-    return {"string": "", "integer": 0, "number": 0, "boolean": False, "array": [], "null": None}[kind]
+class _Instances:
+    """The smallest values that satisfy the plain part of a schema (type, const, enum, properties, anyOf, $ref)."""
+
+    def __init__(self, schema: Json) -> None:
+        self._targets = targets(schema)
+        self._depth = 0
+        self._left = MAX_FOLLOWED
+
+    def of(self, schema: Mapping[str, Any] | bool) -> Any:
+        if isinstance(schema, bool):
+            return None
+        if "const" in schema:
+            return schema["const"]
+        if schema.get("enum"):
+            return schema["enum"][0]
+        if schema.get("$ref") in self._targets and self._depth < MAX_DEPTH and self._left:
+            self._depth, self._left = self._depth + 1, self._left - 1
+            found = self.of(self._targets[schema["$ref"]][1])
+            self._depth -= 1
+            return found
+        if schema.get("anyOf"):
+            return self.of(schema["anyOf"][0])
+        return self._of_type(schema)
+
+    def _of_type(self, schema: Mapping[str, Any]) -> Any:
+        kind = schema.get("type", "object")
+        if isinstance(kind, list):
+            kind = kind[0]
+        if kind == "object":
+            properties = schema.get("properties", {})
+            return {name: self.of(properties.get(name, {})) for name in schema.get("required", ())}
+        return {"string": "", "integer": 0, "number": 0, "boolean": False, "array": [], "null": None}[kind]
 
 
 def _logprobs(word: str, top: int | None) -> tuple[Json, ...]:
