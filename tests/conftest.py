@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 
 from allod.model.catalogue import find
 from allod.model.fetch import ensure
@@ -25,6 +26,9 @@ REPOSITORY = Path(__file__).parents[1]
 CACHE = REPOSITORY / ".cache"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 TINY = "smollm2-135m"
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes is the weather's
+settings.load_profile("any machine")
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def test_other_statements_are_passed(books: Books) -> None:
     books.is_right()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=st.lists(st.integers(0, 9) | st.sampled_from(["charge", "restart"]), max_size=25),
     max_entries=st.integers(1, 12),

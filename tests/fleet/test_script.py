@@ -50,7 +50,7 @@ def run_with_a_stub(script: str, folder: Path) -> list[str]:
     return (folder / "words").read_bytes().decode().split("\0")[:-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(words=st.lists(WORDS, min_size=1, max_size=4).filter(lambda words: words[0] != ""), value=WORDS)
 def test_every_word_arrives_as_it_was(tmp_path_factory: pytest.TempPathFactory, words: list[str], value: str) -> None:
     """No quote, dollar, newline or semicolon in a command or a variable is read by the shell."""

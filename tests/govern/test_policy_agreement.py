@@ -226,7 +226,6 @@ class WrittenRule:
 rules = st.builds(WrittenRule, st.sampled_from(["permit", "permit", "forbid"]), conditions, st.none() | conditions)
 
 
-@settings(deadline=None)
 @given(st.lists(rules, min_size=1, max_size=6), st.integers(0, 2**32))
 def test_random_policies_decide_as_their_rules_say(written: list[WrittenRule], seed: int) -> None:
     """A rule that forbids outweighs all that permit, and what no rule permits is forbidden."""

@@ -593,4 +593,4 @@ class TwoGateways(RuleBasedStateMachine):
 
 
 TestTwoGateways = TwoGateways.TestCase
-TestTwoGateways.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestTwoGateways.settings = settings(max_examples=60, stateful_step_count=60)

@@ -22,7 +22,7 @@ from allod.model import gguf as module
 from allod.model.gguf import MAX_ARRAY_ITEMS, MAX_ITEMS, GgufHeader, read_header
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-CHANGES_A_FILE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+CHANGES_A_FILE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def small_gguf(path: Path, change: Callable[[gguf.GGUFWriter], None] = lambda writer: None) -> bytes:

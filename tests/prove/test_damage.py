@@ -107,7 +107,7 @@ def spoil(data: bytes, batches: list[bytes], kind: str, place: float, value: int
     return MAGIC + b"".join(batches)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(damages())
 def test_all_who_meet_a_damaged_log_judge_it_alike(made: Path, damage: tuple[str, float, int, bool, bool]) -> None:
     """`fsck` finds damage where no gateway starts, and nothing else; a torn tail is one to all, and heals."""

@@ -39,7 +39,7 @@ def test_every_hiding_place_is_looked_into(body: dict[str, Any], expected: str) 
     assert markings_of(body) == ({expected} if expected != "ok" else frozenset())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(sorted(texts.PLACES)),
     st.sampled_from(sorted(texts.SEPARATORS)),

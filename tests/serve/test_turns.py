@@ -200,7 +200,7 @@ class Gap:
 
 
 @given(kinds_of_job, kinds_of_job, some_jobs)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_two_that_always_wait_get_the_same_within_the_bound(
     one: tuple[int, int, int, int, int], other: tuple[int, int, int, int, int], others: list[Job]
 ) -> None:
@@ -223,7 +223,6 @@ def test_first_come_first_served_keeps_no_bound() -> None:
 
 
 @given(some_jobs)
-@settings(deadline=None)
 def test_a_place_is_never_free_while_somebody_waits(jobs: list[Job]) -> None:
     """Fairness costs no throughput: and everybody who was let in is served."""
 
@@ -238,7 +237,6 @@ def test_a_place_is_never_free_while_somebody_waits(jobs: list[Job]) -> None:
 
 
 @given(jobs_within(30))
-@settings(deadline=None)
 def test_what_is_kept_about_those_who_wait_is_so(jobs: list[Job]) -> None:
     """Sums that are carried along equal the sums over those who wait, and no list outgrows them."""
 
@@ -396,7 +394,6 @@ def test_one_tenant_cannot_fill_the_line() -> None:
 
 
 @given(some_jobs, st.integers(0, 10))
-@settings(deadline=None)
 def test_no_more_wait_than_may(jobs: list[Job], num_waiting: int) -> None:
     """However they are spread over tenants; and a lone request finds room whenever there is any."""
 

@@ -32,7 +32,7 @@ def batches(num_tokens: int = 1000, *, rows: int = 4, seed: int = 1) -> Batches:
     return Batches((Section("all", Row(num_tokens)),), context=10, rows=rows, seed=seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(1, 300), key=st.text(max_size=5))
 def test_shuffled_is_a_permutation(count: int, key: str):
     """Every number below the count comes exactly once."""

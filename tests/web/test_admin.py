@@ -972,7 +972,7 @@ charges = st.lists(
 GROUPS = ["project_id", "api_key_id", "model"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     charges,
     st.sampled_from(["1m", "1h", "1d"]),
