@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -71,6 +72,14 @@ async def test_honest_traffic_comes_first(judge: Judge) -> None:
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
     assert os.getsid(process.pid) == os.getsid(0)
     assert os.getpgid(process.pid) != os.getpgid(0)  # what the terminal interrupts is the gateway, which ends it
+
+
+async def test_judging_has_a_bound_in_memory(judge: Judge) -> None:
+    """The kernel's, so that no library has to keep it."""
+    await check(judge, "local", {"type": "string"})
+    process = judge._free[-1]._process
+    assert process is not None
+    assert resource.prlimit(process.pid, resource.RLIMIT_AS)[0] == JudgeLimits().memory_bytes
 
 
 async def test_a_dear_schema_is_not_another_tenants_wait(judge: Judge) -> None:
