@@ -100,6 +100,7 @@ async def test_honest_schemas_are_accepted(judge: Judge, name: str, schema: dict
         ({"anyOf": [{"pattern": f"^{number}"} for number in range(257)]}, ["pattern: more than 256"]),
         ({"properties": {f"p{number}": {} for number in range(401)}}, ["properties: more than 400", "at #"]),
         (fan(18, 3, "allOf"), ["schemas"]),
+        (patterned(65, "^k%d_[a-z]{1,8}$"), ["patternProperties: more than 64", "at #"]),
         (patterned(2600, "^k%d_[a-z]{1,8}$"), ["more than 2000 schemas"]),
     ],
     ids=lambda value: str(value)[:60],
