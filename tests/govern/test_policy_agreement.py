@@ -120,7 +120,7 @@ def forbidding(choice: dict[str, Any]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("num_requests", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_requests", [5_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_the_default_policy_decides_as_its_rules_say(num_requests: int) -> None:
     """Permission and the rules named agree for every random request, and neither answer is rare."""
     policy, random = load_policy(default_text(), NATION), Random(num_requests)

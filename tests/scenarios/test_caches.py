@@ -265,7 +265,7 @@ async def test_a_new_engine_process_holds_nothing(run: Run) -> None:
         assert replica.process is not before
 
 
-@pytest.mark.parametrize("pooling", [MEAN_POOLING, LAST_POOLING])
+@pytest.mark.parametrize("pooling", [MEAN_POOLING, pytest.param(LAST_POOLING, marks=pytest.mark.long)])
 async def test_no_text_is_embedded_faster_for_having_been_there(
     run: Run, weights: Path, tmp_path: Path, pooling: int
 ) -> None:

@@ -213,6 +213,7 @@ def test_a_model_of_the_catalogue(weights: Path, tmp_path: Path, name: str) -> N
     run(settings, _prepared(settings), lambda asked: check(asked, name))
 
 
+@pytest.mark.long
 def test_an_adapter_over_one(weights: Path, tmp_path: Path) -> None:
     """It is asked by its own name."""
     settings = settings_for(tmp_path / "home", "smollm2-135m", weights.parents[2])

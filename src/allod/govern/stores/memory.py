@@ -25,6 +25,7 @@ class MemoryStore:
         self._lock = Lock()
         self._version = 0
         self._tenants: dict[str, Tenant] = {}
+        self._tenant_named: dict[str, str] = {}  # the id by the name as `folded` reads it; of those not archived
         self._tenant_versions: dict[str, int] = {}  # the version that put each last, the latest last
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, Key] = {}
@@ -64,13 +65,17 @@ class MemoryStore:
                 rules.check_tenant_change(old, tenant)
             if rules.checks_name(old, tenant):
                 self._check_name(tenant)
+            if old is not None and old.archived_ms is None:
+                del self._tenant_named[folded(old.name)]
+            if tenant.archived_ms is None:
+                self._tenant_named[folded(tenant.name)] = tenant.id
             self._tenants[tenant.id] = tenant
             _note(self._tenant_versions, tenant.id, number)
 
     def _check_name(self, tenant: Tenant) -> None:
         name = folded(tenant.name)
-        for one in self._tenants.values():
-            if one.id != tenant.id and (one.id == name or (one.archived_ms is None and folded(one.name) == name)):
+        for one in (self._tenant_named.get(name), name if name in self._tenants else None):
+            if one not in (None, tenant.id):
                 raise rules.same_name(tenant.name)
 
     def account(self, tenant_id: str, account_id: str) -> Account:
