@@ -18,6 +18,8 @@ for number in (signal.SIGUSR1, signal.SIGTERM):
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
+from allod.fleet.leaving import leave  # noqa: E402
+
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, file = dist.get_rank(), Path("count")
@@ -34,7 +36,6 @@ if rank == 0:
     file.write_text(str(count))
 dist.barrier()
 dist.destroy_process_group()
-if count < int(sys.argv[1]):
-    sys.exit(75)
-if rank == 0:
-    print(f"finished {count}", flush=True)
+if rank == 0 and count >= int(sys.argv[1]):
+    print(f"finished {count}")
+leave(0 if count >= int(sys.argv[1]) else 75)

@@ -36,6 +36,7 @@ print(json.dumps([torch.backends.cpu.get_cpu_capability(), float(loss.detach()).
 RANKS = """
 import os, sys
 import torch, torch.distributed as dist
+from allod.fleet.leaving import leave
 from torch.distributed.fsdp import fully_shard
 import torch.distributed.checkpoint as checkpoint
 dist.init_process_group("gloo")
@@ -49,7 +50,9 @@ total = torch.ones(1)
 dist.all_reduce(total)
 if dist.get_rank() == 0:
     print(int(total), os.path.exists(os.path.join(sys.argv[1], "checkpoint", ".metadata")))
+dist.barrier()
 dist.destroy_process_group()
+leave(0)
 """
 
 OTHERS = """

@@ -297,6 +297,12 @@ def test_within_its_limits_it_goes_on(plant: Run) -> None:
     assert plant("def run(work): return {'n': len(bytearray(1 << 20))}", limits=Limits(512 << 20, 60)).facts["n"]
 
 
+def test_a_stage_that_ends_badly_after_its_last_word_has_ended_well(plant: Run) -> None:
+    """What it made is there and what it measured is said; what its libraries do afterwards changes nothing."""
+    result = plant("import atexit, os\ndef run(work):\n    atexit.register(os.abort)\n    return {'steps': 3}")
+    assert result.facts == {"steps": 3}
+
+
 def test_it_may_be_followed_from_any_thread(plant: Run) -> None:
     """The stage's life hangs on our process, not on the thread that asked."""
     results: list[StageResult] = []

@@ -14,6 +14,8 @@ import time
 import torch
 import torch.distributed as dist
 
+from allod.fleet.leaving import leave
+
 BYTES_CPU, BYTES_GPU = 16 << 20, 1 << 30
 ROUNDS = 8
 
@@ -32,7 +34,9 @@ def measure_together() -> int:
         torch.cuda.set_device(dist.get_node_local_rank())
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        return measure("cuda" if on_gpu else "cpu", BYTES_GPU if on_gpu else BYTES_CPU)
+        measured = measure("cuda" if on_gpu else "cpu", BYTES_GPU if on_gpu else BYTES_CPU)
+        dist.barrier()  # nobody leaves while another still hears from it
+        return measured
     finally:
         dist.destroy_process_group()
 
@@ -55,4 +59,4 @@ def _round_s(values: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

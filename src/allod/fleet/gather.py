@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from allod.core.errors import Unavailable
+from allod.fleet.leaving import leave
 from allod.fleet.preflight import Facts
 from allod.fleet.reaching import reached
 
@@ -148,4 +149,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -29,6 +29,7 @@ from typing import Any
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable, exit_status, explain
 from allod.fleet.jobs import INTERRUPTED_STATUS
+from allod.fleet.leaving import leave
 from allod.train.environment import machine, torch_accelerators
 from allod.train.recipe_reading import read_recipe
 from allod.train.work import Facts, Work
@@ -125,4 +126,4 @@ def _fail(voice: Voice, error: AllodError) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -64,5 +64,6 @@ def joined() -> Iterator[Ranks]:
         if on_gpu:
             torch.cuda.set_device(device)
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        dist.barrier()  # nobody leaves while another still hears from it
     finally:
         dist.destroy_process_group()
