@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.train.collecting import collect
@@ -148,6 +151,43 @@ def test_what_is_hidden_is_no_document(tmp_path: Path, name: str) -> None:
     assert files.unread == {name: "hidden"}
 
 
+def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its documents would be missing without a word."""
+    (tmp_path / "words" / "theirs").mkdir(parents=True)
+    (tmp_path / "words" / "a.txt").write_text("one")
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("theirs"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(Invalid, match="theirs cannot be read") as refused:
+        Files(SOURCE, tmp_path / "words")
+    assert refused.value.code == "source_path"
+
+
+def test_a_link_is_called_a_link(tmp_path: Path) -> None:
+    """A folder that is linked in is not walked into, and the operator hears that it was one."""
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.txt").write_text("one")
+    (tmp_path / "words" / "more").symlink_to(tmp_path)
+    (tmp_path / "words" / "gone").symlink_to(tmp_path / "nowhere")
+    files = Files(SOURCE, tmp_path / "words")
+    assert (list(files), files.unread) == (["a.txt"], {"more": "a link", "gone": "a link"})
+
+
+@pytest.mark.parametrize("packaged", [False, True])
+def test_a_name_that_is_no_text_is_refused_by_name(tmp_path: Path, packaged: bool) -> None:
+    """A document is called by its name, in lineage and in JSON; in a folder as in a package."""
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "\udcff.txt").write_text("one")
+    with pytest.raises(Invalid, match="is not UTF-8") as refused:
+        _collected(tmp_path, packaged, tarfile.TarInfo("\udcff.txt"))
+    assert refused.value.code == ("archive_unsafe" if packaged else "source_path")
+
+
 def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
     """A folder of everything, with one text in it: the facts say what the other files are, and how many."""
     words = tmp_path / "words"
@@ -195,6 +235,10 @@ def recipe_row() -> dict[str, str]:
         (b'{"text": "one"}\n{"text": "two"}\n', "JSON"),
         (b'[\n {"text": "one"}\n]', "JSON"),
         (b"{\\rtf1\\ansi", "RTF"),
+        (b"\n\n%PDF-1.4\n", "a PDF"),
+        (b"\xef\xbb\xbf%PDF-1.4\n", "a PDF"),
+        (b"%!PS-Adobe-3.0\n", "PostScript"),
+        (b"<!-- saved page -->\n<html><p>hi", "HTML"),
     ],
 )
 def test_what_is_no_text_under_a_texts_name_is_refused(content: bytes, kind: str) -> None:
@@ -204,7 +248,9 @@ def test_what_is_no_text_under_a_texts_name_is_refused(content: bytes, kind: str
     assert refused.value.code == "not_plain_text"
 
 
-@pytest.mark.parametrize("text", ["[sic] he said", "{braces} in prose", "[1]\nA footnote.", "< 5 apples"])
+@pytest.mark.parametrize(
+    "text", ["[sic] he said", "{braces} in prose", "[1]\nA footnote.", "< 5 apples", "<!-- a note -->\nWords."]
+)
 def test_prose_that_begins_with_a_bracket_is_prose(text: str) -> None:
     """Only what is JSON throughout is JSON."""
     assert list(plain_text.read({"a.txt": text.encode()})) == [("a.txt", text)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
+from allod.core.shown_text import made_plain
 from allod.prove.folders import read_plain_file
 from allod.train.corpus.documents import MAX_DOCUMENT_BYTES
 from allod.train.recipe import Source
@@ -75,19 +77,38 @@ class Files(Mapping[str, bytes]):
         return len(self._paths)
 
     def _below(self) -> Iterator[tuple[str, Path]]:
-        for file in self._top.rglob("*"):
+        for file in self._entries():
             name = file.relative_to(self._top).as_posix()
-            if file.is_dir() and not file.is_symlink():
-                continue
             if is_hidden(name):
                 self.unread[name] = "hidden"
-                continue
-            if not self._wants(name):
-                self.unread[name] = f"not of the kind {self._source.kind}"
-                continue
-            if file.is_symlink() or not file.is_file():
+            elif not self._wants(name):
+                self.unread[name] = "a link" if file.is_symlink() else f"not of the kind {self._source.kind}"
+            elif file.is_symlink() or not file.is_file():
                 raise _path_refused(self._source, f"{name} is a link or no plain file")
-            yield name, file
+            elif not is_text(name):
+                raise _path_refused(self._source, f"the name {name!r} is not UTF-8")
+            else:
+                yield name, file
+
+    def _entries(self) -> Iterator[Path]:
+        """All below but folders. Raises Invalid for a folder that cannot be read: it may be full of documents."""
+
+        def refuse(error: OSError) -> None:
+            raise _path_refused(self._source, f"{error.filename} cannot be read ({error.strerror})") from error
+
+        for folder, folders, files in os.walk(self._top, onerror=refuse):
+            here = Path(folder)
+            yield from (here / name for name in files)
+            yield from (here / name for name in folders if (here / name).is_symlink())  # which are not walked into
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is one in UTF-8, as documents' names are."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_hidden(name: str) -> bool:
@@ -100,7 +121,7 @@ def is_hidden(name: str) -> bool:
 
 def _path_refused(source: Source, why: str) -> Invalid:
     return Invalid(
-        f"source {source.name}: the path {source.path!r} is refused: {why}",
+        f"source {source.name}: the path {source.path!r} is refused: {made_plain(why, limit=500)}",
         code="source_path",
         param="path",
         hint="give a file or a folder of .txt and .md files, from the recipe's folder on and without links",

@@ -9,19 +9,27 @@ from allod.core.errors import Invalid
 
 NAMES = (".txt", ".md")
 _LOOKED_AT_LINES = 5  # enough to tell JSON lines from prose
+_LOOKED_AT_BYTES = 4096
 _MAX_LINE = 1 << 20
 _SIGNATURES = {  # what a file begins with, and what it then is
     b"\x1f\x8b": "gzip",
-    b"%PDF-": "a PDF",
     b"PK\x03\x04": "a zip archive (DOCX, ODT, EPUB and others are)",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
     b"7z\xbc\xaf": "a 7z archive",
     b"\xd0\xcf\x11\xe0": "an old Office file",
-    b"{\\rtf": "RTF",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
+}
+
+_MARKS = {  # what other kinds of text begin with, after a byte order mark and white space, in lower case
+    b"%pdf-": "a PDF",
+    b"%!ps": "PostScript",
+    b"{\\rtf": "RTF",
+    b"<!doctype html": "HTML",
+    b"<html": "HTML",
+    b"<?xml": "XML",
 }
 
 
@@ -57,11 +65,12 @@ def _other_kind(content: bytes) -> str:
             return kind
     if b"\0" in content:
         return "binary, or UTF-16 or UTF-32 without a mark"
-    begin = content[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if begin.startswith((b"<!doctype html", b"<html")):
+    begin = content[:_LOOKED_AT_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for start, kind in _MARKS.items():
+        if begin.startswith(start):
+            return kind
+    if begin.startswith(b"<!--") and (b"<html" in begin or b"<!doctype html" in begin):
         return "HTML"
-    if begin.startswith(b"<?xml"):
-        return "XML"
     return "JSON, or JSON lines" if begin.startswith((b"{", b"[")) and _is_json(content) else ""
 
 

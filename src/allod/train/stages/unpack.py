@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from allod.core.errors import Invalid
 from allod.train.sources.archives import read_members
-from allod.train.sources.files import is_hidden
+from allod.train.sources.files import is_hidden, is_text
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.unpacked import write_unpacked
 from allod.train.work import Facts, Work
@@ -23,6 +24,12 @@ def run(work: Work) -> Facts:
         """What its reader would read and is hidden is `unread`."""
         if reads(member) and is_hidden(member):
             unread[member] = "hidden"
+        if reads(member) and not is_text(member):
+            raise Invalid(
+                f"{archive.name} is refused: the name {member!r} is not UTF-8",
+                code="archive_unsafe",
+                hint="a document is called by its name",
+            )
         return reads(member) and not is_hidden(member)
 
     members = read_members(archive, wants)
