@@ -87,7 +87,7 @@ class Health:
     def _silent_s(self) -> float:
         """For how long it has owed a word; it is asked for one if it has said nothing for a while."""
         now_s, heard_s = asyncio.get_running_loop().time(), self._engine.heard_s
-        if self._asked_s is not None and heard_s <= self._asked_s:
+        if self._asked_s is not None and heard_s < self._asked_s:  # in the same tick of the clock is after it
             return now_s - self._asked_s
         self._asked_s = None
         if now_s - heard_s >= self._deadlines.probe_s and (self._probe is None or self._probe.done()):
