@@ -23,7 +23,8 @@ def running(home: Home) -> str | None:
         announced = json.loads(home.gateway.read_text())
         process = Path("/proc", str(int(announced["pid"])))
         words = (process / "cmdline").read_bytes().split(b"\0")
-        is_ours = process.stat().st_uid == os.geteuid() and {b"allod.web", f"--home={home.path}".encode()} <= set(words)
+        has_home = not {f"--home={home.path}".encode(), str(home.path).encode()}.isdisjoint(words)  # one word or two
+        is_ours = process.stat().st_uid == os.geteuid() and b"allod.web" in words and has_home
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(announced["url"]) if is_ours else None
