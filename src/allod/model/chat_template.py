@@ -227,12 +227,11 @@ def check_template(template: str, name: str = "the chat template") -> TemplateTe
     if BREAK in template:
         raise _refused(name, template[: template.index(BREAK)].count("\n") + 1, "it holds the invisible U+2060")
     try:
-        tree = _environment().parse(template)
+        return _Gate(name, _environment().parse(template)).check()
     except jinja2.TemplateSyntaxError as error:
         raise _refused(name, error.lineno, f"it is no Jinja: {error.message}") from error
     except (RecursionError, ValueError, OverflowError) as error:  # numbers of too many digits are a ValueError
         raise _refused(name, 1, "it is nested too deeply, or a number is too long") from error
-    return _Gate(name, tree).check()
 
 
 def _environment() -> jinja2.Environment:
