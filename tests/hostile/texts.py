@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 Case = tuple[str, dict[str, Any], str]
 PERSONAL = "PERSONAL DATA"
@@ -32,15 +33,44 @@ SEPARATORS = {
     "soft hyphen": "\u00ad",
     "byte order mark": "\ufeff",
     "combining acute": "\u0301",
+    "half-width dot": "\uff65",
+    "ideographic full stop": "\u3002",
 }
-ENCODED_SEPARATORS = {"entity": "&nbsp;", "percent": "%20"}
-DIGITS = {"ASCII": 0x30, "Arabic": 0x660, "Persian": 0x6F0, "Devanagari": 0x966, "full-width": 0xFF10, "bold": 0x1D7CE}
+ENCODED_SEPARATORS = {
+    "entity": "&nbsp;",
+    "entity twice": "&amp;nbsp;",
+    "percent": "%20",
+    "percent twice": "%2520",
+    "percent of Windows-1252": "%A0",
+    "Markdown's hyphen": r"\-",
+    "Markdown's underscore": r"\_",
+    "TeX's thin space": r"\,",
+    "any space of an expression": r"\s",
+}
+DIGITS = {  # where zero is, or would be
+    "ASCII": 0x30,
+    "Arabic": 0x660,
+    "Persian": 0x6F0,
+    "Devanagari": 0x966,
+    "full-width": 0xFF10,
+    "bold": 0x1D7CE,
+    "circled": 0x245F,
+    "negative circled": 0x2775,
+    "bracketed": 0x2473,
+    "before a full stop": 0x2487,
+    "before a comma": 0x1F101,
+    "tag": 0xE0030,
+}
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "JSON": lambda text: json.dumps({"text": text}),
     "JSON in UTF-8": lambda text: json.dumps({"text": text}, ensure_ascii=False),
     "JSON in JSON": lambda text: json.dumps(json.dumps({"text": text})),
     "entities": lambda text: "".join(f"&#{ord(character)};" for character in text),
+    "entities twice": lambda text: "".join(f"&amp;#{ord(character)};" for character in text),
+    "percent twice": lambda text: quote(quote(text)),
+    "coloured": lambda text: f"\x1b[01;31m\x1b[K{text}\x1b[m",
+    "coloured in JSON": lambda text: json.dumps(f"\x1b[1m{text}\x1b[0m"),
     "escapes": lambda text: "".join(
         f"\\u{ord(character):04x}" if ord(character) < 0x10000 else character for character in text
     ),
@@ -96,6 +126,7 @@ PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
     "tool's result": lambda text: chat(messages=[*called("{}")[:2], {**called("{}")[2], "content": text}]),
     "schema": lambda text: chat(response_format=schema({"description": text})),
     "enum": lambda text: chat(response_format=schema({"enum": [text, "b"]})),
+    "stop sequence": lambda text: chat(stop=["b", text]),
 }
 
 
@@ -111,6 +142,7 @@ def _cases() -> Iterator[Case]:
         yield f"in {name} digits in arguments", chat(messages=called(json.dumps({"a": number(zero=zero)}))), PERSONAL
     for name, encode in ENCODINGS.items():
         yield f"as {name}", chat(f"This was sent: {encode(chr(10) + number())}"), PERSONAL
+    yield "in colour", chat(f"It is {ENCODINGS['coloured'](number())}"), PERSONAL
     yield "as a number in a schema", chat(response_format=schema({"enum": [9434765919]})), PERSONAL
     yield "as a number with an exponent", chat(response_format=schema({"enum": [9.434765919e9]})), PERSONAL
     yield "as a number in arguments", chat(messages=called('{"a": 9434765919}')), PERSONAL
@@ -126,6 +158,7 @@ def _cases() -> Iterator[Case]:
         "percentages": "94%, 34%, 76%, 59%, 19%",
         "Chinese": "\u8bf7\u544a\u8bc9\u6211\u53f7\u7801\u7684\u683c\u5f0f 2024 \u5e74",
         "escapes without digits": r"\n\t\\\u00e9\"",
+        "a share": "100%25 of 943 & 476; R\\&D, 5919",
         "escapes of nothing": r"\u12 \x \u{110000} &#9999999; &nothing; %zz %ff",
     }
     for name, text in honest.items():

@@ -72,6 +72,13 @@ def test_a_reading_with_places_is_the_reading(text: str) -> None:
     assert all(start < end <= len(text) for start, end in zip(made.starts, made.ends, strict=True))
 
 
+def test_what_is_read_as_a_digit_makes_a_text_worth_reading() -> None:
+    """Every character there is: else a text of such digits alone would be passed over."""
+    for character in map(chr, range(0x80, 0x110000)):
+        if any(digit in readings.read(character) for digit in "0123456789"):
+            assert readings.has_digits(character), ascii(character)
+
+
 @given(st.text())
 def test_a_plain_text_has_the_length_of_the_text(text: str) -> None:
     """So that a match stands where it is said to."""

@@ -72,7 +72,7 @@ class Chat:
         return "\n".join(said)
 
     def strings(self) -> Iterator[str]:
-        """All that the caller says, each string as it is before JSON is made of it: messages, calls, tools, schema."""
+        """All that the caller says, each as it is before JSON is made of it: messages, calls, tools, schema, stop."""
         yield "\n".join(message.get("content") or "" for message in self.messages)
         for message in self.messages:
             for call in message.get("tool_calls") or ():
@@ -84,6 +84,7 @@ class Chat:
             yield from _strings_of(tool.parameters)
         if self.schema is not None:
             yield from _strings_of(self.schema)
+        yield from self.sampling.stop
 
 
 def _strings_of(value: Any) -> Iterator[str]:

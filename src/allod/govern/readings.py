@@ -1,6 +1,7 @@
 """A text as its reader reads it: escapes as what they stand for, other scripts' digits as ours, nothing invisible.
 
-Escapes are those of JSON (also doubled, and Python's `\\x39`), of HTML (`&#57;`, `&nbsp;`) and of addresses (`%20`).
+Escapes are those of JSON (also doubled, and Python's `\\x39`), of HTML (`&#57;`, `&nbsp;`) and of addresses (`%20`),
+both also done twice (`&amp;#57;`, `%2520`), of Markdown (`\\-`), and a terminal's for colours, which show nothing.
 Letters of other alphabets stay what they are, and so do words for numbers.
 """
 
@@ -10,16 +11,17 @@ import re
 import unicodedata
 from html import unescape
 from typing import NamedTuple
-from urllib.parse import unquote
 
 # Every repetition is bounded: there is nothing to try again.
 _ESCAPE = (
     r"\\{1,16}+u[dD][89abAB][0-9A-Fa-f]{2}\\{1,16}+u[dD][c-fC-F][0-9A-Fa-f]{2}"  # one character of UTF-16, in halves
-    r"|\\{1,16}+(?:u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|[nrtbfv\"'/])"
-    r"|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[a-zA-Z]{2,24});"
-    r"|(?:%[0-9A-Fa-f]{2}){1,12}+"
+    r"|(?:\x1b|\\{1,16}+(?:u001[bB]|x1[bB]|033|e))\[[0-9;]{0,24}+[A-Za-z]"  # a terminal's colour
+    r"|\\{1,16}+(?:u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|[nrtbfvs\"'/.,_+ -])"
+    r"|&(?:amp;){0,4}(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[a-zA-Z]{2,24});"
+    r"|%(?:25){0,4}[0-9A-Fa-f]{2}(?:%(?:25){0,4}[89abAB][0-9A-Fa-f]){0,3}+"  # one character of UTF-8
 )
 _ESCAPES = re.compile(_ESCAPE)
+_COLOUR = re.compile(r"[^\[]*\[[0-9;]*[A-Za-z]")
 _PARTS = re.compile(rf"{_ESCAPE}|.", re.DOTALL)
 
 # All but ASCII and the letters and quotation marks that many texts are made of, which stay what they are.
@@ -28,15 +30,19 @@ _FOLDED = re.compile(
     r"\uac00-\ud7a3]+"
 )
 
-# Digits of any script, also raised, lowered and in circles: what `_Folds` may make a digit of.
-_DIGIT = re.compile(r"[\d\u00b2\u00b3\u00b9\u2070-\u2089\u2460-\u249b\u24ea-\u24ff\u2776-\u2793]")
+# Digits of any script, also raised, in circles, squares, fractions and tags: all that `_Folds` may make a digit of.
+_DIGIT = re.compile(
+    r"[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u1369-\u1371\u19da\u2070-\u2089\u2150-\u2189\u2460-\u249b\u24ea-\u24ff"
+    r"\u2776-\u2793\u3250-\u325f\u32b1-\u32bf\u3378-\u33af\U00010a40-\U00010a43\U00010e60-\U00010e68"
+    r"\U00011052-\U0001105a\U0001f100-\U0001f10a\U000e0030-\U000e0039]"
+)
 
 _FILLERS = "\u115f\u1160\u3164\uffa0"  # letters that show nothing
 _TAGS = range(0xE0020, 0xE007F)  # ASCII that shows nothing, and that models read
 
 # Separators of pasted text, each with the plain one that it looks like: of tables and lines, unbreakable, narrow.
 _SPACES = "\u0080-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000"
-_DOTS = "\u00b7\u2022\u2024\u2027\u2219\u22c5\u30fb\u06d4"
+_DOTS = "\u00b7\u2022\u2024\u2027\u2219\u22c5\u3002\u30fb\u06d4\uff61\uff65"
 _HYPHENS = (
     "\u02d7\u058a\u05be\u1400\u1806\u2010-\u2015\u2043\u2212\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
     "\ufe31\ufe32\ufe58"
@@ -60,8 +66,9 @@ def _fold_of(character: str) -> str | None:
     category = unicodedata.category(character)
     if category in ("Cf", "Mn", "Me") or character in _FILLERS:
         return None
-    if category == "Nd":
-        return str(unicodedata.digit(character))
+    digit = unicodedata.digit(character, None)
+    if digit is not None:
+        return str(digit)
     if _SEPARATORS.match(character):
         return character
     same = unicodedata.normalize("NFKC", character).replace("\u2044", "/").replace("\u2215", "/")
@@ -91,7 +98,7 @@ def _plain_separator(character: re.Match[str]) -> str:
 
 def read(text: str) -> str:
     """What `text` is read as; itself where it hides nothing. The time grows as its length does."""
-    if "\\" in text or "&" in text or "%" in text:
+    if "\\" in text or "&" in text or "%" in text or "\x1b" in text:
         text = _ESCAPES.sub(_unescaped, text)
     return text if text.isascii() else _FOLDED.sub(_folded, text)
 
@@ -123,13 +130,24 @@ def _unescaped(escape: re.Match[str]) -> str:
     """What it stands for; itself where it stands for nothing."""
     word = escape[0]
     if word[0] == "&":
-        return unescape(word)
+        return unescape(f"&{word.split(';')[-2].lstrip('&')};")  # the last, if it is one in another
     if word[0] == "%":
-        return unquote(word)
+        return _of_address(word)
     word = word.lstrip("\\")
+    if _COLOUR.fullmatch(word):
+        return ""
     if "\\" in word:
         return bytes.fromhex(word[1:5] + word[-4:]).decode("utf-16-be")
     if len(word) == 1:
-        return word if word in "\"'/" else " "
+        return word if word in "\"'/._+-" else " "
     code = int(word[1:].strip("{}"), 16)
     return chr(code) if code <= 0x10FFFF else " "
+
+
+def _of_address(word: str) -> str:
+    """In UTF-8, or else as forms of Windows wrote it."""
+    encoded = bytes.fromhex("".join(escape[-2:] for escape in word.split("%")))
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return encoded.decode("cp1252", "replace")
