@@ -61,6 +61,10 @@ FIELDS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
         "name": ([None, "", "Ann"], [7]),
         "cache_control": ([None, {}, EPHEMERAL], [{"type": "ephemeral", "ttl": "1h"}]),
         "temperature": ([], [1]),
+        "tool_calls": ([None, []], [[CALL]]),
+        "tool_call_id": ([None, ""], ["call_1"]),
+        "refusal": ([None, ""], ["no"]),
+        "annotations": ([None, []], [[{"type": "url_citation"}]]),
     },
     "part": {
         "cache_control": ([None, {}, EPHEMERAL], [{"type": "ephemeral", "ttl": "1h"}]),
@@ -74,9 +78,10 @@ FIELDS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
         "name": ([None, "f"], [7]),
         "parsed": ([None, {"a": 1}], []),
         "refusal": ([None, ""], ["no"]),
-        "tool_call_id": ([None], [7]),
+        "tool_call_id": ([None], [7, "call_1"]),
         "tool_calls": ([None, []], [7]),
-        "reasoning_content": ([], ["hm"]),
+        "reasoning": ([None, ""], ["hm"]),
+        "reasoning_content": ([None, ""], ["hm"]),
     },
     "call": {"index": ([None, 0, 3], ["a"]), "extra": ([], [1])},
     "called": {"parsed_arguments": ([None, {}, {"a": 1}], []), "extra": ([], [1])},
@@ -88,6 +93,14 @@ FIELDS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
         "extra": ([], [1]),
     },
     "schema": {"description": ([None, "", "x"], [7]), "strict": ([None, False, True], ["yes"]), "extra": ([], [1])},
+    "format": {"extra": ([], [1])},
+    "choice": {"extra": ([], [1])},
+    "chosen": {"extra": ([], [1])},
+    "stream": {
+        "include_usage": ([None, False, True], ["yes"]),
+        "include_obfuscation": ([None, False, True], ["yes"]),
+        "extra": ([], [1]),
+    },
 }
 PATHS = {
     "body": "",
@@ -99,6 +112,10 @@ PATHS = {
     "tool": "tools[0].",
     "function": "tools[0].function.",
     "schema": "response_format.json_schema.",
+    "format": "response_format.",
+    "choice": "tool_choice.",
+    "chosen": "tool_choice.function.",
+    "stream": "stream_options.",
 }
 """Where each place is in a body: what `param` begins with."""
 
@@ -123,6 +140,13 @@ def chat(place: str = "", field: str = "", value: Any = None) -> dict[str, Any]:
         body["tools"] = [{"type": "function", "function": {**FUNCTION, **at("function")}, **at("tool")}]
     if place == "schema":
         body["response_format"] = {"type": "json_schema", "json_schema": {**SCHEMA, **said}}
+    if place == "format":
+        body["response_format"] = {"type": "json_object", **said}
+    if place in ("choice", "chosen"):
+        body["tools"] = [{"type": "function", "function": FUNCTION}]
+        body["tool_choice"] = {"type": "function", "function": {"name": "f", **at("chosen")}, **at("choice")}
+    if place == "stream":
+        body.update(stream=True, stream_options=said)
     return {**body, **at("body")}
 
 
@@ -132,9 +156,9 @@ def _code(place: str, field: str, value: Any) -> str:
         "body": "audio frequency_penalty function_call functions logit_bias modalities moderation n prediction "
         "presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort service_tier "
         "verbosity web_search_options",
-        "question": "cache_control",
+        "question": "cache_control annotations",
         "part": "cache_control prompt_cache_breakpoint",
-        "answer": "annotations audio function_call",
+        "answer": "annotations audio function_call reasoning reasoning_content",
         "tool": "cache_control",
     }
     return "unsupported_parameter" if field in known.get(place, "").split() else "invalid"

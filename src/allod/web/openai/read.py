@@ -19,6 +19,7 @@ MAX_SEED = 2**32 - 2  # 2^32 - 1 is llama.cpp's "choose one at random"
 
 _EFFECTS = {kind: attrgetter(*names, *names) for kind, names in wire.WITHOUT_EFFECT.items()}
 _DEFAULTS = Sampling(seed=0)
+_ROLES = {"tool_calls": "assistant", "refusal": "assistant", "tool_call_id": "tool"}  # who alone says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,9 @@ def _sampling(body: wire.ChatBody) -> Sampling:
 def _message(message: wire.Message, index: int) -> dict[str, Any]:
     place = f"messages[{index}]"
     _refuse_effects(message, f"{place}.")
+    for name, role in _ROLES.items():
+        if message.role != role and getattr(message, name):
+            raise Invalid(f"only a message of role {role!r} has {name}", param=f"{place}.{name}")
     content = message.content
     if isinstance(content, list):
         content = "".join(_part(part, f"{place}.content[{number}].") for number, part in enumerate(content))

@@ -63,6 +63,8 @@ class Message(Struct, forbid_unknown_fields=True, omit_defaults=True):
     tool_calls: Annotated[list[MadeCall], Meta(max_length=128)] | None = None
     tool_call_id: str | None = None
     refusal: Text | None = None
+    reasoning: Any = None  # of other servers' answers, as the next
+    reasoning_content: Any = None
     parsed: Any = None  # the content again, as OpenAI's client reads it
     annotations: Any = None
     audio: Any = None
@@ -172,7 +174,14 @@ WITHOUT_EFFECT: dict[type[Struct], dict[str, tuple[Any, ...]]] = {
         "verbosity": ("medium",),
         "web_search_options": (),
     },
-    Message: {"annotations": (), "audio": (), "cache_control": _EPHEMERAL, "function_call": ()},
+    Message: {
+        "annotations": (),
+        "audio": (),
+        "cache_control": _EPHEMERAL,
+        "function_call": (),
+        "reasoning": (),
+        "reasoning_content": (),
+    },
     TextPart: {"cache_control": _EPHEMERAL, "prompt_cache_breakpoint": ()},
     ToolDefinition: {"cache_control": _EPHEMERAL},
 }
