@@ -97,7 +97,7 @@ FIELDS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
     "choice": {"extra": ([], [1])},
     "chosen": {"extra": ([], [1])},
     "stream": {
-        "include_usage": ([None, False, True], ["yes"]),
+        "include_usage": ([None, False], ["yes"]),
         "include_obfuscation": ([None, False, True], ["yes"]),
         "extra": ([], [1]),
     },
@@ -146,7 +146,7 @@ def chat(place: str = "", field: str = "", value: Any = None) -> dict[str, Any]:
         body["tools"] = [{"type": "function", "function": FUNCTION}]
         body["tool_choice"] = {"type": "function", "function": {"name": "f", **at("chosen")}, **at("choice")}
     if place == "stream":
-        body.update(stream=True, stream_options=said)
+        body["stream_options"] = said
     return {**body, **at("body")}
 
 
