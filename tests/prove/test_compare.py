@@ -122,3 +122,14 @@ def test_the_command_says_it_of_both_logs(tmp_path: Path) -> None:
     kept.write_text(forged.replace("/artefacts", "/elsewhere"))
     assert run_allod(made.home, "log", "compare", str(kept)).returncode == 2
     assert run_allod(made.home, "log", "compare", str(tmp_path / "nothing")).returncode == 2
+
+
+@pytest.mark.parametrize("content", [b"# Allod\n\nno head\n", b"{}", b"\xff"], ids=["text", "JSON", "bytes"])
+def test_a_file_without_a_tree_head_is_named(tmp_path: Path, content: bytes) -> None:
+    """Wrong input, and a hint of what it should be."""
+    made = load_settings(home=tmp_path / "home")
+    open_realm(made).resources.close()
+    file = tmp_path / "kept"
+    file.write_bytes(content)
+    ran = run_allod(made.home, "log", "compare", str(file))
+    assert (ran.returncode, str(file) in ran.stderr, "hint: " in ran.stderr) == (2, True, True)

@@ -88,7 +88,6 @@ async def test_a_stream_without_its_reason_to_end_is_a_lost_engine(tmp_path: Pat
 @pytest.mark.parametrize(
     ("status", "reason", "kind", "code"),
     [
-        (b"400 Bad Request", b'"exceed_context_size_error","code":400', Invalid, "context_length_exceeded"),
         (b"400 Bad Request", b'"invalid_request_error","code":400', Invalid, "refused_by_engine"),
         (b"500 Internal Server Error", b'"server_error","code":500', Unavailable, "engine_failed"),
     ],
@@ -100,6 +99,15 @@ async def test_the_engines_errors_are_ours(
     body = b'{"error":{"message":"why","type":%b}}' % reason
     error = await failure(tmp_path, lambda exchange: exchange.whole(body, status=status), stream=stream)
     assert (type(error), error.code, error.message) == (kind, code, "why")
+
+
+async def test_a_prompt_that_does_not_fit_is_said_in_our_words(tmp_path: Path) -> None:
+    """The engine's own advise to change its settings, and name no part of the request."""
+    numbers = b'"code":400,"n_prompt_tokens":9,"n_ctx":8'
+    body = b'{"error":{"message":"increase it","type":"exceed_context_size_error",%b}}' % numbers
+    error = await failure(tmp_path, lambda exchange: exchange.whole(body, status=b"400 Bad Request"), stream=False)
+    assert (type(error), error.code, error.param) == (Invalid, "context_length_exceeded", "messages")
+    assert error.message == "the prompt has 9 tokens and the context holds 8"
 
 
 async def test_events_may_be_cut_anywhere(tmp_path: Path) -> None:

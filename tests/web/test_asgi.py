@@ -474,6 +474,14 @@ def test_a_body_over_the_limit_is_refused(wire: Wire) -> None:
     assert (reply.status, reply.error["code"]) == (413, "body_too_large")
 
 
+@pytest.mark.parametrize("announced", [LIMIT_BYTES + 1, 10**18])
+def test_a_body_that_is_announced_over_the_limit_is_not_waited_for(gateway: Gateway, announced: int) -> None:
+    """413 from the head alone."""
+    with Wire(gateway) as wire:
+        wire.socket.sendall(wire.head("POST", CHAT, f"content-length: {announced}"))
+        assert wire.read().status == 413
+
+
 def test_a_body_without_end_is_cut_off(gateway: Gateway) -> None:
     """Without a length, in chunks: the refusal comes while the client is still sending."""
     with Wire(gateway) as wire:

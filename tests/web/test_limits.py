@@ -136,6 +136,15 @@ async def test_an_unfinished_request_is_not_waited_for(data: bytes) -> None:
         assert await is_cut_off(reader)
 
 
+async def test_a_body_in_very_many_parts_is_not_read() -> None:
+    """Each part costs a call: a hundred thousand of a byte each would hold everybody up. Larger ones may be many."""
+    for part, status in ((b"x", b"400"), (b"x" * 64, b"200")):
+        async with connected(Echo()) as (reader, writer):
+            chunk = b"%x\r\n%b\r\n" % (len(part), part)
+            writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk * 30_000 + b"0\r\n\r\n")
+            assert status in await reader.readline()
+
+
 @pytest.mark.parametrize("drop", [b"\r\n", b"x-a: b\r\n"])
 async def test_a_byte_now_and_then_buys_no_time(drop: bytes) -> None:
     """The time is for the whole head, in a connection's second request as in its first."""

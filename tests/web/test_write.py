@@ -171,6 +171,13 @@ def test_an_errors_hint_is_part_of_its_message() -> None:
     assert body["param"] == "seed"
 
 
+def test_no_error_is_as_long_as_a_clients_names() -> None:
+    """The beginning and the end of it are enough."""
+    said = write.error(Invalid("x" * 500_000 + " is unknown", param="x" * 500_000, hint="look it up"))
+    assert len(said) < 4_000
+    assert json.loads(said)["error"]["message"].endswith(" is unknown (look it up)")
+
+
 def test_a_failure_inside_a_stream_is_an_event() -> None:
     """`data: {"error": ...}`, as clients of streams look for it."""
     (event,) = events(write.error_event(Unavailable("gone", code="engine_lost")))

@@ -15,12 +15,13 @@ from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home, load_settings, now_ms
 from allod.app.known_heads import heads_of_bundles
 from allod.cli.tenant import event, the_log_to_itself
+from allod.cli.verify import read_bounded
 from allod.core.clock_statements import ClockAccepted, clock_statement
 from allod.core.errors import Invalid
 from allod.core.statements import check_statement
+from allod.govern.moments import moment_text
 from allod.prove.bundle import MAX_BUNDLE_BYTES
 from allod.prove.compare import Comparison, compare, kept_note
-from allod.prove.folders import read_plain_file
 from allod.prove.fsck import FsckReport, fsck, rebuild
 from allod.prove.heads import TreeHead
 from allod.prove.keys import load_signing_key
@@ -65,11 +66,7 @@ def run(words: argparse.Namespace) -> int:
 
 def _compare(home: Home, words: argparse.Namespace) -> int:
     """0 if the log, the one that the head names, holds all that was kept; 1 if not. Raises Invalid for another's."""
-    try:
-        note = kept_note(read_plain_file(Path(words.file), limit_bytes=MAX_BUNDLE_BYTES))
-    except OSError as error:
-        raise Invalid(f"{words.file}: {error.strerror}", code="no_file") from error
-    origin = TreeHead.of_signed(note).origin
+    note, origin = _kept(words.file)
     logs = {home.log_key: home.receipts, home.artefacts_key: home.artefacts}
     keys = {load_signing_key(path).verifier: directory for path, directory in logs.items() if path.exists()}
     for key, directory in keys.items():
@@ -84,6 +81,17 @@ def _compare(home: Home, words: argparse.Namespace) -> int:
     else:
         print(f"{origin}: {found.said}")
     return 0 if found.is_consistent else 1
+
+
+def _kept(file: str) -> tuple[str, str]:
+    """The signed tree head in the file, and its log's name. Raises Invalid."""
+    data = read_bounded(Path(file), MAX_BUNDLE_BYTES)
+    try:
+        note = kept_note(data)
+        return note, TreeHead.of_signed(note).origin
+    except Invalid as error:
+        hint = "give it what `allod log head` printed, or a receipt's bundle"
+        raise Invalid(f"{file} holds no tree head: {error.message}", code=error.code, hint=hint) from error
 
 
 def _shown(found: Comparison) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def _accept_clock(home: Home, words: argparse.Namespace) -> int:
         f"clock_{secrets.token_hex(16)}", now_ms(), settings.origin, head.size, head.root.hex(), who
     )
     ArtefactsLog(settings).append([clock_statement(accepted)])
-    print(json.dumps(asdict(accepted)) if words.json else f"accepted at {accepted.at_ms} ms since 1970, by {who}")
+    print(json.dumps(asdict(accepted)) if words.json else f"accepted at {moment_text(accepted.at_ms)}, by {who}")
     return 0
 
 

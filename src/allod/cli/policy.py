@@ -127,6 +127,8 @@ def _history(words: argparse.Namespace, settings: Settings) -> int:
     else:
         for logged in found:
             print(_line(logged))
+        if not found:
+            print("no policy was in force then")
         print(f"log {history.read.head.origin}: tree head of size {history.read.head.size}")
     return 0 if found else 1
 

@@ -33,8 +33,8 @@ def run(words: argparse.Namespace) -> int:
     """Print each step, then `verified` or the step that failed."""
     home = default_home().absolute()
     trust_file = words.trust or home / "trust.policy"
-    bundle = _read(words.file, MAX_BUNDLE_BYTES)
-    trust = Trust.parse(_read(trust_file, MAX_TRUST_BYTES).decode("utf-8", "replace"))
+    bundle = read_bounded(words.file, MAX_BUNDLE_BYTES)
+    trust = Trust.parse(read_bounded(trust_file, MAX_TRUST_BYTES).decode("utf-8", "replace"))
     told = _Told(as_json=words.json)
     try:
         report = verify(bundle, trust)
@@ -137,7 +137,8 @@ def _lineage_lines(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _read(path: Path, limit_bytes: int) -> bytes:
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """A file that somebody named. Raises Invalid (`unreadable`, `too_large`)."""
     try:
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)

@@ -223,7 +223,11 @@ def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS, 
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise Unavailable("another process has this log open", code="log_locked") from error
+        raise Unavailable(
+            "another process has this log open",
+            code="log_locked",
+            hint="a gateway of this ALLOD_HOME runs: end it, or give this one another ALLOD_HOME",
+        ) from error
     try:
         return _open_locked(directory, key, calls, lock, anew=anew)
     except (OSError, sqlite3.Error) as error:

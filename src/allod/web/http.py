@@ -46,6 +46,9 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit_b
             param="content-encoding",
             hint="send it as it is, without content-encoding",
         )
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > limit_bytes:  # nobody waits for it
+        raise _too_large(limit_bytes)
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientLeft
@@ -55,7 +58,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit_b
     parts, size = [body], len(body)
     while True:
         if size > limit_bytes:
-            raise Invalid(f"the body is longer than {limit_bytes} bytes", code="body_too_large")
+            raise _too_large(limit_bytes)
         if not message.get("more_body"):
             return b"".join(parts)
         message = await receive()
@@ -63,6 +66,10 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit_b
             raise ClientLeft
         parts.append(message.get("body", b""))
         size += len(parts[-1])
+
+
+def _too_large(limit_bytes: int) -> Invalid:
+    return Invalid(f"the body is longer than {limit_bytes} bytes", code="body_too_large")
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers = JSON, *, without_body: bool = False) -> None:

@@ -28,6 +28,7 @@ from allod.web.routes import application
 
 GRACE_S = 10
 MAX_HEAD_BYTES = 64 << 10
+FREE_PARTS, LEAST_PART_BYTES = 20_000, 32  # a body in more parts has so many bytes in each, on average
 SWITCH_S = 0.0005  # that a thread beside the event loop may compute before the loop has its turn; Python's own is 5 ms
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -82,6 +83,7 @@ class BoundedHeads(HttpToolsProtocol):
     trailers, the words around chunks), and on how long a client may take to send a request or to read an answer."""
 
     _awaited: Literal["head", "body"] | None = "head"  # None: a whole request is here, and none has begun after it
+    _num_parts = _body_bytes = 0  # of the body
     _num_bytes = 0  # since the request began, or since the last of its body
     _deadline: asyncio.TimerHandle | None = None
     _reader_deadline: asyncio.TimerHandle | None = None
@@ -112,10 +114,16 @@ class BoundedHeads(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_deadline()
         self._awaited, self._num_bytes = "body", 0
+        self._num_parts = self._body_bytes = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """Raises ValueError, which ends the parser, where chunks cost more than they say."""
         self._num_bytes = 0
+        self._num_parts += 1
+        self._body_bytes += len(body)
+        if self._num_parts > FREE_PARTS and self._body_bytes < self._num_parts * LEAST_PART_BYTES:
+            raise ValueError("a body in too many parts")
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -63,6 +63,8 @@ class Failure(msgspec.Struct):
     message: str = ""
     type: str = ""
     code: int = 500
+    n_prompt_tokens: int = 0
+    n_ctx: int = 0
 
 
 class Event(msgspec.Struct):
@@ -164,10 +166,12 @@ def _unreadable() -> Unavailable:
 
 def _error(error: Failure) -> AllodError:
     """llama.cpp's error as one of ours."""
-    if (
-        error.type == "exceed_context_size_error" or "too large to process" in error.message
-    ):  # chat; embeddings, as a 500
-        return Invalid(error.message, code="context_length_exceeded")
+    if error.type == "exceed_context_size_error":
+        reason = f"the prompt has {error.n_prompt_tokens} tokens and the context holds {error.n_ctx}"
+        hint = "tools and schemas are part of a prompt"
+        return Invalid(reason, code="context_length_exceeded", param="messages", hint=hint)
+    if "too large to process" in error.message:  # of embeddings, as a 500
+        return Invalid("a text is longer than the context", code="context_length_exceeded", param="input")
     if 400 <= error.code < 500:
         return Invalid(error.message, code="refused_by_engine")
     return Unavailable(error.message or "the engine failed", code="engine_failed", retry_after_s=1)

@@ -15,6 +15,7 @@ from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import Completion, Embeddings, Json, Pieces, ToolCall, Usage
 
 DONE = b"data: [DONE]\n\n"
+MAX_SAID_CHARS = 1000  # of an error
 
 _encode = msgspec.json.Encoder().encode
 _STATUS_OF_CODE = {
@@ -125,8 +126,16 @@ def model(name: str, *, created_s: int, owner: str) -> dict[str, Any]:
 
 def error(reason: AllodError) -> bytes:
     """The error's body. The hint is part of the message: clients show nothing else."""
-    message = f"{reason.message} ({reason.hint})" if reason.hint else reason.message
-    return _encode({"error": {"message": message, "type": _type(reason), "param": reason.param, "code": reason.code}})
+    message = _cut(reason.message)
+    if reason.hint:
+        message += f" ({reason.hint})"
+    param = reason.param and _cut(reason.param)
+    return _encode({"error": {"message": message, "type": _type(reason), "param": param, "code": reason.code}})
+
+
+def _cut(text: str) -> str:
+    """A name of the client's may stand in it, as long as its body."""
+    return text if len(text) <= MAX_SAID_CHARS else f"{text[: MAX_SAID_CHARS // 2]} … {text[-MAX_SAID_CHARS // 2 :]}"
 
 
 def error_event(reason: AllodError) -> bytes:
