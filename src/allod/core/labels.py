@@ -41,15 +41,18 @@ class Label:
     markings: frozenset[str] = frozenset()
     jurisdictions: frozenset[str] | None = ANY
     purposes: frozenset[str] | None = ANY
-    _hash: int = field(init=False, repr=False, compare=False)  # whatever is remembered by labels asks for it
+    _hash: int | None = field(
+        default=None, init=False, repr=False, compare=False
+    )  # whatever is remembered by labels asks for it
 
     def __post_init__(self) -> None:
         if self.jurisdictions is not None:
             object.__setattr__(self, "jurisdictions", _widest(self.jurisdictions))
-        object.__setattr__(self, "_hash", hash((self.tier, self.markings, self.jurisdictions, self.purposes)))
 
     def __hash__(self) -> int:
-        return self._hash
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash((self.tier, self.markings, self.jurisdictions, self.purposes)))
+        return self._hash  # type: ignore[return-value]  # by now it is there
 
     def join(self, other: Label) -> Label:
         """The label of what is made from both. Raises Invalid for labels of two nations: neither ranks the other's."""
