@@ -1,9 +1,9 @@
 """How a process ends whose work is done: at once, with its own exit status.
 
 gloo's threads outlive the group that they served for as long as anything holds it (FSDP's mesh does). A rank was seen
-to be ended by SIGABRT ("terminate called without an active exception") after everything was finished, saved and said:
-as C++ ends a process one of whose threads asks for the interpreter's lock while the interpreter is taken apart. So it
-is not taken apart.
+to be ended by SIGABRT ("terminate called without an active exception") after everything was finished, saved and said,
+once; why was not found. It looks as if a thread asked for the interpreter's lock while the interpreter was taken apart.
+So it is not taken apart.
 """
 
 from __future__ import annotations
