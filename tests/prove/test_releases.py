@@ -208,7 +208,7 @@ def test_a_passport_of_another_model_is_not_served(settings: Settings, folder: P
     assert read_passport(canonical_json(value)).name == "better"
     again = checked(settings, folder)
     with pytest.raises(VerificationError) as caught:
-        models_module._passport(again)
+        models_module._passport_and_header(again)
     assert caught.value.name == "passport"
 
 
