@@ -55,7 +55,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "minLength": {"type": "string", "minLength": 9, "maxLength": 5},
     "minItems": {"type": "array", "minItems": 3, "maxItems": 2},
     "maximum": {"type": "integer", "minimum": 2**63 - 2, "maximum": 2**63 - 1},
-    "control token": {"const": "say <|im_end|> now"},
     "if": {"if": {"type": "string"}, "then": {"minLength": 2}},
     "not": {"not": {"type": "string"}},
     "uniqueItems": {"type": "array", "uniqueItems": True},

@@ -33,7 +33,6 @@ from allod.serve.recorder import Recorder
 from allod.serve.salts import cache_salt
 from allod.serve.schemas.bounds import check_size
 from allod.serve.schemas.judge import Asked, Judge
-from allod.serve.schemas.sayable import check_sayable
 from allod.serve.served_model import ServedModel
 from allod.serve.work import Accepted, Work
 
@@ -187,7 +186,6 @@ class Gateway:
             raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied")
         held = await self.allowance.hold(caller.tenant, request, prepared)
         try:
-            check_sayable(asked, self.engine.info.control_tokens.names)
             await self.judge.check(request.tenant, asked)
         except BaseException:
             self.allowance.settle(held, Usage(), 0)  # a schema that is refused is a request, too
