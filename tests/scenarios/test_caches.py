@@ -170,6 +170,7 @@ def check_decided(arms: Arms) -> None:
         pytest.skip(f"not decided: power {stated_power(arms):.2f} by CPU time, {by_wall:.2f} by the wall's clock")
 
 
+@pytest.mark.long
 async def test_the_clock_finds_ones_own_prefix_and_not_another_tenants(run: Run) -> None:
     """On one slot, where all that was computed for the one is right there when the other asks."""
     async with run(1) as (replica, socket_path):
@@ -185,6 +186,7 @@ async def test_the_clock_finds_ones_own_prefix_and_not_another_tenants(run: Run)
     assert chance(arms.across.seconds, arms.cold.seconds) >= SIGNIFICANCE
 
 
+@pytest.mark.long
 async def test_the_clock_would_find_a_leak(run: Run) -> None:
     """The same measurement of slots that do not tell salts apart."""
     async with run(1) as (replica, socket_path):
@@ -265,7 +267,8 @@ async def test_a_new_engine_process_holds_nothing(run: Run) -> None:
         assert replica.process is not before
 
 
-@pytest.mark.parametrize("pooling", [MEAN_POOLING, pytest.param(LAST_POOLING, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("pooling", [MEAN_POOLING, LAST_POOLING])
 async def test_no_text_is_embedded_faster_for_having_been_there(
     run: Run, weights: Path, tmp_path: Path, pooling: int
 ) -> None:
