@@ -33,3 +33,8 @@ def is_plain(text: str) -> bool:
 def made_plain(text: str, *, limit: int) -> str:
     """`text` with a question mark for each character that deceives, and cut after `limit` characters."""
     return _DECEIVING.sub("?", text[:limit]) + ("…" if len(text) > limit else "")
+
+
+def ends_of(text: str, *, limit: int) -> str:
+    """`text`, without its middle where it is longer than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from allod.core.errors import Invalid
 from allod.core.requests import Json
+from allod.core.shown_text import ends_of
 from allod.serve.schemas.places import in_place, places, targets
 from allod.serve.schemas.repetition import expanded
 
@@ -108,9 +109,8 @@ def check_bounds(schema: Json) -> None:
 
 def refused(reason: str, *, param: str | None = None) -> Invalid:
     """A schema that cannot be had; a place in it may be as long as the client's names."""
-    if len(reason) > _MAX_REASON:
-        reason = f"{reason[: _MAX_REASON // 2]} … {reason[-_MAX_REASON // 2 :]}"
-    return Invalid(f"the schema cannot be used: {reason}", code="invalid_schema", param=param)
+    shown = ends_of(reason, limit=_MAX_REASON)
+    return Invalid(f"the schema cannot be used: {shown}", code="invalid_schema", param=param)
 
 
 def _check_patterns(found: list[tuple[str, dict[str, Any]]]) -> None:

@@ -21,6 +21,7 @@ import jsonschema_rs
 import llguidance
 
 from allod.core.errors import Invalid
+from allod.core.shown_text import ends_of
 from allod.serve.schemas.bounds import check_bounds, refused
 from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value
@@ -130,8 +131,7 @@ def _place(schema: Any, fault: str) -> str:
 
 def _shown(reason: str) -> str:
     """A library's sentence, on one line, with no more of the client's own words than tell which they are."""
-    line = " ".join(reason.split())
-    return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON // 2]} … {line[-_MAX_REASON // 2 :]}"
+    return ends_of(" ".join(reason.split()), limit=_MAX_REASON)
 
 
 def _no_retrieval(uri: str) -> Any:

@@ -13,9 +13,10 @@ import msgspec
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import Completion, Embeddings, Json, Pieces, ToolCall, Usage
+from allod.core.shown_text import ends_of
 
 DONE = b"data: [DONE]\n\n"
-MAX_SAID_CHARS = 1000  # of an error
+MAX_SAID_CHARS = 1000  # of an error: a name of the client's may stand in it, as long as its body
 
 _encode = msgspec.json.Encoder().encode
 _STATUS_OF_CODE = {
@@ -126,16 +127,11 @@ def model(name: str, *, created_s: int, owner: str) -> dict[str, Any]:
 
 def error(reason: AllodError) -> bytes:
     """The error's body. The hint is part of the message: clients show nothing else."""
-    message = _cut(reason.message)
+    message = ends_of(reason.message, limit=MAX_SAID_CHARS)
     if reason.hint:
         message += f" ({reason.hint})"
-    param = reason.param and _cut(reason.param)
+    param = reason.param and ends_of(reason.param, limit=MAX_SAID_CHARS)
     return _encode({"error": {"message": message, "type": _type(reason), "param": param, "code": reason.code}})
-
-
-def _cut(text: str) -> str:
-    """A name of the client's may stand in it, as long as its body."""
-    return text if len(text) <= MAX_SAID_CHARS else f"{text[: MAX_SAID_CHARS // 2]} … {text[-MAX_SAID_CHARS // 2 :]}"
 
 
 def error_event(reason: AllodError) -> bytes:
