@@ -48,6 +48,15 @@ KEPT: dict[str, dict[str, Any]] = {
         "additionalProperties": INTEGERS,
         "maxProperties": 1,
     },
+    "a control token's name": {"const": "say <|im_end|> now"},
+    "a control token's name among others": {"enum": ["<|im_start|>", "<|im_end|>"]},
+    "a control token's name to fill in": {
+        "type": "object",
+        "properties": {"<|im_end|>": INTEGERS},
+        "required": ["<|im_end|>"],
+        "additionalProperties": False,
+    },
+    "a control token's name as a pattern": {"type": "string", "pattern": r"^[<]\|im_(end|start)\|>$"},
     "a pair": {"type": "array", "prefixItems": [TEXT, INTEGERS], "items": False, "minItems": 2},
 }
 ENDLESS = {"$ref to the whole": '{"next": ', "bounds of numbers": "0."}  # how what may go on for ever begins

@@ -222,9 +222,8 @@ class Gateway:
         if chat.schema is not None and not completion.tool_calls and not tools.is_forced(chat):
             verdict = await judged(chat.schema or {"type": "object"}, completion.content or "", True)
             if tools.is_broken(verdict, completion):
-                raise tools.not_kept(
-                    verdict, chat, "the model's answer does not satisfy the schema", code="schema_not_kept"
-                )
+                message = "the model's answer does not satisfy the schema"
+                raise tools.not_kept(verdict, chat, message, code="schema_not_kept", param=SCHEMA_PLACE)
         return completion
 
     async def _pieces(

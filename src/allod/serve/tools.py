@@ -63,6 +63,10 @@ def _place(index: int) -> str:
     return f"tools[{index}].function.parameters"
 
 
+def _forced_place(chat: Chat) -> str:
+    return next((_place(index) for index, tool in enumerate(chat.tools) if tool.name == chat.tool_choice), "tools")
+
+
 def offers_tools(chat: Chat) -> bool:
     """Whether the answer may be a call."""
     return bool(chat.tools) and chat.tool_choice != "none"
@@ -115,7 +119,8 @@ async def _forced(chat: Chat, completion: Completion, schema: Json, judged: Judg
     text = completion.content or ""
     verdict = await judged(schema, text, True)
     if is_broken(verdict, completion):
-        raise not_kept(verdict, chat, "the model's call does not satisfy the tool's schema", code="tool_call_invalid")
+        message = "the model's call does not satisfy the tool's schema"
+        raise not_kept(verdict, chat, message, code="tool_call_invalid", param=_forced_place(chat))
     if verdict != "kept":
         return completion
     call = ToolCall(chat.tool_choice, text) if chat.tool_choice != "required" else _call_of(_object(text))
@@ -129,15 +134,20 @@ def is_broken(verdict: Verdict, completion: Completion) -> bool:
     return verdict != "kept" and (completion.finish != "length" or verdict == "not enforced")
 
 
-def not_kept(verdict: Verdict, chat: Chat, message: str, *, code: str) -> AllodError:
-    """The error for an answer that breaks its schema, which says whether asking again can help."""
+def not_kept(verdict: Verdict, chat: Chat, message: str, *, code: str, param: str) -> AllodError:
+    """The error for an answer that breaks its schema, which says whether asking again can help.
+
+    `param` is where the schema stands. Only what the grammar lets pass is left to chance: an answer that ends early
+    with no stop sequence in it, too, is one that the engine has not held to it.
+    """
     if verdict == "cut" and chat.sampling.stop:
         return Invalid(message, code=code, param="stop", hint="a stop sequence ended it: asking again does not help")
-    if verdict in ("not enforced", "too dear"):
-        reason = "the engine gave up holding to it" if verdict == "not enforced" else "checking it takes too long"
-        return Invalid(f"{message}: {reason}", code=code, hint="asking again does not help; make the schema simpler")
+    if verdict != "broken":
+        reason = "checking it takes too long" if verdict == "too dear" else "the engine gave up holding to it"
+        hint = "asking again does not help; make the schema simpler"
+        return Invalid(f"{message}: {reason}", code=code, param=param, hint=hint)
     if chat.sampling.temperature == 0:
-        return Invalid(message, code=code, hint="asking again does not help at temperature 0")
+        return Invalid(message, code=code, param=param, hint="asking again does not help at temperature 0")
     return Unavailable(message, code=code, hint="ask again")
 
 

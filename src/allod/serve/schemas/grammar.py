@@ -12,6 +12,9 @@ from allod.core.requests import Json
 from allod.serve.schemas.bounds import refused
 from allod.serve.schemas.places import places, rebuilt, targets
 
+# Where only one text may follow, the engine would take it from its tokenizer at once, which reads a control token's
+# name as the token: the answer would end there, or lack it. The model writes such texts token by token instead.
+_HEAD = '%llguidance {"no_forcing": true}\nstart: %json '
 _ANY_OBJECT: Json = {"type": "object"}
 _COUNTS = ("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties")
 _FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
@@ -40,7 +43,7 @@ _OPTIONS = {
 def grammar_of(schema: Json) -> str:
     """The grammar of the texts that are JSON and keep `schema`; an empty schema means any JSON object."""
     evened = rebuilt(schema or _ANY_OBJECT, _evened)
-    return "%llguidance {}\nstart: %json " + json.dumps({**evened, "x-guidance": _OPTIONS})
+    return _HEAD + json.dumps({**evened, "x-guidance": _OPTIONS})
 
 
 def check_enforced(schema: Json) -> None:
