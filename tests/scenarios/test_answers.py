@@ -124,7 +124,8 @@ async def test_an_engine_killed_in_mid_stream_ends_that_stream_and_no_other(
                     if number == 3:
                         os.kill(json.loads(http_get(gateway, "/v1/seal"))["engine"]["pid"], signal.SIGKILL)
             assert caught.value.code == "engine_lost"
-            again = await stream_once(client, "Say hi.", max_tokens=4)
+            patient = client.with_options(max_retries=10)  # each of which comes when `retry-after` says
+            again = await stream_once(patient, "Say hi.", max_tokens=4)
         assert again is not None
         broken = parse_bundle(http_get(gateway, f"/v1/receipts/{raw.headers['x-allod-receipt']}").encode())
         assert check_statement(broken.statement).predicate["answer"]["finish"] == "error"

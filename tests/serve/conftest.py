@@ -76,6 +76,9 @@ class ScriptedEngine:
         self.asked: list[Chat | Embed] = []
         self.salts: list[str] = []
 
+    def check_ready(self) -> None:
+        """It always is."""
+
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:

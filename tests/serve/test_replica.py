@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serve.conftest import chat, until
+from tests.serve.conftest import CALLER, MakeFront, answered, chat, embedded, request, until
+from tests.serve.conftest import streamed as streamed_by
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
@@ -34,7 +35,7 @@ READ_PATHS = python_read_paths()
 # piece. `once` before them ends only the first process that hears it, which leaves a socket as its mark (a sealed
 # process can make nothing else). `wait` is not answered at all; `talk` takes five seconds and `mumble`, a word in a
 # second and a half, six, in which no probe is answered; `grow` takes 256 MiB first. With `after` as its mode the second
-# start fails.
+# start fails, with `slowly` each takes two seconds.
 ENGINE = textwrap.dedent(
     r"""
     import json, os, socket, sys, threading, time
@@ -49,6 +50,7 @@ ENGINE = textwrap.dedent(
     talking = []
     if mode == "after" and not is_first("started"): sys.exit("out of memory")
     if mode == "silent": time.sleep(60)
+    if mode == "slowly": time.sleep(2.1)
     def event(**choice): return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
     def answer(connection, head, body):
         if b"GET /" in head:
@@ -114,7 +116,7 @@ def options(tmp_path: Path) -> Callable[..., ReplicaOptions]:
             read_paths=READ_PATHS,
             log_path=tmp_path / "engine.log",
         )
-        quick = {"poll_s": 0.02, "restart_wait_s": 0.05, "ready_timeout_s": 10.0, "max_restart_wait_s": 5.0}
+        quick = {"poll_s": 0.02, "restart_wait_s": 0.05, "ready_timeout_s": 10.0}
         given = {"info": EchoEngine().info, **quick, **changes}
         return ReplicaOptions(seal=seal, socket_path=str(place / "engine.sock"), **given)
 
@@ -220,8 +222,8 @@ async def test_an_engine_that_was_killed_is_started_again(run: Run) -> None:
         assert replica.info.seal == "sealed"
 
 
-async def test_who_asks_during_a_restart_waits_for_it(run: Run, ask: Ask) -> None:
-    """Two or three seconds late is better than an error."""
+async def test_a_request_of_before_waits_for_the_next_engine(run: Run, ask: Ask) -> None:
+    """Two or three seconds late is better than an error for who has waited for a turn already."""
     async with run() as replica:
         os.kill(process_of(replica).pid, signal.SIGKILL)
         await until(lambda: replica.process is None)
@@ -230,9 +232,55 @@ async def test_who_asks_during_a_restart_waits_for_it(run: Run, ask: Ask) -> Non
         assert (await ask(replica, saying("hello"))).content == "hello"
 
 
+async def test_it_waits_no_longer_than_it_may(run: Run, ask: Ask) -> None:
+    """And then hears why there is no engine."""
+    async with run(deadlines=Deadlines(next_s=0)) as replica:
+        os.kill(process_of(replica).pid, signal.SIGKILL)
+        await until(lambda: replica.process is None)
+        with pytest.raises(Unavailable, match="ended and is being started again") as caught:
+            await ask(replica, saying("hello"))
+    assert caught.value.code == "engine_starting"
+
+
+async def test_new_requests_are_refused_during_a_restart_and_those_in_line_are_answered(
+    run: Run, front: MakeFront
+) -> None:
+    """Who asked before keeps a place in line; who asks only now waits for nothing, and is told when to ask again."""
+    async with (
+        run() as replica,
+        front(replica, num_running=1) as made,
+        aclosing((await made.gateway.stream(CALLER, request(saying("talk")))).value) as running,
+    ):
+        await anext(running)
+        waiting = asyncio.create_task(answered(made.gateway, request(saying("hello"), id="r2")))
+        await until(lambda: made.gateway.admission.inside == 2)
+        os.kill(process_of(replica).pid, signal.SIGKILL)
+        await until(lambda: replica.process is None)
+        for ask in (answered, streamed_by, embedded):
+            with pytest.raises(Unavailable) as caught:
+                await ask(made.gateway, request(saying("hello"), id="r3"))
+            assert (caught.value.code, caught.value.retry_after_s) == ("engine_starting", 2)
+        assert replica.process is None, "they waited"
+        with pytest.raises(Unavailable, match="closed the connection"):
+            async for _ in running:
+                pass
+        assert (await waiting).content == "hello"
+        made.gateway.check()
+
+
+async def test_when_to_ask_again_is_what_a_start_takes(run: Run) -> None:
+    """So that who asks again then finds an engine."""
+    async with run("slowly") as replica:
+        os.kill(process_of(replica).pid, signal.SIGKILL)
+        await until(lambda: replica.process is None)
+        with pytest.raises(Unavailable) as caught:
+            replica.check_ready()
+    assert caught.value.retry_after_s == 3
+
+
 async def test_an_engine_that_does_not_start_again_is_said_at_once(run: Run, ask: Ask) -> None:
     """With the last words of its log, and without waiting for the next attempt, which comes later each time."""
-    async with run("after", restart_wait_s=60.0, max_restart_wait_s=60.0) as replica:
+    async with run("after", restart_wait_s=60.0) as replica:
         os.kill(process_of(replica).pid, signal.SIGKILL)
         with pytest.raises(Unavailable, match="out of memory") as first:
             await ask(replica, saying("hello"))
@@ -298,7 +346,7 @@ async def test_the_build_is_the_digest_of_the_library_and_stays_it(run: Run, ask
 
 async def test_what_is_under_way_fails_when_it_is_closed(run: Run, ask: Ask) -> None:
     """And the process has ended by then: no engine outlives its replica."""
-    async with run(max_restart_wait_s=0.2) as replica:
+    async with run() as replica:
         process = process_of(replica)
         waiting = [asyncio.create_task(ask(replica, saying("wait"))) for _ in range(3)]
         await asyncio.sleep(0.1)
@@ -320,7 +368,7 @@ async def test_what_the_model_cannot_do_is_not_tried_again(run: Run) -> None:
 
 async def test_who_asks_a_closed_replica_is_told_at_once(run: Run, ask: Ask) -> None:
     """No engine will come, so none is waited for; nor by those whose request was lost in closing."""
-    async with run(max_restart_wait_s=15.0) as replica:
+    async with run() as replica:
         waiting = asyncio.create_task(ask(replica, saying("wait")))
         await asyncio.sleep(0.1)
         await replica.close()

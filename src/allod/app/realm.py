@@ -82,13 +82,6 @@ class Realm:
             reason = error.message if isinstance(error, Invalid) else str(error)
             raise Unavailable(f"no policy can be relied on: {reason}", code="policy_unavailable") from error
 
-    def check_ready(self) -> None:
-        """Raise Unavailable, with the reason, unless an answer could be given now: what every request asks, too."""
-        self.gateway.check()
-        engine = self.gateway.engine
-        if isinstance(engine, Replica):
-            engine.check_ready()
-
     def seal(self) -> dict[str, Any]:
         """The engine's perimeter as the kernel shows it now; no rows where there is no process to look at."""
         engine, info = self.gateway.engine, self.gateway.engine.info

@@ -20,6 +20,7 @@ class Deadlines:
     first_s_per_kib: int = 5  # for each KiB of the prompts that it has, the request's own among them
     silence_s: int = 120  # between two words of an answer
     answer_s: int = 3600  # for a whole answer
+    next_s: int = 30  # until another engine is up, for a request that was let in before the one before was lost
     let_go_s: int = 30  # until it has let go of work that nobody waits for
     probe_s: int = 5  # after so long without a word of it, it is asked something
     hung_s: int = 60  # and has so long to say anything

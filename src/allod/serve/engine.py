@@ -89,6 +89,10 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
+    def check_ready(self) -> None:
+        """Raise Unavailable, with the reason, while nothing can be asked of it: nobody new is let in meanwhile."""
+        ...
+
     def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Pieces | Completion, None]:
         """Pieces as they are made, those that are there at once together; then one Completion with the whole text."""
         ...

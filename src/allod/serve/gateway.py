@@ -76,11 +76,12 @@ class Gateway:
     def check(self) -> None:
         """Raise Unavailable, with the reason, while no request would be let in. `/readyz` asks this as they do.
 
-        Tenants' keys may be too old, the clock wrong, the log failing, or a control unchecked.
+        Tenants' keys may be too old, the clock wrong, the log failing, a control unchecked, or the engine lost.
         """
         self.keys.check_news()
         self.recorder.check()
         self.controls.check()
+        self.engine.check_ready()
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""

@@ -1,7 +1,8 @@
 """A replica: one engine process under the seal, started, watched, and started again when it ends.
 
 It is itself an engine. A request that has been sent no token when its engine is lost is tried once more on the next
-one; a stream that has begun ends with the error.
+one, and one whose turn comes meanwhile waits for it (`next_s`); a stream that has begun ends with the error. Who comes
+only then is told at once when to ask again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +31,7 @@ from allod.serve.engines.llama import LlamaEngine
 from allod.serve.health import Health
 
 READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
+LEAST_RETRY_S = 2.0  # until somebody who was told that an engine is being started asks again
 GRACE_S = 0.5  # for an engine at fault to end by itself
 LOG_BYTES = 1 << 20
 _AN_ERROR = re.compile(r"error|fail|exception|invalid|unsupported|unknown|cannot|unable|not enough|out of memory", re.I)
@@ -68,6 +71,7 @@ class Replica:
         self._engine: LlamaEngine | None = None
         self._changed = asyncio.Event()
         self._reason = "the engine is starting"
+        self._start_s = LEAST_RETRY_S  # what a start takes
         self._has_failed = False
         self._watcher: asyncio.Task[None] | None = None
         self._health: Health | None = None
@@ -92,7 +96,7 @@ class Replica:
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless the engine is up."""
         if self._engine is None:
-            raise Unavailable(self._reason, code="engine_starting", retry_after_s=2)
+            raise Unavailable(self._reason, code="engine_starting", retry_after_s=ceil(self._start_s))
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
@@ -127,10 +131,11 @@ class Replica:
         return await ask(await self._next_after(engine))
 
     async def _up(self) -> LlamaEngine:
-        """The engine that is up; a restart is waited for, but not one that has failed already."""
+        """The engine that is up, for a request that was let in while one was: a restart is waited for, but not one that
+        has failed already."""
         if self._engine is None and not self._has_failed:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.max_restart_wait_s):
+                async with asyncio.timeout(self._options.deadlines.next_s):
                     await self._changed.wait()
         self.check_ready()
         assert self._engine is not None
@@ -149,6 +154,7 @@ class Replica:
 
     async def _launch(self) -> None:
         """Start the process, wait until it answers, and only then call it up."""
+        began_s = time.monotonic()
         self.process = process = await asyncio.to_thread(self._start_process)
         try:
             info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
@@ -164,6 +170,7 @@ class Replica:
         build = info.build if self._library_digest is None else f"sha256:{self._library_digest}"
         self.info, self.started_ms = replace(info, build=build), time.time_ns() // 1_000_000
         self._engine, self._has_failed = engine, False
+        self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
         deadlines, spare_bytes = self._options.deadlines, self._options.spare_bytes
         self._health = Health(engine, process.pid, deadlines, spare_bytes=spare_bytes)
         self._changed.set()

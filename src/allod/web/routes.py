@@ -31,7 +31,7 @@ def application(realm: Realm) -> Application:
     evidence = Evidence(
         bundle=realm.bundle, trust=realm.trust, origin=settings.origin, log_file=realm.log_file, seal=realm.seal
     )
-    health = Health(check_ready=realm.check_ready, metrics_text=metrics.text)
+    health = Health(check_ready=gateway.check, metrics_text=metrics.text)
     pages = Pages(Console())
     admin = Admin(
         realm.store,

@@ -74,14 +74,17 @@ class EchoEngine:
         try:
             for word in words:
                 await asyncio.sleep(self._delay_s)
-                if self._closed:
-                    raise Unavailable("the engine was lost", code="engine_lost")
+                self.check_ready()
                 tally.completion_tokens += 1
                 yield [Piece(word, _logprobs(word, chat.top_logprobs))]
         finally:
             self.running -= 1
         logprobs = tuple(entry for word in words for entry in _logprobs(word, chat.top_logprobs))
         yield Completion("".join(words), finish, Usage(prompt_tokens, len(words)), logprobs=logprobs)
+
+    def check_ready(self) -> None:
+        if self._closed:
+            raise Unavailable("the engine was lost", code="engine_lost", retry_after_s=1)
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
         async with aclosing(self.stream(chat, salt=salt, tally=tally)) as answer:
@@ -91,8 +94,7 @@ class EchoEngine:
         raise Unavailable("the engine was lost", code="engine_lost")
 
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
-        if self._closed:
-            raise Unavailable("the engine was lost", code="engine_lost")
+        self.check_ready()
         num_tokens = sum(len(text.split()) for text in embed.texts)
         if tally is not None:
             tally.count(num_tokens, 0, 0)

@@ -266,7 +266,7 @@ class UnixHttp:
         self._deadlines = deadlines
         self._idle: list[_Connection] = []
         self._busy: dict[_Connection, bool] = {}  # whether it was kept from an earlier exchange
-        self._closed = False
+        self.is_closed = False
         self.heard_s = 0.0
 
     async def request(
@@ -295,14 +295,14 @@ class UnixHttp:
 
     async def close(self) -> None:
         """Close every connection; exchanges under way fail with Unavailable, and none can be begun."""
-        self._closed = True
+        self.is_closed = True
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()
 
     async def _replaces(self, exchange: Exchange, lost: _Connection) -> bool:
         """Send the request again where a kept connection was lost under it."""
-        if self._closed or not self._busy.pop(lost, False):
+        if self.is_closed or not self._busy.pop(lost, False):
             return False
         lost.end()
         exchange._connection = connection = await self._connect()
@@ -311,7 +311,7 @@ class UnixHttp:
 
     def _part_from(self, connection: _Connection) -> None:
         self._busy.pop(connection, None)
-        if connection.is_usable() and not self._closed:
+        if connection.is_usable() and not self.is_closed:
             self._idle.append(connection)
         else:
             connection.close()
@@ -323,7 +323,7 @@ class UnixHttp:
                 self._busy[kept] = True
                 return kept
         try:
-            if self._closed:
+            if self.is_closed:
                 raise OSError(0, "the connection to it was closed")
             async with asyncio.timeout(self._deadlines.connect_s):
                 _, connection = await asyncio.get_running_loop().create_unix_connection(

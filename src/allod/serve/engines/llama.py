@@ -67,6 +67,10 @@ class LlamaEngine:
         """When the engine last said anything to anybody, by the loop's clock."""
         return self._http.heard_s
 
+    def check_ready(self) -> None:
+        if self._http.is_closed:
+            raise Unavailable("the engine was closed", code="engine_lost", retry_after_s=1)
+
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
