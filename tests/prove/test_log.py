@@ -578,6 +578,39 @@ def test_fsck_names_an_entry_that_nobody_can_read(tmp_path: Path) -> None:
     assert read == list(leaves.values())
 
 
+@pytest.mark.parametrize("change", ["offset = offset + 1", "first = first + 1"])
+def test_fsck_finds_a_batch_that_the_index_has_elsewhere(tmp_path: Path, change: str) -> None:
+    """By these rows entries are read by their number: the log's last time, and the list of the latest receipts."""
+    log = open_log(tmp_path, KEY)
+    fill(log, 30)
+    log.close()
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as database, database:
+        database.execute(f"update batch set {change} where first = (select max(first) from batch)")
+    (finding,) = fsck(tmp_path, KEY.verifier).findings
+    assert (finding.problem, finding.is_derived) == ("batches not in their place", True)
+    assert rebuild(tmp_path, KEY).findings == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["drop table entry; drop table batch", "update entry set offset = 'x'; update batch set offset = 'x'"],
+    ids=["gone", "no number"],
+)
+def test_a_broken_index_is_said_with_what_mends_it(tmp_path: Path, change: str) -> None:
+    """By whoever looks up an id or a number, as damage of what is derived: no error of the asker's, and no crash."""
+    log = open_log(tmp_path, KEY)
+    fill(log, 30)
+    log.flush()
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as database, database:
+        database.executescript(change)
+    for ask in (lambda: log.find("r5"), lambda: log.statement("r5"), lambda: log.entries(5, 1)):
+        with pytest.raises(Unavailable) as caught:
+            ask()
+        assert (caught.value.code, caught.value.hint) == ("log_derived", "allod log fsck --rebuild")
+    log.close()
+    assert rebuild(tmp_path, KEY).findings == ()
+
+
 def test_fsck_finds_each_row_of_the_index_that_is_not_in_its_place(tmp_path: Path) -> None:
     """One that is missing, and one that leads elsewhere, of entries that are read and of one that nobody could."""
     log = open_log(tmp_path, KEY)

@@ -230,6 +230,12 @@ def test_a_realm_that_holds_an_impossible_receipt_starts_and_answers(
         assert post(gateway, hello)[0] == 200
         with urllib.request.urlopen(f"{gateway.url}/metrics", timeout=10) as response:
             assert b"allod_log_unreadable_entries 1.0" in response.read()
+        with pytest.raises(urllib.error.HTTPError) as caught:  # ours to answer for, and not the asker's
+            urllib.request.urlopen(
+                urllib.request.Request(f"{gateway.url}/v1/receipts/odd", headers=gateway.headers), timeout=10
+            )
+        with caught.value as error:
+            assert (error.code, json.load(error)["error"]["code"]) == (503, "receipt_unreadable")
         result = gateway.allod("log", "fsck", "--json")
         assert result.returncode == 1
         told = json.loads(result.stdout)

@@ -115,18 +115,15 @@ def last_time_ms(log: Log, accepted: ClockAccepted | None) -> int | None:
     return _last_of(list(enumerate(log.entries(size - num, num) if num else (), size - num)), accepted)
 
 
-def believed_ms(settings: Settings) -> int:
-    """Milliseconds since 1970, for a change that is made beside the gateway. Blocks.
-
-    Raises Unavailable (`clock_wrong`) for a clock that is not believed beside this realm's log of receipts.
-    """
+def believed_clock(settings: Settings) -> Clock:
+    """For what is dated beside the gateway; it is held against this realm's log of receipts. Blocks."""
     home = Home(settings.home)
     last = None
     if (home.receipts / "segment").exists() and home.artefacts_key.exists():
         key = load_signing_key(home.artefacts_key).verifier
         accepted = Acceptances(home.artefacts, lambda: key, settings.origin).newest()
         last = _last_of(newest_entries(home.receipts, NUM_LAST), accepted)
-    return Clock(last).now_ms()
+    return Clock(last)
 
 
 def _last_of(entries: Sequence[tuple[int, bytes]], accepted: ClockAccepted | None) -> int | None:

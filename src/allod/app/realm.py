@@ -59,8 +59,20 @@ class Realm:
         self._history = Policies(settings.home, opened.nation, realm=settings.realm.name)
 
     def bundle(self, receipt_id: str, tenant: str | None) -> bytes:
-        """A receipt's bundle, opened for the tenant whose answer it is. Raises Invalid (`no_such_receipt`)."""
-        predicate = check_statement(self._log.statement(receipt_id)).predicate
+        """A receipt's bundle, opened for the tenant whose answer it is.
+
+        Raises Invalid (`no_such_receipt`), Unavailable (`receipt_unreadable`) for an entry that no reader would take,
+        and what `bundle_for` raises.
+        """
+        statement = self._log.statement(receipt_id)
+        try:
+            predicate = check_statement(statement).predicate
+        except Invalid as error:
+            raise Unavailable(
+                f"the receipt {receipt_id} is in the log and cannot be read: {error.message}",
+                code="receipt_unreadable",
+                hint="allod log fsck names every such entry",
+            ) from error
         try:
             salt = self._day_keys.opening_salt(tenant, predicate) if tenant is not None else None
         except Denied:  # another's receipt, or an erased one: it still verifies, closed

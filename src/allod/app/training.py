@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from allod.app.artefacts_log import ArtefactsLog
-from allod.app.home import Home, now_ms
+from allod.app.clock import Clock, believed_clock
+from allod.app.home import Home
 from allod.app.policies import nation_of
 from allod.app.release import Released, release
 from allod.app.site_jobs import SHARED, Machines, SiteJobs
@@ -98,15 +99,18 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
     """Run what of the recipe is not done yet, and release it.
 
     Raises Invalid for a recipe, source or stage that is wrong, Denied for an evaluation below its gate, Unavailable
-    (`interrupted`) once `should_stop` turned true, and for what may work later. The next call goes on from there.
+    (`interrupted`) once `should_stop` turned true, (`clock_wrong`) while no statement could be dated, and for what may
+    work later. The next call goes on from there.
     """
+    clock = believed_clock(settings)
+    clock.now_ms()
     given = _asked(options)
     check_sources(given)
     folder = (options.folder or settings.home / "runs" / given.name).absolute()
     _check_until(given, options.until)
     check_packages()
     with opened(folder, ArtefactsLog(settings)) as run:
-        trainer = _Trainer(settings, options, told, run=run, should_stop=should_stop)
+        trainer = _Trainer(settings, options, told, run=run, clock=clock, should_stop=should_stop)
         trainer.preflight(given)
         recipe = trainer.resolve(given)
         told.resolved(recipe)
@@ -114,7 +118,7 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
         released = None
         if not options.until or options.until == RELEASE:
             last = stages_of(recipe)[-1].name
-            released = release(settings, folder, now_ms=now_ms(), report=told.progress, last_stage=last)
+            released = release(settings, folder, now_ms=clock.now_ms(), report=told.progress, last_stage=last)
     return Trained(recipe, folder, stages, released)
 
 
@@ -146,12 +150,14 @@ class _Trainer:
         told: Told,
         *,
         run: RunFolder,
+        clock: Clock,
         should_stop: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._options = options
         self._told = told
         self._run = run
+        self._clock = clock
         self._log = run.log
         self._should_stop = should_stop
         self._sources = settings.home / "sources"
@@ -276,7 +282,8 @@ class _Trainer:
         return self._predicate(stage, result, meter)
 
     def _predicate(self, stage: Stage, result: StageResult, meter: EnergyMeter) -> dict[str, JsonValue]:
-        """What a stage's statement says of how, where and with what it ran."""
+        """What a stage's statement says of how, where and with what it ran. Raises Unavailable (`clock_wrong`)."""
+        self._clock.now_ms()  # the stage's times are this clock's
         is_shared = stage.name == SHARED
         nodes, ranks = (self._machines.nodes, self._machines.ranks) if is_shared else (1, 1)
         power = self._machines.site.power
@@ -345,6 +352,7 @@ class _Trainer:
         limits: Limits | None = None,
     ) -> StageResult:
         """A stage in a process of its own, which reads its inputs, writes its folder and reaches nothing else."""
+        self._clock.now_ms()  # before hours of work, rather than after
         base = ("base", self._base)
         besides = {"adapt": base, "export_adapter": base, "evaluate": ("questions", self._questions)}
         name, folder = besides.get(stage, ("", None))

@@ -9,7 +9,7 @@ import sys
 import urllib.parse
 from pathlib import Path
 
-from allod.app.clock import CLOCK_HINT, believed_ms
+from allod.app.clock import CLOCK_HINT, believed_clock
 from allod.app.home import Home
 from allod.core.errors import Unavailable
 from allod.settings import Settings
@@ -31,11 +31,11 @@ def running(home: Home) -> str | None:
 
 
 def dated_ms(settings: Settings) -> int:
-    """The time that a change is dated by. What only ends a key or a tenant needs none that is believed.
+    """The time that what is made beside the gateway is dated by. What only ends a key or a tenant needs none.
 
     Raises Unavailable (`clock_wrong`) where this realm's log, or a gateway that runs here, contradicts the clock.
     """
-    time_ms, url = believed_ms(settings), running(Home(settings.home))
+    time_ms, url = believed_clock(settings).now_ms(), running(Home(settings.home))
     if url is None:
         return time_ms
     where = urllib.parse.urlsplit(url)
@@ -47,8 +47,8 @@ def dated_ms(settings: Settings) -> int:
         return time_ms  # it is not there to be asked, and the log did not contradict
     finally:
         connection.close()
-    if told.get("code") == "clock_wrong":
-        raise Unavailable(told["reason"], code="clock_wrong", hint=CLOCK_HINT)
+    if isinstance(told, dict) and told.get("code") == "clock_wrong":
+        raise Unavailable(str(told.get("reason")), code="clock_wrong", hint=CLOCK_HINT)
     return time_ms
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from allod.app.home import load_settings
 from allod.app.training import Told, Trained, TrainOptions, as_rows, train
 from allod.cli.progress import shown
+from allod.cli.running import dated_ms
 from allod.core.shown_text import made_plain
 from allod.fleet.preflight import Finding, Severity
 from allod.train.pipeline import Stage, stages_of
@@ -74,9 +75,11 @@ def run(words: argparse.Namespace) -> int:
         threads=words.threads,
         unsafe_no_seal=words.unsafe_no_seal,
     )
+    settings = load_settings()
+    dated_ms(settings)  # a gateway that runs here may know of a wrong clock what the log cannot tell
     with _stop_wish() as should_stop, shown(are_bytes=False) as progress:
         told = _quiet(progress) if words.json else _Lines(progress).told
-        trained = train(load_settings(), options, told, should_stop=should_stop)
+        trained = train(settings, options, told, should_stop=should_stop)
     print(json.dumps(_as_json(trained))) if words.json else _say_end(trained)
     return 0
 

@@ -6,7 +6,7 @@ Reads only, and needs no lock, so it may run beside the writer; `rebuild` makes 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -78,6 +78,7 @@ class _Replay:
         self.check_entry = check_entry
         self.standing = Standing.empty(directory, key.name)
         self.places: dict[str, tuple[int, int]] = {}
+        self.batches: dict[int, int] = {}
         self.num_heads = self.num_bytes = 0
         self.findings: list[Finding] = []
         # What the derived files say is read before the segment: beside a running writer they may only be behind it.
@@ -162,6 +163,7 @@ class _Replay:
     def _collect_places(self) -> None:
         for receipt_id, place in self.standing.fresh.items():
             self.places.setdefault(receipt_id, place)
+        self.batches.update(self.standing.fresh_batches)
         self.standing.fresh, self.standing.fresh_batches = {}, []
 
     def _judge_tail(self, file: BinaryIO, batches: Batches) -> None:
@@ -183,15 +185,22 @@ class _Replay:
             return
         due = [(key, place) for key, place in self.places.items() if place[0] < self.indexed]
         try:
-            found = self.index.places()
+            found, batches = self.index.places(), self.index.batches()
         except sqlite3.Error as error:
             self.find(INDEX_FILES[0], str(error), is_derived=True)
             return
         if wrong := [key for key, place in due if found.get(key) != place]:
             self.find(INDEX_FILES[0], f"{len(wrong)} receipts not in their place, {wrong[0]} first", is_derived=True)
+        if _below(self.indexed, batches) != _below(self.indexed, self.batches):
+            self.find(INDEX_FILES[0], "batches not in their place", is_derived=True)
 
     def find(self, where: str, problem: str, **kinds: bool) -> None:
         self.findings.append(Finding(where, problem, **kinds))
+
+
+def _below(size: int, batches: Mapping[int, int]) -> dict[int, int]:
+    """Those that an index of this size was told of: a writer beside us may have told it of more."""
+    return {leaf: offset for leaf, offset in batches.items() if leaf < size}
 
 
 def fsck(

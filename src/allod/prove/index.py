@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from allod.core.errors import Unavailable
 from allod.prove.segment import MAGIC
 
 _SCHEMA = """
@@ -110,29 +111,38 @@ class Index:
         return None if row is None else Saved(row[0], row[1], row[2], edges)
 
     def find(self, receipt_id: str) -> Place | None:
-        """Where the entry with this id is."""
-        with self._reading:
-            row = self._read.execute("select leaf, offset from entry where id = ?", (receipt_id,)).fetchone()
-        return None if row is None else Place(*row)
+        """Where the entry with this id is. Raises Unavailable (`log_derived`)."""
+        return self._place("select leaf, offset from entry where id = ?", receipt_id)
 
     def batch_of(self, leaf: int) -> Place | None:
-        """The first leaf of the last known batch that starts at or before `leaf`."""
-        query = "select first, offset from batch where first <= ? order by first desc limit 1"
-        with self._reading:
-            row = self._read.execute(query, (leaf,)).fetchone()
+        """The first leaf of the last known batch that starts at or before `leaf`. Raises what `find` raises."""
+        return self._place("select first, offset from batch where first <= ? order by first desc limit 1", leaf)
+
+    def _place(self, query: str, asked: str | int) -> Place | None:
+        try:
+            with self._reading:
+                row = self._read.execute(query, (asked,)).fetchone()
+        except sqlite3.Error as error:
+            raise _broken(str(error)) from error
+        if row is not None and not all(isinstance(number, int) for number in row):
+            raise _broken("a place in it is no number")
         return None if row is None else Place(*row)
 
     def places(self) -> dict[str, tuple[int, int]]:
-        """Every entry's leaf and offset by its id, in one read."""
+        """Every entry's leaf and offset by its id, in one read. Raises sqlite3.Error."""
         with self._reading:
             rows = self._read.execute("select id, leaf, offset from entry").fetchall()
         return {receipt_id: (leaf, offset) for receipt_id, leaf, offset in rows}
 
-    def num_entries(self) -> int:
-        """How many ids are known."""
+    def batches(self) -> dict[int, int]:
+        """Every batch's offset by its first leaf, in one read. Raises sqlite3.Error."""
         with self._reading:
-            return int(self._read.execute("select count(*) from entry").fetchone()[0])
+            return dict(self._read.execute("select first, offset from batch").fetchall())
 
     def close(self) -> None:
         self._read.close()
         self._write.close()
+
+
+def _broken(why: str) -> Unavailable:
+    return Unavailable(f"the log's index is damaged: {why}", code="log_derived", hint="allod log fsck --rebuild")

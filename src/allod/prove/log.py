@@ -133,7 +133,7 @@ class Log:
             return
 
     def find(self, receipt_id: str) -> Place:
-        """Where the entry with this id is. Raises Invalid (`no_such_receipt`)."""
+        """Where the entry with this id is. Raises Invalid (`no_such_receipt`), Unavailable (`log_derived`)."""
         place = self._standing.fresh.get(receipt_id) or self._index.find(receipt_id)
         if place is None:
             raise Invalid("no receipt has this id", code="no_such_receipt")
@@ -176,7 +176,7 @@ class Log:
         return b"".join(pack(">H", len(entry)) + entry for entry in entries)
 
     def entries(self, first: int, count: int) -> list[bytes]:
-        """`count` leaves from number `first` on."""
+        """`count` leaves from number `first` on. Raises Invalid (`no_such_entry`) and Unavailable."""
         with self._changing:
             batch = self._standing.batch_of(first, self._index)
         if batch is None or first + count > self.head.size:
