@@ -18,6 +18,8 @@ from tests.conftest import Gateway, environment, run_allod
 from allod import __version__
 from allod.cli.main import VERBS
 from allod.core.canonical import canonical_json
+from allod.model.catalogue import find
+from allod.settings import load_catalogue
 
 STEPS = ["bundle", "log", "witnesses", "inclusion", "statement", "opening", "times"]
 
@@ -93,10 +95,15 @@ def test_words_that_are_not_understood_end_with_2(tmp_path: Path, words: list[st
     assert "Traceback" not in result.stderr
 
 
-def test_a_port_that_is_taken_ends_with_3(gateway: Gateway, tmp_path: Path) -> None:
-    """Unavailable: it would work later, or elsewhere."""
+@pytest.mark.parametrize("model", ["echo", "auto", "smollm2-135m", "{home}/models/own.gguf"])
+def test_a_port_that_is_taken_ends_with_3(gateway: Gateway, tmp_path: Path, model: str) -> None:
+    """Unavailable: it would work later, or elsewhere. It is said before the model is fetched, checked or measured."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("own.gguf", find(load_catalogue(), "smollm2-135m").file):
+        (models / name).write_bytes(b"what would be refused if anybody looked")
     port = gateway.url.rpartition(":")[2]
-    result = run_allod(tmp_path, "up", "--model=echo", f"--port={port}")
+    result = run_allod(tmp_path, "up", f"--model={model.format(home=tmp_path)}", f"--port={port}")
     assert_is_error(result, 3)
     assert "--port" in result.stderr
 

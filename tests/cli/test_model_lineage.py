@@ -142,14 +142,39 @@ def test_without_lineage_nothing_of_the_store_is_needed(settings: Settings, tmp_
     assert (ran.status, len(ran.out.splitlines())) == (0, 8)
 
 
-def test_an_imported_models_training_is_not_known(settings: Settings, tmp_path: Path, run: Run) -> None:
-    """Said with the catalogue's licence and origin; the answer is no."""
+@pytest.mark.parametrize("has_served", [False, True])
+def test_an_imported_models_training_is_not_known(
+    settings: Settings, tmp_path: Path, run: Run, has_served: bool
+) -> None:
+    """Said with the catalogue's licence and origin; the answer is no. A realm that trained nothing may have an
+    artefacts log, with the policy that a gateway wrote."""
+    if has_served:
+        open_policies(settings).set_default(now_ms=5_000)
     entry = load_catalogue()[0]
     file = receipt(settings, ModelPart(entry.name, f"sha256:{entry.sha256}"), tmp_path / "r.json")
     ran = run("verify", "--lineage", file)
     assert ran.status == 1
     assert f"{entry.name} is imported from {entry.publisher} ({entry.country}), {entry.licence}" in ran.out
     assert ran.out.splitlines()[-1] == "not verified: lineage unknown"
+
+
+def test_a_model_that_nobody_here_knows_has_no_lineage(settings: Settings, tmp_path: Path, run: Run) -> None:
+    """A file of one's own in a realm that trained nothing: that is said, not which file of it is missing."""
+    open_policies(settings).set_default(now_ms=5_000)
+    file = receipt(settings, ModelPart("own", DIGEST), tmp_path / "r.json")
+    ran = run("verify", "--lineage", file)
+    assert ran.status == 1
+    assert f"8 artefact: FAILED: {DIGEST} was not released here: its training is not known" in ran.out
+    assert ran.out.splitlines()[-1] == "not verified: lineage unknown"
+    assert json.loads(run("verify", "--lineage", "--json", file).out)["failed"]["number"] == 8
+
+
+def test_without_the_models_key_no_release_holds(settings: Settings, tiny: Released, tmp_path: Path, run: Run) -> None:
+    """What was released is not called unknown where the key that signed it is lost."""
+    Home(settings.home).models_pub.unlink()
+    ran = run("verify", "--lineage", receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json"))
+    assert (ran.status, ran.out.splitlines()[-1]) == (1, "not verified: step 8 (artefact) failed")
+    assert "models.pub" in ran.out
 
 
 def test_an_adapters_chain_is_shown_before_its_base_is_found_unknown(
@@ -278,6 +303,44 @@ def test_check_prints_its_steps(settings: Settings, tiny: Released, run: Run) ->
     (writable(tiny.folder) / "summary.md").write_text("")
     ran = run("model", "check", "tiny")
     assert (ran.status, ran.out.splitlines()[-1]) == (1, "not verified: step 1 (signature) failed")
+
+
+def test_a_file_that_was_not_released_passes_the_gate_and_is_not_verified(
+    settings: Settings, tiny: Released, run: Run, tmp_path: Path
+) -> None:
+    """What the gate found, and that nothing is known of its training; a copy of a release is the release."""
+    data = (tiny.folder / "weights.gguf").read_bytes()
+    copy, other = tmp_path / "copy.gguf", tmp_path / "other.gguf"
+    copy.write_bytes(data)
+    other.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert run("model", "check", copy).out.splitlines()[-1] == "verified"
+    ran = run("model", "check", other)
+    gate, why = ran.out.splitlines()
+    assert ran.status == 1
+    assert gate.startswith("gate: passed: llama, ")
+    assert why.startswith("not verified: it was not released here: its training is not known")
+    told = json.loads(run("model", "check", other, "--json").out)
+    assert (told["verified"], told["gate"]["architecture"]) == (False, "llama")
+
+
+@pytest.mark.parametrize("has_released", [False, True])
+def test_a_file_that_the_gate_refuses_is_refused_in_its_words(
+    settings: Settings, run: Run, tmp_path: Path, has_released: bool
+) -> None:
+    """As at a start: status 2 and the reason, whether or not the realm ever released anything."""
+    if has_released:
+        released(settings, model_run(tmp_path / "run"))
+    file = tmp_path / "bad.gguf"
+    file.write_bytes(b"PK and no model")
+    ran = run("model", "check", file)
+    assert (ran.status, ran.out) == (2, "")
+    assert "no whole GGUF file: it does not begin with GGUF" in ran.err
+
+
+def test_a_name_of_the_catalogue_leads_to_what_checks_it(settings: Settings, run: Run) -> None:
+    """It is no release of the realm."""
+    ran = run("model", "check", "smollm2-135m")
+    assert (ran.status, "allod model get smollm2-135m" in ran.err) == (2, True)
 
 
 def test_list_shows_releases_beside_the_catalogue(settings: Settings, tiny: Released, run: Run) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from allod.app.claims import MAX_SHOWN
 from allod.cli import main as command_line
+from allod.cli import policy_explain
 from allod.core.labels import Label
 from allod.core.statements import (
     AnswerPart,
@@ -401,6 +402,20 @@ def test_the_model_asked_about_is_the_one_that_is_served(run: Run, policy_file: 
     assert "chat with echo" in run(*asked).out
     (tmp_path / "home" / "allod.toml").write_text('[model]\nname = "/models/own.gguf"\n')
     assert "chat with own:" in run(*asked).out
+
+
+@pytest.mark.parametrize(
+    ("started_with", "name"), [("/models/own.gguf", "own"), ("qwen2.5-coder-0.5b", None), ("echo", None)]
+)
+def test_a_running_gateways_model_is_asked_about(
+    run: Run, policy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_with: str, name: str | None
+) -> None:
+    """What it was started with, which no setting names; and what is named beside it."""
+    monkeypatch.setattr(policy_explain, "model_of_running", lambda home: started_with)
+    asked = ["policy", "explain", "--file", policy_file]
+    assert f"chat with {name or started_with}:" in run(*asked).out
+    assert "chat with smollm2-135m:" in run(*asked, "--model", "smollm2-135m").out
+    assert "chat with another:" in run(*asked, "--model", tmp_path / "another.gguf").out
 
 
 def test_another_model_may_be_the_way(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import run_allod
 
 from allod.app.home import Home, load_settings, now_ms
-from allod.cli.running import dated_ms, running
+from allod.cli.running import dated_ms, model_of_running, running
 from allod.core.errors import Unavailable
 
 URL = "http://127.0.0.1:1"
@@ -28,7 +28,7 @@ def announced(home: Path, *words: str, url: str = URL) -> Iterator[None]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()  # only now has it surely got its words
-        (home / "gateway.json").write_text(json.dumps({"url": url, "pid": process.pid}))
+        (home / "gateway.json").write_text(json.dumps({"url": url, "pid": process.pid, "model": "own.gguf"}))
         try:
             yield
         finally:
@@ -40,6 +40,7 @@ def test_a_gateway_is_found_however_its_home_was_said(tmp_path: Path, words: lis
     """What is changed beside it must be told to it."""
     with announced(tmp_path, "allod.web", *(word.format(home=tmp_path) for word in words)):
         assert running(Home(tmp_path)) == URL
+        assert model_of_running(Home(tmp_path)) == "own.gguf"
 
 
 @pytest.mark.parametrize("words", [["allod.web", "--home=/elsewhere"], ["another", "--home={home}"]])
@@ -47,6 +48,7 @@ def test_another_process_under_its_number_is_not_taken_for_it(tmp_path: Path, wo
     """It would be given a key."""
     with announced(tmp_path, *(word.format(home=tmp_path) for word in words)):
         assert running(Home(tmp_path)) is None
+        assert model_of_running(Home(tmp_path)) is None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from allod.app.engine import ECHO_MODEL
-from allod.app.model_choice import is_file_name, kept_pace
+from allod.app.model_choice import AUTO, entry_of, is_file_name, kept_pace
 from allod.app.weights import released_model
 from allod.core.errors import Invalid
 from allod.core.labels import Label
@@ -110,24 +110,32 @@ def described(served: ServedModel, nation: Nation) -> Model:
     return Model(served.name, label, served.licence, served.country, served.informative)
 
 
-def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
-    """The model that the settings name, as a gateway that serves it would describe it."""
-    name = settings.model.name
-    if name == "auto":
-        name = _measured_best(settings) or wanted or name
+def model_called(name: str, settings: Settings, nation: Nation) -> Model | None:
+    """What a gateway that is started with this name would serve, as a policy is told of it; None where nothing is."""
     if name == ECHO_MODEL.name:
         return Model(name, nation.lowest, ECHO_MODEL.licence, ECHO_MODEL.country, ECHO_MODEL.informative)
     if is_file_name(name):
         return Model(Path(name).stem, nation.lowest, licence="not known", country="", informative=True)
-    known = catalogue_models(nation)
-    if name not in known and (released := released_model(settings, name)) is not None:
-        return described(released, nation)
-    if name not in known:
+    entry = entry_of(name, load_catalogue())
+    if entry is not None:
+        return catalogue_models(nation)[entry.name]
+    released = released_model(settings, name)
+    return described(released, nation) if released is not None else None
+
+
+def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
+    """The model that the settings name, as a gateway that serves it would describe it."""
+    name = settings.model.name
+    if name == AUTO:
+        name = _measured_best(settings) or wanted or name
+    found = model_called(name, settings, nation)
+    if found is None:
         message = f"there is no model {name!r} in the catalogue, and none was released"
-        if name == "auto":
+        if name == AUTO:
             message = "which model this machine serves is not measured yet"
-        raise Invalid(message, code="model_not_found", param="model", hint=f"say --model: {', '.join(known)}")
-    return known[name]
+        known = ", ".join(catalogue_models(nation))
+        raise Invalid(message, code="model_not_found", param="model", hint=f"say --model: {known}")
+    return found
 
 
 def _measured_best(settings: Settings) -> str | None:

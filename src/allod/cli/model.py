@@ -18,9 +18,12 @@ from allod.cli.progress import shown
 from allod.core.errors import Invalid, VerificationError
 from allod.core.shown_text import made_plain
 from allod.model.catalogue import CatalogueEntry
+from allod.model.gguf import read_header
 from allod.model.store import Store, check_digest, digest_of_file
 from allod.prove.releases import STEPS
 from allod.settings import Settings, load_catalogue
+
+_SHOWN_OF_HEADER = frozenset({"architecture", "num_parameters", "context_tokens", "template_digest", "has_template"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     getting.add_argument("name", nargs="?", metavar="NAME", help="a name of the catalogue (auto)")
     showing = parts.add_parser("show", help="from a model back through its stages to every source")
     showing.add_argument("model", metavar="NAME|DIGEST|FILE")
-    checking = parts.add_parser("check", help="verify a release: signature, log, stages, sources")
+    checking = parts.add_parser(
+        "check", help="verify a release: signature, log, stages, sources; of another file, whether it passes the gate"
+    )
     checking.add_argument("model", metavar="NAME|DIGEST|FILE")
     affecting = parts.add_parser("affected-by", help="the models that learnt from a document")
     affecting.add_argument("document", metavar="DOCUMENT", help="its id, its SHA-256, or a file with its text")
@@ -133,14 +138,21 @@ def _show_imported(entry: CatalogueEntry, *, as_json: bool) -> int:
         print(json.dumps({**row, "origin": "imported", "publisher": entry.publisher, "country": entry.country}))
         return 0
     print(f"{entry.name}  sha256:{entry.sha256}")
-    print(f"imported from {entry.publisher} ({entry.country}), {entry.licence}: its training is not known here")
+    print(_imported_from(entry))
     return 0
+
+
+def _imported_from(entry: CatalogueEntry) -> str:
+    return f"imported from {entry.publisher} ({entry.country}), {entry.licence}: its training is not known here"
 
 
 def _check(words: argparse.Namespace) -> int:
     """0 if every step holds, else 1."""
     released = ReleasedModels(load_settings())
-    artefact = released.find(_word(words.model))
+    word = _word(words.model)
+    artefact = released.find(word)
+    if artefact is None and is_file_name(words.model):
+        return _check_file(Path(words.model), _of_catalogue(word), as_json=words.json)
     if artefact is None:
         raise _unknown(words.model, released)
     try:
@@ -162,6 +174,24 @@ def _check(words: argparse.Namespace) -> int:
         print(f"{step.number} {step.name}: {step.detail}")
     print("verified")
     return 0
+
+
+def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> int:
+    """1: what was not released here cannot be verified, though it passes the gate. Raises Invalid where it does not."""
+    header = read_header(file)
+    why = "it was not released here: its training is not known"
+    if entry is not None:
+        why = f"{entry.name} is {_imported_from(entry)}"
+    if as_json:
+        told = {key: value for key, value in asdict(header).items() if key in _SHOWN_OF_HEADER}
+        failed = {"number": 0, "name": "release", "detail": why}
+        print(json.dumps({"name": str(file), "verified": False, "gate": told, "failed": failed}))
+        return 1
+    sizes = f"{header.num_parameters:,} parameters, {header.context_tokens:,} tokens of context"
+    template = f"chat template {header.template_digest}" if header.has_template else "no chat template"
+    print(f"gate: passed: {made_plain(header.architecture, limit=200)}, {sizes}, {template}")
+    print(f"not verified: {why}; `allod up --model` serves it")
+    return 1
 
 
 def _affected_by(words: argparse.Namespace) -> int:
@@ -209,4 +239,7 @@ def _of_catalogue(word: str) -> CatalogueEntry | None:
 
 def _unknown(word: str, released: ReleasedModels) -> Invalid:
     known = ", ".join(released.newest()) or "none"
-    return Invalid(f"no model {word!r} was released here", code="model_unknown", hint=f"released are: {known}")
+    hint = f"released are: {known}"
+    if _of_catalogue(word) is not None:
+        hint += f"; `allod model get {word}` checks what the catalogue has under this name"
+    return Invalid(f"no model {word!r} was released here", code="model_unknown", hint=hint)

@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from allod.app.home import now_ms
+from allod.app.home import Home, now_ms
 from allod.app.policies import nation_of, open_policies
-from allod.app.questions import ASSUMED_SEAL, Question, Questions, catalogue_models, controls_of
+from allod.app.questions import ASSUMED_SEAL, Question, Questions, catalogue_models, controls_of, model_called
 from allod.app.tenants import open_store
 from allod.cli.key import file_of, find_key, keys_of
+from allod.cli.running import model_of_running
 from allod.cli.tenant import find_tenant
 from allod.core.errors import Invalid
 from allod.core.nations import Nation
 from allod.govern.policy import Policy, load_policy
-from allod.govern.policy_asked import Asked, describe
+from allod.govern.policy_asked import Asked, Model, describe
 from allod.govern.policy_explain import Explanation, explain
 from allod.govern.store import TenantStore
 from allod.govern.tenants import LOCAL
@@ -38,7 +39,9 @@ def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key", metavar="ID", help="one of its keys; the realm's own for local, else one without limits"
     )
-    parser.add_argument("--model", metavar="NAME", help="the one that the settings name unless said")
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", help="the one that the gateway serves, or would by the settings, unless said"
+    )
     what_if = parser.add_argument_group("what if")
     what_if.add_argument("--clearance", metavar="TIER", help="the key were cleared up to this")
     what_if.add_argument("--models", type=_words, metavar="A,B", help="these were the only ones that the key may use")
@@ -50,10 +53,14 @@ def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
 def explain_request(words: argparse.Namespace, settings: Settings) -> int:
     """0 if it would be permitted, else 1."""
     policy = _policy(words.file, settings)
+    started_with = model_of_running(Home(settings.home)) or settings.model.name
+    settings = replace(settings, model=replace(settings.model, name=started_with))
     controls = controls_of(settings, policy, model=words.model, seal=words.seal or ASSUMED_SEAL)
     with closing(open_store(settings)) as store:
-        questions = Questions(controls, store, catalogue_models(policy.nation).values())
-        asked = questions.asked(_question(words, store, settings), now_ms())
+        named = None if words.model is None else model_called(words.model, settings, policy.nation)
+        others = (*catalogue_models(policy.nation).values(), *([named] if named else []))
+        questions = Questions(controls, store, others)
+        asked = questions.asked(_question(words, named, store, settings), now_ms())
     asked = _what_if(words, asked, policy.nation)
     told = explain(policy, asked, questions.models.values())
     permitted = told.decision.permitted
@@ -69,12 +76,13 @@ def explain_request(words: argparse.Namespace, settings: Settings) -> int:
     return 0 if permitted else 1
 
 
-def _question(words: argparse.Namespace, store: TenantStore, settings: Settings) -> Question:
+def _question(words: argparse.Namespace, named: Model | None, store: TenantStore, settings: Settings) -> Question:
     tenant = find_tenant(store, words.tenant)
     key_id = None if words.key is None else find_key(store, words.key).id
     if key_id is None and tenant.id == LOCAL:
         key_id = next((key.id for key in keys_of(store, LOCAL) if file_of(key, settings)), None)
-    return Question(tenant.id, words.tier, words.markings, words.purpose, words.action, words.model, key_id)
+    model = named.name if named else words.model
+    return Question(tenant.id, words.tier, words.markings, words.purpose, words.action, model, key_id)
 
 
 def _what_if(words: argparse.Namespace, asked: Asked, nation: Nation) -> Asked:

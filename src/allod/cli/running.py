@@ -1,4 +1,5 @@
-"""The gateway that runs in this realm, if one does: where it is, and that it takes up what was changed beside it."""
+"""The gateway that runs in this realm, if one does: where it is, what it serves, and that it takes up what was changed
+beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import os
 import sys
 import urllib.parse
 from pathlib import Path
+from typing import Any
 
 from allod.app.clock import CLOCK_HINT, believed_clock
 from allod.app.home import Home
@@ -19,15 +21,26 @@ NEWS_TIMEOUT_S = 5
 
 def running(home: Home) -> str | None:
     """The announced gateway's URL, if its process lives and is ours: another user's gets no key from us."""
+    announced = _announced(home)
+    return str(announced["url"]) if announced else None
+
+
+def model_of_running(home: Home) -> str | None:
+    """The name of the model that the gateway was started with; None where none runs."""
+    announced = _announced(home)
+    return announced.get("model") if announced else None
+
+
+def _announced(home: Home) -> dict[str, Any] | None:
     try:
-        announced = json.loads(home.gateway.read_text())
+        announced: dict[str, Any] = json.loads(home.gateway.read_text())
         process = Path("/proc", str(int(announced["pid"])))
         words = (process / "cmdline").read_bytes().split(b"\0")
         has_home = not {f"--home={home.path}".encode(), str(home.path).encode()}.isdisjoint(words)  # one word or two
         is_ours = process.stat().st_uid == os.geteuid() and b"allod.web" in words and has_home
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return str(announced["url"]) if is_ours else None
+    return announced if is_ours else None
 
 
 def dated_ms(settings: Settings) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from allod.app.home import load_settings
+from allod.app.listening import listen
 from allod.app.model_choice import is_at_hand
 from allod.settings import Settings
 
@@ -26,10 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Get the model, if it is not at hand, then become the gateway's process."""
+    """Get the model, if it is not at hand and the port is free, then become the gateway's process."""
     overrides = {"server.port": words.port, "model.name": words.model, "unsafe_no_seal": words.unsafe_no_seal}
     settings = load_settings(overrides)
     if not is_at_hand(settings):
+        listen(settings.server.host, settings.server.port).close()
         get_model(settings)
     command = gateway_command(settings)
     os.execv(command[0], command)  # noqa: S606 (our own interpreter, our own module)

@@ -56,26 +56,18 @@ def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Foll
     try:
         key = _artefacts_key(report, trust)
         releases = read_releases(places.log, key)
-        public_key = ModelPublicKey.parse(read_plain_file(places.public_key, limit_bytes=MAX_PEM_BYTES))
     except Invalid as error:
         if error.code == "no_log":
             raise _not_released(digests[0], number) from error
         raise _failed(error.message, number) from error
     for digest in digests:
-        followed = _follow(digest, releases, public_key, key=key, trust=trust, places=places, number=number)
+        followed = _follow(digest, releases, key=key, trust=trust, places=places, number=number)
         number += len(followed.steps)
         yield followed
 
 
 def _follow(
-    digest: str,
-    releases: Releases,
-    public_key: ModelPublicKey,
-    *,
-    key: VerifierKey,
-    trust: Trust,
-    places: Places,
-    number: int,
+    digest: str, releases: Releases, *, key: VerifierKey, trust: Trust, places: Places, number: int
 ) -> Followed:
     logged = releases.of(digest)
     if logged is None:
@@ -84,11 +76,19 @@ def _follow(
     release = check_release(
         places.store / digest.removeprefix("sha256:"),
         logged.artefact,
-        public_key,
+        _models_key(places, number),
         trainings=releases.trainings,
         first_step=number + 1,
     )
     return Followed(release, (step, *release.steps))
+
+
+def _models_key(places: Places, number: int) -> ModelPublicKey:
+    """Read only where a release is checked against it: a realm that released nothing has none."""
+    try:
+        return ModelPublicKey.parse(read_plain_file(places.public_key, limit_bytes=MAX_PEM_BYTES))
+    except Invalid as error:
+        raise _failed(error.message, number) from error
 
 
 def _included(

@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -19,11 +20,11 @@ import uvloop
 
 from allod.app.engine import Weights, starting_engine
 from allod.app.home import load_settings
+from allod.app.listening import listen
 from allod.app.weights import prepare_weights
 from allod.core.errors import AllodError, exit_status, explain
 from allod.model.store import silent
 from allod.settings import Settings
-from allod.web.listening import listen
 
 MANY_OBJECTS = 1_000_000  # made before anything is looked through while loading
 
@@ -52,7 +53,8 @@ def main() -> int:
             },
             home=words.home,
         )
-        uvloop.run(_serve(settings, prepare_weights(settings, silent)))
+        with closing(listen(settings.server.host, settings.server.port)) as listener:
+            uvloop.run(_serve(settings, listener, prepare_weights(settings, silent)))
     except AllodError as error:
         sys.stderr.write(explain(error) + "\n")
         return exit_status(error)
@@ -64,18 +66,16 @@ def main() -> int:
     return 0
 
 
-async def _serve(settings: Settings, weights: Weights | None) -> None:
-    """Listen and start the engine; load all the rest while it reads its weights."""
-    listener = listen(settings.server.host, settings.server.port)
+async def _serve(settings: Settings, listener: socket.socket, weights: Weights | None) -> None:
+    """Start the engine; load all the rest while it reads its weights."""
     task = asyncio.current_task()
     assert task is not None  # a coroutine of the event loop runs in one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # while it starts
-    with closing(listener):
-        server = replace(settings.server, port=listener.getsockname()[1])
-        settings = replace(settings, server=server)
-        async with starting_engine(settings, weights) as (engine, started):
-            rest = await asyncio.to_thread(importlib.import_module, "allod.web.server")
-            await rest.serve(settings, listener, weights, engine, started)
+    server = replace(settings.server, port=listener.getsockname()[1])
+    settings = replace(settings, server=server)
+    async with starting_engine(settings, weights) as (engine, started):
+        rest = await asyncio.to_thread(importlib.import_module, "allod.web.server")
+        await rest.serve(settings, listener, weights, engine, started)
 
 
 if __name__ == "__main__":

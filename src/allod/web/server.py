@@ -178,8 +178,8 @@ class _Server(uvicorn.Server):
 
 
 def announce(realm: Realm) -> None:
-    """Tell `allod ask`, by a file, where the gateway is."""
-    announced = {"url": url_of(realm.settings), "pid": os.getpid()}
+    """Tell the command line, by a file, where the gateway is and what it was started with."""
+    announced = {"url": url_of(realm.settings), "pid": os.getpid(), "model": realm.settings.model.name}
     write_whole(Home(realm.settings.home).gateway, json.dumps(announced) + "\n")
 
 
