@@ -12,13 +12,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Finish, Json, Piece, Pieces
 from allod.serve.engine import Tally
 from allod.serve.engines.http import Exchange, Response
-from allod.serve.engines.llama_words import Event, Slot, openai_logprobs, read_event, read_refusal
+from allod.serve.engines.llama_words import (
+    Event,
+    Slot,
+    Timings,
+    Used,
+    openai_logprobs,
+    read_events,
+    read_refusal,
+)
 from allod.serve.engines.slots import Turn
 
 MAX_LINE_BYTES = 1 << 20
@@ -28,7 +38,6 @@ FREE_EVENTS = 1 << 10  # that are not about a token of the answer
 GATHERED_BYTES = 16 << 10  # of an answer that nobody reads as it comes, before they are looked at
 LINES_AT_ONCE = 256  # to read before others have their turn at the event loop
 LAST_WORD_S = 1.0  # until a response ends that has said that it is done
-_EVENTS = (b"data: {", b"error: {")  # how their lines begin
 
 
 class Answer:
@@ -42,7 +51,8 @@ class Answer:
         self._top_logprobs = chat.top_logprobs
         self._tally = tally
         self._texts: list[str] = []
-        self._logprobs: list[Json] = []
+        self._logprobs: list[tuple[Json, ...]] = []  # of each text, where they were asked for
+        self._num_taken = 0
         self._num_bytes = 0
         self._finish: Finish | None = None
 
@@ -73,36 +83,45 @@ class Answer:
             tally.cached_tokens or slot.n_prompt_tokens_cache,
         )
 
-    def add(self, event: Event) -> Piece | None:
-        """Take up what an event says of the work and the answer; the piece of text that it adds, if it does."""
-        if event.prompt_progress is not None:
-            self.prompt_tokens = event.prompt_progress.total
-        timings, usage = event.timings, event.usage
-        if usage is not None:
-            cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-            self.count(usage.prompt_tokens, usage.completion_tokens, cached)
-        elif timings is not None:
-            self.count(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
-        if not event.choices or self.is_cut:
-            return None
-        choice = event.choices[0]
-        if choice.finish_reason is not None:
-            self._finish = "length" if choice.finish_reason == "length" else "stop"
-        if choice.delta is None or not (text := choice.delta.content):
-            return None
-        self._num_bytes += len(text) if text.isascii() else len(text.encode())
-        # an event more than tokens is honest: what was held back because it might have been a stop sequence
-        num_texts, most = len(self._texts), self.max_tokens
-        made = num_texts + 1 if timings is None else timings.predicted_n
-        if num_texts > most or made > most or self._num_bytes > most * TOKEN_BYTES:
-            self._finish, self.is_cut = "length", True
-            return None
-        self._texts.append(text)
-        if choice.logprobs is None:
-            return Piece(text)
-        logprobs = openai_logprobs(choice.logprobs, self._top_logprobs)
-        self._logprobs.extend(logprobs)
-        return Piece(text, logprobs)
+    def add(self, events: Iterable[Event]) -> bool:
+        """Take up what events say of the work and the answer, up to where it is cut; whether they add text to it.
+
+        What was computed is counted once for all of them, and before any text of theirs is passed on.
+        """
+        texts, most = self._texts, self.max_tokens
+        num_before = num_texts = len(texts)
+        used: Used | Timings | None = None
+        for event in events:
+            timings = event.timings
+            used = event.usage or timings or used
+            if event.prompt_progress is not None:
+                self.prompt_tokens = event.prompt_progress.total
+            if not event.choices or self.is_cut:
+                continue
+            choice = event.choices[0]
+            if choice.finish_reason is not None:
+                self._finish = "length" if choice.finish_reason == "length" else "stop"
+            if choice.delta is None or not (text := choice.delta.content):
+                continue
+            self._num_bytes += len(text) if text.isascii() else len(text.encode())
+            # an event more than tokens is honest: what was held back because it might have been a stop sequence
+            made = num_texts + 1 if timings is None else timings.predicted_n
+            if num_texts > most or made > most or self._num_bytes > most * TOKEN_BYTES:
+                self._finish, self.is_cut = "length", True
+                continue
+            texts.append(text)
+            num_texts += 1
+            if self._top_logprobs is not None:
+                self._logprobs.append(openai_logprobs(choice.logprobs, self._top_logprobs))
+        if used is not None:
+            self.count(*used.counts())
+        return num_texts > num_before
+
+    def taken(self) -> Pieces:
+        """The pieces that were added since they were last taken."""
+        start, self._num_taken = self._num_taken, len(self._texts)
+        texts = self._texts[start:]
+        return list(map(Piece, texts, self._logprobs[start:])) if self._logprobs else list(map(Piece, texts))
 
     def completion(self) -> Completion:
         """The whole answer. Raises Unavailable where it breaks off."""
@@ -112,7 +131,8 @@ class Answer:
             self.count(self.prompt_tokens, len(self._texts), 0)
         usage = self._tally.usage
         assert usage is not None
-        return Completion("".join(self._texts), self._finish, usage, logprobs=tuple(self._logprobs))
+        logprobs = tuple(chain.from_iterable(self._logprobs))
+        return Completion("".join(self._texts), self._finish, usage, logprobs=logprobs)
 
 
 class Reading:
@@ -134,15 +154,15 @@ class Reading:
         self._is_done = False
         self._failure: AllodError | None = None
 
-    async def pieces(self) -> Pieces | None:
-        """Those that have come since the last; None at the end. Raises the error that the engine reports."""
+    async def goes_on(self) -> bool:
+        """Whether more of its text has come. Raises the error that the engine reports."""
         if not self.turn.begun and (status := await self.exchange.status()) != 200:
             raise await self._refusal(status)
         if self._lines:
             await asyncio.sleep(0)
         while not self.answer.is_cut:
-            if pieces := self._understood():
-                return pieces
+            if self._lines and self._understand():
+                return True
             if self._lines:
                 await asyncio.sleep(0)
             elif self._failure is not None:
@@ -151,7 +171,7 @@ class Reading:
                 break
             else:
                 self._take(data)
-        return None
+        return False
 
     async def _come(self) -> bytes:
         """What has come; more of it at once where the answer has begun and nobody waits for its parts."""
@@ -172,37 +192,29 @@ class Reading:
         while data := await self.exchange.read():
             self._take(data)
             while self._lines:
-                self._understood()
+                self._understand()
                 await asyncio.sleep(0)
 
     def _take(self, data: bytes) -> None:
         self.turn.begun = True
         self._num_bytes += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._lines.extend(lines)
+        self._lines.extend(filter(None, lines))
         if len(self._rest) > MAX_LINE_BYTES or self._num_bytes > self._max_bytes:
             raise Unavailable("the engine's answer has no end", code="engine_response")
 
-    def _understood(self) -> list[Piece]:
-        """The pieces in some lines. What is said after `[DONE]` is no part of the answer."""
-        pieces: list[Piece] = []
-        add, take = self.answer.add, self._lines.popleft
-        for _ in range(min(len(self._lines), LINES_AT_ONCE)):
-            line = take()
-            if line.startswith(_EVENTS):
-                try:
-                    event = read_event(line)
-                except AllodError as error:  # for whoever has read what came before it
-                    self._failure = error
-                    self._lines.clear()
-                    break
-                if (piece := add(event)) is not None:
-                    pieces.append(piece)
-            elif line.startswith(b"data: [DONE]"):
+    def _understand(self) -> bool:
+        """Look at some lines; whether there was text in them. What is said after `[DONE]` is no part of the answer."""
+        lines = [self._lines.popleft() for _ in range(min(len(self._lines), LINES_AT_ONCE))]
+        events: list[Event] = []
+        try:
+            if read_events(lines, events):
                 self._is_done = True
                 self._lines.clear()
-                break
-        return pieces
+        except AllodError as error:  # for whoever has read what came before it
+            self._failure = error
+            self._lines.clear()
+        return self.answer.add(events)
 
     async def _refusal(self, status: int) -> AllodError:
         body = b""

@@ -75,14 +75,14 @@ class LlamaEngine:
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
         async with await self._working(chat, salt, tally) as reading:
-            while (pieces := await reading.pieces()) is not None:
-                yield pieces
+            while await reading.goes_on():
+                yield reading.answer.taken()
         yield reading.answer.completion()
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
         async with await self._working(chat, salt, tally) as reading:
             reading.is_gathered = True
-            while await reading.pieces() is not None:
+            while await reading.goes_on():
                 pass
         return reading.answer.completion()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -13,8 +14,10 @@ from allod.serve.engines.http import Response
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]  # of tokens: anything else is none
 _Said = TypeVar("_Said")
 
+# Nothing in an event can refer to itself, so the collector need not know of what each of them is made (`gc=False`).
 
-class Delta(msgspec.Struct):
+
+class Delta(msgspec.Struct, gc=False):
     content: str | None = None
 
 
@@ -29,31 +32,40 @@ class Logprobs(msgspec.Struct):
     content: list[TokenLogprob] | None = None
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     delta: Delta | None = None
     logprobs: Logprobs | None = None
 
 
-class CachedTokens(msgspec.Struct):
+class CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: Count = 0
 
 
-class Used(msgspec.Struct):
+class Used(msgspec.Struct, gc=False):
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
     prompt_tokens_details: CachedTokens | None = None
 
+    def counts(self) -> tuple[int, int, int]:
+        """Tokens of the prompt, of the answer, and those of the prompt that were there before."""
+        details = self.prompt_tokens_details
+        return self.prompt_tokens, self.completion_tokens, details.cached_tokens if details else 0
 
-class Timings(msgspec.Struct):
+
+class Timings(msgspec.Struct, gc=False):
     """What was computed by now: of the prompt without what was there before (`cache_n`), and of the answer."""
 
     cache_n: Count = 0
     prompt_n: Count = 0
     predicted_n: Count = 0
 
+    def counts(self) -> tuple[int, int, int]:
+        """As those of `Used`."""
+        return self.cache_n + self.prompt_n, self.predicted_n, self.cache_n
 
-class Progress(msgspec.Struct):
+
+class Progress(msgspec.Struct, gc=False):
     """How far the prompt is. `total`: its tokens."""
 
     total: Count = 0
@@ -67,7 +79,7 @@ class Failure(msgspec.Struct):
     n_ctx: int = 0
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """One event of a streamed answer, or the body of a refusal."""
 
     choices: list[Choice] = []
@@ -102,15 +114,27 @@ _slots = msgspec.json.Decoder(list[Slot])
 _vectors = msgspec.json.Decoder(_Vectors)
 
 
-def read_event(line: bytes) -> Event:
-    """One event of a stream. Raises the error that it reports, Unavailable for what cannot be read."""
+def read_events(lines: Iterable[bytes], events: list[Event]) -> bool:
+    """Add the events in some lines of a stream; whether they say that it is done, after which nothing counts.
+
+    Raises the error that an event reports, Unavailable for what cannot be read; what came before it is in `events`.
+    """
     try:
-        event = _read_event(line[6:] if line.startswith(b"data: ") else line[line.index(b"{") :])
+        for line in lines:
+            if line.startswith(b"data: {"):
+                event = _read_event(line[6:])
+            elif line.startswith(b"error: {"):
+                event = _read_event(line[7:])
+            elif line.startswith(b"data: [DONE]"):
+                return True
+            else:
+                continue
+            if event.error is not None:
+                raise _error(event.error)
+            events.append(event)
     except (msgspec.DecodeError, UnicodeDecodeError) as reason:
         raise _unreadable() from reason
-    if event.error is not None:
-        raise _error(event.error)
-    return event
+    return False
 
 
 def read_refusal(response: Response) -> AllodError:
