@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Unavailable
-from allod.serve.engines.slots import SlotQueue, Slots, Turn, common_prefix
+from allod.serve.engines.slots import LONG_PROMPT, SlotQueue, Slots, Turn, common_prefix
 
 SALTS = ("a", "b", "c")
 
@@ -93,6 +93,26 @@ def test_the_least_recently_used_slot_makes_room() -> None:
     slots.give_back(unknown)  # never begun
     assert used(slots, "d", b"4").slot == unknown.slot
     assert used(slots, "e", b"5").slot == oldest.slot
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20))
+def test_a_short_prompt_is_computed_before_every_long_one(before: list[tuple[bool, bool]]) -> None:
+    """The engine takes them in the order of slots; whatever these held before, long ones leave lower slots free."""
+    slots = Slots(4)
+    for number, (is_long, is_again) in enumerate(before):
+        used(slots, "a", (b"%d " % (number // 2 if is_again else number)) * (LONG_PROMPT if is_long else 1))
+    prompts = (b"x" * (LONG_PROMPT + 1), b"y" * (LONG_PROMPT + 1), b"0 ", b"z")
+    first, second, *short = [turn.slot for prompt in prompts if (turn := slots.take("a", prompt)) is not None]
+    assert max(short) < min(first, second)
+
+
+def test_a_conversation_that_grew_long_goes_on_in_its_slot() -> None:
+    """Little of it is left to compute, so nobody waits for it."""
+    slots = Slots(2)
+    first = used(slots, "a", b"x" * LONG_PROMPT)
+    again = slots.take("a", b"x" * LONG_PROMPT + b"and on")
+    assert again is not None
+    assert (again.slot, again.reuse) == (first.slot, True)
 
 
 def test_a_refused_request_does_not_make_the_slot_its_own() -> None:

@@ -196,3 +196,15 @@ async def test_an_answer_whose_engine_was_killed_is_charged_the_last_that_it_sai
     assert caught.value.code == "engine_lost"
     assert charged.completion_tokens >= 9
     await until(lambda: desk.replica.process is not None and desk.replica._engine is not None)
+
+
+async def test_who_asks_a_little_does_not_wait_for_who_asks_much(desk: Desk) -> None:
+    """Whichever slots were used last: a prompt of many batches is not computed to its end before a short one begins."""
+    little = replace(LONG, sampling=Sampling(seed=1, max_tokens=1))
+    for number in range(2):
+        much = replace(little, messages=({"role": "user", "content": f"word{number} " * 450},))
+        computing = asyncio.create_task(to_its_end(desk, much))
+        await asyncio.sleep(0.3)
+        await to_its_end(desk, little)
+        assert not computing.done()
+        await computing

@@ -2,6 +2,9 @@
 
 A slot's computed prompt may be reused only by a request of the salt that it was computed under. `Slots` is the choice,
 without a clock or a lock; `SlotQueue` hands slots out in order and makes callers wait for one.
+
+Of several prompts such an engine computes the one in the lowest slot to its end before it begins with the next. So long
+ones go into the upper half of the slots, and short ones below them: who asks a little does not wait for who asks much.
 """
 
 from __future__ import annotations
@@ -9,10 +12,12 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from dataclasses import dataclass
+from operator import attrgetter
 
 from allod.core.errors import Unavailable
 
 MIN_SIMILARITY = 0.1  # of a prompt that must be there already for its slot to be worth more than an older one
+LONG_PROMPT = 2 << 10  # bytes to compute, some 500 tokens: several batches, a second and more on a CPU
 
 
 @dataclass(slots=True)
@@ -43,11 +48,16 @@ class Slots:
     """`num_slots` slots of one engine process, clean when it starts."""
 
     def __init__(self, num_slots: int) -> None:
+        self._upper = num_slots // 2  # where the upper half begins
         self._free = [_Held(slot) for slot in range(num_slots)]  # least recently used first
         self._held_before: dict[int, _Held] = {}  # of busy slots
+        self._long: set[int] = set()  # busy with a long prompt
 
     def take(self, salt: str, prompt: bytes) -> Turn | None:
-        """The free slot that holds most of `prompt` under this salt, else the least recently used; None: all busy."""
+        """The free slot that holds most of `prompt` under this salt, else the least recently used; None: all busy.
+
+        A short prompt takes one below all long ones, and a new long one one of the upper half, where any is free.
+        """
         if not self._free:
             return None
         held = self._choose(salt, prompt)
@@ -58,6 +68,7 @@ class Slots:
     def give_back(self, turn: Turn) -> None:
         """End a turn, once the engine works on nothing of it any more."""
         before = self._held_before.pop(turn.slot)
+        self._long.discard(turn.slot)
         if turn.begun:
             self._free.append(_Held(turn.slot, turn.salt, turn.prompt))
         elif turn.reuse:
@@ -66,13 +77,29 @@ class Slots:
             self._free.insert(0, _Held(turn.slot))
 
     def _choose(self, salt: str, prompt: bytes) -> _Held:
-        best, longest = self._free[0], MIN_SIMILARITY * len(prompt)
-        for held in self._free:
-            if held.salt == salt and held.prompt == prompt:
-                return held  # nothing holds more of it
-            if held.salt == salt and (length := common_prefix(held.prompt, prompt)) > longest:
+        free = self._free
+        if self._long and len(prompt) <= LONG_PROMPT:
+            free = [held for held in free if held.slot < min(self._long)] or free
+        held, length = _most_of(salt, prompt, free)
+        if len(prompt) - length > LONG_PROMPT:
+            if length == 0:
+                held = next((other for other in free if other.slot >= self._upper), max(free, key=_slot_of))
+            self._long.add(held.slot)
+        return held
+
+
+def _most_of(salt: str, prompt: bytes, free: list[_Held]) -> tuple[_Held, int]:
+    """The slot that holds most of the prompt under this salt, and how many bytes; else the first, and 0."""
+    best, longest, least = free[0], 0, MIN_SIMILARITY * len(prompt)
+    for held in free:
+        if held.salt == salt:
+            length = len(prompt) if held.prompt == prompt else common_prefix(held.prompt, prompt)
+            if length > max(longest, least):
                 best, longest = held, length
-        return best
+    return best, longest
+
+
+_slot_of = attrgetter("slot")
 
 
 class SlotQueue:
