@@ -20,7 +20,7 @@ SCHEMA = {"name": "n", "schema": {"type": "object"}}
 # place → field → (values that pass, values that are refused)
 FIELDS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
     "body": {
-        "audio": ([None, {}], [{"voice": "ash", "format": "wav"}]),
+        "audio": ([None, {}, {"voice": None}], [{"voice": "ash", "format": "wav"}]),
         "frequency_penalty": ([None, 0, 0.0], [0.5]),
         "function_call": ([None, "none", "auto"], [{"name": "f"}]),
         "functions": ([None, []], [[FUNCTION]]),
@@ -55,21 +55,22 @@ FIELDS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
         "user": ([None, "", "u"], [7]),
         "verbosity": ([None, "medium"], ["low"]),
         "web_search_options": ([None, {}], [{"search_context_size": "low"}]),
-        "cache_salt": ([], ["mine"]),
+        "cache_salt": ([None], ["mine"]),
+        "cache_control": ([None], [EPHEMERAL]),
     },
     "question": {
         "name": ([None, "", "Ann"], [7]),
         "cache_control": ([None, {}, EPHEMERAL], [{"type": "ephemeral", "ttl": "1h"}]),
-        "temperature": ([], [1]),
+        "temperature": ([None], [1]),
         "tool_calls": ([None, []], [[CALL]]),
         "tool_call_id": ([None, ""], ["call_1"]),
         "refusal": ([None, ""], ["no"]),
         "annotations": ([None, []], [[{"type": "url_citation"}]]),
     },
     "part": {
-        "cache_control": ([None, {}, EPHEMERAL], [{"type": "ephemeral", "ttl": "1h"}]),
+        "cache_control": ([None, {}, EPHEMERAL, {**EPHEMERAL, "ttl": None}], [{"type": "ephemeral", "ttl": "1h"}]),
         "prompt_cache_breakpoint": ([None, {}], [{"mode": "explicit"}]),
-        "extra": ([], [1]),
+        "extra": ([None], [1]),
     },
     "answer": {
         "annotations": ([None, []], [[{"type": "url_citation"}]]),
@@ -83,23 +84,23 @@ FIELDS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
         "reasoning": ([None, ""], ["hm"]),
         "reasoning_content": ([None, ""], ["hm"]),
     },
-    "call": {"index": ([None, 0, 3], ["a"]), "extra": ([], [1])},
-    "called": {"parsed_arguments": ([None, {}, {"a": 1}], []), "extra": ([], [1])},
-    "tool": {"cache_control": ([None, {}, EPHEMERAL], [{"type": "other"}]), "extra": ([], [1])},
+    "call": {"index": ([None, 0, 3], ["a"]), "extra": ([None], [1])},
+    "called": {"parsed_arguments": ([None, {}, {"a": 1}], []), "extra": ([None], [1])},
+    "tool": {"cache_control": ([None, {}, EPHEMERAL], [{"type": "other"}]), "extra": ([None], [1])},
     "function": {
         "description": ([None, "", "x"], [7]),
         "parameters": ([None, {}, {"type": "object"}], [7]),
         "strict": ([None, False, True], ["yes"]),
-        "extra": ([], [1]),
+        "extra": ([None], [1]),
     },
-    "schema": {"description": ([None, "", "x"], [7]), "strict": ([None, False, True], ["yes"]), "extra": ([], [1])},
-    "format": {"extra": ([], [1])},
-    "choice": {"extra": ([], [1])},
-    "chosen": {"extra": ([], [1])},
+    "schema": {"description": ([None, "", "x"], [7]), "strict": ([None, False, True], ["yes"]), "extra": ([None], [1])},
+    "format": {"extra": ([None], [1])},
+    "choice": {"extra": ([None], [1])},
+    "chosen": {"extra": ([None], [1])},
     "stream": {
         "include_usage": ([None, False], ["yes"]),
         "include_obfuscation": ([None, False, True], ["yes"]),
-        "extra": ([], [1]),
+        "extra": ([None], [1]),
     },
 }
 PATHS = {

@@ -23,6 +23,7 @@ from allod.web.openai import wire
 from allod.web.openai.read import read_chat, read_embed
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+REFUSAL = {"type": "refusal", "refusal": "no"}
 TOOL = {"type": "function", "function": {"name": "f", "description": "does f", "parameters": SCHEMA}}
 
 
@@ -77,12 +78,12 @@ def test_what_says_nothing_changes_nothing(place: str) -> None:
 def test_the_table_has_every_field_that_the_client_knows() -> None:
     """A new release of the client that has more makes this red."""
     published = set(typing.get_type_hints(params.CompletionCreateParamsNonStreaming))
-    assert published - {"model", "messages"} == histories.FIELDS["body"].keys() - {"cache_salt"}
+    assert published - {"model", "messages"} == histories.FIELDS["body"].keys() - {"cache_salt", "cache_control"}
     embedding = set(typing.get_type_hints(embedding_create_params.EmbeddingCreateParams))
     assert embedding == {"input", "model", "dimensions", "encoding_format", "user"}
 
 
-@pytest.mark.parametrize("field", ["dimensions", "encoding_format", "user"])
+@pytest.mark.parametrize("field", ["dimensions", "encoding_format", "user", "cache_control"])
 def test_embeddings_take_null(field: str) -> None:
     """As if it were not said."""
     plain = {"model": "echo", "input": "a"}
@@ -94,6 +95,23 @@ def test_a_refusal_is_what_the_assistant_said() -> None:
     for said in ({"content": None, "refusal": "no"}, {"content": [{"type": "refusal", "refusal": "no"}]}):
         body = {"model": "echo", "messages": [histories.QUESTION, {"role": "assistant", **said}]}
         assert read_chat(encoded(body)).chat.messages[1] == {"role": "assistant", "content": "no"}
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
+def test_nobody_else_refuses(role: str) -> None:
+    """A part of that kind is named where another's message has it."""
+    message = {"role": role, "tool_call_id": "c" if role == "tool" else "", "content": [REFUSAL]}
+    assert code_of(encoded({"model": "echo", "messages": [message]})) == ("invalid", "messages[0].content[0].refusal")
+
+
+def test_a_null_that_nobody_knows_takes_nothing_else_away() -> None:
+    """What is any JSON keeps its nulls, what must be said must be said, and another unknown field is named."""
+    schema = {"type": "object", "properties": {"a": {"const": None}}, "default": None}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "extra": None}}
+    body = histories.chat("body", "response_format", wanted)
+    assert read_chat(encoded(body)).chat.schema == schema
+    assert code_of(encoded({**body, "model": None, "extra": None})) == ("invalid", "model")
+    assert code_of(encoded({**body, "extra": None, "other": 0})) == ("invalid", "other")
 
 
 def test_a_repeated_key_is_named() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
 from allod.core.errors import Invalid
 from allod.serve.giving_way import give_way
+from allod.web.nulls import drop_unknown_nulls
 
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"unknown field `(.*)`\Z")
@@ -99,10 +99,13 @@ def _refuse_repeated(objects: list[dict[bytes, None]], key: bytes) -> None:
     raise Invalid(f"the key {name!r} is repeated", code="repeated_key", param=param)
 
 
-def decoded(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
-    """What `decode`, one of msgspec's, makes of the body. Raises Invalid, its `param` the place of the mistake."""
+def decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
+    """What `decoder` makes of the body. Raises Invalid, its `param` the place of the mistake.
+
+    An unknown field is one, unless it is null.
+    """
     try:
-        return decode(body)
+        return _read(decoder, body)
     except msgspec.ValidationError as error:
         text = str(error)
         found = _PLACE.search(text)
@@ -112,3 +115,14 @@ def decoded(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
         raise Invalid(text, param=place or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
+
+
+def _read(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        if not _UNKNOWN.search(_PLACE.sub("", str(error))):
+            raise
+    value = msgspec.json.decode(body)
+    drop_unknown_nulls(value, decoder.type)
+    return msgspec.convert(value, decoder.type)

@@ -28,7 +28,7 @@ class Asked:
 
     def read(self, body: type[_Body]) -> _Body:
         """The request's body; none at all stands for `{}`. Raises Invalid naming the place of what is wrong."""
-        return decoded(lambda data: msgspec.json.decode(data, type=body), self.body or b"{}")
+        return decoded(msgspec.json.Decoder(body), self.body or b"{}")
 
     def search(self, *names: str, lists: tuple[str, ...] = ()) -> Query:
         """The query, which may say `names` once each and `lists` any number of times."""

@@ -41,7 +41,7 @@ class EmbedCall:
 
 def read_chat(body: bytes) -> ChatCall:
     """The call in a body of `POST /v1/chat/completions`. Raises Invalid naming the place of what is wrong."""
-    read = decoded(wire.read_chat_body, body)
+    read = decoded(wire.chat_bodies, body)
     _refuse_unsupported(read)
     chat = Chat(
         model=read.model,
@@ -59,7 +59,7 @@ def read_chat(body: bytes) -> ChatCall:
 
 def read_embed(body: bytes) -> EmbedCall:
     """The call in a body of `POST /v1/embeddings`."""
-    read = decoded(wire.read_embeddings_body, body)
+    read = decoded(wire.embeddings_bodies, body)
     if read.dimensions is not None:
         raise Invalid("dimensions cannot be chosen here", param="dimensions", code="unsupported_parameter")
     texts = (read.input,) if isinstance(read.input, str) else tuple(read.input)
@@ -85,9 +85,14 @@ def _refuse_effects(part: msgspec.Struct, place: str) -> None:
     if not any(_EFFECTS[type(part)](part)):  # as nearly always
         return
     for name, plain in wire.WITHOUT_EFFECT[type(part)].items():
-        value = getattr(part, name)
+        value = _said(getattr(part, name))
         if value and value not in plain:
             raise Invalid(f"{name} is not supported", param=place + name, code="unsupported_parameter")
+
+
+def _said(value: Any) -> Any:
+    """`value` without the names to which it says null."""
+    return {name: each for name, each in value.items() if each is not None} if isinstance(value, dict) else value
 
 
 def _sampling(body: wire.ChatBody) -> Sampling:
@@ -111,7 +116,8 @@ def _message(message: wire.Message, index: int) -> dict[str, Any]:
             raise Invalid(f"only a message of role {role!r} has {name}", param=f"{place}.{name}")
     content = message.content
     if isinstance(content, list):
-        content = "".join(_part(part, f"{place}.content[{number}].") for number, part in enumerate(content))
+        role = message.role
+        content = "".join(_part(part, role, f"{place}.content[{number}].") for number, part in enumerate(content))
     if message.refusal:
         if content:
             raise Invalid("a message has both content and a refusal", param=f"{place}.refusal")
@@ -129,8 +135,10 @@ def _message(message: wire.Message, index: int) -> dict[str, Any]:
     return read
 
 
-def _part(part: wire.TextPart | wire.RefusalPart, place: str) -> str:
+def _part(part: wire.TextPart | wire.RefusalPart, role: str, place: str) -> str:
     if isinstance(part, wire.RefusalPart):
+        if role != _ROLES["refusal"]:
+            raise Invalid(f"only a message of role {_ROLES['refusal']!r} has a refusal", param=f"{place}refusal")
         return part.refusal
     _refuse_effects(part, place)
     return part.text

@@ -187,5 +187,5 @@ WITHOUT_EFFECT: dict[type[Struct], dict[str, tuple[Any, ...]]] = {
 }
 """Fields that are not supported, and the values of each, besides null and what is empty, that ask for nothing."""
 
-read_chat_body = msgspec.json.Decoder(ChatBody).decode
-read_embeddings_body = msgspec.json.Decoder(EmbeddingsBody).decode
+chat_bodies = msgspec.json.Decoder(ChatBody)
+embeddings_bodies = msgspec.json.Decoder(EmbeddingsBody)
