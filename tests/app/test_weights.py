@@ -127,6 +127,20 @@ def test_a_header_is_read_once(settings: Settings, tmp_path: Path, kind: str) ->
     assert replica_options(settings, weights, tmp_path).info.context_tokens == 256
 
 
+@pytest.mark.parametrize(("layers", "has_accelerators"), [(0, False), (12, True), (-1, True)])
+def test_layers_on_accelerators_are_told_to_whoever_watches_the_engine(
+    settings: Settings, tmp_path: Path, layers: int, has_accelerators: bool
+) -> None:
+    """It may sleep while they compute."""
+    file = tmp_path / "own.gguf"
+    file.write_bytes(gguf_bytes({"general.architecture": "llama"}))
+    own = serving(settings, str(file))
+    weights = prepare_weights(own, silent)
+    assert weights is not None
+    options = replica_options(replace(own, model=replace(own.model, gpu_layers=layers)), weights, tmp_path)
+    assert options.has_accelerators is has_accelerators
+
+
 def test_an_adapter_is_no_model_by_itself(settings: Settings, tmp_path: Path) -> None:
     """Named as a file it is refused at the gate."""
     file = tmp_path / "adapter.gguf"

@@ -53,11 +53,13 @@ class Mute:
 class Watch:
     """Looks at the engine all the while; `faults` are what was found."""
 
-    def __init__(self, process: subprocess.Popen[bytes], engine: Mute, deadlines: Deadlines) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], engine: Mute, deadlines: Deadlines, has_accelerators: bool
+    ) -> None:
         self.process = process
         self.engine = engine
         self.faults: list[str] = []
-        self._health = Health(engine, process.pid, deadlines, spare_bytes=1 << 30)
+        self._health = Health(engine, process.pid, deadlines, spare_bytes=1 << 30, has_accelerators=has_accelerators)
 
     async def look(self) -> None:
         while True:
@@ -71,10 +73,15 @@ class Watch:
 
 @asynccontextmanager
 async def watched(
-    program: str, deadlines: Deadlines = PATIENT, *, speaks: bool = False, answers: bool = False
+    program: str,
+    deadlines: Deadlines = PATIENT,
+    *,
+    speaks: bool = False,
+    answers: bool = False,
+    has_accelerators: bool = False,
 ) -> AsyncIterator[Watch]:
     process = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-S", "-c", program])
-    watch = Watch(process, Mute(speaks=speaks, answers=answers), deadlines)
+    watch = Watch(process, Mute(speaks=speaks, answers=answers), deadlines, has_accelerators)
     looking = asyncio.create_task(watch.look())
     try:
         yield watch
@@ -100,6 +107,25 @@ async def test_one_that_computes_is_only_busy(program: str) -> None:
         await until(lambda: watch.engine.num_probes == 1)
         await asyncio.sleep(2.5)
     assert watch.faults == []
+
+
+async def test_one_that_sleeps_in_a_call_of_its_accelerators_driver_is_only_busy() -> None:
+    """It owes a word and uses no processor time for longer than any other may, and another computes for it; but it too
+    has an end."""
+    async with watched(SLEEPING, replace(PATIENT, hung_s=4), has_accelerators=True) as watch:
+        await until(lambda: watch.engine.num_probes == 1)
+        await asyncio.sleep(2.5)
+        assert watch.faults == []
+        await until(lambda: bool(watch.faults))
+    assert watch.faults[0] == "said nothing for 4 s although it was asked"
+
+
+async def test_one_with_accelerators_that_is_stopped_is_hung_soon() -> None:
+    """That, the kernel knows of it as of any other."""
+    async with watched(SLEEPING, speaks=True, has_accelerators=True) as watch:
+        os.kill(watch.process.pid, signal.SIGSTOP)
+        await until(lambda: bool(watch.faults))
+    assert watch.faults[0] == "was stopped for 1 s"
 
 
 async def test_one_that_nobody_asked_anything_may_rest() -> None:

@@ -34,8 +34,8 @@ READ_PATHS = python_read_paths()
 # Answers with the question's text. `end` and `half` are words to end on: before anything is answered, or after one
 # piece. `once` before them ends only the first process that hears it, which leaves a socket as its mark (a sealed
 # process can make nothing else). `wait` is not answered at all; `talk` takes five seconds and `mumble`, a word in a
-# second and a half, six, in which no probe is answered; `grow` takes 256 MiB first. With `after` as its mode the second
-# start fails, with `slowly` each takes two seconds.
+# second and a half, six, in which no probe is answered, nor is one in the three seconds that `sulk` takes; `grow` takes
+# 256 MiB first. With `after` as its mode the second start fails, with `slowly` each takes two seconds.
 ENGINE = textwrap.dedent(
     r"""
     import json, os, socket, sys, threading, time
@@ -60,6 +60,10 @@ ENGINE = textwrap.dedent(
         text = asked["messages"][-1]["content"]
         *once, word = text.split()
         if word == "wait": time.sleep(60)
+        if word == "sulk":
+            talking.append(word)
+            time.sleep(3)
+            talking.clear()
         if word == "grow": talking.append(bytearray(os.urandom(1 << 20) * 256))
         if word in ("talk", "mumble", "grow"):
             talking.append(word)
@@ -415,6 +419,14 @@ async def test_an_engine_that_talks_is_not_ended_for_a_probe_that_it_misses(run:
     async with run(deadlines=Deadlines(probe_s=1, hung_s=2)) as replica:
         before = process_of(replica)
         assert (await replica.complete(saying("mumble"), salt="s")).content == "word " * 4
+        assert process_of(replica) is before
+
+
+async def test_an_engine_with_accelerators_may_compute_without_processor_time(run: Run) -> None:
+    """Silent for longer than another may be, it is waited for."""
+    async with run(deadlines=Deadlines(probe_s=1, still_s=1), has_accelerators=True) as replica:
+        before = process_of(replica)
+        assert (await replica.complete(saying("sulk"), salt="s")).content == "sulk"
         assert process_of(replica) is before
 
 

@@ -139,6 +139,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         evidence_dir=evidence_dir,
         deadlines=settings.deadlines,
         spare_bytes=model.spare_mib << 20,
+        has_accelerators=model.gpu_layers != 0,
         ready_timeout_s=model.ready_timeout_s,
     )
 

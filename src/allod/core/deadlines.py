@@ -12,7 +12,7 @@ class Deadlines:
 
     An engine that says nothing at all for `hung_s`, although it was asked something, is hung: it is ended and another
     one is started. One that says anything, to whomever, is only busy. `still_s` is shorter because what it goes by is
-    certain.
+    certain; what an accelerator does the kernel cannot say, and who has one is given `hung_s` unless it is stopped.
     """
 
     connect_s: int = 5  # until it takes a connection

@@ -5,7 +5,8 @@ nothing for a while is asked, and only who says nothing after that, to nobody, f
 unanswered while tokens come is no reason to end anything.
 
 The kernel tells two cases sooner, after `still_s`: a process that is stopped, and one that owes a word and neither uses
-processor time nor waits for a processor or a disk. A busy engine, however slow, is neither.
+processor time nor waits for a processor or a disk. A busy engine, however slow, is neither. One that has accelerators
+computes without processor time, asleep in a call of their driver: of it only the first case is told so soon.
 
 Memory is bounded by what it holds of its own (`RssAnon`) beyond what it held when it was ready: that counts what is
 used, whatever the model, while a limit of the kernel's (RLIMIT_DATA) counts what is reserved and would have to be
@@ -49,13 +50,17 @@ class Watched(Protocol):
 
 
 class Health:
-    """Of one engine and its process `pid`, which may grow by `spare_bytes` once it is ready."""
+    """Of one engine and its process `pid`, which may grow by `spare_bytes` once it is ready. With `has_accelerators`
+    it may compute elsewhere, where the kernel does not see it."""
 
-    def __init__(self, engine: Watched, pid: int, deadlines: Deadlines, *, spare_bytes: int) -> None:
+    def __init__(
+        self, engine: Watched, pid: int, deadlines: Deadlines, *, spare_bytes: int, has_accelerators: bool = False
+    ) -> None:
         self._engine = engine
         self._process = Path(f"/proc/{pid}")
         self._deadlines = deadlines
         self._spare_bytes = spare_bytes
+        self._has_accelerators = has_accelerators
         self._ready_bytes: int | None = None
         self._asked_s: float | None = None  # since when it owes a word
         self._probe: asyncio.Task[None] | None = None
@@ -98,7 +103,8 @@ class Health:
     def _still_s(self, process: Process, *, owes: bool) -> float:
         """For how long it has been stopped, or has owed a word and computed nothing."""
         now_s = asyncio.get_running_loop().time()
-        is_moving = not owes or process.is_at_work or process.num_ticks - self._num_ticks > FEW_TICKS
+        is_computing = process.is_at_work or process.num_ticks - self._num_ticks > FEW_TICKS
+        is_moving = not owes or is_computing or self._has_accelerators
         if self._moved_s is None or (is_moving and not process.is_stopped):
             self._moved_s, self._num_ticks = now_s, process.num_ticks
         return now_s - self._moved_s

@@ -53,6 +53,7 @@ class ReplicaOptions:
     evidence_dir: Path | None = None  # where what receipts give digests of is kept; None: nowhere
     deadlines: Deadlines = field(default_factory=Deadlines)
     spare_bytes: int = 2 << 30  # of memory that the engine may take beyond what it has when it is ready
+    has_accelerators: bool = False  # to compute on
     ready_timeout_s: float = 300.0
     poll_s: float = 0.1
     restart_wait_s: float = 0.5
@@ -171,8 +172,14 @@ class Replica:
         self.info, self.started_ms = replace(info, build=build), time.time_ns() // 1_000_000
         self._engine, self._has_failed = engine, False
         self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
-        deadlines, spare_bytes = self._options.deadlines, self._options.spare_bytes
-        self._health = Health(engine, process.pid, deadlines, spare_bytes=spare_bytes)
+        options = self._options
+        self._health = Health(
+            engine,
+            process.pid,
+            options.deadlines,
+            spare_bytes=options.spare_bytes,
+            has_accelerators=options.has_accelerators,
+        )
         self._changed.set()
 
     def _start_process(self) -> SealedProcess:
