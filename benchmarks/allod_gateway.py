@@ -13,13 +13,13 @@ import uvloop
 
 import mock_engine
 from allod.app.home import load_settings
+from allod.app.listening import listen
 from allod.app.realm import run_realm
 from allod.core.canonical import digest_of
 from allod.serve.engine import EngineInfo
 from allod.serve.engines.llama import LlamaEngine
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
-from allod.web.listening import listen
 from allod.web.server import answer
 
 MODEL = ServedModel(

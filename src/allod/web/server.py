@@ -31,6 +31,7 @@ MAX_HEAD_BYTES = 64 << 10
 FREE_PARTS, LEAST_PART_BYTES = 20_000, 32  # a body in more parts has so many bytes in each, on average
 SWITCH_S = 0.0005  # that a thread beside the event loop may compute before the loop has its turn; Python's own is 5 ms
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
+CONTINUE = b"HTTP/1.1 100 "  # how what is no response begins
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -87,6 +88,7 @@ class BoundedHeads(HttpToolsProtocol):
     _num_bytes = 0  # since the request began, or since the last of its body
     _deadline: asyncio.TimerHandle | None = None
     _reader_deadline: asyncio.TimerHandle | None = None
+    _joined: _JoinedHeads
 
     def __init__(self, deadlines: Deadlines, config: uvicorn.Config, **server: Any) -> None:
         super().__init__(config, **server)
@@ -94,6 +96,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.transport = self._joined = _JoinedHeads(transport)  # type: ignore[assignment]  # what is called of one
         transport.set_write_buffer_limits(high=0)  # whatever the kernel does not take is paused for, and so has an end
         self._start_deadline()
 
@@ -131,6 +134,10 @@ class BoundedHeads(HttpToolsProtocol):
         self._awaited, self._num_bytes = None, 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        self._joined.end_response()
+        super().on_response_complete()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         seconds = self._deadlines.reading_s(self.transport.get_write_buffer_size())
@@ -160,6 +167,38 @@ class BoundedHeads(HttpToolsProtocol):
         if self._reader_deadline is not None:
             self._reader_deadline.cancel()
             self._reader_deadline = None
+
+
+class _JoinedHeads:
+    """A transport that sends the head of a response with what follows it: one write less, and one packet."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self._is_begun = False  # the response whose turn it is
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._is_begun and not data.startswith(CONTINUE):
+            self._is_begun, self._head = True, data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def end_response(self) -> None:
+        """What is written next is another response's head."""
+        if self._head:  # it has no body
+            self.write(b"")
+        self._is_begun = False
+
+    def close(self) -> None:
+        if not self.is_closing():
+            self.end_response()
+        self._transport.close()
 
 
 class _Server(uvicorn.Server):
