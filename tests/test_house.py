@@ -227,6 +227,8 @@ def test_an_engine_is_started_before_the_rest_is_loaded() -> None:
     assert "allod.app.engine" in loaded
     later = (
         "allod.web.server",
+        "allod.serve.engines.llama",
+        "msgspec",
         "allod.govern.policy",
         "allod.prove",
         "allod.train",

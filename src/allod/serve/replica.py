@@ -8,6 +8,7 @@ only then is told at once when to ask again.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import re
 import time
@@ -16,7 +17,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.deadlines import Deadlines
@@ -27,8 +28,10 @@ from allod.core.whole_files import write_whole
 from allod.model.store import check_digest, digest_of_file, silent
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo, Tally
-from allod.serve.engines.llama import LlamaEngine
 from allod.serve.health import Health
+
+if TYPE_CHECKING:
+    from allod.serve.engines.llama import LlamaEngine
 
 READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
 LEAST_RETRY_S = 2.0  # until somebody who was told that an engine is being started asks again
@@ -158,6 +161,8 @@ class Replica:
         began_s = time.monotonic()
         self.process = process = await asyncio.to_thread(self._start_process)
         try:
+            from allod.serve.engines.llama import LlamaEngine
+
             info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
             engine = LlamaEngine(info, self._options.socket_path, deadlines=self._options.deadlines)
             checking = asyncio.create_task(asyncio.to_thread(self._check_pinned))
@@ -188,6 +193,7 @@ class Replica:
         log = self._options.seal.log_path
         self._log_start = log.stat().st_size if log is not None and log.exists() else 0
         process = start(self._options.seal)
+        importlib.import_module("allod.serve.engines.llama")  # what asks it is loaded while it reads its weights
         try:
             self.evidence = process.evidence()["stable"]
             if self._options.evidence_dir is not None:
