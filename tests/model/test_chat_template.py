@@ -51,6 +51,38 @@ def test_what_nothing_else_would_refuse_is_refused(template: str, told: str) -> 
     assert told in refused(template)
 
 
+FILTERS = (
+    "attr center filesizeformat forceescape format pprint random slice striptags urlencode urlize wordwrap xmlattr"
+)
+
+
+@pytest.mark.parametrize("name", FILTERS.split())
+def test_a_filter_that_no_template_needs_is_refused(name: str) -> None:
+    """Though jinja2 has it: some make much of little, the others are one thing more to get wrong."""
+    assert f"the filter '{name}' is not allowed" in refused(f"{{{{ x|{name} }}}}")
+
+
+@pytest.mark.parametrize("name", ["escaped", "filter", "test"])
+def test_a_test_that_no_template_needs_is_refused(name: str) -> None:
+    """Two of them ask what the interpreter has."""
+    assert f"the test '{name}' is not allowed" in refused(f"{{{{ x is {name} }}}}")
+
+
+METHODS = "center clear encode expandtabs format format_map ljust mro popen remove setdefault translate zfill"
+
+
+@pytest.mark.parametrize("name", METHODS.split())
+def test_a_method_that_no_template_needs_is_refused(name: str) -> None:
+    """Some fill up to any width, some reach what is not the chat's."""
+    assert f"the method {name!r} is not allowed" in refused(f"{{{{ x.{name}() }}}}")
+
+
+@pytest.mark.parametrize("name", ["lipsum", "self", "super", "messages"])
+def test_a_function_that_no_template_needs_is_refused(name: str) -> None:
+    """What is called is listed, or a macro of the template's own."""
+    assert f"a call of '{name}' is not allowed" in refused(f"{{{{ {name}() }}}}")
+
+
 def test_the_line_and_what_stands_there_are_named() -> None:
     """An operator can look at it."""
     assert (
@@ -63,8 +95,9 @@ def test_the_line_and_what_stands_there_are_named() -> None:
 
 def test_what_a_template_takes_out_of_texts_is_told() -> None:
     """So that no text can hide a control token around it."""
-    template = "{{ a.split('</think>')[-1].strip('\\n') }}{{ b|replace('<x>', '') }}{{ c.strip('*') }}{{ d.split() }}"
-    assert check_template(template).cuts == {"</think>", "<x>", "*", " "}
+    cutting = "{{ a.split('</think>')[-1].strip('\\n') }}{{ b|replace('<x>', '') }}{{ d.split() }}{{ e.rsplit('<y>') }}"
+    trimming = "{{ c.strip('*') }}{{ c.lstrip('#') }}{{ c.rstrip('%') }}{{ c|trim('=') }}"
+    assert check_template(cutting + trimming).cuts == {"</think>", "<x>", "<y>", " ", *"*#%="}
 
 
 def test_what_a_template_writes_itself_is_told() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
 from allod.model import gguf as module
-from allod.model.gguf import MAX_ARRAY_ITEMS, MAX_ITEMS, GgufHeader, read_header
+from allod.model.gguf import MAX_ITEMS, MAX_KEYS, MAX_TENSORS, GgufHeader, read_header
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 CHANGES_A_FILE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,6 +68,10 @@ def text(value: str | bytes) -> bytes:
 
 def pair(key: str, kind: int, value: bytes) -> bytes:
     return text(key) + struct.pack("<I", kind) + value
+
+
+def array_of(kind: int, length: int) -> bytes:
+    return struct.pack("<IQ", kind, length)
 
 
 ARCHITECTURE = pair("general.architecture", 8, text("llama"))
@@ -197,9 +201,10 @@ def test_an_unknown_version_is_refused(file: Path, version: int) -> None:
         b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 63),
         written_by_hand(pair("a", 8, struct.pack("<Q", (1 << 64) - 1))),
         written_by_hand(pair("a", 9, struct.pack("<IQ", 0, 1 << 62))),
+        written_by_hand(pair("a", 9, array_of(8, 2) + struct.pack("<Q", (1 << 64) - 1))),
         written_by_hand(pair("a", 9, struct.pack("<IQ", 9, 1 << 22) + struct.pack("<IQ", 9, 1 << 22) * 3)),
     ],
-    ids=["tensors", "keys", "key's name", "string", "array", "arrays of arrays"],
+    ids=["tensors", "keys", "key's name", "string", "array", "text in an array", "arrays of arrays"],
 )
 def test_a_huge_count_costs_nothing(file: Path, data: bytes) -> None:
     """A count that the file cannot hold is refused before memory is taken for it."""
@@ -211,17 +216,13 @@ def test_a_huge_count_costs_nothing(file: Path, data: bytes) -> None:
         tracemalloc.stop()
 
 
-def array_of(kind: int, length: int) -> bytes:
-    return struct.pack("<IQ", kind, length)
-
-
 def test_what_arrays_hold_is_not_kept(file: Path) -> None:
     """A sparse file of a few blocks on the disk claims eight million numbers and texts: passed over, not taken in."""
-    numbers = pair("a", 9, array_of(11, MAX_ARRAY_ITEMS))  # 32 MiB that nobody wrote
+    numbers = pair("a", 9, array_of(11, MAX_ITEMS // 2))  # 32 MiB that nobody wrote
     texts = pair("b", 9, array_of(8, 50_000))
     with file.open("wb") as sparse:
         sparse.write(b"GGUF" + struct.pack("<IQQ", 3, 1, 4) + ARCHITECTURE + CONTEXT + numbers)
-        sparse.seek(8 * MAX_ARRAY_ITEMS, 1)
+        sparse.seek(4 * MAX_ITEMS, 1)
         sparse.write(texts)
         sparse.truncate(sparse.tell() + 8 * 50_000)
         sparse.seek(0, 2)
@@ -237,16 +238,22 @@ def test_what_arrays_hold_is_not_kept(file: Path) -> None:
 
 
 def test_the_items_of_all_arrays_are_bounded_together(file: Path) -> None:
-    """Each array below its own limit, and one item more in the last than all of them may have."""
-    arrays = [pair("ab"[number], 9, array_of(0, MAX_ARRAY_ITEMS) + bytes(MAX_ARRAY_ITEMS)) for number in range(2)]
-    assert 2 * MAX_ARRAY_ITEMS == MAX_ITEMS
+    """As many as all of them may have, and one more."""
+    half = MAX_ITEMS // 2
+    arrays = [pair("ab"[number], 9, array_of(0, half) + bytes(half)) for number in range(2)]
     file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *arrays))
     assert read_header(file).architecture == "llama"
     one_more = pair("c", 9, array_of(0, 1) + bytes(1))
-    assert (
-        f"more than {MAX_ITEMS} items"
-        in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, *arrays, one_more)).message
-    )
+    error = refused(file, written_by_hand(ARCHITECTURE, CONTEXT, *arrays, one_more))
+    assert f"more than {MAX_ITEMS} items" in error.message
+
+
+@pytest.mark.parametrize("what", ["tensors", "keys"])
+def test_tensors_and_keys_are_bounded_in_number(file: Path, what: str) -> None:
+    """Said before the first of them is looked at."""
+    num_tensors, num_keys = (MAX_TENSORS + 1, 0) if what == "tensors" else (1, MAX_KEYS + 1)
+    error = refused(file, b"GGUF" + struct.pack("<IQQ", 3, num_tensors, num_keys))
+    assert f"{num_tensors if what == 'tensors' else num_keys} {what}, more than" in error.message
 
 
 def test_an_array_that_ends_beyond_the_file_is_refused(file: Path) -> None:
@@ -425,24 +432,36 @@ def vocabulary(*tokens: bytes, types: tuple[int, ...] | None = None) -> list[byt
     [
         ([u32("general.alignment", 24)], "power of two"),
         ([u32("general.alignment", 4)], "power of two"),
+        ([u32("general.alignment", 1 << 17)], "power of two"),
         ([pair("general.alignment", 10, struct.pack("<Q", 32))], "general.alignment is no uint32"),
         ([pair("general.alignment", 7, b"\x01")], "general.alignment is no uint32"),
         ([pair("split.count", 2, struct.pack("<H", 2))], "merge the parts"),
         ([pair("split.count", 8, text("2"))], "merge the parts"),
+        ([pair("split.count", 5, struct.pack("<i", -1))], "merge the parts"),
         ([pair("", 4, bytes(4))], "a key's name has 0 bytes"),
         ([pair("k" * 65536, 4, bytes(4))], "a key's name has 65536 bytes"),
         ([pair("a\0b", 4, bytes(4))], "no plain text"),
+        ([text(b"a\xff") + struct.pack("<II", 4, 0)], "no plain text"),
         ([pair("a", 9, array_of(9, 1) + array_of(0, 0))], "an array of arrays"),
         ([pair("a", 9, array_of(99, 0))], "unknown type 99"),
         (vocabulary(b"<s>", b"a", types=(3,)), "token_type has 1 items"),
         (vocabulary(b"<s>", b"a")[1:], "no tokenizer.ggml.tokens"),
+        ([pair("tokenizer.ggml.scores", 9, array_of(6, 1) + bytes(4))], "no tokenizer.ggml.tokens"),
+        ([pair("tokenizer.ggml.tokens", 8, text("a"))], "tokens is of the wrong type"),
+        ([*vocabulary(b"a")[:1], u32("tokenizer.ggml.token_type", 3)], "token_type is of the wrong type"),
+        (
+            [*vocabulary(b"a")[:1], pair("tokenizer.ggml.scores", 9, array_of(12, 1) + bytes(8))],
+            "scores is of the wrong",
+        ),
         ([pair("tokenizer.ggml.tokens", 9, array_of(0, 1) + b"a")], "tokens is of the wrong type"),
         ([*vocabulary(b"a")[:1], pair("tokenizer.ggml.token_type", 9, array_of(1, 1) + b"\x03")], "of the wrong type"),
         ([*vocabulary(b"a")[:1], pair("tokenizer.ggml.scores", 9, array_of(6, 2) + bytes(8))], "scores has 2 items"),
         (vocabulary(b"t" * 5000), "a text of 5000 bytes"),
         (vocabulary(b"x", types=(3,)), "no text could be told from the control token 0"),
         (vocabulary(b"", types=(3,)), "no text could be told from the control token 0"),
+        (vocabulary("<\u2060>".encode(), types=(3,)), "no text could be told from the control token 0"),
         (vocabulary(b"<\xff>", types=(3,)), "no UTF-8"),
+        ([pair("llama.pooling_type", 7, b"\x01")], "pooling type is of the wrong type"),
         ([pair("tokenizer.chat_template", 8, text("a\n{% include 'x' %}"))], "line 2: include is not allowed"),
         ([pair("tokenizer.chat_template.tool_use", 8, text("{{ x.__class__ }}"))], "tool_use) is refused at line 1"),
     ],
@@ -450,6 +469,15 @@ def vocabulary(*tokens: bytes, types: tuple[int, ...] | None = None) -> list[byt
 def test_what_the_engine_could_not_use_is_refused_with_the_reason(file: Path, pairs: list[bytes], reason: str) -> None:
     """Each names the key, or what is wrong with it."""
     assert reason in refused(file, written_by_hand(ARCHITECTURE, CONTEXT, *pairs)).message
+
+
+@pytest.mark.parametrize(
+    "named", [[], [u32("general.architecture", 1)], [pair("general.architecture", 8, text(""))]], ids=len
+)
+def test_a_model_names_its_architecture(file: Path, named: list[bytes]) -> None:
+    """Every other key of it is found by that name."""
+    pairs = [u32(f"{name}.context_length", 512) for name in ("None", "1", "")]
+    assert "it names no general.architecture" in refused(file, written_by_hand(*named, *pairs)).message
 
 
 @pytest.mark.parametrize(
@@ -468,6 +496,7 @@ def test_a_context_is_a_number_of_tokens(file: Path, value: tuple[int, bytes], r
         ("block_count", 4, struct.pack("<I", 0), "block_count is 0"),
         ("block_count", 4, struct.pack("<I", 513), "block_count is 513"),
         ("block_count", 6, struct.pack("<f", 2.0), "block_count is 2.0"),
+        ("block_count", 7, b"\x01", "block_count is True"),
         ("attention.layer_norm_rms_epsilon", 6, struct.pack("<f", -1e-5), "epsilon is -"),
         ("attention.layer_norm_epsilon", 6, struct.pack("<f", float("nan")), "epsilon is nan"),
         ("attention.layer_norm_rms_epsilon", 6, struct.pack("<f", float("inf")), "epsilon is inf"),
@@ -521,7 +550,7 @@ def test_a_big_endian_file_is_called_that(file: Path) -> None:
 
 def test_millions_of_empty_arrays_are_refused_at_the_first(file: Path) -> None:
     """Nothing reads arrays of arrays: forty megabytes of them cost what one does."""
-    data = written_by_hand(ARCHITECTURE, CONTEXT, pair("a", 9, array_of(9, MAX_ARRAY_ITEMS) + array_of(0, 0) * 1000))
+    data = written_by_hand(ARCHITECTURE, CONTEXT, pair("a", 9, array_of(9, MAX_ITEMS) + array_of(0, 0) * 1000))
     assert "an array of arrays" in refused(file, data).message
 
 
@@ -548,16 +577,22 @@ def test_control_tokens_are_those_that_the_engine_takes_for_them(file: Path) -> 
         b"|end|",
         b"<|im_end|>",
         b"\n[A] ",
+        b"ab>",
+        b"<ab",
+        b"<>",
     )
-    tokens = vocabulary(*names, types=(1, 2, 3, 4, 4, 4, 1, 5, 1, 1, 4))
+    tokens = vocabulary(*names, types=(1, 2, 3, 4, 4, 4, 1, 5, 1, 1, 4, 4, 4, 4))
     file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *tokens, u32("tokenizer.ggml.eot_token_id", 8)))
     assert set(read_header(file).control_tokens) == {"<unk-x>", "<|x|>", "<tool_call>", "|end|", "<|im_end|>", "\n[A] "}
 
 
-def test_a_listed_number_beyond_the_vocabulary_lists_nothing(file: Path) -> None:
-    """Publishers leave them behind."""
-    tokens = vocabulary(b"a", b"<s>", types=(1, 1))
-    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *tokens, u32("tokenizer.ggml.eot_token_id", 2)))
+@pytest.mark.parametrize(
+    "listed", [(4, struct.pack("<I", 2)), (5, struct.pack("<i", -1)), (7, b"\x00"), (8, text("a"))], ids=str
+)
+def test_what_is_no_number_of_a_token_lists_nothing(file: Path, listed: tuple[int, bytes]) -> None:
+    """Beyond the vocabulary, before it, or no number: publishers leave them behind."""
+    pairs = [*vocabulary(b"ab", b"<s>", types=(1, 1)), pair("tokenizer.ggml.eot_token_id", *listed)]
+    file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *pairs))
     assert read_header(file).control_tokens == ("<s>",)
 
 
@@ -596,17 +631,34 @@ def test_a_name_that_the_engine_knows_is_found_wherever_it_lies(
         b"<|im_end|>",
         "<｜fim▁hole｜>".encode(),
         b"[EOS]",
+        b"y" + bytes(7) + b"<bos>",
     )
     file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, *vocabulary(*names, types=(1,) * len(names))))
     assert set(read_header(file).control_tokens) == {"<s>", "<|im_end|>", "<｜fim▁hole｜>", "[EOS]"}
 
 
-def test_a_vocabulary_is_bounded_in_bytes_and_in_control_tokens(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it is looked through at the start."""
-    data = written_by_hand(ARCHITECTURE, CONTEXT, *vocabulary(b"<s>", b"</s>", b"<eos>", types=(1, 3, 1)))
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        vocabulary(b"<s>", b"</s>", b"<eos>"),
+        vocabulary(b"<a>", b"<b>", b"<c>", types=(3, 3, 3)),
+        vocabulary(b"<s>a", b"<s>b", b"<s>c"),
+    ],
+    ids=["by name", "by type", "that only begin with a name"],
+)
+def test_control_tokens_are_bounded_in_number(file: Path, monkeypatch: pytest.MonkeyPatch, tokens: list[bytes]) -> None:
+    """Each is looked up, and every text is searched for it; so is what has to be looked at to be told from one."""
+    data = written_by_hand(ARCHITECTURE, CONTEXT, *tokens)
+    file.write_bytes(data)
+    read_header(file)
     monkeypatch.setattr(module, "MAX_CONTROL_TOKENS", 2)
     assert "more than 2 control tokens" in refused(file, data).message
+
+
+def test_a_vocabulary_is_bounded_in_bytes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is looked through at the start."""
     monkeypatch.setattr(module, "MAX_VOCABULARY_BYTES", 35)
+    data = written_by_hand(ARCHITECTURE, CONTEXT, *vocabulary(b"<s>", b"</s>", b"<eos>"))
     assert "more than 35 bytes" in refused(file, data).message
 
 

@@ -3,7 +3,8 @@
 A template comes with a model from elsewhere and is run by the engine for every prompt, so it is a stranger's
 program. It is parsed, never run, by jinja2; the engine has an interpreter of its own (llama.cpp, common/jinja). What is
 listed is what templates of published models use. Loops run over what they are given: lists of a chat, or a range with a
-small bound; nothing multiplies, so nothing grows without end.
+small bound; nothing multiplies, and nothing is made of itself twice. What still grows, through names that are made of
+one another or loops in loops over a long chat, meets the engine's bounds on memory and time.
 """
 
 from __future__ import annotations
@@ -70,7 +71,6 @@ _NODES = tuple(
         "With",
         "Break",
         "Continue",
-        "ExprStmt",
         "Scope",
     )
 )
@@ -196,8 +196,7 @@ _METHODS = frozenset(
 )
 _CUTTERS = frozenset({"replace", "split", "rsplit"})  # their first argument is taken out of a text
 _TRIMMERS = frozenset({"strip", "lstrip", "rstrip", "trim"})
-
-_JOINS = (nodes.Add, nodes.Concat, nodes.Filter, nodes.List)
+_GROWERS = frozenset({"append", "extend", "insert", "update"})  # put what they are given into a list or a mapping
 
 
 class _Generation(Extension):
@@ -230,13 +229,13 @@ def check_template(template: str, name: str = "the chat template") -> TemplateTe
         return _Gate(name, _environment().parse(template)).check()
     except jinja2.TemplateSyntaxError as error:
         raise _refused(name, error.lineno, f"it is no Jinja: {error.message}") from error
-    except (RecursionError, ValueError, OverflowError) as error:  # numbers of too many digits are a ValueError
+    except (RecursionError, ValueError) as error:  # numbers of too many digits are a ValueError
         raise _refused(name, 1, "it is nested too deeply, or a number is too long") from error
 
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(  # noqa: S701 - nothing is rendered
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", _Generation]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
 
 
@@ -290,8 +289,10 @@ class _Gate:
             raise self._no(node, f"{type(node).__name__.lower()} is not allowed")
         if isinstance(node, nodes.Const):
             self._check_constant(node, node.value)
-        elif isinstance(node, (nodes.Name, nodes.NSRef, nodes.Macro)):
+        elif isinstance(node, (nodes.Name, nodes.Macro)):
             self._check_word(node, node.name)
+        elif isinstance(node, nodes.NSRef):
+            self._check_word(node, f"{node.name}.{node.attr}")
         elif isinstance(node, nodes.Getattr):
             self._check_word(node, node.attr)
         elif isinstance(node, (nodes.Filter, nodes.Test)):
@@ -303,11 +304,13 @@ class _Gate:
             self._check_call(node)
         elif isinstance(node, nodes.For) and node.recursive:
             raise self._no(node, "a recursive loop is not allowed")
-        elif isinstance(node, nodes.Assign):
-            self._check_growth(node)
+        elif isinstance(node, (nodes.Assign, nodes.AssignBlock)):
+            made_of = [node.node] if isinstance(node, nodes.Assign) else node.body
+            if sum(_uses(each, _spelt(node.target)) for each in made_of) > 1:  # doubles, again for every message
+                raise self._no(node, f"{_spelt(node.target)} is made of itself twice")
 
     def _check_constant(self, node: nodes.Node, value: object) -> None:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= MAX_NUMBER:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > MAX_NUMBER:
             raise self._no(node, f"a number beyond {MAX_NUMBER} is not allowed")
         if isinstance(value, str):
             self._check_word(node, value)
@@ -326,6 +329,8 @@ class _Gate:
             if called.attr not in _METHODS:
                 raise self._no(node, f"the method {called.attr!r} is not allowed")
             self._check_cutter(node, called.attr)
+            if called.attr in _GROWERS and any(_uses(each, _spelt(called.node)) for each in node.args):
+                raise self._no(node, f"{_spelt(called.node)} is put into itself")
         elif not isinstance(called, nodes.Name) or called.name not in _FUNCTIONS | set(self._macros):
             raise self._no(node, f"a call of {getattr(called, 'name', 'an expression')!r} is not allowed")
 
@@ -339,14 +344,6 @@ class _Gate:
             self._cuts.add(text or " ")
         elif name in _TRIMMERS and text:
             self._cuts |= {letter for letter in text if not letter.isspace()}
-
-    def _check_growth(self, node: nodes.Assign) -> None:
-        """`x = x + x` doubles, and doubles again for every message."""
-        name = _spelt(node.target)
-        used = [_spelt(each) for each in node.node.find_all((nodes.Name, nodes.Getattr))]
-        joins = isinstance(node.node, _JOINS) or any(node.node.find_all(_JOINS))
-        if joins and used.count(name) > 1:
-            raise self._no(node, f"{name} is made of itself twice")
 
     def _check_expansion(self) -> None:
         """A macro that calls another twice, which calls a third twice, is long though it is short."""
@@ -391,7 +388,23 @@ def _spelt(node: nodes.Node) -> str:
         return f"{node.name}.{node.attr}"
     if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
         return f"{node.node.name}.{node.attr}"
+    if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and isinstance(node.arg, nodes.Const):
+        return f"{node.node.name}.{node.arg.value}"
     return f"#{id(node)}"
+
+
+def _uses(node: nodes.Node, name: str) -> int:
+    """How many times the value of an expression, or what a statement writes, may hold the value of `name`."""
+    if _spelt(node) == name:
+        return 1
+    if isinstance(node, (nodes.Compare, nodes.Test, nodes.Not)):  # true or false, whatever is asked
+        return 0
+    if isinstance(node, (nodes.And, nodes.Or)):
+        return max(_uses(node.left, name), _uses(node.right, name))
+    if isinstance(node, nodes.CondExpr):
+        return max(_uses(each, name) for each in (node.expr1, node.expr2) if each is not None)
+    parts = [node.node] if isinstance(node, nodes.Getitem) else node.iter_child_nodes()
+    return sum(_uses(each, name) for each in parts)
 
 
 def _calls(tree: nodes.Node, name: str) -> bool:

@@ -23,10 +23,8 @@ from allod.model.control_tokens import BREAK, KNOWN_NAMES, ControlTokens
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 10_000
-MAX_STRING_BYTES = 1 << 24
-MAX_TEXT_BYTES = 1 << 24  # of all names and texts that are kept while reading
-MAX_ARRAY_ITEMS = 1 << 22
-MAX_ITEMS = 1 << 23
+MAX_TEXT_BYTES = 1 << 24  # of all names and texts that are kept while reading, and of each that is passed over
+MAX_ITEMS = 1 << 23  # in all arrays together
 MAX_ALIGNMENT = 1 << 16
 MAX_TEXTS = 1 << 21  # in all arrays together: each costs the reader some 200 ns
 MAX_NAME_BYTES = 63  # of a tensor: GGML_MAX_NAME, less the zero that ends it
@@ -276,7 +274,7 @@ class _Reader:
         return value
 
     def _passed_array(self, key: str) -> _Array:
-        kind, length = self._number("<I"), self._count(MAX_ARRAY_ITEMS, f"items of the array {key}")
+        kind, length = self._number("<I"), self._number("<Q")
         self._num_items += length
         if self._num_items > MAX_ITEMS:
             raise _Malformed(f"more than {MAX_ITEMS} items in its arrays")
@@ -284,7 +282,7 @@ class _Reader:
             raise _Malformed(f"key {key} is an array of {'arrays' if kind == _ARRAY else f'the unknown type {kind}'}")
         passed = _Array(kind, length, self._at, array("Q", [self._at]))
         if kind in _SCALARS:
-            self._skip(length * struct.calcsize(_SCALARS[kind]))
+            self._at += length * struct.calcsize(_SCALARS[kind])
         else:
             self._pass_texts(key, length, passed.begins)
         return passed
@@ -294,7 +292,7 @@ class _Reader:
         self._num_texts += length
         if self._num_texts > MAX_TEXTS:
             raise _Malformed(f"more than {MAX_TEXTS} texts in its arrays")
-        limit = MAX_TOKEN_BYTES if key == _TOKENS else MAX_STRING_BYTES
+        limit = MAX_TOKEN_BYTES if key == _TOKENS else MAX_TEXT_BYTES
         at, size_at = self._at, _SIZE.unpack_from
         window, begin, last = b"", at, -1  # as locals: this is most of what reading a header costs
         for _ in range(length):
@@ -307,7 +305,7 @@ class _Reader:
                 raise _Malformed(f"a text of {size} bytes in {key}, more than {limit}")
             at += 8 + size
             begins.append(at)
-        self._skip(at - self._at)
+        self._at = at
 
     def _bytes_at(self, at: int, length: int) -> bytes:
         back, self._at = self._at, at
@@ -315,14 +313,9 @@ class _Reader:
         self._at = back
         return data
 
-    def _skip(self, length: int) -> None:
-        self._at += length
-        if self._at > self._size:
-            raise _Malformed("it ends within its header")
-
     def _name(self, what: str, limit: int) -> str:
         """A name of one byte at least and `limit` at most, in UTF-8 and without a zero."""
-        length = self._count(MAX_STRING_BYTES, f"bytes of a {what}'s name")
+        length = self._number("<Q")
         if not 0 < length <= limit:
             raise _Malformed(f"a {what}'s name has {length} bytes, and must have 1 to {limit}")
         self._at -= 8
@@ -332,7 +325,7 @@ class _Reader:
         return name
 
     def _string(self) -> str:
-        length = self._count(MAX_STRING_BYTES, "bytes of a string")
+        length: int = self._number("<Q")
         self._num_text_bytes += length
         if self._num_text_bytes > MAX_TEXT_BYTES:
             raise _Malformed(f"more than {MAX_TEXT_BYTES} bytes of names and texts")
@@ -356,9 +349,7 @@ class _Reader:
         return self._window[place : place + length]
 
     def _look(self, length: int) -> None:
-        """Put at least `length` bytes from here on into the window."""
-        if self._at + length > self._size:
-            raise _Malformed("it ends within its header")
+        """Put at least `length` bytes from here on into the window; what was passed over may end beyond the file."""
         self._file.seek(self._at)
         self._window, self._window_begin = self._file.read(max(length, _WINDOW_BYTES)), self._at
         if len(self._window) < length:
