@@ -14,7 +14,7 @@ from allod.core.canonical import digest_of
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Pieces, Usage
 from allod.serve.engine import EngineInfo, LoadedAdapter, Tally
-from allod.serve.schemas.places import targets
+from allod.serve.schemas.places import target_of, targets
 
 DIMENSIONS = 8
 MAX_WORD_CHARS = 1 << 10
@@ -144,9 +144,10 @@ class _Instances:
             return schema["const"]
         if schema.get("enum"):
             return schema["enum"][0]
-        if schema.get("$ref") in self._targets and self._depth < MAX_DEPTH and self._left:
+        target = target_of(schema.get("$ref"), self._targets)
+        if target is not None and self._depth < MAX_DEPTH and self._left:
             self._depth, self._left = self._depth + 1, self._left - 1
-            found = self.of(self._targets[schema["$ref"]][1])
+            found = self.of(target[1])
             self._depth -= 1
             return found
         if schema.get("anyOf"):

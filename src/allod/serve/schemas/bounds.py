@@ -18,7 +18,7 @@ from typing import Any
 from allod.core.errors import Invalid
 from allod.core.requests import Json
 from allod.core.shown_text import ends_of
-from allod.serve.schemas.places import in_place, places, targets
+from allod.serve.schemas.places import REFERENCES, in_place, places, target_of, targets
 from allod.serve.schemas.repetition import expanded
 
 
@@ -52,6 +52,7 @@ _PAIRS = (
     ("minimum", "maximum"),
 )
 _COUNTED = {keyword for pair in _PAIRS[:-1] for keyword in pair}
+_MAX_NAME = 100
 _MAX_REASON = 500
 _NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "multipleOf"}.union(*_PAIRS)
 
@@ -104,7 +105,7 @@ def check_bounds(schema: Json) -> None:
             raise refused(f"{reason} at {place}")
     _check_patterns(found)
     _check_multiples(found)
-    _Evaluations(schema).check()
+    _Evaluations(schema, found).check()
 
 
 def refused(reason: str, *, param: str | None = None) -> Invalid:
@@ -173,23 +174,28 @@ def _patterns(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
 class _Evaluations:
     """How many schemas judge one value at each place, references followed: an `allOf` of references can fan out."""
 
-    def __init__(self, schema: Json) -> None:
-        self._schema = schema
+    def __init__(self, schema: Json, found: list[tuple[str, dict[str, Any]]]) -> None:
+        self._found = found
+        self._places = {id(each): place for place, each in found}
         self._targets = targets(schema)
         self._known: dict[int, int] = {}
         self._open: list[int] = []
 
     def check(self) -> None:
-        if sum(self._count(found) for _, found in places(self._schema)) > LIMITS.evaluations:
-            raise refused(f"one value would be held against more than {LIMITS.evaluations} schemas")
+        total = 0
+        for place, each in self._found:
+            total += self._count(each)
+            if total > LIMITS.evaluations:
+                raise refused(f"$ref: a value would be held against more than {LIMITS.evaluations} schemas at {place}")
 
     def _count(self, schema: Any) -> int:
         if not isinstance(schema, dict):
             return 1
         if id(schema) in self._open:
-            raise refused("$ref: refers to itself without a property or an item in between")
+            reason = "$ref: refers to itself without a property or an item in between"
+            raise refused(f"{reason} at {self._places[id(schema)]}")
         if len(self._open) >= LIMITS.reference_chain + LIMITS.depth:
-            raise refused(f"$ref: a chain of more than {LIMITS.reference_chain}")
+            raise refused(f"$ref: a chain of more than {LIMITS.reference_chain} at {self._places[id(schema)]}")
         if id(schema) not in self._known:
             self._open.append(id(schema))
             self._known[id(schema)] = min(1 + sum(map(self._count, self._judging(schema))), LIMITS.evaluations + 1)
@@ -198,7 +204,12 @@ class _Evaluations:
 
     def _judging(self, schema: dict[str, Any]) -> Iterator[Any]:
         yield from in_place(schema)
-        for keyword in ("$ref", "$dynamicRef"):
+        for keyword in REFERENCES:
             reference = schema.get(keyword)
-            if isinstance(reference, str) and reference in self._targets:
-                yield self._targets[reference][1]
+            target = target_of(reference, self._targets)
+            if target is not None:
+                yield target[1]
+            elif isinstance(reference, str):
+                shown = ends_of(reference, limit=_MAX_NAME)
+                reason = f"{keyword}: {shown!r} is no schema within this one, and no other is fetched,"
+                raise refused(f"{reason} at {self._places[id(schema)]}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from allod.core.requests import Json
 from allod.serve.schemas.bounds import refused
-from allod.serve.schemas.places import places, rebuilt, targets
+from allod.serve.schemas.places import places, rebuilt, target_of, targets
 
 # Where only one text may follow, the engine would take it from its tokenizer at once, which reads a control token's
 # name as the token: the answer would end there, or lack it. The model writes such texts token by token instead.
@@ -19,6 +19,9 @@ _ANY_OBJECT: Json = {"type": "object"}
 _COUNTS = ("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties")
 _FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 _NOT_ENFORCED = {
+    "$dynamicAnchor",
+    "$dynamicRef",
+    "$recursiveRef",
     "contains",
     "dependencies",
     "dependentRequired",
@@ -70,10 +73,8 @@ def _moved(schema: Json, at: str) -> Any:
 
     def led(found: dict[str, Any]) -> dict[str, Any]:
         changed = {keyword: value for keyword, value in found.items() if keyword not in ("$id", "$anchor", "$schema")}
-        reference = found.get("$ref")
-        if isinstance(reference, str):
-            place = known[reference][0] if reference in known else reference
-            changed["$ref"] = at + place.removeprefix("#") if place.startswith("#") else place
+        if target := target_of(found.get("$ref"), known):
+            changed["$ref"] = at + target[0].removeprefix("#")
         return changed
 
     return rebuilt(schema, led)

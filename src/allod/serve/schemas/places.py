@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from allod.core.requests import Json
 
@@ -24,6 +25,9 @@ _ONE = {
 _LISTS = {"allOf", "anyOf", "items", "oneOf", "prefixItems"}
 _MAPS = {"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"}
 _IN_PLACE = {"allOf", "anyOf", "dependencies", "dependentSchemas", "else", "if", "not", "oneOf", "then"}
+
+
+REFERENCES = ("$ref", "$dynamicRef")
 
 
 def children(schema: Any) -> Iterator[tuple[str, str, Any]]:
@@ -76,11 +80,14 @@ def rebuilt(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
 def targets(schema: Json) -> dict[str, tuple[str, Any]]:
     """What each reference that stays inside `schema` may say, with the place and the schema that it means.
 
-    Places ("#/$defs/a"), anchors ("#a"), and the schema's own address before either.
+    Places ("#/$defs/a"), anchors ("#a"), an address of one's own, and the whole schema's before any of them.
     """
     found: dict[str, tuple[str, Any]] = {}
     for place, child in places(schema):
         found[place] = (place, child)
+        found |= {place + below: (place + below, each) for _, below, each in children(child) if isinstance(each, bool)}
+        if place != "#" and "$id" in child:
+            found.setdefault(str(child["$id"]), (place, child))
         for keyword in ("$anchor", "$dynamicAnchor"):
             if keyword in child:
                 found.setdefault(f"#{child[keyword]}", (place, child))
@@ -89,6 +96,13 @@ def targets(schema: Json) -> dict[str, tuple[str, Any]]:
         found |= {own + name: target for name, target in found.items()}
         found[own] = found["#"]
     return found
+
+
+def target_of(reference: Any, known: dict[str, tuple[str, Any]]) -> tuple[str, Any] | None:
+    """The place and the schema that a reference means, by `targets`; None where it leads out of what those are of."""
+    if not isinstance(reference, str):
+        return None
+    return known.get(reference) or known.get(unquote(reference))
 
 
 def escaped(name: str) -> str:

@@ -21,7 +21,7 @@ import jsonschema_rs
 import llguidance
 
 from allod.core.errors import Invalid
-from allod.core.shown_text import ends_of
+from allod.serve.schemas import words
 from allod.serve.schemas.bounds import check_bounds, refused
 from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value
@@ -33,7 +33,6 @@ _OPENING = b'"{[:,0at-'  # what leads on rather than to the end
 _COMPILING = "failed to compile JSON schema: "
 _ALLOWED = b"\xc8"  # what a byte that may follow has in the list of them
 _PLACES = 100  # that are looked at for the one to name
-_MAX_REASON = 300
 _NICE = 5  # a third of a processor where others want all of it: schemas still get their turn
 _PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000, size_limit=10 << 20)
 
@@ -68,14 +67,13 @@ def _check_compiled(schema: Any, is_grammar: bool) -> None:
     try:
         _validator(json.dumps(schema))
     except jsonschema_rs.ValidationError as error:
-        place = "".join(f"/{step}" for step in error.instance_path)
-        raise refused(f"it is no JSON Schema: {_shown(error.message)} at #{place}") from error
+        is_pattern = isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Format) and error.kind.format == "regex"
+        raise refused(words.of_value(error.instance, error.instance_path, is_pattern=is_pattern)) from error
     except (jsonschema_rs.ReferencingError, ValueError) as error:
-        raise refused(f"it is no JSON Schema: {_shown(str(error))}") from error
+        raise refused(words.NO_ADDRESS) from error
     fault = _grammar_fault(grammar_of(schema)) if is_grammar else None
     if fault is not None:
-        keyword = "pattern: " if "regex" in fault else ""
-        raise refused(f"{keyword}{_shown(fault.removeprefix(_COMPILING))} at {_place(schema, fault)}")
+        raise refused(f"{words.of_grammar(fault)} at {_place(schema, fault)}")
 
 
 def _kept(schema: Any, is_grammar: bool, text: str) -> str:
@@ -127,11 +125,6 @@ def _place(schema: Any, fault: str) -> str:
         if place != "#" and _grammar_fault(grammar_of(found)) == fault:
             return place
     return "#"
-
-
-def _shown(reason: str) -> str:
-    """A library's sentence, on one line, with no more of the client's own words than tell which they are."""
-    return ends_of(" ".join(reason.split()), limit=_MAX_REASON)
 
 
 def _no_retrieval(uri: str) -> Any:
