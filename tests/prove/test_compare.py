@@ -88,11 +88,19 @@ def test_a_damaged_log_is_said_to_be_damaged(tmp_path: Path) -> None:
     assert (found.verdict, found.is_consistent, found.head) == ("damaged", False, None)
 
 
+def test_a_log_that_is_gone_is_not_consistent(tmp_path: Path) -> None:
+    """Who kept a tree head asks just that."""
+    note = fill(tmp_path / "log", 4)
+    found = compare(tmp_path / "nothing", KEY.verifier, note)
+    assert (found.verdict, found.is_consistent, found.head) == ("damaged", False, None)
+
+
 def test_a_bundle_holds_a_head(tmp_path: Path) -> None:
     """Whoever kept a receipt kept a tree head."""
     log = open_log(tmp_path, KEY)
     log.append([Entry(b'{"predicate":{"id":"r0"}}', "r0")])
-    assert kept_note(bundle_for(log, "r0")) == log.note == kept_note(log.note.encode())
+    bundle = bundle_for(log, "r0")
+    assert kept_note(bundle) == kept_note(b"\n " + bundle) == log.note == kept_note(log.note.encode())
     log.close()
 
 

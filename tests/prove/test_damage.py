@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
 from allod.prove import recovery
-from allod.prove.fsck import fsck
+from allod.prove.fsck import Had, fsck, rebuild
 from allod.prove.keys import SigningKey
 from allod.prove.log import Entry, open_log
 from allod.prove.reading import read_log
@@ -163,10 +163,34 @@ def test_a_log_that_was_put_back_is_damaged_to_whoever_knows_a_later_head(made: 
     log.append([Entry(b'{"predicate":{"id":"later"}}', "later")])
     later = log.head
     log.close()
-    assert not fsck(directory, KEY.verifier, known=[early, later]).findings
+    assert not fsck(directory, KEY.verifier, had=Had(heads=[early, later])).findings
     shutil.rmtree(directory)
     shutil.copytree(made, directory)
-    (finding,) = fsck(directory, KEY.verifier, known=[early, later]).findings
+    (finding,) = fsck(directory, KEY.verifier, had=Had(heads=[early, later])).findings
     assert finding.problem == f"it had a signed tree head of size {later.size} once, and has it no more"
-    assert fsck(directory, KEY.verifier, known=[later]).is_damaged
-    assert not fsck(directory, KEY.verifier, known=[early]).is_damaged
+    assert fsck(directory, KEY.verifier, had=Had(heads=[later])).is_damaged
+    assert rebuild(directory, KEY, had=Had(heads=[later])).is_damaged
+    assert not fsck(directory, KEY.verifier, had=Had(heads=[early])).is_damaged
+
+
+def test_a_log_is_damaged_that_holds_less_than_was_charged(made: Path) -> None:
+    """It was put back with all that is derived from it: the ledger alone knows."""
+    size = fsck(made, KEY.verifier).head.size
+    assert not fsck(made, KEY.verifier, had=Had(charged=size)).findings
+    report = fsck(made, KEY.verifier, had=Had(charged=size + 1))
+    assert report.is_damaged
+    assert report.findings[0].problem == f"the ledger has charged {size + 1} of its entries, and it holds {size}"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_log_that_is_gone_is_damaged_and_never_begun_anew(made: Path, tmp_path: Path, whole: bool) -> None:
+    """Alone, or with all that is derived from it."""
+    directory = tmp_path / "log"
+    shutil.copytree(made, directory)
+    (directory / "segment").unlink()
+    if whole:
+        shutil.rmtree(directory)
+    for report in (fsck(directory, KEY.verifier), rebuild(directory, KEY)):
+        assert report.is_damaged
+        assert report.findings[0].problem == "it is gone"
+    assert not (directory / "segment").exists()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from allod.app.known_heads import heads_of_bundles
+from allod.app.known_heads import FOLDERS, heads_of_bundles
 from allod.app.policies import open_policies
 from allod.core.errors import Invalid, Unavailable
 from allod.core.secret_files import make_private_directory
@@ -49,6 +49,12 @@ class ArtefactsLog:
         """What its tree heads are verified with. Raises Invalid."""
         return self._policies.key().verifier
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the realm has the log, or what is kept of its entries: then it was there."""
+        kept = any(next(folder.glob("*.json"), None) for folder in (self._home / name for name in FOLDERS))
+        return kept or (self._directory / "segment").exists()
+
     def releases(self) -> Releases:
         """Every release. Raises Invalid: (`no_log`), (`log_damaged`) or (`bad_bundle`) for a log that was put back."""
         key = self.key
@@ -59,7 +65,7 @@ class ArtefactsLog:
         raises."""
         verifier = self.key
         known = self._known_heads(verifier)
-        if not known and not self._is_there():
+        if not known and not self.is_there:
             return []
         found: list[bytes] = []
 
@@ -82,7 +88,7 @@ class ArtefactsLog:
     def check_leaves(self, stages: Iterable[TrainingStatement]) -> None:
         """Raise Invalid (`stage_unlogged`) unless each of these stages' manifests is a leaf, and what `releases`
         raises."""
-        _check_leaves(stages, self.releases().trainings if self._is_there() else frozenset())
+        _check_leaves(stages, self.releases().trainings if self.is_there else frozenset())
 
     def append_release(self, digest: str, stages: Iterable[TrainingStatement], make: Make) -> LoggedRelease:
         """Append the release of the file with this digest; then keep its bundle. What is there already is not appended
@@ -110,9 +116,6 @@ class ArtefactsLog:
     def _known_heads(self, key: VerifierKey) -> list[TreeHead]:
         """Tree heads that the log has had. Raises Invalid (`bad_bundle`)."""
         return heads_of_bundles(self._home, key)
-
-    def _is_there(self) -> bool:
-        return (self._directory / "segment").exists()
 
     @contextmanager
     def _open(self) -> Iterator[Log]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from allod.app.home import Home, now_ms
 from allod.core.clock_statements import CLOCK, ClockAccepted, check_clock_statement
-from allod.core.errors import Unavailable
+from allod.core.errors import Invalid, Unavailable
 from allod.core.statements import check_statement
 from allod.prove.keys import load_signing_key
 from allod.prove.log import Log
@@ -87,8 +87,12 @@ class Acceptances:
         self.known: ClockAccepted | None = None  # the newest when it was last asked for
 
     def newest(self) -> ClockAccepted | None:
-        """The newest; the log is read again only where its file has changed. Raises Invalid for a damaged log."""
-        status = (self._directory / "segment").stat()
+        """The newest; the log is read again only where its file has changed. Raises Invalid for a damaged log, or one
+        that is gone."""
+        try:
+            status = (self._directory / "segment").stat()
+        except OSError as error:
+            raise Invalid(f"the log cannot be read ({error.strerror})", code="no_log") from error
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
         if stamp != self._stamp:
             self.known = self._read()

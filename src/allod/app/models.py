@@ -44,10 +44,9 @@ class ReleasedModels:
 
     @cached_property
     def releases(self) -> Releases | None:
-        """The log's releases; None in a realm that has no artefacts log. Raises Invalid for a log that is damaged."""
-        if not (self._settings.home / "logs" / "artefacts" / "segment").exists():
-            return None
-        return ArtefactsLog(self._settings).releases()
+        """The log's releases; None in a realm that never had an artefacts log. Raises Invalid for a damaged one."""
+        log = ArtefactsLog(self._settings)
+        return log.releases() if log.is_there else None
 
     def newest(self) -> dict[str, ArtefactStatement]:
         """What each name stands for now, in the order of the names. Nothing of it is checked but the log."""

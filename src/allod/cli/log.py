@@ -7,6 +7,7 @@ import json
 import secrets
 import sys
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home, load_settings, now_ms
 from allod.app.known_heads import heads_of_bundles
+from allod.app.tenants import open_store
 from allod.cli.tenant import event, the_log_to_itself
 from allod.cli.verify import read_bounded
 from allod.core.clock_statements import ClockAccepted, clock_statement
@@ -22,10 +24,11 @@ from allod.core.statements import check_statement
 from allod.govern.moments import moment_text
 from allod.prove.bundle import MAX_BUNDLE_BYTES
 from allod.prove.compare import Comparison, compare, kept_note
-from allod.prove.fsck import FsckReport, fsck, rebuild
+from allod.prove.fsck import NOTHING, FsckReport, Had, fsck, rebuild
 from allod.prove.heads import TreeHead
 from allod.prove.keys import load_signing_key
 from allod.prove.notes import VerifierKey
+from allod.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,19 +130,21 @@ def _accept_clock(home: Home, words: argparse.Namespace) -> int:
 
 def _fsck(home: Home, words: argparse.Namespace) -> int:
     """Both logs of the realm: 0 if each is whole and every entry can be read, 1 if not."""
+    settings = load_settings()
     reports = {}
     for name, directory, key_file in (
         ("receipts", home.receipts, home.log_key),
         ("artefacts", home.artefacts, home.artefacts_key),
     ):
-        if not (name == "receipts" or directory.exists()):
+        if name == "artefacts" and not ArtefactsLog(settings).is_there:
             continue
         key = load_signing_key(key_file)
+        had = _had(settings, name, key.verifier)
         with the_log_to_itself():
             reports[name] = (
-                rebuild(directory, key, check_statement)
+                rebuild(directory, key, check_statement, had=had)
                 if words.rebuild
-                else fsck(directory, key.verifier, check_statement, known=_known_heads(home, name, key.verifier))
+                else fsck(directory, key.verifier, check_statement, had=had)
             )
     is_sound = all(report.is_sound for report in reports.values())
     if words.json:
@@ -151,9 +156,16 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
     return 0 if is_sound else 1
 
 
-def _known_heads(home: Home, name: str, key: VerifierKey) -> list[TreeHead]:
-    """Of the artefacts log those in the bundles that policies and releases are believed by. Raises Invalid."""
-    return heads_of_bundles(home.path, key) if name == "artefacts" else []
+def _had(settings: Settings, name: str, key: VerifierKey) -> Had:
+    """Of the artefacts log the heads in the bundles that policies and releases are believed by; of the receipts what
+    was charged. Raises Invalid, and Unavailable where the ledger cannot be asked."""
+    if name == "artefacts":
+        return Had(heads=heads_of_bundles(settings.home, key))
+    if not settings.tenants.database and not Home(settings.home).tenants.exists():
+        return NOTHING
+    with closing(open_store(settings)) as store:
+        position = store.position(settings.origin)
+    return Had(charged=position.num_entries if position else 0)
 
 
 def _told(report: FsckReport) -> dict[str, Any]:

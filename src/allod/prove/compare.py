@@ -46,16 +46,14 @@ def kept_note(data: bytes) -> str:
 def compare(directory: Path, key: VerifierKey, note: str) -> Comparison:
     """The log in `directory` beside the tree head in `note`, which is of its origin. Takes no lock; reads it all twice.
 
-    Raises Invalid (`bad_head`, `no_log`).
+    Raises Invalid (`bad_head`).
     """
     kept = TreeHead.of_signed(note)
     if signed_head(note, key) is None:
         return Comparison("not_signed", "the tree head is not signed by this log's key", kept)
     try:
         return _compared(directory, key, kept)
-    except Invalid as error:
-        if error.code != "log_damaged":
-            raise
+    except Invalid as error:  # a log that is gone is one that nobody can read
         return Comparison("damaged", error.message, kept)
 
 

@@ -35,6 +35,17 @@ CheckEntry = Callable[[bytes], Statement]
 
 
 @dataclass(frozen=True, slots=True)
+class Had:
+    """What is known from elsewhere that a log once held: tree heads, and so many entries that a ledger charged."""
+
+    heads: Collection[TreeHead] = ()
+    charged: int = 0
+
+
+NOTHING = Had()
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Something wrong. `is_derived` if the segment can make it again; `is_tail` if it was never acknowledged;
     `is_entry` if the log is whole and holds what nobody can read, which a gateway steps over."""
@@ -69,11 +80,10 @@ class FsckReport:
 class _Replay:
     """One pass over the segment, with the findings on the way."""
 
-    def __init__(
-        self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None, known: Collection[TreeHead]
-    ) -> None:
+    def __init__(self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None, had: Had) -> None:
         self.directory, self.key = directory, key
-        self.known = dict.fromkeys(known)  # those still to be met
+        self.known = dict.fromkeys(had.heads)  # those still to be met
+        self.charged = had.charged
         self.unsigned: list[int] = []
         self.check_entry = check_entry
         self.standing = Standing.empty(directory, key.name)
@@ -96,6 +106,9 @@ class _Replay:
         return index, 0 if saved is None else saved.size
 
     def read_segment(self) -> None:
+        if not (self.directory / "segment").is_file():
+            self.find("segment", "it is gone")
+            return
         with (self.directory / "segment").open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 self.find("segment", "does not start as one")
@@ -133,6 +146,9 @@ class _Replay:
             check_reached(self.standing.head, self.published, self.indexed)
         except Invalid as error:
             self.find("segment", error.message)
+        if self.charged > self.standing.head.size:
+            size = self.standing.head.size
+            self.find("segment", f"the ledger has charged {self.charged} of its entries, and it holds {size}")
         for head in self.known:
             self.find("segment", f"it had a signed tree head of size {head.size} once, and has it no more")
 
@@ -203,19 +219,14 @@ def _below(size: int, batches: Mapping[int, int]) -> dict[int, int]:
     return {leaf: offset for leaf, offset in batches.items() if leaf < size}
 
 
-def fsck(
-    directory: Path, key: VerifierKey, check_entry: CheckEntry | None = None, *, known: Collection[TreeHead] = ()
-) -> FsckReport:
+def fsck(directory: Path, key: VerifierKey, check_entry: CheckEntry | None = None, *, had: Had = NOTHING) -> FsckReport:
     """Check every sum, leaf, tree head, tile and index row of the log in `directory`, and each entry by `check_entry`.
 
-    It must extend each tree head in `known`. Whether it is damaged is judged as `open_log` and `read_log` judge it.
+    It must hold all that it `had` once. Whether it is damaged is judged as a gateway's start judges it.
     Time and memory grow with the log: about a second and 20 MB for 100,000 entries, and with `check_statement` ten
-    times that. Raises Invalid only if there is no log here at all.
+    times that.
     """
-    path = directory / "segment"
-    if not path.is_file():
-        raise Invalid("there is no log here", code="no_log")
-    replayed = _Replay(directory, key, check_entry, known)
+    replayed = _Replay(directory, key, check_entry, had)
     replayed.read_segment()
     replayed.check_end()
     replayed.compare_checkpoint()
@@ -225,10 +236,13 @@ def fsck(
     return FsckReport(replayed.standing.head, replayed.num_heads, replayed.num_bytes, tuple(replayed.findings))
 
 
-def rebuild(directory: Path, key: SigningKey, check_entry: CheckEntry | None = None) -> FsckReport:
+def rebuild(
+    directory: Path, key: SigningKey, check_entry: CheckEntry | None = None, *, had: Had = NOTHING
+) -> FsckReport:
     """Make the index, the tiles and `checkpoint` again from the segment, then check. Takes the log's lock.
 
-    Raises what `open_log` raises: a damaged segment is not repaired, by this or by anything.
+    Raises what `open_log` raises: a damaged segment is not repaired, by this or by anything, nor is one that is gone.
     """
-    open_log(directory, key, anew=True).close()
-    return fsck(directory, key.verifier, check_entry)
+    if (directory / "segment").is_file():
+        open_log(directory, key, anew=True).close()
+    return fsck(directory, key.verifier, check_entry, had=had)
