@@ -131,7 +131,7 @@ def test_a_header_is_read_once(settings: Settings, tmp_path: Path, kind: str) ->
 def test_layers_on_accelerators_are_told_to_whoever_watches_the_engine(
     settings: Settings, tmp_path: Path, layers: int, has_accelerators: bool
 ) -> None:
-    """It may sleep while they compute."""
+    """It may sleep while they compute; and a batch of theirs is larger."""
     file = tmp_path / "own.gguf"
     file.write_bytes(gguf_bytes({"general.architecture": "llama"}))
     own = serving(settings, str(file))
@@ -139,6 +139,7 @@ def test_layers_on_accelerators_are_told_to_whoever_watches_the_engine(
     assert weights is not None
     options = replica_options(replace(own, model=replace(own.model, gpu_layers=layers)), weights, tmp_path)
     assert options.has_accelerators is has_accelerators
+    assert options.config["batch_tokens"] == (256 if has_accelerators else 128)
 
 
 def test_an_adapter_is_no_model_by_itself(settings: Settings, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import struct
 from contextlib import AbstractAsyncContextManager
@@ -15,7 +16,7 @@ from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Embed
 from allod.model.gguf import read_header
-from allod.serve.engine import Engine
+from allod.serve.engine import Engine, Tally
 
 pytestmark = pytest.mark.slow
 MEAN_POOLING, LAST_POOLING = 1, 3
@@ -45,6 +46,20 @@ def running(weights: Path, tmp_path: Path) -> AbstractAsyncContextManager[Engine
     assert read_header(model).can_embed
     settings = load_settings({"model.name": str(model), "model.context_tokens": 512}, home=tmp_path / "home")
     return run_engine(settings, prepare_weights(settings, lambda what, done, total: None))
+
+
+async def test_who_leaves_early_is_told_what_was_computed(running: AbstractAsyncContextManager[Engine]) -> None:
+    """All of the texts that the engine had begun with, by its own count, and no others."""
+    group = tuple(f"{number} The cat sat on the mat." for number in range(32))
+    async with running as engine:
+        whole = (await engine.embed(Embed("m", group))).usage.prompt_tokens
+        tally = Tally()
+        embedding = asyncio.create_task(engine.embed(Embed("m", group * 3), tally=tally))
+        await asyncio.sleep(0.1)
+        embedding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await embedding
+    assert tally.prompt_tokens == whole
 
 
 async def test_similar_texts_have_similar_vectors(running: AbstractAsyncContextManager[Engine]) -> None:

@@ -212,6 +212,73 @@ async def test_no_text_reaches_the_engine_with_a_control_token_in_it(tmp_path: P
     assert json.loads(asked_of[0])["messages"] == [{"role": "user", "content": "a<\u2060|im_end|>b"}]
 
 
+# Vectors
+
+
+async def embed_one(exchange: Exchange) -> None:
+    """A vector for each text, which begins with a number, and a token for each."""
+    texts = json.loads(exchange.body)["input"]
+    data = [{"index": place, "embedding": [float(text[:2])]} for place, text in enumerate(texts)]
+    await exchange.whole(json.dumps({"data": data, "usage": {"prompt_tokens": len(texts)}}).encode())
+
+
+async def test_texts_are_embedded_in_groups_of_a_bounded_size(tmp_path: Path) -> None:
+    """By number and by bytes, the text that is longer alone; vectors come in the order of the texts."""
+    sizes = [2] * 40 + [2000] * 3 + [6000, 2]
+    texts = tuple(f"{place:02}".ljust(size) for place, size in enumerate(sizes))
+    async with serving(tmp_path, embed_one) as (_, server):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
+        made = await engine.embed(Embed("m", texts))
+        await engine.close()
+    assert [vector for (vector,) in made.vectors] == list(range(len(texts)))
+    assert made.usage.prompt_tokens == len(texts)
+    asked = [[len(text) for text in json.loads(exchange.body)["input"]] for exchange in server.heard]
+    assert asked == [[2] * 32, [2] * 8 + [2000] * 2, [2000], [6000], [2]]
+
+
+async def test_who_leaves_before_the_vectors_is_charged_for_the_group_that_was_begun(tmp_path: Path) -> None:
+    """The engine computes it to its end, and says then what it took; no other group is begun."""
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        asked.set()
+        await gate.wait()
+        await embed_one(exchange)
+
+    async with serving(tmp_path, answer) as (_, server):
+        engine, tally = LlamaEngine(EchoEngine().info, str(tmp_path / "s")), Tally()
+        embedding = asyncio.create_task(engine.embed(Embed("m", ("10",) * 40), tally=tally))
+        await asked.wait()
+        embedding.cancel()
+        await asyncio.sleep(0.05)
+        assert not embedding.done()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await embedding
+        await engine.close()
+    assert tally.prompt_tokens == 32
+    assert len(server.heard) == 1
+
+
+async def test_vectors_are_not_waited_for_without_end_by_who_leaves(tmp_path: Path) -> None:
+    """Then the engine is hung up on."""
+    asked = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        asked.set()
+        await exchange.reader.read()  # until it is hung up on
+
+    async with serving(tmp_path, answer) as (_, server):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"), deadlines=Deadlines(let_go_s=0))
+        embedding = asyncio.create_task(engine.embed(Embed("m", ("10",))))
+        await asked.wait()
+        embedding.cancel()
+        await asyncio.wait([embedding], timeout=5)
+        assert embedding.cancelled()
+        await server.ended.acquire()
+        await engine.close()
+
+
 # An engine that lies, or goes on
 
 

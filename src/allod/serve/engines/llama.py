@@ -11,7 +11,7 @@ Every answer is streamed from it, so that it tells what it computes while it com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from allod.serve.schemas.grammar import grammar_of
 
 CHAT_PATH = "/v1/chat/completions"
 TEXTS_AT_ONCE = 32  # to embed in one exchange, so that reading the vectors holds nobody up
+BYTES_AT_ONCE = 4 << 10  # of them, or one text: for who leaves early the engine goes on to the end of these
 POLL_S = 0.02
 
 _encode = msgspec.json.Encoder().encode
@@ -96,8 +97,8 @@ class LlamaEngine:
         vectors: list[tuple[float, ...]] = []
         try:
             async with asyncio.timeout(self._deadlines.answer_s):
-                for start in range(0, len(embed.texts), TEXTS_AT_ONCE):
-                    vectors += await self._vectors(embed.texts[start : start + TEXTS_AT_ONCE], tally)
+                for texts in _groups(embed.texts):
+                    vectors += await self._vectors(texts, tally)
         except TimeoutError:
             raise Unavailable("the engine took too long", code="engine_slow", retry_after_s=5) from None
         return Embeddings(tuple(vectors), tally.usage or Usage())
@@ -189,6 +190,17 @@ class LlamaEngine:
         self._slots.give_back(turn)
 
     async def _vectors(self, texts: tuple[str, ...], tally: Tally) -> list[tuple[float, ...]]:
+        """The vectors of a group. Who leaves waits for them: only with them the engine tells what was computed."""
+        asking = asyncio.create_task(self._ask_for_vectors(texts, tally))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            with suppress(TimeoutError, AllodError):
+                async with asyncio.timeout(self._deadlines.let_go_s):
+                    await asking
+            raise
+
+    async def _ask_for_vectors(self, texts: tuple[str, ...], tally: Tally) -> list[tuple[float, ...]]:
         body = b'{"input":%b}' % await plain_json(self.info.control_tokens.plain_texts, texts)
         self._prompt_bytes += len(body)
         try:
@@ -223,6 +235,21 @@ class _Working:
                 await self._reading.last_word()
         finally:
             await self._engine._end(self._reading, self._num_bytes, is_lost=is_lost)
+
+
+def _groups(texts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Texts that are embedded together, in their order."""
+    group: list[str] = []
+    num_bytes = 0
+    for text in texts:
+        size = len(text.encode())
+        if group and (len(group) == TEXTS_AT_ONCE or num_bytes + size > BYTES_AT_ONCE):
+            yield tuple(group)
+            group, num_bytes = [], 0
+        group.append(text)
+        num_bytes += size
+    if group:
+        yield tuple(group)
 
 
 def _placed(body: bytes, turn: Turn) -> bytes:
