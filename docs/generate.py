@@ -112,11 +112,43 @@ def codes_in(trees: Iterable[ast.AST]) -> dict[str, set[str]]:
         if isinstance(node, ast.Call) and (made := kinds.get(name := _scoped(number, _called(node)))):
             values += [(one.value, made) for one in node.keywords if one.arg == "code"]
             values += [(one, made) for one in node.args[places[name] :][:1]] if name in places else []
+    made_by = _made_by(nodes, kinds)
+    for number, node in nodes:
+        if isinstance(node, ast.Try):
+            values += _made_again(number, node, kinds, made_by)
     found: dict[str, set[str]] = {}
     for value, made in values:
         for code in texts(value):
             found.setdefault(code, set()).update(made)
     return found
+
+
+Kinds = dict[tuple[int | None, str], set[str]]
+
+
+def _made_by(nodes: Iterable[tuple[int, ast.AST]], kinds: Kinds) -> dict[str, list[ast.expr]]:
+    """The codes of the errors that functions of each name raise themselves."""
+    made_by: dict[str, list[ast.expr]] = {}
+    for number, node in nodes:
+        if isinstance(node, _FUNCTIONS):
+            raised = [one for each in ast.walk(node) if isinstance(each, ast.Raise) for one in ast.walk(each)]
+            calls = [one for one in raised if isinstance(one, ast.Call) and _scoped(number, _called(one)) in kinds]
+            codes = [one.value for call in calls for one in call.keywords if one.arg == "code"]
+            made_by.setdefault(node.name, []).extend(codes)
+    return made_by
+
+
+def _made_again(
+    number: int, attempt: ast.Try, kinds: Kinds, made_by: dict[str, list[ast.expr]]
+) -> Iterator[tuple[ast.expr, set[str]]]:
+    """What is tried may fail with a code that is caught, and goes on under another kind."""
+    tried = {_called(one) for part in attempt.body for one in ast.walk(part) if isinstance(one, ast.Call)}
+    for handler in attempt.handlers:
+        for call in (one for one in ast.walk(handler) if isinstance(one, ast.Call)):
+            given = [*call.args, *(one.value for one in call.keywords)]
+            if any(ast.unparse(one) == f"{handler.name}.code" for one in given):
+                made = kinds.get(_scoped(number, _called(call)), set())
+                yield from ((code, made) for name in tried for code in made_by.get(name, ()))
 
 
 def _scoped(number: int, name: str) -> tuple[int | None, str]:

@@ -74,6 +74,17 @@ def test_a_code_is_found_wherever_it_is_said(generate: ModuleType, source: str) 
     assert generate.codes_in([ast.parse(source)]) == {"one": {"Invalid"}}
 
 
+def test_a_code_that_goes_on_under_another_kind_has_both(generate: ModuleType) -> None:
+    """What is caught and raised again: a file of ours that is unsafe is no fault of who asks."""
+    read = 'def read(): raise Invalid("x", code="one")\n'
+    again = "def again(code): return Unavailable('x', code=code)\n"
+    for raised in ("Unavailable('x', code=error.code)", "again(error.code)"):
+        source = (
+            f"{read}{again}def f():\n    try:\n        read()\n    except Invalid as error:\n        raise {raised}"
+        )
+        assert generate.codes_in([ast.parse(source)]) == {"one": {"Invalid", "Unavailable"}}
+
+
 def test_what_is_no_error_has_no_code_on_the_page(generate: ModuleType) -> None:
     """A nation has one, too."""
     assert generate.codes_in([ast.parse('Nation(code="GB")')]) == {}
