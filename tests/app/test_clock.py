@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from allod.app.clock import Clock, ClockBounds
+from allod.app.clock import NUM_LAST, Acceptances, Clock, ClockBounds, believed_clock, last_time_ms, running_ms
+from allod.app.home import load_settings
 from allod.core.clock_statements import ClockAccepted, check_clock_statement, clock_statement
 from allod.core.errors import Invalid, Unavailable
+from allod.core.policy_statements import POLICY
+from allod.prove.keys import SigningKey
+from allod.prove.log import Entry, Log, open_log
 
 BOUNDS = ClockBounds()
 LAST_MS = 1_795_262_400_000
@@ -92,6 +100,14 @@ def test_an_accepted_clock_dates_receipts() -> None:
     assert clock.now_ms() == clocks.wall
     clocks.wall += BOUNDS.step_ms + 1
     refused(clock)
+    clock.accept(clocks.wall)
+    assert clock.now_ms() == clocks.wall
+
+
+def test_the_clock_that_runs_goes_on_while_the_machine_sleeps() -> None:
+    """Nobody sets it, and a machine that slept for a night has no wrong clock in the morning."""
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    assert before <= running_ms() <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 def test_a_log_without_a_time_begins_with_any() -> None:
@@ -110,3 +126,105 @@ def test_an_acceptance_is_a_statement() -> None:
     assert check_clock_statement(data) == accepted
     with pytest.raises(Invalid):
         check_clock_statement(data.replace(b'"entries":7', b'"entries":-7'))
+    with pytest.raises(Invalid, match="not a clock statement"):
+        check_clock_statement(data.replace(b"urn:allod:clock:v1", b"urn:allod:heartbeat:v1"))
+    with pytest.raises(Invalid):
+        clock_statement(replace(accepted, entries=-7))
+
+
+# What the logs say
+
+KEY = SigningKey("realm.example/artefacts", bytes([3]) * 32)
+RECEIPTS = SigningKey("realm.example/receipts/a", bytes([4]) * 32)
+
+
+def ended(*times: object) -> list[Entry]:
+    """Entries that ended then, as JSON writes it."""
+    return [Entry(b'{"predicate":{"at":{"end_ms":%s}}}' % str(time).encode(), f"r{time}") for time in times]
+
+
+def accepted(number: int, *, entries: int = 0, log: str = RECEIPTS.name) -> ClockAccepted:
+    return ClockAccepted(f"clock_{number:032x}", LAST_MS + number, log, entries, "ab" * 32, "cli:operator")
+
+
+def said(one: ClockAccepted) -> Entry:
+    return Entry(clock_statement(one), one.id)
+
+
+@pytest.fixture
+def artefacts(tmp_path: Path) -> Iterator[Log]:
+    with closing(open_log(tmp_path / "artefacts", KEY)) as log:
+        yield log
+
+
+@pytest.fixture
+def receipts(tmp_path: Path) -> Iterator[Log]:
+    with closing(open_log(tmp_path / "receipts", RECEIPTS)) as log:
+        yield log
+
+
+class Keys:
+    """The artefacts log's key, and how often it was asked for: once for each reading of the log."""
+
+    num_asked = 0
+
+    def __call__(self) -> object:
+        self.num_asked += 1
+        return KEY.verifier
+
+
+def test_the_newest_acceptance_of_this_logs_clock_counts(artefacts: Log, tmp_path: Path) -> None:
+    """Not another log's, nor what merely has the word in it; and the log is read again when it has grown, only then."""
+    keys = Keys()
+    acceptances = Acceptances(tmp_path / "artefacts", keys, RECEIPTS.name)  # type: ignore[arg-type]
+    assert acceptances.newest() is None
+    first, second = accepted(1), accepted(2, entries=1)
+    artefacts.append([said(first), said(accepted(7, log="realm.example/receipts/b"))])
+    assert acceptances.newest() == acceptances.known == first
+    mentions = (
+        said(accepted(8))
+        .leaf.replace(b"urn:allod:clock:v1", POLICY.encode())
+        .replace(b"cli:operator", b"urn:allod:clock:v1")
+    )
+    artefacts.append([said(second), Entry(mentions, "other")])
+    assert [acceptances.newest() for _ in range(3)] == [second] * 3
+    assert keys.num_asked == 3
+
+
+def test_a_damaged_artefacts_log_accepts_nothing(artefacts: Log, tmp_path: Path) -> None:
+    """Its key did not sign that."""
+    for number in range(2):
+        artefacts.append([said(accepted(number))])
+    segment = tmp_path / "artefacts" / "segment"
+    segment.write_bytes(segment.read_bytes().replace(b"cli:operator", b"cli:0perator", 1))
+    with pytest.raises(Invalid):
+        Acceptances(tmp_path / "artefacts", lambda: KEY.verifier, RECEIPTS.name).newest()
+
+
+@pytest.mark.parametrize("odd", ["1e400", "-1", str(1 << 53), "true", "[]", "x", '{"a":1}'])
+def test_the_logs_last_time_is_the_latest_that_is_one(receipts: Log, odd: str) -> None:
+    """Requests end in another order than they began, and a log may hold what nobody can read."""
+    assert last_time_ms(receipts, None) is None
+    receipts.append(ended(*range(1, 10)))
+    receipts.append(ended(LAST_MS, 5, odd))
+    assert last_time_ms(receipts, None) == LAST_MS
+    receipts.append([Entry(b"[]", "o"), *ended(*range(10, 10 + NUM_LAST))])
+    assert last_time_ms(receipts, None) == 9 + NUM_LAST
+
+
+def test_what_is_older_than_an_acceptance_counts_no_more(receipts: Log) -> None:
+    """Its own time does, until a receipt follows it."""
+    receipts.append(ended(LAST_MS * 2, LAST_MS * 2))
+    since = accepted(3, entries=2)
+    assert last_time_ms(receipts, since) == since.at_ms
+    receipts.append(ended(LAST_MS + 5))
+    assert last_time_ms(receipts, since) == LAST_MS + 5
+
+
+def test_beside_no_log_every_clock_is_believed(tmp_path: Path) -> None:
+    """A realm that was only trained in has no receipts, and its first use makes the artefacts log's key."""
+    settings = load_settings(home=tmp_path / "home")
+    assert believed_clock(settings).now_ms() > 0
+    (settings.home / "keys").mkdir()
+    (settings.home / "keys" / "artefacts.key").touch()
+    assert believed_clock(settings).now_ms() > 0

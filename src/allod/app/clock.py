@@ -75,7 +75,7 @@ class Clock:
         """Take the clock for right, if it still is near what was accepted."""
         wall = self._wall_ms()
         if abs(wall - at_ms) <= self._bounds.accepted_for_ms:
-            self._last_ms, self._good = at_ms, (wall, self._running_ms())
+            self._good = wall, self._running_ms()
 
 
 class Acceptances:
