@@ -1,7 +1,8 @@
-"""What the gateway's own protocol writes: a response's head and what follows it are one write."""
+"""The gateway's own protocol: a response's head and what follows it are one write; who works is told of who leaves."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from allod.core.deadlines import Deadlines
+from allod.web.http import WATCH, ClientLeft
 from allod.web.server import BoundedHeads
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -35,13 +37,19 @@ class Written:
         return lambda *words, **named: None
 
 
-async def written(application: Any, *requests: bytes) -> Written:
-    """What is written for these requests, which come one after the other."""
+def connected(application: Any, state: ServerState) -> tuple[BoundedHeads, Written]:
+    """The protocol of a new connection, and what it writes to."""
     config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None, server_header=False)
     config.load()
-    state, transport = ServerState(), Written()
-    protocol = BoundedHeads(Deadlines(), config, server_state=state, app_state={})
-    protocol.connection_made(transport)  # type: ignore[arg-type]
+    protocol, transport = BoundedHeads(Deadlines(), config, server_state=state, app_state={}), Written()
+    protocol.connection_made(transport)  # type: ignore[arg-type]  # what is called of one
+    return protocol, transport
+
+
+async def written(application: Any, *requests: bytes) -> Written:
+    """What is written for these requests, which come one after the other."""
+    state = ServerState()
+    protocol, transport = connected(application, state)
     for request in requests:
         protocol.data_received(request)
         for task in tuple(state.tasks):
@@ -93,3 +101,42 @@ async def test_a_refusal_of_what_is_no_request_is_written_before_the_connection_
     transport = await written(answering(b"a"), b"\x00\r\n\r\n")
     assert [write.partition(b"\r\n")[0] for write in transport.writes] == [b"HTTP/1.1 400 Bad Request"]
     assert transport.is_closed
+
+
+@pytest.mark.parametrize("num_turns", [0, 5], ids=["before it began", "while it waits"])
+async def test_work_for_a_client_that_left_ends_at_once(num_turns: int) -> None:
+    """Nobody looks for that: the connection says so, and by then or later the work is cancelled."""
+    told: list[object] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await scope["extensions"][WATCH].unless_client_leaves(asyncio.sleep(60))
+        except ClientLeft as reason:
+            told.append(reason)
+
+    state = ServerState()
+    protocol, _ = connected(application, state)
+    protocol.data_received(GET)
+    [task] = state.tasks
+    for _ in range(num_turns):
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    ended, _ = await asyncio.wait([task], timeout=2)
+    assert (len(ended), len(told)) == (1, 1)
+
+
+async def test_a_client_is_heard_while_its_answer_is_made() -> None:
+    """Reading was paused for its large body, and would have gone on only with the next request."""
+    heard: list[bool] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        await scope["extensions"][WATCH].unless_client_leaves(asyncio.sleep(0))
+        heard.append(not protocol.flow.read_paused)
+
+    state = ServerState()
+    protocol, _ = connected(application, state)
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 70000\r\n\r\n" + b"x" * 70_000)
+    assert protocol.flow.read_paused
+    await asyncio.gather(*state.tasks)
+    assert heard == [True]

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
 from allod.web import receipts
-from allod.web.http import ClientLeft, read_body, unless_client_leaves
+from allod.web.http import WATCH, ClientLeft, read_body
 from allod.web.server import BoundedHeads
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
@@ -34,7 +34,7 @@ class Echo:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with suppress(ClientLeft):
             body = await read_body(receive, {}, limit_bytes=1 << 30)
-            await unless_client_leaves(receive, asyncio.sleep(self.pause_s))
+            await scope["extensions"][WATCH].unless_client_leaves(asyncio.sleep(self.pause_s))
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
             await send({"type": "http.response.body", "body": b"%8d" % len(body)})
 
@@ -60,7 +60,7 @@ class Endless:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await read_body(receive, {}, limit_bytes=1 << 20)
         try:
-            await unless_client_leaves(receive, self._stream(send))
+            await scope["extensions"][WATCH].unless_client_leaves(self._stream(send))
         except ClientLeft:
             self.left.set()
 

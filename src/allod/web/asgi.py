@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from allod.core.errors import AllodError, Denied, Invalid
 from allod.core.requests import new_request_id
 from allod.govern.keys import Caller, KeyRing
 from allod.govern.tenants import Key
-from allod.web.http import JSON, ClientLeft, Headers, Receive, Send, respond, retry_after
+from allod.web.http import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond, retry_after
 from allod.web.metrics import Metrics
 from allod.web.openai import write
 
@@ -25,6 +25,7 @@ _SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allo
 # What is raised only where there is a receipt, then or a moment later.
 _RECORDED = ("policy_denied", "schema_not_kept", "tool_call_invalid")
 logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
@@ -44,7 +45,12 @@ class Call:
     administrator: Key | None = None
     allowed: str = ""  # the methods of a path that was asked for with another
     is_head: bool = False  # asked as HEAD, and answered as GET without the body
+    watch: Watch | None = None  # over the client's connection
     started: bool = False  # whether the response has begun, so that an error can no longer be a status
+
+    async def unless_client_leaves(self, work: Awaitable[_Result]) -> _Result:
+        """The result of `work`, which is cancelled once the client leaves; then ClientLeft is raised."""
+        return await (work if self.watch is None else self.watch.unless_client_leaves(work))
 
     async def respond(self, status: int, body: bytes, headers: Headers = JSON) -> None:
         """A whole response; it carries the request's id."""
@@ -104,6 +110,7 @@ class Application:
             receive=receive,
             send=send,
             start_ms=start_ms,
+            watch=scope.get("extensions", {}).get(WATCH),
         )
         status = 200
         try:

@@ -17,10 +17,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 JSON: Headers = ((b"content-type", b"application/json"),)
 TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
 EVENTS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+WATCH = "allod.watch"  # among the extensions of a request's scope
 _Result = TypeVar("_Result")
-
-
-WATCH_AFTER_S = 0.02
 
 
 class ClientLeft(Exception):
@@ -79,46 +77,40 @@ async def respond(send: Send, status: int, body: bytes, headers: Headers = JSON,
     await send({"type": "http.response.body", "body": b"" if without_body else body})
 
 
-async def unless_client_leaves(receive: Receive, work: Awaitable[_Result]) -> _Result:
-    """The result of `work`, which is cancelled as soon as the client closes its connection (then ClientLeft is raised).
+class Watch:
+    """Over one connection, whose protocol tells it when the client is gone: no task has to look for that.
 
-    The body must have been read. Raises what `work` raises.
-    """
-    watch = _Watch(receive)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if watch.client_left and watch.task.uncancel() == 0:
-            raise ClientLeft from None
-        raise
-    finally:
-        watch.stop()
-
-
-class _Watch:
-    """Cancels the task that made it once the client has left.
-
-    It begins to look after `WATCH_AFTER_S`: a task for looking costs a quarter of what a short answer does.
+    `listen` lets that be noticed again where reading was paused.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    __slots__ = ("_has_left", "_listen", "_task")
+
+    def __init__(self, listen: Callable[[], None]) -> None:
+        self._listen = listen
+        self._has_left = False
+        self._task: asyncio.Task[Any] | None = None  # that works for the client now
+
+    def client_left(self) -> None:
+        """Nobody is there any more."""
+        self._has_left = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def unless_client_leaves(self, work: Awaitable[_Result]) -> _Result:
+        """The result of `work`, which is cancelled as soon as the client closes its connection (then ClientLeft is
+        raised). The body must have been read. Raises what `work` raises."""
         task = asyncio.current_task()
         assert task is not None  # a coroutine of the event loop runs in one
-        self.task, self.client_left = task, False
-        self._receive = receive
-        self._looking: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
-
-    def _start(self) -> None:
-        self._looking = asyncio.ensure_future(self._look())
-
-    async def _look(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.client_left = True
-        self.task.cancel()
+        self._task = task
+        if self._has_left:
+            task.cancel()
+        else:
+            self._listen()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._has_left and task.uncancel() == 0:
+                raise ClientLeft from None
+            raise
+        finally:
+            self._task = None

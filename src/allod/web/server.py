@@ -24,6 +24,7 @@ from allod.core.deadlines import Deadlines
 from allod.core.whole_files import write_whole
 from allod.serve.engine import Engine
 from allod.settings import Settings
+from allod.web.http import WATCH, Watch
 from allod.web.routes import application
 
 GRACE_S = 10
@@ -89,6 +90,7 @@ class BoundedHeads(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _reader_deadline: asyncio.TimerHandle | None = None
     _joined: _JoinedHeads
+    _watch: dict[str, Watch]  # as the scopes of its requests carry it
 
     def __init__(self, deadlines: Deadlines, config: uvicorn.Config, **server: Any) -> None:
         super().__init__(config, **server)
@@ -97,6 +99,7 @@ class BoundedHeads(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self.transport = self._joined = _JoinedHeads(transport)  # type: ignore[assignment]  # what is called of one
+        self._watch = {WATCH: Watch(self.flow.resume_reading)}
         transport.set_write_buffer_limits(high=0)  # whatever the kernel does not take is paused for, and so has an end
         self._start_deadline()
 
@@ -104,6 +107,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._stop_deadline()
         self._stop_reader_deadline()
         super().connection_lost(exc)
+        self._watch[WATCH].client_left()
 
     def data_received(self, data: bytes) -> None:
         self._awaited = self._awaited or "head"
@@ -118,6 +122,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._stop_deadline()
         self._awaited, self._num_bytes = "body", 0
         self._num_parts = self._body_bytes = 0
+        self.scope["extensions"] = self._watch  # type: ignore[typeddict-item]  # more than uvicorn knows of
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -16,7 +16,7 @@ from allod.serve.gateway import Gateway
 from allod.serve.served_model import ServedModel
 from allod.web.asgi import Call
 from allod.web.bodies import check_keys
-from allod.web.http import EVENTS, JSON, Headers, read_body, unless_client_leaves
+from allod.web.http import EVENTS, JSON, Headers, read_body
 from allod.web.labels import label_headers, label_of
 from allod.web.metrics import Metrics
 from allod.web.openai import read, write
@@ -50,9 +50,9 @@ class OpenAI:
             include_usage=asked.include_usage,
         )
         if asked.stream:
-            await unless_client_leaves(call.receive, self._stream(call, request, writer))
+            await call.unless_client_leaves(self._stream(call, request, writer))
         else:
-            answer = await unless_client_leaves(call.receive, self._gateway.answer(_caller(call), request))
+            answer = await call.unless_client_leaves(self._gateway.answer(_caller(call), request))
             self._count(answer.value)
             await call.respond(200, writer.whole(answer.value), (*JSON, *_about(call, answer.label)))
 
@@ -66,7 +66,7 @@ class OpenAI:
             return write.embeddings(asked.embed.model, made, as_base64=asked.base64)
 
         work = self._gateway.embed(_caller(call), self._request(call, asked.embed, body), write_body)
-        answer = await unless_client_leaves(call.receive, work)
+        answer = await call.unless_client_leaves(work)
         await call.respond(200, answer.value, (*JSON, *_about(call, answer.label)))
 
     async def models(self, call: Call) -> None:
