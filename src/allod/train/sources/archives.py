@@ -6,6 +6,7 @@ Debian: an `ar` archive (deb(5)) with the files in `data.tar.xz`. Python: a whee
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import stat
@@ -53,6 +54,10 @@ def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
             members[name] = content
     except _DAMAGE as error:
         raise _damaged(archive.name, str(error)) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise _damaged(archive.name, "it names a place that no file has") from error
     return members
 
 
@@ -64,7 +69,7 @@ def _debian_files(archive: Path, wants: Wants) -> Iterator[tuple[str, bytes]]:
         for count, member in enumerate(tar):
             _check_count(archive.name, count)
             name = member.name.removeprefix("./")
-            if member.isdir() or not wants(name):
+            if not wants(name):
                 continue
             if not member.isreg() or member.issparse():  # holes take no room in the archive, and much in memory
                 raise _unsafe(archive.name, f"{name} is no plain file")
@@ -83,7 +88,7 @@ def _data_member(archive: Path) -> bytes:
         if file.read(8) != b"!<arch>\n":
             raise _damaged(archive.name, "it is no Debian package")
         while header := file.read(60):
-            if len(header) < 60 or header[58:] != b"`\n" or not header[48:58].strip().isdigit():
+            if header[58:] != b"`\n" or not header[48:58].strip().isdigit():
                 raise _damaged(archive.name, "a header in it is broken")
             name, size = header[:16].decode("latin-1").strip().rstrip("/"), int(header[48:58])
             if name == "data.tar.xz":
@@ -127,7 +132,7 @@ def _wheel_files(archive: Path, wants: Wants) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(archive) as wheel:
         for count, member in enumerate(wheel.infolist()):
             _check_count(archive.name, count)
-            if member.is_dir() or not wants(member.filename):
+            if not wants(member.filename):
                 continue
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise _unsafe(archive.name, f"{member.filename} is no plain file")
@@ -135,8 +140,7 @@ def _wheel_files(archive: Path, wants: Wants) -> Iterator[tuple[str, bytes]]:
             num_bytes += member.file_size
             if num_bytes > MAX_CONTENT_BYTES:
                 raise _too_large(archive.name)
-            with wheel.open(member) as file:
-                content = file.read(member.file_size + 1)  # what the zip says of itself need not be so
+            content = wheel.read(member)  # as much as the zip says, at most
             if len(content) != member.file_size:
                 raise _damaged(archive.name, f"{member.filename} is not as long as it says")
             yield member.filename, content
@@ -148,7 +152,7 @@ def _check_count(archive: str, count: int) -> None:
 
 
 def _check_member(archive: str, name: str, size: int) -> None:
-    if name.startswith("/") or "\\" in name or not all(name.split("/")) or ".." in name.split("/"):
+    if "\\" in name or not all(name.split("/")) or ".." in name.split("/"):
         raise _unsafe(archive, f"{name} leads out of it")
     if size > MAX_MEMBER_BYTES:
         raise _too_large(archive)
