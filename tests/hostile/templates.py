@@ -124,7 +124,7 @@ HONEST = (
     ("a list that grows", "{% set found = [] %}{% for m in messages %}{% set found = found + [m] %}{% endfor %}{{ found|length }}"),
     ("a list that takes messages in", "{% set found = [] %}{% for m in messages %}{% set _ = found.append(m) %}{% endfor %}{{ found|length }}"),
     ("a variable that is made anew", "{% for m in messages %}{% set c = m.content %}{% set c = c if c is string else c[0].text %}{% set c = c.split('</think>')[-1] if '</think>' in c else c %}{{ c }}{% endfor %}"),
-    ("a default of itself", "{% set first = messages[0].content %}{% set first = first or 'none' %}{% set rest = messages %}{% set rest = rest[0:rest|length] %}{{ first }}{{ rest[0].content }}"),
+    ("a default of itself", "{% set first = messages[0].content %}{% set first = first and first.strip() %}{% set first = first or 'none' %}{% set rest = messages %}{% set rest = rest[0:rest|length] %}{{ first }}{{ rest[0].content }}"),
     ("no template at all", ""),
 )  # fmt: skip
 
@@ -203,6 +203,8 @@ HOSTILE = (
     ("doubling by a block", "{% set x %}{{ x }}{{ x }}{% endset %}"),
     ("doubling by what a mapping has", "{% set x = x.a ~ x.b %}"),
     ("a list that takes itself in", "{% set _ = x.extend(x) %}"),
+    ("a list that has itself at its end", "{{ x.append(x) }}"),
+    ("a list that has itself at its beginning", "{{ x.insert(0, [x]) }}"),
     ("a mapping that takes itself in", "{{ x.update({'a': x}) }}"),
     ("doubling by join", "{% set x = [x, x]|join %}"),
     ("macros that laugh", _LAUGHS + "{{ m29() }}"),

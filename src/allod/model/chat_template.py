@@ -397,8 +397,6 @@ def _uses(node: nodes.Node, name: str) -> int:
     """How many times the value of an expression, or what a statement writes, may hold the value of `name`."""
     if _spelt(node) == name:
         return 1
-    if isinstance(node, (nodes.Compare, nodes.Test, nodes.Not)):  # true or false, whatever is asked
-        return 0
     if isinstance(node, (nodes.And, nodes.Or)):
         return max(_uses(node.left, name), _uses(node.right, name))
     if isinstance(node, nodes.CondExpr):
