@@ -114,6 +114,11 @@ def test_a_second_gateway_in_one_realm_ends_with_3(gateway: Gateway) -> None:
     assert gateway.allod("ask", "Still there?").stdout == "Still there?\n"
 
 
+def test_a_running_gateway_says_which_model_is_asked_about(gateway: Gateway) -> None:
+    """It was started with `--model`, and no setting names one."""
+    assert gateway.allod("policy", "explain").stdout.startswith("asked      chat with echo:")
+
+
 def test_a_file_that_is_no_model_ends_with_2(tmp_path: Path) -> None:
     """The gate's own words."""
     (tmp_path / "model.gguf").write_bytes(b"\x80\x04 a pickle")
