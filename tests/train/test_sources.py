@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -239,9 +240,22 @@ def test_an_unknown_kind_lists_those_that_there_are(place: Place) -> None:
 def test_paths_stay_beside_the_recipe(place: Place, path: str) -> None:
     """A recipe that is handed on means the files that are handed on with it, and not what lies above."""
     place.note("a.txt", b"one")
+    for folder in (place.beside.parent / "notes", place.beside / "x"):
+        folder.mkdir(exist_ok=True)
+        (folder / "a.txt").write_text("another's")
     with pytest.raises(Invalid) as caught:
         place.collect(replace(NOTES, path=path))
     assert caught.value.code == "source_path"
+    assert ("there is nothing there" in caught.value.message) is (path == "missing")
+
+
+@pytest.mark.parametrize(("name", "param"), [("debian:a/b", "package"), ("debian:text", "sha256")])
+def test_a_package_is_named_and_pinned_before_anything_is_fetched(place: Place, name: str, param: str) -> None:
+    """A mistake in the last source is not found after an hour of the first."""
+    source = replace(NOTES, path="", package=name, sha256="")
+    with pytest.raises(Invalid) as caught:
+        content_digests(recipe_of(source), beside=place.beside)
+    assert caught.value.param == param
 
 
 def test_where_a_path_lies_is_no_part_of_it(place: Place, tmp_path: Path) -> None:
@@ -261,9 +275,16 @@ def test_links_among_files_are_refused(place: Place, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="link"):
         place.collect(NOTES)
     link.unlink()
+    os.mkfifo(link)
+    with pytest.raises(Invalid, match=r"no plain file") as caught:
+        place.collect(NOTES)
+    assert caught.value.code == "source_path"
+    link.unlink()
+    (place.beside / "notes" / "deep").mkdir()
     (place.beside / "linked").symlink_to(place.beside / "notes")
-    with pytest.raises(Invalid, match="link"):
-        place.collect(replace(NOTES, path="linked"))
+    for path in ("linked", "linked/deep", "linked/a.txt"):
+        with pytest.raises(Invalid, match="link"):
+            place.collect(replace(NOTES, path=path))
 
 
 def test_a_folder_without_text_is_refused(place: Place) -> None:
@@ -272,6 +293,7 @@ def test_a_folder_without_text_is_refused(place: Place) -> None:
     with pytest.raises(Invalid) as caught:
         place.collect(NOTES)
     assert caught.value.code == "source_empty"
+    assert "name the kind" in str(caught.value.hint)  # before a process is started for it
 
 
 def test_held_out_names_stand_for_all_below_them() -> None:

@@ -21,6 +21,7 @@ from allod.train.recipe import Source
 from allod.train.recipe_reading import read_recipe
 from allod.train.runs import opened
 from allod.train.sources import archives, plain_text
+from allod.train.sources import files as reading_files
 from allod.train.sources.archives import read_members
 from allod.train.sources.bounds import Bounds
 from allod.train.sources.content import content_digest
@@ -84,6 +85,7 @@ def test_all_members_together_are_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     assert code_of(package(tmp_path, tar_of(*members))) == "archive_too_large"
 
 
+LEFT = ("a.txt.bak", "x/.a.txt.swp", "Thumbs.db", "desktop.ini")
 SOURCE = Source("words", "text", "CC0-1.0", "GB", "here", "2026", path="words")
 
 
@@ -139,7 +141,7 @@ def test_a_folder_that_others_may_write_is_no_runs_folder(tmp_path: Path) -> Non
     assert refused.value.code == "run_permissions"
 
 
-@pytest.mark.parametrize("name", [".hidden.txt", "__MACOSX/a.txt", ".git/a.txt", "a.txt~", "deep/.cache/a.md"])
+@pytest.mark.parametrize("name", [".hidden.txt", "__MACOSX/a.txt", ".git/a.txt", "a.txt~", "deep/.cache/a.md", *LEFT])
 def test_what_is_hidden_is_no_document(tmp_path: Path, name: str) -> None:
     """What systems and editors leave in a folder is counted, and not learnt from."""
     file = tmp_path / "words" / name
@@ -168,6 +170,18 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path, monkeyp
     assert refused.value.code == "source_path"
 
 
+def test_a_document_is_bounded_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document is the unit that lineage leads back to: one that is a library says nothing."""
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.txt").write_text("seven..")
+    monkeypatch.setattr(reading_files, "MAX_DOCUMENT_BYTES", 7)
+    assert Files(SOURCE, tmp_path / "words")["a.txt"] == b"seven.."
+    monkeypatch.setattr(reading_files, "MAX_DOCUMENT_BYTES", 6)
+    with pytest.raises(Invalid, match=r"a\.txt is longer") as refused:
+        Files(SOURCE, tmp_path / "words")["a.txt"]
+    assert refused.value.code == "document_too_large"
+
+
 def test_a_link_is_called_a_link(tmp_path: Path) -> None:
     """A folder that is linked in is not walked into, and the operator hears that it was one."""
     (tmp_path / "words").mkdir()
@@ -192,7 +206,15 @@ def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
     """A folder of everything, with one text in it: the facts say what the other files are, and how many."""
     words = tmp_path / "words"
     words.mkdir()
-    names = ["a.html", "b.csv", "c.jsonl", "d.txt.gz", "e.docx", "f.pdf", *(f"g{number:02}.xml" for number in range(9))]
+    names = [
+        "a.html",
+        "b\x1b[2J.csv",
+        "c.jsonl",
+        "d.txt.gz",
+        "e.docx",
+        "f.pdf",
+        *(f"g{number:02}.xml" for number in range(9)),
+    ]
     for name in names:
         (words / name).write_text("x")
     (words / "one.txt").write_text("one")
@@ -205,7 +227,9 @@ def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
         beside=tmp_path,
     )
     assert (facts["num_documents"], facts["num_unread"]) == (1, 15)
-    assert str(facts["unread_words"]).startswith("15 not read: a.html (not of the kind text), b.csv")
+    assert str(facts["unread_words"]).startswith("15 not read: a.html (not of the kind text), b")
+    assert str(facts["unread_words"]).count("(not of the kind text)") == 10
+    assert str(facts["unread_words"]).isprintable()
     assert str(facts["unread_words"]).endswith("and 5 more")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import os
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -127,11 +128,26 @@ def a_link(folder: Path) -> None:
     (folder / "members.bin").symlink_to("/etc/passwd")
 
 
+def a_link_to_the_same(folder: Path) -> None:
+    (folder / "members.bin").rename(folder / "elsewhere")
+    (folder / "members.bin").symlink_to(folder / "elsewhere")
+
+
+def a_pipe(folder: Path) -> None:
+    """Whoever opened it would wait for ever."""
+    (folder / "members.bin").unlink()
+    os.mkfifo(folder / "members.bin")
+    other_list({"members": [["usr/a.txt", 0]], "unread": {}})(folder)
+
+
 @pytest.mark.parametrize(
     ("leave", "code"),
     [
         (other_text, "source_digest"),
         (a_link, "archive_damaged"),
+        (a_link_to_the_same, "archive_damaged"),
+        (a_pipe, "archive_damaged"),
+        (other_list({"members": [["usr/a.txt", 3], [5, 3]], "unread": {}}), "archive_damaged"),
         (other_list({"members": [["usr/a.txt", 3]], "unread": {}}), "archive_damaged"),
         (other_list({"members": [["usr/a.txt", 3], ["usr/a.txt", 3]], "unread": {}}), "archive_damaged"),
         (other_list({"members": [["usr/a.txt", 7], ["usr/b.txt", -1]], "unread": {}}), "archive_damaged"),

@@ -63,8 +63,7 @@ def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
 
 def _debian_files(archive: Path, wants: Wants) -> Iterator[tuple[str, bytes]]:
     stream = _Unpacked(archive.name, _data_member(archive))
-    # tarfile asks a stream for `read` alone
-    num_bytes = 0
+    # tarfile asks a stream for `read` alone; the stream counts what comes out of it
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_PIECE_BYTES) as tar:
         for count, member in enumerate(tar):
             _check_count(archive.name, count)
@@ -74,9 +73,6 @@ def _debian_files(archive: Path, wants: Wants) -> Iterator[tuple[str, bytes]]:
             if not member.isreg() or member.issparse():  # holes take no room in the archive, and much in memory
                 raise _unsafe(archive.name, f"{name} is no plain file")
             _check_member(archive.name, name, member.size)
-            num_bytes += member.size
-            if num_bytes > MAX_CONTENT_BYTES:
-                raise _too_large(archive.name)
             file = tar.extractfile(member)
             assert file is not None  # it is a regular file
             yield name, file.read()

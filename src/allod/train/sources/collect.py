@@ -105,11 +105,9 @@ def collect(
     """Have the recipe's documents, `sources.json` and `index.jsonl` written into `output`.
 
     `digests` are `content_digests`, which the stage's key was made of. The facts name the archives that packages came
-    in and what was not read; what is written depends on content alone. Raises Invalid for terms, digests and files
-    that are not in order, Unavailable for a package that cannot be had, and what `perform` raises.
+    in and what was not read; what is written depends on content alone. Raises Invalid for digests and files that are
+    not in order, Unavailable for a package that cannot be had, and what `perform` raises.
     """
-    check_sources(recipe)
-    remove(places.scratch)
     collector = _Collector(places, perform)
     try:
         found: dict[str, _Held] = {}
