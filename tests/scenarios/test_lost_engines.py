@@ -64,14 +64,21 @@ def said(gateway: Gateway, path: str, key: str = "", body: dict[str, Any] | None
             return error.code, json.loads(error.read() or b"null")
 
 
-async def stream_once(gateway: Gateway, key: Key) -> str:
-    """How one stream ends: `whole`, or the status or place and the code of its error. Anything else is a failure."""
+async def stream_once(gateway: Gateway, key: Key, begun: asyncio.Event) -> str:
+    """How one stream ends: `whole`, or the status or place and the code of its error. Anything else is a failure.
+
+    `begun` is set at its first word.
+    """
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = json.dumps({**ASKED, "stream": True}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key.secret}\r\n"
     writer.write(f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-    answer = await reader.read()
+    answer = b""
+    while more := await reader.read(1 << 16):
+        answer += more
+        if answer.count(b"data: ") == 1:
+            begun.set()
     writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
@@ -88,10 +95,13 @@ async def harmed(gateway: Gateway, keys: list[Key], number: signal.Signals) -> t
     """How two hundred streams end whose engine gets that signal while it answers, and how soon /readyz said so; it has
     said that all is well again by then."""
     before = len(receipts_of(gateway))
-    streams = [asyncio.create_task(stream_once(gateway, keys[each % len(keys)])) for each in range(NUM_STREAMS)]
+    begun = asyncio.Event()
+    streams = [asyncio.create_task(stream_once(gateway, keys[each % len(keys)], begun)) for each in range(NUM_STREAMS)]
+    _, seal = await asyncio.to_thread(said, gateway, "/v1/seal", gateway.key)
     while len(receipts_of(gateway)) < before + 8:  # noqa: ASYNC110 (some have ended, eight are being answered, the others wait)
         await asyncio.sleep(0.05)
-    _, seal = await asyncio.to_thread(said, gateway, "/v1/seal", gateway.key)
+    begun.clear()
+    await begun.wait()  # there is one that has had a word, and most of its answer is to come
     os.kill(seal["engine"]["pid"], number)
     began_s, noticed_s = time.monotonic(), 0.0
     while time.monotonic() - began_s < DEADLINE_S:
