@@ -13,6 +13,7 @@ from allod.app.home import Home, load_settings
 from allod.app.opening import open_realm
 from allod.core.errors import Invalid
 from allod.prove.compare import compare, kept_note
+from allod.prove.heads import TreeHead
 from allod.prove.keys import SigningKey
 from allod.prove.log import Entry, bundle_for, open_log
 from allod.prove.merkle import is_consistent
@@ -67,6 +68,13 @@ def test_a_log_that_was_written_anew_is_said(tmp_path: Path, more: int) -> None:
     found = compare(tmp_path / "anew", KEY.verifier, note)
     assert (found.verdict, found.is_consistent) == ("rewritten", False)
     assert "its first 6 entries" in found.said
+
+
+def test_an_empty_log_has_one_root(tmp_path: Path) -> None:
+    """A head of no entries and another root, signed though it is, speaks of no log."""
+    fill(tmp_path, 2)
+    found = compare(tmp_path, KEY.verifier, KEY.sign(TreeHead(KEY.name, 0, bytes(32)).text))
+    assert (found.verdict, found.is_consistent) == ("rewritten", False)
 
 
 def test_what_another_key_signed_is_no_head_of_this_log(tmp_path: Path) -> None:
