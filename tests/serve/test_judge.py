@@ -6,9 +6,13 @@ import asyncio
 import json
 import os
 import resource
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from tests.serve.conftest import MakeFront, ScriptedEngine, answered, chat, request, streamed
 
@@ -18,7 +22,7 @@ from allod.serve import tools
 from allod.serve.schemas.bounds import LIMITS, check_bounds, check_size
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
 from allod.serve.schemas.judging import JudgingProcess
-from allod.serve.schemas.process import _NICE
+from allod.serve.schemas.process import _NICE, _validator, serve
 
 DEAR = {"anyOf": [{"pattern": rf"^{number}\p{{L}}{{1,70}}$"} for number in range(250)]}
 ANSWER = Tool("answer", "", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
@@ -41,6 +45,20 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(JudgingProcess, "answer", answer)
     return asked
+
+
+@pytest.fixture
+def slow_questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """When a process, which finds all well after a while, has begun and ended."""
+    seen: list[str] = []
+
+    def answer(_: JudgingProcess, __: bytes) -> None:
+        seen.append("begin")
+        time.sleep(0.3)
+        seen.append("end")
+
+    monkeypatch.setattr(JudgingProcess, "answer", answer)
+    return seen
 
 
 async def check(judge: Judge, tenant: str, *schemas: dict[str, Any]) -> None:
@@ -75,11 +93,38 @@ async def test_honest_traffic_comes_first(judge: Judge) -> None:
 
 
 async def test_judging_has_a_bound_in_memory(judge: Judge) -> None:
-    """The kernel's, so that no library has to keep it."""
+    """The kernel's, so that no library has to keep it; and what breaks leaves no clients' words on the disk."""
     await check(judge, "local", {"type": "string"})
     process = judge._free[-1]._process
     assert process is not None
     assert resource.prlimit(process.pid, resource.RLIMIT_AS)[0] == JudgeLimits().memory_bytes
+    assert resource.prlimit(process.pid, resource.RLIMIT_CORE) == (0, 0)
+    assert Path(f"/proc/{process.pid}/fd/2").readlink() == Path(os.devnull)
+
+
+async def test_judging_knows_nothing_of_the_gateways_environment(judge: Judge) -> None:
+    """Only where its own code is."""
+    await check(judge, "local", {"type": "string"})
+    process = judge._free[-1]._process
+    assert process is not None
+    assert Path(f"/proc/{process.pid}/environ").read_bytes().count(b"=") == 1
+
+
+def test_nothing_is_fetched() -> None:
+    """Nor would be if a reference had not been refused before."""
+    with pytest.raises(jsonschema_rs.ValidationError, match="not followed"):
+        _validator('{"$ref": "https://example.org/a"}')
+
+
+def test_a_questions_clock_stops_with_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of one's time is not the next one's."""
+    clock: list[float] = []
+    monkeypatch.setattr("allod.serve.schemas.process.signal.setitimer", lambda _, seconds: clock.append(seconds))
+    monkeypatch.setattr("allod.serve.schemas.process.resource.setrlimit", lambda *_: None)
+    monkeypatch.setattr("allod.serve.schemas.process.os.nice", lambda _: 0)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=[b'{"schema": {}, "is_grammar": true}\n']))
+    serve(1.5, 1)
+    assert clock == [1.5, 0]
 
 
 async def test_a_dear_schema_is_not_another_tenants_wait(judge: Judge) -> None:
@@ -105,7 +150,43 @@ async def test_the_line_of_a_tenant_is_bounded(questions: list[dict[str, Any]]) 
     assert len(questions) == 5
 
 
+async def test_the_wait_for_a_turn_is_bounded(slow_questions: list[str]) -> None:
+    """Who has not been asked by then hears when to ask again."""
+    judge = Judge(JudgeLimits(turn_s=0.05))
+    found = await asyncio.gather(*(check(judge, "a", {"title": str(n)}) for n in range(2)), return_exceptions=True)
+    assert [each.code for each in found if isinstance(each, Unavailable)] == ["overloaded"]
+    assert len(slow_questions) == 2  # the beginning and the end of one
+
+
+async def test_who_leaves_takes_no_process_that_still_answers(slow_questions: list[str]) -> None:
+    """The next question waits, or two would read each other's answers."""
+    judge = Judge(JudgeLimits(processes=1))
+    leaving = asyncio.create_task(judge.verdict("a", {}, "1", False))
+    await asyncio.sleep(0.05)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await judge.verdict("b", {}, "2", False)
+    assert slow_questions == ["begin", "end"] * 2
+
+
 # What is computed, and how often
+
+
+async def test_a_schema_that_is_being_judged_is_not_judged_again(questions: list[dict[str, Any]]) -> None:
+    """Who asks meanwhile waits for the same answer."""
+    judge = Judge()
+    await asyncio.gather(*(check(judge, "a", {"type": "string"}) for _ in range(3)))
+    assert len(questions) == 1
+
+
+async def test_what_is_remembered_is_bounded(questions: list[dict[str, Any]]) -> None:
+    """The oldest goes first."""
+    judge = Judge(JudgeLimits(num_remembered=2))
+    for title in "abcc":
+        await check(judge, "a", {"title": title})
+    assert len(questions) == 3
+    await check(judge, "a", {"title": "a"})
+    assert len(questions) == 4
 
 
 async def test_a_schema_is_judged_once_for_a_tenant(questions: list[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.hostile.schemas import HONEST, HOSTILE, chain, fan, patterned
+from tests.hostile.schemas import HONEST, HOSTILE, chain, fan, optional, patterned
 from tests.serve.conftest import CALLER, Ask, MakeFront, ScriptedEngine, chat, request, streamed
 
 from allod.core.errors import AllodError, Invalid, Unavailable
@@ -104,6 +104,8 @@ async def test_honest_schemas_are_accepted(judge: Judge, name: str, schema: dict
         ({"$defs": {"a": {"if": {}, "then": {}}}}, ["if", "at #/$defs/a"]),
         ({"type": "array", "uniqueItems": True}, ["uniqueItems", "at #"]),
         ({"type": "array", "minItems": 10**8}, ["minItems", "100000", "at #"]),
+        ({"type": "string", "maxLength": 10**10}, ["maxLength: more than 1000000000 at #"]),
+        ({"pattern": f"[{'a' * 30_000}]"}, ["pattern", "20000", "at #"]),
         ({"type": "integer", "multipleOf": 9007199}, ["multipleOf", "at #"]),
         ({"properties": {"a": {"pattern": r"\bLL"}}}, ["pattern", "at #/properties/a"]),
         ({"properties": {"a": {"pattern": "("}}}, ["pattern: ", "at #/properties/a/pattern"]),
@@ -135,6 +137,7 @@ async def test_honest_schemas_are_accepted(judge: Judge, name: str, schema: dict
         ({"properties": {"a": {"pattern": r"(a)\1"}}}, ["pattern: back references", "at #/properties/a"]),
         ({"anyOf": [{"pattern": f"^{number}"} for number in range(257)]}, ["pattern: more than 256"]),
         ({"properties": {f"p{number}": {} for number in range(401)}}, ["properties: more than 400", "at #"]),
+        ({"anyOf": [optional(390)] * 5}, ["too large for the engine's grammars at #"]),
         (fan(18, 3, "allOf"), ["schemas"]),
         (patterned(65, "^k%d_[a-z]{1,8}$"), ["patternProperties: more than 64", "at #"]),
         (patterned(2600, "^k%d_[a-z]{1,8}$"), ["more than 2000 schemas"]),

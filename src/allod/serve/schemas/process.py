@@ -69,8 +69,6 @@ def _check_compiled(schema: Any, is_grammar: bool) -> None:
     except jsonschema_rs.ValidationError as error:
         is_pattern = isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Format) and error.kind.format == "regex"
         raise refused(words.of_value(error.instance, error.instance_path, is_pattern=is_pattern)) from error
-    except (jsonschema_rs.ReferencingError, ValueError) as error:
-        raise refused(words.NO_ADDRESS) from error
     fault = _grammar_fault(grammar_of(schema)) if is_grammar else None
     if fault is not None:
         raise refused(f"{words.of_grammar(fault)} at {_place(schema, fault)}")
@@ -104,7 +102,7 @@ def _grammar_fault(grammar: str) -> str | None:
     """What the engine's parser would say; it would only log it, and answer without the grammar."""
     matcher = llguidance.LLMatcher(_tokenizer(), grammar, log_level=0)
     for _ in range(_STEPS):
-        if matcher.is_error() or matcher.is_stopped():
+        if matcher.is_stopped():
             break
         allowed = matcher.compute_logit_bias()
         byte = next((byte for byte in _OPENING if allowed[byte]), allowed.find(_ALLOWED))

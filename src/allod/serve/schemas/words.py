@@ -36,7 +36,6 @@ _GRAMMAR = [  # what LLGuidance says, the first that is found in it
     (r"(?i)regex", "pattern: no grammar can be made of it"),
     (r"(?i)too (?:big|large|many)|limit|; max is", "it is too large for the engine's grammars"),
 ]
-NO_ADDRESS = "it is no JSON Schema: $id, $schema or $ref at # or below is no address"
 _OTHERS = "no grammar can be made of it"
 
 
@@ -51,7 +50,7 @@ def of_grammar(fault: str) -> str:
 def of_value(value: Any, path: list[Any], *, is_pattern: bool) -> str:
     """What is to be told of a `value` that may not stand at `path` in a schema, the place said."""
     if not path:
-        return NO_ADDRESS
+        return "it is no JSON Schema: $id, $schema or $ref at # or below is no address"
     place = "#" + "".join(f"/{escaped(str(step))}" for step in path)
     shown = ends_of(json.dumps(value, ensure_ascii=False), limit=_MAX_VALUE)
     if is_pattern:
