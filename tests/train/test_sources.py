@@ -272,8 +272,9 @@ def test_links_among_files_are_refused(place: Place, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     link = place.beside / "notes" / "b.txt"
     link.symlink_to(tmp_path / "secret.txt")
-    with pytest.raises(Invalid, match="link"):
+    with pytest.raises(Invalid, match="link") as caught:
         place.collect(NOTES)
+    assert caught.value.code == "source_path"
     link.unlink()
     os.mkfifo(link)
     with pytest.raises(Invalid, match=r"no plain file") as caught:
