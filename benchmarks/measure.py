@@ -73,13 +73,13 @@ def answers(port: int, request: bytes) -> bool:
 def cpu_seconds(pid: int) -> float:
     """What a process has used in user and system mode, all its threads and its living children with it."""
     ticks, parents, used = os.sysconf("SC_CLK_TCK"), dict[int, int](), dict[int, float]()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for directory in Path("/proc").glob("[0-9]*"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = (directory / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
-        parents[int(stat.parent.name)] = int(fields[1])
-        used[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / ticks
+        parents[int(directory.name)] = int(fields[1])
+        used[int(directory.name)] = (int(fields[11]) + int(fields[12])) / ticks
 
     def is_ours(one: int) -> bool:
         return one == pid or (one in parents and is_ours(parents[one]))

@@ -64,10 +64,10 @@ def errors_of(tmp_path: Path, *attempts: str, **more: object) -> list[str]:
 def running(token: str) -> list[int]:
     """Processes of this machine that have `token` among their words."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if token.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+            if token.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,28 @@ def test_nothing_gets_out(profile: str) -> None:
     assert [call for call in report.calls if call.sealed not in (BLOCKED, NOT_APPLICABLE)] == []
     assert sum(call.sealed == BLOCKED for call in report.calls) >= 190
     assert "allod0" not in Path("/proc/net/dev").read_text()
+
+
+def test_a_lab_whose_accomplice_has_ended_proves_nothing(tmp_path: Path) -> None:
+    """What is whispered to nobody is not held back: the suite ends with an error."""
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom allod.core.errors import Unavailable\n"
+        "from allod.seal.lab import open_lab\n"
+        "try:\n with open_lab(Path(sys.argv[1]), profile='sealed') as lab:\n"
+        "  lab.settle(); print('heard', flush=True); os.kill(lab._accomplice_pid, signal.SIGKILL)\n"
+        "  os.waitid(os.P_PID, lab._accomplice_pid, os.WEXITED | os.WNOWAIT); lab.settle(); print('went on')\n"
+        "except Unavailable as error: print(error.code, error.message)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines()[0] == "heard", done.stderr
+    assert done.stdout.splitlines()[1].startswith("lab_unavailable no lab: the accomplice has ended")
 
 
 @pytest.mark.slow

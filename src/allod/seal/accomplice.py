@@ -48,9 +48,9 @@ def _as_bytes(bits: str) -> bytes:
 
 
 def _read_names(recorder: Recorder) -> None:
-    for path in Path("/proc").glob("[0-9]*/comm"):
+    for process in Path("/proc").glob("[0-9]*"):  # with `/comm` the glob itself would fail where one ends meanwhile
         with suppress(OSError):  # it has ended
-            if _TAG.fullmatch(name := path.read_text().strip()):
+            if _TAG.fullmatch(name := (process / "comm").read_text(errors="replace").strip()):
                 recorder.mark(name)
 
 

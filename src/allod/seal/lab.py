@@ -114,7 +114,12 @@ class Lab:
         return dict(json.loads(line) for line in whole_lines if line.startswith("["))
 
     def settle(self) -> None:
-        """Return when the honeypot and the victim have seen all that was sent before this call."""
+        """Return when the honeypot and the victim have seen all that was sent before this call.
+
+        Raises Unavailable where they do not answer, ChildProcessError where the accomplice hears no more.
+        """
+        if os.waitid(os.P_PID, self._accomplice_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            raise ChildProcessError("the accomplice has ended: what was said to it nobody heard")
         flushes = to_honeypot, to_victim = f"allod-{token_hex(8)}", f"allod-{token_hex(8)}"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(to_honeypot.encode(), (_CONTROL[0], UDP_PORT))
