@@ -271,3 +271,14 @@ async def test_an_answer_too_long_to_be_searched_for_calls_is_text() -> None:
     for size, num_calls in ((100, 1), (tools.MAX_CALL_CHARS, 0)):
         text = json.dumps({"name": "answer", "arguments": {"a": "x" * size}})
         assert len(await tools._found((ANSWER,), text, kept)) == num_calls
+
+
+async def test_an_answer_of_too_many_calls_is_text() -> None:
+    """Each would be held to its schema."""
+
+    async def kept(*_: Any) -> Any:
+        return "kept"
+
+    call = '<tool_call>{"name": "answer", "arguments": {}}</tool_call>'
+    for number, num_calls in ((tools.MAX_CALLS, tools.MAX_CALLS), (tools.MAX_CALLS + 1, 0)):
+        assert len(await tools._found((ANSWER,), call * number, kept)) == num_calls

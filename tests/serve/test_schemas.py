@@ -393,8 +393,9 @@ async def test_a_forced_call_cut_short_is_shown_as_text(front: MakeFront) -> Non
         {"$ref": "file:///etc/hostname"},
         {"minimum": "1"},
         {"not": {}},
+        {"title": "x" * LIMITS.characters},
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 async def test_what_is_no_schema_is_refused_before_a_model_is_asked(
     front: MakeFront, ask_chat: Ask, schema: dict[str, Any]

@@ -321,6 +321,14 @@ def test_a_required_answer_is_a_call_of_the_chosen_tool() -> None:
     assert called(completion) == [("clock", {})]
 
 
+def test_what_a_required_call_is_held_to_is_judged_whole() -> None:
+    """The tools' schemas may each be good, and too much together."""
+    asked = chat(WEATHER, CLOCK, choice="required")
+    prepared = tools.prepare(asked)
+    last = tools.schemas_of(asked, prepared)[-1]
+    assert (last.schema, last.param, last.is_grammar) == (prepared.schema, "tools", True)
+
+
 @pytest.mark.parametrize("text", ["It will rain.", "{}", '{"town": 7}', "[]", "", "{"])
 @pytest.mark.parametrize("choice", ["weather", "required"])
 def test_a_forced_call_that_breaks_its_schema_is_an_error(choice: str, text: str) -> None:
