@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from contextlib import suppress
 
 import pytest
 
@@ -85,6 +86,52 @@ def test_one_place_named_a_thousand_times_is_refused() -> None:
     assert len(index) + len(database) < 16_384
     with pytest.raises(Invalid, match="too large"):
         texts(index, database)
+
+
+def packed_text(content: bytes, *, said: int | None = None, after: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content) if said is None else said) + zlib.compress(content) + after
+
+
+def index_of(database: bytes) -> bytes:
+    place = struct.pack(">iiii", 13, 2, 0, len(database))
+    return gzip.compress(HEAD + r_named([r_named([place], ["one"])], ["variables"]))
+
+
+@pytest.mark.parametrize("value", [0, 1, 0x7F, 0x80, 0xFE, 0xFF])
+def test_no_byte_of_an_r_database_makes_another_error(value: int) -> None:
+    """In its index and in a text, once unpacked: what comes of it is texts, or one clear error."""
+    index, database = r_database({"one": ["a", "b"]})
+    plain, content = gzip.decompress(index), r_lines(["a", "b"])
+    mutants = [(gzip.compress(plain[:at] + bytes([value]) + plain[at + 1 :], 1), database) for at in range(len(plain))]
+    for at in range(len(content)):
+        changed = packed_text(content[:at] + bytes([value]) + content[at + 1 :])
+        mutants.append((index_of(changed), changed))
+    for one in mutants:
+        with suppress(Invalid):
+            assert all(isinstance(line, str) for lines in texts(*one).values() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        (packed_text(r_lines(["a"]), said=3), "not as long as it says"),
+        (packed_text(r_lines(["a"]), after=b"more"), "cut off, or too large"),
+        (packed_text(r_lines(["a"]) + b"more"), "something follows its end"),
+        (packed_text(HEAD + struct.pack(">ii", 19, 1) * 20), "nested too deeply"),
+        (packed_text(HEAD + struct.pack(">i", 254)), "is no text"),
+        (packed_text(HEAD + struct.pack(">iii", 19, 1, 254)), "is no text"),
+        (packed_text(b"Y" + r_lines(["a"])[1:]), "not in XDR form"),
+        (packed_text(HEAD[:2] + struct.pack(">iii", 4, 0, 0)), "its form is of version 4"),
+        (packed_text(HEAD + struct.pack(">iiii", 16, 1, 0x2009, 0)), "has no encoding"),
+        (packed_text(bytes((16 << 20) + 1)), "cut off, or too large"),
+        (b"\0\0\0\1no zlib", "cannot be decompressed"),
+    ],
+)
+def test_each_part_of_an_r_text_is_checked(database: bytes, said: str) -> None:
+    """And the error says which was not in order."""
+    with pytest.raises(Invalid, match=said) as refused:
+        texts(index_of(database), database)
+    assert refused.value.code == "r_object"
 
 
 def test_a_novel_is_a_document_a_chapter() -> None:
