@@ -12,6 +12,7 @@ from tests.govern.test_ledger import RECEIPT
 
 from allod.app import opening as opening_module
 from allod.app.home import Home, load_settings, now_ms
+from allod.app.meter import recount
 from allod.app.opening import Opened, open_realm
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements import MeterPart, statement_bytes
@@ -73,6 +74,22 @@ def spend(found: Opened, tenant: Tenant, micros: int) -> Reservation:
             return one
         found.quotas.lease(one)
     raise AssertionError("nothing was leased")
+
+
+def test_a_log_that_is_gone_is_not_begun_anew(settings: Settings) -> None:
+    """Neither by a start nor by counting anew: nothing is written, and the ledger keeps what it has."""
+    with opened(settings) as found:
+        write_receipts(found, 3)
+        found.meter.catch_up()
+    home = Home(settings.home)
+    home.receipts.rename(settings.home / "elsewhere")
+    for begin in (lambda: open_realm(settings), lambda: recount(settings, sqlite_store(home.tenants))):
+        with pytest.raises(Unavailable) as caught:
+            begin()
+        assert (caught.value.code, home.receipts.exists()) == ("log_gone", False)
+    (settings.home / "elsewhere").rename(home.receipts)
+    with opened(settings) as found:
+        assert (found.store.position(settings.origin) or Position(0, 0)).num_entries == found.log.head.size == 3
 
 
 # Well opened

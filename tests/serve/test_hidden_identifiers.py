@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.hostile import texts
 from tests.serve.conftest import NATION, POLICY
@@ -51,8 +51,11 @@ def test_place_separator_script_and_encoding_do_not_matter(
     place: str, separator: str, script: str, encoding: str, surrounding: str
 ) -> None:
     """Each with each."""
-    said = surrounding.format(texts.number(texts.SEPARATORS[separator], texts.DIGITS[script]))
-    assert markings_of(texts.PLACES[place](texts.ENCODINGS[encoding](said))) == {texts.PERSONAL}
+    said = texts.ENCODINGS[encoding](
+        surrounding.format(texts.number(texts.SEPARATORS[separator], texts.DIGITS[script]))
+    )
+    assume(place != "stop sequence" or len(said) <= 256)  # a longer one is refused
+    assert markings_of(texts.PLACES[place](said)) == {texts.PERSONAL}
 
 
 texts_with_hiding = st.lists(

@@ -224,11 +224,18 @@ async def test_a_log_that_failed_is_ready_again_when_it_can_be_written(tmp_path:
 
 
 async def test_an_engine_that_does_not_come_is_said_on_readyz(tmp_path: Path) -> None:
-    """Nobody new waits for one that is being started: requests hear at once what is said on /readyz."""
+    """Nobody new waits for one that is being started: requests hear at once what is said on /readyz, and no seal is
+    shown that is around nothing."""
     info = EchoEngine().info
     seal = SealOptions(command=("none",), socket_dir=tmp_path, read_paths=())
     lost = Replica(ReplicaOptions(seal=seal, socket_path="none", info=info))
-    await run(tmp_path, lambda client: agrees(client, "engine_starting"), lost)
+
+    async def test(client: Client) -> None:
+        await agrees(client, "engine_starting")
+        with pytest.raises(Unavailable):
+            client.realm.seal()
+
+    await run(tmp_path, test, lost)
 
 
 async def test_one_tenants_unsafe_day_key_is_its_own_trouble(tmp_path: Path) -> None:

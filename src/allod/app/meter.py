@@ -76,7 +76,8 @@ class Meter:
             raise Unavailable(
                 f"the ledger has charged {position.num_entries} receipts and the log holds {size}",
                 code="ledger_ahead",
-                hint="another log was put in its place; `allod tenant recount` makes the ledger anew from this one",
+                hint="put the log back: `allod log fsck` says what it had; only where this one is meant, "
+                "`allod tenant recount` makes the ledger anew from it",
             )
         if position.num_entries == size:
             return 0
@@ -111,12 +112,26 @@ class Meter:
             raise Unavailable(error.message, code=error.code, hint=error.hint) from error
 
 
+def check_log_is_there(settings: Settings, store: TenantStore) -> None:
+    """Raise Unavailable (`log_gone`) where receipts were charged and their log is no more: no other is begun for it."""
+    position = store.position(settings.origin)
+    if position is None or not position.num_entries or (Home(settings.home).receipts / "segment").exists():
+        return
+    raise Unavailable(
+        f"the log of receipts is gone, of which the ledger has charged {position.num_entries}",
+        code="log_gone",
+        hint="put it back; without it start another realm (ALLOD_HOME): its place is not taken by a new one",
+    )
+
+
 def recount(settings: Settings, store: TenantStore) -> int:
     """Make this gateway's part of the ledger anew from its log; how many receipts that was. No gateway may run.
 
-    Raises Unavailable (`log_locked`) while one does. Receipts whose day key was destroyed are nobody's from then on.
+    Raises Unavailable: (`log_locked`) while one does, (`log_gone`). Receipts whose day key was destroyed are nobody's
+    from then on.
     """
     home = Home(settings.home)
+    check_log_is_there(settings, store)
     log = open_log(home.receipts, home.signing_key(settings.origin))
     try:
         store.forget_ledger(settings.origin)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from allod import settings as settings_module
 from allod.app.clock import Acceptances, Clock, last_time_ms
 from allod.app.home import Home, now_ms
-from allod.app.meter import DayNames, Meter
+from allod.app.meter import DayNames, Meter, check_log_is_there
 from allod.app.policies import Policies
 from allod.app.tenants import open_store
 from allod.core.labels import Tier
@@ -56,6 +56,7 @@ def open_realm(settings: Settings) -> Opened:
     signing_key = home.signing_key(settings.origin)
     with ExitStack() as resources:
         store = resources.enter_context(closing(open_store(settings)))
+        check_log_is_there(settings, store)
         policies = Policies(settings.home, nation, realm=settings.realm.name)
         policies.set_default(now_ms=now_ms())
         trust = trust_text(signing_key.verifier, policies.key().verifier)

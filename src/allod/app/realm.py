@@ -95,9 +95,13 @@ class Realm:
             raise Unavailable(f"no policy can be relied on: {reason}", code="policy_unavailable") from error
 
     def seal(self) -> dict[str, Any]:
-        """The engine's perimeter as the kernel shows it now; no rows where there is no process to look at."""
+        """The engine's perimeter as the kernel shows it now; no rows for one that is no process.
+
+        Raises Unavailable while there is none to look at.
+        """
         engine, info = self.gateway.engine, self.gateway.engine.info
         if not isinstance(engine, Replica) or engine.process is None:
+            engine.check_ready()
             described: dict[str, Any] = {"kind": info.seal, "proof": info.seal_proof, "missing": [], "rows": []}
             return {**described, "evidence": None, "engine": {"name": info.name, "pid": None, "started_ms": None}}
         process = engine.process

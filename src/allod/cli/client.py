@@ -147,7 +147,8 @@ def _wait_until_ready(log: Path, process: subprocess.Popen[bytes]) -> str:
             if line.startswith("ready http"):
                 return line.removeprefix("ready ")
         if has_ended:
-            message = words.strip().rpartition("error: ")[2] or "it left no reason"
-            raise Unavailable(f"the gateway did not start: {message}", code="gateway_not_started")
+            message, _, hint = words.strip().rpartition("error: ")[2].partition("\nhint: ")
+            why = f"the gateway did not start: {message or 'it left no reason'}"
+            raise Unavailable(why, code="gateway_not_started", hint=hint or None)
         time.sleep(0.05)
     raise Unavailable(f"the gateway was not ready in {START_TIMEOUT_S} s", code="gateway_not_started")

@@ -240,6 +240,6 @@ def _of_catalogue(word: str) -> CatalogueEntry | None:
 def _unknown(word: str, released: ReleasedModels) -> Invalid:
     known = ", ".join(released.newest()) or "none"
     hint = f"released are: {known}"
-    if _of_catalogue(word) is not None:
-        hint += f"; `allod model get {word}` checks what the catalogue has under this name"
+    if (entry := _of_catalogue(word)) is not None:
+        hint += f"; `allod model get {entry.name}` checks what the catalogue has under this name"
     return Invalid(f"no model {word!r} was released here", code="model_unknown", hint=hint)
