@@ -204,6 +204,8 @@ def _cases() -> Iterator[Case]:
     }
     for name, body in no_json.items():
         yield f"no JSON: {name}", body, "invalid"
+    yield "long integers", raw('"metadata": [' + ",".join(["9" * 4000] * 900) + "]"), "invalid"
+    yield "numbers without end", raw('"metadata": [' + "1," * 1_900_000 + "1]"), "body_too_large"
     yield "parts without end", raw('"metadata": [' + "{}," * 250_000 + "{}]"), "body_too_large"
     yield "braces and escapes in strings", chat("question", "content", '{"a": {"a": "\\" {{{{ \\\\"}, "a": 1}'), "ok"
 

@@ -40,6 +40,11 @@ from allod.serve.salts import cache_salt
 CLOCK = Tool("clock", "The time", {"type": "object"})
 
 
+def called(arguments: str) -> dict[str, Any]:
+    """A call that an assistant made before."""
+    return {"id": "1", "type": "function", "function": {"name": "clock", "arguments": arguments}}
+
+
 class SlowDisk:
     """A disk whose `fdatasync` waits for leave, and may then fail."""
 
@@ -623,3 +628,25 @@ async def test_after_the_log_failed_no_work_is_begun_until_it_works_again(front:
             await ask(made.gateway, request(id=f"r{number}"))
         made.recorder.check()
         assert [statement.id for statement in await made.receipts()] == ["r0", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        (chat(messages=({"role": "user", "content": "x" * 201},)), "messages"),
+        (chat(messages=({"role": "user", "content": "x"},) * 21), "messages"),
+        (chat(messages=({"role": "assistant", "tool_calls": [called("x" * 201)]},)), "messages"),
+        (chat(tools=(replace(CLOCK, description="x" * 201),)), "tools"),
+    ],
+    ids=["a text", "texts", "arguments", "a description"],
+)
+async def test_what_cannot_fit_is_refused_before_the_engine_counts_it(
+    front: MakeFront, ask_chat: Ask, asked: Chat, param: str
+) -> None:
+    """No text is less than a token, and no token more than ten characters here."""
+    engine = ScriptedEngine()
+    engine.info = replace(engine.info, max_token_chars=10, context_tokens=20)
+    async with front(engine) as made:
+        with pytest.raises(Invalid) as caught:
+            await ask_chat(made.gateway, request(asked))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)

@@ -115,6 +115,16 @@ def test_a_conversation_that_grew_long_goes_on_in_its_slot() -> None:
     assert (again.slot, again.reuse) == (first.slot, True)
 
 
+def test_a_long_prompt_of_which_little_is_there_already_goes_up() -> None:
+    """A common beginning with a new document behind it: others would wait for the document."""
+    slots = Slots(4)
+    begin = b"s" * 1_500
+    assert used(slots, "a", begin).slot < 2
+    long = slots.take("a", begin + b"d" * 9_000)
+    assert long is not None
+    assert long.slot >= 2
+
+
 def test_a_refused_request_does_not_make_the_slot_its_own() -> None:
     """The engine refuses a prompt that is too long before it clears the slot: what another computed stays."""
     slots = Slots(1)

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from allod.core.deadlines import Deadlines
 from allod.web.http import WATCH, ClientLeft
-from allod.web.server import BoundedHeads
+from allod.web.server import MAX_QUEUED, BoundedHeads
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -29,6 +29,8 @@ class Written:
 
     def close(self) -> None:
         self.is_closed = True
+
+    abort = close
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -140,3 +142,16 @@ async def test_a_client_is_heard_while_its_answer_is_made() -> None:
     assert protocol.flow.read_paused
     await asyncio.gather(*state.tasks)
     assert heard == [True]
+
+
+@pytest.mark.parametrize(("num", "is_closed"), [(MAX_QUEUED + 1, False), (MAX_QUEUED + 2, True), (5_000, True)])
+async def test_requests_that_come_before_the_one_that_is_answered_was_are_bounded(num: int, is_closed: bool) -> None:
+    """Each is read and kept though nobody asked for a key yet: a flood of them ends the connection."""
+    state = ServerState()
+    protocol, transport = connected(answering(b"x"), state)
+    protocol.data_received(GET * num)
+    assert transport.is_closed == is_closed
+    assert len(protocol.pipeline) == MAX_QUEUED
+    while state.tasks:
+        await asyncio.gather(*state.tasks)
+    assert len(transport.writes) == (0 if is_closed else num)

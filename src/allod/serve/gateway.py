@@ -153,21 +153,28 @@ class Gateway:
             raise Invalid(
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
             )
-        self._check_length((message.get("content") or "" for message in chat.messages), param="messages")
+        said = (message.get("content") or "" for message in chat.messages)
+        calls = (call["function"]["arguments"] for message in chat.messages for call in message.get("tool_calls") or ())
+        self._check_length((*said, *calls), param="messages")
+        self._check_length((tool.description for tool in chat.tools), param="tools")
         tools.check_tools(chat)
         if chat.schema is not None:
             check_size(chat.schema, param=SCHEMA_PLACE)
         return chat
 
     def _check_length(self, texts: Iterable[str], *, param: str) -> None:
-        """Refuse at once what cannot fit, however it is cut into tokens: counting them takes the engine seconds."""
+        """Refuse at once what cannot fit, however it is cut into tokens: counting them takes the engine seconds.
+
+        No text takes less than a token.
+        """
         info = self.engine.info
         if info.max_token_chars is None:
             return
-        num_chars, most = sum(map(len, texts)), info.max_token_chars * info.context_tokens
-        if num_chars > most:
+        lengths = [len(text) for text in texts]
+        said = f"{sum(lengths)} characters in {len(lengths)} texts"
+        if sum(max(1, -(-length // info.max_token_chars)) for length in lengths) > info.context_tokens:
             raise Invalid(
-                f"{num_chars} characters are more than {info.context_tokens} tokens can hold, {most} at most",
+                f"{said} are more than {info.context_tokens} tokens can hold",
                 code="context_length_exceeded",
                 param=param,
             )

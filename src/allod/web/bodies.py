@@ -16,6 +16,8 @@ _UNKNOWN = re.compile(r"unknown field `(.*)`\Z")
 _Body = TypeVar("_Body")
 
 MAX_PARTS = 100_000  # strings, objects and lists in a body: what is more takes too long to decode at once
+MAX_VALUES = 500_000  # of any kind, numbers too
+MAX_NUMBER = 100  # characters: Python takes a time for an integer that grows with the square of its digits
 MAX_DEPTH = 500  # of objects
 BYTES_AT_ONCE = 64 << 10  # of what is no part
 SMALL_BYTES = 16 << 10  # a body whose keys are looked at all at once
@@ -25,23 +27,27 @@ PARTS_A_TURN = 200  # looked at, 0.3 ms or so, before others have their turn
 _CHARACTERS = rb'(?:[^"\\]{1,1024}+|\\.){0,256}+'
 _PART = re.compile(rb'[{}\[]|"' + _CHARACTERS + rb'("\s{0,64}(:)?)?', re.DOTALL)
 _STRING = re.compile(rb'"((?:[^"\\]++|\\.)*+)"(?:\s*+(:))?', re.DOTALL)
+_LONG_NUMBER = re.compile(rb"(?<![0-9.eE+-])[0-9.eE+-]{%d}" % (MAX_NUMBER + 1))
 _REST = re.compile(_CHARACTERS + rb'("\s{0,64}(:)?)?', re.DOTALL)
 
 
 async def check_keys(body: bytes) -> None:
-    """Raise Invalid for a key that an object repeats, of which no two readers take the same, and for too many parts.
+    """Raise Invalid for a key that an object repeats, of which no two readers take the same, for too many parts or
+    values, and for a number that is too long.
 
     In time that grows as the body does, and others have their turn. What is no JSON is left to the decoder.
     """
     if len(body) <= SMALL_BYTES and _are_all_different(body):
         return
     objects: list[dict[bytes, None]] = []
-    num_parts = 0
+    num_parts = num_values = 0
     place = 0
     while place < len(body):
         part = _PART.search(body, place, place + BYTES_AT_ONCE)
+        num_values += _values_between(body, place, place + BYTES_AT_ONCE if part is None else part.start())
         if part is None:
             place += BYTES_AT_ONCE
+            _check_bounds(num_parts, num_values, len(objects))
             await give_way()
             continue
         if part.end() + 128 > place + BYTES_AT_ONCE:  # where the search ended may not be where the part does
@@ -57,7 +63,7 @@ async def check_keys(body: bytes) -> None:
             await give_way()
         num_parts += 1
         if num_parts % PARTS_A_TURN == 0:
-            _check_bounds(num_parts, len(objects))
+            _check_bounds(num_parts, num_values, len(objects))
             await give_way()
         if first == 0x7B:
             objects.append({})
@@ -68,7 +74,7 @@ async def check_keys(body: bytes) -> None:
             if key in objects[-1] or (b"\\" in key and (key := _plain_key(key)) in objects[-1]):
                 _refuse_repeated(objects, key)
             objects[-1][key] = None
-    _check_bounds(num_parts, len(objects))
+    _check_bounds(num_parts, num_values, len(objects))
 
 
 def _are_all_different(body: bytes) -> bool:
@@ -77,7 +83,16 @@ def _are_all_different(body: bytes) -> bool:
     return len(set(keys)) == len(keys) and b"\\" not in b"".join(keys) and body.count(b"{") < MAX_DEPTH
 
 
-def _check_bounds(num_parts: int, depth: int) -> None:
+def _values_between(body: bytes, start: int, end: int) -> int:
+    """How many values end where no string is. Raises Invalid for a number that is too long."""
+    if end - start > MAX_NUMBER and _LONG_NUMBER.search(body, start, end):
+        raise Invalid(f"a number has more than {MAX_NUMBER} characters", code="invalid_json")
+    return body.count(b",", start, end)
+
+
+def _check_bounds(num_parts: int, num_values: int, depth: int) -> None:
+    if num_values > MAX_VALUES:
+        raise Invalid(f"the body has more than {MAX_VALUES} values", code="body_too_large")
     if num_parts > MAX_PARTS:
         raise Invalid(f"the body has more than {MAX_PARTS} strings, objects and lists", code="body_too_large")
     if depth > MAX_DEPTH:

@@ -30,6 +30,7 @@ from allod.web.routes import application
 GRACE_S = 10
 MAX_HEAD_BYTES = 64 << 10
 FREE_PARTS, LEAST_PART_BYTES = 20_000, 32  # a body in more parts has so many bytes in each, on average
+MAX_QUEUED = 64  # requests of one connection that have come before the one that is answered was
 SWITCH_S = 0.0005  # that a thread beside the event loop may compute before the loop has its turn; Python's own is 5 ms
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
 CONTINUE = b"HTTP/1.1 100 "  # how what is no response begins
@@ -119,7 +120,11 @@ class BoundedHeads(HttpToolsProtocol):
             self._start_deadline()
 
     def on_headers_complete(self) -> None:
+        """Raises ValueError, which ends the parser, where more requests have come than one client may have wait."""
         self._stop_deadline()
+        if len(self.pipeline) >= MAX_QUEUED:
+            self.transport.abort()  # an answer is under way: there is no place for another that says why
+            raise ValueError("too many requests at once")
         self._awaited, self._num_bytes = "body", 0
         self._num_parts = self._body_bytes = 0
         self.scope["extensions"] = self._watch  # type: ignore[typeddict-item]  # more than uvicorn knows of
@@ -187,6 +192,8 @@ class _JoinedHeads:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
+        if self.is_closing():  # nobody is there
+            return
         if not self._is_begun and not data.startswith(CONTINUE):
             self._is_begun, self._head = True, data
             return

@@ -81,9 +81,11 @@ class Slots:
         if self._long and len(prompt) <= LONG_PROMPT:
             free = [held for held in free if held.slot < min(self._long)] or free
         held, length = _most_of(salt, prompt, free)
-        if len(prompt) - length > LONG_PROMPT:
-            if length == 0:
-                held = next((other for other in free if other.slot >= self._upper), max(free, key=_slot_of))
+        left = len(prompt) - length
+        if left > LONG_PROMPT:
+            upper = [other for other in free if other.slot >= self._upper]
+            if left > length and held not in upper:  # what is there already saves less than others would wait
+                held = upper[0] if upper else held if length else max(free, key=_slot_of)
             self._long.add(held.slot)
         return held
 
