@@ -37,10 +37,10 @@ def start_server(stack: ExitStack, place: Path, name: str) -> Target:
     command = [str(bin_directory() / "python"), str(HERE / "http_servers.py"), name, "--port", str(port)]
     request = chat_request(port, KEY, "bench", stream=False)
     log = place / f"{name}.log"
-    stack.enter_context(
+    process = stack.enter_context(
         started(command, is_ready=lambda: listens(port) and answers(port, request), log=log, environment=_environment())
     )
-    return Target(port, KEY)
+    return Target(port, KEY, process.pid)
 
 
 def measure_servers(targets: dict[str, Target], *, rounds: int, seconds: float) -> Found:
