@@ -136,8 +136,8 @@ def _read(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        if not _UNKNOWN.search(_PLACE.sub("", str(error))):
-            raise
+        if b"null" not in body or not _UNKNOWN.search(_PLACE.sub("", str(error))):
+            raise  # without decoding it once more
     value = msgspec.json.decode(body)
     drop_unknown_nulls(value, decoder.type)
     return msgspec.convert(value, decoder.type)
