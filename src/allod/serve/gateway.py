@@ -171,8 +171,8 @@ class Gateway:
         if info.max_token_chars is None:
             return
         lengths = [len(text) for text in texts]
-        said = f"{sum(lengths)} characters in {len(lengths)} texts"
         if sum(max(1, -(-length // info.max_token_chars)) for length in lengths) > info.context_tokens:
+            said = f"{sum(lengths)} characters in {len(lengths)} texts"
             raise Invalid(
                 f"{said} are more than {info.context_tokens} tokens can hold",
                 code="context_length_exceeded",

@@ -208,8 +208,7 @@ class _JoinedHeads:
         self._is_begun = False
 
     def close(self) -> None:
-        if not self.is_closing():
-            self.end_response()
+        self.end_response()
         self._transport.close()
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from dataclasses import dataclass
-from operator import attrgetter
 
 from allod.core.errors import Unavailable
 
@@ -85,7 +84,7 @@ class Slots:
         if left > LONG_PROMPT:
             upper = [other for other in free if other.slot >= self._upper]
             if left > length and held not in upper:  # what is there already saves less than others would wait
-                held = upper[0] if upper else held if length else max(free, key=_slot_of)
+                held = upper[0] if upper else held if length else max(free, key=lambda other: other.slot)
             self._long.add(held.slot)
         return held
 
@@ -99,9 +98,6 @@ def _most_of(salt: str, prompt: bytes, free: list[_Held]) -> tuple[_Held, int]:
             if length > max(longest, least):
                 best, longest = held, length
     return best, longest
-
-
-_slot_of = attrgetter("slot")
 
 
 class SlotQueue:
