@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -71,3 +72,41 @@ def test_what_an_artefacts_log_vouches_for_falls_with_it(tmp_path: Path, change:
     if change is take_away:
         with pytest.raises(AllodError):
             believed_clock(settings)
+
+
+@pytest.mark.parametrize("name", ["receipts", "artefacts"])
+def test_a_rebuild_reports_on_both_logs_where_one_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Which, at which byte, and what was made again; it ends with 1, the answer is no."""
+    settings = made(tmp_path)
+    monkeypatch.setenv("ALLOD_HOME", str(settings.home))
+    segment = settings.home / "logs" / name / "segment"
+    data = bytearray(segment.read_bytes())
+    data[20] ^= 1
+    segment.write_bytes(data)
+    assert main(["log", "fsck", "--rebuild"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{name}: segment, byte 8: a sum is wrong; ") for line in lines)
+    assert f"{name}: nothing was made again, and nothing changed: the segment is damaged" in lines
+    other = "artefacts" if name == "receipts" else "receipts"
+    assert f"{other}: made again: the index, the tiles and the checkpoint file" in lines
+    assert lines[-1] == "NOT clean: no gateway starts with this"
+    assert main(["log", "fsck", "--rebuild", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)["logs"]
+    assert [told[log]["is_rebuilt"] for log in (name, other)] == [False, True]
+
+
+def test_a_bundle_that_does_not_verify_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no reason to say nothing of the logs."""
+    settings = made(tmp_path)
+    monkeypatch.setenv("ALLOD_HOME", str(settings.home))
+    (bundle,) = (settings.home / "policies").glob("*.json")
+    bundle.write_text(bundle.read_text().replace("allod:first start", "allod:first stare"))
+    assert main(["log", "fsck"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("receipts: 3 entries, ")
+    assert lines[1].startswith(f"artefacts: what is kept of it: the bundle {bundle.name} does not verify: ")
+    assert lines[-1] == "NOT clean: no gateway starts with this"

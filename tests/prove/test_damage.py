@@ -194,3 +194,58 @@ def test_a_log_that_is_gone_is_damaged_and_never_begun_anew(made: Path, tmp_path
         assert report.is_damaged
         assert report.findings[0].problem == "it is gone"
     assert not (directory / "segment").exists()
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+DERIVED: dict[str, Callable[[Path], object]] = {
+    "index.sqlite": lambda log: (log / "index.sqlite").write_bytes(b"x" * 4096),
+    "checkpoint": lambda log: flip(log / "checkpoint", 3),
+}
+
+
+@pytest.mark.parametrize("where", DERIVED)
+def test_a_rebuild_says_what_was_wrong_and_is_right_now(made: Path, tmp_path: Path, where: str) -> None:
+    """And that it was made again."""
+    directory = tmp_path / "log"
+    shutil.copytree(made, directory)
+    DERIVED[where](directory)
+    report = rebuild(directory, KEY)
+    assert (report.findings, report.is_rebuilt) == ((), True)
+    assert [finding.where for finding in report.mended] == [where]
+
+
+SPOILED: dict[str, Callable[[Path], object]] = {
+    "its start": lambda log: flip(log / "segment", 0),
+    "the kind of a frame": lambda log: flip(log / "segment", len(MAGIC)),
+    "an entry": lambda log: flip(log / "segment", (log / "segment").read_bytes().index(b"r0-0")),
+    "the last tree head": lambda log: flip(log / "segment", (log / "segment").read_bytes().rindex(KEY.name.encode())),
+    "torn in the last batch": lambda log: (log / "segment").write_bytes(
+        (log / "segment").read_bytes().rstrip(b"\0")[:-5]
+    ),
+    "empty": lambda log: (log / "segment").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_rebuild_of_a_damaged_segment_reports_and_changes_nothing(made: Path, tmp_path: Path, what: str) -> None:
+    """What is derived may be all that is left of the log: it is not thrown away for what cannot be made again."""
+    directory = tmp_path / "log"
+    shutil.copytree(made, directory)
+    SPOILED[what](directory)
+    before = contents(directory)
+    report = rebuild(directory, KEY)
+    assert report.is_damaged
+    assert not report.is_rebuilt
+    assert any(finding.where.startswith("segment") for finding in report.findings)
+    assert contents(directory) == before
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """Of every file but SQLite's own beside the index, which looking at it may make."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in recovery.INDEX_FILES[1:])
+    return {path: path.read_bytes() for path in files}

@@ -24,7 +24,7 @@ from allod.core.statements import check_statement
 from allod.govern.moments import moment_text
 from allod.prove.bundle import MAX_BUNDLE_BYTES
 from allod.prove.compare import Comparison, compare, kept_note
-from allod.prove.fsck import NOTHING, FsckReport, Had, fsck, rebuild
+from allod.prove.fsck import NOTHING, Finding, FsckReport, Had, fsck, rebuild
 from allod.prove.heads import TreeHead
 from allod.prove.keys import load_signing_key
 from allod.prove.notes import VerifierKey
@@ -151,16 +151,19 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
         print(json.dumps({**_told(reports["receipts"]), "logs": {name: _told(one) for name, one in reports.items()}}))
     else:
         for name, report in reports.items():
-            _print(name, report)
+            _print(name, report, was_asked=words.rebuild)
         print(_verdict(reports.values()))
     return 0 if is_sound else 1
 
 
 def _had(settings: Settings, name: str, key: VerifierKey) -> Had:
     """Of the artefacts log the heads in the bundles that policies and releases are believed by; of the receipts what
-    was charged. Raises Invalid, and Unavailable where the ledger cannot be asked."""
+    was charged. Raises Unavailable where the ledger cannot be asked."""
     if name == "artefacts":
-        return Had(heads=heads_of_bundles(settings.home, key))
+        try:
+            return Had(heads=heads_of_bundles(settings.home, key))
+        except Invalid as error:
+            return Had(wrong=(Finding("what is kept of it", error.message),))
     if not settings.tenants.database and not Home(settings.home).tenants.exists():
         return NOTHING
     with closing(open_store(settings)) as store:
@@ -178,9 +181,15 @@ def _told(report: FsckReport) -> dict[str, Any]:
     }
 
 
-def _print(name: str, report: FsckReport) -> None:
+def _print(name: str, report: FsckReport, *, was_asked: bool) -> None:
     for finding in report.findings:
         print(f"{name}: {finding.where}: {finding.problem}")
+    for finding in report.mended:
+        print(f"{name}: {finding.where}: {finding.problem}: {'cut off' if finding.is_tail else 'made again'}")
+    if report.is_rebuilt:
+        print(f"{name}: made again: the index, the tiles and the checkpoint file")
+    elif was_asked:
+        print(f"{name}: nothing was made again, and nothing changed: the segment is damaged")
     print(f"{name}: {report.head.size} entries, {report.num_heads} tree heads, {report.num_bytes} bytes")
 
 

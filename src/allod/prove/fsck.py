@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,17 +35,6 @@ CheckEntry = Callable[[bytes], Statement]
 
 
 @dataclass(frozen=True, slots=True)
-class Had:
-    """What is known from elsewhere that a log once held: tree heads, and so many entries that a ledger charged."""
-
-    heads: Collection[TreeHead] = ()
-    charged: int = 0
-
-
-NOTHING = Had()
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
     """Something wrong. `is_derived` if the segment can make it again; `is_tail` if it was never acknowledged;
     `is_entry` if the log is whole and holds what nobody can read, which a gateway steps over."""
@@ -56,15 +45,36 @@ class Finding:
     is_tail: bool = False
     is_entry: bool = False
 
+    @property
+    def is_damage(self) -> bool:
+        """What the log's key signed is not all there."""
+        return not (self.is_derived or self.is_tail or self.is_entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Had:
+    """What is known from elsewhere that a log once held: tree heads, and so many entries that a ledger charged; `wrong`
+    is what of that cannot be known."""
+
+    heads: Collection[TreeHead] = ()
+    charged: int = 0
+    wrong: tuple[Finding, ...] = ()
+
+
+NOTHING = Had()
+
 
 @dataclass(frozen=True, slots=True)
 class FsckReport:
-    """What was read and what was wrong with it; `head` is the last good tree head."""
+    """What was read and what is wrong with it; `head` is the last good tree head. `mended` was wrong before a rebuild,
+    and `is_rebuilt` says that there was one."""
 
     head: TreeHead
     num_heads: int
     num_bytes: int
     findings: tuple[Finding, ...]
+    mended: tuple[Finding, ...] = ()
+    is_rebuilt: bool = False
 
     @property
     def is_sound(self) -> bool:
@@ -73,8 +83,8 @@ class FsckReport:
 
     @property
     def is_damaged(self) -> bool:
-        """What the log's key signed is not all there: then no gateway starts with it."""
-        return any(not (finding.is_derived or finding.is_tail or finding.is_entry) for finding in self.findings)
+        """Whether no gateway starts with it."""
+        return any(finding.is_damage for finding in self.findings)
 
 
 class _Replay:
@@ -90,7 +100,7 @@ class _Replay:
         self.places: dict[str, tuple[int, int]] = {}
         self.batches: dict[int, int] = {}
         self.num_heads = self.num_bytes = 0
-        self.findings: list[Finding] = []
+        self.findings = [*had.wrong]
         # What the derived files say is read before the segment: beside a running writer they may only be behind it.
         self.published = published_head(directory, key)
         self.index, self.indexed = self._open_index()
@@ -142,10 +152,11 @@ class _Replay:
         for offset in self.unsigned:  # a later one that is signed vouches for the same entries
             is_last = offset == self.standing.head_offset
             self.find(f"segment, byte {offset}", "the tree head is not signed by this log's key", is_entry=not is_last)
-        try:
-            check_reached(self.standing.head, self.published, self.indexed)
-        except Invalid as error:
-            self.find("segment", error.message)
+        for where, published, indexed in (("segment", self.published, 0), (INDEX_FILES[0], None, self.indexed)):
+            try:
+                check_reached(self.standing.head, published, indexed)
+            except Invalid as error:
+                self.find(where, error.message)
         if self.charged > self.standing.head.size:
             size = self.standing.head.size
             self.find("segment", f"the ledger has charged {self.charged} of its entries, and it holds {size}")
@@ -241,8 +252,13 @@ def rebuild(
 ) -> FsckReport:
     """Make the index, the tiles and `checkpoint` again from the segment, then check. Takes the log's lock.
 
-    Raises what `open_log` raises: a damaged segment is not repaired, by this or by anything, nor is one that is gone.
+    A damaged segment is not repaired, by this or by anything, nor is one that is gone: then everything stays as it is,
+    and the report says what is wrong. Raises what `open_log` raises.
     """
-    if (directory / "segment").is_file():
-        open_log(directory, key, anew=True).close()
-    return fsck(directory, key.verifier, check_entry, had=had)
+    before = fsck(directory, key.verifier).findings
+    if any(each.is_damage and each.where != INDEX_FILES[0] for each in before):  # an index ahead may itself be wrong
+        return fsck(directory, key.verifier, check_entry, had=had)
+    open_log(directory, key, anew=True).close()
+    after = fsck(directory, key.verifier, check_entry, had=had)
+    mended = tuple(each for each in before if each not in after.findings)
+    return replace(after, mended=mended, is_rebuilt=True)
