@@ -75,7 +75,10 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
         f"\\u{ord(character):04x}" if ord(character) < 0x10000 else character for character in text
     ),
 }
-SURROUNDINGS = ("{}", "\n{}", "\t{}.", "\u201c{}\u201d", "number {}, please", "\u53f7{}", "id_{}_x")
+SURROUNDINGS = (
+    *("{}", "\n{}", "\t{}.", "\u201c{}\u201d", "number {}, please", "\u53f7{}", "id_{}_x"),
+    *("NHS\u200b{}", "e\u0301{}\u00adand", "\u2116{}", "2024\u2060{}\u20602025"),  # parted by what shows nothing
+)
 
 
 def number(separator: str = " ", zero: int = 0x30) -> str:
@@ -142,6 +145,18 @@ def _cases() -> Iterator[Case]:
         yield f"in {name} digits in arguments", chat(messages=called(json.dumps({"a": number(zero=zero)}))), PERSONAL
     for name, encode in ENCODINGS.items():
         yield f"as {name}", chat(f"This was sent: {encode(chr(10) + number())}"), PERSONAL
+    for name, text in {
+        "a zero-width space before full-width digits": f"NHS\u200b{number('', DIGITS['full-width'])}",
+        "a zero-width space's escape": rf"NHS\u200b{number()}",
+        "a zero-width space of an address": f"NHS%E2%80%8B{number()}",
+        "a zero-width space's entity": f"NHS&ZeroWidthSpace;{number(zero=DIGITS['Arabic'])}",
+        "a colour before full-width digits": f"NHS\x1b[1m{number(zero=DIGITS['full-width'])}\x1b[0mand",
+        "a number sign": f"\u2116{number(zero=DIGITS['full-width'])}",
+        "zero-width spaces everywhere": "NHS\u200b" + "\u200b".join(number("")) + "\u200bis it",
+        "an address in JSON": r"\u0025E2\u002580\u00258B" + number(zero=DIGITS["bold"]),
+        "a colour in entities": f"&#27;[1m{number(zero=DIGITS['circled'])}",
+    }.items():
+        yield f"behind {name}", chat(text), PERSONAL
     yield "in colour", chat(f"It is {ENCODINGS['coloured'](number())}"), PERSONAL
     yield "as a number in a schema", chat(response_format=schema({"enum": [9434765919]})), PERSONAL
     yield "as a number with an exponent", chat(response_format=schema({"enum": [9.434765919e9]})), PERSONAL
@@ -159,6 +174,11 @@ def _cases() -> Iterator[Case]:
         "Chinese": "\u8bf7\u544a\u8bc9\u6211\u53f7\u7801\u7684\u683c\u5f0f 2024 \u5e74",
         "escapes without digits": r"\n\t\\\u00e9\"",
         "a share": "100%25 of 943 & 476; R\\&D, 5919",
+        "a word in full width": "\uff21" + number("", DIGITS["full-width"]),
+        "a product's code": f"A{number('')}, A\u200bB{number('')}\u200b, {number('')}A",
+        "signs and accents": "\u2116 12, \u2116\uff11\uff13; 20\u00ad24\u20602025; e\u03011234 567 891",
+        "an escape in another": r"\u0026#57;43 \u002547 %5Cu0035919, 100\u0025 of 943",
+        "keys of a telephone": "9\ufe0f\u20e3 4\ufe0f\u20e3 3\ufe0f\u20e3",
         "escapes of nothing": r"\u12 \x \u{110000} &#9999999; &nothing; %zz %ff",
     }
     for name, text in honest.items():

@@ -58,9 +58,42 @@ def test_place_separator_script_and_encoding_do_not_matter(
     assert markings_of(texts.PLACES[place](said)) == {texts.PERSONAL}
 
 
+@settings(max_examples=400)
+@given(
+    st.sampled_from(sorted(texts.SEPARATORS | texts.ENCODED_SEPARATORS)),
+    st.sampled_from(sorted(texts.DIGITS)),
+    st.sampled_from(texts.SURROUNDINGS),
+    st.lists(st.sampled_from(sorted(texts.ENCODINGS)), min_size=2, max_size=2),
+)
+def test_one_hiding_in_another_does_not_matter(
+    separator: str, script: str, surrounding: str, encodings: list[str]
+) -> None:
+    """An escape within another kind's, beside what shows nothing, in another script."""
+    separators = texts.SEPARATORS | texts.ENCODED_SEPARATORS
+    said = surrounding.format(texts.number(separators[separator], texts.DIGITS[script]))
+    for encoding in encodings:
+        said = texts.ENCODINGS[encoding](said)
+    assert markings_in(said, NATION) == {texts.PERSONAL}
+
+
 texts_with_hiding = st.lists(
     st.sampled_from(
-        ["9", "x", " ", "\\n", "\\u0039", "&#57;", "%39", "\u0669", "\u200b", "\u00e9", "\\ud835\\udfd7", "\U0001d7d7"]
+        [
+            "9",
+            "x",
+            " ",
+            "\\n",
+            "&amp;#",
+            "\\u0026#x1a;",
+            "\\u0039",
+            "&#57;",
+            "%39",
+            "\u0669",
+            "\u200b",
+            "\u00e9",
+            "\\ud835\\udfd7",
+            "\U0001d7d7",
+        ]
     )
     | st.text(max_size=3)
 ).map("".join)
@@ -71,6 +104,7 @@ def test_a_reading_with_places_is_the_reading(text: str) -> None:
     """Each of its characters comes from a part of the text, in order."""
     made = readings.read_with_places(text)
     assert made.text == readings.read(text)
+    assert readings.read_with_places(text, 2).text == readings.read(made.text)
     assert made.starts == sorted(made.starts)
     assert all(start < end <= len(text) for start, end in zip(made.starts, made.ends, strict=True))
 

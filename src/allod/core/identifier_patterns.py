@@ -49,22 +49,36 @@ def fault_of(pattern: str) -> str | None:
     return _fault_of_expression(pattern) if holds_digit else "a match need not hold a digit outside its groups"
 
 
-def widened(pattern: str) -> str:
-    """`pattern`, one that may be used, where separators are any of `GAP`, up to `MAX_GAP` of them: as people write."""
+def widened(pattern: str, nothing: str = "") -> str:
+    """`pattern`, one that may be used, where separators are any of `GAP`, up to `MAX_GAP` of them: as people write.
+
+    Before each character `nothing` may stand, one that no pattern has and that stands for what shows nothing.
+    """
+    before = nothing and f"{nothing}?+"
     parts: list[str] = []
     num_required: int | None = None  # of the separators that stand here in a row; None where none stands
     for token in _TOKEN.finditer(pattern):
         if token["one"] and _SEPARATOR.fullmatch(token["one"]):
             num_required = (num_required or 0) + _repetitions(token)[0]
             continue
-        parts += [_gap(num_required), token[0]]
+        parts += [_gap(num_required, before), _repeated(token, before) if token["one"] and before else token[0]]
         num_required = None
-    return "".join([*parts, _gap(num_required)])
+    return "".join([*parts, _gap(num_required, before)])
 
 
-def _gap(num_required: int | None) -> str:
+def _repeated(token: re.Match[str], before: str) -> str:
+    """Written out, which costs half of what a group does that repeats."""
+    least, most = _repetitions(token)
+    one = before + token["one"]
+    return one * least + (f"(?:{one}){{0,{most - least}}}" if most > least else "")
+
+
+def _gap(num_required: int | None, before: str) -> str:
     """Possessive: what follows a gap is no part of one, so there is no other way to try."""
-    return "" if num_required is None else f"[{GAP}]{{{min(num_required, 1)},{MAX_GAP}}}+"
+    if num_required is None:
+        return ""
+    one = f"(?:{before}[{GAP}])" if before else f"[{GAP}]"
+    return f"{one}{{{min(num_required, 1)},{MAX_GAP}}}+"
 
 
 def longest(pattern: str) -> int:

@@ -1,8 +1,8 @@
 """Identifiers of people in a text, by a nation's patterns and their check digits.
 
 A net for what slips in by accident, and for what a form, a program or an alphabet does to it on the way: a text is
-searched as it came and as it is read (`govern.readings`). Digits written as words pass. Where a match stands is told,
-never what it says: callers redact by position and log the name.
+searched as it came and as it is read, once and again (`govern.readings`). Digits written as words pass. Where a match
+stands is told, never what it says: callers redact by position and log the name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from allod.govern import readings
 # towards more care.
 MAX_FAILED_CHECKS = 1000
 
-_SEPARATORS = {ord(character): None for character in GAP}
+_SEPARATORS = {ord(character): None for character in GAP + readings.NOTHING}
 
 
 class Found(NamedTuple):
@@ -35,13 +35,14 @@ class Found(NamedTuple):
 
 def found_in(text: str, nation: Nation) -> list[Found]:
     """The identifiers in `text`, in their order and without overlap; in time that grows as its length does."""
-    found = [Found(one.name, start, end) for one, start, end in _matches(text, nation.identifiers)]
-    hidden = readings.read(text) if readings.has_digits(text) else text
-    if hidden == text or next(_matches(hidden, nation.identifiers), None) is None:
-        return found
-    reading = readings.read_with_places(text)
-    for one, start, end in _matches(reading.text, nation.identifiers):
-        found.append(Found(one.name, reading.starts[start], reading.ends[end - 1]))
+    found: list[Found] = []
+    for times, reading in enumerate(_readings(text)):
+        if not times:
+            found += [Found(one.name, start, end) for one, start, end in _matches(text, nation.identifiers)]
+        elif next(_matches(reading, nation.identifiers), None) is not None:
+            made = readings.read_with_places(text, times)
+            for one, start, end in _matches(made.text, nation.identifiers):
+                found.append(Found(one.name, made.starts[start], made.ends[end - 1]))
     return _without_overlap(sorted(found, key=attrgetter("start")))
 
 
@@ -69,17 +70,14 @@ def markings_in(text: str, nation: Nation) -> frozenset[str]:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """The text as it came, and as it is read if that is another."""
-    if readings.has_digits(text):
-        yield text
-        if (read := readings.read(text)) != text:
-            yield read
+    """The text as it came, and each way to read it; none where there is no digit to find."""
+    return readings.layers(text) if readings.has_digits(text) else iter(())
 
 
 def _matches(text: str, identifiers: tuple[Identifier, ...]) -> Iterator[tuple[Identifier, int, int]]:
     if not identifiers or not any(digit in text for digit in "0123456789"):  # ten scans in C beat one of an expression
         return
-    search = _compiled(identifiers)
+    search = _compiled(identifiers, readings.NOTHING if readings.NOTHING in text else "")
     checks_left = MAX_FAILED_CHECKS
     for digits in search.digits.finditer(text):
         start = max(0, digits.start() - search.reach)
@@ -111,9 +109,10 @@ class _Search(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _compiled(identifiers: tuple[Identifier, ...]) -> _Search:
-    reach = max(longest(one.pattern) for one in identifiers)
-    rows = [(one, f"{widened(one.pattern)}(?![A-Z0-9])") for one in identifiers]
+def _compiled(identifiers: tuple[Identifier, ...], nothing: str) -> _Search:
+    """For texts in which `nothing`, if that is a character, stands for what shows nothing: four times the work."""
+    reach = max(longest(one.pattern) for one in identifiers) * (2 if nothing else 1)
+    rows = [(one, f"{widened(one.pattern, nothing)}(?![A-Z0-9])") for one in identifiers]
     scan = "|".join(pattern for _, pattern in rows)
     return _Search(
         reach,

@@ -1,7 +1,9 @@
-"""A text as its reader reads it: escapes as what they stand for, other scripts' digits as ours, nothing invisible.
+"""A text as its reader reads it: escapes as what they stand for, other scripts' digits as ours, and a mark for what
+shows nothing, which may stand in a word or between two.
 
 Escapes are those of JSON (also doubled, and Python's `\\x39`), of HTML (`&#57;`, `&nbsp;`) and of addresses (`%20`),
-both also done twice (`&amp;#57;`, `%2520`), of Markdown (`\\-`), and a terminal's for colours, which show nothing.
+both also done twice (`&amp;#57;`, `%2520`), of Markdown (`\\-`), and a terminal's for colours, which show nothing; one
+kind may stand in another.
 Letters of other alphabets stay what they are, and so do words for numbers.
 """
 
@@ -9,14 +11,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from html import unescape
 from typing import NamedTuple
 
-# Every repetition is bounded: there is nothing to try again.
+NOTHING = "\x1a"  # in a reading: whatever shows nothing, once for all that stands in a row
+MAX_LAYERS = 3  # of escapes in escapes
+
+# Every repetition is bounded: there is nothing to try again. Each way begins with a character of its own, which is
+# what the search leaps to.
 _ESCAPE = (
-    r"\\{1,16}+u[dD][89abAB][0-9A-Fa-f]{2}\\{1,16}+u[dD][c-fC-F][0-9A-Fa-f]{2}"  # one character of UTF-16, in halves
-    r"|(?:\x1b|\\{1,16}+(?:u001[bB]|x1[bB]|033|e))\[[0-9;]{0,24}+[A-Za-z]"  # a terminal's colour
-    r"|\\{1,16}+(?:u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|[nrtbfvs\"'/.,_+ -])"
+    r"\\\\{0,15}+u[dD][89abAB][0-9A-Fa-f]{2}\\{1,16}+u[dD][c-fC-F][0-9A-Fa-f]{2}"  # one character of UTF-16, in halves
+    r"|\x1b\[[0-9;]{0,24}+[A-Za-z]|\\\\{0,15}+(?:u001[bB]|x1[bB]|033|e)\[[0-9;]{0,24}+[A-Za-z]"  # a terminal's colour
+    r"|\\\\{0,15}+(?:u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|[nrtbfvs\"'/.,_+ -])"
     r"|&(?:amp;){0,4}(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[a-zA-Z]{2,24});"
     r"|%(?:25){0,4}[0-9A-Fa-f]{2}(?:%(?:25){0,4}[89abAB][0-9A-Fa-f]){0,3}+"  # one character of UTF-8
 )
@@ -49,30 +56,34 @@ _HYPHENS = (
 )
 _SEPARATORS = re.compile(f"[{_SPACES}{_DOTS}{_HYPHENS}]")  # one class: alternatives cost four times as much
 _SPACE = re.compile(f"[{_SPACES}]")
-_ASCII = bytes(code if 32 <= code < 127 else 32 for code in range(128)).upper() + bytes(128)
+_ROW = re.compile(f"{NOTHING}{{2,}}")
+_ASCII = bytes(code if 32 <= code < 127 or chr(code) == NOTHING else 32 for code in range(128)).upper() + bytes(128)
 
 
-class _Folds(dict[int, str | None]):
-    """What a character is read as, found out when it is first met; None if it shows nothing. Separators stay."""
+class _Folds(dict[int, str]):
+    """What a character is read as, found out when it is first met. Separators stay."""
 
-    def __missing__(self, code: int) -> str | None:
+    def __missing__(self, code: int) -> str:
         self[code] = made = _fold_of(chr(code))
         return made
 
 
-def _fold_of(character: str) -> str | None:
+def _fold_of(character: str) -> str:
     if ord(character) in _TAGS:
         return chr(ord(character) - _TAGS.start + 0x20)
     category = unicodedata.category(character)
     if category in ("Cf", "Mn", "Me") or character in _FILLERS:
-        return None
+        return NOTHING
     digit = unicodedata.digit(character, None)
     if digit is not None:
         return str(digit)
     if _SEPARATORS.match(character):
         return character
     same = unicodedata.normalize("NFKC", character).replace("\u2044", "/").replace("\u2215", "/")
-    return same if same.isascii() else character
+    if not same.isascii():
+        return character
+    is_sign = not category.startswith("L") and any(letter.isalpha() for letter in same)
+    return f"{NOTHING}{same}{NOTHING}" if is_sign else same  # "No" of U+2116 is no word with what follows
 
 
 _FOLDS = _Folds()
@@ -96,11 +107,23 @@ def _plain_separator(character: re.Match[str]) -> str:
     return "." if character[0] in _DOTS else "-"
 
 
+def layers(text: str) -> Iterator[str]:
+    """`text` as it came, and as it is read, again while that is another: the time grows as its length does."""
+    yield text
+    for _ in range(MAX_LAYERS):
+        if (made := read(text)) == text:
+            return
+        yield made
+        text = made
+
+
 def read(text: str) -> str:
     """What `text` is read as; itself where it hides nothing. The time grows as its length does."""
     if "\\" in text or "&" in text or "%" in text or "\x1b" in text:
         text = _ESCAPES.sub(_unescaped, text)
-    return text if text.isascii() else _FOLDED.sub(_folded, text)
+    if not text.isascii():
+        text = _FOLDED.sub(_folded, text)
+    return _ROW.sub(NOTHING, text) if NOTHING * 2 in text else text
 
 
 def _folded(run: re.Match[str]) -> str:
@@ -115,27 +138,35 @@ class Reading(NamedTuple):
     ends: list[int]
 
 
-def read_with_places(text: str) -> Reading:
-    """The same, with the places: some twenty times the work."""
-    made, starts, ends = [], [], []
+def read_with_places(text: str, times: int = 1) -> Reading:
+    """The same, so many times one after another, with the places: some twenty times the work."""
+    made: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
     for part in _PARTS.finditer(text):
-        folded = _FOLDED.sub(_folded, part[0] if len(part[0]) == 1 else _unescaped(part))
-        made.append(folded)
-        starts += [part.start()] * len(folded)
-        ends += [part.end()] * len(folded)
-    return Reading("".join(made), starts, ends)
+        for character in _FOLDED.sub(_folded, part[0] if len(part[0]) == 1 else _unescaped(part)):
+            if character == NOTHING and made and made[-1] == NOTHING:
+                ends[-1] = part.end()
+                continue
+            made.append(character)
+            starts.append(part.start())
+            ends.append(part.end())
+    if times == 1:
+        return Reading("".join(made), starts, ends)
+    again = read_with_places("".join(made), times - 1)
+    return Reading(again.text, [starts[start] for start in again.starts], [ends[end - 1] for end in again.ends])
 
 
 def _unescaped(escape: re.Match[str]) -> str:
     """What it stands for; itself where it stands for nothing."""
     word = escape[0]
     if word[0] == "&":
-        return unescape(f"&{word.split(';')[-2].lstrip('&')};")  # the last, if it is one in another
+        return _of_page(f"&{word.split(';')[-2].lstrip('&')};")  # the last, if it is one in another
     if word[0] == "%":
-        return _of_address(word)
+        return _of_address(bytes.fromhex("".join(escape[-2:] for escape in word.split("%"))))
     word = word.lstrip("\\")
     if _COLOUR.fullmatch(word):
-        return ""
+        return NOTHING
     if "\\" in word:
         return bytes.fromhex(word[1:5] + word[-4:]).decode("utf-16-be")
     if len(word) == 1:
@@ -144,10 +175,15 @@ def _unescaped(escape: re.Match[str]) -> str:
     return chr(code) if code <= 0x10FFFF else " "
 
 
-def _of_address(word: str) -> str:
+def _of_page(word: str) -> str:
+    """As browsers read it; what begins a terminal's colour they leave out."""
+    return unescape(word) or "\x1b"
+
+
+def _of_address(encoded: bytes) -> str:
     """In UTF-8, or else as forms of Windows wrote it."""
-    encoded = bytes.fromhex("".join(escape[-2:] for escape in word.split("%")))
     try:
         return encoded.decode()
-    except UnicodeDecodeError:
-        return encoded.decode("cp1252", "replace")
+    except UnicodeDecodeError as error:
+        before, wrong, after = encoded[: error.start], encoded[error.start : error.end], encoded[error.end :]
+        return before.decode() + wrong.decode("cp1252", "replace") + _of_address(after)
