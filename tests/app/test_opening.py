@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
+from sqlite3 import DatabaseError, connect
 
 import pytest
+from tests.conftest import environment, run_allod
 from tests.govern.test_ledger import RECEIPT
 
 from allod.app import opening as opening_module
@@ -209,6 +214,12 @@ def is_ahead(home: Path) -> None:
     store.close()
 
 
+def lose_index_and_damage(home: Path) -> None:
+    damage(home / "logs" / "receipts" / "segment")
+    (home / "logs" / "receipts" / "index.sqlite").unlink()
+    (home / "trust.policy").unlink()
+
+
 def hide(directory: Path) -> None:
     for file in directory.iterdir():
         file.unlink()
@@ -234,21 +245,44 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "the log's segment is gone": (lambda home: (home / "logs" / "receipts" / "segment").unlink(), "log_damaged"),
     "the ledger is ahead of the log": (is_ahead, "ledger_ahead"),
     "the salts can be read by others": (lambda home: (home / "keys" / "salts.key").chmod(0o644), "unsafe_secret"),
+    "the artefacts log is gone": (lambda home: rmtree(home / "logs" / "artefacts"), "log_gone"),
+    "the artefacts log's segment is gone": (
+        lambda home: (home / "logs" / "artefacts" / "segment").unlink(),
+        "log_gone",
+    ),
+    "the log's key is gone": (lambda home: (home / "keys" / "receipts.key").unlink(), "key_gone"),
+    "the artefacts log's key is gone": (lambda home: (home / "keys" / "artefacts.key").unlink(), "key_gone"),
+    "both logs are gone, and nothing was charged": (lambda home: rmtree(home / "logs"), "log_gone"),
+    "the log is damaged and its index gone": (lose_index_and_damage, "log_damaged"),
 }
 
 
 @pytest.mark.parametrize("why", SPOILED)
-def test_nothing_is_left_open_where_a_step_fails(settings: Settings, why: str) -> None:
-    """No file, no lock, no connection: whoever repairs it can start again in the same process."""
+def test_nothing_is_left_open_or_changed_where_a_step_fails(settings: Settings, why: str) -> None:
+    """No file, no lock, no connection, and nothing is made or changed: whoever repairs it can start again in the same
+    process, and finds all that there was to repair it from."""
     spoil, code = SPOILED[why]
     with opened(settings) as found:
         write_receipts(found, 3)
     spoil(settings.home)
-    before = num_open_files()
+    before = num_open_files(), contents(settings.home)
     with pytest.raises(AllodError) as caught:
         open_realm(settings)
     assert caught.value.code == code
-    assert num_open_files() == before
+    assert (num_open_files(), contents(settings.home)) == before
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    """Of every file in the realm; of a database what it says, whichever of SQLite's files that stands in."""
+    files = (path for path in home.rglob("*") if path.is_file() and not path.name.endswith(("-wal", "-shm")))
+    return {str(path.relative_to(home)): said(path) for path in files}
+
+
+def said(path: Path) -> bytes:
+    if path.suffix == ".sqlite":
+        with suppress(DatabaseError), closing(connect(path)) as database:
+            return "\n".join(database.iterdump()).encode()
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -261,12 +295,12 @@ def test_nothing_is_left_open_for_settings_that_cannot_be(
     """And the realm opens as it was once they are put right."""
     with opened(settings):
         pass
-    before = num_open_files()
+    before = num_open_files(), contents(settings.home)
     for _ in range(2):
         with pytest.raises(Invalid) as caught:
             open_realm(replace(settings, realm=replace(settings.realm, **changes)))
         assert caught.value.code == code
-    assert num_open_files() == before
+    assert (num_open_files(), contents(settings.home)) == before
     with opened(settings):
         pass
 
@@ -275,12 +309,45 @@ def test_a_realm_is_open_once(settings: Settings) -> None:
     """The second is told so and takes nothing from the first, which goes on."""
     before = num_open_files()
     with opened(settings) as first:
+        held = contents(settings.home)
         with pytest.raises(Unavailable) as caught:
             open_realm(settings)
         assert caught.value.code == "log_locked"
+        assert contents(settings.home) == held
         write_receipts(first, 1)
         assert first.meter.catch_up() == 1
     assert num_open_files() == before
+
+
+@pytest.mark.parametrize(
+    "words", [["allod.cli", "up", "--port=0"], ["allod.cli", "ask", "?"], ["allod.web", "--port=0"]]
+)
+def test_a_realm_that_is_open_is_said_before_a_model_is_fetched(settings: Settings, words: list[str]) -> None:
+    """On whichever port, by whatever starts a gateway; nothing is begun."""
+    with opened(settings):
+        before = contents(settings.home)
+        ran = subprocess.run(
+            [sys.executable, "-m", *words, "--model=smollm2-135m"],
+            env=environment(settings.home),
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (ran.returncode, "another process has this log open" in ran.stderr) == (3, True), ran.stderr
+        assert contents(settings.home) == before
+
+
+def test_a_damaged_log_is_said_before_a_model_is_fetched(settings: Settings) -> None:
+    """Which no gateway would serve."""
+    with opened(settings):
+        pass
+    damage(settings.home / "logs" / "receipts" / "segment")
+    before = contents(settings.home)
+    ran = run_allod(settings.home, "up", "--port=0", "--model=smollm2-135m")
+    assert (ran.returncode, "the log is damaged" in ran.stderr) == (2, True), ran.stderr
+    assert contents(settings.home) == before
 
 
 def test_what_no_error_of_ours_describes_leaves_nothing_open_either(settings: Settings) -> None:

@@ -235,9 +235,15 @@ def test_a_log_that_is_gone_is_not_begun_anew(home: Path) -> None:
     for name in ("segment", "checkpoint", "index.sqlite", "lock"):
         (home / "logs" / "artefacts" / name).unlink()
     assert_unavailable(opened(home), "there is no log here")
-    with pytest.raises(Invalid, match="once"):
-        opened(home).set_default(now_ms=NOW_MS)
-    assert_unavailable(opened(home), "once")
+    for begin in (
+        opened(home).at_start,
+        lambda: opened(home).set_default(now_ms=NOW_MS),
+        lambda: set_other(opened(home)),
+    ):
+        with pytest.raises(Unavailable, match="gone"):
+            begin()
+        assert not (home / "logs" / "artefacts" / "segment").exists()
+    assert_unavailable(opened(home), "there is no log here")
 
 
 def test_a_forged_bundle_is_not_passed_over(home: Path) -> None:

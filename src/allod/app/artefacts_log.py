@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from allod.app.known_heads import FOLDERS, heads_of_bundles
+from allod.app.known_heads import check_log_may_begin, has_history, heads_of_bundles
 from allod.app.policies import open_policies
 from allod.core.errors import Invalid, Unavailable
 from allod.core.secret_files import make_private_directory
@@ -52,8 +52,7 @@ class ArtefactsLog:
     @property
     def is_there(self) -> bool:
         """Whether the realm has the log, or what is kept of its entries: then it was there."""
-        kept = any(next(folder.glob("*.json"), None) for folder in (self._home / name for name in FOLDERS))
-        return kept or (self._directory / "segment").exists()
+        return has_history(self._home)
 
     def releases(self) -> Releases:
         """Every release. Raises Invalid: (`no_log`), (`log_damaged`) or (`bad_bundle`) for a log that was put back."""
@@ -119,7 +118,8 @@ class ArtefactsLog:
 
     @contextmanager
     def _open(self) -> Iterator[Log]:
-        """The log for this process alone, once nobody else has it."""
+        """The log for this process alone, once nobody else has it. Raises Unavailable (`log_gone`), too."""
+        check_log_may_begin(self._home)
         key = self._policies.key()
         for number in range(TRIES):
             try:

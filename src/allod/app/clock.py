@@ -17,6 +17,7 @@ from allod.app.home import Home, now_ms
 from allod.core.clock_statements import CLOCK, ClockAccepted, check_clock_statement
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements import check_statement
+from allod.prove.begun import is_begun
 from allod.prove.keys import load_signing_key
 from allod.prove.log import Log
 from allod.prove.notes import VerifierKey
@@ -123,7 +124,7 @@ def believed_clock(settings: Settings) -> Clock:
     """For what is dated beside the gateway; it is held against this realm's log of receipts. Blocks."""
     home = Home(settings.home)
     last = None
-    if (home.receipts / "segment").exists() and home.artefacts_key.exists():
+    if is_begun(home.receipts) and home.artefacts_key.exists():
         key = load_signing_key(home.artefacts_key).verifier
         accepted = Acceptances(home.artefacts, lambda: key, settings.origin).newest()
         last = _last_of(newest_entries(home.receipts, NUM_LAST), accepted)

@@ -13,6 +13,7 @@ from allod import settings as settings_module
 from allod.core.errors import Invalid
 from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
 from allod.core.whole_files import write_whole
+from allod.prove.begun import is_begun
 from allod.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,12 +74,10 @@ class Home:
         return read_secret(self.salts)
 
     def signing_key(self, origin: str) -> SigningKey:
-        """The receipts log's key. Raises Invalid if it is another log's."""
-        from allod.prove.keys import create_signing_key, load_signing_key  # not needed to find the model
+        """The receipts log's key, made on first use. Raises Invalid if it is another log's, or gone."""
+        from allod.prove.keys import load_or_create_signing_key  # not needed to find the model
 
-        if not self.log_key.exists():
-            create_signing_key(self.log_key, origin)
-        key = load_signing_key(self.log_key)
+        key = load_or_create_signing_key(self.log_key, origin, is_first=not is_begun(self.receipts))
         if key.name != origin:
             raise Invalid(
                 f"the log's key is for {key.name}, and the settings say {origin}",

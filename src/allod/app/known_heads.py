@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from allod.core.errors import AllodError, Invalid
+from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.policy_statements import POLICY, check_policy_statement
 from allod.core.statements import check_statement
 from allod.core.training_statements import ARTEFACT, check_artefact_statement
+from allod.prove.begun import is_begun
 from allod.prove.bundle import MAX_BUNDLE_BYTES, parse_bundle
 from allod.prove.folders import read_plain_file
 from allod.prove.heads import TreeHead
@@ -21,12 +22,29 @@ from allod.prove.verify import verify
 
 FOLDERS = {"policies": POLICY, "releases": ARTEFACT}  # of ALLOD_HOME, and what the bundles in each are about
 
+GONE_HINT = "put it back; without it start another realm (ALLOD_HOME): its place is not taken by a new one"
 _ANOTHER = {POLICY: "another policy", ARTEFACT: "another release"}
 
 
 def heads_of_bundles(home: Path, key: VerifierKey) -> list[TreeHead]:
     """The tree head of every bundle of the realm in `home`. Raises Invalid (`bad_bundle`) for a false one."""
     return [head for folder, kind in FOLDERS.items() for head in _heads_in(home / folder, kind, key)]
+
+
+def has_history(home: Path) -> bool:
+    """Whether the realm has, or once had, an artefacts log: the log, or bundles that were kept of its entries."""
+    kept = any(next((home / folder).glob("*.json"), None) for folder in FOLDERS)
+    return kept or is_begun(home / "logs" / "artefacts")
+
+
+def check_log_may_begin(home: Path) -> None:
+    """Raise Unavailable (`log_gone`) where the artefacts log is no more: no other is begun in its place."""
+    if has_history(home) and not is_begun(home / "logs" / "artefacts"):
+        raise Unavailable(
+            "the artefacts log is gone, of which there are bundles of policies or releases",
+            code="log_gone",
+            hint=GONE_HINT,
+        )
 
 
 def _heads_in(folder: Path, kind: str, key: VerifierKey) -> Iterator[TreeHead]:

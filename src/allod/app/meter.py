@@ -6,9 +6,11 @@ What a tenant is charged is what its receipts say, and nothing else: there is no
 from __future__ import annotations
 
 from allod.app.home import Home
+from allod.app.known_heads import GONE_HINT
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.ledger import Ledger
 from allod.govern.store import Position, TenantStore
+from allod.prove.begun import is_begun
 from allod.prove.daykeys import DayKeys
 from allod.prove.log import Log, open_log
 from allod.prove.segment import MAGIC, Batches
@@ -115,12 +117,12 @@ class Meter:
 def check_log_is_there(settings: Settings, store: TenantStore) -> None:
     """Raise Unavailable (`log_gone`) where receipts were charged and their log is no more: no other is begun for it."""
     position = store.position(settings.origin)
-    if position is None or not position.num_entries or (Home(settings.home).receipts / "segment").exists():
+    if position is None or not position.num_entries or is_begun(Home(settings.home).receipts):
         return
     raise Unavailable(
         f"the log of receipts is gone, of which the ledger has charged {position.num_entries}",
         code="log_gone",
-        hint="put it back; without it start another realm (ALLOD_HOME): its place is not taken by a new one",
+        hint=GONE_HINT,
     )
 
 

@@ -48,6 +48,7 @@ class Opened:
 def open_realm(settings: Settings) -> Opened:
     """Open it all, made on first use; nothing is left open if something fails. Raises AllodError.
 
+    What is there is checked before anything is made or changed: a start that is refused leaves the realm as it was.
     The ledger has caught up with the log on return: limits count what was charged before.
     """
     home = Home(settings.home)
@@ -58,13 +59,18 @@ def open_realm(settings: Settings) -> Opened:
         store = resources.enter_context(closing(open_store(settings)))
         check_log_is_there(settings, store)
         policies = Policies(settings.home, nation, realm=settings.realm.name)
-        policies.set_default(now_ms=now_ms())
-        trust = trust_text(signing_key.verifier, policies.key().verifier)
-        write_whole(home.trust, trust)
+        policy = policies.at_start()
         log = resources.enter_context(closing(open_log(home.receipts, signing_key)))
+        if policy is None:
+            policies.set_default(now_ms=now_ms())
+            policy = policies.current()
         day_keys = DayKeys(home.day_keys)
         acceptances = Acceptances(home.artefacts, lambda: policies.key().verifier, settings.origin)
         clock = Clock(last_time_ms(log, acceptances.newest()))
+        salt_secret = home.salt_secret()
+        trust = trust_text(signing_key.verifier, policies.key().verifier)
+        if not home.trust.exists() or home.trust.read_text() != trust:
+            write_whole(home.trust, trust)
         meter = Meter(log, Ledger(store, settings.origin, DayNames(day_keys, store)))
         meter.catch_up()
         quotas = Quotas(store, gateway=settings.origin)
@@ -77,12 +83,12 @@ def open_realm(settings: Settings) -> Opened:
             store=store,
             quotas=quotas,
             policies=policies,
-            policy=policies.current(),
+            policy=policy,
             log=log,
             day_keys=day_keys,
             meter=meter,
             trust=trust,
-            salt_secret=home.salt_secret(),
+            salt_secret=salt_secret,
             clock=clock,
             acceptances=acceptances,
             resources=resources.pop_all(),  # last, after all that may fail

@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.app.known_heads import heads_of_bundles
+from allod.app.known_heads import check_log_may_begin, has_history, heads_of_bundles
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.nations import Nation
@@ -22,8 +22,9 @@ from allod.core.whole_files import sync, write_whole
 from allod.govern.policy import Policy, default_text, load_policy
 from allod.govern.policy_check import Report, check_policy
 from allod.prove.artefacts import History, LoggedVersion, append_version, read_history
+from allod.prove.begun import is_begun
 from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
+from allod.prove.keys import SigningKey, load_or_create_signing_key
 from allod.prove.notes import VerifierKey
 from allod.settings import Settings, load_nation
 
@@ -57,10 +58,8 @@ class Policies:
         self._stamp: Stamp = None
 
     def key(self) -> SigningKey:
-        """The artefacts log's key, made on first use. Raises Invalid if it is another log's."""
-        if not self._key.exists():
-            create_signing_key(self._key, self._origin)
-        key = load_signing_key(self._key)
+        """The artefacts log's key, made on first use. Raises Invalid if it is another log's, or gone."""
+        key = load_or_create_signing_key(self._key, self._origin, is_first=not has_history(self._home))
         if key.name != self._origin:
             raise Invalid(
                 f"the artefacts log's key is for {key.name}, and the settings say {self._origin}", code="log_origin"
@@ -85,6 +84,16 @@ class Policies:
         self._stamp = stamp
         return policy
 
+    def at_start(self) -> Policy | None:
+        """What is in force; None in a realm that never had a policy. Writes nothing.
+
+        Raises Unavailable: (`log_gone`), (`policy_unavailable`); Invalid for a log that does not verify.
+        """
+        check_log_may_begin(self._home)
+        if not is_begun(self._log) or not self.history().versions:
+            return None
+        return self.current()
+
     def has_changed(self) -> bool:
         """Whether `current` may say something else than it last did. Costs one look at a file's status."""
         stamp = self._stamp_now()
@@ -94,9 +103,9 @@ class Policies:
         """Every version, oldest first.
 
         Raises Invalid (`no_policy`) in a realm that never had one, (`log_damaged`) and (`bad_bundle`) for a log that
-        does not verify, or was put back.
+        does not verify, or was put back, (`key_gone`) where its key is.
         """
-        if not self._key.exists():
+        if not has_history(self._home):
             raise Invalid("this realm has no policy yet", code="no_policy", hint="`allod up` makes one")
         verifier = self.key().verifier
         history = read_history(self._log, verifier, self._known_heads(verifier))
@@ -127,14 +136,13 @@ class Policies:
 
     def set_default(self, *, now_ms: int) -> LoggedVersion | None:
         """Bring the built-in policy into force in a realm that never had one; None if it had."""
-        if (self._log / "segment").exists() and self._key.exists() and self.history().versions:
-            return None  # without the log's lock: another policy may be being set just now
         policy = load_policy(default_text(), self._nation)
         return self._set(policy, who="allod:first start", note="the built-in policy", now_ms=now_ms, only_first=True)
 
     def _set(
         self, policy: Policy, *, who: str, note: str | None, now_ms: int, only_first: bool
     ) -> LoggedVersion | None:
+        check_log_may_begin(self._home)
         key = self.key()
         self._keep(policy)
 

@@ -18,6 +18,7 @@ from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.gguf import read_header
 from allod.model.store import Progress, Store, digest_of_file
+from allod.prove.begun import is_begun
 from allod.serve.engine import Engine
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
@@ -63,8 +64,8 @@ def released_model(settings: Settings, name: str) -> ServedModel | None:
 
 def _releases(settings: Settings) -> ReleasedModels | None:
     """The realm's releases; None where its log names none. A log that is damaged is refused by who opens it."""
-    segment = Home(settings.home).artefacts / "segment"
-    if not segment.exists() or A_RELEASE not in segment.read_bytes():
+    log = Home(settings.home).artefacts
+    if not is_begun(log) or A_RELEASE not in (log / "segment").read_bytes():
         return None
     from allod.app.models import ReleasedModels
 

@@ -38,10 +38,15 @@ def run(words: argparse.Namespace) -> int:
 
 
 def get_model(settings: Settings) -> None:
-    """Fetch it, or measure which it is to be, with progress shown. What that takes is loaded only here."""
+    """Fetch it, or measure which it is to be, with progress shown. What that takes is loaded only here.
+
+    Raises before that whatever a gateway of this realm would refuse to start for: another that runs, a damaged log.
+    """
+    from allod.app.opening import open_realm
     from allod.app.weights import prepare_weights
     from allod.cli.progress import shown
 
+    open_realm(settings).resources.close()
     with shown() as progress:
         prepare_weights(settings, progress)
 

@@ -66,6 +66,19 @@ def create_signing_key(path: Path, name: str) -> SigningKey:
     return key
 
 
+def load_or_create_signing_key(path: Path, name: str, *, is_first: bool) -> SigningKey:
+    """The key in the file, made where a log has yet to be begun (`is_first`). Raises Invalid (`key_gone`)."""
+    if not path.exists():
+        if not is_first:
+            raise Invalid(
+                f"the log's key {path.name} is gone",
+                code="key_gone",
+                hint="put it back: no other key can go on with the log that it signed",
+            )
+        create_signing_key(path, name)
+    return load_signing_key(path)
+
+
 def load_signing_key(path: Path) -> SigningKey:
     """The key in a file that only its owner can read. Raises Invalid."""
     try:

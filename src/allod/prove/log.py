@@ -7,7 +7,6 @@ directory/index.sqlite   receipt id → leaf, derived         directory/lock    
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -18,8 +17,8 @@ from struct import pack
 from typing import BinaryIO, NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
-from allod.core.secret_files import make_private_directory
 from allod.core.whole_files import sync
+from allod.prove.begun import is_begun, take_lock
 from allod.prove.bundle import Bundle, Opening, encode_bundle
 from allod.prove.heads import TreeHead
 from allod.prove.index import Index, Place
@@ -217,17 +216,7 @@ def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS, 
     Raises Unavailable (`log_locked`) while another process has it open, Invalid (`log_damaged`) for damage that no
     crash explains.
     """
-    make_private_directory(directory)
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise Unavailable(
-            "another process has this log open",
-            code="log_locked",
-            hint="a gateway of this ALLOD_HOME runs: end it, or give this one another ALLOD_HOME",
-        ) from error
+    lock = take_lock(directory)
     try:
         return _open_locked(directory, key, calls, lock, anew=anew)
     except (OSError, sqlite3.Error) as error:
@@ -240,7 +229,7 @@ def open_log(directory: Path, key: SigningKey, calls: FileCalls = SYSTEM_CALLS, 
 
 def _open_locked(directory: Path, key: SigningKey, calls: FileCalls, lock: int, *, anew: bool) -> Log:
     path = directory / "segment"
-    if not path.exists():
+    if not is_begun(directory):
         _create_segment(directory, key)
     with path.open("rb") as file:
         standing, index = recover(directory, key.verifier, file, anew=anew)

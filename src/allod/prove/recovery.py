@@ -41,23 +41,40 @@ def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) ->
     if file.read(len(MAGIC)) != MAGIC:
         raise damaged("the segment does not start as one")
     published, indexed = published_head(directory, key), 0 if anew else indexed_size(directory / INDEX_FILES[0])
-    index, standing = _start_anew(directory, key) if anew else _resume(directory, key, file)
+    resumed = None if anew else _resume(directory, key, file)
+    index, standing = resumed or (None, Standing.empty(directory, key.name))
+    start = standing.end
     try:
-        batches = Batches(file, standing.end)
-        for batch in batches:
+        check_reached(_check_rest(file, key, standing), published, indexed)
+        index = index or _open_index(directory, anew=True)  # what was derived is let go of only now
+        for batch in Batches(file, start):
             replay(standing, batch)
             if len(standing.fresh) >= FLUSH_EVERY:
                 standing.flush(index, directory)
-        if not standing.note or signed_head(standing.note, key) != standing.head:
-            raise damaged("its last tree head is not signed by this log's key")
-        if batches.problem:
-            check_tail(file, standing.end, batches.limit, key)
-        check_reached(standing.head, published, indexed)
-        standing.flush(index, directory)
+        if standing.end != start or published != standing.head:
+            standing.flush(index, directory)
     except BaseException:
-        index.close()
+        if index is not None:
+            index.close()
         raise
     return standing, index
+
+
+def _check_rest(file: BinaryIO, key: VerifierKey, standing: Standing) -> TreeHead:
+    """The tree head that the segment ends with, which goes on from `standing`. Writes nothing.
+
+    Raises Invalid (`log_damaged`).
+    """
+    head, note, frontier = standing.head, standing.note, standing.frontier.copy()
+    batches = Batches(file, standing.end)
+    for batch in batches:
+        frontier.extend(leaf_hashes(frame.payload for frame in batch.entries))
+        head, note = _closing_head(batch, TreeHead(key.name, frontier.size, frontier.root()))
+    if not note or signed_head(note, key) != head:
+        raise damaged("its last tree head is not signed by this log's key")
+    if batches.problem:
+        check_tail(file, batches.end, batches.limit, key)
+    return head
 
 
 def replay(standing: Standing, batch: Batch, ids: Sequence[str | None] | None = None) -> None:
@@ -69,14 +86,21 @@ def replay(standing: Standing, batch: Batch, ids: Sequence[str | None] | None = 
     offsets = [frame.offset for frame in batch.entries]
     ids = [receipt_id_of(entry) for entry in entries] if ids is None else ids
     growth = Growth.of(standing.frontier, entries, ids, offsets)
+    expected = TreeHead(standing.head.origin, growth.frontier.size, growth.frontier.root())
+    head, note = _closing_head(batch, expected)
+    standing.advance(growth, head, note, head_offset=batch.head.offset)
+
+
+def _closing_head(batch: Batch, expected: TreeHead) -> tuple[TreeHead, str]:
+    """The tree head that closes the batch, and its note. Raises Invalid (`log_damaged`) if it is not `expected`."""
     try:
         note = batch.head.payload.decode()
         head = TreeHead.of_signed(note)
     except (Invalid, UnicodeDecodeError) as error:
         raise damaged(f"no tree head at byte {batch.head.offset}") from error
-    if head != TreeHead(standing.head.origin, growth.frontier.size, growth.frontier.root()):
+    if head != expected:
         raise damaged(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
-    standing.advance(growth, head, note, head_offset=batch.head.offset)
+    return head, note
 
 
 def receipt_id_of(leaf: bytes) -> str | None:
@@ -111,11 +135,13 @@ def _open_index(directory: Path, *, anew: bool = False) -> Index:
     return Index(directory / INDEX_FILES[0])
 
 
-def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, Standing]:
+def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, Standing] | None:
+    if not (directory / INDEX_FILES[0]).exists():
+        return None
     try:
         index = _open_index(directory)
     except sqlite3.Error:
-        return _start_anew(directory, key)
+        return None
     try:
         saved = index.load()
         standing = None if saved is None else _saved_standing(directory, saved, key, file, _walk_start(index, saved))
@@ -124,11 +150,7 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, S
     if standing is not None:
         return index, standing
     index.close()
-    return _start_anew(directory, key)
-
-
-def _start_anew(directory: Path, key: VerifierKey) -> tuple[Index, Standing]:
-    return _open_index(directory, anew=True), Standing.empty(directory, key.name)
+    return None
 
 
 def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> Standing | None:

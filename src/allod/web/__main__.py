@@ -19,11 +19,12 @@ from pathlib import Path
 import uvloop
 
 from allod.app.engine import Weights, starting_engine
-from allod.app.home import load_settings
+from allod.app.home import Home, load_settings
 from allod.app.listening import listen
 from allod.app.weights import prepare_weights
 from allod.core.errors import AllodError, exit_status, explain
 from allod.model.store import silent
+from allod.prove.begun import check_unlocked
 from allod.settings import Settings
 
 MANY_OBJECTS = 1_000_000  # made before anything is looked through while loading
@@ -54,6 +55,7 @@ def main() -> int:
             home=words.home,
         )
         with closing(listen(settings.server.host, settings.server.port)) as listener:
+            check_unlocked(Home(settings.home).receipts)  # before a model is fetched, and an engine started
             uvloop.run(_serve(settings, listener, prepare_weights(settings, silent)))
     except AllodError as error:
         sys.stderr.write(explain(error) + "\n")
