@@ -194,7 +194,7 @@ async def test_a_schema_is_judged_once_for_a_tenant(questions: list[dict[str, An
     judge, schema = Judge(), {"type": "string"}
     await check(judge, "a", schema, schema)
     await check(judge, "a", schema)
-    assert questions == [{"schema": schema, "is_grammar": True}]
+    assert questions == [{"schema": schema, "is_grammar": True, "is_arguments": False}]
     await check(judge, "b", schema)
     assert len(questions) == 2
 

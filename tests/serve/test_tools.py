@@ -97,6 +97,52 @@ def test_no_engine_ever_sees_tools(choice: str) -> None:
     assert prepared.tool_choice == "none"
 
 
+@pytest.mark.parametrize("choice", ["auto", "required", "weather"])
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"const": 5}, "const at #"),
+        ({"enum": ["a", 1, None]}, "enum at #"),
+        ({"enum": []}, "enum at #"),
+        ({"type": "object", "const": []}, "const at #"),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, "anyOf at #"),
+        ({"oneOf": [{"const": "a"}, {"enum": [1]}]}, "oneOf at #"),
+        ({"allOf": [{"type": "object"}, {"type": ["array", "null"]}]}, "type at #/allOf/1"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"const": 1}}}, "const at #/$defs/a"),
+        ({"anyOf": [{"$ref": "#a"}, False], "$defs": {"a": {"$anchor": "a", "type": "number"}}}, "anyOf at #"),
+        ({"$ref": "#/$defs/no", "$defs": {"no": False}}, "false at #/$defs/no"),
+    ],
+    ids=str,
+)
+def test_arguments_that_could_never_be_an_object_are_refused(
+    parameters: dict[str, Any], reason: str, choice: str
+) -> None:
+    """Before a model is asked, however the tool is offered, with the tool's own place."""
+    with pytest.raises(Invalid) as caught:
+        checked(chat(CLOCK, Tool("weather", "", parameters), choice=choice))
+    assert (caught.value.code, caught.value.param) == ("invalid_schema", "tools[1].function.parameters")
+    assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"const": {"a": 1}},
+        {"enum": ["a", {"a": 1}]},
+        {"anyOf": [{"type": "string"}, {"properties": {"a": {"const": 5}}}]},
+        {"anyOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "object"}, "b": {"const": 1}}},
+        {"properties": {"const": {"enum": [1]}}, "default": {"const": 5}},
+        {"properties": {"a": {"$ref": "#"}}},
+    ],
+    ids=str,
+)
+def test_arguments_that_may_be_an_object_need_not_say_so(parameters: dict[str, Any]) -> None:
+    """What only some ways, properties or examples say refuses nothing."""
+    for choice in ("auto", "required", "weather"):
+        checked(chat(Tool("weather", "", parameters), choice=choice))
+
+
 def test_a_forced_named_tool_becomes_its_schema() -> None:
     """The engine can write nothing but that tool's arguments."""
     assert tools.prepare(chat(CLOCK, WEATHER, choice="weather")).schema == WEATHER.parameters

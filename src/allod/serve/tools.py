@@ -51,12 +51,16 @@ def check_tools(chat: Chat) -> None:
 def schemas_of(chat: Chat, prepared: Chat) -> list[Asked]:
     """What is to be known good of the tools' schemas before a model is asked; those of forced calls as grammars."""
     asked = [
-        Asked(tool.parameters, _place(index), is_forced(chat) and chat.tool_choice in ("required", tool.name))
+        Asked(tool.parameters, _place(index), _is_grammar(chat, tool), is_arguments=True)
         for index, tool in enumerate(chat.tools)
     ]
     if is_forced(chat) and chat.tool_choice == "required" and prepared.schema is not None:
         asked.append(Asked(prepared.schema, "tools", is_grammar=True))
     return asked
+
+
+def _is_grammar(chat: Chat, tool: Tool) -> bool:
+    return is_forced(chat) and chat.tool_choice in ("required", tool.name)
 
 
 def _place(index: int) -> str:

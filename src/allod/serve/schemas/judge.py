@@ -39,11 +39,13 @@ class JudgeLimits:
 
 
 class Asked(NamedTuple):
-    """A schema of a request: where it stands there, and whether the engine is to hold the model to it."""
+    """A schema of a request: where it stands there, whether the engine is to hold the model to it, and whether it is of
+    a tool's arguments."""
 
     schema: Json
     param: str
     is_grammar: bool
+    is_arguments: bool = False
 
 
 class Judge:
@@ -69,7 +71,9 @@ class Judge:
         Each tenant's are remembered apart: how long an answer takes tells nobody what another has asked.
         """
         for asked in schemas:
-            line = _line({"schema": asked.schema, "is_grammar": asked.is_grammar})
+            question = asked._asdict()
+            del question["param"]
+            line = _line(question)
             digest = sha256(tenant.encode() + b"\n" + line).digest()
             fault = self._faults[digest] if digest in self._faults else await self._found(tenant, line, digest)
             if fault is not None:

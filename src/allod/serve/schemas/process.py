@@ -25,6 +25,7 @@ from allod.serve.schemas import words
 from allod.serve.schemas.bounds import check_bounds, refused
 from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value
+from allod.serve.schemas.objects import check_object
 from allod.serve.schemas.places import places
 
 _Validator = jsonschema_rs.Draft202012Validator
@@ -51,25 +52,32 @@ def serve(cpu_s: float, memory_bytes: int) -> None:
         _write(answer)
 
 
-def _checked(schema: Any, is_grammar: bool) -> str | None:
+def _checked(schema: Any, is_grammar: bool, is_arguments: bool = False) -> str | None:
     """What is told of a schema that cannot be used; None if it can be."""
     try:
         check_bounds(schema)
         if is_grammar:
             check_enforced(schema)
-        _check_compiled(schema, is_grammar)
+        _check_compiled(schema)
+        if is_arguments:
+            check_object(schema)
+        if is_grammar:
+            _check_grammar(schema)
     except Invalid as error:
         return error.message
     return None
 
 
-def _check_compiled(schema: Any, is_grammar: bool) -> None:
+def _check_compiled(schema: Any) -> None:
     try:
         _validator(json.dumps(schema))
     except jsonschema_rs.ValidationError as error:
         is_pattern = isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Format) and error.kind.format == "regex"
         raise refused(words.of_value(error.instance, error.instance_path, is_pattern=is_pattern)) from error
-    fault = _grammar_fault(grammar_of(schema)) if is_grammar else None
+
+
+def _check_grammar(schema: Any) -> None:
+    fault = _grammar_fault(grammar_of(schema))
     if fault is not None:
         raise refused(f"{words.of_grammar(fault)} at {_place(schema, fault)}")
 
