@@ -112,7 +112,7 @@ async def answered(settings: Settings, weights: Weights | None) -> str:
 def is_clear(told: str) -> bool:
     """Whether an engine that refuses ended by itself, and said what was wrong with the file or the request."""
     if "engine_not_started" in told:
-        return "ended with status 1: " in told and "error loading model: " in told
+        return "ended with exit status 1: " in told and "error loading model: " in told
     return "context_length_exceeded" in told or "engine_refused" in told
 
 

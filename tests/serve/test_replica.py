@@ -236,12 +236,38 @@ async def test_a_request_of_before_waits_for_the_next_engine(run: Run, ask: Ask)
         assert (await ask(replica, saying("hello"))).content == "hello"
 
 
+@pytest.mark.parametrize(
+    ("number", "said", "is_memory"),
+    [
+        (signal.SIGKILL, "was ended by SIGKILL (signal 9: out of memory, or an operator)", True),
+        (signal.SIGSEGV, "was ended by SIGSEGV (signal 11: it reached for memory that is not its own)", False),
+        (signal.SIGSYS, "was ended by SIGSYS (signal 31: a system call that the seal refuses)", False),
+        (signal.SIGUSR1, "was ended by SIGUSR1 (signal 10)", False),
+        (signal.SIGRTMIN + 3, f"was ended by signal {signal.SIGRTMIN + 3}", False),
+    ],
+)
+async def test_it_is_said_by_which_signal_an_engine_ended(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int, said: str, is_memory: bool
+) -> None:
+    """To who asks meanwhile and, with what to do, to who runs it, in the gateway's log and in the engine's."""
+    async with run(restart_wait_s=5) as replica:
+        os.kill(process_of(replica).pid, number)
+        await until(lambda: replica.process is None)
+        with pytest.raises(Unavailable) as caught:
+            replica.check_ready()
+    assert caught.value.message == f"the engine {said} and is being started again"
+    assert f"allod: the engine {said}\n" in (tmp_path / "engine.log").read_text()
+    told = caplog.messages[0]
+    assert told.startswith(f"the engine {said} and is being started again")
+    assert ("model.spare_mib" in told) is is_memory
+
+
 async def test_it_waits_no_longer_than_it_may(run: Run, ask: Ask) -> None:
     """And then hears why there is no engine."""
     async with run(deadlines=Deadlines(next_s=0)) as replica:
         os.kill(process_of(replica).pid, signal.SIGKILL)
         await until(lambda: replica.process is None)
-        with pytest.raises(Unavailable, match="ended and is being started again") as caught:
+        with pytest.raises(Unavailable, match=r"SIGKILL .* and is being started again") as caught:
             await ask(replica, saying("hello"))
     assert caught.value.code == "engine_starting"
 
@@ -301,7 +327,7 @@ async def test_an_engine_that_never_starts_says_why(options: Callable[..., Repli
         await replica.start()
     assert caught.value.code == "engine_not_started"
     assert caught.value.message.endswith(
-        "it ended with status 1: srv load_model: failed to open the file: no such model"
+        "it ended with exit status 1: srv load_model: failed to open the file: no such model"
     )
     assert replica.process is None
 

@@ -26,6 +26,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import made_plain
 from allod.core.whole_files import write_whole
 from allod.model.store import check_digest, digest_of_file, silent
+from allod.seal.endings import MEMORY_HINT, how_it_ended, may_be_memory
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo, Tally
 from allod.serve.health import Health
@@ -219,8 +220,9 @@ class Replica:
             async with asyncio.timeout(timeout_s):
                 while not await engine.is_ready():
                     if (status := process.poll()) is not None:
-                        why = f"it ended with status {status}: {await asyncio.to_thread(self._first_words)}"
-                        raise Unavailable(f"the engine was never ready; {why}", code="engine_not_started")
+                        why = f"it {how_it_ended(status)}: {await asyncio.to_thread(self._first_words)}"
+                        hint = MEMORY_HINT if may_be_memory(status) else None
+                        raise Unavailable(f"the engine was never ready; {why}", code="engine_not_started", hint=hint)
                     await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             raise Unavailable(f"the engine was not ready in {timeout_s} s", code="engine_not_started") from None
@@ -234,7 +236,7 @@ class Replica:
             if fault is None:
                 wait_s = self._options.restart_wait_s
                 continue
-            logger.warning("the engine %s and is being started again", fault)
+            await asyncio.to_thread(self._log_fault, fault)
             await self._end(fault)
             try:
                 await self._launch()
@@ -248,9 +250,20 @@ class Replica:
 
     async def _fault(self) -> str | None:
         """Why the engine is of no use, if it is not."""
-        if self.process is None or self.process.poll() is not None or self._engine is None or self._health is None:
+        if self.process is not None and (status := self.process.poll()) is not None:
+            return how_it_ended(status)
+        if self.process is None or self._engine is None or self._health is None:
             return "ended"
         return await self._health.fault()
+
+    def _log_fault(self, fault: str) -> None:
+        """In the gateway's log, and after the engine's own last words in its log."""
+        status = None if self.process is None else self.process.poll()
+        hint = f" ({MEMORY_HINT})" if status is not None and may_be_memory(status) else ""
+        logger.warning("the engine %s and is being started again%s", fault, hint)
+        if (path := self._options.seal.log_path) is not None:
+            with suppress(OSError), path.open("a") as log:
+                log.write(f"allod: the engine {fault}\n")
 
     async def _end(self, fault: str | None = None) -> None:
         """End the process; one at `fault` is not asked twice."""

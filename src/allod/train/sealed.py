@@ -25,6 +25,7 @@ from allod.core.canonical import JsonValue
 from allod.core.errors import Unavailable
 from allod.core.shown_text import made_plain
 from allod.fleet.jobs import INTERRUPTED_STATUS
+from allod.seal.endings import how_it_ended
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 from allod.train.listening import Listener
@@ -225,8 +226,7 @@ class _Run:
             raise error
         if self._kill_at is not None or status == INTERRUPTED_STATUS:
             raise Unavailable(f"{self._stage} was stopped", code="interrupted", hint="start again: it resumes")
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        raise Unavailable(f"{self._stage} {how}", code="stage_died", hint=self._last_words())
+        raise Unavailable(f"{self._stage} {how_it_ended(status)}", code="stage_died", hint=self._last_words())
 
     def _limit(self, what: str) -> Unavailable:
         return Unavailable(f"{self._stage} was ended: {what}", code="stage_limit")
