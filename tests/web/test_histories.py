@@ -114,9 +114,41 @@ def test_a_null_that_nobody_knows_takes_nothing_else_away() -> None:
     assert code_of(encoded({**body, "extra": None, "other": 0})) == ("invalid", "other")
 
 
+@pytest.mark.parametrize(
+    ("extra", "param"),
+    [
+        ({"b": {"a": 1}}, "b"),
+        ({"b.a": 1}, '["b.a"]'),
+        ({"messages[0]": 1}, '["messages[0]"]'),
+        ({"a\nb": 1}, r'["a\nb"]'),
+        ({"": 1}, '[""]'),
+        ({"na\u00efve": 1}, r'["na\u00efve"]'),
+        ({"stream_options": {"a": 1}}, "stream_options.a"),
+        ({"stream_options.a": 1}, '["stream_options.a"]'),
+        ({"messages": [{"role": "user", "content": "", 'a"]': 1}]}, r'messages[0]["a\"]"]'),
+        ({"messages": [{"role": "user", "content": "", "a` - at `b": 1}]}, 'messages[0]["a` - at `b"]'),
+        ({"metadata": {"x" * 65: "a"}}, "metadata"),
+    ],
+    ids=ascii,
+)
+def test_a_field_is_told_from_others_by_its_place(extra: dict[str, Any], param: str) -> None:
+    """Whatever it is called: what is no plain name is quoted."""
+    assert code_of(encoded({**histories.chat("body", "model", "echo"), **extra})) == ("invalid", param)
+
+
+def test_a_null_of_any_name_passes() -> None:
+    """Nobody knows it, and it says nothing."""
+    assert read_chat(encoded(histories.chat("body", "a\n` - at `b", None)))
+
+
 def test_a_repeated_key_is_named() -> None:
     """By the keys above it."""
-    for data, param in ((b'{"a":1,"a":2}', "a"), (b'{"m":[{"b":{"c":1,"d":{},"c":2}}]}', "m.b.c")):
+    repeated = (
+        (b'{"a":1,"a":2}', "a"),
+        (b'{"m":[{"b":{"c":1,"d":{},"c":2}}]}', "m.b.c"),
+        (b'{"m.b":{"c d":1,"c\\u0020d":2}}', '["m.b"]["c d"]'),
+    )
+    for data, param in repeated:
         with pytest.raises(Invalid) as caught:
             asyncio.run(check_keys(data))
         assert (caught.value.code, caught.value.param) == ("repeated_key", param)

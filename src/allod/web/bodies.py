@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import reduce
 from typing import TypeVar
 
 import msgspec
@@ -11,8 +13,8 @@ from allod.core.errors import Invalid
 from allod.serve.giving_way import give_way
 from allod.web.nulls import drop_unknown_nulls
 
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
-_UNKNOWN = re.compile(r"unknown field `(.*)`\Z")
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")
+_UNKNOWN = re.compile(r"unknown field `(.*)`\Z", re.DOTALL)
 _Body = TypeVar("_Body")
 
 MAX_PARTS = 100_000  # strings, objects and lists in a body: what is more takes too long to decode at once
@@ -109,9 +111,15 @@ def _plain_key(key: bytes) -> bytes:
 
 def _refuse_repeated(objects: list[dict[bytes, None]], key: bytes) -> None:
     above = [next(reversed(one), b"") for one in objects[:-1]]
-    param = ".".join(name.decode("utf-8", "replace") for name in [*above, key])
-    name = key.decode("utf-8", "replace")
-    raise Invalid(f"the key {name!r} is repeated", code="repeated_key", param=param)
+    names = [name.decode("utf-8", "replace") for name in [*above, key]]
+    raise Invalid(f"the key {names[-1]!r} is repeated", code="repeated_key", param=reduce(_below, names, ""))
+
+
+def _below(place: str, name: str) -> str:
+    """The place of a name in an object; one that could be read as more than a name is quoted as JSON does."""
+    if not (name.isascii() and name.isidentifier()):
+        return f"{place}[{json.dumps(name)}]"
+    return f"{place}.{name}" if place else name
 
 
 def decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
@@ -126,7 +134,7 @@ def decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
         found = _PLACE.search(text)
         place, text = found[1] if found else "", _PLACE.sub("", text)
         if unknown := _UNKNOWN.search(text):
-            place = f"{place}.{unknown[1]}" if place else unknown[1]
+            place = _below(place, unknown[1])
         raise Invalid(text, param=place or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
