@@ -36,6 +36,7 @@ DOORS = {
         "serve/engines/llama.py",
         "serve/engines/llama_words.py",
         "serve/engines/plain.py",
+        "serve/schemas/judge.py",
         "serve/tools.py",
         "web/",
     ),

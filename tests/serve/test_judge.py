@@ -19,10 +19,11 @@ from tests.serve.conftest import MakeFront, ScriptedEngine, answered, chat, requ
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Sampling, Tool
 from allod.serve import tools
-from allod.serve.schemas.bounds import LIMITS, check_bounds, check_size
+from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
 from allod.serve.schemas.judging import JudgingProcess
 from allod.serve.schemas.process import _NICE, _validator, serve
+from allod.serve.schemas.size import check_size
 
 DEAR = {"anyOf": [{"pattern": rf"^{number}\p{{L}}{{1,70}}$"} for number in range(250)]}
 ANSWER = Tool("answer", "", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
@@ -215,12 +216,12 @@ async def test_the_schema_of_a_forced_call_is_made_once(
     assert asked.schema is made_schemas[0]
 
 
-def test_names_that_are_said_again_at_each_place_are_counted() -> None:
+async def test_names_that_are_said_again_at_each_place_are_counted() -> None:
     """A long name over many schemas is small to write, and hundreds of megabytes once every place is written out."""
     many = {"type": "object", "properties": {f"p{number}": {} for number in range(1900)}}
     with pytest.raises(Invalid, match="names too long"):
-        check_size({"properties": {"x" * 200_000: many}}, param="p")
-    check_size({"properties": {"x" * 1000: many}}, param="p")
+        await check_size({"properties": {"x" * 200_000: many}}, param="p")
+    await check_size({"properties": {"x" * 1000: many}}, param="p")
 
 
 def test_a_refusal_is_short_whatever_it_names() -> None:
@@ -232,13 +233,13 @@ def test_a_refusal_is_short_whatever_it_names() -> None:
 
 
 @pytest.mark.parametrize("size", ["values", "characters", "depth"])
-def test_size_is_bounded_before_anything_reads_further(size: str) -> None:
+async def test_size_is_bounded_before_anything_reads_further(size: str) -> None:
     """By what is written, each in its own words."""
     schema: Any = {"enum": [0] * LIMITS.values} if size == "values" else {"title": "x" * LIMITS.characters}
     if size == "depth":
         schema = json.loads('{"not":' * LIMITS.depth + "{}" + "}" * LIMITS.depth)
     with pytest.raises(Invalid) as caught:
-        check_size(schema, param="p")
+        await check_size(schema, param="p")
     assert (caught.value.code, caught.value.param) == ("invalid_schema", "p")
     assert ("deep" if size == "depth" else str(LIMITS.values)) in caught.value.message
 

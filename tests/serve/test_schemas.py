@@ -19,11 +19,12 @@ from tests.serve.conftest import CALLER, Ask, MakeFront, ScriptedEngine, chat, r
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Tool, Usage
 from allod.govern.tenants import Quota
-from allod.serve.schemas.bounds import LIMITS, check_bounds, check_size
+from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
 from allod.serve.schemas.repetition import expanded
+from allod.serve.schemas.size import check_size
 
 PLACE = "response_format.json_schema.schema"
 POSTCODE = {
@@ -69,7 +70,7 @@ async def judge() -> AsyncIterator[Judge]:
 async def fault_of(judge: Judge, schema: dict[str, Any], *, tenant: str = "local") -> str | None:
     """What a client would be told of a schema, before any model is asked; None if it is accepted."""
     try:
-        check_size(schema, param="p")
+        await check_size(schema, param="p")
         await judge.check(tenant, [Asked(schema, "p", is_grammar=True)])
     except Invalid as error:
         return error.message if (error.code, error.param) == ("invalid_schema", "p") else "another error"
@@ -182,12 +183,12 @@ def test_every_text_has_a_size(pattern: str) -> None:
     assert 0 <= expanded(pattern) <= 1 << 53
 
 
-def test_tools_are_measured_together() -> None:
+async def test_tools_are_measured_together() -> None:
     """Many small schemas are one large one."""
     half = {"enum": ["x" * (LIMITS.characters // 2)]}
-    size = check_size(half, param="p")
+    size = await check_size(half, param="p")
     with pytest.raises(Invalid):
-        check_size(half, param="p", num_before=size)
+        await check_size(half, param="p", num_before=size)
 
 
 def test_what_is_data_is_no_schema() -> None:

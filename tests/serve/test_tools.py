@@ -70,7 +70,7 @@ def interpreted(asked: Chat, completion: Completion) -> Completion:
 
 def checked(asked: Chat) -> None:
     """What a gateway does before it asks a model."""
-    tools.check_tools(asked)
+    asyncio.run(tools.check_tools(asked))
     asyncio.run(JUDGE.check("local", tools.schemas_of(asked, tools.prepare(asked))))
 
 

@@ -102,7 +102,7 @@ def test_only_an_administrator_may_read(office: Office, path: str) -> None:
         ("explain", {"tier": "COSMIC"}, "tier"),
         ("explain", {"markings": ["SECRETIVE"]}, "markings"),
         ("explain", {"purpose": "fun"}, "purpose"),
-        ("explain", b'{"markings":' + b"[" * 50_000, "markings[0]"),
+        ("explain", b'{"markings":' + b"[" * 50_000, None),
         ("explain", b"\xff", None),
         ("explain?tier=SECRET", {}, "tier"),
     ],

@@ -17,8 +17,9 @@ from tests.hostile import histories
 from tests.web.test_asgi import Wire
 
 from allod.core.errors import Invalid
+from allod.serve.giving_way import LONG_BYTES
 from allod.web import bodies
-from allod.web.bodies import BYTES_AT_ONCE, MAX_NUMBER, SMALL_BYTES, check_keys
+from allod.web.bodies import BYTES_AT_ONCE, MAX_NUMBER, check_keys
 from allod.web.openai import wire
 from allod.web.openai.read import read_chat, read_embed
 
@@ -157,7 +158,7 @@ def test_a_repeated_key_is_named() -> None:
 @pytest.mark.parametrize("before", [0, BYTES_AT_ONCE - 50, BYTES_AT_ONCE + 7])
 def test_a_long_number_is_refused_and_a_long_text_of_digits_is_none(before: int) -> None:
     """Python takes a time for an integer that grows with the square of its digits. Wherever the number is."""
-    lead = b'{"b":"' + b"x" * SMALL_BYTES + b'",' + b" " * before
+    lead = b'{"b":"' + b"x" * LONG_BYTES + b'",' + b" " * before
     for number in (b"9" * MAX_NUMBER, b'"%b"' % (b"9" * 5000), b"[%b]" % b",".join([b"9" * MAX_NUMBER] * 3)):
         asyncio.run(check_keys(lead + b'"a":' + number + b"}"))
     for number in (b"9" * 2 * MAX_NUMBER, b"[1,-" + b"9" * 2 * MAX_NUMBER + b"]"):

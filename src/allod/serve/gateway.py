@@ -29,10 +29,11 @@ from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.engine import Engine, EngineInfo
+from allod.serve.giving_way import give_way_if_long
 from allod.serve.recorder import Recorder
 from allod.serve.salts import cache_salt
-from allod.serve.schemas.bounds import check_size
 from allod.serve.schemas.judge import Asked, Judge
+from allod.serve.schemas.size import check_size
 from allod.serve.served_model import ServedModel
 from allod.serve.work import Accepted, Work
 
@@ -85,20 +86,19 @@ class Gateway:
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        chat = self._checked_chat(caller, request)
-        prepared = tools.prepare(chat)
+        chat, prepared = await self._prepared(caller, request)
         request = await self._labelled(request)
         async with await self._accepted(caller, request, prepared, _schemas_of(chat, prepared)) as work:
             completion = await self.engine.complete(prepared, salt=self._salt(request), tally=work.tally)
             work.counted(completion.usage)
             completion = await self._interpreted(work, chat, prepared, completion)
+        await give_way_if_long(request.body)
         await work.record(completion.committed_bytes(), completion.finish)
         return Labelled(completion, request.label)
 
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Pieces | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        chat = self._checked_chat(caller, request)
-        prepared = tools.prepare(chat)
+        chat, prepared = await self._prepared(caller, request)
         request = await self._labelled(request)
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
 
@@ -141,12 +141,21 @@ class Gateway:
     async def _labelled(self, request: Request) -> Request:
         """Step 3, by what the caller says: the strings themselves, not the JSON that a prompt makes of them."""
         label = await self.controls.label(request.label, request.task.strings(), request.task.model)
+        await give_way_if_long(request.body)
         return request if label is request.label else replace(request, label=label)
 
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)
 
-    def _checked_chat(self, caller: Caller, request: Request) -> Chat:
+    async def _prepared(self, caller: Caller, request: Request) -> tuple[Chat, Chat]:
+        """What is asked for, known to be within bounds, and what the engine will get of it."""
+        chat = await self._checked_chat(caller, request)
+        await give_way_if_long(request.body)
+        prepared = tools.prepare(chat)
+        await give_way_if_long(request.body)
+        return chat, prepared
+
+    async def _checked_chat(self, caller: Caller, request: Request) -> Chat:
         chat = cast(Chat, request.task)
         self._served(caller, chat.model)
         if not self.engine.info.can_chat:
@@ -157,9 +166,9 @@ class Gateway:
         calls = (call["function"]["arguments"] for message in chat.messages for call in message.get("tool_calls") or ())
         self._check_length((*said, *calls), param="messages")
         self._check_length((tool.description for tool in chat.tools), param="tools")
-        tools.check_tools(chat)
+        await tools.check_tools(chat)
         if chat.schema is not None:
-            check_size(chat.schema, param=SCHEMA_PLACE)
+            await check_size(chat.schema, param=SCHEMA_PLACE)
         return chat
 
     def _check_length(self, texts: Iterable[str], *, param: str) -> None:
@@ -193,6 +202,7 @@ class Gateway:
             rules = ", ".join(decision.rules) or "no rule permits it"
             raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied")
         held = await self.allowance.hold(caller.tenant, request, prepared)
+        await give_way_if_long(request.body)
         try:
             await self.judge.check(request.tenant, asked)
         except BaseException:

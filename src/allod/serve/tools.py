@@ -17,10 +17,11 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
-from allod.serve.schemas.bounds import check_size, refused
+from allod.serve.schemas.bounds import refused
 from allod.serve.schemas.grammar import call_schema
 from allod.serve.schemas.json_text import json_value
 from allod.serve.schemas.judge import Asked, Verdict
+from allod.serve.schemas.size import check_size
 
 Judged = Callable[[Json, str, bool], Awaitable[Verdict]]  # a schema, a text, whether the engine was held to the schema
 
@@ -34,14 +35,14 @@ _decoder = json.JSONDecoder()
 _OPENINGS = ("{", "<tool_call>", "```")
 
 
-def check_tools(chat: Chat) -> None:
+async def check_tools(chat: Chat) -> None:
     """Raise Invalid for tools whose schemas are too large together, and for a choice that names no tool."""
     size = (0, 0)
     for index, tool in enumerate(chat.tools):
         param = _place(index)
         if tool.parameters.get("type", "object") != "object":
             raise refused("type at #: the arguments of a tool are an object", param=param)
-        size = check_size(tool.parameters, param=param, num_before=size)
+        size = await check_size(tool.parameters, param=param, num_before=size)
     if chat.tool_choice not in ("auto", "none", "required", *(tool.name for tool in chat.tools)):
         raise Invalid(f"tool_choice names {chat.tool_choice!r}, which is no tool here", param="tool_choice")
     if not chat.tools and chat.tool_choice not in ("auto", "none"):

@@ -1,6 +1,6 @@
 """What a client's schema may ask for, told by reading it: before anything compiles it, and in milliseconds.
 
-Its size is read first, where the request is; what else it says is read by the judge's process.
+Its size is read first, where the request is (`size`); what else it says is read by the judge's process.
 
 What is counted is what gets expanded and evaluated, not what is written. The limits leave room for honest use (an enum
 of 5,000 codes, 400 optional properties); what passes them can still be dear, so that `judge` has a bound of its own.
@@ -55,41 +55,6 @@ _COUNTED = {keyword for pair in _PAIRS[:-1] for keyword in pair}
 _MAX_NAME = 100
 _MAX_REASON = 500
 _NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "multipleOf"}.union(*_PAIRS)
-
-
-def check_size(schema: Json, *, param: str, num_before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-    """Raise Invalid (`invalid_schema`) where a schema is too large or too deep to be read at all.
-
-    `num_before` are the values and characters of other schemas of the request; returned with this one's added.
-    """
-    num_values, num_characters = num_before
-    level: list[Any] = [schema]
-    longest = num_places = 0  # characters of the longest place at this level, and of all places so far at most
-    for _ in range(LIMITS.depth):
-        below: list[Any] = []
-        name = 0
-        num_places += longest * len(level)
-        for value in level:
-            num_values += 1
-            if isinstance(value, dict):
-                num_values += len(value)
-                lengths = list(map(len, value))
-                num_characters += sum(lengths)
-                name = max(name, *lengths, 0)
-                below.extend(value.values())
-            elif isinstance(value, list):
-                below.extend(value)
-            else:
-                num_characters += len(value) if isinstance(value, str) else 1
-            if num_values + len(below) > LIMITS.values or num_characters > LIMITS.characters:
-                what = f"more than {LIMITS.values} values or {LIMITS.characters} characters, all schemas together"
-                raise refused(what, param=param)
-        if num_places > LIMITS.places:
-            raise refused("names too long for how much they hold", param=param)
-        if not below:
-            return num_values, num_characters
-        level, longest = below, longest + name
-    raise refused(f"nested more than {LIMITS.depth} deep", param=param)
 
 
 def check_bounds(schema: Json) -> None:

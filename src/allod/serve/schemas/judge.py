@@ -8,7 +8,6 @@ LLGuidance while it reads an answer (1 s for 900 kB), though not while it compil
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Json
@@ -158,7 +159,7 @@ class Judge:
 
 
 def _line(question: Json) -> bytes:
-    return json.dumps(question).encode() + b"\n"
+    return msgspec.json.encode(question) + b"\n"
 
 
 def _overloaded() -> Unavailable:

@@ -13,6 +13,7 @@ from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Request
 from allod.govern.keys import Caller
 from allod.serve.gateway import Gateway
+from allod.serve.giving_way import give_way_if_long
 from allod.serve.served_model import ServedModel
 from allod.web.asgi import Call
 from allod.web.bodies import check_keys
@@ -40,6 +41,7 @@ class OpenAI:
         """`POST /v1/chat/completions`."""
         body = await self._body(call)
         asked = read.read_chat(body)
+        await give_way_if_long(body)
         request = self._request(call, asked.chat, body)
         info = self._gateway.engine.info
         writer = write.AnswerWriter(
@@ -60,6 +62,7 @@ class OpenAI:
         """`POST /v1/embeddings`."""
         body = await self._body(call)
         asked = read.read_embed(body)
+        await give_way_if_long(body)
 
         def write_body(made: Embeddings) -> bytes:
             self._metrics.count_tokens(prompt=made.usage.prompt_tokens, completion=0)
@@ -122,6 +125,7 @@ class OpenAI:
     async def _body(self, call: Call) -> bytes:
         body = await read_body(call.receive, call.headers, limit_bytes=self._body_limit_bytes)
         await check_keys(body)
+        await give_way_if_long(body)
         return body
 
     def _request(self, call: Call, task: Chat | Embed, body: bytes) -> Request:
