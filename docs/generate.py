@@ -18,6 +18,9 @@ from allod.train.recipe import Recipe, Source
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "allod"
 KINDS = {"Invalid", "Denied", "Unavailable", "AllodError", "VerificationError"}
+CODES = """The `code` of an error, over HTTP and in `--json`. A verb that is given `--json` and ends in an error prints
+`{"error": {"code": ..., "message": ..., "hint": ...}}` on stdout, beside the words on stderr; `hint` may be null. What
+was asked and answered with no (`verify`, `log fsck`, `seal test`) is its own report, and no error."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -35,7 +38,7 @@ def reference() -> str:
         "A TOML file for `allod train`; each `[[source]]` is one source. No default: it must be said.",
         *_recipe(),
     ]
-    parts += ["## Error codes", "The `code` of an error, over HTTP and in `--json`.", _codes()]
+    parts += ["## Error codes", CODES, _codes()]
     return "\n\n".join(parts) + "\n"
 
 

@@ -204,6 +204,39 @@ def test_a_verification_as_json(gateway: Gateway, bundle: dict[str, Any], tmp_pa
     bad = gateway.allod("verify", saved(tmp_path, {**bundle, "statement": "{}"}), "--json")
     report = json.loads(bad.stdout)
     assert (bad.returncode, report["verified"], report["failed"]["name"]) == (1, False, "inclusion")
+    assert [step["name"] for step in report["steps"]] == STEPS[:3]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "status"),
+    [
+        (["verify", "absent.json"], "unreadable", 2),
+        (["log", "fsck"], "no_log", 2),
+        (["log", "compare", "absent.json"], "no_log", 2),
+        (["log", "accept-clock"], "no_log", 2),
+        (["model", "show", "absent"], "model_unknown", 2),
+        (["model", "check", "absent"], "model_unknown", 2),
+        (["tenant", "show", "absent"], "not_found", 2),
+        (["key", "revoke", "absent"], "not_found", 2),
+        (["policy", "check", "absent"], "unreadable", 2),
+        (["policy", "history"], "no_policy", 2),
+        (["train", "absent.toml"], "settings_unreadable", 2),
+        (["ask", "Why?", "--receipt=nowhere/at/all.json"], "invalid", 2),
+        (["ask"], "usage", 2),
+        (["seal", "test", "--profile=none"], "usage", 2),
+        (["up", "--port=8400"], "usage", 2),
+        (["sing"], "usage", 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_error_as_json(tmp_path: Path, words: list[str], code: str, status: int) -> None:
+    """One object on stdout with the code that the reference lists; what a person reads is on stderr all the same."""
+    result = run_allod(tmp_path, *words, "--json")
+    assert result.returncode == status, result.stderr
+    error = json.loads(result.stdout)["error"]
+    assert error.keys() == {"code", "message", "hint"}
+    assert error["code"] == code
+    assert result.stderr.startswith(f"error: {error['message']}\n")
 
 
 # Asking

@@ -67,11 +67,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*words: str | Path) -> Ran:
-        try:
-            status = command_line.main([*map(str, words)])
-        except SystemExit as wrong:
-            status = int(str(wrong.code))
-        return Ran(status, *capsys.readouterr())
+        return Ran(command_line.main([*map(str, words)]), *capsys.readouterr())
 
     return run
 
@@ -166,7 +162,9 @@ def test_a_model_that_nobody_here_knows_has_no_lineage(settings: Settings, tmp_p
     assert ran.status == 1
     assert f"8 artefact: FAILED: {DIGEST} was not released here: its training is not known" in ran.out
     assert ran.out.splitlines()[-1] == "not verified: lineage unknown"
-    assert json.loads(run("verify", "--lineage", "--json", file).out)["failed"]["number"] == 8
+    told = json.loads(run("verify", "--lineage", "--json", file).out)
+    assert told["failed"]["number"] == 8
+    assert [(step["number"], step["ok"]) for step in told["steps"]] == [(number, True) for number in range(1, 8)]
 
 
 def test_without_the_models_key_no_release_holds(settings: Settings, tiny: Released, tmp_path: Path, run: Run) -> None:
@@ -188,6 +186,24 @@ def test_an_adapters_chain_is_shown_before_its_base_is_found_unknown(
     assert ran.status == 1
     assert "13 sources: novels" in ran.out
     assert "14 artefact: FAILED: smollm2-135m is imported" in ran.out
+
+
+def test_a_trust_file_of_another_realm_is_called_that(settings: Settings, tmp_path: Path, run: Run) -> None:
+    """Both are named, and this realm's log is not called damaged."""
+    open_policies(settings).set_default(now_ms=5_000)
+    other = replace(settings, home=tmp_path / "other", realm=replace(settings.realm, name="other.example"))
+    Home(other.home).make()
+    file = receipt(other, ModelPart("any", DIGEST), tmp_path / "r.json")
+    theirs = tmp_path / "theirs.policy"
+    keys = Home(other.home).signing_key(other.origin).verifier, open_policies(other).key().verifier
+    theirs.write_text(trust_text(*keys))
+    ran = run("verify", "--lineage", "--trust", theirs, file)
+    said = "the log here is realm.example/artefacts, and the key that is trusted is of other.example/artefacts"
+    assert (ran.status, f"8 artefact: FAILED: {said}" in ran.out) == (1, True)
+    ran = run("verify", file)
+    trusted = "realm.example/artefacts and realm.example/receipts/local"
+    said = f"no trusted log signed this tree head of other.example/receipts/local; the trust file is of {trusted}"
+    assert (ran.status, f"2 log: FAILED: {said}" in ran.out) == (1, True)
 
 
 def test_a_refusal_has_no_lineage(settings: Settings, tiny: Released, tmp_path: Path, run: Run) -> None:

@@ -60,10 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Say what is wrong: it ends with 2, and says why and what would be right; what it said."""
 
     def said(*words: str) -> str:
-        try:
-            status = main(words)
-        except SystemExit as ended:
-            status = int(ended.code or 0)
+        status = main(words)
         printed = capsys.readouterr()
         assert (status, printed.out) == (2, "")
         assert any(text in printed.err for text in ("hint: ", "usage: ", " must be "))

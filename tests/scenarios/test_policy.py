@@ -278,12 +278,13 @@ def test_another_realms_log_is_not_believed(home: Path, tmp_path: Path) -> None:
     theirs.set(OTHER_TEXT, who="cli:intruder", now_ms=NOW_MS)
     shutil.rmtree(home / "logs" / "artefacts")
     shutil.copytree(other / "logs" / "artefacts", home / "logs" / "artefacts")
-    assert_unavailable(opened(home), "damaged")
+    named = f"the log here is other.example/artefacts, and the key that is trusted is of {REALM}/artefacts"
+    assert_unavailable(opened(home), named)
     shutil.copy(other / "keys" / "artefacts.key", home / "keys" / "artefacts.key")
     assert_unavailable(opened(home), "key is for other.example")
     (home / "keys" / "artefacts.key").unlink()
     create_signing_key(home / "keys" / "artefacts.key", f"{REALM}/artefacts")
-    assert_unavailable(opened(home), "damaged|does not verify")
+    assert_unavailable(opened(home), f"{named}|does not verify")
 
 
 def test_an_older_log_put_back_is_found_by_what_remembers_a_later_one(home: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"the gateway does not answer: {error}", code="gateway_lost") from error
         if response.status != 200:
-            raise _error(json.loads(response.read())["error"], response.status)
+            raise _error(json.loads(response.read())["error"], response.status, response.headers["retry-after"])
         return response
 
 
@@ -107,9 +107,11 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         raise Unavailable(f"the gateway went away: {error}", code="gateway_lost") from error
 
 
-def _error(error: dict[str, Any], status: int) -> AllodError:
+def _error(error: dict[str, Any], status: int, retry_after: str | None = None) -> AllodError:
+    """`retry_after` is the header's seconds."""
     kind: type[AllodError] = Unavailable if status >= 429 else Denied if status in (401, 403) else Invalid
-    return kind(error["message"], code=error["code"], param=error.get("param"))
+    hint = f"try again in {retry_after} s" if retry_after else None
+    return kind(error["message"], code=error["code"], param=error.get("param"), hint=hint)
 
 
 @contextmanager

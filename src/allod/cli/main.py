@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 import traceback
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from allod import __version__
-from allod.core.errors import AllodError, exit_status, explain
+from allod.core.errors import AllodError, Invalid, Unavailable, exit_status, explain
 
 VERBS = {  # and what each does, said here so that a list of them imports none
     "up": "serve a model: sealed engine, gateway and console",
@@ -27,6 +28,13 @@ VERBS = {  # and what each does, said here so that a list of them imports none
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Invalid(message, code="usage", hint=self.format_usage().strip())
+
+
 class Verb(Protocol):
     """A module of this room."""
 
@@ -38,26 +46,31 @@ class Verb(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status: 0 done, 1 the answer is no, 2 wrong usage or settings, 3 unavailable."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    words = _parser_for(given).parse_args(given)
+    words = argparse.Namespace(verbose=False, json="--json" in given)  # until they are understood
     os.umask(0o077)
     try:
+        words = _parser_for(given).parse_args(given)
         status: int = words.run(words)
     except AllodError as error:
-        if words.verbose:
-            traceback.print_exc()
-        print(explain(error), file=sys.stderr)
-        return exit_status(error)
+        return _ended(error, words)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if words.verbose:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+        return _ended(Unavailable(str(error)), words)
     return status
+
+
+def _ended(error: AllodError, words: argparse.Namespace) -> int:
+    """Tell of the error that is being handled: on stderr, and with --json on stdout, too, as one object."""
+    if words.verbose:
+        traceback.print_exc()
+    print(explain(error), file=sys.stderr)
+    if vars(words).get("json"):
+        print(json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}))
+    return exit_status(error)
 
 
 def parser_of_all() -> argparse.ArgumentParser:
@@ -73,7 +86,7 @@ def _parser_for(given: Sequence[str]) -> argparse.ArgumentParser:
 
 def _parser(known: Collection[str]) -> argparse.ArgumentParser:
     """All verbs, and the words of those that are `known`."""
-    parser = argparse.ArgumentParser(prog="allod", description="Language models wholly inside your own perimeter.")
+    parser = _Parser(prog="allod", description="Language models wholly inside your own perimeter.")
     parser.add_argument("--version", action="version", version=f"allod {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, what in VERBS.items():

@@ -77,17 +77,19 @@ class _Told:
 
     def verified(self, report: Report) -> int:
         if self.as_json:
-            chain = {"lineage": self.lineage} if self.lineage else {}
-            print(json.dumps({"verified": True, "level": report.level, "steps": self.steps, **chain}))
+            print(json.dumps({"verified": True, "level": report.level, "steps": self.steps, **self._chain()}))
         else:
             print("verified")
         return 0
+
+    def _chain(self) -> dict[str, Any]:
+        return {"lineage": self.lineage} if self.lineage else {}
 
     def failed(self, error: VerificationError, imported: str = "") -> int:
         detail = imported or error.message
         if self.as_json:
             failed = {"number": error.step, "name": error.name, "ok": False, "detail": detail}
-            print(json.dumps({"verified": False, "failed": failed}))
+            print(json.dumps({"verified": False, "failed": failed, "steps": self.steps, **self._chain()}))
             return 1
         print(f"{error.step} {error.name}: FAILED: {detail}")
         reason = "lineage unknown" if error.code == UNKNOWN else f"step {error.step} ({error.name}) failed"

@@ -58,8 +58,8 @@ def read_log(
 
     The log must extend each tree head in `known`, and the one in its own `checkpoint` file: one that is shorter, or
     has another past, was put back or changed. `end` stops at that byte, where an earlier pass ended; `as_it_is` reads
-    the segment alone, for who asks how much of it is gone. Raises Invalid (`no_log`) where there is none and
-    (`log_damaged`) for anything that is not the log.
+    the segment alone, for who asks how much of it is gone. Raises Invalid (`no_log`) where there is none,
+    (`log_origin`) where it is another's and (`log_damaged`) for anything else that is not the log.
     """
     published, indexed = published_head(directory, key), indexed_size(directory / INDEX_FILES[0])
     try:
@@ -69,6 +69,8 @@ def read_log(
     with file:
         if file.read(len(MAGIC)) != MAGIC:
             raise damaged("the segment does not start as one")
+        if (name := _name_in(file)) not in (None, key.name):
+            raise Invalid(f"the log here is {name}, and the key that is trusted is of {key.name}", code="log_origin")
         limit = written_end(file) if end is None else end
         is_alone = as_it_is or end is not None
         expected = [*known] if published is None or is_alone else [*known, published]
@@ -76,6 +78,15 @@ def read_log(
     if not is_alone:
         check_reached(read.head, published, indexed)
     return read
+
+
+def _name_in(file: BinaryIO) -> str | None:
+    """What the log calls itself in its first tree head, if that is one. Nothing is verified."""
+    batch = next(iter(Batches(file)), None)
+    try:
+        return TreeHead.of_signed(batch.head.payload.decode()).origin if batch else None
+    except (Invalid, UnicodeDecodeError):
+        return None
 
 
 def newest_entries(directory: Path, num: int) -> list[tuple[int, bytes]]:

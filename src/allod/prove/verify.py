@@ -27,6 +27,7 @@ from allod.prove.notes import Note, VerifierKey, cosigned_at, is_signed, parse_n
 from allod.prove.trust import Trust
 
 STEPS = ("bundle", "log", "witnesses", "inclusion", "statement", "opening", "times")
+NUM_NAMES = 4  # of logs, in an error
 SKEW_MS = 60_000  # how far an honest operator's clock may be ahead of an honest witness's
 
 
@@ -111,7 +112,9 @@ def verify(bundle: bytes, trust: Trust, now_ms: int | None = None) -> Report:
 def _signing_log(note: Note, head: TreeHead, trust: Trust) -> VerifierKey:
     claimed = [key for key in trust.logs if key.name == head.origin and note.by(key)]
     if not claimed:
-        raise Invalid(f"no trusted log signed this tree head of {head.origin}", hint="is this the right trust file?")
+        trusted = " and ".join(sorted({key.name for key in trust.logs})[:NUM_NAMES]) or "no log"
+        message = f"no trusted log signed this tree head of {head.origin}; the trust file is of {trusted}"
+        raise Invalid(message, hint="is this the right trust file?")
     if not all(is_signed(note, key) for key in claimed):
         raise Invalid(f"the signature by {head.origin} is false")
     return claimed[0]
