@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid, Unavailable
+from allod.core.shown_text import made_plain
 from allod.core.training_statements import FILES, MANIFEST
 from allod.core.whole_files import sync
 from allod.prove.folders import digest_of_plain_file, read_plain_file
@@ -18,6 +20,7 @@ from allod.prove.lineage import MAX_LIST_BYTES
 CHECKPOINTS = "checkpoints"
 MAX_OUTPUTS = 100_000
 MAX_DEPTH = 16
+NUM_TOLD = 5  # files that differ, in an error
 
 
 def list_files(folder: Path) -> bytes:
@@ -49,10 +52,19 @@ def check_files(folder: Path, digest: str) -> None:
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise Invalid(f"{FILES} is no list of files") from error
     now = {row["name"]: row for row in json.loads(found)}
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise Invalid(f"{name} is {'missing' if name not in now else 'new' if name not in before else 'changed'}")
-    raise Invalid(f"{FILES} is not in its canonical form")
+    wrong = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if not wrong:
+        raise Invalid(f"{FILES} is not in its canonical form")
+    told = [_change(name, before.get(name), now.get(name)) for name in wrong[:NUM_TOLD]]
+    more = [f"and {len(wrong) - NUM_TOLD} more"] if len(wrong) > NUM_TOLD else []
+    raise Invalid(", ".join([*told, *more]))
+
+
+def _change(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    if before is None or now is None:
+        return f"{name} is {'missing' if now is None else 'new'}"
+    listed = made_plain(str(before.get("sha256")), limit=64)
+    return f"{name} is changed (sha256 {now['sha256']} and not {listed})"
 
 
 def digest_of_folder(folder: Path, pattern: str) -> str:

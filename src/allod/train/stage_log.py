@@ -6,7 +6,7 @@ no leaf is nobody's word, however well it fits itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from allod.core.errors import Invalid
@@ -69,14 +69,39 @@ def made_on(statement: TrainingStatement) -> Mapping[str, Any]:
 
 def _differences(logged: TrainingStatement, found: TrainingStatement) -> Iterable[str]:
     """Where the two disagree; a forged manifest that repeats everything else still has an id of its own."""
-    pairs: dict[str, tuple[Any, Any]] = {"files": (logged.files, found.files)}
-    names = sorted((logged.predicate.keys() | found.predicate.keys()) - {"derivation", *_SAID_ANEW})
-    pairs |= {name: (logged.predicate.get(name), found.predicate.get(name)) for name in names}
-    said = [f"{name} is {_short(now)}, logged is {_short(then)}" for name, (then, now) in pairs.items() if then != now]
+    said = []
+    if logged.files != found.files:
+        said.append(f"its files are another list, {found.files} and not {logged.files}")
+    then, now = _plain(logged), _plain(found)
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            said.append(f"{name} is {_short(now.get(name))} and not {_short(then.get(name))}")
     anew = [name for name in sorted(_SAID_ANEW) if logged.predicate[name] != found.predicate[name]]
-    return [*said, *([f"it has another {', '.join(anew)}"] if anew else [])]
+    return [*said, *([f"it has another {' and another '.join(anew)}"] if anew else [])]
 
 
-def _short(value: Any) -> str:
-    text = str(value)
+def _plain(statement: TrainingStatement) -> dict[str, str]:
+    """What it says, by the way there: `observed machine processor`."""
+    said = {name: value for name, value in statement.predicate.items() if name not in {"derivation", *_SAID_ANEW}}
+    return dict(_members(said, ()))
+
+
+def _members(value: Any, way: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for name, member in value.items():
+            yield from _members(member, (*way, str(name)))
+    elif isinstance(value, Sequence) and any(isinstance(member, Mapping) for member in value):
+        for number, member in enumerate(value, 1):
+            name = member.get("name", number) if isinstance(member, Mapping) else number
+            yield from _members(member, (*way, str(name)))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        yield " ".join(way), ", ".join(map(str, value)) or "none"
+    else:
+        yield " ".join(way), "none" if value is None or value == {} else str(value)
+
+
+def _short(text: str | None) -> str:
+    """`None`: it is not said."""
+    if text is None:
+        return "unsaid"
     return made_plain(text if len(text) <= 200 else f"{text[:199]}…", limit=200)
