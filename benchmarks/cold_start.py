@@ -35,11 +35,20 @@ BODY = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 1, "tem
 
 
 def first_token_s(
-    command: Sequence[str], environment: Mapping[str, str], place: str | int, *, key: Path | None, model: str
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    place: str | int,
+    *,
+    key: Path | None,
+    model: str,
+    words: bytes = b"",
 ) -> float:
-    """Seconds from starting `command` until it has answered with a token."""
+    """Seconds from starting `command`, which is told `words`, until it has answered with a token."""
     begin = time.perf_counter()
     with running(command, environment) as process:
+        assert process.stdin is not None
+        with process.stdin as pipe:
+            pipe.write(words)
         while time.perf_counter() - begin < TIMEOUT_S:
             if process.poll() is not None:
                 break
@@ -71,7 +80,11 @@ def answered(place: str | int, key: Path | None, model: str) -> bool:
 @contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield process
@@ -87,7 +100,8 @@ def bare_s(settings: Settings, place: Path, number: int) -> float:
     directory = place / f"bare-{number}"
     directory.mkdir()
     options = replica_options(settings, weights, directory)
-    return first_token_s(options.seal.command, options.seal.environment, options.socket_path, key=None, model="m")
+    seal = options.seal
+    return first_token_s(seal.command, seal.environment, options.socket_path, key=None, model="m", words=options.words)
 
 
 def allod_s(home: Path, model: str) -> float:

@@ -26,13 +26,27 @@ def free_port() -> int:
 
 @contextmanager
 def started(
-    command: Sequence[str], *, is_ready: Callable[[], bool], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    is_ready: Callable[[], bool],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    words: bytes = b"",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of ours, ready, and ended afterwards. Exits with the end of its log when it never becomes ready."""
+    """A process of ours that was told `words`, ready, and ended afterwards. Exits with the end of its log when it never
+    becomes ready."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **(environment or {})}, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
         )
+    assert process.stdin is not None
+    with process.stdin as pipe:
+        pipe.write(words)
     try:
         until = time.monotonic() + START_TIMEOUT_S
         while not is_ready():

@@ -129,6 +129,7 @@ def start_engine(stack: ExitStack, settings: Settings, place: Path) -> Target:
             is_ready=lambda: asyncio.run(_is_ready(options.socket_path)),
             log=place / "bare.log",
             environment=options.seal.environment,
+            words=options.words,
         )
     )
     return Target(options.socket_path, "")

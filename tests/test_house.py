@@ -52,7 +52,7 @@ DOORS = {
     "torch": ("fleet/all_reduce.py", "fleet/ranks.py", "model/network.py", "model/weights.py", "train/"),
     "transformers": ("train/tuning/lora.py", "train/tuning/lora_tokens.py"),
     "uvicorn": ("web/server.py",),
-    "uvloop": ("web/__main__.py",),
+    "uvloop": ("web/starting.py",),
     "xllamacpp": ("serve/engines/llama_process.py", "train/exporting/engine_process.py"),
 }
 
@@ -211,6 +211,12 @@ def test_every_door_is_used() -> None:
     assert set(DOORS) <= used
 
 
+def loaded_by(module: str) -> set[str]:
+    """All that importing it imports."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_verifying_imports_neither_engine_nor_web() -> None:
     """`allod verify` must run where nothing but Python and the signatures' library is trusted."""
     code = "import sys, allod.cli.main as m; m._parser_for(['verify', 'x']); print(*sorted(sys.modules))"
@@ -221,10 +227,16 @@ def test_verifying_imports_neither_engine_nor_web() -> None:
     ]
 
 
-def test_an_engine_is_started_before_the_rest_is_loaded() -> None:
+def test_an_engines_process_is_started_before_what_asks_it_is_loaded() -> None:
+    """Neither an event loop nor what reads a model's file is there by then."""
+    loaded = loaded_by("allod.web.__main__")
+    assert "allod.seal.launch" in loaded
+    assert not loaded & {"asyncio", "concurrent", "jinja2", "logging", "uvloop", "allod.app.engine", "allod.model.gguf"}
+
+
+def test_an_engine_is_told_what_to_load_before_the_rest_is_loaded() -> None:
     """What else serves is imported while it reads its weights; what fetches, trains or signs, by who needs it."""
-    code = "import sys, allod.web.__main__; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = loaded_by("allod.web.starting")
     assert "allod.app.engine" in loaded
     later = (
         "allod.web.server",

@@ -9,13 +9,26 @@ from pathlib import Path
 import pytest
 from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
 
+from allod import settings as settings_module
+from allod.app import engine_seal
 from allod.app.engine import replica_options
 from allod.app.home import Home, load_settings
 from allod.app.release import Released, release
 from allod.app.weights import A_RELEASE, prepare_weights
 from allod.core.errors import Invalid, VerificationError
 from allod.model.store import silent
+from allod.seal.launch import SealOptions
 from allod.settings import Settings
+
+
+class Begun:
+    """Stands for a process that was started."""
+
+    def __init__(self, options: SealOptions) -> None:
+        self.options = options
+
+    def close(self) -> None:
+        """Nothing runs."""
 
 
 @pytest.fixture
@@ -125,6 +138,29 @@ def test_a_header_is_read_once(settings: Settings, tmp_path: Path, kind: str) ->
     assert weights is not None
     weights.path.unlink()
     assert replica_options(settings, weights, tmp_path).info.context_tokens == 256
+
+
+def test_what_is_started_ahead_is_what_the_catalogues_model_needs(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is the one that the file, once it is read, asks for. None in a new home, or for one's own."""
+    monkeypatch.setattr(engine_seal, "Ahead", Begun)
+    first = settings_module.load_catalogue()[0]
+    file = Home(settings.home).store / first.sha256 / "weights.gguf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gguf_bytes({"general.architecture": "llama"}))
+    named = serving(settings, first.name)
+    with engine_seal.started_ahead(named) as ahead:
+        assert ahead is None
+    (settings.home / "engine.log").touch()
+    with engine_seal.started_ahead(serving(settings, str(file))) as ahead:
+        assert ahead is None
+    with engine_seal.started_ahead(named) as ahead:
+        weights = prepare_weights(named, silent)
+        assert ahead is not None
+        assert weights is not None
+        assert ahead.options.socket_dir is not None
+        assert replica_options(named, weights, ahead.options.socket_dir).seal == ahead.options
 
 
 @pytest.mark.parametrize(("layers", "has_accelerators"), [(0, False), (12, True), (-1, True)])

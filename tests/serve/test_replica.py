@@ -24,6 +24,7 @@ from tests.serve.conftest import streamed as streamed_by
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Piece
+from allod.seal.ahead import Ahead
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths
 from allod.serve import replica as replica_module
 from allod.serve.engines.echo import EchoEngine
@@ -142,6 +143,37 @@ def run(options: Callable[..., ReplicaOptions]) -> Run:
                 await made.close()
 
     return started
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+async def test_what_was_started_ahead_is_the_engine_if_it_is_what_is_needed(
+    options: Callable[..., ReplicaOptions], is_other: bool
+) -> None:
+    """Once told what it is for; one that may read other files is ended, and another is started."""
+    needed = options("well")
+    code = 'import sys; sys.argv[1:] = sys.stdin.read().split("\\n")\n' + ENGINE
+    seal = replace(needed.seal, command=(sys.executable, "-S", "-c", code), hears=True)
+    words = "\n".join(needed.seal.command[-2:]).encode()
+    ahead = Ahead(replace(seal, read_paths=(*READ_PATHS, Path("/usr"))) if is_other else seal)
+    first = await asyncio.to_thread(pid_of, ahead)
+    made = Replica(replace(needed, seal=seal, words=words, ahead=ahead))
+    async with asyncio.timeout(20):
+        await made.start()
+        try:
+            assert made.process is not None
+            assert (made.process.pid == first) is not is_other
+            assert (await whole(made, saying("hello"))).content == "hello"
+            await until(lambda: Path(f"/proc/{first}").exists() is not is_other)
+        finally:
+            await made.close()
+    assert not Path(f"/proc/{first}").exists()
+
+
+def pid_of(ahead: Ahead) -> int:
+    """The process that was started ahead, left where it is."""
+    ahead._thread.join()
+    assert ahead._process is not None
+    return ahead._process.pid
 
 
 async def whole(replica: Replica, asked: Chat) -> Completion:

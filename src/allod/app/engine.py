@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from allod.app.engine_seal import SOCKET_DIR_PREFIX, engine_seal
 from allod.app.home import Home
 from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.model.gguf import GgufHeader
-from allod.seal.launch import SealOptions, python_read_paths
+from allod.seal.ahead import Ahead
 from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.replica import Replica, ReplicaOptions
@@ -59,17 +59,22 @@ async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenera
 
 @asynccontextmanager
 async def starting_engine(
-    settings: Settings, weights: Weights | None
+    settings: Settings, weights: Weights | None, ahead: Ahead | None = None
 ) -> AsyncGenerator[tuple[Engine, Awaitable[None]], None]:
-    """The same while it starts, and what to await until it is ready to answer. Its `info` lacks the seal."""
+    """The same while it starts, and what to await until it is ready to answer. Its `info` lacks the seal.
+
+    Its process may have been started `ahead`.
+    """
     if weights is None:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.set_result(None)
         yield EchoEngine(), started
         return
-    directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="allod-")
+    directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
-        replica = Replica(await asyncio.to_thread(replica_options, settings, weights, Path(directory.name)))
+        place = ahead.options.socket_dir if ahead else None
+        options = await asyncio.to_thread(replica_options, settings, weights, place or Path(directory.name))
+        replica = Replica(replace(options, ahead=ahead))
         starting = asyncio.create_task(replica.start())
         try:
             yield replica, starting
@@ -109,17 +114,10 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
     }
     pinned = tuple((path, served.digest.removeprefix("sha256:")) for path, served in _files(weights))
     files = {"model": str(weights.path), "adapters": [str(adapter.path) for adapter in weights.adapters]}
-    words = json.dumps({**options, **files, "socket": socket_path})
     return ReplicaOptions(
-        seal=SealOptions(
-            command=(sys.executable, "-P", "-m", "allod.serve.engines.llama_process", words),
-            socket_dir=socket_dir,
-            read_paths=(*python_read_paths(), *(path for path, _ in pinned)),
-            environment={"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONDONTWRITEBYTECODE": "1"},
-            log_path=settings.home / "engine.log",
-            unsafe_no_seal=settings.unsafe_no_seal,
-        ),
+        seal=engine_seal(settings, socket_dir, *(path for path, _ in pinned)),
         socket_path=socket_path,
+        words=json.dumps({**options, **files, "socket": socket_path}).encode(),
         info=EngineInfo(
             name="llama.cpp",
             build="",

@@ -30,6 +30,14 @@ def is_at_hand(settings: Settings) -> bool:
     return entry is None or _is_here(settings, entry)
 
 
+def path_at_hand(settings: Settings) -> Path | None:
+    """The file of the catalogue's model that is meant; None for another, and where it is not here."""
+    catalogue, pace = settings_module.load_catalogue(), kept_pace(settings)
+    name = settings.model.name
+    entry = entry_of(name, catalogue) if name != AUTO else best_for(catalogue, pace) if pace is not None else None
+    return None if entry is None else Store(Home(settings.home).store).find(entry.sha256)
+
+
 def entry_of(name: str, catalogue: tuple[CatalogueEntry, ...]) -> CatalogueEntry | None:
     """The catalogue's entry of that name, or of that digest (`sha256:<hex>`)."""
     return next((one for one in catalogue if name in (one.name, f"sha256:{one.sha256}")), None)

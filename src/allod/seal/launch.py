@@ -19,9 +19,10 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import allod
@@ -54,10 +55,10 @@ class SealOptions:
 
     `command[0]` is an absolute path of an ELF executable. `socket_dir` (mode 0700, ours) is where it may make Unix
     sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere; what it
-    prints goes to `output_fd` where that is given. `max_memory_bytes` is what each of its processes may reserve. An
-    island may also execute `execute_paths` and make in `scratch_dir` what it likes. `unsafe_no_seal` starts it even
-    where parts of the seal are missing; `unsafe_omit` leaves parts out, for the suite; with `accepts_omitted` it starts
-    without those, and without no other.
+    prints goes to `output_fd` where that is given. One that `hears` reads what `tell` says, any other nothing.
+    `max_memory_bytes` is what each of its processes may reserve. An island may also execute `execute_paths` and make in
+    `scratch_dir` what it likes. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit`
+    leaves parts out, for the suite; with `accepts_omitted` it starts without those, and without no other.
     """
 
     command: tuple[str, ...]
@@ -70,6 +71,7 @@ class SealOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
     output_fd: int | None = None
+    hears: bool = False
     max_file_bytes: int = 64 * 1024 * 1024
     max_memory_bytes: int | None = None
     unsafe_no_seal: bool = False
@@ -80,10 +82,13 @@ class SealOptions:
 class SealedProcess:
     """A started process. `kind` is the profile's name, `partial:no-<part>+no-<part>` or `none`; `missing` gives the
     reasons. `pid` is the command's as we number it; its launcher waits for another process (group.py). `at_start` is
-    the evidence from before its first instruction."""
+    the evidence from before its first instruction, `log_start` where in its log what it wrote begins."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, pid: int, facts: SealFacts, at_start: Evidence) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, pid: int, facts: SealFacts, at_start: Evidence, log_start: int = 0
+    ) -> None:
         self._process = process
+        self.log_start = log_start
         self.facts = facts
         self.at_start = at_start
         self.pid = pid
@@ -95,6 +100,15 @@ class SealedProcess:
         if self.poll() is not None:
             raise Unavailable(f"process {self.pid} has ended", code="engine_gone")
         return evidence(self.pid, facts=self.facts)
+
+    def tell(self, words: bytes) -> None:
+        """All that it hears, at once. Raises Unavailable for more than its pipe holds: nobody waits for it to read."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        with pipe, suppress(BrokenPipeError):  # it has ended; whoever waits for it sees that
+            os.set_blocking(pipe.fileno(), False)
+            if os.write(pipe.fileno(), words) < len(words):
+                raise Unavailable("more was to be told than a pipe holds", code="engine_not_started")
 
     def poll(self) -> int | None:
         """Its exit status (negative: the signal that killed it), or None while it runs."""
@@ -119,6 +133,8 @@ class SealedProcess:
             self.wait(_KEEPER_TIMEOUT_S)
         if self.poll() is None:
             self._process.kill()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         return self._process.wait()
 
 
@@ -129,6 +145,8 @@ def start(options: SealOptions) -> SealedProcess:
     this machine lacks a part of the seal (unless `unsafe_no_seal`), `engine_not_started` when exec failed.
     """
     _check(options)
+    log = options.log_path
+    log_start = log.stat().st_size if log is not None and log.exists() else 0
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # the kernel says who writes
     with ours:
@@ -137,10 +155,10 @@ def start(options: SealOptions) -> SealedProcess:
         try:
             pid, facts, at_start = _shake_hands(ours)
         except BaseException:
-            process.kill()
-            process.wait()
+            with process:  # which is waited for, and its pipe closed
+                process.kill()
             raise
-    return SealedProcess(process, pid=pid, facts=facts, at_start=at_start)
+    return SealedProcess(process, pid=pid, facts=facts, at_start=at_start, log_start=log_start)
 
 
 def python_read_paths() -> tuple[Path, ...]:
@@ -210,22 +228,22 @@ def _wrapper(options: SealOptions) -> list[str]:
 
 
 def _spawn(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:
-    started: Future[subprocess.Popen[bytes]] = Future()
+    started: SimpleQueue[subprocess.Popen[bytes] | OSError] = SimpleQueue()
 
     def start_and_wait() -> None:
         try:
             process = _popen(options, report_fd)
         except OSError as error:
-            started.set_exception(error)
+            started.put(error)
         else:
-            started.set_result(process)
+            started.put(process)
             process.wait()
 
     threading.Thread(target=start_and_wait, name="allod-seal", daemon=True).start()
-    try:
-        return started.result()
-    except OSError as error:
-        raise Unavailable(f"the wrapper did not start: {error}", code="engine_not_started") from error
+    process = started.get()
+    if isinstance(process, OSError):
+        raise Unavailable(f"the wrapper did not start: {process}", code="engine_not_started") from process
+    return process
 
 
 def _popen(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:
@@ -233,7 +251,7 @@ def _popen(options: SealOptions, report_fd: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             _arguments(options, report_fd),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if options.hears else subprocess.DEVNULL,
             stdout=output if options.output_fd is None else options.output_fd,
             stderr=output,
             env={"PYTHONPATH": str(_SOURCE.parent)},

@@ -26,6 +26,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import made_plain
 from allod.core.whole_files import write_whole
 from allod.model.store import check_digest, digest_of_file, silent
+from allod.seal.ahead import Ahead
 from allod.seal.endings import MEMORY_HINT, how_it_ended, may_be_memory
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo, Tally
@@ -51,6 +52,8 @@ class ReplicaOptions:
     seal: SealOptions
     socket_path: str
     info: EngineInfo
+    words: bytes = b""  # what the process is told, if it hears
+    ahead: Ahead | None = None  # taken for the first start, if it is what `seal` says
     pinned: tuple[tuple[Path, str], ...] = ()  # files and the SHA-256 (hex) that `info` says they have
     library: Path | None = None
     config: JsonValue = None  # what `info.config` is the digest of
@@ -69,6 +72,7 @@ class Replica:
 
     def __init__(self, options: ReplicaOptions) -> None:
         self._options = options
+        self._ahead = options.ahead
         self.info = options.info
         self.process: SealedProcess | None = None
         self.started_ms = 0
@@ -191,11 +195,12 @@ class Replica:
     def _start_process(self) -> SealedProcess:
         """Started on files that are checked meanwhile; what receipts give digests of is kept."""
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
-        log = self._options.seal.log_path
-        self._log_start = log.stat().st_size if log is not None and log.exists() else 0
-        process = start(self._options.seal)
-        importlib.import_module("allod.serve.engines.llama")  # what asks it is loaded while it reads its weights
+        process = self._take_ahead() or start(self._options.seal)
+        self._log_start = process.log_start
         try:
+            if self._options.seal.hears:
+                process.tell(self._options.words)
+            importlib.import_module("allod.serve.engines.llama")  # what asks it is loaded while it reads its weights
             self.evidence = process.evidence()["stable"]
             if self._options.evidence_dir is not None:
                 _keep(self._options.evidence_dir, self._options.config, self.evidence)
@@ -203,6 +208,16 @@ class Replica:
             process.terminate()
             raise
         return process
+
+    def _take_ahead(self) -> SealedProcess | None:
+        """What was started ahead, once, unless something else is needed."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        if ahead.options == self._options.seal:
+            return ahead.take()
+        ahead.close()
+        return None
 
     def _check_pinned(self) -> None:
         """What runs is what receipts name, at a restart too. It takes no longer than the engine's own reading does."""

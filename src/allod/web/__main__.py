@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
-import importlib
-import logging
 import os
 import resource
 import signal
 import socket
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-import uvloop
-
-from allod.app.engine import Weights, starting_engine
+from allod.app.engine_seal import started_ahead
 from allod.app.home import Home, load_settings
 from allod.app.listening import listen
-from allod.app.weights import prepare_weights
 from allod.core.errors import AllodError, exit_status, explain
-from allod.model.store import silent
 from allod.prove.begun import check_unlocked
+from allod.seal.ahead import Ahead
 from allod.settings import Settings
 
 MANY_OBJECTS = 1_000_000  # made before anything is looked through while loading
@@ -40,10 +33,10 @@ def main() -> int:
     parser.add_argument("--private", action="store_true", default=None)
     words = parser.parse_args()
     os.umask(0o077)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is ended
     gc.set_threshold(MANY_OBJECTS)  # what is loaded stays: looking through it again and again finds nothing
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is one
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = load_settings(
             {
@@ -56,28 +49,24 @@ def main() -> int:
         )
         with closing(listen(settings.server.host, settings.server.port)) as listener:
             check_unlocked(Home(settings.home).receipts)  # before a model is fetched, and an engine started
-            uvloop.run(_serve(settings, listener, prepare_weights(settings, silent)))
+            with started_ahead(settings) as ahead:
+                _run(settings, listener, ahead)
     except AllodError as error:
         sys.stderr.write(explain(error) + "\n")
         return exit_status(error)
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         return 3
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         pass
     return 0
 
 
-async def _serve(settings: Settings, listener: socket.socket, weights: Weights | None) -> None:
-    """Start the engine; load all the rest while it reads its weights."""
-    task = asyncio.current_task()
-    assert task is not None  # a coroutine of the event loop runs in one
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # while it starts
-    server = replace(settings.server, port=listener.getsockname()[1])
-    settings = replace(settings, server=server)
-    async with starting_engine(settings, weights) as (engine, started):
-        rest = await asyncio.to_thread(importlib.import_module, "allod.web.server")
-        await rest.serve(settings, listener, weights, engine, started)
+def _run(settings: Settings, listener: socket.socket, ahead: Ahead | None) -> None:
+    """Run the gateway. What that takes is loaded beside what the engine's process loads."""
+    from allod.web.starting import run
+
+    run(settings, listener, ahead)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The engine's own process: llama.cpp's server on one Unix socket. Started inside the seal, never imported.
 
-python -m allod.serve.engines.llama_process '{"model": ..., "socket": ..., "threads": 1, ...}'
+python -m allod.serve.engines.llama_process <<< '{"model": ..., "socket": ..., "threads": 1, ...}'
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import threading
 import time
 from typing import Any
 
+import xllamacpp
+
 LAST_WORDS_S = 0.5  # for the engine's thread that writes its log: what says why is lost with it
 
 
 def serve(options: dict[str, Any]) -> None:
     """Load the model, listen, and stay until killed. Threads that spin would starve a small machine: see FACTS in
     docs/log.md; the launcher sets OMP_WAIT_POLICY and GOMP_SPINCOUNT before this process starts."""
-    import xllamacpp
-
     params = xllamacpp.CommonParams()
     params.model.path = options["model"]
     params.hostnames = [options["socket"]]
@@ -57,4 +57,4 @@ def serve(options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve(json.loads(sys.argv[1]))
+    serve(json.load(sys.stdin))  # said once it is known, while all the above is loaded

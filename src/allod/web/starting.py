@@ -1,0 +1,38 @@
+"""The event loop of a gateway that starts: the engine first, and what serves while it reads its weights."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import signal
+import socket
+from contextlib import suppress
+from dataclasses import replace
+
+import uvloop
+
+from allod.app.engine import Weights, starting_engine
+from allod.app.weights import prepare_weights
+from allod.model.store import silent
+from allod.seal.ahead import Ahead
+from allod.settings import Settings
+
+
+def run(settings: Settings, listener: socket.socket, ahead: Ahead | None) -> None:
+    """Serve on `listener` until told to stop, with the engine's process that was started `ahead` if one was."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with suppress(asyncio.CancelledError):  # told to stop while it started
+        uvloop.run(_serve(settings, listener, prepare_weights(settings, silent), ahead))
+
+
+async def _serve(settings: Settings, listener: socket.socket, weights: Weights | None, ahead: Ahead | None) -> None:
+    """Tell the engine what to load; load all the rest while it reads its weights."""
+    task = asyncio.current_task()
+    assert task is not None  # a coroutine of the event loop runs in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # while it starts
+    server = replace(settings.server, port=listener.getsockname()[1])
+    settings = replace(settings, server=server)
+    async with starting_engine(settings, weights, ahead) as (engine, started):
+        rest = await asyncio.to_thread(importlib.import_module, "allod.web.server")
+        await rest.serve(settings, listener, weights, engine, started)
