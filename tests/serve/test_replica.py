@@ -169,6 +169,20 @@ async def test_what_was_started_ahead_is_the_engine_if_it_is_what_is_needed(
     assert not Path(f"/proc/{first}").exists()
 
 
+async def test_one_that_ended_before_it_was_told_is_reported_by_its_own_words(
+    options: Callable[..., ReplicaOptions],
+) -> None:
+    """It may have ended before anybody looks at it."""
+    needed = options("well")
+    seal = replace(needed.seal, command=(sys.executable, "-S", "-c", "raise OSError('cannot load it')"), hears=True)
+    ahead = Ahead(seal)
+    await asyncio.to_thread(pid_of, ahead)
+    assert ahead._process is not None
+    await asyncio.to_thread(ahead._process.wait, 10)
+    with pytest.raises(Unavailable, match="never ready.*cannot load it"):
+        await Replica(replace(needed, seal=seal, words=b"words", ahead=ahead)).start()
+
+
 def pid_of(ahead: Ahead) -> int:
     """The process that was started ahead, left where it is."""
     ahead._thread.join()

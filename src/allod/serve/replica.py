@@ -204,7 +204,9 @@ class Replica:
             self.evidence = process.evidence()["stable"]
             if self._options.evidence_dir is not None:
                 _keep(self._options.evidence_dir, self._options.config, self.evidence)
-        except BaseException:
+        except BaseException as error:
+            if (status := process.poll()) is not None:
+                raise self._never_ready(status) from error
             process.terminate()
             raise
         return process
@@ -235,12 +237,16 @@ class Replica:
             async with asyncio.timeout(timeout_s):
                 while not await engine.is_ready():
                     if (status := process.poll()) is not None:
-                        why = f"it {how_it_ended(status)}: {await asyncio.to_thread(self._first_words)}"
-                        hint = MEMORY_HINT if may_be_memory(status) else None
-                        raise Unavailable(f"the engine was never ready; {why}", code="engine_not_started", hint=hint)
+                        raise await asyncio.to_thread(self._never_ready, status)
                     await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             raise Unavailable(f"the engine was not ready in {timeout_s} s", code="engine_not_started") from None
+
+    def _never_ready(self, status: int) -> Unavailable:
+        """Why, as the process that ended with `status` said."""
+        why = f"it {how_it_ended(status)}: {self._first_words()}"
+        hint = MEMORY_HINT if may_be_memory(status) else None
+        return Unavailable(f"the engine was never ready; {why}", code="engine_not_started", hint=hint)
 
     async def _watch(self) -> None:
         """Notice that the process ended or is of no use; start another, more patiently each time that this fails."""
