@@ -179,7 +179,7 @@ async def test_one_that_ended_before_it_was_told_is_reported_by_its_own_words(
     await asyncio.to_thread(pid_of, ahead)
     assert ahead._process is not None
     await asyncio.to_thread(ahead._process.wait, 10)
-    with pytest.raises(Unavailable, match="never ready.*cannot load it"):
+    with pytest.raises(Unavailable, match=r"never ready.*cannot load it"):
         await Replica(replace(needed, seal=seal, words=b"words", ahead=ahead)).start()
 
 
