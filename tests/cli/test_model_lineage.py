@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from socket import AF_UNIX, socket
 from typing import Any, NamedTuple
 
 import pytest
 from tests.app import finished_runs
 from tests.app.finished_runs import BASE_DIGEST, TEXTS, FinishedRun, adapter_run, logged, model_run
+from tests.conftest import run_allod
 
 from allod.app import artefacts_log
 from allod.app.home import Home, load_settings
@@ -351,6 +354,43 @@ def test_a_file_that_the_gate_refuses_is_refused_in_its_words(
     ran = run("model", "check", file)
     assert (ran.status, ran.out) == (2, "")
     assert "no whole GGUF file: it does not begin with GGUF" in ran.err
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (make_pipe, "a pipe"),
+        (Path.mkdir, "a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (lambda path: socket(AF_UNIX).bind(str(path)), "a socket"),
+    ],
+    ids=["pipe", "folder", "device", "socket"],
+)
+@pytest.mark.parametrize("verb", [["model", "check"], ["model", "show"], ["up", "--port=0", "--model"]], ids=" ".join)
+def test_what_is_no_file_is_said_at_once(
+    settings: Settings, tmp_path: Path, make: Callable[[Path], object], kind: str, verb: list[str]
+) -> None:
+    """A pipe would be waited for, a device be read for ever."""
+    path = tmp_path / "odd.gguf"
+    make(path)
+    ran = run_allod(settings.home, *verb, str(path))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"error: {path} is {kind}, and not a plain file" in ran.stderr
+
+
+def test_a_files_name_may_end_in_capitals(
+    settings: Settings, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a folder before it, too: it is a file, and not the name of a release."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.GGUF").write_bytes(b"PK and no model")
+    ran = run("model", "check", "mine.GGUF")
+    assert (ran.status, "no whole GGUF file" in ran.err) == (2, True)
 
 
 def test_a_name_of_the_catalogue_leads_to_what_checks_it(settings: Settings, run: Run) -> None:

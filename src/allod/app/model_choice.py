@@ -18,7 +18,7 @@ AUTO = "auto"
 
 def is_file_name(name: str) -> bool:
     """Whether a model's name means a file rather than an entry of the catalogue."""
-    return name.endswith(".gguf") or "/" in name
+    return name.lower().endswith(".gguf") or "/" in name
 
 
 def is_at_hand(settings: Settings) -> bool:

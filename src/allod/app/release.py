@@ -22,7 +22,7 @@ from typing import Any
 
 from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home
-from allod.app.model_choice import ECHO
+from allod.app.model_choice import ECHO, is_file_name
 from allod.app.policies import nation_of
 from allod.core.canonical import JsonValue, check_canonical, sha256_hex
 from allod.core.errors import Invalid
@@ -231,7 +231,7 @@ def _evaluation(folder: Path, chain: Chain) -> Mapping[str, Any]:
 def _check_name(name: str) -> None:
     """A name leads to one model: none of the catalogue's, and nothing that means a file."""
     taken = {ECHO, "auto", *(entry.name for entry in load_catalogue())}
-    if name in taken or name.endswith(".gguf"):
+    if name in taken or is_file_name(name):
         raise Invalid(
             f"{name!r} cannot be the name of a release: it already means something else",
             code="model_name",

@@ -226,7 +226,7 @@ def _word(word: str) -> str:
     if not is_file_name(word):
         return word
     path = Path(word)
-    if not path.is_file():
+    if not path.exists():
         raise Invalid(f"there is no file {word}", code="model_unreadable")
     with shown() as progress:
         return f"sha256:{digest_of_file(path, progress)}"

@@ -20,6 +20,7 @@ from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
 from allod.model.chat_template import check_template
 from allod.model.control_tokens import BREAK, KNOWN_NAMES, ControlTokens
+from allod.model.plain_files import open_plain
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 10_000
@@ -108,7 +109,7 @@ class GgufHeader:
 def read_header(path: Path, *, is_adapter: bool = False) -> GgufHeader:
     """The header of a model's GGUF file, or of a LoRA adapter's. Raises Invalid for what is not a whole one."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return _Reader(file, path.stat().st_size).header(is_adapter=is_adapter)
     except OSError as error:
         raise Invalid(f"{path}: {error.strerror}", code="model_unreadable") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid
 from allod.core.whole_files import sync
+from allod.model.plain_files import open_plain
 
 Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all (0: unknown)
 
@@ -91,9 +92,9 @@ def check_digest(file: Path, digest: str, progress: Progress) -> None:
 
 
 def digest_of_file(file: Path, progress: Progress) -> str:
-    """SHA-256 (hex) of a file of any size."""
+    """SHA-256 (hex) of a file of any size. Raises Invalid (`model_unreadable`) and OSError."""
     total, done, digest = file.stat().st_size, 0, sha256()
-    with file.open("rb") as source:
+    with open_plain(file) as source:
         while chunk := source.read(_CHUNK_BYTES):
             digest.update(chunk)
             done += len(chunk)
