@@ -422,6 +422,11 @@ def test_while_the_clock_is_wrong_nothing_is_changed_but_what_ends(
     assert say("policy", "history")[-1]["version"] == 1
     assert say("key", "revoke", key["id"])["revoked_ms"] is not None
     assert say("tenant", "archive", tenant["id"])["archived_ms"] is not None
-    say("log", "accept-clock")
+    assert say("log", "accept-clock")["log"] == settings.origin
+    segment = (paths.artefacts / "segment").read_bytes()
+    assert say("log", "accept-clock") is None
+    assert main(["log", "accept-clock"]) == 0
+    assert capsys.readouterr().out == "the clock is believed already: nothing was written\n"
+    assert (paths.artefacts / "segment").read_bytes() == segment
     say("tenant", "add", "Powys")
     say("policy", "set", str(policy), "--even-so")

@@ -276,6 +276,7 @@ def test_a_clock_that_is_wrong_stops_answers_and_refusals_until_it_is_accepted(
         deadline = time.monotonic() + 20
         while post(gateway, hello)[0] != 200:
             assert time.monotonic() < deadline
+        assert "believed already" in gateway.allod("log", "accept-clock").stdout
         assert gateway.allod("policy", "history").returncode == 0
     with start_gateway("echo") as gateway:  # what was accepted once is not asked for again
         assert post(gateway, hello)[0] == 200

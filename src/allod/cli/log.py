@@ -16,6 +16,7 @@ from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home, load_settings, now_ms
 from allod.app.known_heads import heads_of_bundles
 from allod.app.tenants import open_store
+from allod.cli.running import is_clock_believed
 from allod.cli.tenant import event, the_log_to_itself
 from allod.cli.verify import read_bounded
 from allod.core.clock_statements import ClockAccepted, clock_statement
@@ -113,12 +114,18 @@ def _shown(found: Comparison) -> dict[str, Any]:
 
 
 def _accept_clock(home: Home, words: argparse.Namespace) -> int:
-    """Receipts are dated by this clock from now on, and the artefacts log says since when, and who said so."""
+    """Receipts are dated by this clock from now on, and the artefacts log says since when, and who said so.
+
+    Where nothing doubts it there is nothing to say, and nothing is written.
+    """
     settings = load_settings()
     try:
         head = TreeHead.of_signed((home.receipts / "checkpoint").read_text())
     except FileNotFoundError as error:
         raise Invalid("the log has no tree head yet", code="no_log") from error
+    if is_clock_believed(settings):
+        print(json.dumps(None) if words.json else "the clock is believed already: nothing was written")
+        return 0
     who = event("log.clock_accepted", None, settings.origin).actor
     accepted = ClockAccepted(
         f"clock_{secrets.token_hex(16)}", now_ms(), settings.origin, head.size, head.root.hex(), who

@@ -49,20 +49,34 @@ def dated_ms(settings: Settings) -> int:
     Raises Unavailable (`clock_wrong`) where this realm's log, or a gateway that runs here, contradicts the clock.
     """
     time_ms, url = believed_clock(settings).now_ms(), running(Home(settings.home))
-    if url is None:
-        return time_ms
+    _, told = _readiness(url) if url else (0, None)
+    if isinstance(told, dict) and told.get("code") == "clock_wrong":
+        raise Unavailable(str(told.get("reason")), code="clock_wrong", hint=CLOCK_HINT)
+    return time_ms  # a gateway that is not there to be asked does not contradict, nor did the log
+
+
+def is_clock_believed(settings: Settings) -> bool:
+    """Whether neither this realm's log nor a gateway that runs here may doubt it: one that is not ready might."""
+    try:
+        believed_clock(settings).now_ms()
+    except Unavailable:
+        return False
+    url = running(Home(settings.home))
+    return url is None or _readiness(url)[0] == 200
+
+
+def _readiness(url: str) -> tuple[int, Any]:
+    """What a gateway says at `/readyz`: status and body; 0 and None where it says nothing that can be read."""
     where = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=NEWS_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
-        told = json.loads(connection.getresponse().read())
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError):
-        return time_ms  # it is not there to be asked, and the log did not contradict
+        return 0, None
     finally:
         connection.close()
-    if isinstance(told, dict) and told.get("code") == "clock_wrong":
-        raise Unavailable(str(told.get("reason")), code="clock_wrong", hint=CLOCK_HINT)
-    return time_ms
 
 
 def take_up_news(settings: Settings) -> None:
