@@ -313,6 +313,39 @@ async def test_no_usage_is_beyond_what_was_asked(tmp_path: Path) -> None:
     assert usage.completion_tokens == context_tokens  # the chat named no maximum
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("told", "prompt", "completion"),
+    [
+        ((HALF, used(0, 0)), 1, 1),
+        ((HALF,), 1, 1),
+        ((event("a", timings={"prompt_n": 7, "cache_n": 2, "predicted_n": 5}), used(3, 2)), 9, 5),
+        ((event(prompt_progress={"total": 8}), HALF, HALF, HALF, used(0, 0)), 8, 2),  # one may be a rest held back
+        ((event(timings={"prompt_n": 3, "predicted_n": 0}), HALF), 3, 1),
+        ((used(0, 0),), 1, 0),  # no text: the answer may be empty, the prompt is not
+    ],
+    ids=range(6),
+)
+async def test_no_usage_is_below_what_was_shown(
+    tmp_path: Path, told: tuple[bytes, ...], prompt: int, completion: int, stream: bool
+) -> None:
+    """Nobody makes text of nothing: whatever the engine counts, what its own events show is charged."""
+    *_, last = await asked(tmp_path, lambda exchange: exchange.chunked(*told, ENDS), stream=stream)
+    assert isinstance(last, Completion)
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (prompt, completion)
+
+
+async def test_no_vector_is_made_of_nothing(tmp_path: Path) -> None:
+    """A text that is not empty has a token at least."""
+    data = [{"index": place, "embedding": [1.0]} for place in range(2)]
+    body = json.dumps({"data": data, "usage": {"prompt_tokens": 0}}).encode()
+    async with serving(tmp_path, lambda exchange: exchange.whole(body)):
+        engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
+        made = await engine.embed(Embed("m", ("a", "b")))
+        await engine.close()
+    assert made.usage.prompt_tokens == 2
+
+
 async def without_end(exchange: Exchange, said: bytes) -> None:
     if exchange.head.startswith(b"GET"):
         await exchange.whole(b"[]")

@@ -67,21 +67,20 @@ class Answer:
         return bool(self._texts) or self._tally.completion_tokens > 0
 
     def count(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
-        """What the engine says that there is by now; what is impossible is not believed."""
-        prompt_tokens = min(prompt_tokens, self._context_tokens)
-        completion_tokens = min(completion_tokens, self.max_tokens)
+        """What the engine says that there is by now; what is impossible is not believed: more than was asked for,
+        or less than it has shown."""
+        if num_texts := len(self._texts):
+            prompt_tokens = max(prompt_tokens, self.prompt_tokens, 1)
+            completion_tokens = max(completion_tokens, num_texts - 1, 1)  # an event more than tokens is honest
+        prompt_tokens = min(max(prompt_tokens, self._tally.prompt_tokens), self._context_tokens)
+        completion_tokens = min(max(completion_tokens, self._tally.completion_tokens), self.max_tokens)
         self._tally.count(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
 
     def counted_in(self, slot: Slot) -> None:
         """What the slot holds of it when the engine works on it no more."""
         prompt_tokens = min(slot.n_prompt_tokens, self.prompt_tokens or slot.n_prompt_tokens)
         made = slot.n_prompt_tokens - self.prompt_tokens + 1 if 0 < self.prompt_tokens <= slot.n_prompt_tokens else 0
-        tally = self._tally
-        self.count(
-            max(prompt_tokens, tally.prompt_tokens),
-            max(made, tally.completion_tokens),
-            tally.cached_tokens or slot.n_prompt_tokens_cache,
-        )
+        self.count(prompt_tokens, made, self._tally.cached_tokens or slot.n_prompt_tokens_cache)
 
     def add(self, events: Iterable[Event]) -> bool:
         """Take up what events say of the work and the answer, up to where it is cut; whether they add text to it.
@@ -93,6 +92,8 @@ class Answer:
         used: Used | Timings | None = None
         for event in events:
             timings = event.timings
+            if event.usage is not None and used is not None:
+                self.count(*used.counts())  # the last word may be less than what was said before
             used = event.usage or timings or used
             if event.prompt_progress is not None:
                 self.prompt_tokens = event.prompt_progress.total
@@ -127,9 +128,10 @@ class Answer:
         """The whole answer. Raises Unavailable where it breaks off."""
         if self._finish is None:
             raise Unavailable("the engine was lost in mid-answer", code="engine_lost", retry_after_s=1)
-        if self._tally.usage is None:  # it counts nothing: then at least what it said
-            self.count(self.prompt_tokens, len(self._texts), 0)
-        usage = self._tally.usage
+        tally = self._tally
+        made = tally.completion_tokens if tally.is_known else len(self._texts)  # it counts nothing: then what it said
+        self.count(max(self.prompt_tokens, 1), made, tally.cached_tokens)
+        usage = tally.usage
         assert usage is not None
         logprobs = tuple(chain.from_iterable(self._logprobs))
         return Completion("".join(self._texts), self._finish, usage, logprobs=logprobs)

@@ -209,7 +209,8 @@ class LlamaEngine:
         finally:
             self._prompt_bytes -= len(body)
         vectors, num_tokens = read_vectors(response, len(texts))
-        tally.count(tally.prompt_tokens + min(num_tokens, len(texts) * self.info.context_tokens), 0, 0)
+        num_tokens = min(max(num_tokens, len(texts)), len(texts) * self.info.context_tokens)  # none of them is empty
+        tally.count(tally.prompt_tokens + num_tokens, 0, 0)
         return vectors
 
 
