@@ -706,3 +706,20 @@ def test_a_page_that_is_known_has_an_id_too(wire: Wire) -> None:
     """304 is an answer."""
     tag = wire.ask(wire.head("GET", "/")).headers["etag"]
     assert "x-request-id" in wire.ask(wire.head("GET", "/", f"if-none-match: {tag}")).headers
+
+
+def test_who_closes_one_side_is_told_what_needs_both(gateway: Gateway) -> None:
+    """That looks like leaving, which ends an engine's work; what takes none is answered."""
+    for path, status in (("/v1/models", 200), ("/v1/nothing", 404)):
+        with Wire(gateway) as wire:
+            wire.socket.sendall(wire.head("GET", path))
+            wire.socket.shutdown(socket.SHUT_WR)
+            assert wire.read().status == status
+            assert wire.file.read() == b""
+    for body in (BODY, BODY.replace(b"{", b'{"stream": true, ', 1)):
+        with Wire(gateway) as wire:
+            wire.socket.sendall(wire.post(body))
+            wire.socket.shutdown(socket.SHUT_WR)
+            reply = wire.read()
+            assert (reply.status, reply.error["code"]) == (400, "client_left")
+            assert wire.file.read() == b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -155,3 +156,108 @@ async def test_requests_that_come_before_the_one_that_is_answered_was_are_bounde
     while state.tasks:
         await asyncio.gather(*state.tasks)
     assert len(transport.writes) == (0 if is_closed else num)
+
+
+async def whole(application: Any, *parts: bytes | None) -> bytes:
+    """What one connection is sent for these parts (None: the client says no more), until it is closed."""
+    state = ServerState()
+    protocol, transport = connected(application, state)
+    for part in parts:
+        if part is not None:
+            protocol.data_received(part)
+        elif not protocol.eof_received():
+            transport.close()
+        await asyncio.sleep(0)
+    if transport.is_closed:
+        protocol.connection_lost(None)
+    while state.tasks:
+        await asyncio.wait_for(asyncio.gather(*state.tasks), 5)
+    assert transport.is_closed
+    return b"".join(transport.writes)
+
+
+async def slowly(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the path, in two parts, some turns of the event loop apart."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for part in (scope["path"].encode(), b"end"):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": part, "more_body": part != b"end"})
+
+
+POST = b"POST /p HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+ANSWERED = b"2\r\n/p\r\n3\r\nend\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("rest", [(), (b"\n",), (b"\x00",), (b"GET /",)], ids=ascii)
+async def test_who_says_no_more_is_answered(rest: tuple[bytes, ...]) -> None:
+    """What came whole is, whatever stands behind it; then the connection ends."""
+    said = await whole(slowly, POST + b"{}", *rest, None)
+    assert said.endswith(ANSWERED)
+    assert said.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "rest", [b"\x00\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\x16\x03\x01" * 1000, POST + b"{}\x00"], ids=ascii
+)
+async def test_what_is_no_request_does_not_come_into_an_answer(rest: bytes) -> None:
+    """Answers that are under way end as they would have, and nothing that comes behind is heard."""
+    said = await whole(slowly, POST + b"{}", rest, POST + b"{}")
+    assert said.endswith(ANSWERED)
+    assert said.count(b"HTTP/1.1") == said.count(ANSWERED) == (2 if rest.startswith(b"POST") else 1)
+
+
+async def test_a_request_that_breaks_behind_an_answer_is_dropped() -> None:
+    """Its head had come; it is not waited for."""
+    broken = POST.replace(b"content-length: 2", b"transfer-encoding: chunked") + b"no number\r\n"
+    said = await whole(slowly, POST + b"{}", broken)
+    assert said.endswith(ANSWERED)
+    assert said.count(b"HTTP/1.1") == 1
+
+
+async def test_a_request_that_breaks_itself_is_refused() -> None:
+    """Nothing was answered yet."""
+    broken = POST.replace(b"content-length: 2", b"transfer-encoding: chunked") + b"no number\r\n"
+    assert (await whole(slowly, broken)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize("parts", [(POST + b"{",), (POST[:9],), ()], ids=ascii)
+async def test_who_says_no_more_before_a_request_is_whole_has_left(parts: tuple[bytes, ...]) -> None:
+    """There is nothing to answer."""
+    assert await whole(slowly, *parts, None) in (b"", CONTINUE)
+
+
+async def test_a_flood_behind_a_request_ends_the_connection() -> None:
+    """It is not read for ever, though nothing of it is kept."""
+    protocol, transport = connected(slowly, ServerState())
+    protocol.data_received(POST + b"{}")
+    for _ in range(20):
+        protocol.data_received(b"\x00" * 4000)
+    assert transport.is_closed
+
+
+async def test_what_ends_work_is_not_ended_itself() -> None:
+    """A client says no more, and is gone a little later."""
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("in order")
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(ClientLeft):
+            await scope["extensions"][WATCH].unless_client_leaves(work())
+
+    state = ServerState()
+    protocol, _ = connected(application, state)
+    protocol.data_received(GET)
+    await asyncio.sleep(0)
+    assert protocol.eof_received()
+    await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    await asyncio.gather(*state.tasks)
+    assert ended == ["in order"]

@@ -120,7 +120,8 @@ class Application:
                 self._authenticate(call, route.needs)
             await route.handler(call)
         except ClientLeft:
-            status = 499  # nginx's number for it; nobody receives it
+            status = 499  # nginx's number for it; nobody receives it, but who closed one side alone
+            await self._fail(call, _left(), 400)
         except AllodError as reason:
             status = write.status_of(reason)
             await self._fail(call, reason, status)
@@ -179,6 +180,15 @@ class Application:
         if error.code in _RECORDED:
             headers += ((b"x-allod-receipt", call.id.encode()),)
         await call.respond(status, write.error(error), headers)
+
+
+def _left() -> Invalid:
+    """To whom cannot be told from a client that is gone."""
+    return Invalid(
+        "the connection was closed from the client's side, and the work for it ended",
+        code="client_left",
+        hint="keep both sides open until the answer is there",
+    )
 
 
 def _check_headers(headers: dict[bytes, bytes], given: Sequence[tuple[bytes, bytes]]) -> None:

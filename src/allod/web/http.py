@@ -91,7 +91,9 @@ class Watch:
         self._task: asyncio.Task[Any] | None = None  # that works for the client now
 
     def client_left(self) -> None:
-        """Nobody is there any more."""
+        """Nobody is there any more. Said again it changes nothing: what ends its work is not ended itself."""
+        if self._has_left:
+            return
         self._has_left = True
         if self._task is not None:
             self._task.cancel()

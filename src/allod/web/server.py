@@ -90,6 +90,7 @@ class BoundedHeads(HttpToolsProtocol):
     _num_bytes = 0  # since the request began, or since the last of its body
     _deadline: asyncio.TimerHandle | None = None
     _reader_deadline: asyncio.TimerHandle | None = None
+    _is_last = False  # whatever else comes is not heard: the connection ends with the answers that are under way
     _joined: _JoinedHeads
     _watch: dict[str, Watch]  # as the scopes of its requests carry it
 
@@ -110,10 +111,34 @@ class BoundedHeads(HttpToolsProtocol):
         super().connection_lost(exc)
         self._watch[WATCH].client_left()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's closes at once
+        """Who says no more may have left; only a write could tell. Work for it ends; what needs none is answered."""
+        if not self._ends_after_answers():
+            return False
+        self._watch[WATCH].client_left()
+        return True
+
+    def send_400_response(self, msg: str) -> None:
+        """At once, but not into an answer that is under way."""
+        if not self._ends_after_answers():
+            super().send_400_response(msg)
+
+    def _ends_after_answers(self) -> bool:
+        """Whether requests that came whole are being answered, or wait for that: then nothing else is heard."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        if self.cycle.more_body and not self._is_last:
+            if not self.pipeline:
+                return False
+            self.pipeline.popleft()  # it never came whole
+        self._is_last = True
+        return True
+
     def data_received(self, data: bytes) -> None:
         self._awaited = self._awaited or "head"
         self._num_bytes += len(data)
-        super().data_received(data)
+        if not self._is_last:
+            super().data_received(data)
         if self._num_bytes > MAX_HEAD_BYTES:
             self.transport.abort()
         elif self._awaited and self._deadline is None:
@@ -146,6 +171,8 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._joined.end_response()
+        if self._is_last and not self.pipeline:
+            self.transport.close()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
