@@ -234,6 +234,11 @@ def test_an_engines_process_is_started_before_what_asks_it_is_loaded() -> None:
     assert not loaded & {"asyncio", "concurrent", "jinja2", "logging", "uvloop", "allod.app.engine", "allod.model.gguf"}
 
 
+def test_the_way_into_the_seal_is_light() -> None:
+    """Every sealed process waits for it: nothing is loaded there that only makes our code shorter."""
+    assert not loaded_by("allod.seal.enter") & {"dataclasses", "inspect", "platform", "subprocess", "threading"}
+
+
 def test_an_engine_is_told_what_to_load_before_the_rest_is_loaded() -> None:
     """What else serves is imported while it reads its weights; what fetches, trains or signs, by who needs it."""
     loaded = loaded_by("allod.web.starting")

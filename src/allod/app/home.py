@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +59,7 @@ class Home:
     def realm_name(self) -> str:
         """A name that no other realm has, made on first use."""
         if not self._realm.exists():
-            write_whole(self._realm, f"allod-{secrets.token_hex(4)}\n")
+            write_whole(self._realm, f"allod-{os.urandom(4).hex()}\n")
         name = self._realm.read_text().strip()
         if not name:
             raise Invalid(f"{self._realm} is empty", code="realm_unnamed", hint="set realm.name in allod.toml")
@@ -70,7 +69,7 @@ class Home:
         """What prefix-cache salts are derived from, made on first use."""
         if not self.salts.exists():
             make_private_directory(self.salts.parent)
-            write_secret_once(self.salts, secrets.token_bytes(32))
+            write_secret_once(self.salts, os.urandom(32))
         return read_secret(self.salts)
 
     def signing_key(self, origin: str) -> SigningKey:

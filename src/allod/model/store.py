@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -38,6 +36,8 @@ class Store:
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """A directory on the store's own file system, gone afterwards whatever happens."""
+        import tempfile  # by who fetches alone: a start finds what is here
+
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=self._root, prefix=".partial-") as name:
             handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
@@ -73,6 +73,8 @@ class Store:
                 continue
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                import shutil
+
                 shutil.rmtree(partial, ignore_errors=True)
             except BlockingIOError:
                 continue

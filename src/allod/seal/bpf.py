@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
 _JUMP_EQUAL, _JUMP_AT_LEAST = 0x15, 0x35
@@ -27,8 +27,7 @@ def answer(error: int) -> int:
     return 0x0005_0000 | error
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """Holds when `argument & mask == value`; `upper` looks at the upper 32 bits of a pointer."""
 
     argument: int

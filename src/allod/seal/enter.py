@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import signal
 import sys
@@ -152,7 +151,7 @@ class Seal:
         kernel.load_filter(self._program(os.getpid()))
 
     def _program(self, own_pid: int) -> bytes:
-        machine = platform.machine()
+        machine = os.uname().machine
         if machine not in profile.MACHINES:
             raise OSError(f"no table of system calls for {machine}")
         weaken = frozenset(self._options.unsafe_omit) & self._profile.weakenings.keys()

@@ -9,8 +9,8 @@ Both are allowlists.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from allod.seal import bpf, profile_island, profile_sealed, syscalls
 from allod.seal.bpf import Rule
@@ -18,8 +18,7 @@ from allod.seal.bpf import Rule
 MACHINES = frozenset(bpf.ARCHITECTURES) & frozenset(syscalls.MACHINES)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(NamedTuple):
     """`allowed` are tables of syscalls.py; `rules` gives those allowed by argument, told its own process number.
 
     `is_group`: it may be several processes, so it has a PID namespace, a root and a loopback of its own.
