@@ -25,11 +25,13 @@ from tests.hostile.texts import PERSONAL
 MAX_STALL_S = 0.05
 TRIES = 3  # of a body that seemed to hold the loop: what the machine's other work does is not seen each time
 QUIET_S = 0.02  # another tenant's p99 on a machine that does nothing else is 3 to 5 ms
-MAX_RATIO = 2.0  # of another tenant's p99 beside the bodies and between them; on the echo engine
-MIN_P99_S = 2 * MAX_STALL_S  # what two stalls may cost is no fault, however fast the machine
+MAX_RATIO = 2.0  # of another tenant's p99 beside the bodies and between them
+MIN_P99_S = MAX_STALL_S  # what one stall may cost is no fault, however fast the machine
 DEADLINE_S = {"echo": 10.0, TINY: 240.0}  # of one body: a full context is a minute of prefill
-BODIES_AT_ONCE = 50  # sent one after another, and then none for so long as they took: both in the same weather
+BODIES_AT_ONCE = 50  # sent one after another, and then none for as long: both in the same weather
 PAUSE_S = 5.0  # at most
+HONEST_NUMBERS = 160  # of a neighbour's prompt: 640 tokens or so
+FEWEST_WAITS = 20  # of which a p99 says something
 MAX_GROWTH_MIB = 256  # of the gateway, over all bodies
 NOT_KEPT = ("schema_not_kept", "tool_call_invalid")
 CHATS = "/v1/chat/completions"
@@ -185,18 +187,29 @@ def test_no_body_holds_the_loop_or_outlasts_its_deadline(
             begin_s = time.monotonic()
             faults += [fault for body in group for fault in faults_of(gateway, body, model, stalls)]
             busy.append((begin_s, time.monotonic()))
-            time.sleep(min(busy[-1][1] - begin_s, PAUSE_S))
+            pause(gateway, model, min(busy[-1][1] - begin_s, PAUSE_S))
     beside = during(bystander.waits, busy)
-    alone = [wait for wait in bystander.waits if wait not in beside]
-    print(f"{model}: another tenant's p99 {p99_s(alone):.4f} s alone, {p99_s(beside):.4f} s beside")
+    between = [wait for wait in bystander.waits if wait not in beside]
+    waited = f"{p99_s(between):.4f} s between them ({len(between)}), {p99_s(beside):.4f} s beside ({len(beside)})"
+    print(f"{model}: another tenant's p99 {waited}")
     print(f"longest stalls: {sorted(each['stall_s'] for each in stalled(stalls))[-5:]}")
     assert faults == []
     assert {status for _, _, status in bystander.waits} == {200}
     assert resident_mib(gateway.process.pid) - before_mib < MAX_GROWTH_MIB
-    if p99_s(alone) > QUIET_S:
+    if min(len(between), len(beside)) < FEWEST_WAITS or (model == "echo" and p99_s(between) > QUIET_S):
         print("whether others wait longer is not decided: the machine is busy")
-    elif model == "echo":  # a real engine's cores compute the others' prompts meanwhile: a matter of its batch
-        assert p99_s(beside) <= max(MAX_RATIO * p99_s(alone), MIN_P99_S)
+    else:
+        assert p99_s(beside) <= max(MAX_RATIO * p99_s(between), MIN_P99_S)
+
+
+def pause(gateway: Gateway, model: str, length_s: float) -> None:
+    """Nobody asks; or, of a real engine, whose cores everybody shares, a neighbour asks what is honest."""
+    end_s = time.monotonic() + length_s
+    while model != "echo" and time.monotonic() < end_s:
+        words = " ".join(f"{time.monotonic_ns() % 997}" for _ in range(HONEST_NUMBERS))
+        chat = {"model": model, "messages": [{"role": "user", "content": words}], "max_tokens": 8}
+        assert post(gateway, gateway.key, json.dumps(chat).encode(), timeout_s=DEADLINE_S[model])[0] == 200
+    time.sleep(max(0.0, end_s - time.monotonic()))
 
 
 def faults_of(gateway: Gateway, body: Body, model: str, stalls: Path) -> list[str]:

@@ -100,8 +100,8 @@ def test_a_short_prompt_is_computed_before_every_long_one(before: list[tuple[boo
     """The engine takes them in the order of slots; whatever these held before, long ones leave lower slots free."""
     slots = Slots(4)
     for number, (is_long, is_again) in enumerate(before):
-        used(slots, "a", (b"%d " % (number // 2 if is_again else number)) * (LONG_PROMPT if is_long else 1))
-    prompts = (b"x" * (LONG_PROMPT + 1), b"y" * (LONG_PROMPT + 1), b"0 ", b"z")
+        used(slots, "a", (b"%d " % (number // 2 if is_again else number)) * (2 * LONG_PROMPT if is_long else 1))
+    prompts = (b"some words " * LONG_PROMPT, b"7" * (LONG_PROMPT + 1), b"0 ", b"z")
     first, second, *short = [turn.slot for prompt in prompts if (turn := slots.take("a", prompt)) is not None]
     assert max(short) < min(first, second)
 
@@ -118,7 +118,7 @@ def test_a_conversation_that_grew_long_goes_on_in_its_slot() -> None:
 def test_a_long_prompt_of_which_little_is_there_already_goes_up() -> None:
     """A common beginning with a new document behind it: others would wait for the document."""
     slots = Slots(4)
-    begin = b"s" * 1_500
+    begin = b"s" * 150
     assert used(slots, "a", begin).slot < 2
     long = slots.take("a", begin + b"d" * 9_000)
     assert long is not None

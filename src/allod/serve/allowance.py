@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,11 +11,10 @@ from allod.core.requests import Chat, Embed, Request, Usage
 from allod.govern.prices import Prices
 from allod.govern.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenants import Tenant
+from allod.serve.token_estimate import BYTES_PER_TOKEN, estimated_tokens
 
 MAX_LEASES = 8  # each brings what lacks, unless others take it in the same moment
-BYTES_PER_TOKEN = 3  # of UTF-8 text, rather few: what is reserved should be enough
 TOKENS_PER_MESSAGE = 8  # what a chat template adds
-_OFTEN_SINGLE = string.digits.encode() + string.punctuation.encode()  # these are often tokens by themselves
 
 
 @dataclass(slots=True)
@@ -93,8 +91,7 @@ class Allowance:
         data = prepared.text.encode("utf-8", "replace")
         if isinstance(prepared, Chat):
             data = data[: context_tokens * BYTES_PER_TOKEN]  # more than the context holds is never computed
-        num_single = len(data) - len(data.translate(None, _OFTEN_SINGLE))
-        prompt_tokens = (len(data) - num_single) // BYTES_PER_TOKEN + num_single
+        prompt_tokens = estimated_tokens(data)
         if not isinstance(prepared, Chat):
             return prompt_tokens, 0
         prompt_tokens = min(prompt_tokens + TOKENS_PER_MESSAGE * len(prepared.messages), context_tokens)
