@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -243,6 +245,31 @@ def test_a_rebuild_of_a_damaged_segment_reports_and_changes_nothing(made: Path, 
     assert not report.is_rebuilt
     assert any(finding.where.startswith("segment") for finding in report.findings)
     assert contents(directory) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state set size = 'x'",
+        "state set size = null",
+        "state set size = -5, head = -7",
+        "state set head = 'x'",
+        "state set head = 9223372036854775807, end = 9223372036854775807",
+        "state set end = x'00'",
+        "edge set hashes = 'x'",
+        "edge set hashes = 100000000000",
+        "edge set hashes = x'00'",
+    ],
+)
+def test_an_index_that_says_odd_things_is_no_index(made: Path, tmp_path: Path, change: str) -> None:
+    """Whoever opens the log makes it again; whoever checks it names it; nobody crashes, or reads what it says."""
+    for name in ("checked", "opened"):
+        shutil.copytree(made, tmp_path / name)
+        with closing(sqlite3.connect(tmp_path / name / "index.sqlite")) as database, database:
+            database.execute(f"update {change}")
+    assert not fsck(tmp_path / "checked", KEY.verifier).is_damaged
+    assert rebuild(tmp_path / "checked", KEY).findings == ()
+    assert not assert_all_agree(tmp_path / "opened")
 
 
 def contents(directory: Path) -> dict[Path, bytes]:

@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from allod.core.errors import Unavailable
 from allod.prove.segment import MAGIC
+from allod.prove.tiles import derived_damaged
 
 _SCHEMA = """
 create table if not exists entry (id text primary key, leaf integer not null, offset integer not null) without rowid;
@@ -107,8 +107,12 @@ class Index:
     def load(self) -> Saved | None:
         """What the last `save` left. Raises sqlite3.Error for a broken file."""
         row = self._write.execute("select size, head, end from state").fetchone()
-        edges = tuple(bytes(hashes) for (hashes,) in self._write.execute("select hashes from edge order by level"))
-        return None if row is None else Saved(row[0], row[1], row[2], edges)
+        edges = tuple(hashes for (hashes,) in self._write.execute("select hashes from edge order by level"))
+        if row is None:
+            return None
+        if any(type(number) is not int or number < 0 for number in row) or {*map(type, edges)} - {bytes}:
+            raise sqlite3.DatabaseError("its state is none")
+        return Saved(row[0], row[1], row[2], edges)
 
     def find(self, receipt_id: str) -> Place | None:
         """Where the entry with this id is. Raises Unavailable (`log_derived`)."""
@@ -123,9 +127,9 @@ class Index:
             with self._reading:
                 row = self._read.execute(query, (asked,)).fetchone()
         except sqlite3.Error as error:
-            raise _broken(str(error)) from error
+            raise derived_damaged(f"index: {error}") from error
         if row is not None and not all(isinstance(number, int) for number in row):
-            raise _broken("a place in it is no number")
+            raise derived_damaged("index: a place in it is no number")
         return None if row is None else Place(*row)
 
     def places(self) -> dict[str, tuple[int, int]]:
@@ -142,7 +146,3 @@ class Index:
     def close(self) -> None:
         self._read.close()
         self._write.close()
-
-
-def _broken(why: str) -> Unavailable:
-    return Unavailable(f"the log's index is damaged: {why}", code="log_derived", hint="allod log fsck --rebuild")

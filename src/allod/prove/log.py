@@ -38,7 +38,7 @@ from allod.prove.segment import (
     read_frame,
 )
 from allod.prove.standing import Growth, Standing
-from allod.prove.tiles import WIDTH, TileName
+from allod.prove.tiles import WIDTH, TileName, derived_damaged
 
 SYSTEM_CALLS = FileCalls()
 
@@ -269,5 +269,5 @@ def bundle_for(log: Log, receipt_id: str, salt: bytes | None = None) -> bytes:
     statement, proof = log.statement(receipt_id), log.proof(place.leaf)
     head = TreeHead.of_signed(proof.note)
     if root_from_inclusion(leaf_hash(statement), place.leaf, head.size, proof.path) != head.root:
-        raise Unavailable("the log's tiles or index are damaged", code="log_derived", hint="allod log fsck --rebuild")
+        raise derived_damaged(f"the proof of entry {place.leaf} does not lead to the tree head")
     return encode_bundle(Bundle(statement, proof, None if salt is None else Opening(salt)))

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -154,7 +155,9 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, S
 
 
 def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> Standing | None:
-    file.seek(saved.head)
+    if saved.end > file.seek(0, os.SEEK_END):
+        return None
+    file.seek(min(saved.head, saved.end))
     frame = read_frame(file, saved.head)
     if isinstance(frame, str) or frame.kind != HEAD or frame.end != saved.end:
         return None

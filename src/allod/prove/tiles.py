@@ -134,11 +134,18 @@ class Tiles:
         except FileNotFoundError:
             tile = b""
         if len(tile) != TILE_BYTES:
-            raise Unavailable(f"{name.path} is lost", code="log_derived", hint="allod log fsck --rebuild")
+            raise derived_damaged(f"{name.path} is lost")
         if len(self._kept) >= 256:
             self._kept.clear()
         self._kept[name] = tile
         return tile
+
+
+def derived_damaged(what: str) -> Unavailable:
+    """The refusal to go by what can be made again from the segment: tiles, index."""
+    return Unavailable(
+        f"what is derived from the log is damaged: {what}", code="log_derived", hint="allod log fsck --rebuild"
+    )
 
 
 def write_derived(path: Path, data: bytes) -> None:

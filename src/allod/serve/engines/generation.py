@@ -36,7 +36,7 @@ TOKEN_BYTES = 1 << 10  # no token has more of text
 EVENT_BYTES = 1 << 15  # nor does an event about one, with twenty alternatives, each with its bytes
 FREE_EVENTS = 1 << 10  # that are not about a token of the answer
 GATHERED_BYTES = 16 << 10  # of an answer that nobody reads as it comes, before they are looked at
-LINES_AT_ONCE = 256  # to read before others have their turn at the event loop
+LINES_AT_ONCE = 256  # to read before others have their turn, by a sleep of 0: what has come is not awaited
 LAST_WORD_S = 1.0  # until a response ends that has said that it is done
 
 
