@@ -31,6 +31,7 @@ from allod.seal.endings import MEMORY_HINT, how_it_ended, may_be_memory
 from allod.seal.launch import SealedProcess, SealOptions, start
 from allod.serve.engine import EngineInfo, Tally
 from allod.serve.health import Health
+from allod.serve.passing import in_passing
 
 if TYPE_CHECKING:
     from allod.serve.engines.llama import LlamaEngine
@@ -170,7 +171,7 @@ class Replica:
 
             info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
             engine = LlamaEngine(info, self._options.socket_path, deadlines=self._options.deadlines)
-            checking = asyncio.create_task(asyncio.to_thread(self._check_pinned))
+            checking = in_passing(self._check_pinned)
             try:
                 await self._wait_until_ready(engine, process)
             finally:
