@@ -20,6 +20,7 @@ from allod.prove.begun import check_unlocked
 from allod.seal.ahead import Ahead
 from allod.settings import Settings
 
+SWITCH_S = 0.0005  # that a thread may compute before another (the event loop) has its turn; Python's own is 5 ms
 MANY_OBJECTS = 1_000_000  # made before anything is looked through while loading
 
 
@@ -34,6 +35,7 @@ def main() -> int:
     words = parser.parse_args()
     os.umask(0o077)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is ended
+    sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(MANY_OBJECTS)  # what is loaded stays: looking through it again and again finds nothing
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is one

@@ -31,7 +31,6 @@ GRACE_S = 10
 MAX_HEAD_BYTES = 64 << 10
 FREE_PARTS, LEAST_PART_BYTES = 20_000, 32  # a body in more parts has so many bytes in each, on average
 MAX_QUEUED = 64  # requests of one connection that have come before the one that is answered was
-SWITCH_S = 0.0005  # that a thread beside the event loop may compute before the loop has its turn; Python's own is 5 ms
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
 CONTINUE = b"HTTP/1.1 100 "  # how what is no response begins
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -70,7 +69,6 @@ async def answer(realm: Realm, listener: socket.socket) -> None:
     if not realm.settings.is_private:
         announce(realm)
     greet(realm)
-    sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what is there by now stays: looking through all of it again would hold everybody up
     gc.set_threshold(*COLLECT_AFTER)
     try:
