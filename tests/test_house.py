@@ -29,7 +29,7 @@ DOORS = {
     "cryptography": ("prove/",),
     "gguf": ("model/gguf_writer.py", "train/tuning/lora_tokens.py"),
     "httptools": ("serve/engines/http.py",),
-    "jinja2": ("model/chat_template.py",),
+    "jinja2": ("model/chat_template.py", "model/template_growth.py"),
     "jsonschema_rs": ("serve/schemas/process.py",),
     "llguidance": ("serve/schemas/process.py",),
     "msgspec": (

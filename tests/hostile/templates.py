@@ -116,6 +116,22 @@ HONEST = (
     ("parts of a text", _TEXT_PARTS),
     ("generation marks", _GENERATION),
     ("loop controls", _LOOP_CONTROLS),
+    (
+        "macros in one another, each name theirs",
+        "{% macro a(text) %}{{ text.split('x')[0] }}{{ text.split('x')[1] }}{% endmacro %}"
+        "{% macro b(text) %}{{ text }}{{ text }}{% endmacro %}{% set text = a(b(messages[0].content)) %}{{ text }}",
+    ),
+    (
+        "thoughts that are taken out of a text",
+        "{% for m in messages %}{% set content = m.content %}{% if '</think>' in content %}"
+        "{% set thoughts = content.split('</think>')[0] %}{% set content = content.split('</think>')[1] %}{% endif %}"
+        "{{ thoughts ~ content }}{% endfor %}",
+    ),
+    (
+        "a text that is gathered",
+        "{% set ns = namespace(text='', last='') %}{% for m in messages %}{% set ns.last = ns.text if ns.last == ns.text else '' %}"
+        "{% set ns.text = ns.text ~ m.content %}{% endfor %}{{ ns.text }}{{ ns.last }}",
+    ),
     ("alpaca", "{% for m in messages %}{{ '### ' + m.role|capitalize + ':\n' + m.content.strip() + '\n\n' }}{% endfor %}"),
     ("vicuna", "{% for m in messages %}{{ m.role.upper() ~ ': ' ~ m.content ~ (eos_token if m.role == 'assistant' else '') }}{% endfor %}"),
     ("one message", "{{ messages[-1].content }}"),
@@ -207,6 +223,30 @@ HOSTILE = (
     ("a list that has itself at its beginning", "{{ x.insert(0, [x]) }}"),
     ("a mapping that takes itself in", "{{ x.update({'a': x}) }}"),
     ("doubling by join", "{% set x = [x, x]|join %}"),
+    ("doubling in a ring", "{% for m in messages %}{% set y = x ~ x %}{% set x = y %}{% endfor %}"),
+    (
+        "doubling in a ring of a namespace",
+        "{% set ns = namespace(a='x', b='y') %}{% for m in messages %}{% set ns.a = ns.b ~ ns.a %}{% set ns.b = ns.a %}{% endfor %}",
+    ),
+    ("doubling in a ring of lists", "{% for m in messages %}{{ l.extend(k) }}{{ k.extend(l) }}{% endfor %}"),
+    ("doubling in a ring of two at once", "{% for m in messages %}{% set a, b = b ~ a, a %}{% endfor %}"),
+    ("doubling in a ring by with", "{% for m in messages %}{% with y = x ~ x %}{% set x = y %}{% endwith %}{% endfor %}"),
+    ("doubling by a loop in a block", "{% set x %}{% for m in messages %}{{ x }}{% endfor %}{% endset %}"),
+    ("doubling by a macro", "{% macro f(p) %}{{ p }}{{ p }}{% endmacro %}{% for m in messages %}{% set x = f(x) %}{% endfor %}"),
+    ("doubling by a macro's variable", "{% macro f(p) %}{% set q = p ~ p %}{{ q }}{% endmacro %}{% set x = f(x) %}"),
+    ("doubling by a macro in itself", "{% macro f(p) %}{{ p }}{{ p }}{% endmacro %}{{ f(f(f(x))) }}"),
+    (
+        "doubling by macros in a row",
+        "".join(f"{{% macro f{n}(p) %}}{{{{ p }}}}{{{{ p }}}}{{% endmacro %}}" for n in range(14))
+        + "{{ " + "".join(f"f{n}(" for n in range(14)) + "x" + ")" * 14 + " }}",
+    ),
+    (
+        "doubling by a block that is called",
+        "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+        "{% for m in messages %}{% set x %}{% call f() %}{{ x }}{% endcall %}{% endset %}{% endfor %}",
+    ),
+    ("doubling by a default", "{% macro f(p=x) %}{{ p }}{{ p }}{% endmacro %}{% for m in messages %}{% set x = f() %}{% endfor %}"),
+    ("doubling by names in a row", "".join(f"{{% set x{n + 1} = x{n} ~ x{n} %}}" for n in range(14))),
     ("macros that laugh", _LAUGHS + "{{ m29() }}"),
     ("a macro that only calls itself", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}"),
     ("replace of nothing", "{{ messages[0].content.replace('', 'x') }}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def test_what_training_exports_passes() -> None:
 def test_what_nothing_else_would_refuse_is_refused(template: str, told: str) -> None:
     """The word joiner in the template's own text, and a recursive loop that does not call itself yet."""
     assert told in refused(template)
+
+
+def test_a_long_template_is_looked_through_at_once() -> None:
+    """As many names, macros and rings as there may be parts: no work is their square."""
+    calls = (f"{{% macro f{n}(p) %}}{{{{ f0(p) }}}}{{% endmacro %}}" for n in range(1, 1400))
+    macros = "{% macro f0(p) %}{{ p }}{% endmacro %}" + "".join(calls)
+    names = "".join(f"{{% set x{n + 1} = x{n} %}}" for n in range(4500)) + "{% set x0 = x4500 %}"
+    for template in (macros, names):
+        begin = time.process_time()
+        check_template(template)
+        assert time.process_time() - begin < 10
 
 
 FILTERS = (

@@ -3,8 +3,8 @@
 A template comes with a model from elsewhere and is run by the engine for every prompt, so it is a stranger's
 program. It is parsed, never run, by jinja2; the engine has an interpreter of its own (llama.cpp, common/jinja). What is
 listed is what templates of published models use. Loops run over what they are given: lists of a chat, or a range with a
-small bound; nothing multiplies, and nothing is made of itself twice. What still grows, through names that are made of
-one another or loops in loops over a long chat, meets the engine's bounds on memory and time.
+small bound; nothing multiplies, and nothing is made of itself twice (`model.template_growth`). What still grows, by
+loops in loops over a long chat, say, or by macros that call themselves, meets the engine's bounds on memory and time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jinja2.parser import Parser
 
 from allod.core.errors import Invalid
 from allod.model.control_tokens import BREAK
+from allod.model.template_growth import called_in, growth_fault
 
 MAX_TEMPLATE_BYTES = 1 << 17
 MAX_DEPTH = 100  # of the syntax tree
@@ -196,7 +197,6 @@ _METHODS = frozenset(
 )
 _CUTTERS = frozenset({"replace", "split", "rsplit"})  # their first argument is taken out of a text
 _TRIMMERS = frozenset({"strip", "lstrip", "rstrip", "trim"})
-_GROWERS = frozenset({"append", "extend", "insert", "update"})  # put what they are given into a list or a mapping
 
 
 class _Generation(Extension):
@@ -266,7 +266,10 @@ class _Gate:
                 raise self._no(node, "a loop over a range in another one")
             self._check_node(node)
         self._check_expansion()
-        return TemplateTexts(frozenset(self._cuts), frozenset(self._written()))
+        texts = TemplateTexts(frozenset(self._cuts), frozenset(self._written()))
+        if fault := growth_fault(self._tree):
+            raise self._no(*fault)
+        return texts
 
     def _written(self) -> Iterator[str]:
         for node in self._tree.find_all((nodes.TemplateData, nodes.Const)):
@@ -304,10 +307,6 @@ class _Gate:
             self._check_call(node)
         elif isinstance(node, nodes.For) and node.recursive:
             raise self._no(node, "a recursive loop is not allowed")
-        elif isinstance(node, (nodes.Assign, nodes.AssignBlock)):
-            made_of = [node.node] if isinstance(node, nodes.Assign) else node.body
-            if sum(_uses(each, _spelt(node.target)) for each in made_of) > 1:  # doubles, again for every message
-                raise self._no(node, f"{_spelt(node.target)} is made of itself twice")
 
     def _check_constant(self, node: nodes.Node, value: object) -> None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value > MAX_NUMBER:
@@ -329,8 +328,6 @@ class _Gate:
             if called.attr not in _METHODS:
                 raise self._no(node, f"the method {called.attr!r} is not allowed")
             self._check_cutter(node, called.attr)
-            if called.attr in _GROWERS and any(_uses(each, _spelt(called.node)) for each in node.args):
-                raise self._no(node, f"{_spelt(called.node)} is put into itself")
         elif not isinstance(called, nodes.Name) or called.name not in _FUNCTIONS | set(self._macros):
             raise self._no(node, f"a call of {getattr(called, 'name', 'an expression')!r} is not allowed")
 
@@ -367,7 +364,7 @@ class _Gate:
         size(self._tree, frozenset())
         for macro in self._macros.values():
             for statement in macro.body:
-                if isinstance(statement, nodes.Output) and _calls(statement, macro.name):
+                if isinstance(statement, nodes.Output) and macro.name in called_in(statement):
                     raise self._no(statement, f"the macro {macro.name} calls itself without a condition")
 
     def _no(self, node: nodes.Node, why: str) -> Invalid:
@@ -378,32 +375,3 @@ def _is_range(node: nodes.Node) -> bool:
     iterated = node.iter if isinstance(node, nodes.For) else None
     called = iterated.node if isinstance(iterated, nodes.Call) else None
     return isinstance(called, nodes.Name) and called.name == "range"
-
-
-def _spelt(node: nodes.Node) -> str:
-    """`x` or `x.y`; of other expressions nothing that equals another."""
-    if isinstance(node, nodes.Name):
-        return node.name
-    if isinstance(node, nodes.NSRef):
-        return f"{node.name}.{node.attr}"
-    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
-        return f"{node.node.name}.{node.attr}"
-    if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and isinstance(node.arg, nodes.Const):
-        return f"{node.node.name}.{node.arg.value}"
-    return f"#{id(node)}"
-
-
-def _uses(node: nodes.Node, name: str) -> int:
-    """How many times the value of an expression, or what a statement writes, may hold the value of `name`."""
-    if _spelt(node) == name:
-        return 1
-    if isinstance(node, (nodes.And, nodes.Or)):
-        return max(_uses(node.left, name), _uses(node.right, name))
-    if isinstance(node, nodes.CondExpr):
-        return max(_uses(each, name) for each in (node.expr1, node.expr2) if each is not None)
-    parts = [node.node] if isinstance(node, nodes.Getitem) else node.iter_child_nodes()
-    return sum(_uses(each, name) for each in parts)
-
-
-def _calls(tree: nodes.Node, name: str) -> bool:
-    return any(isinstance(each.node, nodes.Name) and each.node.name == name for each in tree.find_all(nodes.Call))
