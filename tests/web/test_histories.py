@@ -19,7 +19,7 @@ from tests.web.test_asgi import Wire
 from allod.core.errors import Invalid
 from allod.serve.giving_way import LONG_BYTES
 from allod.web import bodies
-from allod.web.bodies import BYTES_AT_ONCE, MAX_NUMBER, check_keys
+from allod.web.bodies import BYTES_AT_ONCE, MAX_DEPTH, MAX_NUMBER, MAX_PARTS, check_keys
 from allod.web.openai import wire
 from allod.web.openai.read import read_chat, read_embed
 
@@ -39,6 +39,27 @@ def code_of(data: bytes) -> tuple[str, str | None]:
     except Invalid as error:
         return ("invalid" if error.code == "invalid_json" else error.code), error.param
     return "ok", None
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_depth_is_what_stands_in_one_another(opening: bytes, closing: bytes) -> None:
+    """Five hundred, and no more; side by side there may be thousands."""
+    body = b"[%s]"
+    deep = opening * (MAX_DEPTH - 1) + b"1" + closing * (MAX_DEPTH - 1)
+    asyncio.run(check_keys(body % deep))
+    asyncio.run(check_keys(body % b",".join([opening + b"1" + closing] * 9_000)))
+    with pytest.raises(Invalid, match="in one another") as refused:
+        asyncio.run(check_keys(body % (opening + deep + closing)))
+    assert refused.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("part", [b'"a"', b"[]", b"{}"])
+def test_parts_are_counted_once(part: bytes) -> None:
+    """The list around them is one, too."""
+    asyncio.run(check_keys(b"[" + b",".join([part] * (MAX_PARTS - 1)) + b"]"))
+    with pytest.raises(Invalid) as refused:
+        asyncio.run(check_keys(b"[" + b",".join([part] * MAX_PARTS) + b"]"))
+    assert refused.value.code == "body_too_large"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from allod.govern.policy import Decision, Policy
 from allod.govern.policy_asked import Asked, Model, Site
 from allod.serve.giving_way import give_way
 
-SLICE_CHARS = 1 << 12  # read in 8 ms at worst, something invisible beside each digit
+SLICE_CHARS = 1 << 12  # read in 14 ms at worst, something invisible beside each digit
 OVERLAP_CHARS = 1 << 11  # longer than any identifier with its spaces, each character in twelve of an escape, and more
 NUM_REMEMBERED = 4096  # decisions, the last of each key
 BETWEEN = "\n|\n"  # two strings: years in a list are no card number

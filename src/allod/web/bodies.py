@@ -21,12 +21,12 @@ MAX_PARTS = 30_000  # strings, objects and lists in a body: what is more takes t
 MAX_VALUES = 150_000  # of any kind, numbers too
 MAX_NUMBER = 100  # characters: Python takes a time for an integer that grows with the square of its digits
 MAX_DEPTH = 500  # of objects and lists
-BYTES_AT_ONCE = 8 << 10  # of what is no part
+BYTES_AT_ONCE = 8 << 10  # of what is no part, and of a long string
 PARTS_A_TURN = 200  # looked at, 0.3 ms or so, before others have their turn
 
 # A string is taken in pieces, so that none takes long: its beginning, whether it ends there, and whether it is a key.
-_CHARACTERS = rb'(?:[^"\\]{1,1024}+|\\.){0,32}+'
-_PART = re.compile(rb'[{}\[]|"' + _CHARACTERS + rb'("\s{0,64}(:)?)?', re.DOTALL)
+_CHARACTERS = rb'(?:[^"\\]{1,64}+|\\.){0,128}+'
+_PART = re.compile(rb'[{}\[\]]|"' + _CHARACTERS + rb'("\s{0,64}(:)?)?', re.DOTALL)
 _STRING = re.compile(rb'"((?:[^"\\]++|\\.)*+)"(?:\s*+(:))?', re.DOTALL)
 _LONG_NUMBER = re.compile(rb"(?<![0-9.eE+-])[0-9.eE+-]{%d}" % (MAX_NUMBER + 1))
 _REST = re.compile(_CHARACTERS + rb'("\s{0,64}(:)?)?', re.DOTALL)
@@ -42,13 +42,13 @@ async def check_keys(body: bytes) -> None:
         return
     objects: list[dict[bytes, None]] = []
     num_parts = num_values = num_lists = 0
-    place = 0
+    place = turn_at = 0
     while place < len(body):
         part = _PART.search(body, place, place + BYTES_AT_ONCE)
         num_values += _values_between(body, place, place + BYTES_AT_ONCE if part is None else part.start())
         if part is None:
             place += BYTES_AT_ONCE
-            _check_bounds(num_parts, num_values, len(objects) + num_lists)
+            _check_bounds(num_parts, num_values)
             await give_way()
             continue
         if part.end() + 128 > place + BYTES_AT_ONCE:  # where the search ended may not be where the part does
@@ -61,25 +61,33 @@ async def check_keys(body: bytes) -> None:
             if part is None or part.end() == place:
                 return
             place = part.end()
-            await give_way()
+            if place > turn_at:
+                turn_at = place + BYTES_AT_ONCE
+                await give_way()
+        if first == 0x5D:
+            num_lists -= 1
+            continue
+        if first == 0x7D:
+            if objects:
+                objects.pop()
+            continue
         num_parts += 1
         if num_parts % PARTS_A_TURN == 0:
-            _check_bounds(num_parts, num_values, len(objects) + num_lists)
+            _check_bounds(num_parts, num_values)
             await give_way()
-        if first == 0x5B:
-            num_lists += 1
-        elif first == 0x5D:
-            num_lists -= 1
-        elif first == 0x7B:
-            objects.append({})
-        elif first == 0x7D and objects:
-            objects.pop()
-        elif first == 0x22 and part[2] and objects:
+        if first != 0x22:
+            if first == 0x7B:
+                objects.append({})
+            else:
+                num_lists += 1
+            if len(objects) + num_lists > MAX_DEPTH:
+                raise Invalid(f"more than {MAX_DEPTH} objects and lists in one another", code="invalid_json")
+        elif part[2] and objects:
             key = body[start + 1 : part.start(1)]
             if key in objects[-1] or (b"\\" in key and (key := _plain_key(key)) in objects[-1]):
                 _refuse_repeated(objects, key)
             objects[-1][key] = None
-    _check_bounds(num_parts, num_values, len(objects) + num_lists)
+    _check_bounds(num_parts, num_values)
 
 
 def _are_all_different(body: bytes) -> bool:
@@ -96,13 +104,11 @@ def _values_between(body: bytes, start: int, end: int) -> int:
     return body.count(b",", start, end)
 
 
-def _check_bounds(num_parts: int, num_values: int, depth: int) -> None:
+def _check_bounds(num_parts: int, num_values: int) -> None:
     if num_values > MAX_VALUES:
         raise Invalid(f"the body has more than {MAX_VALUES} values", code="body_too_large")
     if num_parts > MAX_PARTS:
         raise Invalid(f"the body has more than {MAX_PARTS} strings, objects and lists", code="body_too_large")
-    if depth > MAX_DEPTH:
-        raise Invalid(f"the body has more than {MAX_DEPTH} objects and lists in one another", code="invalid_json")
 
 
 def _plain_key(key: bytes) -> bytes:

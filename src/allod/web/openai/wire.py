@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 Text = Annotated[str, Meta(max_length=4_000_000)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+ModelName = Annotated[str, Meta(max_length=256)]
 StopText = Annotated[str, Meta(max_length=256)]
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
@@ -106,7 +107,7 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
 
 
 class ChatBody(Struct, forbid_unknown_fields=True):
-    model: str
+    model: ModelName
     messages: Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -146,7 +147,7 @@ class ChatBody(Struct, forbid_unknown_fields=True):
 
 
 class EmbeddingsBody(Struct, forbid_unknown_fields=True):
-    model: str
+    model: ModelName
     input: Text | Annotated[list[Text], Meta(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
