@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -19,11 +20,12 @@ from allod.prove import recovery
 from allod.prove.fsck import Had, fsck, rebuild
 from allod.prove.keys import SigningKey
 from allod.prove.log import Entry, open_log
-from allod.prove.reading import read_log
+from allod.prove.reading import newest_entries, read_log
 from allod.prove.segment import MAGIC, Batches
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 NUM_BATCHES = 8
+PAGE_BYTES = 4096  # of SQLite
 
 
 def make(directory: Path) -> None:
@@ -270,6 +272,59 @@ def test_an_index_that_says_odd_things_is_no_index(made: Path, tmp_path: Path, c
     assert not fsck(tmp_path / "checked", KEY.verifier).is_damaged
     assert rebuild(tmp_path / "checked", KEY).findings == ()
     assert not assert_all_agree(tmp_path / "opened")
+
+
+def test_batches_without_a_place_are_damage_of_the_index(made: Path, tmp_path: Path) -> None:
+    """What its schema forbids, a damaged file may hold all the same."""
+    directory = tmp_path / "log"
+    shutil.copytree(made, directory)
+    with closing(sqlite3.connect(directory / "index.sqlite")) as database:
+        database.executescript("drop table batch; create table batch (first, offset)")
+        database.executescript("insert into batch values (null, null), (0, null)")
+    assert len(newest_entries(directory, 3)) == 3
+    (finding,) = fsck(directory, KEY.verifier).findings
+    assert (finding.where, finding.problem) == ("index.sqlite", "a place in it is no number")
+    assert rebuild(directory, KEY).findings == ()
+
+
+@pytest.fixture(scope="module")
+def behind(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log that `made` is, and as much again that the index was never told of, as a crash leaves it."""
+    directory = tmp_path_factory.mktemp("behind") / "log"
+    shutil.copytree(made, directory)
+    before = (directory / "index.sqlite").read_bytes()
+    make(directory)
+    (directory / "index.sqlite").write_bytes(before)
+    return directory
+
+
+def spoiled_at_random(data: bytes, seed: int) -> bytes:
+    """Up to twenty bytes: anywhere, in the names of its tables, at a page's start, or among the rows at its end."""
+    random = Random(seed)
+    page = random.randrange(len(data) // PAGE_BYTES) * PAGE_BYTES
+    names = data.rindex(b"CREATE TABLE", 0, PAGE_BYTES)
+    at = (random.randrange(len(data)), random.randrange(names, PAGE_BYTES), page, page + PAGE_BYTES - 60)[seed % 4]
+    spoiled = random.randbytes(random.randrange(1, 21))
+    return (data[:at] + spoiled + data[at + len(spoiled) :])[: len(data)]
+
+
+@pytest.mark.parametrize("of", ["made", "behind"])
+def test_an_index_with_any_damage_stops_nobody(of: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Whoever opens, reads, or checks the log does so; who makes the index again has a sound one."""
+    whole: Path = request.getfixturevalue(of)
+    for seed in range(60):
+        directory = tmp_path / str(seed)
+        shutil.copytree(whole, directory)
+        damaged = spoiled_at_random((whole / "index.sqlite").read_bytes(), seed)
+        (directory / "index.sqlite").write_bytes(damaged)
+        newest_entries(directory, 3)
+        if not fsck(directory, KEY.verifier).is_damaged:  # the index may say that it knows more than there is
+            read_log(directory, KEY.verifier, lambda number, entry: None)
+            open_log(directory, KEY).close()
+        (directory / "index.sqlite").write_bytes(damaged)
+        assert rebuild(directory, KEY).findings == (), seed
+        assert not assert_all_agree(directory)
+        shutil.rmtree(directory)
 
 
 def contents(directory: Path) -> dict[Path, bytes]:

@@ -110,8 +110,12 @@ class _Replay:
             return None, 0
         try:
             index = Index(self.directory / INDEX_FILES[0])
+        except sqlite3.Error:
+            return None, 0
+        try:
             saved = index.load()
         except sqlite3.Error:
+            index.close()
             return None, 0
         return index, 0 if saved is None else saved.size
 

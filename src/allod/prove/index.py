@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,12 +32,8 @@ _ADD = "insert or ignore into entry values "
 
 def indexed_size(path: Path) -> int:
     """How many leaves the index at `path` was told of; 0 where there is none, or none that can be read."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            row = database.execute("select size from state").fetchone()
-    except sqlite3.Error:
-        return 0
-    return row[0] if row is not None and isinstance(row[0], int) else 0
+    row = _look(path, "select size from state")
+    return 0 if row is None else row[0]
 
 
 class Place(NamedTuple):
@@ -50,12 +46,34 @@ class Place(NamedTuple):
 def batch_before_end(path: Path, num: int) -> Place:
     """A batch that starts at least `num` leaves before the last that the index at `path` knows; else the first."""
     query = "select first, offset from batch where first <= (select size from state) - ? order by first desc limit 1"
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            row = database.execute(query, (num,)).fetchone()
-    except sqlite3.Error:
-        row = None
+    row = _look(path, query, num)
     return Place(0, len(MAGIC)) if row is None else Place(*row)
+
+
+def _look(path: Path, query: str, *asked: int) -> Sequence[int] | None:
+    """A row of numbers of the index at `path`; None where there is none, or none that can be read."""
+    try:
+        with _any_damage_told(), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            row: Sequence[int] | None = database.execute(query, asked).fetchone()
+    except sqlite3.Error:
+        return None
+    return row if row is not None and _are_numbers(row) else None
+
+
+def _are_numbers(row: Iterable[object]) -> bool:
+    """Whether they count something, as all numbers in an index do."""
+    return all(type(number) is int and number >= 0 for number in row)
+
+
+@contextmanager
+def _any_damage_told() -> Iterator[None]:
+    """Raises sqlite3.Error for all that a damaged file may lead to: what SQLite says of it need not even be text."""
+    try:
+        yield
+    except (sqlite3.Error, OSError):
+        raise
+    except Exception as error:
+        raise sqlite3.DatabaseError(f"it cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +87,20 @@ class Saved:
 
 
 class Index:
-    """One connection that writes and one that reads, so that a look-up never waits for a flush."""
+    """One connection that writes and one that reads, so that a look-up never waits for a flush.
+
+    Raises sqlite3.Error for a file that is no index, from here on or only where it is met.
+    """
 
     def __init__(self, path: Path) -> None:
         self._write = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
-            self._write.execute("pragma journal_mode = wal")
-            self._write.execute("pragma synchronous = off")
-            self._write.executescript(_SCHEMA)
-            self._read = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        except sqlite3.Error:
+            with _any_damage_told():
+                self._write.execute("pragma journal_mode = wal")
+                self._write.execute("pragma synchronous = off")
+                self._write.executescript(_SCHEMA)
+                self._read = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        except BaseException:
             self._write.close()
             raise
         self._reading = threading.Lock()
@@ -89,7 +111,7 @@ class Index:
         An id that is there already keeps its first leaf. Raises sqlite3.Error.
         """
         rows, edges = sorted(entries), list(enumerate(saved.edges))
-        with closing(self._write.cursor()) as cursor:
+        with _any_damage_told(), closing(self._write.cursor()) as cursor:
             cursor.execute("begin")
             try:
                 for start in range(0, len(rows), ROWS):
@@ -99,18 +121,19 @@ class Index:
                 cursor.executemany("insert or replace into edge values (?, ?)", edges)
                 cursor.execute("insert or replace into state values (1, ?, ?, ?)", (saved.size, saved.head, saved.end))
                 cursor.execute("commit")
-            except sqlite3.Error:
+            except BaseException:
                 if self._write.in_transaction:
                     cursor.execute("rollback")
                 raise
 
     def load(self) -> Saved | None:
         """What the last `save` left. Raises sqlite3.Error for a broken file."""
-        row = self._write.execute("select size, head, end from state").fetchone()
-        edges = tuple(hashes for (hashes,) in self._write.execute("select hashes from edge order by level"))
+        with _any_damage_told():
+            row = self._write.execute("select size, head, end from state").fetchone()
+            edges = tuple(hashes for (hashes,) in self._write.execute("select hashes from edge order by level"))
         if row is None:
             return None
-        if any(type(number) is not int or number < 0 for number in row) or {*map(type, edges)} - {bytes}:
+        if not _are_numbers(row) or {*map(type, edges)} - {bytes}:
             raise sqlite3.DatabaseError("its state is none")
         return Saved(row[0], row[1], row[2], edges)
 
@@ -124,24 +147,27 @@ class Index:
 
     def _place(self, query: str, asked: str | int) -> Place | None:
         try:
-            with self._reading:
+            with _any_damage_told(), self._reading:
                 row = self._read.execute(query, (asked,)).fetchone()
         except sqlite3.Error as error:
             raise derived_damaged(f"index: {error}") from error
-        if row is not None and not all(isinstance(number, int) for number in row):
+        if row is not None and not _are_numbers(row):
             raise derived_damaged("index: a place in it is no number")
         return None if row is None else Place(*row)
 
     def places(self) -> dict[str, tuple[int, int]]:
         """Every entry's leaf and offset by its id, in one read. Raises sqlite3.Error."""
-        with self._reading:
+        with _any_damage_told(), self._reading:
             rows = self._read.execute("select id, leaf, offset from entry").fetchall()
         return {receipt_id: (leaf, offset) for receipt_id, leaf, offset in rows}
 
     def batches(self) -> dict[int, int]:
         """Every batch's offset by its first leaf, in one read. Raises sqlite3.Error."""
-        with self._reading:
-            return dict(self._read.execute("select first, offset from batch").fetchall())
+        with _any_damage_told(), self._reading:
+            rows = self._read.execute("select first, offset from batch").fetchall()
+        if not all(map(_are_numbers, rows)):
+            raise sqlite3.DatabaseError("a place in it is no number")
+        return dict(rows)
 
     def close(self) -> None:
         self._read.close()

@@ -36,8 +36,15 @@ MAX_TAIL_BYTES = 128 * 1024 * 1024  # more than the largest batch
 def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[Standing, Index]:
     """The standing of the log in `directory`, and its index, up to date; `anew` starts from nothing.
 
-    Raises Invalid (`log_damaged`).
+    An index that is damaged is made again from nothing. Raises Invalid (`log_damaged`).
     """
+    try:
+        return _recovered(directory, key, file, anew=anew)
+    except sqlite3.Error:  # it could be read, as far as was needed, and not written; nothing that it says was refused
+        return _recovered(directory, key, file, anew=True)
+
+
+def _recovered(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[Standing, Index]:
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise damaged("the segment does not start as one")
