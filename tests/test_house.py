@@ -28,7 +28,7 @@ DOORS = {
     "cedarpy": ("govern/policy",),
     "cryptography": ("prove/",),
     "gguf": ("model/gguf_writer.py", "train/tuning/lora_tokens.py"),
-    "httptools": ("serve/engines/http.py",),
+    "httptools": ("serve/engines/http.py", "web/server.py"),
     "jinja2": ("model/chat_template.py", "model/template_growth.py"),
     "jsonschema_rs": ("serve/schemas/process.py",),
     "llguidance": ("serve/schemas/process.py",),

@@ -228,6 +228,90 @@ async def test_who_says_no_more_before_a_request_is_whole_has_left(parts: tuple[
     assert await whole(slowly, *parts, None) in (b"", CONTINUE)
 
 
+async def telling(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with what it was asked: method, path, names of headers, body."""
+    body, is_whole = b"", False
+    while not is_whole:
+        event = await receive()
+        body, is_whole = body + event["body"], not event["more_body"]
+    names = b",".join(name for name, _ in scope["headers"])
+    said = b" ".join([scope["method"].encode(), scope["path"].encode(), names, body])
+    headers = [(b"content-length", str(len(said)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": said})
+
+
+def answers(said: bytes) -> list[bytes]:
+    """The bodies of these responses, each of which is of a length that it says."""
+    bodies = []
+    while said:
+        head, _, said = said.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        bodies.append(said[:length])
+        said = said[length:]
+    return bodies
+
+
+UPGRADE = (  # as Java's client says it, unless told to speak HTTP/1.1
+    b"POST /p HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\ncontent-length: 27\r\nhost: x\r\nhttp2-settings: A\r\n"
+    b"upgrade: h2c\r\n\r\nGET /healthz HTTP/1.1\r\nh:\r\n"
+)
+UPGRADED = b"POST /p connection,content-length,host,http2-settings GET /healthz HTTP/1.1\r\nh:\r\n"
+
+
+async def test_a_request_that_asks_for_an_upgrade_is_answered_as_if_it_did_not() -> None:
+    """Its body is its body, wherever packets are cut, and what follows it is the next request."""
+    requests = UPGRADE * 2 + GET
+    for cut in range(len(requests)):
+        said = await whole(telling, requests[:cut], requests[cut:], None)
+        assert answers(said) == [UPGRADED, UPGRADED, b"GET / host "], cut
+
+
+async def test_an_upgrade_is_ignored_though_each_byte_is_a_packet() -> None:
+    """In chunks, too."""
+    head = UPGRADE.partition(b"content-length")[0] + b"transfer-encoding: chunked\r\nupgrade: h2c\r\n\r\n"
+    said = await whole(telling, *(bytes([each]) for each in head + b"2\r\n{}\r\n0\r\n\r\n" + GET), None)
+    assert answers(said) == [b"POST /p connection,transfer-encoding {}", b"GET / host "]
+
+
+@pytest.mark.parametrize("connection", [b"Upgrade", b"upgrade, close", b"keep-alive, Upgrade"], ids=ascii)
+async def test_a_websocket_is_an_ordinary_request(connection: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing else is heard where the connection is to close; and the log has no advice to install anything."""
+    asked = GET[:-2] + b"connection: " + connection + b"\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n\r\n"
+    transport = await written(telling, asked + GET)
+    said = answers(b"".join(transport.writes))
+    assert said[0] == b"GET / host,connection,sec-websocket-key "
+    assert said[1:] == ([] if b"close" in connection else [b"GET / host "])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("target", [b"x:443", b"/", b"*", b"http://x/"], ids=ascii)
+async def test_a_tunnel_is_refused(target: bytes) -> None:
+    """What is sent into it is no request of ours."""
+    said = await whole(telling, b"CONNECT " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n" + GET, GET)
+    assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert said.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("num", [MAX_QUEUED + 2, 5_000])
+async def test_a_flood_of_upgrades_ends_the_connection(num: int) -> None:
+    """Like one of other requests."""
+    protocol, transport = connected(telling, state := ServerState())
+    protocol.data_received(UPGRADE * num)
+    assert transport.is_closed
+    assert len(protocol.pipeline) == MAX_QUEUED
+    await asyncio.gather(*state.tasks)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+async def test_the_last_answer_before_a_connection_closes_says_so(num: int) -> None:
+    """Behind its request came what is none."""
+    said = await whole(telling, GET * num + b"\x00")
+    assert said.count(b"HTTP/1.1 200") == num
+    assert said.count(b"connection: close") == 1
+    assert said.rindex(b"connection: close") > said.rindex(b"HTTP/1.1 200")
+
+
 async def test_a_flood_behind_a_request_ends_the_connection() -> None:
     """It is not read for ever, though nothing of it is kept."""
     protocol, transport = connected(slowly, ServerState())

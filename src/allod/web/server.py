@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -32,6 +33,7 @@ MAX_HEAD_BYTES = 64 << 10
 FREE_PARTS, LEAST_PART_BYTES = 20_000, 32  # a body in more parts has so many bytes in each, on average
 MAX_QUEUED = 64  # requests of one connection that have come before the one that is answered was
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than were given up, and so many collections of the younger
+NO_REQUEST = "Invalid HTTP request received."
 CONTINUE = b"HTTP/1.1 100 "  # how what is no response begins
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -95,6 +97,7 @@ class BoundedHeads(HttpToolsProtocol):
     def __init__(self, deadlines: Deadlines, config: uvicorn.Config, **server: Any) -> None:
         super().__init__(config, **server)
         self._deadlines = deadlines
+        self._renew_parser()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -130,20 +133,52 @@ class BoundedHeads(HttpToolsProtocol):
                 return False
             self.pipeline.popleft()  # it never came whole
         self._is_last = True
+        last = self.pipeline[0][0] if self.pipeline else self.cycle
+        last.keep_alive = False  # which its head says, unless it is written
         return True
 
     def data_received(self, data: bytes) -> None:
         self._awaited = self._awaited or "head"
         self._num_bytes += len(data)
         if not self._is_last:
-            super().data_received(data)
+            self._unset_keepalive_if_required()
+            self._parse(data)
         if self._num_bytes > MAX_HEAD_BYTES:
             self.transport.abort()
         elif self._awaited and self._deadline is None:
             self._start_deadline()
 
+    def _parse(self, data: bytes) -> None:
+        """A server may ignore `Upgrade` (RFC 9110, 7.8), and this one does. The parser cannot: it takes what follows
+        such a head for another protocol's. So another one reads the head again, without, and then what follows."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self._renew_parser()
+            except httptools.HttpParserError:
+                self.logger.warning(NO_REQUEST)
+                self.send_400_response(NO_REQUEST)
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        rest = [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([line, *rest, b"", b""])
+
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it: nothing of it is heard
+
     def on_headers_complete(self) -> None:
-        """Raises ValueError, which ends the parser, where more requests have come than one client may have wait."""
+        """Raises ValueError, which ends the parser, where a tunnel is asked for, or more requests have come than one
+        client may have wait."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("no tunnels here")
+            return  # the head is read again
         self._stop_deadline()
         if len(self.pipeline) >= MAX_QUEUED:
             self.transport.abort()  # an answer is under way: there is no place for another that says why
@@ -163,6 +198,8 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # only its head was read
         self._stop_deadline()
         self._awaited, self._num_bytes = None, 0
         super().on_message_complete()
