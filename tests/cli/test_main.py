@@ -153,17 +153,59 @@ def test_every_verb_explains_itself(tmp_path: Path, verb: str) -> None:
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("words", [["model", "list"], ["model", "list", "--json"]], ids=" ".join)
-def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, words: list[str]) -> None:
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, words: list[str], unbuffered: str) -> None:
     """As with `| head`: standard output that nobody reads ends the command quietly."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "allod.cli", *words]
     try:
-        result = subprocess.run(command, env=environment(tmp_path), stdout=writing, stderr=subprocess.PIPE, check=False)
+        result = ended(tmp_path, words, unbuffered, stdout=writing, stderr=subprocess.PIPE)
     finally:
         os.close(writing)
     assert (result.returncode, result.stderr) == (1, b"")
+
+
+UNHEARD = [
+    (["log", "fsck", "--json"], 2),
+    (["frob", "--json"], 2),
+    (["model", "list", "--json"], 3),
+]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(("words", "status"), UNHEARD, ids=str)
+def test_a_full_disk_changes_no_status(tmp_path: Path, words: list[str], status: int, unbuffered: str) -> None:
+    """Where the answer cannot be written that is the error; where an error cannot be, on stdout, it is that error."""
+    with Path("/dev/full").open("wb") as full:
+        result = ended(tmp_path, words, unbuffered, stdout=full, stderr=subprocess.PIPE)
+        assert result.returncode == status
+        assert result.stderr.startswith(b"error: ")
+        assert not any(word in result.stderr for word in (b"Traceback", b"Exception"))
+        assert ended(tmp_path, words, unbuffered, stdout=full, stderr=full).returncode == status
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("words", [["log", "fsck", "--json"], ["frob", "--json"]], ids=" ".join)
+def test_an_error_that_nobody_reads_is_that_error(tmp_path: Path, words: list[str], unbuffered: str) -> None:
+    """With `--json` and `| true`, or with both streams closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = ended(tmp_path, words, unbuffered, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert result.returncode == 2
+    assert not any(word in result.stderr for word in (b"Traceback", b"Exception"))
+    command = " ".join([sys.executable, "-m", "allod.cli", *words, ">&-", "2>&-"])
+    assert subprocess.run(["/bin/sh", "-c", command], env=environment(tmp_path), check=False).returncode == 2
+
+
+def ended(home: Path, words: list[str], unbuffered: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    """How the command ended; Python writes at its end what it kept; `unbuffered`, each thing at once."""
+    command = [sys.executable, "-m", "allod.cli", *words]
+    how = {**environment(home), "PYTHONUNBUFFERED": unbuffered}
+    return subprocess.run(command, env=how, check=False, **streams)
 
 
 # What --json prints

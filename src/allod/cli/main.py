@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 
 from allod import __version__
 from allod.core.errors import AllodError, Invalid, Unavailable, exit_status, explain
+from allod.core.telling import tell
 
 VERBS = {  # and what each does, said here so that a list of them imports none
     "up": "serve a model: sealed engine, gateway and console",
@@ -51,25 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = _parser_for(given).parse_args(given)
         status: int = words.run(words)
+        print(end="", flush=True)  # here it can still be told that there is no room for it
     except AllodError as error:
         return _ended(error, words)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
         return 1
     except OSError as error:
         return _ended(Unavailable(str(error)), words)
+    finally:
+        tell(sys.stdout)
     return status
 
 
 def _ended(error: AllodError, words: argparse.Namespace) -> int:
     """Tell of the error that is being handled: on stderr, and with --json on stdout, too, as one object."""
     if words.verbose:
-        traceback.print_exc()
-    print(explain(error), file=sys.stderr)
+        tell(sys.stderr, traceback.format_exc())
+    tell(sys.stderr, f"{explain(error)}\n")
     if vars(words).get("json"):
-        print(json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}))
+        told = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        tell(sys.stdout, f"{json.dumps(told)}\n")
     return exit_status(error)
 
 

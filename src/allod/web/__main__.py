@@ -16,6 +16,7 @@ from allod.app.engine_seal import started_ahead
 from allod.app.home import Home, load_settings
 from allod.app.listening import listen
 from allod.core.errors import AllodError, exit_status, explain
+from allod.core.telling import tell
 from allod.prove.begun import check_unlocked
 from allod.seal.ahead import Ahead
 from allod.settings import Settings
@@ -54,10 +55,10 @@ def main() -> int:
             with started_ahead(settings) as ahead:
                 _run(settings, listener, ahead)
     except AllodError as error:
-        sys.stderr.write(explain(error) + "\n")
+        tell(sys.stderr, f"{explain(error)}\n")
         return exit_status(error)
     except OSError as error:
-        sys.stderr.write(f"error: {error}\n")
+        tell(sys.stderr, f"error: {error}\n")
         return 3
     except KeyboardInterrupt:
         pass
