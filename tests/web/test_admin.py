@@ -689,6 +689,16 @@ async def test_a_body_that_cannot_be_meant_is_refused(
     assert list(office.store._events) == before
 
 
+@pytest.mark.parametrize("shape", ['{"name":"n",%s}', '{"name":"n","allod":{%s}}'], ids=["above", "within"])
+async def test_a_long_key_is_not_said_back(office: Office, shape: str) -> None:
+    """An unknown one, or one that is repeated: its ends are."""
+    key = f'"{"k" * 400_000}"'
+    for wrong in (f"{key}:1", f"{key}:1,{key}:2"):
+        status, error = await office.ask("POST", "projects", (shape % wrong).encode())
+        assert (status, r"kkk \u2026 kkk" in error["param"]) == (400, True)
+        assert len(json.dumps(error)) < 1024
+
+
 async def test_a_body_has_a_bound(office: Office) -> None:
     """An administrator's mistake does not fill the memory either."""
     status, error = await office.ask("POST", "projects", b" " * (2 << 20))

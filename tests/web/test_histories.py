@@ -20,7 +20,7 @@ from allod.core.errors import Invalid
 from allod.serve.giving_way import LONG_BYTES
 from allod.web import bodies
 from allod.web.bodies import BYTES_AT_ONCE, MAX_DEPTH, MAX_NUMBER, MAX_PARTS, check_keys
-from allod.web.openai import wire
+from allod.web.openai import wire, write
 from allod.web.openai.read import read_chat, read_embed
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
@@ -269,6 +269,33 @@ def test_a_packed_body_is_told_so(gateway: Gateway, encoding: str) -> None:
         reply = wire.ask(wire.post(b"\x1f\x8b", f"content-encoding: {encoding}"))
         assert (reply.status, reply.error["code"]) == (415, "unsupported_media_type")
         assert reply.error["param"] == "content-encoding"
+
+
+@pytest.mark.parametrize(
+    ("shape", "letter"),
+    [("{%s}", "k"), ("{%s}", "\\"), ("{%s}", "\U0001f600"), ('{"messages":[{"role":"user","content":"x",%s}]}', "k")],
+    ids=ascii,
+)
+def test_a_long_key_is_not_said_back(shape: str, letter: str) -> None:
+    """Its ends are, of an unknown one and of one that is repeated, in the message and in `param`."""
+    key = json.dumps(letter * ((2 << 20) // len(letter.encode())), ensure_ascii=False)
+    for wrong in (f"{key}:1", f"{key}:1,{key}:2", f'{key}:{{"a":1,"a":2}}'):
+        data = (shape % wrong).encode()
+        with pytest.raises(Invalid) as caught:
+            asyncio.run(check_keys(data))
+            read_chat(data)
+        assert len(caught.value.message) < 300
+        assert caught.value.param
+        assert len(write.error(caught.value)) < (1024 if letter == "k" else 2048)
+
+
+def test_a_value_that_speaks_as_an_error_does_is_told_in_a_time_that_grows_as_it_does() -> None:
+    """Looked for at each place where it might begin, its end would be sought a hundred thousand times: for hours."""
+    message = {"role": "unknown field `" * 100_000, "content": "x"}
+    with pytest.raises(Invalid, match="Invalid enum value") as caught:
+        read_chat(json.dumps({"model": "m", "messages": [message]}).encode())
+    assert caught.value.param == "messages[0].role"
+    assert len(write.error(caught.value)) < 1024
 
 
 def test_a_repeated_key_is_refused_over_http(gateway: Gateway) -> None:

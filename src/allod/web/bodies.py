@@ -10,17 +10,19 @@ from typing import TypeVar
 import msgspec
 
 from allod.core.errors import Invalid
+from allod.core.shown_text import ends_of
 from allod.serve.giving_way import LONG_BYTES, give_way
 from allod.web.nulls import drop_unknown_nulls
 
 _PLACE = re.compile(r" - at (?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")
-_UNKNOWN = re.compile(r"unknown field `(.*)`\Z", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)  # from its start: a value may say it
 _Body = TypeVar("_Body")
 
 MAX_PARTS = 30_000  # strings, objects and lists in a body: what is more takes too long to decode at once
 MAX_VALUES = 150_000  # of any kind, numbers too
 MAX_NUMBER = 100  # characters: Python takes a time for an integer that grows with the square of its digits
 MAX_DEPTH = 500  # of objects and lists
+MAX_SHOWN = 64  # characters of a key that is wrong
 BYTES_AT_ONCE = 8 << 10  # of what is no part, and of a long string
 PARTS_A_TURN = 200  # looked at, 0.3 ms or so, before others have their turn
 
@@ -121,8 +123,12 @@ def _plain_key(key: bytes) -> bytes:
 
 def _refuse_repeated(objects: list[dict[bytes, None]], key: bytes) -> None:
     above = [next(reversed(one), b"") for one in objects[:-1]]
-    names = [name.decode("utf-8", "replace") for name in [*above, key]]
+    names = [_shown(name.decode("utf-8", "replace")) for name in [*above, key]]
     raise Invalid(f"the key {names[-1]!r} is repeated", code="repeated_key", param=reduce(_below, names, ""))
+
+
+def _shown(name: str) -> str:
+    return ends_of(name, limit=MAX_SHOWN)
 
 
 def _below(place: str, name: str) -> str:
@@ -143,8 +149,9 @@ def decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
         text = str(error)
         found = _PLACE.search(text)
         place, text = found[1] if found else "", _PLACE.sub("", text)
-        if unknown := _UNKNOWN.search(text):
-            place = _below(place, unknown[1])
+        if unknown := _UNKNOWN.match(text):
+            name = _shown(unknown[1])
+            place, text = _below(place, name), f"Object contains unknown field `{name}`"
         raise Invalid(text, param=place or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
@@ -154,7 +161,7 @@ def _read(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        if b"null" not in body or not _UNKNOWN.search(_PLACE.sub("", str(error))):
+        if b"null" not in body or not _UNKNOWN.match(_PLACE.sub("", str(error))):
             raise  # without decoding it once more
     value = msgspec.json.decode(body)
     drop_unknown_nulls(value, decoder.type)

@@ -16,7 +16,7 @@ from allod.core.requests import Completion, Embeddings, Json, Pieces, ToolCall, 
 from allod.core.shown_text import ends_of
 
 DONE = b"data: [DONE]\n\n"
-MAX_SAID_CHARS = 1000  # of an error: a name of the client's may stand in it, as long as its body
+MAX_SAID_CHARS = 600  # of an error: a name of the client's may stand in it, as long as its body
 
 _encode = msgspec.json.Encoder().encode
 _STATUS_OF_CODE = {
