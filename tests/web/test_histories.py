@@ -289,9 +289,10 @@ def test_a_long_key_is_not_said_back(shape: str, letter: str) -> None:
         assert len(write.error(caught.value)) < (1024 if letter == "k" else 2048)
 
 
-def test_a_value_that_speaks_as_an_error_does_is_told_in_a_time_that_grows_as_it_does() -> None:
+@pytest.mark.parametrize("word", ["unknown field `", " - at `$.a", " - at `key` in `$."])
+def test_a_value_that_speaks_as_an_error_does_is_told_in_a_time_that_grows_as_it_does(word: str) -> None:
     """Looked for at each place where it might begin, its end would be sought a hundred thousand times: for hours."""
-    message = {"role": "unknown field `" * 100_000, "content": "x"}
+    message = {"role": word * 100_000, "content": "x"}
     with pytest.raises(Invalid, match="Invalid enum value") as caught:
         read_chat(json.dumps({"model": "m", "messages": [message]}).encode())
     assert caught.value.param == "messages[0].role"

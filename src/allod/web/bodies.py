@@ -14,8 +14,8 @@ from allod.core.shown_text import ends_of
 from allod.serve.giving_way import LONG_BYTES, give_way
 from allod.web.nulls import drop_unknown_nulls
 
-_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)  # from its start: a value may say it
+_PLACE = re.compile(r"(?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")
+_UNKNOWN = "Object contains unknown field `"
 _Body = TypeVar("_Body")
 
 MAX_PARTS = 30_000  # strings, objects and lists in a body: what is more takes too long to decode at once
@@ -146,22 +146,27 @@ def decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     try:
         return _read(decoder, body)
     except msgspec.ValidationError as error:
-        text = str(error)
-        found = _PLACE.search(text)
-        place, text = found[1] if found else "", _PLACE.sub("", text)
-        if unknown := _UNKNOWN.match(text):
-            name = _shown(unknown[1])
-            place, text = _below(place, name), f"Object contains unknown field `{name}`"
+        text, place = _said_and_place(str(error))
+        if text.startswith(_UNKNOWN):
+            name = _shown(text.removeprefix(_UNKNOWN).removesuffix("`"))
+            place, text = _below(place, name), f"{_UNKNOWN}{name}`"
         raise Invalid(text, param=place or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
+
+
+def _said_and_place(fault: str) -> tuple[str, str]:
+    """What is wrong, and where; a value that is wrong may speak of places before that."""
+    text, _, place = fault.rpartition(" - at ")
+    found = _PLACE.match(place)
+    return (text, found[1]) if found else (fault, "")
 
 
 def _read(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        if b"null" not in body or not _UNKNOWN.match(_PLACE.sub("", str(error))):
+        if b"null" not in body or not str(error).startswith(_UNKNOWN):
             raise  # without decoding it once more
     value = msgspec.json.decode(body)
     drop_unknown_nulls(value, decoder.type)
