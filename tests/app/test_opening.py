@@ -12,7 +12,7 @@ from shutil import rmtree
 from sqlite3 import DatabaseError, connect
 
 import pytest
-from tests.conftest import environment, run_allod
+from tests.conftest import CACHE, environment, run_allod
 from tests.govern.test_ledger import RECEIPT
 
 from allod.app import opening as opening_module
@@ -348,6 +348,32 @@ def test_a_damaged_log_is_said_before_a_model_is_fetched(settings: Settings) -> 
     ran = run_allod(settings.home, "up", "--port=0", "--model=smollm2-135m")
     assert (ran.returncode, "the log is damaged" in ran.stderr) == (2, True), ran.stderr
     assert contents(settings.home) == before
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the log is damaged": (lambda home: damage(home / "logs" / "receipts" / "segment"), "the log is damaged"),
+    "the artefacts log's key is gone": (lambda home: (home / "keys" / "artefacts.key").unlink(), "artefacts.key"),
+    "no such nation": (lambda home: (home / "allod.toml").write_text('[realm]\nnation = "zz"\n'), "the nation 'zz'"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_start_that_is_refused_leaves_the_engines_own_words_at_most(
+    settings: Settings, weights: Path, why: str
+) -> None:
+    """With the model at hand the engine begins beside the opening; what receipts would give digests of is not kept."""
+    spoil, said_of_it = REFUSED[why]
+    with opened(settings):
+        pass
+    (settings.home / "store").symlink_to(CACHE / "store")
+    (settings.home / "engine.log").touch()
+    spoil(settings.home)
+    before = contents(settings.home)
+    ran = run_allod(settings.home, "up", "--port=0", "--model=smollm2-135m")
+    assert (ran.returncode, said_of_it in ran.stderr) == (2, True), ran.stderr
+    assert {**contents(settings.home), "engine.log": b""} == before
+    assert not (settings.home / "evidence").exists()
 
 
 def test_what_no_error_of_ours_describes_leaves_nothing_open_either(settings: Settings) -> None:

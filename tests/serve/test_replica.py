@@ -6,6 +6,7 @@ The process is real and so is its seal; what it runs is a few lines that speak l
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ import pytest
 from tests.serve.conftest import CALLER, MakeFront, answered, chat, embedded, request, until
 from tests.serve.conftest import streamed as streamed_by
 
+from allod.core.canonical import digest_of
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Piece
@@ -229,6 +231,27 @@ async def test_it_is_up_once_it_answers(run: Run, options: Callable[..., Replica
         assert replica.info.seal == "sealed"
         assert replica.info.seal_proof is not None
         assert replica.started_ms > 0
+
+
+async def test_evidence_is_kept_once_it_is_asked_for_and_of_every_start_after_that(run: Run, tmp_path: Path) -> None:
+    """A gateway that is refused asks for nothing. Then the files are named by the digests that receipts give."""
+    folder = tmp_path / "evidence"
+
+    def proof_is_kept(replica: Replica) -> bool:
+        return replica.info.seal_proof is not None and file_of(replica.info.seal_proof).exists()
+
+    def file_of(digest: str) -> Path:
+        return folder / f"{digest.removeprefix('sha256:')}.json"
+
+    async with run(evidence_dir=folder, config={"slots": 1}) as replica:
+        assert not folder.exists()
+        await asyncio.to_thread(replica.keep_evidence)
+        assert proof_is_kept(replica)
+        assert json.loads(file_of(digest_of({"slots": 1})).read_text()) == {"slots": 1}
+        before, proof = process_of(replica), replica.info.seal_proof
+        os.kill(before.pid, signal.SIGKILL)
+        await until(lambda: replica.process not in (before, None) and replica.info.seal_proof != proof)
+        assert proof_is_kept(replica)
 
 
 async def test_a_lost_request_is_tried_once_more_on_the_next_engine(run: Run, ask: Ask) -> None:

@@ -93,8 +93,6 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
     if weights.adapters and header.can_embed:
         raise Invalid(f"{weights.served.name} makes embeddings: no adapter works over it", code="adapter_unusable")
     model = settings.model
-    evidence_dir = Home(settings.home).evidence
-    evidence_dir.mkdir(mode=0o700, exist_ok=True)
     socket_path = str(socket_dir / "engine.sock")
     context_tokens = min(model.context_tokens, header.context_tokens)
     batch_tokens = ACCELERATED_BATCH_TOKENS if model.gpu_layers else BATCH_TOKENS
@@ -136,7 +134,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         pinned=pinned,
         library=_engine_library(),
         config=options,
-        evidence_dir=evidence_dir,
+        evidence_dir=Home(settings.home).evidence,
         deadlines=settings.deadlines,
         spare_bytes=model.spare_mib << 20,
         has_accelerators=model.gpu_layers != 0,

@@ -49,6 +49,7 @@ def open_realm(settings: Settings) -> Opened:
     """Open it all, made on first use; nothing is left open if something fails. Raises AllodError.
 
     What is there is checked before anything is made or changed: a start that is refused leaves the realm as it was.
+    An engine may have begun beside this, and read its weights: it writes to its own `engine.log` and nowhere else.
     The ledger has caught up with the log on return: limits count what was charged before.
     """
     home = Home(settings.home)

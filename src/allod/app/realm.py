@@ -133,6 +133,8 @@ async def run_realm(
         await upkeep.start()
         try:
             models = await asyncio.to_thread(catalogue_models, opened.nation)
+            if isinstance(engine, Replica):
+                await asyncio.to_thread(engine.keep_evidence)  # only now: a start that is refused keeps nothing
             yield Realm(settings, opened, gateway=gateway, upkeep=upkeep, models=tuple(models.values()))
         finally:
             await upkeep.stop()

@@ -78,6 +78,7 @@ class Replica:
         self.process: SealedProcess | None = None
         self.started_ms = 0
         self.evidence: JsonValue = None
+        self._keeps_evidence = False
         self._engine: LlamaEngine | None = None
         self._changed = asyncio.Event()
         self._reason = "the engine is starting"
@@ -92,6 +93,13 @@ class Replica:
         """Return once the engine answers. Raises Unavailable when it cannot be started, sealed or readied."""
         await self._launch()
         self._watcher = asyncio.create_task(self._watch())
+
+    def keep_evidence(self) -> None:
+        """Keep what receipts give digests of, of this start and of each that follows, from now on: before the first
+        receipt, and not before it is sure that there may be one. Blocks. Raises OSError."""
+        self._keeps_evidence = True
+        if self.evidence is not None:  # else it is kept as soon as it is known
+            self._keep()
 
     async def close(self) -> None:
         """End the process; calls under way fail with Unavailable."""
@@ -194,7 +202,7 @@ class Replica:
         self._changed.set()
 
     def _start_process(self) -> SealedProcess:
-        """Started on files that are checked meanwhile; what receipts give digests of is kept."""
+        """Started on files that are checked meanwhile."""
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
         process = self._take_ahead() or start(self._options.seal)
         self._log_start = process.log_start
@@ -203,14 +211,23 @@ class Replica:
                 process.tell(self._options.words)
             importlib.import_module("allod.serve.engines.llama")  # what asks it is loaded while it reads its weights
             self.evidence = process.evidence()["stable"]
-            if self._options.evidence_dir is not None:
-                _keep(self._options.evidence_dir, self._options.config, self.evidence)
+            if self._keeps_evidence:
+                self._keep()
         except BaseException as error:
             if (status := process.poll()) is not None:
                 raise self._never_ready(status) from error
             process.terminate()
             raise
         return process
+
+    def _keep(self) -> None:
+        """The configuration and the evidence, each in a file that its digest names."""
+        if (directory := self._options.evidence_dir) is None:
+            return
+        directory.mkdir(mode=0o700, exist_ok=True)
+        for value in (self._options.config, self.evidence):
+            name = digest_of(value).removeprefix("sha256:")
+            write_whole(directory / f"{name}.json", canonical_json(value).decode())
 
     def _take_ahead(self) -> SealedProcess | None:
         """What was started ahead, once, unless something else is needed."""
@@ -311,10 +328,3 @@ class Replica:
         told = [line for line in lines if line.strip() and not line.startswith(("Traceback", " "))]
         errors = [line for line in told if _AN_ERROR.search(line)]
         return made_plain((errors or told[-1:] or ["it left no log"])[0], limit=500)
-
-
-def _keep(directory: Path, *values: JsonValue) -> None:
-    """Each value in a file that its digest names."""
-    for value in values:
-        name = digest_of(value).removeprefix("sha256:")
-        write_whole(directory / f"{name}.json", canonical_json(value).decode())
