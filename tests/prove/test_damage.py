@@ -287,6 +287,17 @@ def test_batches_without_a_place_are_damage_of_the_index(made: Path, tmp_path: P
     assert rebuild(directory, KEY).findings == ()
 
 
+@pytest.mark.parametrize("offset", ["7", "offset + 7", "9223372036854775807"])
+def test_the_newest_entries_are_found_without_the_index(made: Path, tmp_path: Path, offset: str) -> None:
+    """Where it points into the middle of something, or beyond the end: by them a clock is judged."""
+    directory = tmp_path / "log"
+    shutil.copytree(made, directory)
+    with closing(sqlite3.connect(directory / "index.sqlite")) as database, database:
+        database.execute(f"update batch set offset = {offset}")
+    assert newest_entries(directory, 3) == newest_entries(made, 3)
+    assert len(newest_entries(made, 3)) == 3
+
+
 @pytest.fixture(scope="module")
 def behind(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The log that `made` is, and as much again that the index was never told of, as a crash leaves it."""

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from allod.core.errors import Invalid
 from allod.prove.bundle import Bundle, encode_bundle
 from allod.prove.heads import TreeHead
-from allod.prove.index import batch_before_end, indexed_size
+from allod.prove.index import Place, batch_before_end, indexed_size
 from allod.prove.merkle import (
     HASH_BYTES,
     Frontier,
@@ -91,7 +91,11 @@ def _name_in(file: BinaryIO) -> str | None:
 
 def newest_entries(directory: Path, num: int) -> list[tuple[int, bytes]]:
     """The last `num` entries or fewer, by number, as they are in the segment: nothing is verified. Takes no lock."""
-    start = batch_before_end(directory / INDEX_FILES[0], num)
+    found = _newest_from(directory, batch_before_end(directory / INDEX_FILES[0], num), num)
+    return found if len(found) == num else _newest_from(directory, Place(0, len(MAGIC)), num)  # the index may be wrong
+
+
+def _newest_from(directory: Path, start: Place, num: int) -> list[tuple[int, bytes]]:
     found: deque[tuple[int, bytes]] = deque(maxlen=num)
     number = start.leaf
     with (directory / "segment").open("rb") as file:
