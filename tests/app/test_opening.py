@@ -253,6 +253,10 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "the log's key is gone": (lambda home: (home / "keys" / "receipts.key").unlink(), "key_gone"),
     "the artefacts log's key is gone": (lambda home: (home / "keys" / "artefacts.key").unlink(), "key_gone"),
     "both logs are gone, and nothing was charged": (lambda home: rmtree(home / "logs"), "log_gone"),
+    "both logs and all their keys are gone": (
+        lambda home: [rmtree(home / "logs"), *map(Path.unlink, (home / "keys").glob("*.key"))],
+        "log_gone",
+    ),
     "the log is damaged and its index gone": (lose_index_and_damage, "log_damaged"),
 }
 
@@ -270,6 +274,28 @@ def test_nothing_is_left_open_or_changed_where_a_step_fails(settings: Settings, 
         open_realm(settings)
     assert caught.value.code == code
     assert (num_open_files(), contents(settings.home)) == before
+
+
+def test_a_name_that_is_gone_is_not_made_up(settings: Settings) -> None:
+    """A log has been written under it: another would be another realm's."""
+    with opened(settings):
+        pass
+    (settings.home / "realm").unlink()
+    with pytest.raises(Invalid) as caught:
+        load_settings(home=settings.home)
+    assert (caught.value.code, (settings.home / "realm").exists()) == ("realm_unnamed", False)
+    assert load_settings({"realm.name": settings.realm.name}, home=settings.home) == settings
+
+
+def test_salts_that_cannot_be_read_begin_no_log(settings: Settings) -> None:
+    """Nor a policy: what was put into a new home is checked before anything is made of it."""
+    salts = Home(settings.home).salts
+    salts.parent.mkdir(parents=True)
+    salts.write_bytes(bytes(32))
+    salts.chmod(0o644)
+    with pytest.raises(AllodError):
+        open_realm(settings)
+    assert not (settings.home / "logs").exists()
 
 
 def contents(home: Path) -> dict[str, bytes]:

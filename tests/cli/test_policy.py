@@ -106,6 +106,7 @@ def make_realm(home: Path, statements: Iterable[Receipt], *, batch: int = 16) ->
     """A realm with these receipts in its log, as its gateway would have left it."""
     key = create_signing_key(home / "keys" / "receipts.key", "realm.example/receipts/home")
     (home / "trust.policy").write_text(trust_text(key.verifier))
+    (home / "realm").write_text("realm.example\n")
     log = open_log(home / "logs" / "receipts", key)
     entries = [Entry(statement_bytes(receipt), receipt.id) for receipt in statements]
     for start in range(0, len(entries), batch):

@@ -57,8 +57,14 @@ class Home:
             )
 
     def realm_name(self) -> str:
-        """A name that no other realm has, made on first use."""
+        """A name that no other realm has, made on first use. Raises Invalid where it is gone."""
         if not self._realm.exists():
+            if is_begun(self.receipts):
+                raise Invalid(
+                    f"{self._realm} is gone, and a log has been written under the name that it held",
+                    code="realm_unnamed",
+                    hint="put the file back, or set realm.name in allod.toml",
+                )
             write_whole(self._realm, f"allod-{os.urandom(4).hex()}\n")
         name = self._realm.read_text().strip()
         if not name:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from allod import settings as settings_module
 from allod.app.clock import Acceptances, Clock, last_time_ms
 from allod.app.home import Home, now_ms
+from allod.app.known_heads import check_log_may_begin
 from allod.app.meter import DayNames, Meter, check_log_is_there
 from allod.app.policies import Policies
 from allod.app.tenants import open_store
@@ -55,7 +56,9 @@ def open_realm(settings: Settings) -> Opened:
     home = Home(settings.home)
     nation = settings_module.load_nation(settings.realm.nation, home=settings.home)
     tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
+    check_log_may_begin(settings.home)
     signing_key = home.signing_key(settings.origin)
+    salt_secret = home.salt_secret()
     with ExitStack() as resources:
         store = resources.enter_context(closing(open_store(settings)))
         check_log_is_there(settings, store)
@@ -68,7 +71,6 @@ def open_realm(settings: Settings) -> Opened:
         day_keys = DayKeys(home.day_keys)
         acceptances = Acceptances(home.artefacts, lambda: policies.key().verifier, settings.origin)
         clock = Clock(last_time_ms(log, acceptances.newest()))
-        salt_secret = home.salt_secret()
         trust = trust_text(signing_key.verifier, policies.key().verifier)
         if not home.trust.exists() or home.trust.read_text() != trust:
             write_whole(home.trust, trust)
