@@ -157,12 +157,7 @@ def test_every_verb_explains_itself(tmp_path: Path, verb: str) -> None:
 @pytest.mark.parametrize("words", [["model", "list"], ["model", "list", "--json"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, words: list[str], unbuffered: str) -> None:
     """As with `| head`: standard output that nobody reads ends the command quietly."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        result = ended(tmp_path, words, unbuffered, stdout=writing, stderr=subprocess.PIPE)
-    finally:
-        os.close(writing)
+    result = unread(tmp_path, words, unbuffered)
     assert (result.returncode, result.stderr) == (1, b"")
 
 
@@ -189,16 +184,21 @@ def test_a_full_disk_changes_no_status(tmp_path: Path, words: list[str], status:
 @pytest.mark.parametrize("words", [["log", "fsck", "--json"], ["frob", "--json"]], ids=" ".join)
 def test_an_error_that_nobody_reads_is_that_error(tmp_path: Path, words: list[str], unbuffered: str) -> None:
     """With `--json` and `| true`, or with both streams closed."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        result = ended(tmp_path, words, unbuffered, stdout=writing, stderr=subprocess.PIPE)
-    finally:
-        os.close(writing)
+    result = unread(tmp_path, words, unbuffered)
     assert result.returncode == 2
     assert not any(word in result.stderr for word in (b"Traceback", b"Exception"))
     command = " ".join([sys.executable, "-m", "allod.cli", *words, ">&-", "2>&-"])
     assert subprocess.run(["/bin/sh", "-c", command], env=environment(tmp_path), check=False).returncode == 2
+
+
+def unread(home: Path, words: list[str], unbuffered: str) -> subprocess.CompletedProcess[bytes]:
+    """How the command ended whose standard output nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return ended(home, words, unbuffered, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
 
 
 def ended(home: Path, words: list[str], unbuffered: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
