@@ -97,7 +97,6 @@ class BoundedHeads(HttpToolsProtocol):
     def __init__(self, deadlines: Deadlines, config: uvicorn.Config, **server: Any) -> None:
         super().__init__(config, **server)
         self._deadlines = deadlines
-        self._renew_parser()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
