@@ -85,10 +85,11 @@ class Policies:
         return policy
 
     def at_start(self) -> Policy | None:
-        """What is in force; None in a realm that never had a policy, whose log may begin. Writes nothing.
+        """What is in force; None in a realm that never had a policy. Writes nothing.
 
-        Raises Unavailable (`policy_unavailable`), and Invalid for a log that does not verify.
+        Raises Unavailable: (`log_gone`), (`policy_unavailable`); Invalid for a log that does not verify.
         """
+        check_log_may_begin(self._home)
         if not is_begun(self._log) or not self.history().versions:
             return None
         return self.current()
