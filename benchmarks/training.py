@@ -35,7 +35,7 @@ except ImportError as error:
     sys.exit(f"error: {error.name} is missing\n\nhint: make setup-train")
 
 from allod.core.canonical import JsonValue
-from allod.core.training_statements import Input, check_training_statement, source_input
+from allod.core.statements.training import Input, check_training_statement, source_input
 from allod.model.network import Shape
 from allod.model.weights import config
 from allod.train.corpus.shards import Shards

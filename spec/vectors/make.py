@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from allod.core.canonical import canonical_json
 from allod.core.requests import chat_answer
-from allod.core.statement_shapes import LAST_MS
-from allod.core.statements import (
+from allod.core.statements.receipt import (
     AnswerPart,
     EnginePart,
     MeterPart,
@@ -27,6 +26,7 @@ from allod.core.statements import (
     SitePart,
     statement_bytes,
 )
+from allod.core.statements.shapes import LAST_MS
 from allod.prove.bundle import Bundle, Opening, encode_bundle
 from allod.prove.commitments import commitment, nonce_of, pseudonym_of, salt_of
 from allod.prove.heads import TreeHead

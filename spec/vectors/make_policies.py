@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.canonical import canonical_json, digest_of, sha256_hex
-from allod.core.policy_statements import PolicyVersion, policy_statement
+from allod.core.statements.policy import PolicyVersion, policy_statement
 
 TEXT = '@id("all")\n@reason("Whoever holds a key may ask.")\npermit (principal, action, resource);\n'
 SCHEMA = "entity Tenant;\nentity Key in [Tenant];\n"

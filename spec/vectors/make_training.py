@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.canonical import canonical_json, sha256_hex
-from allod.core.training_statements import (
+from allod.core.statements.training import (
     TRAINING_V1,
     artefact_statement,
     check_training_statement,

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
-from allod.core.places import fault_of_place
+from allod.core.nations.places import fault_of_place
 from allod.govern.prices import Prices
 from allod.model.catalogue import CatalogueEntry
 
 if TYPE_CHECKING:  # what reads a profile or a recipe is loaded by who asks for one: a start need not wait for it
-    from allod.core.nations import Nation
+    from allod.core.nations.nation import Nation
     from allod.fleet.site import Site
     from allod.train.recipe import Recipe
 
@@ -123,7 +123,7 @@ def default_home() -> Path:
 
 def load_nation(code: str, *, home: Path | None = None) -> Nation:
     """The profile of a nation: `nations/<code>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
-    from allod.core.nation_profile import read_nation
+    from allod.core.nations.profile import read_nation
 
     shipped = Path(__file__).with_name("nations")
     own = home / "nations" / f"{code}.toml" if home is not None else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from allod.app.artefacts_log import ArtefactsLog
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
-from allod.core.training_statements import Input, derivation_of, key_of, source_input, stage_input, training_statement
+from allod.core.statements.training import Input, derivation_of, key_of, source_input, stage_input, training_statement
 from allod.settings import Settings
 
 LABEL: dict[str, JsonValue] = {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": None}

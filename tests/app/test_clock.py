@@ -12,9 +12,9 @@ import pytest
 
 from allod.app.clock import NUM_LAST, Acceptances, Clock, ClockBounds, believed_clock, last_time_ms, running_ms
 from allod.app.home import load_settings
-from allod.core.clock_statements import ClockAccepted, check_clock_statement, clock_statement
 from allod.core.errors import Invalid, Unavailable
-from allod.core.policy_statements import POLICY
+from allod.core.statements.clock import ClockAccepted, check_clock_statement, clock_statement
+from allod.core.statements.policy import POLICY
 from allod.prove.keys import SigningKey
 from allod.prove.log import Entry, Log, open_log
 

@@ -18,7 +18,7 @@ from allod.app.home import Home, load_settings
 from allod.app.meter import DayNames, Meter, recount
 from allod.core.canonical import canonical_json
 from allod.core.errors import Unavailable
-from allod.core.statements import MeterPart, RequestPart, statement_bytes
+from allod.core.statements.receipt import MeterPart, RequestPart, statement_bytes
 from allod.govern.ledger import ERASED, Ledger
 from allod.govern.store import Changes, Position, Totals
 from allod.govern.stores.memory import MemoryStore

@@ -20,7 +20,7 @@ from allod.app.home import Home, load_settings, now_ms
 from allod.app.meter import recount
 from allod.app.opening import Opened, open_realm
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.statements import MeterPart, statement_bytes
+from allod.core.statements.receipt import MeterPart, statement_bytes
 from allod.govern.policy import default_text
 from allod.govern.quotas import Cost, NeedsLease, Reservation
 from allod.govern.store import Position

@@ -15,7 +15,7 @@ from allod.app import receipts
 from allod.app.meter import DayNames
 from allod.app.receipts import Reading, ReceiptReader, Wanted
 from allod.core.errors import Unavailable
-from allod.core.statements import ANSWER, REFUSAL
+from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenants import Event, Tenant
 from allod.govern.windows import DAY_MS

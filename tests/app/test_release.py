@@ -25,8 +25,8 @@ from allod.app.policies import open_policies
 from allod.app.release import Released, models_key, release
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable, VerificationError
-from allod.core.statements import check_statement
-from allod.core.training_statements import derivation_of, key_of
+from allod.core.statements.receipt import check_statement
+from allod.core.statements.training import derivation_of, key_of
 from allod.model.gguf import read_header
 from allod.model.released import check_template
 from allod.model.store import Store, silent

@@ -14,7 +14,7 @@ from tests.train.test_pipeline import PREDICATE
 from allod.app import training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid, Unavailable
-from allod.core.training_statements import derivation_of, training_statement
+from allod.core.statements.training import derivation_of, training_statement
 from allod.model.adaptable import check_adaptable
 from allod.settings import load_recipe
 from allod.train import resolving

@@ -23,7 +23,7 @@ from allod.app.opening import Opened, open_realm
 from allod.app.policies import open_policies
 from allod.app.upkeep import Upkeep
 from allod.core.errors import AllodError, Denied, Unavailable
-from allod.core.statements import statement_bytes
+from allod.core.statements.receipt import statement_bytes
 from allod.govern.keys import Caller, KeyRing
 from allod.govern.policy import default_text
 from allod.govern.policy_asked import Model, Site

@@ -23,7 +23,7 @@ from allod.app.release import Released, models_key, release
 from allod.cli import main as command_line
 from allod.core.canonical import sha256_hex
 from allod.core.errors import VerificationError
-from allod.core.statements import (
+from allod.core.statements.receipt import (
     AnswerPart,
     EnginePart,
     ModelPart,

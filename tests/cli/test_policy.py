@@ -15,7 +15,7 @@ from allod.app.claims import MAX_SHOWN
 from allod.cli import main as command_line
 from allod.cli import policy_explain
 from allod.core.labels import Label
-from allod.core.statements import (
+from allod.core.statements.receipt import (
     AnswerPart,
     EnginePart,
     ModelPart,
@@ -26,7 +26,7 @@ from allod.core.statements import (
     SitePart,
     statement_bytes,
 )
-from allod.govern.moments import span_ms
+from allod.core.times import span_ms
 from allod.govern.policy import default_text
 from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
 from allod.prove.log import Entry, open_log

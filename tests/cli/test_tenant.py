@@ -18,7 +18,7 @@ from allod.app.opening import open_realm
 from allod.app.tenants import open_store
 from allod.cli.main import main
 from allod.core.canonical import MAX_SAFE_INTEGER
-from allod.core.statements import statement_bytes
+from allod.core.statements.receipt import statement_bytes
 from allod.govern.policy import default_text
 from allod.govern.store import Position, TenantStore
 from allod.govern.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.core.identifier_patterns import MAX_CHARS, MAX_WAYS, fault_of
 from allod.core.labels import Label
-from allod.core.nation_profile import read_nation
+from allod.core.nations.identifier_patterns import MAX_CHARS, MAX_WAYS, fault_of
+from allod.core.nations.profile import read_nation
 
 PROFILE: dict[str, Any] = {
     "code": "xz",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier
-from allod.core.statements import (
+from allod.core.statements.receipt import (
     ANSWER,
     REFUSAL,
     AnswerPart,

@@ -9,10 +9,10 @@ import pytest
 
 from allod.core.errors import Invalid
 from allod.core.labels import Tier
-from allod.core.nations import Marking, Nation
-from allod.core.statements import ANSWER, REFUSAL
+from allod.core.nations.nation import Marking, Nation
+from allod.core.statements.receipt import ANSWER, REFUSAL
+from allod.core.times import moment_text, span_ms
 from allod.govern.claims import Verdict, parse_claim
-from allod.govern.moments import moment_text, span_ms
 
 NATION = Nation(
     code="xx",

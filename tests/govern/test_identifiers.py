@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import allod
-from allod.core.nation_profile import read_nation
-from allod.core.nations import CHECK_RULES, Identifier, Nation
+from allod.core.nations.nation import CHECK_RULES, Identifier, Nation
+from allod.core.nations.profile import read_nation
 from allod.govern import identifiers
 from allod.govern.identifiers import CHECKS, found_in, markings_in
 

@@ -12,7 +12,7 @@ import pytest
 
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.labels import Label, Tier
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern import keys
 from allod.govern.keys import MAX_NEWS_AGE_S, KeyRing, read_or_make_key, rotated
 from allod.govern.store import Changes

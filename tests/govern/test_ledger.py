@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json
 from allod.core.errors import Invalid, Unavailable
-from allod.core.statements import (
+from allod.core.statements.receipt import (
     ANSWER,
     REFUSAL,
     AnswerPart,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier
-from allod.core.nation_profile import read_nation
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
+from allod.core.nations.profile import read_nation
 from allod.govern.policy import Policy, default_text, load_policy
 from allod.govern.policy_asked import Asked, Model, Site, describe
 from allod.govern.policy_text import MAX_DEPTH, MAX_RULES, MAX_TEXT_BYTES, MAX_TOKENS

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allod.core.labels import Label, Tier
-from allod.core.nations import Marking, Nation
+from allod.core.nations.nation import Marking, Nation
 from allod.govern.policy import default_text, load_policy
 from allod.govern.policy_asked import Asked, Model, Site
 

@@ -11,8 +11,8 @@ import pytest
 
 from allod.core.errors import Invalid
 from allod.core.labels import Tier
-from allod.core.nation_profile import read_nation
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
+from allod.core.nations.profile import read_nation
 from allod.govern.policy import default_text, load_policy
 from allod.govern.policy_cases import MAX_CASES, cases
 from allod.govern.policy_check import Report, check_policy

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from allod.core.labels import Label
-from allod.core.nation_profile import read_nation
+from allod.core.nations.profile import read_nation
 from allod.govern.policy import default_text, load_policy
 from allod.govern.policy_asked import Asked, Model, Site
 from allod.govern.policy_explain import explain

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import Invalid
-from allod.core.identifier_patterns import fault_of
-from allod.core.nation_profile import read_nation
-from allod.core.nations import Nation
+from allod.core.nations.identifier_patterns import fault_of
+from allod.core.nations.nation import Nation
+from allod.core.nations.profile import read_nation
 from allod.govern.identifiers import found_in, markings_in
 
 PACKAGE = Path(__file__).parents[2] / "src" / "allod"

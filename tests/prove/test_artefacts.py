@@ -12,9 +12,9 @@ import pytest
 from allod.core.canonical import canonical_json, digest_of
 from allod.core.errors import Invalid, VerificationError
 from allod.core.labels import Tier
-from allod.core.nations import Nation
-from allod.core.policy_statements import PolicyVersion, check_policy_statement, nation_digest, policy_statement
-from allod.core.statements import check_statement
+from allod.core.nations.nation import Nation
+from allod.core.statements.policy import PolicyVersion, check_policy_statement, nation_digest, policy_statement
+from allod.core.statements.receipt import check_statement
 from allod.prove.artefacts import History, LoggedVersion, append_version, check_policy_bundle, read_history
 from allod.prove.keys import SigningKey
 from allod.prove.log import Entry, open_log

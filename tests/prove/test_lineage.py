@@ -12,7 +12,7 @@ from tests.app.finished_runs import BASE_DIGEST, FinishedRun, adapter_run, corpu
 
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid
-from allod.core.training_statements import (
+from allod.core.statements.training import (
     check_artefact_statement,
     check_training_statement,
     derivation_of,

@@ -14,7 +14,7 @@ from struct import unpack_from
 import pytest
 
 from allod.core.errors import Invalid, Unavailable, VerificationError
-from allod.core.statements import Statement
+from allod.core.statements.receipt import Statement
 from allod.prove.fsck import fsck, rebuild
 from allod.prove.heads import TreeHead
 from allod.prove.keys import SigningKey

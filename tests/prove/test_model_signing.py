@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from allod.core.errors import Invalid, VerificationError
-from allod.prove import folders
+from allod.core.files import plain
 from allod.prove.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
 from allod.prove.model_signing import SIGNATURE_FILE, sign_folder, verify_folder
 
@@ -71,7 +71,7 @@ def test_what_was_signed_verifies(folder: Path, key: ModelKey) -> None:
     moved = folder.rename(folder.with_name("another-name"))
     files = verify_folder(moved, signature, key.public)
     assert list(files) == ["d/b.txt", "d.txt", "weights.gguf"]
-    assert files["d.txt"] == folders.digest_of_plain_file(moved / "d.txt")
+    assert files["d.txt"] == plain.digest_of_plain_file(moved / "d.txt")
 
 
 def test_the_same_files_have_the_same_signature(folder: Path, key: ModelKey) -> None:

@@ -19,10 +19,10 @@ from allod.app.models import ReleasedModels
 from allod.app.release import models_key, release
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid, VerificationError
-from allod.core.training_statements import ArtefactStatement, artefact_statement, check_artefact_statement
+from allod.core.files.plain import digest_of_plain_file, read_plain_file
+from allod.core.statements.training import ArtefactStatement, artefact_statement, check_artefact_statement
 from allod.model.passport import read_passport
 from allod.model.store import silent
-from allod.prove.folders import digest_of_plain_file, read_plain_file
 from allod.prove.model_signing import sign_folder
 from allod.prove.releases import CheckedRelease, check_release
 from allod.settings import Settings

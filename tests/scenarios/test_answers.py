@@ -19,7 +19,7 @@ from tests.conftest import Gateway
 
 from allod.app.home import Home
 from allod.core.canonical import canonical_json
-from allod.core.statements import check_statement
+from allod.core.statements.receipt import check_statement
 from allod.prove.bundle import Bundle, Opening, encode_bundle, parse_bundle
 from allod.prove.daykeys import DayKeys
 from allod.prove.fsck import fsck

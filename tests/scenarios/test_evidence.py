@@ -18,7 +18,7 @@ from tests.conftest import Gateway
 from tests.scenarios.test_answers import http_get
 
 from allod.core.canonical import canonical_json, digest_of
-from allod.core.statements import check_statement
+from allod.core.statements.receipt import check_statement
 from allod.prove.bundle import parse_bundle
 from allod.prove.trust import Trust
 from allod.prove.verify import verify

@@ -18,7 +18,7 @@ import pytest
 from allod.app import policies as policies_module
 from allod.app.policies import Policies
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.core.policy_statements import PolicyVersion, policy_statement
+from allod.core.statements.policy import PolicyVersion, policy_statement
 from allod.govern.policy import default_text
 from allod.prove.artefacts import read_history
 from allod.prove.keys import SigningKey, create_signing_key, load_signing_key

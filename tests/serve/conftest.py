@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Sampling, Usage
-from allod.core.statements import SitePart, Statement, check_statement
+from allod.core.statements.receipt import SitePart, Statement, check_statement
 from allod.govern.keys import Caller, KeyRing
 from allod.govern.policy import Decision, default_text, load_policy
 from allod.govern.policy_asked import Model, Site

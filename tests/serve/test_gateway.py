@@ -29,7 +29,7 @@ from tests.serve.conftest import (
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Tool, Usage
-from allod.core.statements import ANSWER, REFUSAL
+from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.keys import Caller
 from allod.govern.policy_asked import Model, Site
 from allod.govern.tenants import Quota

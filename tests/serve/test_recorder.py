@@ -28,7 +28,7 @@ from tests.serve.conftest import (
 from allod.core.canonical import digest_of
 from allod.core.errors import Unavailable
 from allod.core.requests import Embed, Sampling, Tool, Usage
-from allod.core.statements import ANSWER, REFUSAL, Statement
+from allod.core.statements.receipt import ANSWER, REFUSAL, Statement
 from allod.prove.commitments import commitment
 from allod.prove.segment import FileCalls
 

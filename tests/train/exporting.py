@@ -11,7 +11,7 @@ import torch
 from tests.train.packing import RECIPE, packed_run
 
 from allod.core.canonical import JsonValue
-from allod.core.training_statements import Input, derivation_of, key_of, training_statement
+from allod.core.statements.training import Input, derivation_of, key_of, training_statement
 from allod.model.network import Network, Shape
 from allod.model.tokenizer import Tokenizer
 from allod.model.weights import save_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from allod.core.training_statements import check_training_statement
+from allod.core.statements.training import check_training_statement
 
 
 class MemoryLog:

@@ -20,7 +20,7 @@ from tests.train.exporting import write_manifest
 from tests.train.packing import RECIPE, work_in
 
 from allod.core.errors import Invalid
-from allod.core.training_statements import source_input
+from allod.core.statements.training import source_input
 from allod.model import gguf_writer
 from allod.model.gguf import read_header
 from allod.model.network import Network, Shape

@@ -12,7 +12,7 @@ from tests.train.stage_logs import MemoryLog
 
 from allod.core.canonical import JsonValue, sha256_hex
 from allod.core.errors import Invalid
-from allod.core.training_statements import derivation_of, key_of, training_statement
+from allod.core.statements.training import derivation_of, key_of, training_statement
 from allod.train.outputs import check_files, list_files
 from allod.train.runs import RunFolder
 

@@ -16,7 +16,7 @@ from tests.train.stage_logs import MemoryLog
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
-from allod.core.training_statements import Input, source_input
+from allod.core.statements.training import Input, source_input
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe

@@ -26,7 +26,7 @@ from pydantic import BaseModel, TypeAdapter
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.labels import Tier
-from allod.core.nations import Marking, Nation
+from allod.core.nations.nation import Marking, Nation
 from allod.govern.keys import KeyRing
 from allod.govern.store import Position, Totals
 from allod.govern.stores.memory import MemoryStore

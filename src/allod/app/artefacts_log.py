@@ -13,15 +13,15 @@ from contextlib import closing, contextmanager
 from allod.app.known_heads import check_log_may_begin, has_history, heads_of_bundles
 from allod.app.policies import open_policies
 from allod.core.errors import Invalid, Unavailable
-from allod.core.secret_files import make_private_directory
-from allod.core.statements import check_statement
-from allod.core.training_statements import (
+from allod.core.files.secret import make_private_directory
+from allod.core.files.whole import write_whole
+from allod.core.statements.receipt import check_statement
+from allod.core.statements.training import (
     TRAININGS,
     TrainingStatement,
     check_artefact_statement,
     check_training_statement,
 )
-from allod.core.whole_files import write_whole
 from allod.prove.heads import TreeHead
 from allod.prove.log import Entry, Log, bundle_for, open_log
 from allod.prove.notes import VerifierKey

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, VerificationError
-from allod.core.statements import KNOWN_TYPES, check_statement
+from allod.core.statements.receipt import KNOWN_TYPES, check_statement
 from allod.govern.claims import Claim
 from allod.prove.notes import VerifierKey
 from allod.prove.reading import LogRead, bundles_of, read_log

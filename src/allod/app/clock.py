@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from allod.app.home import Home, now_ms
-from allod.core.clock_statements import CLOCK, ClockAccepted, check_clock_statement
 from allod.core.errors import Invalid, Unavailable
-from allod.core.statements import check_statement
+from allod.core.statements.clock import CLOCK, ClockAccepted, check_clock_statement
+from allod.core.statements.receipt import check_statement
 from allod.prove.begun import is_begun
 from allod.prove.keys import load_signing_key
 from allod.prove.log import Log

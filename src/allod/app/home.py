@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from allod import settings as settings_module
 from allod.core.errors import Invalid
-from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
-from allod.core.whole_files import write_whole
+from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
+from allod.core.files.whole import write_whole
 from allod.prove.begun import is_begun
 from allod.settings import Settings
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.policy_statements import POLICY, check_policy_statement
-from allod.core.statements import check_statement
-from allod.core.training_statements import ARTEFACT, check_artefact_statement
+from allod.core.files.plain import read_plain_file
+from allod.core.statements.policy import POLICY, check_policy_statement
+from allod.core.statements.receipt import check_statement
+from allod.core.statements.training import ARTEFACT, check_artefact_statement
 from allod.prove.begun import is_begun
 from allod.prove.bundle import MAX_BUNDLE_BYTES, parse_bundle
-from allod.prove.folders import read_plain_file
 from allod.prove.heads import TreeHead
 from allod.prove.notes import VerifierKey
 from allod.prove.trust import Trust

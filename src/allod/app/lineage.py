@@ -12,7 +12,8 @@ from pathlib import Path
 from allod.app.models import ReleasedModel, ReleasedModels
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
-from allod.core.training_statements import LINEAGE, ArtefactStatement, TrainingStatement
+from allod.core.files.plain import read_plain_file
+from allod.core.statements.training import LINEAGE, ArtefactStatement, TrainingStatement
 from allod.model.records import (
     TRAIN,
     VALIDATION,
@@ -24,7 +25,6 @@ from allod.model.records import (
     read_sources,
 )
 from allod.model.release_facts import SourceUse
-from allod.prove.folders import read_plain_file
 
 LEARNT, HELD_OUT, LEFT_OUT, UNKNOWN = "learnt from", "held out", "left out", "unknown"
 DROPPING_STAGES = ("clean", "dedupe")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from allod import settings as settings_module
 from allod.app.home import Home
-from allod.core.whole_files import write_whole
+from allod.core.files.whole import write_whole
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.store import Store
 from allod.settings import Settings

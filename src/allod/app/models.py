@@ -12,10 +12,10 @@ from functools import cached_property
 from allod.app.artefacts_log import ArtefactsLog
 from allod.app.home import Home
 from allod.core.errors import AllodError, Invalid, VerificationError
-from allod.core.training_statements import ArtefactStatement
+from allod.core.files.plain import read_plain_file
+from allod.core.statements.training import ArtefactStatement
 from allod.model.gguf import GgufHeader, read_header
 from allod.model.passport import MAX_PASSPORT_BYTES, PASSPORT_FILE, Passport, read_passport
-from allod.prove.folders import read_plain_file
 from allod.prove.model_keys import ModelPublicKey
 from allod.prove.releases import CheckedRelease, Releases, check_release
 from allod.settings import Settings

@@ -12,9 +12,9 @@ from allod.app.known_heads import check_log_may_begin
 from allod.app.meter import DayNames, Meter, check_log_is_there
 from allod.app.policies import Policies
 from allod.app.tenants import open_store
+from allod.core.files.whole import write_whole
 from allod.core.labels import Tier
-from allod.core.nations import Nation
-from allod.core.whole_files import write_whole
+from allod.core.nations.nation import Nation
 from allod.govern.ledger import Ledger
 from allod.govern.policy import Policy
 from allod.govern.quotas import Quotas

@@ -15,10 +15,10 @@ from pathlib import Path
 from allod.app.known_heads import check_log_may_begin, has_history, heads_of_bundles
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
-from allod.core.nations import Nation
-from allod.core.policy_statements import PolicyVersion, nation_digest
-from allod.core.secret_files import make_private_directory
-from allod.core.whole_files import sync, write_whole
+from allod.core.files.secret import make_private_directory
+from allod.core.files.whole import sync, write_whole
+from allod.core.nations.nation import Nation
+from allod.core.statements.policy import PolicyVersion, nation_digest
 from allod.govern.policy import Policy, default_text, load_policy
 from allod.govern.policy_check import Report, check_policy
 from allod.prove.artefacts import History, LoggedVersion, append_version, read_history

@@ -15,7 +15,7 @@ from allod.app.model_choice import AUTO, entry_of, is_file_name, kept_pace
 from allod.app.weights import released_model
 from allod.core.errors import Invalid
 from allod.core.labels import Label
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.keys import caller_for
 from allod.govern.policy import Policy
 from allod.govern.policy_asked import Asked, Model, Site

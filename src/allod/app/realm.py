@@ -17,7 +17,7 @@ from allod.app.receipts import ReceiptReader
 from allod.app.shares import Shares
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.core.statements import SitePart, check_statement
+from allod.core.statements.receipt import SitePart, check_statement
 from allod.govern.keys import KeyRing
 from allod.govern.policy_asked import Model, Site
 from allod.prove.artefacts import LoggedVersion

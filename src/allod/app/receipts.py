@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from allod.core.errors import Unavailable
-from allod.core.statements import ANSWER, REFUSAL
+from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.windows import day_at
 from allod.prove.log import Log
 

@@ -26,8 +26,10 @@ from allod.app.model_choice import ECHO, is_file_name
 from allod.app.policies import nation_of
 from allod.core.canonical import JsonValue, check_canonical, sha256_hex
 from allod.core.errors import Invalid
+from allod.core.files.plain import read_plain_file
+from allod.core.files.whole import write_whole
 from allod.core.labels import Label
-from allod.core.training_statements import (
+from allod.core.statements.training import (
     EVALUATED,
     FILES,
     LINEAGE,
@@ -37,7 +39,6 @@ from allod.core.training_statements import (
     artefact_statement,
     check_artefact_statement,
 )
-from allod.core.whole_files import write_whole
 from allod.model.bom import BOM_FILE, bom
 from allod.model.gguf import GgufHeader, read_header
 from allod.model.passport import PASSPORT_FILE, passport, read_passport
@@ -55,7 +56,6 @@ from allod.model.released import (
 )
 from allod.model.store import Progress, Store
 from allod.model.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
-from allod.prove.folders import read_plain_file
 from allod.prove.lineage import ADAPTER_STAGES, MODEL_STAGES, Chain, Stage, chain_of, rows_of
 from allod.prove.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
 from allod.prove.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder

@@ -20,7 +20,7 @@ import allod
 from allod.app.home import now_ms
 from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
-from allod.core.whole_files import write_whole
+from allod.core.files.whole import write_whole
 from allod.fleet.executor import Executor
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
 from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions

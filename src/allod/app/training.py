@@ -22,8 +22,8 @@ from allod.app.site_jobs import SHARED, Machines, SiteJobs
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
 from allod.core.labels import Label
-from allod.core.nations import Nation
-from allod.core.training_statements import Input, derivation_of, source_input, training_statement
+from allod.core.nations.nation import Nation
+from allod.core.statements.training import Input, derivation_of, source_input, training_statement
 from allod.fleet.preflight import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
 from allod.model.adaptable import check_adaptable

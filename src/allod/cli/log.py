@@ -19,10 +19,10 @@ from allod.app.tenants import open_store
 from allod.cli.running import is_clock_believed
 from allod.cli.tenant import event, the_log_to_itself
 from allod.cli.verify import read_bounded
-from allod.core.clock_statements import ClockAccepted, clock_statement
 from allod.core.errors import Invalid
-from allod.core.statements import check_statement
-from allod.govern.moments import moment_text
+from allod.core.statements.clock import ClockAccepted, clock_statement
+from allod.core.statements.receipt import check_statement
+from allod.core.times import moment_text
 from allod.prove.bundle import MAX_BUNDLE_BYTES
 from allod.prove.compare import Comparison, compare, kept_note
 from allod.prove.fsck import NOTHING, Finding, FsckReport, Had, fsck, rebuild

@@ -8,7 +8,7 @@ from typing import Any
 from allod.app.lineage import Walk, WalkedSource, walk
 from allod.app.models import ReleasedModel
 from allod.core.shown_text import made_plain
-from allod.core.training_statements import Input, TrainingStatement
+from allod.core.statements.training import Input, TrainingStatement
 from allod.model.release_facts import day_of, where_lines, where_of
 
 

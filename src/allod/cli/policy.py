@@ -17,8 +17,8 @@ from allod.cli.policy_explain import add_explain_arguments, explain_request, rea
 from allod.cli.policy_prove import prove_claim
 from allod.cli.running import dated_ms
 from allod.core.errors import Invalid
+from allod.core.times import moment_text, span_ms
 from allod.govern.claims import GRAMMAR
-from allod.govern.moments import moment_text, span_ms
 from allod.govern.policy_check import check_policy
 from allod.prove.artefacts import LoggedVersion
 from allod.settings import Settings

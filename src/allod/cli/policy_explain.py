@@ -17,7 +17,7 @@ from allod.cli.key import file_of, find_key, keys_of
 from allod.cli.running import model_of_running
 from allod.cli.tenant import find_tenant
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.policy import Policy, load_policy
 from allod.govern.policy_asked import Asked, Model, describe
 from allod.govern.policy_explain import Explanation, explain

@@ -21,7 +21,7 @@ from allod.cli.running import dated_ms, take_up_news
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed, plain, terms_of
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.store import TenantStore, Totals
 from allod.govern.tenants import LOCAL, Budget, Event, Tenant, new_id
 from allod.govern.windows import BUDGET_UNITS, bounds_of, windows_at

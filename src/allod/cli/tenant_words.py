@@ -10,7 +10,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.keys import default_label
 from allod.govern.tenants import Budget, Quota, Scope, Tenant, checked_name
 from allod.govern.windows import BUDGET_UNITS

@@ -13,7 +13,7 @@ from datetime import date, datetime
 from typing import Any
 
 from allod.core.errors import Invalid
-from allod.core.places import fault_of_place
+from allod.core.nations.places import fault_of_place
 from allod.fleet.site import Container, Exclusion, NodePower, NodePrice, Site
 
 MAX_ROWS = 256

@@ -24,10 +24,10 @@ from typing import Any, Literal
 
 from allod.core.errors import Invalid
 from allod.core.labels import is_within
-from allod.core.nations import Nation
-from allod.core.places import fault_of_place
-from allod.core.statements import ANSWER, REFUSAL
-from allod.govern.moments import span_ms
+from allod.core.nations.nation import Nation
+from allod.core.nations.places import fault_of_place
+from allod.core.statements.receipt import ANSWER, REFUSAL
+from allod.core.times import span_ms
 
 MAX_CHARACTERS = 1000
 Verdict = Literal["holds", "breaks", "not concerned"]

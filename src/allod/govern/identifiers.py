@@ -13,8 +13,8 @@ from functools import lru_cache
 from operator import attrgetter, mul
 from typing import NamedTuple
 
-from allod.core.identifier_patterns import GAP, longest, widened
-from allod.core.nations import Identifier, Nation
+from allod.core.nations.identifier_patterns import GAP, longest, widened
+from allod.core.nations.nation import Identifier, Nation
 from allod.govern import readings
 
 # Of one text. Numbers that only happen to look right pass a check one time in ten, eleven or ninety-seven, so a text in
@@ -147,4 +147,4 @@ CHECKS: dict[str, Callable[[str], bool]] = {
     "mod11": _passes_mod11,
     "mod97": _passes_mod97,
 }
-"""The rules that a profile may name (`core.nations.CHECK_RULES`), each a function of the match without separators."""
+"""The rules that a profile may name (`CHECK_RULES` of `core.nations.nation`), each a function of the match alone."""

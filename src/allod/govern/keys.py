@@ -23,9 +23,9 @@ from threading import Lock
 from typing import NamedTuple
 
 from allod.core.errors import Denied, Invalid, Unavailable
+from allod.core.files.secret import write_secret_once
 from allod.core.labels import Label, Tier
-from allod.core.nations import Nation
-from allod.core.secret_files import write_secret_once
+from allod.core.nations.nation import Nation
 from allod.govern.store import Changes, TenantStore
 from allod.govern.tenants import ADMIN_PREFIX, USE_PREFIX, Key, Scope, Tenant, api_key_digest, new_api_key, new_id
 

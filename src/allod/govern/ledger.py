@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
 from allod.core.errors import AllodError, Invalid
-from allod.core.statements import ANSWER, REFUSAL
+from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.store import Position, TenantStore
 from allod.govern.tenants import Charge
 from allod.govern.windows import day_at

@@ -16,7 +16,7 @@ import cedarpy
 
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.policy_asked import Asked, request_of
 from allod.govern.policy_schema import Vocabulary, vocabulary_of
 from allod.govern.policy_text import Rule, rules_in

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from allod.core.labels import Tier
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.policy import Policy
 from allod.govern.policy_asked import Asked, Model, Site
 from allod.govern.policy_schema import vocabulary_of

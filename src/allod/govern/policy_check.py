@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.policy import Decision, Policy, load_policy
 from allod.govern.policy_asked import Asked, describe
 from allod.govern.policy_cases import cases

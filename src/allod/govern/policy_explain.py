@@ -12,7 +12,7 @@ from itertools import combinations, islice
 from typing import Any
 
 from allod.core.labels import Label, is_within
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.policy import Decision, Policy
 from allod.govern.policy_asked import Asked, Model
 from allod.govern.policy_schema import vocabulary_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from allod.core.errors import Invalid
 from allod.core.labels import Tier
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 
 SEALS = ("sealed", "partial", "none")
 

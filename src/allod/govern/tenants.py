@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, check_canonical
 from allod.core.errors import Invalid
-from allod.core.statement_shapes import LAST_MS, MAX_AMOUNT, MAX_TOKENS, is_id
+from allod.core.statements.shapes import LAST_MS, MAX_AMOUNT, MAX_TOKENS, is_id
 
 LOCAL = "local"  # the tenant that is there from the first start
 ORGANIZATION = "organization"  # stands for all tenants together, where they have a limit in common

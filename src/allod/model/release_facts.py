@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from allod.core.canonical import JsonValue, digest_of
-from allod.core.training_statements import Input, TrainingStatement
+from allod.core.statements.training import Input, TrainingStatement
 from allod.model.licences import joint_licence
 from allod.model.records import TRAIN, DocumentRecord, SourceRecord
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
-from allod.core.whole_files import sync
+from allod.core.files.whole import sync
 from allod.model.gguf import GgufHeader
 from allod.model.records import read_json
 from allod.model.tokenizer_files import CHAT_TEMPLATE

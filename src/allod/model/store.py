@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from allod.core.errors import Invalid
-from allod.core.whole_files import sync
+from allod.core.files.whole import sync
 from allod.model.plain_files import open_plain
 
 Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all (0: unknown)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.core.errors import AllodError, Invalid, VerificationError
-from allod.prove.folders import read_plain_file
+from allod.core.files.plain import read_plain_file
 from allod.prove.model_keys import MAX_PEM_BYTES, ModelPublicKey
 from allod.prove.notes import VerifierKey
 from allod.prove.reading import bundles_of

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.core.errors import Invalid
-from allod.core.policy_statements import POLICY, PolicyVersion, check_policy_statement, policy_statement
-from allod.core.statements import check_statement
+from allod.core.statements.policy import POLICY, PolicyVersion, check_policy_statement, policy_statement
+from allod.core.statements.receipt import check_statement
 from allod.prove.bundle import parse_bundle
 from allod.prove.heads import TreeHead
 from allod.prove.keys import SigningKey

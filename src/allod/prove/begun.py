@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from allod.core.errors import Unavailable
-from allod.core.secret_files import make_private_directory
+from allod.core.files.secret import make_private_directory
 
 
 def is_begun(directory: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.core.statements import MAX_STATEMENT_BYTES
+from allod.core.statements.receipt import MAX_STATEMENT_BYTES
 from allod.prove.commitments import SALT_BYTES
 from allod.prove.encodings import from_hex
 from allod.prove.proofs import Proof

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
-from allod.core.whole_files import sync
+from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
+from allod.core.files.whole import sync
 from allod.prove.commitments import day_of, key_pseudonym_of, nonce_of, pseudonym_of, salt_of
 
 KEY_BYTES = 32

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from allod.core.errors import Invalid
-from allod.core.statements import Statement
+from allod.core.statements.receipt import Statement
 from allod.prove.heads import TreeHead
 from allod.prove.index import Index
 from allod.prove.keys import SigningKey

@@ -2,7 +2,7 @@
 
 Pure: the bytes of manifests and lists of files in, a `Chain` out, or Invalid (`bad_lineage`) with the link that does
 not hold. A stage names what went into it by derivation and by list of files, and its own derivation commits to both
-(`core/training_statements.py`). So whoever holds the last derivation holds them all: a stage of another run, a
+(`core/statements/training.py`). So whoever holds the last derivation holds them all: a stage of another run, a
 changed source or a forged parent gives another one.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid
-from allod.core.training_statements import (
+from allod.core.statements.training import (
     ArtefactStatement,
     Input,
     TrainingStatement,

@@ -17,7 +17,7 @@ from struct import pack
 from typing import BinaryIO, NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
-from allod.core.whole_files import sync
+from allod.core.files.whole import sync
 from allod.prove.begun import is_begun, take_lock
 from allod.prove.bundle import Bundle, Opening, encode_bundle
 from allod.prove.heads import TreeHead

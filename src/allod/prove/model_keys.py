@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
-from allod.core.secret_files import make_private_directory, read_secret, write_secret_once
+from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
 
 MAX_PEM_BYTES = 4096
 

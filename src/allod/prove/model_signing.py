@@ -23,9 +23,9 @@ from typing import Any
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, VerificationError
-from allod.core.statements import STATEMENT_TYPE
+from allod.core.files.plain import MAX_FILES, digests_in
+from allod.core.statements.receipt import STATEMENT_TYPE
 from allod.prove.encodings import from_base64, from_hex, to_base64
-from allod.prove.folders import MAX_FILES, digests_in
 from allod.prove.model_keys import ModelKey, ModelPublicKey
 
 SIGNATURE_FILE = "model.sig"

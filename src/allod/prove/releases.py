@@ -19,8 +19,9 @@ from pathlib import Path
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid, VerificationError
-from allod.core.statements import check_statement
-from allod.core.training_statements import (
+from allod.core.files.plain import read_plain_file
+from allod.core.statements.receipt import check_statement
+from allod.core.statements.training import (
     ARTEFACT,
     EVALUATED,
     FILES,
@@ -31,7 +32,6 @@ from allod.core.training_statements import (
     ArtefactStatement,
     check_artefact_statement,
 )
-from allod.prove.folders import read_plain_file
 from allod.prove.heads import TreeHead
 from allod.prove.lineage import MAX_LIST_BYTES, Chain, Stage, chain_of, check_artefact, read_stage
 from allod.prove.model_keys import ModelPublicKey

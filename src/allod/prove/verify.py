@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid, VerificationError
-from allod.core.statements import ANSWER, REFUSAL, Statement, check_statement
+from allod.core.statements.receipt import ANSWER, REFUSAL, Statement, check_statement
 from allod.prove.bundle import Bundle, Opening, parse_bundle
 from allod.prove.commitments import Role, commitment, nonce_of
 from allod.prove.heads import TreeHead

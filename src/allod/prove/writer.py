@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.statements import MAX_STATEMENT_BYTES
+from allod.core.statements.receipt import MAX_STATEMENT_BYTES
 from allod.prove.log import Appended, Log
 
 Outcome = Appended | AllodError

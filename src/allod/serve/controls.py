@@ -11,7 +11,7 @@ from typing import Literal
 
 from allod.core.errors import AllodError, Unavailable
 from allod.core.labels import Label
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.identifiers import markings_in
 from allod.govern.keys import Caller
 from allod.govern.policy import Decision, Policy

@@ -17,7 +17,7 @@ from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Request, Usage, chat_answer
-from allod.core.statements import (
+from allod.core.statements.receipt import (
     AnswerPart,
     EnginePart,
     MeterPart,

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, TypeVar
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Unavailable
+from allod.core.files.whole import write_whole
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import made_plain
-from allod.core.whole_files import write_whole
 from allod.model.store import check_digest, digest_of_file, silent
 from allod.seal.ahead import Ahead
 from allod.seal.endings import MEMORY_HINT, how_it_ended, may_be_memory

@@ -11,10 +11,10 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid, Unavailable
+from allod.core.files.plain import digest_of_plain_file, read_plain_file
+from allod.core.files.whole import sync
 from allod.core.shown_text import made_plain
-from allod.core.training_statements import FILES, MANIFEST
-from allod.core.whole_files import sync
-from allod.prove.folders import digest_of_plain_file, read_plain_file
+from allod.core.statements.training import FILES, MANIFEST
 from allod.prove.lineage import MAX_LIST_BYTES
 
 CHECKPOINTS = "checkpoints"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from allod.core.canonical import JsonValue
-from allod.core.training_statements import Input, key_of, stage_input
+from allod.core.statements.training import Input, key_of, stage_input
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import plain
 from allod.train.runs import Finished, RunFolder

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from allod.core.nations import Identifier
+from allod.core.nations.nation import Identifier
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.core.places import fault_of_place
+from allod.core.nations.places import fault_of_place
 from allod.core.shown_text import is_plain
 from allod.train.recipe import Recipe, Source
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
-from allod.core.training_statements import check_training_statement, key_of
-from allod.core.whole_files import write_whole
+from allod.core.files.whole import write_whole
+from allod.core.statements.training import check_training_statement, key_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
 from allod.train.stage_log import StageLog

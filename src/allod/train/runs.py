@@ -28,7 +28,9 @@ from pathlib import Path
 
 from allod.core.canonical import JsonValue, sha256_hex
 from allod.core.errors import Invalid, Unavailable
-from allod.core.training_statements import (
+from allod.core.files.plain import read_plain_file
+from allod.core.files.whole import sync, write_whole
+from allod.core.statements.training import (
     FILES,
     MANIFEST,
     TrainingStatement,
@@ -36,8 +38,6 @@ from allod.core.training_statements import (
     derivation_of,
     training_statement,
 )
-from allod.core.whole_files import sync, write_whole
-from allod.prove.folders import read_plain_file
 from allod.prove.lineage import MAX_LIST_BYTES
 from allod.train.outputs import check_files, clear, list_files, make_durable, refuse_lists, remove
 from allod.train.stage_log import StageLog, check_logged, check_sole_derivation

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from allod.core.errors import Invalid
 from allod.core.shown_text import made_plain
-from allod.core.training_statements import TrainingStatement, check_training_statement
+from allod.core.statements.training import TrainingStatement, check_training_statement
 
 _SAID_ANEW = frozenset({"id", "at", "measured", "energy"})  # what two honest runs of one stage differ in
 

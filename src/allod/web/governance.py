@@ -17,8 +17,8 @@ from allod.app.receipts import Found, Reading, Wanted
 from allod.app.shares import Sharing, TenantShare
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
-from allod.core.nations import Nation
-from allod.core.statements import ANSWER
+from allod.core.nations.nation import Nation
+from allod.core.statements.receipt import ANSWER
 from allod.govern.policy import Policy
 from allod.govern.policy_check import Report, check_policy
 from allod.govern.store import TenantStore

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from allod.core.errors import Invalid
 from allod.core.labels import Label
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.web.http import Headers
 
 _TIER, _MARKINGS, _PURPOSE = b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose"

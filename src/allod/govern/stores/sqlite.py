@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.whole_files import sync
+from allod.core.files.whole import sync
 from allod.govern.stores.database import Connection
 from allod.govern.stores.dialect import Dialect
 from allod.govern.stores.sql import SqlStore

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from allod.core.nations import Identifier, Nation
+from allod.core.nations.nation import Identifier, Nation
 from allod.govern.identifiers import found_in
 
 # RFC 5321 allows more; nobody writes it. Bounded everywhere, so that the work at one place of a text is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from allod.core.training_statements import MANIFEST, check_training_statement
+from allod.core.statements.training import MANIFEST, check_training_statement
 
 DERIVATION, RUN, BASE = "allod.derivation", "allod.run", "allod.base"
 

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from allod.core.canonical import canonical_json
-from allod.core.whole_files import sync
+from allod.core.files.whole import sync
 from allod.train.learning.ranks import Ranks
 
 KEPT = 2

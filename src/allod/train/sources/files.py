@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
+from allod.core.files.plain import read_plain_file
 from allod.core.shown_text import made_plain
-from allod.prove.folders import read_plain_file
 from allod.train.corpus.documents import MAX_DOCUMENT_BYTES
 from allod.train.recipe import Source
 from allod.train.sources.kinds import reader_of

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from allod.core.errors import Invalid
-from allod.prove.folders import read_plain_file
+from allod.core.files.plain import read_plain_file
 from allod.prove.lineage import MAX_LIST_BYTES
 
 _BYTES, _LIST = "members.bin", "members.json"

@@ -11,6 +11,7 @@ from statistics import fmean
 import torch
 
 from allod.core.canonical import JsonValue, canonical_json
+from allod.core.files.plain import digest_of_plain_file
 from allod.model.gguf import read_header
 from allod.model.gguf_writer import Tensors, check_kind, write_model
 from allod.model.licences import joint_licence
@@ -18,7 +19,6 @@ from allod.model.network import Network
 from allod.model.tokenizer import Tokenizer
 from allod.model.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
 from allod.model.weights import CONFIG, config, load_model, published, write_tensors
-from allod.prove.folders import digest_of_plain_file
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.export_checks import (
     Sample,

@@ -14,7 +14,7 @@ import torch
 
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid, Unavailable
-from allod.core.training_statements import FILES
+from allod.core.statements.training import FILES
 from allod.model.network import Network, Shape
 from allod.model.weights import save_model
 from allod.train.corpus.shards import Shards

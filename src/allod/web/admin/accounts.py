@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.store import TenantStore
 from allod.govern.tenants import Account, Key, Scope, new_id
 from allod.web.admin import bodies

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from allod.core.errors import Denied, Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.store import TenantStore
 from allod.web.admin.accounts import Accounts
 from allod.web.admin.asked import Asked, Json

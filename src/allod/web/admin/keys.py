@@ -11,7 +11,7 @@ from functools import cache, partial
 from itertools import islice
 
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.keys import check_not_last_admin
 from allod.govern.store import TenantStore
 from allod.govern.tenants import ADMIN_PREFIX, USE_PREFIX, Account, Key, Scope, Tenant, new_api_key, new_id

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.store import TenantStore
 from allod.govern.tenants import LOCAL, Tenant, new_id
 from allod.web.admin import bodies

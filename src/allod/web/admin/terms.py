@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import UnsetType
 
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
+from allod.core.nations.nation import Nation
 from allod.govern.keys import default_label
 from allod.govern.tenants import Budget, Scope, Tenant
 from allod.web.admin import bodies

@@ -15,7 +15,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, check_canonical
 from allod.core.errors import Invalid
-from allod.core.statement_shapes import (
+from allod.core.statements.shapes import (
     ANSWER_SHAPE,
     ENERGY,
     ENGINE,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from allod.core.errors import Invalid
-from allod.core.identifier_patterns import fault_of
 from allod.core.labels import ANY, Tier
-from allod.core.nations import CHECK_RULES, DIGITS_ONLY, Identifier, Marking, Nation
-from allod.core.places import PLACE, fault_of_place
+from allod.core.nations.identifier_patterns import fault_of
+from allod.core.nations.nation import CHECK_RULES, DIGITS_ONLY, Identifier, Marking, Nation
+from allod.core.nations.places import PLACE, fault_of_place
 
 MAX_WORDS = 64  # of one kind; as many as a list in a receipt holds
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.core.statement_shapes import AT, check_shape, is_count, is_id, is_text
-from allod.core.statements import STATEMENT_TYPE, check_statement
+from allod.core.statements.receipt import STATEMENT_TYPE, check_statement
+from allod.core.statements.shapes import AT, check_shape, is_count, is_id, is_text
 
 CLOCK = "urn:allod:clock:v1"
 _SHAPE = {"id": is_id, "at": AT, "log": is_text, "entries": is_count, "who": is_text}

@@ -9,8 +9,8 @@ from typing import Any
 
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, digest_of
 from allod.core.errors import Invalid
-from allod.core.nations import Nation
-from allod.core.statements import STATEMENT_TYPE, check_statement
+from allod.core.nations.nation import Nation
+from allod.core.statements.receipt import STATEMENT_TYPE, check_statement
 
 POLICY = "urn:allod:policy:v1"
 MAX_NOTE_CHARACTERS = 256

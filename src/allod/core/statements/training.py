@@ -17,7 +17,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of, sha256_hex
 from allod.core.errors import Invalid
-from allod.core.statements import STATEMENT_TYPE, check_statement
+from allod.core.statements.receipt import STATEMENT_TYPE, check_statement
 
 TRAINING, TRAINING_V1 = "urn:allod:training:v2", "urn:allod:training:v1"
 TRAININGS = frozenset({TRAINING, TRAINING_V1})

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from allod.core.errors import Invalid
-from allod.core.whole_files import sync
+from allod.core.files.whole import sync
 
 MAX_SECRET_BYTES = 4096
 
