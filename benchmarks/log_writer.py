@@ -21,9 +21,9 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from allod.prove.keys import SigningKey
-from allod.prove.log import Appended, Entry, Log, open_log
-from allod.prove.writer import Done, LogWriter, Outcome
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.tlog.log import Appended, Entry, Log, open_log
+from allod.prove.tlog.writer import Done, LogWriter, Outcome
 
 KEY = SigningKey("bench.example/log", bytes(32))
 LEAF = b'{"predicate":{"id":"%08d"},"filler":"' + b"x" * 1400 + b'"}'

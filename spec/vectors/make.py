@@ -27,13 +27,13 @@ from allod.core.statements.receipt import (
     statement_bytes,
 )
 from allod.core.statements.shapes import LAST_MS
-from allod.prove.bundle import Bundle, Opening, encode_bundle
-from allod.prove.commitments import commitment, nonce_of, pseudonym_of, salt_of
-from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey
-from allod.prove.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, range_root
-from allod.prove.notes import DASH, ED25519_COSIGNATURE, VerifierKey, signature_line
-from allod.prove.proofs import Proof
+from allod.prove.formats.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, range_root
+from allod.prove.formats.notes import DASH, ED25519_COSIGNATURE, VerifierKey, signature_line
+from allod.prove.formats.proofs import Proof
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.bundle import Bundle, Opening, encode_bundle
+from allod.prove.receipts.commitments import commitment, nonce_of, pseudonym_of, salt_of
 
 HERE = Path(__file__).parent
 C2SP = "5ba5ee830903e91240fc6f9f3a7a9293d49e69c9"

@@ -15,8 +15,8 @@ from allod.app.home import load_settings
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.clock import ClockAccepted, check_clock_statement, clock_statement
 from allod.core.statements.policy import POLICY
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, Log, open_log
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.tlog.log import Entry, Log, open_log
 
 BOUNDS = ClockBounds()
 LAST_MS = 1_795_262_400_000

@@ -23,11 +23,11 @@ from allod.govern.ledger import ERASED, Ledger
 from allod.govern.store import Changes, Position, Totals
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenants import Charge, Event, Key, Tenant, api_key_digest
-from allod.prove.commitments import day_of
-from allod.prove.daykeys import DayKeys
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, Log, open_log
-from allod.prove.segment import FileCalls
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.receipts.commitments import day_of
+from allod.prove.receipts.day_keys import DayKeys
+from allod.prove.tlog.log import Entry, Log, open_log
+from allod.prove.tlog.segment import FileCalls
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 START_MS, DAY_MS = 1_790_000_000_000, 86_400_000

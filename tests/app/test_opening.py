@@ -27,8 +27,8 @@ from allod.govern.store import Position
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.stores.sqlite import sqlite_store
 from allod.govern.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
-from allod.prove.commitments import day_of
-from allod.prove.log import Entry
+from allod.prove.receipts.commitments import day_of
+from allod.prove.tlog.log import Entry
 from allod.settings import Settings, Tenants
 
 OWN_TEXT = (

@@ -19,10 +19,10 @@ from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenants import Event, Tenant
 from allod.govern.windows import DAY_MS
-from allod.prove.commitments import day_of
-from allod.prove.daykeys import DayKeys
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, Log, open_log
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.receipts.commitments import day_of
+from allod.prove.receipts.day_keys import DayKeys
+from allod.prove.tlog.log import Entry, Log, open_log
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 START_MS = 1_795_305_600_000  # 2026-11-22 00:00 UTC

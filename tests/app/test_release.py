@@ -31,8 +31,8 @@ from allod.model.gguf import read_header
 from allod.model.released import check_template
 from allod.model.store import Store, silent
 from allod.model.tokenizer_files import CHAT_TEMPLATE
-from allod.prove.log import open_log
-from allod.prove.model_signing import sign_folder
+from allod.prove.releases.model_signing import sign_folder
+from allod.prove.tlog.log import open_log
 from allod.settings import Settings
 
 

@@ -16,7 +16,7 @@ from allod.app.home import Home, load_settings, now_ms
 from allod.app.opening import open_realm
 from allod.app.training import Told, TrainOptions, train
 from allod.core.errors import Unavailable
-from allod.prove.log import Entry
+from allod.prove.tlog.log import Entry
 from allod.settings import Settings
 
 DAY_MS = 86_400_000

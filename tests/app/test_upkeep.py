@@ -42,7 +42,7 @@ from allod.govern.tenants import (
     new_id,
     organization,
 )
-from allod.prove.log import Entry
+from allod.prove.tlog.log import Entry
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.settings import Settings

@@ -16,8 +16,8 @@ from allod.app.models import ReleasedModels
 from allod.app.opening import open_realm
 from allod.cli.main import main
 from allod.core.errors import AllodError
-from allod.prove.keys import load_signing_key
-from allod.prove.log import open_log
+from allod.prove.formats.signing_key import load_signing_key
+from allod.prove.tlog.log import open_log
 from allod.settings import Settings
 
 

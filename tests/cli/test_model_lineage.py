@@ -34,10 +34,11 @@ from allod.core.statements.receipt import (
     statement_bytes,
 )
 from allod.model.store import silent
-from allod.prove.answer_lineage import Places, follow_answer
-from allod.prove.log import Entry, bundle_for, open_log
-from allod.prove.model_signing import sign_folder
-from allod.prove.notes import ED25519_COSIGNATURE, VerifierKey
+from allod.prove.formats.notes import ED25519_COSIGNATURE, VerifierKey
+from allod.prove.receipts.from_log import bundle_for
+from allod.prove.releases.answer_lineage import Places, follow_answer
+from allod.prove.releases.model_signing import sign_folder
+from allod.prove.tlog.log import Entry, open_log
 from allod.prove.trust import Trust, trust_text
 from allod.prove.verify import verify
 from allod.settings import Settings, load_catalogue, load_nation

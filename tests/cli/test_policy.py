@@ -28,8 +28,8 @@ from allod.core.statements.receipt import (
 )
 from allod.core.times import span_ms
 from allod.govern.policy import default_text
-from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
-from allod.prove.log import Entry, open_log
+from allod.prove.formats.signing_key import SigningKey, create_signing_key, load_signing_key
+from allod.prove.tlog.log import Entry, open_log
 from allod.prove.trust import trust_text
 from allod.settings import load_nation
 

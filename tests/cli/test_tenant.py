@@ -23,8 +23,8 @@ from allod.govern.policy import default_text
 from allod.govern.store import Position, TenantStore
 from allod.govern.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id
 from allod.govern.tenants import Event as AuditEvent
-from allod.prove.keys import load_signing_key
-from allod.prove.log import Entry, open_log
+from allod.prove.formats.signing_key import load_signing_key
+from allod.prove.tlog.log import Entry, open_log
 
 DAY_MS = 86_400_000
 Say = Callable[..., Any]

@@ -9,8 +9,8 @@ from tests.app.finished_runs import LABEL, FinishedRun
 
 from allod.model.records import read_dropped, read_json, read_records, read_sources
 from allod.model.release_facts import ReleaseFacts, SourceUse
-from allod.prove.lineage import chain_of
-from allod.prove.releases import read_stage_folder
+from allod.prove.releases.lineage import chain_of
+from allod.prove.releases.release import read_stage_folder
 
 
 def facts_of(run: FinishedRun, **source: str) -> ReleaseFacts:

@@ -7,9 +7,9 @@ import uuid
 from pathlib import Path
 from threading import Semaphore
 
-from allod.prove.keys import SigningKey
-from allod.prove.log import Appended, open_log
-from allod.prove.writer import Done, LogWriter, Outcome
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.tlog.log import Appended, open_log
+from allod.prove.tlog.writer import Done, LogWriter, Outcome
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 

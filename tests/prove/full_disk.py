@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from allod.core.errors import Unavailable
-from allod.prove.fsck import fsck
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, open_log
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.tlog.fsck import fsck
+from allod.prove.tlog.log import Entry, open_log
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 

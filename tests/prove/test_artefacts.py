@@ -15,9 +15,9 @@ from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, check_policy_statement, nation_digest, policy_statement
 from allod.core.statements.receipt import check_statement
-from allod.prove.artefacts import History, LoggedVersion, append_version, check_policy_bundle, read_history
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, open_log
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.policy_history import History, LoggedVersion, append_version, check_policy_bundle, read_history
+from allod.prove.tlog.log import Entry, open_log
 
 VECTORS = json.loads((Path(__file__).parents[2] / "spec" / "vectors" / "policies.json").read_text())
 KEY = SigningKey("realm.example/artefacts", bytes([5]) * 32)

@@ -13,10 +13,11 @@ from allod.app.home import Home, load_settings
 from allod.app.opening import open_realm
 from allod.core.errors import Invalid
 from allod.prove.compare import compare, kept_note
-from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, bundle_for, open_log
-from allod.prove.merkle import is_consistent
+from allod.prove.formats.merkle import is_consistent
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.from_log import bundle_for
+from allod.prove.tlog.log import Entry, open_log
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.prove import recovery
-from allod.prove.fsck import Had, fsck, rebuild
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, open_log
-from allod.prove.reading import newest_entries, read_log
-from allod.prove.segment import MAGIC, Batches
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.tlog import recovery
+from allod.prove.tlog.fsck import Had, fsck, rebuild
+from allod.prove.tlog.log import Entry, open_log
+from allod.prove.tlog.reader import newest_entries, read_log
+from allod.prove.tlog.segment import MAGIC, Batches
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 NUM_BATCHES = 8

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
-from allod.prove.commitments import commitment, day_of, nonce_of
-from allod.prove.daykeys import DayKeys
+from allod.prove.receipts.commitments import commitment, day_of, nonce_of
+from allod.prove.receipts.day_keys import DayKeys
 
 DAY, NEXT_DAY = "2026-11-22", "2026-11-23"
 START_MS = 1_795_305_600_000  # 2026-11-22 00:00 UTC

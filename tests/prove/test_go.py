@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from allod.prove.keys import create_signing_key
-from allod.prove.log import Entry, Log, open_log
-from allod.prove.notes import is_signed, parse_note
-from allod.prove.tiles import WIDTH, TileName
+from allod.prove.formats.notes import is_signed, parse_note
+from allod.prove.formats.signing_key import create_signing_key
+from allod.prove.tlog.log import Entry, Log, open_log
+from allod.prove.tlog.tiles import WIDTH, TileName
 
 HERE = Path(__file__).parent
 GO = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))

@@ -19,8 +19,8 @@ def test_verification_imports_only_what_it_needs() -> None:
         "ssl",
         "fcntl",
         "subprocess",
-        "allod.prove.log",
-        "allod.prove.writer",
+        "allod.prove.tlog.log",
+        "allod.prove.tlog.writer",
     }
     assert "allod.prove.verify" in loaded
     assert not loaded & heavy

@@ -19,8 +19,8 @@ from allod.core.statements.training import (
     key_of,
     source_input,
 )
-from allod.prove.lineage import Stage, chain_of, read_stage
-from allod.prove.releases import read_stage_folder
+from allod.prove.releases.lineage import Stage, chain_of, read_stage
+from allod.prove.releases.release import read_stage_folder
 
 VECTORS = json.loads((Path(__file__).parents[2] / "spec" / "vectors" / "training.json").read_text())
 

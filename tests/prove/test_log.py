@@ -15,14 +15,15 @@ import pytest
 
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.core.statements.receipt import Statement
-from allod.prove.fsck import fsck, rebuild
-from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, Log, bundle_for, open_log
-from allod.prove.merkle import is_consistent, leaf_hash
-from allod.prove.reading import read_log
-from allod.prove.segment import ENTRY, HEAD, Batches, FileCalls, encode_frame
-from allod.prove.tiles import TileName
+from allod.prove.formats.merkle import is_consistent, leaf_hash
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.from_log import bundle_for
+from allod.prove.tlog.fsck import fsck, rebuild
+from allod.prove.tlog.log import Entry, Log, open_log
+from allod.prove.tlog.reader import read_log
+from allod.prove.tlog.segment import ENTRY, HEAD, Batches, FileCalls, encode_frame
+from allod.prove.tlog.tiles import TileName
 from allod.prove.trust import Trust, trust_text
 from allod.prove.verify import verify
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.prove.merkle import (
+from allod.prove.formats.merkle import (
     Frontier,
     consistency_proof,
     inclusion_proof,

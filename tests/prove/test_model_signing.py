@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from allod.core.errors import Invalid, VerificationError
 from allod.core.files import plain
-from allod.prove.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
-from allod.prove.model_signing import SIGNATURE_FILE, sign_folder, verify_folder
+from allod.prove.releases.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
+from allod.prove.releases.model_signing import SIGNATURE_FILE, sign_folder, verify_folder
 
 
 @pytest.fixture
@@ -163,10 +163,10 @@ def test_a_linked_folder_is_refused(folder: Path, key: ModelKey, tmp_path: Path)
 
 def test_the_number_of_files_is_bounded(folder: Path, key: ModelKey, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is kept busy by a folder without an end, nor by one that is deep."""
-    monkeypatch.setattr(folders, "MAX_FILES", 2)
+    monkeypatch.setattr(plain, "MAX_FILES", 2)
     with pytest.raises(Invalid, match="more than 2 files"):
         sign_folder(folder, key)
-    monkeypatch.setattr(folders, "MAX_FILES", 9)
+    monkeypatch.setattr(plain, "MAX_FILES", 9)
     (folder / "/".join("abcdefghijklmnopq")).mkdir(parents=True)
     with pytest.raises(Invalid, match="too deeply"):
         sign_folder(folder, key)

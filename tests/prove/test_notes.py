@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.prove.encodings import from_base64, from_decimal, to_base64
-from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
-from allod.prove.merkle import leaf_hash
-from allod.prove.notes import (
+from allod.prove.formats.encodings import from_base64, from_decimal, to_base64
+from allod.prove.formats.merkle import leaf_hash
+from allod.prove.formats.notes import (
     ED25519_COSIGNATURE,
     MLDSA44_COSIGNATURE,
     VerifierKey,
@@ -24,7 +22,9 @@ from allod.prove.notes import (
     parse_note,
     signature_line,
 )
-from allod.prove.proofs import Proof
+from allod.prove.formats.proofs import Proof
+from allod.prove.formats.signing_key import SigningKey, create_signing_key, load_signing_key
+from allod.prove.formats.tree_head import TreeHead
 
 # C2SP signed-note, "Verifier keys, Example"
 EXAMPLE_KEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import Invalid, VerificationError
-from allod.prove.bundle import parse_bundle
-from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, Log, open_log
-from allod.prove.merkle import leaf_hash, root_from_inclusion
-from allod.prove.reading import LogRead, bundles_of, read_log
-from allod.prove.segment import ENTRY, encode_frame
+from allod.prove.formats.merkle import leaf_hash, root_from_inclusion
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.bundle import parse_bundle
+from allod.prove.receipts.from_log import bundles_of
+from allod.prove.tlog.log import Entry, Log, open_log
+from allod.prove.tlog.reader import LogRead, read_log
+from allod.prove.tlog.segment import ENTRY, encode_frame
 from allod.prove.trust import Trust, trust_text
 from allod.prove.verify import verify
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Invalid, VerificationError
-from allod.prove.commitments import commitment, nonce_of, pseudonym_of, salt_of
-from allod.prove.merkle import is_consistent, leaf_hash, root_from_inclusion
+from allod.prove.formats.merkle import is_consistent, leaf_hash, root_from_inclusion
+from allod.prove.receipts.commitments import commitment, nonce_of, pseudonym_of, salt_of
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, verify
 

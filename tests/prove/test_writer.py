@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.prove.fsck import fsck
-from allod.prove.keys import SigningKey
-from allod.prove.log import Appended, Log, open_log
-from allod.prove.segment import FileCalls
-from allod.prove.writer import Done, LogWriter, Outcome, WriterOptions
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.tlog.fsck import fsck
+from allod.prove.tlog.log import Appended, Log, open_log
+from allod.prove.tlog.segment import FileCalls
+from allod.prove.tlog.writer import Done, LogWriter, Outcome, WriterOptions
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 HERE = Path(__file__).parent

@@ -20,11 +20,11 @@ from tests.conftest import Gateway
 from allod.app.home import Home
 from allod.core.canonical import canonical_json
 from allod.core.statements.receipt import check_statement
-from allod.prove.bundle import Bundle, Opening, encode_bundle, parse_bundle
-from allod.prove.daykeys import DayKeys
-from allod.prove.fsck import fsck
-from allod.prove.keys import load_signing_key
-from allod.prove.log import open_log
+from allod.prove.formats.signing_key import load_signing_key
+from allod.prove.receipts.bundle import Bundle, Opening, encode_bundle, parse_bundle
+from allod.prove.receipts.day_keys import DayKeys
+from allod.prove.tlog.fsck import fsck
+from allod.prove.tlog.log import open_log
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
 

@@ -19,7 +19,7 @@ from tests.scenarios.test_answers import http_get
 
 from allod.core.canonical import canonical_json, digest_of
 from allod.core.statements.receipt import check_statement
-from allod.prove.bundle import parse_bundle
+from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
 

@@ -22,9 +22,9 @@ import pytest
 from tests.conftest import Gateway, run_allod
 
 from allod.app.home import Home
-from allod.prove.fsck import fsck
-from allod.prove.keys import load_signing_key
-from allod.prove.log import Entry, open_log
+from allod.prove.formats.signing_key import load_signing_key
+from allod.prove.tlog.fsck import fsck
+from allod.prove.tlog.log import Entry, open_log
 
 Start = Callable[..., AbstractContextManager[Gateway]]
 

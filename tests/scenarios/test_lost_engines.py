@@ -21,8 +21,8 @@ from tests.conftest import TINY, Gateway
 from tests.scenarios.test_metering import agree, made, receipts_of
 
 from allod.app.home import Home
-from allod.prove.commitments import day_of
-from allod.prove.daykeys import DayKeys
+from allod.prove.receipts.commitments import day_of
+from allod.prove.receipts.day_keys import DayKeys
 from allod.serve.fair_queue import cost_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(4 * 900 + 600)]

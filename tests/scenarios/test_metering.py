@@ -17,7 +17,7 @@ import openai
 import pytest
 from tests.conftest import TINY, Gateway
 
-from allod.prove.segment import Batches
+from allod.prove.tlog.segment import Batches
 
 Start = Callable[..., AbstractContextManager[Gateway]]
 PRICES = """

@@ -20,9 +20,10 @@ from allod.app.policies import Policies
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.policy import PolicyVersion, policy_statement
 from allod.govern.policy import default_text
-from allod.prove.artefacts import read_history
-from allod.prove.keys import SigningKey, create_signing_key, load_signing_key
-from allod.prove.log import Entry, bundle_for, open_log
+from allod.prove.formats.signing_key import SigningKey, create_signing_key, load_signing_key
+from allod.prove.policy_history import read_history
+from allod.prove.receipts.from_log import bundle_for
+from allod.prove.tlog.log import Entry, open_log
 from allod.settings import load_nation
 
 NATION = load_nation("gb")

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import Gateway, run_gateway
 from tests.contracts.postgres import WHY_NOT, Server, running_postgres
 
-from allod.prove.segment import Batches
+from allod.prove.tlog.segment import Batches
 
 pytestmark = [pytest.mark.services, pytest.mark.skipif(bool(WHY_NOT), reason=f"missing: {WHY_NOT}")]
 

@@ -20,12 +20,12 @@ from allod.govern.prices import Prices
 from allod.govern.quotas import Quotas
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenants import Key, Scope, Tenant, api_key_digest
-from allod.prove.commitments import commitment
-from allod.prove.daykeys import DayKeys
-from allod.prove.keys import SigningKey
-from allod.prove.log import Log, open_log
-from allod.prove.segment import FileCalls
-from allod.prove.writer import Done, LogWriter, Outcome
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.receipts.commitments import commitment
+from allod.prove.receipts.day_keys import DayKeys
+from allod.prove.tlog.log import Log, open_log
+from allod.prove.tlog.segment import FileCalls
+from allod.prove.tlog.writer import Done, LogWriter, Outcome
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls

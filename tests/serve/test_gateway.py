@@ -33,7 +33,7 @@ from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.keys import Caller
 from allod.govern.policy_asked import Model, Site
 from allod.govern.tenants import Quota
-from allod.prove.segment import FileCalls
+from allod.prove.tlog.segment import FileCalls
 from allod.serve.gateway import Gateway
 from allod.serve.salts import cache_salt
 

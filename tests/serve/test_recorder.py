@@ -29,8 +29,8 @@ from allod.core.canonical import digest_of
 from allod.core.errors import Unavailable
 from allod.core.requests import Embed, Sampling, Tool, Usage
 from allod.core.statements.receipt import ANSWER, REFUSAL, Statement
-from allod.prove.commitments import commitment
-from allod.prove.segment import FileCalls
+from allod.prove.receipts.commitments import commitment
+from allod.prove.tlog.segment import FileCalls
 
 ENGINE = ScriptedEngine("x")
 CUT = asyncio.CancelledError()

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Gateway
 
 from allod.core.statements.receipt import ANSWER, REFUSAL, Statement, check_statement
-from allod.prove.bundle import parse_bundle
+from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
 

@@ -22,7 +22,7 @@ from allod.app.realm import Realm, run_realm
 from allod.app.upkeep import NEWS_EVERY_S
 from allod.core.errors import Unavailable
 from allod.govern.tenants import Event, local_tenant, new_id
-from allod.prove.commitments import day_of
+from allod.prove.receipts.commitments import day_of
 from allod.seal.launch import SealOptions
 from allod.serve.engine import Engine
 from allod.serve.engines.echo import EchoEngine

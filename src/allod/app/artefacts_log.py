@@ -22,11 +22,12 @@ from allod.core.statements.training import (
     check_artefact_statement,
     check_training_statement,
 )
-from allod.prove.heads import TreeHead
-from allod.prove.log import Entry, Log, bundle_for, open_log
-from allod.prove.notes import VerifierKey
-from allod.prove.reading import read_log
-from allod.prove.releases import LoggedRelease, Releases, read_releases
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.from_log import bundle_for
+from allod.prove.releases.release import LoggedRelease, Releases, read_releases
+from allod.prove.tlog.log import Entry, Log, open_log
+from allod.prove.tlog.reader import read_log
 from allod.settings import Settings
 
 TRIES, PAUSE_S = 100, 0.1  # while another process appends: a policy, or another run's stage

@@ -11,8 +11,9 @@ from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, VerificationError
 from allod.core.statements.receipt import KNOWN_TYPES, check_statement
 from allod.govern.claims import Claim
-from allod.prove.notes import VerifierKey
-from allod.prove.reading import LogRead, bundles_of, read_log
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.receipts.from_log import bundles_of
+from allod.prove.tlog.reader import LogRead, read_log
 
 MAX_SHOWN = 1000  # breaking receipts; more are counted
 

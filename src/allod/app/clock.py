@@ -17,11 +17,11 @@ from allod.app.home import Home, now_ms
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.clock import CLOCK, ClockAccepted, check_clock_statement
 from allod.core.statements.receipt import check_statement
-from allod.prove.begun import is_begun
-from allod.prove.keys import load_signing_key
-from allod.prove.log import Log
-from allod.prove.notes import VerifierKey
-from allod.prove.reading import newest_entries, read_log
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.signing_key import load_signing_key
+from allod.prove.tlog.begun import is_begun
+from allod.prove.tlog.log import Log
+from allod.prove.tlog.reader import newest_entries, read_log
 from allod.settings import Settings
 
 CLOCK_HINT = "put the clock right; if it is right, `allod log accept-clock` says so in the artefacts log"

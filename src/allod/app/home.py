@@ -12,11 +12,11 @@ from allod import settings as settings_module
 from allod.core.errors import Invalid
 from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
 from allod.core.files.whole import write_whole
-from allod.prove.begun import is_begun
+from allod.prove.tlog.begun import is_begun
 from allod.settings import Settings
 
 if TYPE_CHECKING:
-    from allod.prove.keys import SigningKey
+    from allod.prove.formats.signing_key import SigningKey
 
 
 class Home:
@@ -80,7 +80,7 @@ class Home:
 
     def signing_key(self, origin: str) -> SigningKey:
         """The receipts log's key, made on first use. Raises Invalid if it is another log's, or gone."""
-        from allod.prove.keys import load_or_create_signing_key  # not needed to find the model
+        from allod.prove.formats.signing_key import load_or_create_signing_key  # not needed to find the model
 
         key = load_or_create_signing_key(self.log_key, origin, is_first=not is_begun(self.receipts))
         if key.name != origin:

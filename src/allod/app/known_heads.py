@@ -13,10 +13,10 @@ from allod.core.files.plain import read_plain_file
 from allod.core.statements.policy import POLICY, check_policy_statement
 from allod.core.statements.receipt import check_statement
 from allod.core.statements.training import ARTEFACT, check_artefact_statement
-from allod.prove.begun import is_begun
-from allod.prove.bundle import MAX_BUNDLE_BYTES, parse_bundle
-from allod.prove.heads import TreeHead
-from allod.prove.notes import VerifierKey
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.bundle import MAX_BUNDLE_BYTES, parse_bundle
+from allod.prove.tlog.begun import is_begun
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
 

@@ -10,10 +10,10 @@ from allod.app.known_heads import GONE_HINT
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.ledger import Ledger
 from allod.govern.store import Position, TenantStore
-from allod.prove.begun import is_begun
-from allod.prove.daykeys import DayKeys
-from allod.prove.log import Log, open_log
-from allod.prove.segment import MAGIC, Batches
+from allod.prove.receipts.day_keys import DayKeys
+from allod.prove.tlog.begun import is_begun
+from allod.prove.tlog.log import Log, open_log
+from allod.prove.tlog.segment import MAGIC, Batches
 from allod.settings import Settings
 
 MAX_ENTRIES = 4096  # in one transaction

@@ -16,8 +16,8 @@ from allod.core.files.plain import read_plain_file
 from allod.core.statements.training import ArtefactStatement
 from allod.model.gguf import GgufHeader, read_header
 from allod.model.passport import MAX_PASSPORT_BYTES, PASSPORT_FILE, Passport, read_passport
-from allod.prove.model_keys import ModelPublicKey
-from allod.prove.releases import CheckedRelease, Releases, check_release
+from allod.prove.releases.model_keys import ModelPublicKey
+from allod.prove.releases.release import CheckedRelease, Releases, check_release
 from allod.settings import Settings
 
 

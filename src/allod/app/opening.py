@@ -20,8 +20,8 @@ from allod.govern.policy import Policy
 from allod.govern.quotas import Quotas
 from allod.govern.store import TenantStore
 from allod.govern.tenants import ORGANIZATION_MICROS, organization
-from allod.prove.daykeys import DayKeys
-from allod.prove.log import Log, open_log
+from allod.prove.receipts.day_keys import DayKeys
+from allod.prove.tlog.log import Log, open_log
 from allod.prove.trust import trust_text
 from allod.settings import Settings
 

@@ -21,11 +21,11 @@ from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, nation_digest
 from allod.govern.policy import Policy, default_text, load_policy
 from allod.govern.policy_check import Report, check_policy
-from allod.prove.artefacts import History, LoggedVersion, append_version, read_history
-from allod.prove.begun import is_begun
-from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey, load_or_create_signing_key
-from allod.prove.notes import VerifierKey
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.signing_key import SigningKey, load_or_create_signing_key
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.policy_history import History, LoggedVersion, append_version, read_history
+from allod.prove.tlog.begun import is_begun
 from allod.settings import Settings, load_nation
 
 MAX_FILE_BYTES = 1 << 20

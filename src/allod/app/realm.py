@@ -20,9 +20,9 @@ from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.receipt import SitePart, check_statement
 from allod.govern.keys import KeyRing
 from allod.govern.policy_asked import Model, Site
-from allod.prove.artefacts import LoggedVersion
-from allod.prove.log import bundle_for
-from allod.prove.writer import Done, LogWriter, Outcome
+from allod.prove.policy_history import LoggedVersion
+from allod.prove.receipts.from_log import bundle_for
+from allod.prove.tlog.writer import Done, LogWriter, Outcome
 from allod.seal.evidence import describe, proof_of
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.windows import day_at
-from allod.prove.log import Log
+from allod.prove.tlog.log import Log
 
 STEP = 128  # entries read at once
 MAX_LOOKED_AT = 4096  # entries in one reading

@@ -56,10 +56,10 @@ from allod.model.released import (
 )
 from allod.model.store import Progress, Store
 from allod.model.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
-from allod.prove.lineage import ADAPTER_STAGES, MODEL_STAGES, Chain, Stage, chain_of, rows_of
-from allod.prove.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
-from allod.prove.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder
-from allod.prove.releases import (
+from allod.prove.releases.lineage import ADAPTER_STAGES, MODEL_STAGES, Chain, Stage, chain_of, rows_of
+from allod.prove.releases.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
+from allod.prove.releases.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder
+from allod.prove.releases.release import (
     DOCUMENT_FILES,
     LoggedRelease,
     check_release,

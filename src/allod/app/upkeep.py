@@ -16,7 +16,7 @@ from allod.app.opening import Opened
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.govern.keys import KeyRing
 from allod.govern.tenants import ORGANIZATION_MICROS, organization
-from allod.prove.commitments import day_of
+from allod.prove.receipts.commitments import day_of
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 

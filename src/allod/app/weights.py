@@ -18,7 +18,7 @@ from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.gguf import read_header
 from allod.model.store import Progress, Store, digest_of_file
-from allod.prove.begun import is_begun
+from allod.prove.tlog.begun import is_begun
 from allod.serve.engine import Engine
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings

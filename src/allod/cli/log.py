@@ -23,12 +23,12 @@ from allod.core.errors import Invalid
 from allod.core.statements.clock import ClockAccepted, clock_statement
 from allod.core.statements.receipt import check_statement
 from allod.core.times import moment_text
-from allod.prove.bundle import MAX_BUNDLE_BYTES
 from allod.prove.compare import Comparison, compare, kept_note
-from allod.prove.fsck import NOTHING, Finding, FsckReport, Had, fsck, rebuild
-from allod.prove.heads import TreeHead
-from allod.prove.keys import load_signing_key
-from allod.prove.notes import VerifierKey
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.signing_key import load_signing_key
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.bundle import MAX_BUNDLE_BYTES
+from allod.prove.tlog.fsck import NOTHING, Finding, FsckReport, Had, fsck, rebuild
 from allod.settings import Settings
 
 

@@ -20,7 +20,7 @@ from allod.core.shown_text import made_plain
 from allod.model.catalogue import CatalogueEntry
 from allod.model.gguf import read_header
 from allod.model.store import Store, check_digest, digest_of_file
-from allod.prove.releases import STEPS
+from allod.prove.releases.release import STEPS
 from allod.settings import Settings, load_catalogue
 
 _SHOWN_OF_HEADER = frozenset({"architecture", "num_parameters", "context_tokens", "template_digest", "has_template"})

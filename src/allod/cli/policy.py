@@ -20,7 +20,7 @@ from allod.core.errors import Invalid
 from allod.core.times import moment_text, span_ms
 from allod.govern.claims import GRAMMAR
 from allod.govern.policy_check import check_policy
-from allod.prove.artefacts import LoggedVersion
+from allod.prove.policy_history import LoggedVersion
 from allod.settings import Settings
 
 

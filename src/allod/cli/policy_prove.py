@@ -11,8 +11,8 @@ from allod.app.home import Home
 from allod.app.policies import nation_of
 from allod.core.errors import Invalid
 from allod.govern.claims import parse_claim
-from allod.prove.encodings import to_base64
-from allod.prove.keys import load_signing_key
+from allod.prove.formats.encodings import to_base64
+from allod.prove.formats.signing_key import load_signing_key
 from allod.settings import Settings
 
 NUM_LISTED = 20  # breaking receipts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Invalid, VerificationError
-from allod.prove.answer_lineage import UNKNOWN, Followed, Places, follow_answer
+from allod.prove.releases.answer_lineage import UNKNOWN, Followed, Places, follow_answer
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, verify
 from allod.settings import default_home, load_catalogue

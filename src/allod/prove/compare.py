@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from allod.core.errors import Invalid
-from allod.prove.bundle import parse_bundle
-from allod.prove.heads import TreeHead
-from allod.prove.merkle import EMPTY_ROOT, is_consistent
-from allod.prove.notes import VerifierKey
-from allod.prove.reading import consistency_of, read_log
-from allod.prove.recovery import signed_head
+from allod.prove.formats.merkle import EMPTY_ROOT, is_consistent
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.bundle import parse_bundle
+from allod.prove.tlog.reader import consistency_of, read_log
+from allod.prove.tlog.recovery import signed_head
 
 Verdict = Literal["same", "grown", "shorter", "rewritten", "not_signed", "damaged"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
-from allod.prove.notes import ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, VerifierKey
+from allod.prove.formats.notes import ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, VerifierKey
 
 MAX_TEXT = 1024 * 1024
 MAX_LINES_OF_A_KIND = 256

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid, VerificationError
 from allod.core.statements.receipt import ANSWER, REFUSAL, Statement, check_statement
-from allod.prove.bundle import Bundle, Opening, parse_bundle
-from allod.prove.commitments import Role, commitment, nonce_of
-from allod.prove.heads import TreeHead
-from allod.prove.merkle import leaf_hash, root_from_inclusion
-from allod.prove.notes import Note, VerifierKey, cosigned_at, is_signed, parse_note
+from allod.prove.formats.merkle import leaf_hash, root_from_inclusion
+from allod.prove.formats.notes import Note, VerifierKey, cosigned_at, is_signed, parse_note
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.bundle import Bundle, Opening, parse_bundle
+from allod.prove.receipts.commitments import Role, commitment, nonce_of
 from allod.prove.trust import Trust
 
 STEPS = ("bundle", "log", "witnesses", "inclusion", "statement", "opening", "times")

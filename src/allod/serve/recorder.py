@@ -31,9 +31,9 @@ from allod.core.statements.receipt import (
 )
 from allod.govern.policy import Decision
 from allod.govern.prices import Prices
-from allod.prove.commitments import commitment, day_of, nonce_of
-from allod.prove.daykeys import DayKeys
-from allod.prove.writer import LogWriter, Outcome
+from allod.prove.receipts.commitments import commitment, day_of, nonce_of
+from allod.prove.receipts.day_keys import DayKeys
+from allod.prove.tlog.writer import LogWriter, Outcome
 from allod.serve.engine import Engine, EngineInfo
 
 # Turns of the event loop that a statement waits for company: microseconds to a lone one. Each batch costs the writer's

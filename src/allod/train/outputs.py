@@ -15,7 +15,7 @@ from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.files.whole import sync
 from allod.core.shown_text import made_plain
 from allod.core.statements.training import FILES, MANIFEST
-from allod.prove.lineage import MAX_LIST_BYTES
+from allod.prove.releases.lineage import MAX_LIST_BYTES
 
 CHECKPOINTS = "checkpoints"
 MAX_OUTPUTS = 100_000

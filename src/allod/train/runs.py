@@ -38,7 +38,7 @@ from allod.core.statements.training import (
     derivation_of,
     training_statement,
 )
-from allod.prove.lineage import MAX_LIST_BYTES
+from allod.prove.releases.lineage import MAX_LIST_BYTES
 from allod.train.outputs import check_files, clear, list_files, make_durable, refuse_lists, remove
 from allod.train.stage_log import StageLog, check_logged, check_sole_derivation
 

@@ -17,7 +17,7 @@ from allod.app.home import Home, load_settings
 from allod.app.listening import listen
 from allod.core.errors import AllodError, exit_status, explain
 from allod.core.telling import tell
-from allod.prove.begun import check_unlocked
+from allod.prove.tlog.begun import check_unlocked
 from allod.seal.ahead import Ahead
 from allod.settings import Settings
 

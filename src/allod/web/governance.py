@@ -22,7 +22,7 @@ from allod.core.statements.receipt import ANSWER
 from allod.govern.policy import Policy
 from allod.govern.policy_check import Report, check_policy
 from allod.govern.store import TenantStore
-from allod.prove.artefacts import LoggedVersion
+from allod.prove.policy_history import LoggedVersion
 from allod.serve.controls import Controls
 from allod.serve.turns import Standing
 from allod.web.admin.asked import Asked

@@ -22,7 +22,7 @@ from typing import Protocol
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.shown_text import made_plain
-from allod.prove.lineage import MAX_LIST_BYTES
+from allod.prove.releases.lineage import MAX_LIST_BYTES
 from allod.train.outputs import remove
 from allod.train.recipe import Recipe, Source
 from allod.train.sealed import StageResult

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid
 from allod.core.files.plain import read_plain_file
-from allod.prove.lineage import MAX_LIST_BYTES
+from allod.prove.releases.lineage import MAX_LIST_BYTES
 
 _BYTES, _LIST = "members.bin", "members.json"
 

@@ -9,9 +9,9 @@ from typing import Any
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
 from allod.core.statements.receipt import MAX_STATEMENT_BYTES
-from allod.prove.commitments import SALT_BYTES
-from allod.prove.encodings import from_hex
-from allod.prove.proofs import Proof
+from allod.prove.formats.encodings import from_hex
+from allod.prove.formats.proofs import Proof
+from allod.prove.receipts.commitments import SALT_BYTES
 
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 

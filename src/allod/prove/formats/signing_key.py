@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from allod.core.errors import Invalid
 from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
-from allod.prove.encodings import from_base64, from_hex, to_base64
-from allod.prove.notes import ED25519, VerifierKey, is_key_name, signature_line
+from allod.prove.formats.encodings import from_base64, from_hex, to_base64
+from allod.prove.formats.notes import ED25519, VerifierKey, is_key_name, signature_line
 
 _PREFIX = "PRIVATE+KEY+"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
-from allod.prove.encodings import from_decimal
-from allod.prove.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, node_hashes, subtrees
+from allod.prove.formats.encodings import from_decimal
+from allod.prove.formats.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, node_hashes, subtrees
 
 TILE_HEIGHT = 8
 WIDTH = 1 << TILE_HEIGHT

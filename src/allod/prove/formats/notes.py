@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 
 from allod.core.errors import Invalid
-from allod.prove.encodings import from_base64, from_hex, to_base64
+from allod.prove.formats.encodings import from_base64, from_hex, to_base64
 
 ED25519 = 0x01  # a log's own signature
 ED25519_COSIGNATURE = 0x04

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from allod.prove.heads import TreeHead
-from allod.prove.index import Index, Place, Saved
-from allod.prove.merkle import Frontier, leaf_hashes
-from allod.prove.segment import FRAME_BYTES, MAGIC
-from allod.prove.tiles import Tiles, write_derived
+from allod.prove.formats.merkle import Frontier, leaf_hashes
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.tlog.index import Index, Place, Saved
+from allod.prove.tlog.segment import FRAME_BYTES, MAGIC
+from allod.prove.tlog.tiles import Tiles, write_derived
 
 
 class Growth(NamedTuple):

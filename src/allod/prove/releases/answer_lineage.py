@@ -15,10 +15,10 @@ from pathlib import Path
 
 from allod.core.errors import AllodError, Invalid, VerificationError
 from allod.core.files.plain import read_plain_file
-from allod.prove.model_keys import MAX_PEM_BYTES, ModelPublicKey
-from allod.prove.notes import VerifierKey
-from allod.prove.reading import bundles_of
-from allod.prove.releases import CheckedRelease, LoggedRelease, Releases, check_release, read_releases
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.receipts.from_log import bundles_of
+from allod.prove.releases.model_keys import MAX_PEM_BYTES, ModelPublicKey
+from allod.prove.releases.release import CheckedRelease, LoggedRelease, Releases, check_release, read_releases
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, Step, verify
 

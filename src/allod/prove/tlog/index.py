@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from allod.prove.segment import MAGIC
-from allod.prove.tiles import derived_damaged
+from allod.prove.tlog.segment import MAGIC
+from allod.prove.tlog.tiles import derived_damaged
 
 _SCHEMA = """
 create table if not exists entry (id text primary key, leaf integer not null, offset integer not null) without rowid;

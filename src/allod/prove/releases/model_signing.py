@@ -25,8 +25,8 @@ from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, VerificationError
 from allod.core.files.plain import MAX_FILES, digests_in
 from allod.core.statements.receipt import STATEMENT_TYPE
-from allod.prove.encodings import from_base64, from_hex, to_base64
-from allod.prove.model_keys import ModelKey, ModelPublicKey
+from allod.prove.formats.encodings import from_base64, from_hex, to_base64
+from allod.prove.releases.model_keys import ModelKey, ModelPublicKey
 
 SIGNATURE_FILE = "model.sig"
 STEPS = ("bundle", "signature", "statement", "files")

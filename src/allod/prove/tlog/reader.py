@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from allod.core.errors import Invalid
-from allod.prove.bundle import Bundle, encode_bundle
-from allod.prove.heads import TreeHead
-from allod.prove.index import Place, batch_before_end, indexed_size
-from allod.prove.merkle import (
+from allod.prove.formats.merkle import (
     HASH_BYTES,
     Frontier,
     consistency_proof,
@@ -27,10 +24,12 @@ from allod.prove.merkle import (
     leaf_hashes,
     node_hash,
 )
-from allod.prove.notes import VerifierKey
-from allod.prove.proofs import Proof
-from allod.prove.recovery import INDEX_FILES, check_reached, check_tail, damaged, published_head, signed_head
-from allod.prove.segment import MAGIC, Batch, Batches, written_end
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.proofs import Proof
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.tlog.index import Place, batch_before_end, indexed_size
+from allod.prove.tlog.recovery import INDEX_FILES, check_reached, check_tail, damaged, published_head, signed_head
+from allod.prove.tlog.segment import MAGIC, Batch, Batches, written_end
 
 Visit = Callable[[int, bytes], None]
 """(number of the entry, its exact bytes)."""
@@ -145,8 +144,10 @@ class _Pass:
         self._note = batch.head.payload
 
 
-def bundles_of(directory: Path, key: VerifierKey, read: LogRead, numbers: Collection[int]) -> Iterator[bytes]:
-    """The bundles of these entries, without openings, in the tree that `read` ended with; one more pass.
+def read_proved(
+    directory: Path, key: VerifierKey, read: LogRead, numbers: Collection[int]
+) -> Iterator[tuple[bytes, Proof]]:
+    """These entries, each with the proof that it is in the tree that `read` ended with; one more pass.
 
     Raises Invalid (`log_damaged`) if the segment is no longer what was read.
     """
@@ -155,9 +156,9 @@ def bundles_of(directory: Path, key: VerifierKey, read: LogRead, numbers: Collec
     again = read_log(directory, key, picked.see, end=read.end)
     if again.head != read.head:
         raise damaged("it changed while it was read")
-    for number, statement in sorted(picked.statements.items()):
+    for number, entry in sorted(picked.entries.items()):
         path = inclusion_proof(picked.node, number, size)
-        yield encode_bundle(Bundle(statement, Proof(number, tuple(path), read.note)))
+        yield entry, Proof(number, tuple(path), read.note)
 
 
 def consistency_of(directory: Path, key: VerifierKey, read: LogRead, old: int) -> list[bytes]:
@@ -176,7 +177,7 @@ class _Picked:
     """Of a growing tree, some entries and the nodes that prove them; all other hashes are let go of."""
 
     def __init__(self, numbers: Collection[int], size: int) -> None:
-        self.statements: dict[int, bytes] = {}
+        self.entries: dict[int, bytes] = {}
         self._numbers = frozenset(numbers)
         self._nodes: dict[tuple[int, int], bytes] = {}
         self._stack: list[bytes] = []
@@ -191,7 +192,7 @@ class _Picked:
     def see(self, number: int, entry: bytes) -> None:
         """Count one more entry, and keep what is wanted of it."""
         if number in self._numbers:
-            self.statements[number] = entry
+            self.entries[number] = entry
         node, height, index = leaf_hash(entry), 0, number
         self._keep(height, index, node)
         while index & 1:

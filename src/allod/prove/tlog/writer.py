@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements.receipt import MAX_STATEMENT_BYTES
-from allod.prove.log import Appended, Log
+from allod.prove.tlog.log import Appended, Log
 
 Outcome = Appended | AllodError
 Done = Callable[[Outcome], None]

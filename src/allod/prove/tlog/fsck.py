@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 from allod.core.errors import Invalid
 from allod.core.statements.receipt import Statement
-from allod.prove.heads import TreeHead
-from allod.prove.index import Index
-from allod.prove.keys import SigningKey
-from allod.prove.log import open_log
-from allod.prove.notes import VerifierKey
-from allod.prove.recovery import (
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.tlog.index import Index
+from allod.prove.tlog.log import open_log
+from allod.prove.tlog.recovery import (
     INDEX_FILES,
     check_reached,
     check_tail,
@@ -27,8 +27,8 @@ from allod.prove.recovery import (
     replay,
     signed_head,
 )
-from allod.prove.segment import MAGIC, Batch, Batches
-from allod.prove.standing import Standing
+from allod.prove.tlog.segment import MAGIC, Batch, Batches
+from allod.prove.tlog.state import Standing
 
 CheckEntry = Callable[[bytes], Statement]
 """What the entry says. Raises Invalid for one that nobody could read."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from allod.core.errors import Invalid
-from allod.prove.encodings import from_base64, from_decimal, to_base64
-from allod.prove.merkle import HASH_BYTES
+from allod.prove.formats.encodings import from_base64, from_decimal, to_base64
+from allod.prove.formats.merkle import HASH_BYTES
 
 HEADER = "c2sp.org/tlog-proof@v1"
 MAX_PATH = 63

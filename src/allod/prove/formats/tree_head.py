@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from allod.core.errors import Invalid
-from allod.prove.encodings import from_base64, from_decimal, to_base64
-from allod.prove.merkle import HASH_BYTES
-from allod.prove.notes import Note, parse_note
+from allod.prove.formats.encodings import from_base64, from_decimal, to_base64
+from allod.prove.formats.merkle import HASH_BYTES
+from allod.prove.formats.notes import Note, parse_note
 
 
 @dataclass(frozen=True, slots=True)

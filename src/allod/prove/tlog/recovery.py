@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from allod.core.errors import Invalid, Unavailable
-from allod.prove.heads import TreeHead
-from allod.prove.index import Index, Place, Saved, indexed_size
-from allod.prove.merkle import Frontier, leaf_hashes
-from allod.prove.notes import DASH, VerifierKey, is_signed, parse_note
-from allod.prove.segment import HEAD, MAGIC, Batch, Batches, read_frame
-from allod.prove.standing import Growth, Standing
+from allod.prove.formats.merkle import Frontier, leaf_hashes
+from allod.prove.formats.notes import DASH, VerifierKey, is_signed, parse_note
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.tlog.index import Index, Place, Saved, indexed_size
+from allod.prove.tlog.segment import HEAD, MAGIC, Batch, Batches, read_frame
+from allod.prove.tlog.state import Growth, Standing
 
 INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
 FLUSH_EVERY = 10_000  # leaves

@@ -32,12 +32,12 @@ from allod.core.statements.training import (
     ArtefactStatement,
     check_artefact_statement,
 )
-from allod.prove.heads import TreeHead
-from allod.prove.lineage import MAX_LIST_BYTES, Chain, Stage, chain_of, check_artefact, read_stage
-from allod.prove.model_keys import ModelPublicKey
-from allod.prove.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, verify_folder
-from allod.prove.notes import VerifierKey
-from allod.prove.reading import LogRead, read_log
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.releases.lineage import MAX_LIST_BYTES, Chain, Stage, chain_of, check_artefact, read_stage
+from allod.prove.releases.model_keys import ModelPublicKey
+from allod.prove.releases.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, verify_folder
+from allod.prove.tlog.reader import LogRead, read_log
 from allod.prove.verify import Step
 
 STEPS = ("signature", "weights", "stages", "records", "sources")

@@ -18,15 +18,14 @@ from typing import BinaryIO, NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.whole import sync
-from allod.prove.begun import is_begun, take_lock
-from allod.prove.bundle import Bundle, Opening, encode_bundle
-from allod.prove.heads import TreeHead
-from allod.prove.index import Index, Place
-from allod.prove.keys import SigningKey
-from allod.prove.merkle import HASH_BYTES, consistency_proof, inclusion_proof, leaf_hash, root_from_inclusion
-from allod.prove.proofs import Proof
-from allod.prove.recovery import recover
-from allod.prove.segment import (
+from allod.prove.formats.merkle import HASH_BYTES, consistency_proof, inclusion_proof
+from allod.prove.formats.proofs import Proof
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.tlog.begun import is_begun, take_lock
+from allod.prove.tlog.index import Index, Place
+from allod.prove.tlog.recovery import recover
+from allod.prove.tlog.segment import (
     ENTRY,
     FRAME_BYTES,
     HEAD,
@@ -37,8 +36,8 @@ from allod.prove.segment import (
     encode_frames,
     read_frame,
 )
-from allod.prove.standing import Growth, Standing
-from allod.prove.tiles import WIDTH, TileName, derived_damaged
+from allod.prove.tlog.state import Growth, Standing
+from allod.prove.tlog.tiles import WIDTH, TileName
 
 SYSTEM_CALLS = FileCalls()
 
@@ -257,17 +256,3 @@ def _create_segment(directory: Path, key: SigningKey) -> None:
         os.close(fd)
     draft.rename(directory / "segment")
     sync(directory)
-
-
-def bundle_for(log: Log, receipt_id: str, salt: bytes | None = None) -> bytes:
-    """The bundle of a receipt; `salt` puts an opening in it, for the tenant whose answer it is.
-
-    What is handed out was checked first, so a damaged tile is met here and not by the user. Raises Invalid for an
-    unknown id and Unavailable for damage.
-    """
-    place = log.find(receipt_id)
-    statement, proof = log.statement(receipt_id), log.proof(place.leaf)
-    head = TreeHead.of_signed(proof.note)
-    if root_from_inclusion(leaf_hash(statement), place.leaf, head.size, proof.path) != head.root:
-        raise derived_damaged(f"the proof of entry {place.leaf} does not lead to the tree head")
-    return encode_bundle(Bundle(statement, proof, None if salt is None else Opening(salt)))

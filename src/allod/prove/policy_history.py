@@ -13,12 +13,13 @@ from pathlib import Path
 from allod.core.errors import Invalid
 from allod.core.statements.policy import POLICY, PolicyVersion, check_policy_statement, policy_statement
 from allod.core.statements.receipt import check_statement
-from allod.prove.bundle import parse_bundle
-from allod.prove.heads import TreeHead
-from allod.prove.keys import SigningKey
-from allod.prove.log import Entry, Log, bundle_for, open_log
-from allod.prove.notes import VerifierKey
-from allod.prove.reading import LogRead, read_log
+from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.signing_key import SigningKey
+from allod.prove.formats.tree_head import TreeHead
+from allod.prove.receipts.bundle import parse_bundle
+from allod.prove.receipts.from_log import bundle_for
+from allod.prove.tlog.log import Entry, Log, open_log
+from allod.prove.tlog.reader import LogRead, read_log
 from allod.prove.trust import Trust
 from allod.prove.verify import Report, verify
 
