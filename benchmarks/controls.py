@@ -17,13 +17,13 @@ from collections.abc import Awaitable, Callable
 
 from allod.core.canonical import digest_of
 from allod.core.requests import Chat, Request, Sampling, Usage
-from allod.govern.keys import KeyRing
-from allod.govern.policy import default_text, load_policy
-from allod.govern.policy_asked import Model, Site
-from allod.govern.prices import Prices
-from allod.govern.quotas import Quotas
+from allod.govern.metering.prices import Prices
+from allod.govern.metering.quotas import Quotas
+from allod.govern.policy.decision import default_text, load_policy
+from allod.govern.policy.request import Model, Site
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Budget, Event, Key, Quota, Tenant, api_key_digest, new_id
+from allod.govern.tenancy.keys import KeyRing
+from allod.govern.tenancy.tenants import Budget, Event, Key, Quota, Tenant, api_key_digest, new_id
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls

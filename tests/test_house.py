@@ -247,7 +247,7 @@ def test_an_engine_is_told_what_to_load_before_the_rest_is_loaded() -> None:
         "allod.web.server",
         "allod.serve.engines.llama",
         "msgspec",
-        "allod.govern.policy",
+        "allod.govern.policy.decision",
         "allod.prove.formats.signing_key",
         "allod.prove.tlog.log",
         "allod.train",

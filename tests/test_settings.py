@@ -11,7 +11,7 @@ import pytest
 
 from allod import settings as settings_module
 from allod.core.errors import Invalid
-from allod.govern.prices import Prices
+from allod.govern.metering.prices import Prices
 from allod.settings import Settings, default_home, load, load_catalogue, load_nation
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
 from allod.core.nations.places import fault_of_place
-from allod.govern.prices import Prices
+from allod.govern.metering.prices import Prices
 from allod.model.catalogue import CatalogueEntry
 
 if TYPE_CHECKING:  # what reads a profile or a recipe is loaded by who asks for one: a start need not wait for it

@@ -21,12 +21,12 @@ from allod.app.meter import recount
 from allod.app.opening import Opened, open_realm
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements.receipt import MeterPart, statement_bytes
-from allod.govern.policy import default_text
-from allod.govern.quotas import Cost, NeedsLease, Reservation
-from allod.govern.store import Position
+from allod.govern.metering.quotas import Cost, NeedsLease, Reservation
+from allod.govern.policy.decision import default_text
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.stores.sqlite import sqlite_store
-from allod.govern.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
+from allod.govern.tenancy.store import Position
+from allod.govern.tenancy.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
 from allod.prove.receipts.commitments import day_of
 from allod.prove.tlog.log import Entry
 from allod.settings import Settings, Tenants

@@ -16,9 +16,9 @@ from allod.app.meter import DayNames
 from allod.app.receipts import Reading, ReceiptReader, Wanted
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
+from allod.govern.metering.windows import DAY_MS
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Event, Tenant
-from allod.govern.windows import DAY_MS
+from allod.govern.tenancy.tenants import Event, Tenant
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.receipts.commitments import day_of
 from allod.prove.receipts.day_keys import DayKeys

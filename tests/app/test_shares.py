@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from allod.app.shares import MONTH_KEPT_MS, Limit, Shares, Sharing
-from allod.govern.store import Position
+from allod.govern.metering.windows import DAY_MS
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import ORGANIZATION_MICROS, Budget, Charge, Event, Quota, Tenant, new_id
-from allod.govern.windows import DAY_MS
+from allod.govern.tenancy.store import Position
+from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Budget, Charge, Event, Quota, Tenant, new_id
 from allod.serve.turns import Standing
 
 NOW_MS = 1_795_348_830_000  # 2026-11-22 12:00:30 UTC

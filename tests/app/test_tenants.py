@@ -15,10 +15,10 @@ from allod.app.home import Home
 from allod.app.tenants import STARTED, open_store
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Denied, Invalid
-from allod.govern.keys import KeyRing
-from allod.govern.store import TenantStore
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import LOCAL, Event, Key, Scope, api_key_digest, local_tenant, new_id
+from allod.govern.tenancy.keys import KeyRing
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import LOCAL, Event, Key, Scope, api_key_digest, local_tenant, new_id
 from allod.settings import Realm, Settings, Tenants, load_nation
 
 NATION = load_nation("gb")

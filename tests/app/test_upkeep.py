@@ -24,13 +24,13 @@ from allod.app.policies import open_policies
 from allod.app.upkeep import Upkeep
 from allod.core.errors import AllodError, Denied, Unavailable
 from allod.core.statements.receipt import statement_bytes
-from allod.govern.keys import Caller, KeyRing
-from allod.govern.policy import default_text
-from allod.govern.policy_asked import Model, Site
-from allod.govern.prices import Prices
-from allod.govern.quotas import Cost, NeedsLease, Quotas, Reservation
-from allod.govern.store import Position, TenantStore
-from allod.govern.tenants import (
+from allod.govern.metering.prices import Prices
+from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
+from allod.govern.policy.decision import default_text
+from allod.govern.policy.request import Model, Site
+from allod.govern.tenancy.keys import Caller, KeyRing
+from allod.govern.tenancy.store import Position, TenantStore
+from allod.govern.tenancy.tenants import (
     LOCAL,
     ORGANIZATION_MICROS,
     Budget,

@@ -27,7 +27,7 @@ from allod.core.statements.receipt import (
     statement_bytes,
 )
 from allod.core.times import span_ms
-from allod.govern.policy import default_text
+from allod.govern.policy.decision import default_text
 from allod.prove.formats.signing_key import SigningKey, create_signing_key, load_signing_key
 from allod.prove.tlog.log import Entry, open_log
 from allod.prove.trust import trust_text

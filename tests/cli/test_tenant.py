@@ -19,10 +19,10 @@ from allod.app.tenants import open_store
 from allod.cli.main import main
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.statements.receipt import statement_bytes
-from allod.govern.policy import default_text
-from allod.govern.store import Position, TenantStore
-from allod.govern.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id
-from allod.govern.tenants import Event as AuditEvent
+from allod.govern.policy.decision import default_text
+from allod.govern.tenancy.store import Position, TenantStore
+from allod.govern.tenancy.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id
+from allod.govern.tenancy.tenants import Event as AuditEvent
 from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.tlog.log import Entry, open_log
 

@@ -17,9 +17,9 @@ from tests.contracts.tenants import (
     open_store,
 )
 
-from allod.govern.store import TenantStore
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.stores.sqlite import sqlite_store
+from allod.govern.tenancy.store import TenantStore
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import pytest
 from tests.contracts.postgres import WHY_NOT
 
 from allod.core.errors import Invalid, Unavailable
-from allod.govern.store import TOTALS, TenantStore, Totals
 from allod.govern.stores.sqlite import sqlite_store
-from allod.govern.tenants import Account, Budget, Charge, Event, Key, Quota, Scope, Tenant, api_key_digest
+from allod.govern.tenancy.store import TOTALS, TenantStore, Totals
+from allod.govern.tenancy.tenants import Account, Budget, Charge, Event, Key, Quota, Scope, Tenant, api_key_digest
 
 BEYOND = 2**53
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000

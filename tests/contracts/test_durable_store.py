@@ -27,16 +27,16 @@ from tests.contracts.tenants import (
 )
 
 from allod.core.errors import Invalid
-from allod.govern.quotas import NeedsLease, Quotas
-from allod.govern.store import Position
-from allod.govern.tenants import Quota
+from allod.govern.metering.quotas import NeedsLease, Quotas
+from allod.govern.tenancy.store import Position
+from allod.govern.tenancy.tenants import Quota
 
 MOST = 1 << 32  # tokens of one kind in one receipt
 
 WRITER = """
 import sys
 from tests.contracts.tenants import charge, open_store
-from allod.govern.store import Position
+from allod.govern.tenancy.store import Position
 store = open_store(*sys.argv[1:3])
 print("ready", flush=True)
 while True:

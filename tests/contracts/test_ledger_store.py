@@ -21,8 +21,8 @@ from tests.contracts.tenants import (
     tenant,
 )
 
-from allod.govern.store import Changes, Position, TenantStore, Totals
-from allod.govern.tenants import Charge
+from allod.govern.tenancy.store import Changes, Position, TenantStore, Totals
+from allod.govern.tenancy.tenants import Charge
 
 
 def test_leases_stay_within_the_limit(store: TenantStore) -> None:

@@ -22,8 +22,8 @@ from tests.contracts.tenants import (
 )
 
 from allod.core.errors import Unavailable
-from allod.govern.store import Position
 from allod.govern.stores.sqlite import sqlite_store
+from allod.govern.tenancy.store import Position
 
 
 @pytest.fixture

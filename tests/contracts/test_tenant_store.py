@@ -21,9 +21,9 @@ from tests.contracts.tenants import (
 )
 
 from allod.core.errors import Invalid
-from allod.govern.store import Changes, Position, TenantStore
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Scope, api_key_digest
+from allod.govern.tenancy.store import Changes, Position, TenantStore
+from allod.govern.tenancy.tenants import Scope, api_key_digest
 
 
 def test_what_is_put_is_what_is_read(store: TenantStore) -> None:

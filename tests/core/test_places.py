@@ -15,9 +15,9 @@ from allod.core.errors import Invalid
 from allod.core.nations.places import RESERVED, fault_of_place
 from allod.core.nations.profile import read_nation
 from allod.fleet.site_profile import read_site
-from allod.govern.claims import parse_claim
-from allod.govern.keys import default_label
-from allod.govern.tenants import local_tenant
+from allod.govern.policy.claims import parse_claim
+from allod.govern.tenancy.keys import default_label
+from allod.govern.tenancy.tenants import local_tenant
 from allod.settings import load, load_nation
 from allod.train.recipe_reading import read_recipe
 

@@ -13,9 +13,9 @@ from contextlib import closing
 from random import Random
 
 from allod.core.errors import Unavailable
-from allod.govern.quotas import Cost, NeedsLease, Quotas
+from allod.govern.metering.quotas import Cost, NeedsLease, Quotas
 from allod.govern.stores.postgres import postgres_store
-from allod.govern.tenants import Budget, Quota, Tenant
+from allod.govern.tenancy.tenants import Budget, Quota, Tenant
 
 NUM_THREADS = 4
 NOW_MS = 1_795_262_400_000

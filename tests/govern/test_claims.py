@@ -12,7 +12,7 @@ from allod.core.labels import Tier
 from allod.core.nations.nation import Marking, Nation
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.core.times import moment_text, span_ms
-from allod.govern.claims import Verdict, parse_claim
+from allod.govern.policy.claims import Verdict, parse_claim
 
 NATION = Nation(
     code="xx",

@@ -13,11 +13,11 @@ import pytest
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Nation
-from allod.govern import keys
-from allod.govern.keys import MAX_NEWS_AGE_S, KeyRing, read_or_make_key, rotated
-from allod.govern.store import Changes
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import (
+from allod.govern.tenancy import keys
+from allod.govern.tenancy.keys import MAX_NEWS_AGE_S, KeyRing, read_or_make_key, rotated
+from allod.govern.tenancy.store import Changes
+from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
     USE_PREFIX,
     Event,

@@ -29,10 +29,10 @@ from allod.core.statements.receipt import (
     check_statement,
     statement_bytes,
 )
-from allod.govern.ledger import ERASED, Ledger, charge_of
-from allod.govern.store import Position, Totals
+from allod.govern.metering.ledger import ERASED, Ledger, charge_of
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Charge
+from allod.govern.tenancy.store import Position, Totals
+from allod.govern.tenancy.tenants import Charge
 
 START_MS = 1_795_262_400_000
 DAY = "2026-11-21"

@@ -17,9 +17,9 @@ from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Nation
 from allod.core.nations.profile import read_nation
-from allod.govern.policy import Policy, default_text, load_policy
-from allod.govern.policy_asked import Asked, Model, Site, describe
-from allod.govern.policy_text import MAX_DEPTH, MAX_RULES, MAX_TEXT_BYTES, MAX_TOKENS
+from allod.govern.policy.decision import Policy, default_text, load_policy
+from allod.govern.policy.request import Asked, Model, Site, describe
+from allod.govern.policy.rules import MAX_DEPTH, MAX_RULES, MAX_TEXT_BYTES, MAX_TOKENS
 
 GB = read_nation(tomllib.loads((resources.files("allod") / "nations" / "gb.toml").read_text()), where="gb.toml")
 OFFICIAL, SECRET, TOP_SECRET = GB.tiers
@@ -194,7 +194,7 @@ def test_a_comment_ends_where_cedar_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
     """At a carriage return too; were it read otherwise here, a rule could be hidden from explanations."""
     text = EVERYTHING + "// a comment \r" + rule("forbid (principal, action, resource);", "b")
     assert list(load_policy(text, GB).rules) == ["a", "b"]
-    monkeypatch.setattr("allod.govern.policy_text._TOKEN", re.compile(r'"[^"]*"|//[^\n]*|\w+|\S'))
+    monkeypatch.setattr("allod.govern.policy.rules._TOKEN", re.compile(r'"[^"]*"|//[^\n]*|\w+|\S'))
     with pytest.raises(Invalid) as refusal:
         load_policy(text, GB)
     assert refusal.value.code == "policy_syntax"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Marking, Nation
-from allod.govern.policy import default_text, load_policy
-from allod.govern.policy_asked import Asked, Model, Site
+from allod.govern.policy.decision import default_text, load_policy
+from allod.govern.policy.request import Asked, Model, Site
 
 LOW, MIDDLE, HIGH = TIERS = tuple(Tier(name, rank, "zz") for name, rank in (("OPEN", 2), ("SHUT", 3), ("BURIED", 9)))
 MARKINGS = ("EYES ONLY", "OF PEOPLE")

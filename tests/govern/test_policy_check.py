@@ -13,9 +13,9 @@ from allod.core.errors import Invalid
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
 from allod.core.nations.profile import read_nation
-from allod.govern.policy import default_text, load_policy
-from allod.govern.policy_cases import MAX_CASES, cases
-from allod.govern.policy_check import Report, check_policy
+from allod.govern.policy.check import Report, check_policy
+from allod.govern.policy.decision import default_text, load_policy
+from allod.govern.policy.sampling import MAX_CASES, cases
 
 GB = read_nation(tomllib.loads((resources.files("allod") / "nations" / "gb.toml").read_text()), where="gb.toml")
 ATLANTIS = Nation("zz", "Atlantis", "a story", (Tier("DRY", 3, "zz"), Tier("SUNK", 40, "zz")))

@@ -11,9 +11,9 @@ import pytest
 
 from allod.core.labels import Label
 from allod.core.nations.profile import read_nation
-from allod.govern.policy import default_text, load_policy
-from allod.govern.policy_asked import Asked, Model, Site
-from allod.govern.policy_explain import explain
+from allod.govern.policy.decision import default_text, load_policy
+from allod.govern.policy.explain import explain
+from allod.govern.policy.request import Asked, Model, Site
 
 GB = read_nation(tomllib.loads((resources.files("allod") / "nations" / "gb.toml").read_text()), where="gb.toml")
 OFFICIAL, SECRET, TOP_SECRET = GB.tiers

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allod.govern.prices import Prices
+from allod.govern.metering.prices import Prices
 
 amounts = st.integers(0, 10**12)
 prices = st.builds(

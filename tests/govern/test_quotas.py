@@ -21,11 +21,11 @@ from tests.contracts import postgres
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
-from allod.govern.quotas import Cost, Quotas, Reservation
-from allod.govern.store import Position
+from allod.govern.metering.quotas import Cost, Quotas, Reservation
+from allod.govern.metering.windows import bounds_of, windows_at
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Budget, Charge, Quota, Tenant
-from allod.govern.windows import bounds_of, windows_at
+from allod.govern.tenancy.store import Position
+from allod.govern.tenancy.tenants import Budget, Charge, Quota, Tenant
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
@@ -363,7 +363,7 @@ def test_nobody_waits_for_long_for_anothers_lease(
     store: CountingStore, quotas: Quotas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the store does not answer one, the others are told so, and do not queue up to ask it one by one."""
-    monkeypatch.setattr("allod.govern.slices.LEASING_S", 0.1)
+    monkeypatch.setattr("allod.govern.metering.leases.LEASING_S", 0.1)
     asked, answer, lease = threading.Event(), threading.Event(), store.lease
 
     def slow(**fields: object) -> int:

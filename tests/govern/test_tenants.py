@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Invalid
-from allod.govern.store import TOTALS, Bucket, Totals, summed
-from allod.govern.tenants import (
+from allod.govern.tenancy.store import TOTALS, Bucket, Totals, summed
+from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
     LOCAL,
     USE_PREFIX,

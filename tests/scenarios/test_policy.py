@@ -19,7 +19,7 @@ from allod.app import policies as policies_module
 from allod.app.policies import Policies
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.policy import PolicyVersion, policy_statement
-from allod.govern.policy import default_text
+from allod.govern.policy.decision import default_text
 from allod.prove.formats.signing_key import SigningKey, create_signing_key, load_signing_key
 from allod.prove.policy_history import read_history
 from allod.prove.receipts.from_log import bundle_for

@@ -22,7 +22,7 @@ from allod.prove.tlog.segment import Batches
 pytestmark = [pytest.mark.services, pytest.mark.skipif(bool(WHY_NOT), reason=f"missing: {WHY_NOT}")]
 
 LIMIT = 6_000  # tokens a day
-SLICE = LIMIT // 10  # what one gateway leases at a time (govern/quotas.py)
+SLICE = LIMIT // 10  # what one gateway leases at a time (govern/metering/quotas.py)
 TEXT = "word " * 30
 MAX_TOKENS = 30  # an answer's; the echo engine uses them all
 

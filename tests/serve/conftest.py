@@ -13,13 +13,13 @@ import pytest
 
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Sampling, Usage
 from allod.core.statements.receipt import SitePart, Statement, check_statement
-from allod.govern.keys import Caller, KeyRing
-from allod.govern.policy import Decision, default_text, load_policy
-from allod.govern.policy_asked import Model, Site
-from allod.govern.prices import Prices
-from allod.govern.quotas import Quotas
+from allod.govern.metering.prices import Prices
+from allod.govern.metering.quotas import Quotas
+from allod.govern.policy.decision import Decision, default_text, load_policy
+from allod.govern.policy.request import Model, Site
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Key, Scope, Tenant, api_key_digest
+from allod.govern.tenancy.keys import Caller, KeyRing
+from allod.govern.tenancy.tenants import Key, Scope, Tenant, api_key_digest
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.receipts.commitments import commitment
 from allod.prove.receipts.day_keys import DayKeys

@@ -16,7 +16,7 @@ from allod.app.home import load_settings
 from allod.app.realm import run_realm
 from allod.core.errors import Denied, Invalid
 from allod.core.requests import Embed
-from allod.govern.tenants import Scope
+from allod.govern.tenancy.tenants import Scope
 from allod.serve.engine import LoadedAdapter
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.engines.llama import LlamaEngine

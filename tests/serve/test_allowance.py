@@ -13,10 +13,10 @@ from tests.serve.conftest import START_MS, TENANT, both, chat, request
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Request, Sampling, Usage
-from allod.govern.prices import Prices
-from allod.govern.quotas import NeedsLease, Quotas, Reservation
+from allod.govern.metering.prices import Prices
+from allod.govern.metering.quotas import NeedsLease, Quotas, Reservation
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Budget, Quota, Tenant, organization
+from allod.govern.tenancy.tenants import Budget, Quota, Tenant, organization
 from allod.serve.allowance import BYTES_PER_TOKEN, MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Held
 
 CONTEXT_TOKENS = 1000

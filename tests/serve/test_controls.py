@@ -14,9 +14,9 @@ from tests.serve.conftest import CALLER, NATION, POLICY
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label, Tier
 from allod.govern.identifiers import markings_in
-from allod.govern.policy import Decision
-from allod.govern.policy_asked import Asked, Model, Site
-from allod.govern.tenants import Scope
+from allod.govern.policy.decision import Decision
+from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.tenancy.tenants import Scope
 from allod.serve import controls as controls_module
 from allod.serve.controls import OVERLAP_CHARS, SLICE_CHARS, Controls
 

@@ -30,9 +30,9 @@ from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Tool, Usage
 from allod.core.statements.receipt import ANSWER, REFUSAL
-from allod.govern.keys import Caller
-from allod.govern.policy_asked import Model, Site
-from allod.govern.tenants import Quota
+from allod.govern.policy.request import Model, Site
+from allod.govern.tenancy.keys import Caller
+from allod.govern.tenancy.tenants import Quota
 from allod.prove.tlog.segment import FileCalls
 from allod.serve.gateway import Gateway
 from allod.serve.salts import cache_salt

@@ -18,7 +18,7 @@ from tests.serve.conftest import CALLER, Ask, MakeFront, ScriptedEngine, chat, r
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Tool, Usage
-from allod.govern.tenants import Quota
+from allod.govern.tenancy.tenants import Quota
 from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value

@@ -14,7 +14,7 @@ from tests.serve.conftest import PERMITTED, TENANT, Front, MakeFront, ScriptedEn
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Piece, Request, Sampling, Usage, chat_answer
 from allod.core.statements.receipt import ANSWER
-from allod.govern.tenants import Quota
+from allod.govern.tenancy.tenants import Quota
 from allod.serve import work as work_module
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance, Held

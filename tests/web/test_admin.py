@@ -27,10 +27,10 @@ from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.labels import Tier
 from allod.core.nations.nation import Marking, Nation
-from allod.govern.keys import KeyRing
-from allod.govern.store import Position, Totals
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenants import Charge, Event, Key, Quota, Tenant, api_key_digest, local_tenant
+from allod.govern.tenancy.keys import KeyRing
+from allod.govern.tenancy.store import Position, Totals
+from allod.govern.tenancy.tenants import Charge, Event, Key, Quota, Tenant, api_key_digest, local_tenant
 from allod.web.admin.handlers import ENDINGS, METHODS, ORGANIZATION_PREFIX, Admin
 from allod.web.asgi import Application, Call, Route
 from allod.web.metrics import Metrics

@@ -21,7 +21,7 @@ from allod.app.home import Home, load_settings, now_ms
 from allod.app.realm import Realm, run_realm
 from allod.app.upkeep import NEWS_EVERY_S
 from allod.core.errors import Unavailable
-from allod.govern.tenants import Event, local_tenant, new_id
+from allod.govern.tenancy.tenants import Event, local_tenant, new_id
 from allod.prove.receipts.commitments import day_of
 from allod.seal.launch import SealOptions
 from allod.serve.engine import Engine

@@ -10,7 +10,7 @@ from pathlib import Path
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, VerificationError
 from allod.core.statements.receipt import KNOWN_TYPES, check_statement
-from allod.govern.claims import Claim
+from allod.govern.policy.claims import Claim
 from allod.prove.formats.notes import VerifierKey
 from allod.prove.receipts.from_log import bundles_of
 from allod.prove.tlog.reader import LogRead, read_log

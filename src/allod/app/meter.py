@@ -8,8 +8,8 @@ from __future__ import annotations
 from allod.app.home import Home
 from allod.app.known_heads import GONE_HINT
 from allod.core.errors import Invalid, Unavailable
-from allod.govern.ledger import Ledger
-from allod.govern.store import Position, TenantStore
+from allod.govern.metering.ledger import Ledger
+from allod.govern.tenancy.store import Position, TenantStore
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.begun import is_begun
 from allod.prove.tlog.log import Log, open_log

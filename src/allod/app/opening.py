@@ -15,11 +15,11 @@ from allod.app.tenants import open_store
 from allod.core.files.whole import write_whole
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
-from allod.govern.ledger import Ledger
-from allod.govern.policy import Policy
-from allod.govern.quotas import Quotas
-from allod.govern.store import TenantStore
-from allod.govern.tenants import ORGANIZATION_MICROS, organization
+from allod.govern.metering.ledger import Ledger
+from allod.govern.metering.quotas import Quotas
+from allod.govern.policy.decision import Policy
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, organization
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.trust import trust_text

@@ -19,8 +19,8 @@ from allod.core.files.secret import make_private_directory
 from allod.core.files.whole import sync, write_whole
 from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, nation_digest
-from allod.govern.policy import Policy, default_text, load_policy
-from allod.govern.policy_check import Report, check_policy
+from allod.govern.policy.check import Report, check_policy
+from allod.govern.policy.decision import Policy, default_text, load_policy
 from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.signing_key import SigningKey, load_or_create_signing_key
 from allod.prove.formats.tree_head import TreeHead

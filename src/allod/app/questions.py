@@ -16,11 +16,11 @@ from allod.app.weights import released_model
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
-from allod.govern.keys import caller_for
-from allod.govern.policy import Policy
-from allod.govern.policy_asked import Asked, Model, Site
-from allod.govern.store import TenantStore
-from allod.govern.tenants import LOCAL, Key, Tenant
+from allod.govern.policy.decision import Policy
+from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.tenancy.keys import caller_for
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import LOCAL, Key, Tenant
 from allod.model.catalogue import best_for
 from allod.serve.controls import Controls
 from allod.serve.served_model import ServedModel

@@ -18,8 +18,8 @@ from allod.app.shares import Shares
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.receipt import SitePart, check_statement
-from allod.govern.keys import KeyRing
-from allod.govern.policy_asked import Model, Site
+from allod.govern.policy.request import Model, Site
+from allod.govern.tenancy.keys import KeyRing
 from allod.prove.policy_history import LoggedVersion
 from allod.prove.receipts.from_log import bundle_for
 from allod.prove.tlog.writer import Done, LogWriter, Outcome

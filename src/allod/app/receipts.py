@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
-from allod.govern.windows import day_at
+from allod.govern.metering.windows import day_at
 from allod.prove.tlog.log import Log
 
 STEP = 128  # entries read at once

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from allod.govern.store import TenantStore, Totals
-from allod.govern.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
-from allod.govern.windows import DAY_MS, Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.govern.metering.windows import DAY_MS, Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.govern.tenancy.store import TenantStore, Totals
+from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
 from allod.serve.turns import BATCH_PART, Standing
 
 LONGEST_MS = 31 * DAY_MS

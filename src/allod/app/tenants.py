@@ -7,10 +7,10 @@ from dataclasses import replace
 from allod.app.home import Home, now_ms
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
-from allod.govern.keys import read_or_make_key
-from allod.govern.store import TenantStore
 from allod.govern.stores.sqlite import sqlite_store
-from allod.govern.tenants import (
+from allod.govern.tenancy.keys import read_or_make_key
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
     LOCAL,
     USE_PREFIX,

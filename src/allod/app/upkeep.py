@@ -14,8 +14,8 @@ from contextlib import suppress
 from allod.app.home import now_ms
 from allod.app.opening import Opened
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.govern.keys import KeyRing
-from allod.govern.tenants import ORGANIZATION_MICROS, organization
+from allod.govern.tenancy.keys import KeyRing
+from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, organization
 from allod.prove.receipts.commitments import day_of
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls

@@ -19,9 +19,9 @@ from allod.cli.tenant import check_active, event, find_tenant, tenants_of, told
 from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.govern.keys import MAX_GRACE_S, check_not_last_admin, read_or_make_key, rotated
-from allod.govern.store import TenantStore
-from allod.govern.tenants import (
+from allod.govern.tenancy.keys import MAX_GRACE_S, check_not_last_admin, read_or_make_key, rotated
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
     LOCAL,
     USE_PREFIX,

@@ -18,8 +18,8 @@ from allod.cli.policy_prove import prove_claim
 from allod.cli.running import dated_ms
 from allod.core.errors import Invalid
 from allod.core.times import moment_text, span_ms
-from allod.govern.claims import GRAMMAR
-from allod.govern.policy_check import check_policy
+from allod.govern.policy.check import check_policy
+from allod.govern.policy.claims import GRAMMAR
 from allod.prove.policy_history import LoggedVersion
 from allod.settings import Settings
 

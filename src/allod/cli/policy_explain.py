@@ -18,11 +18,11 @@ from allod.cli.running import model_of_running
 from allod.cli.tenant import find_tenant
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.policy import Policy, load_policy
-from allod.govern.policy_asked import Asked, Model, describe
-from allod.govern.policy_explain import Explanation, explain
-from allod.govern.store import TenantStore
-from allod.govern.tenants import LOCAL
+from allod.govern.policy.decision import Policy, load_policy
+from allod.govern.policy.explain import Explanation, explain
+from allod.govern.policy.request import Asked, Model, describe
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import LOCAL
 from allod.settings import Settings
 
 MAX_POLICY_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from allod.app.claims import Judgement, bundles_of_breaches, judge_log
 from allod.app.home import Home
 from allod.app.policies import nation_of
 from allod.core.errors import Invalid
-from allod.govern.claims import parse_claim
+from allod.govern.policy.claims import parse_claim
 from allod.prove.formats.encodings import to_base64
 from allod.prove.formats.signing_key import load_signing_key
 from allod.settings import Settings

@@ -22,9 +22,9 @@ from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed, plain, ter
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
 from allod.core.nations.nation import Nation
-from allod.govern.store import TenantStore, Totals
-from allod.govern.tenants import LOCAL, Budget, Event, Tenant, new_id
-from allod.govern.windows import BUDGET_UNITS, bounds_of, windows_at
+from allod.govern.metering.windows import BUDGET_UNITS, bounds_of, windows_at
+from allod.govern.tenancy.store import TenantStore, Totals
+from allod.govern.tenancy.tenants import LOCAL, Budget, Event, Tenant, new_id
 from allod.settings import load_nation
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.keys import default_label
-from allod.govern.tenants import Budget, Quota, Scope, Tenant, checked_name
-from allod.govern.windows import BUDGET_UNITS
+from allod.govern.metering.windows import BUDGET_UNITS
+from allod.govern.tenancy.keys import default_label
+from allod.govern.tenancy.tenants import Budget, Quota, Scope, Tenant, checked_name
 
 QUOTA_UNITS = ("requests_per_minute", "tokens_per_minute", "concurrent")
 NO_WORDS = ("any", "none")

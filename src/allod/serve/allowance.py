@@ -1,4 +1,4 @@
-"""Step 5, first half: what a tenant may still use. `govern.quotas` counts in memory; here it is awaited."""
+"""Step 5, first half: what a tenant may still use. `govern.metering.quotas` counts in memory; here it is awaited."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
 from allod.core.requests import Chat, Embed, Request, Usage
-from allod.govern.prices import Prices
-from allod.govern.quotas import Cost, NeedsLease, Quotas, Reservation
-from allod.govern.tenants import Tenant
+from allod.govern.metering.prices import Prices
+from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
+from allod.govern.tenancy.tenants import Tenant
 from allod.serve.token_estimate import BYTES_PER_TOKEN, estimated_tokens
 
 MAX_LEASES = 8  # each brings what lacks, unless others take it in the same moment

@@ -13,9 +13,9 @@ from allod.core.errors import AllodError, Unavailable
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
 from allod.govern.identifiers import markings_in
-from allod.govern.keys import Caller
-from allod.govern.policy import Decision, Policy
-from allod.govern.policy_asked import Asked, Model, Site
+from allod.govern.policy.decision import Decision, Policy
+from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.tenancy.keys import Caller
 from allod.serve.giving_way import give_way
 
 SLICE_CHARS = 1 << 12  # read in 14 ms at worst, something invisible beside each digit

@@ -23,7 +23,7 @@ from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Usage
 from allod.core.shown_text import folded
-from allod.govern.keys import Caller, KeyRing
+from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.serve import tools
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance

@@ -29,8 +29,8 @@ from allod.core.statements.receipt import (
     SitePart,
     statement_bytes,
 )
-from allod.govern.policy import Decision
-from allod.govern.prices import Prices
+from allod.govern.metering.prices import Prices
+from allod.govern.policy.decision import Decision
 from allod.prove.receipts.commitments import commitment, day_of, nonce_of
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.writer import LogWriter, Outcome

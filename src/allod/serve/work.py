@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from allod.core.requests import Pieces, Request, Usage
-from allod.govern.policy import Decision
-from allod.govern.tenants import Tenant
+from allod.govern.policy.decision import Decision
+from allod.govern.tenancy.tenants import Tenant
 from allod.serve.admission import Admission, Turn
 from allod.serve.allowance import Allowance, Held
 from allod.serve.engine import Tally

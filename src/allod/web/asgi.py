@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 
 from allod.core.errors import AllodError, Denied, Invalid
 from allod.core.requests import new_request_id
-from allod.govern.keys import Caller, KeyRing
-from allod.govern.tenants import Key
+from allod.govern.tenancy.keys import Caller, KeyRing
+from allod.govern.tenancy.tenants import Key
 from allod.web.http import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond, retry_after
 from allod.web.metrics import Metrics
 from allod.web.openai import write

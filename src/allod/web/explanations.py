@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from allod.app.questions import Question, Questions
-from allod.govern.policy_asked import Model, describe
-from allod.govern.policy_explain import explain
-from allod.govern.policy_text import Rule
-from allod.govern.store import TenantStore
+from allod.govern.policy.explain import explain
+from allod.govern.policy.request import Model, describe
+from allod.govern.policy.rules import Rule
+from allod.govern.tenancy.store import TenantStore
 from allod.serve.controls import Controls
 
 Json = dict[str, Any]

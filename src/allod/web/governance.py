@@ -19,9 +19,9 @@ from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
 from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import ANSWER
-from allod.govern.policy import Policy
-from allod.govern.policy_check import Report, check_policy
-from allod.govern.store import TenantStore
+from allod.govern.policy.check import Report, check_policy
+from allod.govern.policy.decision import Policy
+from allod.govern.tenancy.store import TenantStore
 from allod.prove.policy_history import LoggedVersion
 from allod.serve.controls import Controls
 from allod.serve.turns import Standing

@@ -11,9 +11,9 @@ from threading import Lock
 from typing import TypeVar
 
 from allod.core.shown_text import folded
-from allod.govern.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, summed
 from allod.govern.stores import rules
-from allod.govern.tenants import Account, Charge, Event, Key, Tenant
+from allod.govern.tenancy.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, summed
+from allod.govern.tenancy.tenants import Account, Charge, Event, Key, Tenant
 
 _Row = TypeVar("_Row", Tenant, Account, Key)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable
-from allod.govern.tenants import Account, Budget, Event, Key, Quota, Scope, Tenant
+from allod.govern.tenancy.tenants import Account, Budget, Event, Key, Quota, Scope, Tenant
 
 _Value = TypeVar("_Value")
 

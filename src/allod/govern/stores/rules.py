@@ -7,8 +7,8 @@ from collections.abc import Collection
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid
 from allod.core.shown_text import folded
-from allod.govern.store import GROUPS, MINUTE_MS, Position
-from allod.govern.tenants import Key, Tenant
+from allod.govern.tenancy.store import GROUPS, MINUTE_MS, Position
+from allod.govern.tenancy.tenants import Key, Tenant
 
 MAX_PAGE = 1000
 MAX_SETTING = 16384  # characters

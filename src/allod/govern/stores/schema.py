@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from allod.core.errors import Unavailable
 from allod.core.shown_text import folded
-from allod.govern.store import TOTALS
 from allod.govern.stores.database import Run
 from allod.govern.stores.dialect import Dialect
 from allod.govern.stores.rows import tenant_from
-from allod.govern.tenants import Tenant
+from allod.govern.tenancy.store import TOTALS
+from allod.govern.tenancy.tenants import Tenant
 
 _SUMS = ", ".join(f"{name} {{number}} NOT NULL" for name in TOTALS)
 

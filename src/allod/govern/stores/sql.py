@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from allod.core.shown_text import folded
-from allod.govern.store import Changes
 from allod.govern.stores import rules
 from allod.govern.stores.database import Database, Run, Transactions
 from allod.govern.stores.rows import account_from, event_from, key_from, tenant_from, text_of
 from allod.govern.stores.schema import keep_name, prepare
 from allod.govern.stores.sql_ledger import SqlLedger, one_of
-from allod.govern.tenants import Account, Event, Key, Tenant
+from allod.govern.tenancy.store import Changes
+from allod.govern.tenancy.tenants import Account, Event, Key, Tenant
 
 _KEYS = "SELECT body, last_ms FROM api_keys LEFT JOIN key_uses ON key_id = id"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from allod.govern.store import MINUTE_MS, TOTALS, Position, Totals, UsageRow, summed
 from allod.govern.stores import rules
 from allod.govern.stores.database import Run, Transactions
-from allod.govern.tenants import Charge
+from allod.govern.tenancy.store import MINUTE_MS, TOTALS, Position, Totals, UsageRow, summed
+from allod.govern.tenancy.tenants import Charge
 
 _ADD_TO_LEDGER = (  # names of our own columns, nobody's input
     f"INSERT INTO ledger (tenant_id, minute, key_id, model, origin, {', '.join(TOTALS)}) "  # noqa: S608

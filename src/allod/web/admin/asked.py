@@ -9,7 +9,7 @@ import msgspec
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.govern.tenants import Event, new_id
+from allod.govern.tenancy.tenants import Event, new_id
 from allod.web.admin.query import Query
 from allod.web.bodies import decoded
 

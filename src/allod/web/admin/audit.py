@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from allod.govern.store import TenantStore
-from allod.govern.tenants import Event
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import Event
 from allod.web.admin.asked import Asked, Json, seconds
 from allod.web.admin.listing import a_cursor, page, refuse_both
 from allod.web.admin.query import MAX_TIME_S, Query

@@ -10,7 +10,7 @@ import msgspec
 
 from allod.core.errors import Denied, Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.store import TenantStore
+from allod.govern.tenancy.store import TenantStore
 from allod.web.admin.accounts import Accounts
 from allod.web.admin.asked import Asked, Json
 from allod.web.admin.audit import Audit

@@ -12,9 +12,9 @@ from itertools import islice
 
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.keys import check_not_last_admin
-from allod.govern.store import TenantStore
-from allod.govern.tenants import ADMIN_PREFIX, USE_PREFIX, Account, Key, Scope, Tenant, new_api_key, new_id
+from allod.govern.tenancy.keys import check_not_last_admin
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import ADMIN_PREFIX, USE_PREFIX, Account, Key, Scope, Tenant, new_api_key, new_id
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json, seconds, unsupported
 from allod.web.admin.listing import a_cursor, page, page_of_all

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid
-from allod.govern.store import TenantStore
-from allod.govern.tenants import Quota, Tenant
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import Quota, Tenant
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.listing import page_of_all

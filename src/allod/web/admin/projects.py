@@ -7,8 +7,8 @@ from dataclasses import replace
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.store import TenantStore
-from allod.govern.tenants import LOCAL, Tenant, new_id
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import LOCAL, Tenant, new_id
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json, seconds, unsupported
 from allod.web.admin.listing import a_cursor, page

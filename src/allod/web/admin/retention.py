@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allod.core.errors import Invalid
-from allod.govern.store import TenantStore
+from allod.govern.tenancy.store import TenantStore
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json
 from allod.web.admin.projects import active

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from allod.core.errors import Invalid
-from allod.govern.store import MINUTE_MS, TenantStore, Totals
-from allod.govern.tenants import ORGANIZATION_MICROS, Tenant
-from allod.govern.windows import bounds_of, windows_at
+from allod.govern.metering.windows import bounds_of, windows_at
+from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals
+from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Tenant
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json
 from allod.web.admin.bodies import MICROS_PER_CENT

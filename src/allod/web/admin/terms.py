@@ -19,8 +19,8 @@ from msgspec import UnsetType
 
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.keys import default_label
-from allod.govern.tenants import Budget, Scope, Tenant
+from allod.govern.tenancy.keys import default_label
+from allod.govern.tenancy.tenants import Budget, Scope, Tenant
 from allod.web.admin import bodies
 from allod.web.admin.asked import Json
 from allod.web.admin.bodies import given

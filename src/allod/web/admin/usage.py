@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
-from allod.govern.store import MINUTE_MS, TenantStore, Totals, UsageRow
+from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals, UsageRow
 from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.query import MAX_TIME_S, Query
 

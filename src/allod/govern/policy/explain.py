@@ -13,10 +13,10 @@ from typing import Any
 
 from allod.core.labels import Label, is_within
 from allod.core.nations.nation import Nation
-from allod.govern.policy import Decision, Policy
-from allod.govern.policy_asked import Asked, Model
-from allod.govern.policy_schema import vocabulary_of
-from allod.govern.policy_text import Rule
+from allod.govern.policy.decision import Decision, Policy
+from allod.govern.policy.request import Asked, Model
+from allod.govern.policy.rules import Rule
+from allod.govern.policy.schema import vocabulary_of
 
 MAX_TRIES = 4_000
 NUM_ALTERNATIVES = 3  # reported of one kind: so many places, so many models

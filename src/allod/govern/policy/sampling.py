@@ -14,10 +14,10 @@ from typing import Any
 
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
-from allod.govern.policy import Policy
-from allod.govern.policy_asked import Asked, Model, Site
-from allod.govern.policy_schema import vocabulary_of
-from allod.govern.policy_text import Rule
+from allod.govern.policy.decision import Policy
+from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.policy.rules import Rule
+from allod.govern.policy.schema import vocabulary_of
 
 MAX_CASES = 2_000
 MAX_PAIRS = 20  # of the values of two parts

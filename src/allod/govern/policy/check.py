@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from allod.core.nations.nation import Nation
-from allod.govern.policy import Decision, Policy, load_policy
-from allod.govern.policy_asked import Asked, describe
-from allod.govern.policy_cases import cases
+from allod.govern.policy.decision import Decision, Policy, load_policy
+from allod.govern.policy.request import Asked, describe
+from allod.govern.policy.sampling import cases
 
 NUM_EXAMPLES = 3
 

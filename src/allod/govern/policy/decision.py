@@ -17,9 +17,9 @@ import cedarpy
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.policy_asked import Asked, request_of
-from allod.govern.policy_schema import Vocabulary, vocabulary_of
-from allod.govern.policy_text import Rule, rules_in
+from allod.govern.policy.request import Asked, request_of
+from allod.govern.policy.rules import Rule, rules_in
+from allod.govern.policy.schema import Vocabulary, vocabulary_of
 
 NUM_REMEMBERED = 8_192  # decisions
 
@@ -77,7 +77,7 @@ def _named(kind: str, rules: Mapping[str, Rule]) -> _Named:
 
 def default_text() -> str:
     """The policy of a realm that has written none."""
-    return (resources.files("allod.govern") / "policies" / "default.cedar").read_text(encoding="utf-8")
+    return (resources.files("allod.govern.policy") / "default.cedar").read_text(encoding="utf-8")
 
 
 def load_policy(text: str, nation: Nation) -> Policy:

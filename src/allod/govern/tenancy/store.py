@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
-from allod.govern.tenants import Account, Charge, Event, Key, Tenant
+from allod.govern.tenancy.tenants import Account, Charge, Event, Key, Tenant
 
 MINUTE_MS = 60_000
 GROUPS = frozenset({"tenant", "key", "model"})

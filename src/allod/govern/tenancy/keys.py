@@ -26,8 +26,17 @@ from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.files.secret import write_secret_once
 from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Nation
-from allod.govern.store import Changes, TenantStore
-from allod.govern.tenants import ADMIN_PREFIX, USE_PREFIX, Key, Scope, Tenant, api_key_digest, new_api_key, new_id
+from allod.govern.tenancy.store import Changes, TenantStore
+from allod.govern.tenancy.tenants import (
+    ADMIN_PREFIX,
+    USE_PREFIX,
+    Key,
+    Scope,
+    Tenant,
+    api_key_digest,
+    new_api_key,
+    new_id,
+)
 
 MAX_NEWS_AGE_S = 1.0
 MAX_GRACE_S = 30 * 86_400

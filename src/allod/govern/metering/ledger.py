@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 from allod.core.errors import AllodError, Invalid
 from allod.core.statements.receipt import ANSWER, REFUSAL
-from allod.govern.store import Position, TenantStore
-from allod.govern.tenants import Charge
-from allod.govern.windows import day_at
+from allod.govern.metering.windows import day_at
+from allod.govern.tenancy.store import Position, TenantStore
+from allod.govern.tenancy.tenants import Charge
 
 ERASED = "erased"  # the tenant of receipts whose day key was destroyed
 REFUSED = "refused"  # how a refusal finished

@@ -30,10 +30,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from allod.core.errors import Unavailable
-from allod.govern.slices import Slices, Window
-from allod.govern.store import TenantStore
-from allod.govern.tenants import Quota, Tenant
-from allod.govern.windows import Meter, Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.govern.metering.leases import Slices, Window
+from allod.govern.metering.windows import Meter, Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.govern.tenancy.store import TenantStore
+from allod.govern.tenancy.tenants import Quota, Tenant
 
 
 class Cost(NamedTuple):

@@ -13,9 +13,9 @@ from math import inf
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
-from allod.govern.store import TenantStore, Totals
-from allod.govern.tenants import ORGANIZATION
-from allod.govern.windows import Meter, Unit, bounds_of
+from allod.govern.metering.windows import Meter, Unit, bounds_of
+from allod.govern.tenancy.store import TenantStore, Totals
+from allod.govern.tenancy.tenants import ORGANIZATION
 
 LEDGER = "ledger"  # under this name stands in the store's leases what was used before any was granted
 REFUSAL_MS = 1000  # how long a no of the store's holds for requests that need as much

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier, is_within
-from allod.govern.policy_schema import SEALS, Vocabulary
+from allod.govern.policy.schema import SEALS, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

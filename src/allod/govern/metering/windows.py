@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Literal, NamedTuple
 
-from allod.govern.store import MINUTE_MS
-from allod.govern.tenants import Quota, Tenant
+from allod.govern.tenancy.store import MINUTE_MS
+from allod.govern.tenancy.tenants import Quota, Tenant
 
 Period = Literal["minute", "day", "month"]
 Unit = Literal["requests", "tokens", "engine_ms", "millijoules", "micros"]
