@@ -193,13 +193,13 @@ def test_it_cannot_make_itself_another_network(tmp_path: Path) -> None:
     said = errors_of(
         tmp_path,
         "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).close()",
-        "from allod.seal import netlink; netlink.add_address('lo', '10.0.0.1/8')",
-        "from allod.seal import netlink; netlink.add_cable('a', peer='b', peer_pid=os.getpid())",
+        "from allod.seal.walls import netlink; netlink.add_address('lo', '10.0.0.1/8')",
+        "from allod.seal.walls import netlink; netlink.add_cable('a', peer='b', peer_pid=os.getpid())",
         "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_CRYPTO)",
         "socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)",
         "socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)",
         "socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)",
-        "from allod.seal import kernel; kernel.unshare(0x10000000)",
+        "from allod.seal.walls import kernel; kernel.unshare(0x10000000)",
         environment={"PYTHONPATH": SOURCE},
     )
     assert said == ["done", *["EPERM"] * 7]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allod.seal import bpf, profile, syscalls
 from allod.seal.escapes.calls import calls_of
+from allod.seal.profiles import profile
+from allod.seal.walls import bpf, syscalls
 
 OWN_PID = 4242
 ALLOW, KILL, EPERM, ENOSYS = bpf.ALLOW, bpf.KILL_PROCESS, bpf.answer(errno.EPERM), bpf.answer(errno.ENOSYS)

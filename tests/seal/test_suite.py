@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Unavailable
-from allod.seal import suite
-from allod.seal.profile import ISLAND, PROFILES
-from allod.seal.suite import BLOCKED, ESCAPED, NOT_APPLICABLE, Row, SuiteReport, run_suite
+from allod.seal.lab import suite
+from allod.seal.lab.suite import BLOCKED, ESCAPED, NOT_APPLICABLE, Row, SuiteReport, run_suite
+from allod.seal.profiles.profile import ISLAND, PROFILES
 
 WITHOUT_NETWORK_OF_ITS_OWN = {"mptcp", "fast-open", "udp4", "udp6", "dns"}
 TO_AN_ACCOMPLICE = {"affinity", "name", "record-lock"}
@@ -44,7 +44,7 @@ def test_a_lab_whose_accomplice_has_ended_proves_nothing(tmp_path: Path) -> None
     """What is whispered to nobody is not held back: the suite ends with an error."""
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom allod.core.errors import Unavailable\n"
-        "from allod.seal.lab import open_lab\n"
+        "from allod.seal.lab.lab import open_lab\n"
         "try:\n with open_lab(Path(sys.argv[1]), profile='sealed') as lab:\n"
         "  lab.settle(); print('heard', flush=True); os.kill(lab._accomplice_pid, signal.SIGKILL)\n"
         "  os.waitid(os.P_PID, lab._accomplice_pid, os.WEXITED | os.WNOWAIT); lab.settle(); print('went on')\n"

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from allod.seal.profile import PROFILES, SEALED
-from allod.seal.suite import BLOCKED, ESCAPED, NOT_RUN, SuiteReport, run_suite
+from allod.seal.lab.suite import BLOCKED, ESCAPED, NOT_RUN, SuiteReport, run_suite
+from allod.seal.profiles.profile import PROFILES, SEALED
 
 _ATTEMPTS_TO_JUDGE_BY = 8  # before saying how long the rest takes
 

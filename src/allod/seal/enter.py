@@ -22,9 +22,11 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from allod.seal import group, kernel, landlock, namespaces, profile, root
-from allod.seal.elf import interpreter_of
-from allod.seal.landlock import ARRANGE, EXECUTE, LISTEN, READ, SCRATCH, WRITE, Grant
+from allod.seal import group
+from allod.seal.profiles import profile
+from allod.seal.walls import kernel, landlock, namespaces, root
+from allod.seal.walls.elf import interpreter_of
+from allod.seal.walls.landlock import ARRANGE, EXECUTE, LISTEN, READ, SCRATCH, WRITE, Grant
 
 PARTS = ("namespaces", "landlock", "capabilities", "seccomp")
 PROCESSES = "pid"  # the PID namespace: a part of the namespaces that can be missing alone

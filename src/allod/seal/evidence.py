@@ -15,7 +15,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Unavailable
-from allod.seal.profile import PROFILES
+from allod.seal.profiles.profile import PROFILES
 
 FORMAT = "allod-seal-evidence-1"
 

@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from allod.seal import kernel
+from allod.seal.walls import kernel
 
 _HANDED_DOWN = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 _WAITED_FOR = _HANDED_DOWN | {signal.SIGCHLD, signal.SIGQUIT}

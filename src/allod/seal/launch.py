@@ -28,9 +28,9 @@ from typing import Any
 import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
-from allod.seal import profile
 from allod.seal.enter import GO, PARTS, PROCESSES
 from allod.seal.evidence import SealFacts, describe, evidence
+from allod.seal.profiles import profile
 
 _SOURCE = Path(allod.__file__).resolve().parent
 _ENTRY_TIMEOUT_S = 30.0

@@ -11,7 +11,7 @@ import socket
 import struct
 
 from allod.seal.escapes.probe import TCP_PORT, Probe, Target
-from allod.seal.kernel import syscall
+from allod.seal.walls.kernel import syscall
 
 _SETUP, _ENTER, _GET_EVENTS = 425, 426, 1
 _OP_CONNECT, _OP_SEND, _OP_SOCKET = 16, 26, 45

@@ -21,8 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from allod.seal import profile, syscalls
-from allod.seal.kernel import syscall
+from allod.seal.profiles import profile
+from allod.seal.walls import syscalls
+from allod.seal.walls.kernel import syscall
 
 _NOTHING = ("-1",) * 6
 _PAGE_BYTES = 4096

@@ -9,8 +9,8 @@ import struct
 import time
 from pathlib import Path
 
-from allod.seal import kernel
 from allod.seal.escapes.probe import TIMEOUT_S, Probe, Target
+from allod.seal.walls import kernel
 
 _SET_NAME = 15
 _SEEN_WITHIN_S = 0.3  # the accomplice looks every 0.02 s

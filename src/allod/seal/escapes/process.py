@@ -10,8 +10,8 @@ import struct
 import sys
 
 from allod.seal.escapes.probe import UDP_PORT, Probe, Target
-from allod.seal.kernel import syscall, unshare
-from allod.seal.namespaces import CLONE_NEWNET
+from allod.seal.walls.kernel import syscall, unshare
+from allod.seal.walls.namespaces import CLONE_NEWNET
 
 _PIDFD_OPEN, _PIDFD_GETFD, _PIDFD_SEND_SIGNAL = 434, 438, 424  # the same numbers on every architecture
 _F_SETSIG = 10

@@ -12,8 +12,8 @@ import socket
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from allod.seal.bpf import Check, Rule, one_of
-from allod.seal.profile_sealed import CLONE_NEW, FCNTLS, IOCTLS, MADVICE, OWN_LIMITS, PRCTLS, SOCKET_TYPE
+from allod.seal.profiles.sealed import CLONE_NEW, FCNTLS, IOCTLS, MADVICE, OWN_LIMITS, PRCTLS, SOCKET_TYPE
+from allod.seal.walls.bpf import Check, Rule, one_of
 
 _NETLINK_ROUTE = 0
 _PROTOCOLS = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)

@@ -3,7 +3,7 @@
     [ attacker, victim ] allod0 ──────── allod1 [ honeypot ]
 
 Made in a user namespace, so it needs no privilege, cannot disturb the machine's own network, and vanishes with its
-last process. `python -m allod.seal.lab` runs the suite inside and writes JSON lines; suite.py reads them.
+last process. `python -m allod.seal.lab.lab` runs the suite inside and writes JSON lines; suite.py reads them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 from secrets import token_hex
 
 from allod.core.errors import AllodError, Unavailable
-from allod.seal import kernel, netlink
-from allod.seal.accomplice import be_accomplice
 from allod.seal.enter import PARTS
 from allod.seal.escapes.every import EVERY
 from allod.seal.escapes.probe import INTERFACE, PROXY_PORT, TCP_PORT, UDP_PORT, Probe, Target
-from allod.seal.honeypot import BUFFER_BYTES, Belongings, Recorder, be_victim, watch_cable
+from allod.seal.lab.accomplice import be_accomplice
+from allod.seal.lab.honeypot import BUFFER_BYTES, Belongings, Recorder, be_victim, watch_cable
 from allod.seal.launch import SealOptions, python_read_paths, start
-from allod.seal.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER
+from allod.seal.walls import kernel, netlink
+from allod.seal.walls.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER
 
 FAR_INTERFACE = "allod1"
 _ATTACKER = ("10.77.0.1/24", "fd77::1/64")
@@ -157,7 +157,7 @@ class Lab:
             profile=self._profile,
             socket_dir=self._directory / "sockets",
             read_paths=(*python_read_paths(), self._directory / _SHARED),
-            environment={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), **environment},
+            environment={"PYTHONPATH": str(Path(__file__).resolve().parents[3]), **environment},
             log_path=log,
             unsafe_no_seal=bool(omit),
             unsafe_omit=omit,

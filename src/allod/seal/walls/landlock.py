@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from allod.seal.kernel import syscall
+from allod.seal.walls.kernel import syscall
 
 MINIMUM_ABI = 3  # Linux 6.2: before it a file that may only be read can still be emptied
 

@@ -13,8 +13,8 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from allod.seal import netlink, root
-from allod.seal.kernel import unshare
+from allod.seal.walls import netlink, root
+from allod.seal.walls.kernel import unshare
 
 CLONE_NEWNS, CLONE_NEWPID = 0x0002_0000, 0x2000_0000
 CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x4000_0000

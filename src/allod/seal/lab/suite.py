@@ -23,8 +23,8 @@ from typing import Any
 from allod.core.errors import Unavailable
 from allod.seal.escapes.calls import Call, calls_of
 from allod.seal.escapes.every import EVERY
-from allod.seal.lab import CALLS
-from allod.seal.profile import SEALED
+from allod.seal.lab.lab import CALLS
+from allod.seal.profiles.profile import SEALED
 
 BLOCKED, ESCAPED, NOT_APPLICABLE, NOT_RUN = "blocked", "ESCAPED", "not applicable", "did not run"
 _SILENCE_LIMIT_S = 60.0  # more than the lab's own limits let one attempt take; a slow machine may take long for all
@@ -92,8 +92,8 @@ def run_suite(
 
 
 def _messages(words: tuple[str, ...], progress: Progress) -> Iterable[dict[str, Any]]:
-    command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab", *words]
-    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab.lab", *words]
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd="/", stdin=subprocess.DEVNULL) as lab:
         timer = _start_timer(lab)
         try:

@@ -1,7 +1,7 @@
 """What a profile is, and the seccomp filter that it comes to.
 
-    sealed   one process that answers on Unix stream sockets and connects to nothing   (profile_sealed.py)
-    island   a group of processes that reach one another by loopback, and nothing else (profile_island.py)
+    sealed   one process that answers on Unix stream sockets and connects to nothing   (sealed.py)
+    island   a group of processes that reach one another by loopback, and nothing else (island.py)
 
 Both are allowlists.
 """
@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from allod.seal import bpf, profile_island, profile_sealed, syscalls
-from allod.seal.bpf import Rule
+from allod.seal.profiles import island, sealed
+from allod.seal.walls import bpf, syscalls
+from allod.seal.walls.bpf import Rule
 
 MACHINES = frozenset(bpf.ARCHITECTURES) & frozenset(syscalls.MACHINES)
 
@@ -35,16 +36,16 @@ class Profile(NamedTuple):
 SEALED = Profile(
     name="sealed",
     allowed=syscalls.ALLOWED,
-    rules=profile_sealed.rules,
+    rules=sealed.rules,
     is_group=False,
-    weakenings=profile_sealed.WEAKENINGS,
+    weakenings=sealed.WEAKENINGS,
 )
 ISLAND = Profile(
     name="island",
     allowed=syscalls.ALLOWED + syscalls.ISLAND_ALLOWED,
-    rules=profile_island.rules,
+    rules=island.rules,
     is_group=True,
-    weakenings=profile_island.WEAKENINGS,
+    weakenings=island.WEAKENINGS,
 )
 PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in (SEALED, ISLAND)})
 WEAKENINGS = frozenset(name for profile in PROFILES.values() for name in profile.weakenings)

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from allod.seal.bpf import Check, Rule, is_null, one_of
+from allod.seal.walls.bpf import Check, Rule, is_null, one_of
 
 CLONE_THREAD = 0x0001_0000
 CLONE_NEW = 0x7E02_0000  # mount, cgroup, UTS, IPC, user, PID, network

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from allod.seal import kernel
+from allod.seal.walls import kernel
 
 _RECURSIVE, _PRIVATE, _BIND = 0x4000, 0x4_0000, 0x1000  # MS_*
 _READ_ONLY, _NO_SETUID, _NO_DEVICES = 1, 2, 4  # MOUNT_ATTR_*; as MS_* the same bits

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from allod.seal.escapes.covert import GET_LOCK, LOCK
 from allod.seal.escapes.probe import TAG, tag_of
-from allod.seal.honeypot import Recorder
+from allod.seal.lab.honeypot import Recorder
 
 _MESSAGE_BYTES = 22  # a token
 _EVERY_S, _LOOKS_ROUND_EVERY_S = 0.001, 0.02
