@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error.name} is missing\n\nhint: make setup-train")
 
-from allod.model.network import Shape
+from allod.model.network.llama import Shape
 from allod.train.learning.batches import Batches, Section
 from allod.train.learning.learner import MAX_PIECE_TOKENS, Learner, Plan
 from allod.train.learning.ranks import Ranks

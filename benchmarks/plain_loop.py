@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from allod.model.network import Shape
+from allod.model.network.llama import Shape
 
 
 class PlainAttention(nn.Module):

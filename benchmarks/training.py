@@ -36,8 +36,8 @@ except ImportError as error:
 
 from allod.core.canonical import JsonValue
 from allod.core.statements.training import Input, check_training_statement, source_input
-from allod.model.network import Shape
-from allod.model.weights import config
+from allod.model.network.llama import Shape
+from allod.model.network.weights import config
 from allod.train.corpus.shards import Shards
 from allod.train.environment import code, environment
 from allod.train.environment import machine as machine_facts

@@ -27,9 +27,9 @@ FLOORS = {
 DOORS = {
     "cedarpy": ("govern/policy",),
     "cryptography": ("prove/",),
-    "gguf": ("model/gguf_writer.py", "train/tuning/lora_tokens.py"),
+    "gguf": ("model/gguf/writer.py", "train/tuning/lora_tokens.py"),
     "httptools": ("serve/engines/http.py", "web/server.py"),
-    "jinja2": ("model/chat_template.py", "model/template_growth.py"),
+    "jinja2": ("model/templates/gate.py", "model/templates/growth.py"),
     "jsonschema_rs": ("serve/schemas/process.py",),
     "llguidance": ("serve/schemas/process.py",),
     "msgspec": (
@@ -40,16 +40,16 @@ DOORS = {
         "serve/tools.py",
         "web/",
     ),
-    "numpy": ("model/gguf_writer.py", "train/"),
+    "numpy": ("model/gguf/writer.py", "train/"),
     "peft": ("train/tuning/lora.py",),
     "psycopg": ("govern/stores/postgres.py",),
     "prometheus_client": ("web/metrics.py",),
     "rensa": ("train/stages/dedupe.py",),
     "rich": ("cli/",),
     "rustbpe": ("train/stages/tokenizer.py",),
-    "safetensors": ("model/weights.py", "train/"),
-    "tokenizers": ("model/tokenizer.py", "train/tuning/lora_tokens.py"),
-    "torch": ("fleet/all_reduce.py", "fleet/ranks.py", "model/network.py", "model/weights.py", "train/"),
+    "safetensors": ("model/network/weights.py", "train/"),
+    "tokenizers": ("model/network/tokenizer.py", "train/tuning/lora_tokens.py"),
+    "torch": ("fleet/all_reduce.py", "fleet/ranks.py", "model/network/llama.py", "model/network/weights.py", "train/"),
     "transformers": ("train/tuning/lora.py", "train/tuning/lora_tokens.py"),
     "uvicorn": ("web/server.py",),
     "uvloop": ("web/starting.py",),
@@ -231,7 +231,15 @@ def test_an_engines_process_is_started_before_what_asks_it_is_loaded() -> None:
     """Neither an event loop nor what reads a model's file is there by then."""
     loaded = loaded_by("allod.web.__main__")
     assert "allod.seal.launch" in loaded
-    assert not loaded & {"asyncio", "concurrent", "jinja2", "logging", "uvloop", "allod.app.engine", "allod.model.gguf"}
+    assert not loaded & {
+        "asyncio",
+        "concurrent",
+        "jinja2",
+        "logging",
+        "uvloop",
+        "allod.app.engine",
+        "allod.model.gguf.header",
+    }
 
 
 def test_the_way_into_the_seal_is_light() -> None:

@@ -27,10 +27,10 @@ from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.core.statements.receipt import check_statement
 from allod.core.statements.training import derivation_of, key_of
-from allod.model.gguf import read_header
-from allod.model.released import check_template
+from allod.model.gguf.header import read_header
+from allod.model.network.tokenizer_files import CHAT_TEMPLATE
+from allod.model.releases.released import check_template
 from allod.model.store import Store, silent
-from allod.model.tokenizer_files import CHAT_TEMPLATE
 from allod.prove.releases.model_signing import sign_folder
 from allod.prove.tlog.log import open_log
 from allod.settings import Settings

@@ -15,7 +15,7 @@ from allod.app import training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.training import derivation_of, training_statement
-from allod.model.adaptable import check_adaptable
+from allod.model.gguf.adaptable import check_adaptable
 from allod.settings import load_recipe
 from allod.train import resolving
 from allod.train.environment import check_packages

@@ -15,7 +15,7 @@ from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Embed
-from allod.model.gguf import read_header
+from allod.model.gguf.header import read_header
 from allod.serve.engine import Engine, Tally
 
 pytestmark = pytest.mark.slow

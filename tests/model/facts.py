@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tests.app.finished_runs import LABEL, FinishedRun
 
-from allod.model.records import read_dropped, read_json, read_records, read_sources
-from allod.model.release_facts import ReleaseFacts, SourceUse
+from allod.model.releases.facts import ReleaseFacts, SourceUse
+from allod.model.releases.records import read_dropped, read_json, read_records, read_sources
 from allod.prove.releases.lineage import chain_of
 from allod.prove.releases.release import read_stage_folder
 

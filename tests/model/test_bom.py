@@ -11,7 +11,7 @@ import pytest
 from tests.app.finished_runs import BASE_DIGEST, FinishedRun, adapter_run, model_run
 from tests.model.facts import facts_of
 
-from allod.model.bom import bom
+from allod.model.releases.bom import bom
 
 Make = Callable[[Path], FinishedRun]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import Invalid
-from allod.model.chat_template import check_template
-from allod.model.tokenizer_files import CHAT_TEMPLATE
+from allod.model.network.tokenizer_files import CHAT_TEMPLATE
+from allod.model.templates.gate import check_template
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
 from templates import HONEST, HOSTILE

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.model import control_tokens
-from allod.model.control_tokens import BREAK, KNOWN_NAMES, SLICE_CHARACTERS, ControlTokens
+from allod.model.templates import control_tokens
+from allod.model.templates.control_tokens import BREAK, KNOWN_NAMES, SLICE_CHARACTERS, ControlTokens
 
 NAMES = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<s>", "<<s>", "[INST]", "[/INST]", "<｜User｜>")
 CUT = "</think>"

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.model import gguf as module
-from allod.model.gguf import MAX_ITEMS, MAX_KEYS, MAX_TENSORS, GgufHeader, read_header
+from allod.model.gguf import header as module
+from allod.model.gguf.header import MAX_ITEMS, MAX_KEYS, MAX_TENSORS, GgufHeader, read_header
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 CHANGES_A_FILE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

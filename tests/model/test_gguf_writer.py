@@ -17,10 +17,10 @@ torch = pytest.importorskip("torch")
 from gguf.quants import dequantize
 
 from allod.core.errors import Invalid
-from allod.model.gguf import read_header
-from allod.model.gguf_writer import KINDS, check_kind, engine_name, rotary_rows, write_adapter, write_model
-from allod.model.network import Network, Shape
-from allod.model.tokenizer_files import CHAT_TEMPLATE, write_tokenizer
+from allod.model.gguf.header import read_header
+from allod.model.gguf.writer import KINDS, check_kind, engine_name, rotary_rows, write_adapter, write_model
+from allod.model.network.llama import Network, Shape
+from allod.model.network.tokenizer_files import CHAT_TEMPLATE, write_tokenizer
 
 SHAPE = Shape(vocab=261, width=64, layers=2, heads=4, kv_heads=2, hidden=96, context=128)
 KEYS = {"general.name": "tiny", "general.license": "CC0-1.0", "allod.derivation": "sha256:" + "1" * 64}

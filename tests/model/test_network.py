@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 transformers = pytest.importorskip("transformers", reason="transformers comes with the train extra")
 
-from allod.model.network import Network, Shape  # noqa: E402
-from allod.model.weights import config  # noqa: E402
+from allod.model.network.llama import Network, Shape  # noqa: E402
+from allod.model.network.weights import config  # noqa: E402
 
 PLAIN = Shape(vocab=512, width=64, layers=2, heads=2, kv_heads=2, hidden=192, context=64)
 GROUPED = Shape(vocab=512, width=128, layers=2, heads=4, kv_heads=2, hidden=320, context=64)

@@ -13,9 +13,9 @@ from tests.model.facts import facts_of
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.model.passport import passport, read_passport
-from allod.model.release_facts import energy_of
-from allod.model.summary import BLANK, summary, summary_text
+from allod.model.releases.facts import energy_of
+from allod.model.releases.passport import passport, read_passport
+from allod.model.releases.summary import BLANK, summary, summary_text
 
 
 @pytest.fixture

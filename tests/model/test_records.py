@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Invalid
-from allod.model.records import read_dropped, read_records, read_sources
+from allod.model.releases.records import read_dropped, read_records, read_sources
 
 SOURCE = {
     "name": "a", "kind": "text", "licence": "MIT", "jurisdiction": "GB", "origin": "b", "date": "2026", "package": "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from allod.model import summary
+from allod.model.releases import summary
 
 
 @pytest.mark.parametrize(

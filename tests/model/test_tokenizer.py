@@ -14,9 +14,9 @@ pytest.importorskip("tokenizers")
 import tokenizers
 
 from allod.core.errors import Invalid
-from allod.model import tokenizer as module
-from allod.model.tokenizer import Tokenizer
-from allod.model.tokenizer_files import END_OF_TEXT, IM_END, IM_START, byte_symbols, write_tokenizer
+from allod.model.network import tokenizer as module
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.tokenizer_files import END_OF_TEXT, IM_END, IM_START, byte_symbols, write_tokenizer
 
 CHAT = [
     {"role": "system", "content": "Answer in Welsh."},

@@ -12,8 +12,8 @@ safetensors = pytest.importorskip("safetensors.torch", reason="safetensors comes
 transformers = pytest.importorskip("transformers", reason="transformers comes with the train extra")
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.model.network import Network, Shape  # noqa: E402
-from allod.model.weights import load_model, save_model  # noqa: E402
+from allod.model.network.llama import Network, Shape  # noqa: E402
+from allod.model.network.weights import load_model, save_model  # noqa: E402
 
 TIED = Shape(vocab=300, width=64, layers=2, heads=2, kv_heads=1, hidden=128, context=32)
 UNTIED = Shape(vocab=300, width=64, layers=2, heads=2, kv_heads=2, hidden=128, context=32, tied=False)

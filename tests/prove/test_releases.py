@@ -21,7 +21,7 @@ from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid, VerificationError
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.statements.training import ArtefactStatement, artefact_statement, check_artefact_statement
-from allod.model.passport import read_passport
+from allod.model.releases.passport import read_passport
 from allod.model.store import silent
 from allod.prove.releases.model_signing import sign_folder
 from allod.prove.releases.release import CheckedRelease, check_release

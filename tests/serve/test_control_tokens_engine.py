@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from allod.model.control_tokens import ControlTokens
-from allod.model.gguf import read_header
+from allod.model.gguf.header import read_header
+from allod.model.templates.control_tokens import ControlTokens
 from allod.train.exporting.engine import Engine
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ pytest.importorskip("gguf", reason="gguf comes with the train extra")
 from tests.serve.vocabularies import VOCABULARIES, Vocabulary, hostile, spellings, write_model
 
 from allod.core.errors import Invalid
-from allod.model.control_tokens import ControlTokens
-from allod.model.gguf import read_header
+from allod.model.gguf.header import read_header
+from allod.model.templates.control_tokens import ControlTokens
 from allod.train.exporting.engine import Engine
 
 NUM_CHATS = 150

@@ -16,7 +16,7 @@ from tests.serve.test_http import Exchange, serving
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Embed, Piece, Pieces, Sampling
-from allod.model.control_tokens import ControlTokens
+from allod.model.templates.control_tokens import ControlTokens
 from allod.serve.engine import Tally
 from allod.serve.engines.echo import EchoEngine
 from allod.serve.engines.llama import LlamaEngine

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from allod.model.control_tokens import BREAK, ControlTokens
+from allod.model.templates.control_tokens import BREAK, ControlTokens
 from allod.serve.engines.plain import INLINE_BYTES, plain_json
 
 CONTROL = ControlTokens(["<s>"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy
 
-from allod.model.tokenizer_files import byte_symbols
+from allod.model.network.tokenizer_files import byte_symbols
 
 WIDTH = 32
 CHATML = (

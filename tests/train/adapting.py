@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from allod.model.gguf_writer import write_model
-from allod.model.network import Network, Shape
-from allod.model.tokenizer_files import write_tokenizer
+from allod.model.gguf.writer import write_model
+from allod.model.network.llama import Network, Shape
+from allod.model.network.tokenizer_files import write_tokenizer
 from allod.train.corpus.documents import DocumentWriter, new_document
 from allod.train.recipe import Adapt, Recipe, Source
 from allod.train.work import Work

@@ -12,9 +12,9 @@ from tests.train.packing import RECIPE, packed_run
 
 from allod.core.canonical import JsonValue
 from allod.core.statements.training import Input, derivation_of, key_of, training_statement
-from allod.model.network import Network, Shape
-from allod.model.tokenizer import Tokenizer
-from allod.model.weights import save_model
+from allod.model.network.llama import Network, Shape
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import save_model
 from allod.train.recipe import Export, Tune
 
 CONTEXT = 64

@@ -13,8 +13,8 @@ for library in ("torch", "transformers", "gguf"):
 from tests.serve.vocabularies import VOCABULARIES, hostile, spellings, write_model  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.model.control_tokens import ControlTokens  # noqa: E402
-from allod.model.gguf import read_header  # noqa: E402
+from allod.model.gguf.header import read_header  # noqa: E402
+from allod.model.templates.control_tokens import ControlTokens  # noqa: E402
 from allod.train.exporting.engine import Engine  # noqa: E402
 from allod.train.tuning import lora_tokens  # noqa: E402
 from allod.train.tuning.lora_tokens import BaseTokenizer  # noqa: E402

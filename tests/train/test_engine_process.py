@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("gguf")
 
 from allod.core.errors import Invalid, Unavailable
-from allod.model import gguf_writer
-from allod.model.network import Network, Shape
-from allod.model.tokenizer import Tokenizer
-from allod.model.tokenizer_files import write_tokenizer
-from allod.model.weights import published
+from allod.model.gguf import writer as gguf_writer
+from allod.model.network.llama import Network, Shape
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.tokenizer_files import write_tokenizer
+from allod.model.network.weights import published
 from allod.train.exporting.engine import Engine
 
 AROUND = [bytes([byte]) for byte in b" a1'\nb2."]

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 from tests.train.tuning import RECIPE, TEXTS, pretrained_run  # noqa: E402
 
 from allod.core.errors import Denied, Invalid, exit_status  # noqa: E402
-from allod.model.weights import load_model  # noqa: E402
+from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.documents import new_document  # noqa: E402
 from allod.train.examining.cloze import cloze_questions  # noqa: E402
 from allod.train.examining.questions import Question  # noqa: E402

@@ -19,10 +19,10 @@ from tests.train.exporting import CONTEXT, EXPORTED, copy_of, trained_run, write
 from tests.train.packing import interrupted_after, work_in
 
 from allod.core.errors import Invalid, Unavailable
-from allod.model import gguf_writer
-from allod.model.gguf import read_header
-from allod.model.tokenizer import Tokenizer
-from allod.model.weights import load_model
+from allod.model.gguf import writer as gguf_writer
+from allod.model.gguf.header import read_header
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import load_model
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.export_checks import engine_surprises, network_surprises, sample_of, texts_to_read
 from allod.train.exporting.round_trip import MIN_STRINGS, lines_of, strings

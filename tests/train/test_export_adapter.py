@@ -21,11 +21,11 @@ from tests.train.packing import RECIPE, work_in
 
 from allod.core.errors import Invalid
 from allod.core.statements.training import source_input
-from allod.model import gguf_writer
-from allod.model.gguf import read_header
-from allod.model.network import Network, Shape
-from allod.model.tokenizer_files import write_tokenizer
-from allod.model.weights import published
+from allod.model.gguf import writer as gguf_writer
+from allod.model.gguf.header import read_header
+from allod.model.network.llama import Network, Shape
+from allod.model.network.tokenizer_files import write_tokenizer
+from allod.model.network.weights import published
 from allod.train.exporting.engine import Engine
 from allod.train.stages import export_adapter as stage
 from allod.train.tuning.lora import Adapter, Base

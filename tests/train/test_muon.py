@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from allod.model.network import Network, Shape  # noqa: E402
+from allod.model.network.llama import Network, Shape  # noqa: E402
 from allod.train.learning.muon import Optimiser, Rates, orthogonalise  # noqa: E402
 
 SHAPE = Shape(vocab=64, width=64, layers=2, heads=2, kv_heads=1, hidden=128, context=16)

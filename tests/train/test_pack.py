@@ -18,8 +18,8 @@ from tests.train.packing import CHAPTERS, RECIPE, interrupted_after, packed_run,
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid, Unavailable
-from allod.model.tokenizer import Tokenizer
-from allod.model.tokenizer_files import SPECIAL_TOKENS
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.tokenizer_files import SPECIAL_TOKENS
 from allod.train.corpus import shards as module
 from allod.train.corpus.canaries import control_canaries, planted_canaries, read_canaries
 from allod.train.corpus.shards import SPLITS, Shards, read_packed, token_dtype

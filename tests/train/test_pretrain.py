@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 from tests.train.pretraining import TINY, new_work, write_corpus  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.model.network import Network  # noqa: E402
-from allod.model.weights import load_model  # noqa: E402
+from allod.model.network.llama import Network  # noqa: E402
+from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.stages import pretrain  # noqa: E402
 
 

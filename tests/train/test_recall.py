@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
 from tests.train.tuning import RECIPE, pretrained_run  # noqa: E402
 
-from allod.model.tokenizer import Tokenizer  # noqa: E402
-from allod.model.weights import load_model  # noqa: E402
+from allod.model.network.tokenizer import Tokenizer  # noqa: E402
+from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.canaries import Canary, read_canaries  # noqa: E402
 from allod.train.examining.recall import measure_recall  # noqa: E402
 

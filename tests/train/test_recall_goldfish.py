@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 from tests.train.packing import packed_run, source  # noqa: E402
 from tests.train.tuning import RECIPE, novel  # noqa: E402
 
-from allod.model.tokenizer import Tokenizer  # noqa: E402
-from allod.model.weights import load_model  # noqa: E402
+from allod.model.network.tokenizer import Tokenizer  # noqa: E402
+from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.canaries import read_canaries  # noqa: E402
 from allod.train.examining.recall import Recall, measure_recall  # noqa: E402
 from allod.train.recipe import Canaries, Pretrain, Recipe, TokenizerOptions  # noqa: E402

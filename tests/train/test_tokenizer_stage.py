@@ -16,8 +16,8 @@ pytest.importorskip("tokenizers")
 from tests.train.packing import CHAPTERS, RECIPE, interrupted_after, source, work_in, write_documents
 
 from allod.core.errors import Invalid, Unavailable
-from allod.model.tokenizer import Tokenizer
-from allod.model.tokenizer_files import SPLIT
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.tokenizer_files import SPLIT
 from allod.train.recipe import Recipe, TokenizerOptions
 from allod.train.stages import tokenizer as stage
 from allod.train.stages.tokenizer import vocabulary

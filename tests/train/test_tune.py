@@ -14,8 +14,8 @@ from tests.train.packing import interrupted_after, work_in  # noqa: E402
 from tests.train.tuning import CONTEXT, RECIPE, TEXTS, pretrained_run  # noqa: E402
 
 from allod.core.errors import Invalid, Unavailable  # noqa: E402
-from allod.model.tokenizer import Tokenizer  # noqa: E402
-from allod.model.weights import load_model, save_model  # noqa: E402
+from allod.model.network.tokenizer import Tokenizer  # noqa: E402
+from allod.model.network.weights import load_model, save_model  # noqa: E402
 from allod.train.learning.losses import LEFT_OUT  # noqa: E402
 from allod.train.recipe import Recipe  # noqa: E402
 from allod.train.stages import tune  # noqa: E402

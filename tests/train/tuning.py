@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.train.packing import packed_run, source
 
-from allod.model.network import Network, Shape
-from allod.model.tokenizer import Tokenizer
-from allod.model.weights import save_model
+from allod.model.network.llama import Network, Shape
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import save_model
 from allod.train.recipe import Canaries, Evaluate, Pretrain, Recipe, TokenizerOptions, Tune
 
 CONTEXT = 96

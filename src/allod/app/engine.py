@@ -16,7 +16,7 @@ from allod.app.home import Home
 from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.model.gguf import GgufHeader
+from allod.model.gguf.header import GgufHeader
 from allod.seal.ahead import Ahead
 from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
 from allod.serve.engines.echo import EchoEngine

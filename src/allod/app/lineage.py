@@ -14,7 +14,8 @@ from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
 from allod.core.files.plain import read_plain_file
 from allod.core.statements.training import LINEAGE, ArtefactStatement, TrainingStatement
-from allod.model.records import (
+from allod.model.releases.facts import SourceUse
+from allod.model.releases.records import (
     TRAIN,
     VALIDATION,
     DocumentRecord,
@@ -24,7 +25,6 @@ from allod.model.records import (
     read_records,
     read_sources,
 )
-from allod.model.release_facts import SourceUse
 
 LEARNT, HELD_OUT, LEFT_OUT, UNKNOWN = "learnt from", "held out", "left out", "unknown"
 DROPPING_STAGES = ("clean", "dedupe")

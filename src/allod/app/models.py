@@ -14,8 +14,8 @@ from allod.app.home import Home
 from allod.core.errors import AllodError, Invalid, VerificationError
 from allod.core.files.plain import read_plain_file
 from allod.core.statements.training import ArtefactStatement
-from allod.model.gguf import GgufHeader, read_header
-from allod.model.passport import MAX_PASSPORT_BYTES, PASSPORT_FILE, Passport, read_passport
+from allod.model.gguf.header import GgufHeader, read_header
+from allod.model.releases.passport import MAX_PASSPORT_BYTES, PASSPORT_FILE, Passport, read_passport
 from allod.prove.releases.model_keys import ModelPublicKey
 from allod.prove.releases.release import CheckedRelease, Releases, check_release
 from allod.settings import Settings

@@ -39,12 +39,12 @@ from allod.core.statements.training import (
     artefact_statement,
     check_artefact_statement,
 )
-from allod.model.bom import BOM_FILE, bom
-from allod.model.gguf import GgufHeader, read_header
-from allod.model.passport import PASSPORT_FILE, passport, read_passport
-from allod.model.records import SourceRecord, read_dropped, read_json, read_records, read_sources
-from allod.model.release_facts import ReleaseFacts, SourceUse
-from allod.model.released import (
+from allod.model.gguf.header import GgufHeader, read_header
+from allod.model.releases.bom import BOM_FILE, bom
+from allod.model.releases.facts import ReleaseFacts, SourceUse
+from allod.model.releases.passport import PASSPORT_FILE, passport, read_passport
+from allod.model.releases.records import SourceRecord, read_dropped, read_json, read_records, read_sources
+from allod.model.releases.released import (
     MODEL_SET,
     RECORDS,
     check_model_set,
@@ -54,8 +54,8 @@ from allod.model.released import (
     place,
     write_in,
 )
+from allod.model.releases.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
 from allod.model.store import Progress, Store
-from allod.model.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
 from allod.prove.releases.lineage import ADAPTER_STAGES, MODEL_STAGES, Chain, Stage, chain_of, rows_of
 from allod.prove.releases.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
 from allod.prove.releases.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder

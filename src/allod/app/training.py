@@ -26,8 +26,8 @@ from allod.core.nations.nation import Nation
 from allod.core.statements.training import Input, derivation_of, source_input, training_statement
 from allod.fleet.preflight import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
-from allod.model.adaptable import check_adaptable
 from allod.model.fetch import ensure
+from allod.model.gguf.adaptable import check_adaptable
 from allod.model.store import Store
 from allod.settings import Settings, load_catalogue, load_recipe, load_site
 from allod.train.energy import EnergyMeter, energy

@@ -16,7 +16,7 @@ from allod.app.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
-from allod.model.gguf import read_header
+from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.prove.tlog.begun import is_begun
 from allod.serve.engine import Engine

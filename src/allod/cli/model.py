@@ -18,7 +18,7 @@ from allod.cli.progress import shown
 from allod.core.errors import Invalid, VerificationError
 from allod.core.shown_text import made_plain
 from allod.model.catalogue import CatalogueEntry
-from allod.model.gguf import read_header
+from allod.model.gguf.header import read_header
 from allod.model.store import Store, check_digest, digest_of_file
 from allod.prove.releases.release import STEPS
 from allod.settings import Settings, load_catalogue

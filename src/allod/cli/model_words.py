@@ -9,7 +9,7 @@ from allod.app.lineage import Walk, WalkedSource, walk
 from allod.app.models import ReleasedModel
 from allod.core.shown_text import made_plain
 from allod.core.statements.training import Input, TrainingStatement
-from allod.model.release_facts import day_of, where_lines, where_of
+from allod.model.releases.facts import day_of, where_lines, where_of
 
 
 def print_walk(model: ReleasedModel) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid, Unavailable
 from allod.model.catalogue import CatalogueEntry
-from allod.model.gguf import read_header
+from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, check_digest
 
 CONNECT_TIMEOUT_S = 10

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid
 from allod.core.files.whole import sync
-from allod.model.plain_files import open_plain
+from allod.model.gguf.plain_file import open_plain
 
 Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all (0: unknown)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces, Usage
-from allod.model.control_tokens import ControlTokens
+from allod.model.templates.control_tokens import ControlTokens
 
 NO_CONTROL_TOKENS = ControlTokens()
 

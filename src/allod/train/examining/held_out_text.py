@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from allod.core.errors import Invalid
-from allod.model.network import Network
+from allod.model.network.llama import Network
 from allod.train.corpus.shards import Shards
 from allod.train.examining.bits import bits_per_byte
 from allod.train.examining.likelihoods import device_of

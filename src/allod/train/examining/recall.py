@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allod.model.network import Network
-from allod.model.tokenizer import Tokenizer
+from allod.model.network.llama import Network
+from allod.model.network.tokenizer import Tokenizer
 from allod.train.corpus.canaries import Canary
 from allod.train.examining.likelihoods import Continuation, Likelihood, likelihoods
 

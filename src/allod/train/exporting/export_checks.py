@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from allod.core.errors import Invalid
-from allod.model.network import Network
-from allod.model.tokenizer import Tokenizer
+from allod.model.network.llama import Network
+from allod.model.network.tokenizer import Tokenizer
 from allod.train.corpus.shards import SPLITS, Shards, Split
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.round_trip import lines_of, strings

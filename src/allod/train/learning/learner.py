@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from allod.core.errors import Invalid
-from allod.model.network import Network, Shape
+from allod.model.network.llama import Network, Shape
 from allod.train.learning.batches import Batches
 from allod.train.learning.losses import chunked_next_token_loss, next_token_loss
 from allod.train.learning.muon import Optimiser, Rates, whole

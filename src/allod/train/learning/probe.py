@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from allod.model.network import Shape
+from allod.model.network.llama import Shape
 from allod.train.learning.batches import Batches, Section
 from allod.train.learning.learner import Learner, Plan
 from allod.train.learning.peaks import used_s

@@ -6,7 +6,7 @@ import math
 import re
 
 from allod.core.errors import Invalid
-from allod.model.network import Shape
+from allod.model.network.llama import Shape
 
 LADDER = ("1m", "2m", "5m", "15m", "30m", "60m", "124m", "350m", "1b")
 """Sizes that `auto` chooses from."""

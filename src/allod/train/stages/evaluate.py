@@ -13,9 +13,9 @@ from pathlib import Path
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
 from allod.core.files.plain import digest_of_plain_file
-from allod.model.network import Network
-from allod.model.tokenizer import Tokenizer
-from allod.model.weights import WEIGHTS, load_model
+from allod.model.network.llama import Network
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import WEIGHTS, load_model
 from allod.train.corpus.canaries import read_canaries
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut

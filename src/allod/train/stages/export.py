@@ -12,13 +12,13 @@ import torch
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.files.plain import digest_of_plain_file
-from allod.model.gguf import read_header
-from allod.model.gguf_writer import Tensors, check_kind, write_model
-from allod.model.licences import joint_licence
-from allod.model.network import Network
-from allod.model.tokenizer import Tokenizer
-from allod.model.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
-from allod.model.weights import CONFIG, config, load_model, published, write_tensors
+from allod.model.gguf.header import read_header
+from allod.model.gguf.writer import Tensors, check_kind, write_model
+from allod.model.network.llama import Network
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
+from allod.model.network.weights import CONFIG, config, load_model, published, write_tensors
+from allod.model.releases.licences import joint_licence
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.export_checks import (
     Sample,

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
 from allod.core.files.plain import digest_of_plain_file
-from allod.model.adaptable import ADAPTABLE
-from allod.model.gguf import read_header
-from allod.model.gguf_writer import Tensors, write_adapter
+from allod.model.gguf.adaptable import ADAPTABLE
+from allod.model.gguf.header import read_header
+from allod.model.gguf.writer import Tensors, write_adapter
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.history import BASE, history_keys
 from allod.train.work import Facts, Work

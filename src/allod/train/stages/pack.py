@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from allod.core.errors import Invalid
-from allod.model.tokenizer import Tokenizer
+from allod.model.network.tokenizer import Tokenizer
 from allod.train.corpus.canaries import canary_documents, planted_canaries, write_canaries
 from allod.train.corpus.documents import Document, read_documents
 from allod.train.corpus.held_out import HeldOut

@@ -15,8 +15,8 @@ import torch
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.training import FILES
-from allod.model.network import Network, Shape
-from allod.model.weights import save_model
+from allod.model.network.llama import Network, Shape
+from allod.model.network.weights import save_model
 from allod.train.corpus.shards import Shards
 from allod.train.examining.bits import bits_per_byte
 from allod.train.learning.batches import Batches, Section, Spans

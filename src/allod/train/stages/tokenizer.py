@@ -8,7 +8,7 @@ from itertools import pairwise
 import rustbpe
 
 from allod.core.errors import Invalid
-from allod.model.tokenizer_files import SPECIAL_TOKENS, SPLIT, write_tokenizer
+from allod.model.network.tokenizer_files import SPECIAL_TOKENS, SPLIT, write_tokenizer
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.stopping import stop_if_asked

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
-from allod.model.network import Network
-from allod.model.tokenizer import Tokenizer
-from allod.model.weights import load_model, save_model
+from allod.model.network.llama import Network
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import load_model, save_model
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.corpus.shards import Shards

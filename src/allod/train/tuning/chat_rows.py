@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from allod.core.errors import Invalid
-from allod.model.tokenizer import Tokenizer
+from allod.model.network.tokenizer import Tokenizer
 from allod.train.learning.losses import LEFT_OUT
 from allod.train.tuning.examples import Example
 

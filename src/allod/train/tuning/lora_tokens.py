@@ -19,8 +19,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence,
 from transformers import AutoTokenizer
 
 from allod.core.errors import Invalid
-from allod.model.gguf import read_header
-from allod.model.tokenizer_files import GGUF_SPLIT, SPLIT
+from allod.model.gguf.header import read_header
+from allod.model.network.tokenizer_files import GGUF_SPLIT, SPLIT
 
 _SINGLE_DIGITS = SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 _ENDS = ("<|endoftext|>", "</s>")  # what stands between documents, in the order of preference

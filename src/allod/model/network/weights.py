@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from allod.core.errors import Invalid
-from allod.model.network import Network, Shape
+from allod.model.network.llama import Network, Shape
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, check_canonical
 from allod.core.errors import Invalid
-from allod.model.release_facts import ReleaseFacts, energy_of, where_of
+from allod.model.releases.facts import ReleaseFacts, energy_of, where_of
 
 FORMAT, FORMAT_V1 = "urn:allod:passport:v2", "urn:allod:passport:v1"
 PASSPORT_FILE = "passport.json"

@@ -19,8 +19,8 @@ from gguf.quants import quant_shape_to_byte_shape, quantize
 from numpy.typing import NDArray
 
 from allod.core.errors import Invalid
-from allod.model.network import Shape
-from allod.model.tokenizer_files import CHAT_TEMPLATE, END_OF_TEXT, GGUF_SPLIT, IM_END, TOKENIZER
+from allod.model.network.llama import Shape
+from allod.model.network.tokenizer_files import CHAT_TEMPLATE, END_OF_TEXT, GGUF_SPLIT, IM_END, TOKENIZER
 
 Tensors = Mapping[str, Callable[[], NDArray[np.float32]]]
 """What gives each tensor, by the network's or the adapter's own name for it: one is in memory at a time."""

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
-from allod.model.chat_template import check_template
-from allod.model.control_tokens import BREAK, KNOWN_NAMES, ControlTokens
-from allod.model.plain_files import open_plain
+from allod.model.gguf.plain_file import open_plain
+from allod.model.templates.control_tokens import BREAK, KNOWN_NAMES, ControlTokens
+from allod.model.templates.gate import check_template
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 10_000

@@ -3,7 +3,7 @@
 A template comes with a model from elsewhere and is run by the engine for every prompt, so it is a stranger's
 program. It is parsed, never run, by jinja2; the engine has an interpreter of its own (llama.cpp, common/jinja). What is
 listed is what templates of published models use. Loops run over what they are given: lists of a chat, or a range with a
-small bound; nothing multiplies, and nothing is made of itself twice (`model.template_growth`). What still grows, by
+small bound; nothing multiplies, and nothing is made of itself twice (`model.templates.growth`). What still grows, by
 loops in loops over a long chat, say, or by macros that call themselves, meets the engine's bounds on memory and time.
 """
 
@@ -18,8 +18,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from allod.core.errors import Invalid
-from allod.model.control_tokens import BREAK
-from allod.model.template_growth import called_in, growth_fault
+from allod.model.templates.control_tokens import BREAK
+from allod.model.templates.growth import called_in, growth_fault
 
 MAX_TEMPLATE_BYTES = 1 << 17
 MAX_DEPTH = 100  # of the syntax tree

@@ -19,7 +19,7 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from allod.core.errors import Invalid
-from allod.model.tokenizer_files import byte_symbols
+from allod.model.network.tokenizer_files import byte_symbols
 
 BREAK = "\u2060"
 SLICE_CHARACTERS = 1 << 16  # of a text, looked through in one step; between two of them other threads go on

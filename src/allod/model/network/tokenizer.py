@@ -14,7 +14,7 @@ from typing import Self
 import tokenizers
 
 from allod.core.errors import Invalid
-from allod.model.tokenizer_files import END_OF_TEXT, IM_END, IM_START, TOKENIZER
+from allod.model.network.tokenizer_files import END_OF_TEXT, IM_END, IM_START, TOKENIZER
 
 PIECE_CHARACTERS = 1 << 16  # a text is encoded in pieces of about this size: memory, and work for every core
 _BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")  # SPLIT always cuts here, whatever stands around it

@@ -12,8 +12,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 from allod import __version__
 from allod.core.canonical import JsonValue, canonical_json
-from allod.model.records import SourceRecord
-from allod.model.release_facts import ReleaseFacts, SourceUse, energy_of
+from allod.model.releases.facts import ReleaseFacts, SourceUse, energy_of
+from allod.model.releases.records import SourceRecord
 
 BOM_FILE = "bom.cdx.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from allod.core.errors import Invalid
-from allod.model.gguf import read_header
+from allod.model.gguf.header import read_header
 
 ADAPTABLE = ("llama", "qwen2")  # as GGUF's `general.architecture`, and transformers' `model_type`, have them
 

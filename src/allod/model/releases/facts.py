@@ -9,8 +9,8 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.statements.training import Input, TrainingStatement
-from allod.model.licences import joint_licence
-from allod.model.records import TRAIN, DocumentRecord, SourceRecord
+from allod.model.releases.licences import joint_licence
+from allod.model.releases.records import TRAIN, DocumentRecord, SourceRecord
 
 
 @dataclass(slots=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.files.whole import sync
-from allod.model.gguf import GgufHeader
-from allod.model.records import read_json
-from allod.model.tokenizer_files import CHAT_TEMPLATE
+from allod.model.gguf.header import GgufHeader
+from allod.model.network.tokenizer_files import CHAT_TEMPLATE
+from allod.model.releases.records import read_json
 
 MODEL_SET = "model"
 MODEL_FILES = frozenset(
