@@ -6,7 +6,7 @@ from pathlib import Path
 
 from allod.app.site_jobs import Machines
 from allod.app.training import _unused
-from allod.fleet.preflight import Severity
+from allod.fleet.preflight.checks import Severity
 from allod.fleet.site import Site
 from allod.train.environment import accelerators, code, machine
 

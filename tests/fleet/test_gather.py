@@ -19,11 +19,11 @@ import pytest
 from allod.core.errors import Unavailable
 from allod.core.labels import Label, Tier
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
-from allod.fleet.gather import Questions, ask_cuda, free_bytes, gather_command, read_facts
-from allod.fleet.preflight import Asked, Facts
-from allod.fleet.reaching import reached
+from allod.fleet.preflight.checks import Asked, Facts
+from allod.fleet.preflight.egress import reached
+from allod.fleet.preflight.job import survey
+from allod.fleet.preflight.probe import Questions, ask_cuda, free_bytes, gather_command, read_facts
 from allod.fleet.site import Site
-from allod.fleet.survey import survey
 
 SOURCE = Path(__file__).parents[2] / "src"
 

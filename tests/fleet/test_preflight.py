@@ -9,7 +9,7 @@ import pytest
 
 from allod.core.errors import Denied
 from allod.core.labels import Label, Tier
-from allod.fleet.preflight import (
+from allod.fleet.preflight.checks import (
     Asked,
     Facts,
     Finding,

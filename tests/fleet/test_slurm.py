@@ -16,9 +16,9 @@ from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier
 from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions
 from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, JobStatus, State
-from allod.fleet.preflight import Asked, check, refuse_unless_ready
+from allod.fleet.preflight.checks import Asked, check, refuse_unless_ready
+from allod.fleet.preflight.job import survey
 from allod.fleet.site import Exclusion, Site
-from allod.fleet.survey import survey
 
 SOURCE = Path(__file__).parents[2] / "src"
 COUNTING = Path(__file__).with_name("counting.py")

@@ -25,9 +25,9 @@ from allod.fleet.executor import Executor
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
 from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions
 from allod.fleet.jobs import OUTPUT_FILE, Job, JobStatus, State
-from allod.fleet.preflight import Asked, Finding, check, refuse_unless_ready
+from allod.fleet.preflight.checks import Asked, Finding, check, refuse_unless_ready
+from allod.fleet.preflight.job import survey
 from allod.fleet.site import Site
-from allod.fleet.survey import survey
 from allod.seal.launch import SealOptions, command_line, python_read_paths
 from allod.settings import scheduler_clients
 from allod.train.listening import Listener

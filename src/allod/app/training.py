@@ -24,7 +24,7 @@ from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
 from allod.core.statements.training import Input, derivation_of, source_input, training_statement
-from allod.fleet.preflight import Asked, Finding, Severity, SourceTerms
+from allod.fleet.preflight.checks import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
 from allod.model.fetch import ensure
 from allod.model.gguf.adaptable import check_adaptable

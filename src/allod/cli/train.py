@@ -15,7 +15,7 @@ from allod.app.training import Told, Trained, TrainOptions, as_rows, train
 from allod.cli.progress import shown
 from allod.cli.running import dated_ms
 from allod.core.shown_text import made_plain
-from allod.fleet.preflight import Finding, Severity
+from allod.fleet.preflight.checks import Finding, Severity
 from allod.train.pipeline import Stage, stages_of
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished

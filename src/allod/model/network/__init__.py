@@ -1,5 +1,5 @@
 """A network as it is trained: torch and safetensors, not the engine's format.
 
-    llama.py      the network                                    weights.py          its file
-    tokenizer.py  texts to tokens and back                       tokenizer_files.py  its files
+llama.py      the network                                    weights.py          its file
+tokenizer.py  texts to tokens and back                       tokenizer_files.py  its files
 """

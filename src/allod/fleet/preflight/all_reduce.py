@@ -1,4 +1,4 @@
-"""How fast ranks add up gradients: run by torchrun on every rank, `python -m allod.fleet.all_reduce`.
+"""How fast ranks add up gradients: run by torchrun on every rank, `python -m allod.fleet.preflight.all_reduce`.
 
 Each prints `{"all_reduce_mb_s": ...}`: bus bandwidth as NVIDIA's nccl-tests count it, bytes / time × 2(n-1)/n, so
 that it compares with the network's own, whatever the number n of ranks. The best of several rounds: a machine that is

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from allod.core.errors import Unavailable
 from allod.fleet.executor import Executor, Report
-from allod.fleet.gather import Questions, gather_command, read_facts
 from allod.fleet.jobs import OUTPUT_FILE, Job, State
-from allod.fleet.preflight import Asked, Facts
+from allod.fleet.preflight.checks import Asked, Facts
+from allod.fleet.preflight.probe import Questions, gather_command, read_facts
 from allod.fleet.site import Site
 
 WALLTIME_S = 900

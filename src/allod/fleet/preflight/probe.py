@@ -1,4 +1,4 @@
-"""What there is where a run would be: `python -m allod.fleet.gather QUESTIONS`, on every rank that the run would have.
+"""What a rank finds where a run would be: `python -m allod.fleet.preflight.probe QUESTIONS`, on every rank of it.
 
 Run it as the run itself would be, under the same seal and by the same executor: what a login node or a process outside
 the seal can see says nothing. QUESTIONS is the JSON of `Questions`; each rank prints its facts as one line.
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from allod.core.errors import Unavailable
 from allod.fleet.leaving import leave
-from allod.fleet.preflight import Facts
-from allod.fleet.reaching import reached
+from allod.fleet.preflight.checks import Facts
+from allod.fleet.preflight.egress import reached
 
 TORCH_TIMEOUT_S = 180.0  # importing it from a cold network file system takes its time
 
@@ -49,7 +49,7 @@ class Questions:
 
 def gather_command(python: str, questions: Questions) -> tuple[str, ...]:
     """What every rank runs."""
-    return (python, "-m", "allod.fleet.gather", json.dumps(asdict(questions)))
+    return (python, "-m", "allod.fleet.preflight.probe", json.dumps(asdict(questions)))
 
 
 def gather(questions: Questions) -> Facts:
@@ -87,7 +87,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def _all_reduce() -> int:
-    from allod.fleet.all_reduce import measure_together  # torch, which nobody else here needs
+    from allod.fleet.preflight.all_reduce import measure_together  # torch, which nobody else here needs
 
     return measure_together()
 
