@@ -16,8 +16,8 @@ from allod.app.home import load_settings
 from allod.app.listening import listen
 from allod.app.realm import run_realm
 from allod.core.canonical import digest_of
-from allod.serve.engine import EngineInfo
-from allod.serve.engines.llama import LlamaEngine
+from allod.engine.adapters.llama import LlamaEngine
+from allod.engine.engine import EngineInfo
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 from allod.web.server import answer

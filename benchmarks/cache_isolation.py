@@ -30,9 +30,9 @@ from allod.app.engine import replica_options
 from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.requests import Chat, Completion, Json, Sampling
-from allod.serve.engines.llama import CHAT_PATH, LlamaEngine
-from allod.serve.engines.slots import Slots, Turn
-from allod.serve.replica import Replica
+from allod.engine.adapters.llama import CHAT_PATH, LlamaEngine
+from allod.engine.adapters.llama_slots import Slots, Turn
+from allod.engine.replicas.sealed import Replica
 from allod.settings import default_home
 from measure import machine, paired, rotated, spread
 

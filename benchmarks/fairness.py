@@ -37,10 +37,10 @@ from allod.app.engine import run_engine
 from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.requests import Chat, Completion, Piece, Sampling
+from allod.engine.engine import Engine
+from allod.engine.replicas.sealed import Replica
 from allod.serve.admission import Admission, Turn
-from allod.serve.engine import Engine
 from allod.serve.fair_queue import FairQueue, Line, cost_of
-from allod.serve.replica import Replica
 from allod.serve.turns import Turns
 from allod.settings import default_home
 from measure import machine, paired, rotated, spread

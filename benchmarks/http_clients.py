@@ -25,7 +25,7 @@ Exchange = Callable[[], Awaitable[bytes]]
 @asynccontextmanager
 async def allod_client(socket_path: str) -> AsyncIterator[Exchange]:
     from allod.core.deadlines import Deadlines
-    from allod.serve.engines.http import UnixHttp
+    from allod.engine.http import UnixHttp
 
     client = UnixHttp(socket_path, Deadlines())
 

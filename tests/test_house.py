@@ -17,10 +17,11 @@ FLOORS = {
     "core": 0,
     "model": 1, "seal": 1, "govern": 1, "prove": 1,
     "fleet": 2,
-    "train": 3, "serve": 3,
-    "settings": 5,
-    "app": 6,
-    "cli": 7, "web": 7,
+    "engine": 3,
+    "train": 4, "serve": 4,
+    "settings": 6,
+    "app": 7,
+    "cli": 8, "web": 8,
 }  # fmt: skip
 
 # Every package from outside and the only paths that may import it. A new line here is a decision record, too.
@@ -28,14 +29,14 @@ DOORS = {
     "cedarpy": ("govern/policy",),
     "cryptography": ("prove/",),
     "gguf": ("model/gguf/writer.py", "train/tuning/lora_tokens.py"),
-    "httptools": ("serve/engines/http.py", "web/server.py"),
+    "httptools": ("engine/http.py", "web/server.py"),
     "jinja2": ("model/templates/gate.py", "model/templates/growth.py"),
     "jsonschema_rs": ("serve/schemas/process.py",),
     "llguidance": ("serve/schemas/process.py",),
     "msgspec": (
-        "serve/engines/llama.py",
-        "serve/engines/llama_words.py",
-        "serve/engines/plain.py",
+        "engine/adapters/llama.py",
+        "engine/adapters/llama_words.py",
+        "engine/adapters/llama_prompt.py",
         "serve/schemas/judge.py",
         "serve/tools.py",
         "web/",
@@ -59,11 +60,11 @@ DOORS = {
     "transformers": ("train/tuning/lora.py", "train/tuning/lora_tokens.py"),
     "uvicorn": ("web/server.py",),
     "uvloop": ("web/starting.py",),
-    "xllamacpp": ("serve/engines/llama_process.py", "train/exporting/engine_process.py"),
+    "xllamacpp": ("engine/adapters/llama_process.py", "train/exporting/engine_process.py"),
 }
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}
-ASYNC_ROOMS = ("serve/", "web/", "app/")  # app puts async things together and is no room
+ASYNC_ROOMS = ("engine/", "serve/", "web/", "app/")  # app puts async things together and is no room
 
 
 def modules(source: Path) -> Iterator[tuple[str, ast.Module]]:
@@ -259,7 +260,7 @@ def test_an_engine_is_told_what_to_load_before_the_rest_is_loaded() -> None:
     assert "allod.app.engine" in loaded
     later = (
         "allod.web.server",
-        "allod.serve.engines.llama",
+        "allod.engine.adapters.llama",
         "msgspec",
         "allod.govern.policy.decision",
         "allod.prove.formats.signing_key",
@@ -278,7 +279,7 @@ def test_serving_never_needs_what_training_does() -> None:
     names = [
         ".".join(("allod", *Path(path).with_suffix("").parts)).removesuffix(".__init__")
         for path, _ in modules(SOURCE)
-        if room_of(path) in ("core", "seal", "govern", "prove", "serve", "settings", "app", "cli", "web")
+        if room_of(path) in ("core", "seal", "govern", "prove", "engine", "serve", "settings", "app", "cli", "web")
         and not path.endswith("__main__.py")
     ]
     code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nprint(*sorted(sys.modules))"

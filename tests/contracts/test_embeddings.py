@@ -15,8 +15,8 @@ from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Embed
+from allod.engine.engine import Engine, Tally
 from allod.model.gguf.header import read_header
-from allod.serve.engine import Engine, Tally
 
 pytestmark = pytest.mark.slow
 MEAN_POOLING, LAST_POOLING = 1, 3

@@ -18,8 +18,8 @@ from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Piece, Pieces, Sampling
-from allod.serve.engine import Engine, LoadedAdapter
-from allod.serve.engines.echo import EchoEngine
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.engine import Engine, LoadedAdapter
 
 RunEngine = Callable[[], AbstractAsyncContextManager[Engine]]
 

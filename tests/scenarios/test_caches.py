@@ -29,9 +29,9 @@ from allod.app.home import load_settings
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Sampling
-from allod.serve.engines.llama import LlamaEngine
-from allod.serve.engines.slots import Slots, Turn
-from allod.serve.replica import Replica, ReplicaOptions
+from allod.engine.adapters.llama import LlamaEngine
+from allod.engine.adapters.llama_slots import Slots, Turn
+from allod.engine.replicas.sealed import Replica, ReplicaOptions
 
 pytestmark = pytest.mark.slow
 SIGNIFICANCE = 0.001  # how often a run without a leak may find one

@@ -13,6 +13,8 @@ import pytest
 
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Sampling, Usage
 from allod.core.statements.receipt import SitePart, Statement, check_statement
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.engine import EngineInfo, Tally
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import Decision, default_text, load_policy
@@ -29,8 +31,6 @@ from allod.prove.tlog.writer import Done, LogWriter, Outcome
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.serve.engine import EngineInfo, Tally
-from allod.serve.engines.echo import EchoEngine
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Answered as Recorded
 from allod.serve.recorder import Recorder

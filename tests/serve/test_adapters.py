@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engine.test_http import Exchange, serving
 from tests.serve.conftest import CALLER, SERVED, MakeFront, ScriptedEngine, answered, chat, request, write_body
-from tests.serve.test_http import Exchange, serving
 
 from allod.app.home import load_settings
 from allod.app.realm import run_realm
 from allod.core.errors import Denied, Invalid
 from allod.core.requests import Embed
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.adapters.llama import LlamaEngine
+from allod.engine.adapters.llama_slots import Slots
+from allod.engine.engine import LoadedAdapter
 from allod.govern.tenancy.tenants import Scope
-from allod.serve.engine import LoadedAdapter
-from allod.serve.engines.echo import EchoEngine
-from allod.serve.engines.llama import LlamaEngine
-from allod.serve.engines.slots import Slots
 from allod.serve.served_model import ServedModel
 
 LAW = ServedModel("law", "Us", f"sha256:{'1' * 64}", "MIT", "GB", informative=True, base="m")

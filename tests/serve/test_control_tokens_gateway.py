@@ -23,10 +23,10 @@ from allod.app.home import load_settings
 from allod.app.realm import run_realm
 from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
+from allod.engine.adapters.llama import CHAT_PATH
+from allod.engine.http import UnixHttp
 from allod.model.catalogue import find
 from allod.model.store import Store
-from allod.serve.engines.http import UnixHttp
-from allod.serve.engines.llama import CHAT_PATH
 from allod.settings import Settings, load_catalogue
 from allod.web.asgi import Application
 from allod.web.routes import application

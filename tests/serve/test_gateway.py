@@ -30,12 +30,12 @@ from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Tool, Usage
 from allod.core.statements.receipt import ANSWER, REFUSAL
+from allod.engine.salts import cache_salt
 from allod.govern.policy.request import Model, Site
 from allod.govern.tenancy.keys import Caller
 from allod.govern.tenancy.tenants import Quota
 from allod.prove.tlog.segment import FileCalls
 from allod.serve.gateway import Gateway
-from allod.serve.salts import cache_salt
 
 CLOCK = Tool("clock", "The time", {"type": "object"})
 

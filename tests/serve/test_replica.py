@@ -26,11 +26,11 @@ from allod.core.canonical import digest_of
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Piece
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.replicas import sealed as replica_module
+from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.seal.ahead import Ahead
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths
-from allod.serve import replica as replica_module
-from allod.serve.engines.echo import EchoEngine
-from allod.serve.replica import Replica, ReplicaOptions
 
 READ_PATHS = python_read_paths()
 

@@ -21,10 +21,10 @@ from allod.app.weights import prepare_weights
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError
 from allod.core.requests import Chat, Sampling, Tool, Usage
+from allod.engine.http import UnixHttp
+from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.serve.allowance import Held
-from allod.serve.engines.http import UnixHttp
 from allod.serve.fair_queue import cost_of
-from allod.serve.replica import Replica, ReplicaOptions
 
 pytestmark = pytest.mark.slow
 LONG = chat(

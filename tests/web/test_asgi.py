@@ -19,7 +19,7 @@ from tests.conftest import Gateway
 from allod.app.engine import ECHO_MODEL
 from allod.app.home import load_settings
 from allod.app.realm import run_realm
-from allod.serve.engines.echo import EchoEngine
+from allod.engine.adapters.echo import EchoEngine
 from allod.web.asgi import Needs
 from allod.web.routes import application
 

@@ -17,7 +17,7 @@ from tests.hostile import histories
 from tests.web.test_asgi import Wire
 
 from allod.core.errors import Invalid
-from allod.serve.giving_way import LONG_BYTES
+from allod.engine.giving_way import LONG_BYTES
 from allod.web import bodies
 from allod.web.bodies import BYTES_AT_ONCE, MAX_DEPTH, MAX_NUMBER, MAX_PARTS, check_keys
 from allod.web.openai import wire, write

@@ -14,8 +14,8 @@ import pytest
 from allod.app.engine import ECHO_MODEL
 from allod.app.home import Home, load_settings
 from allod.app.realm import run_realm
-from allod.serve.engine import LoadedAdapter
-from allod.serve.engines.echo import EchoEngine
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.engine import LoadedAdapter
 from allod.serve.served_model import ServedModel
 from allod.web.routes import application
 from allod.web.server import greet

@@ -21,12 +21,12 @@ from allod.app.home import Home, load_settings, now_ms
 from allod.app.realm import Realm, run_realm
 from allod.app.upkeep import NEWS_EVERY_S
 from allod.core.errors import Unavailable
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.engine import Engine
+from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.govern.tenancy.tenants import Event, local_tenant, new_id
 from allod.prove.receipts.commitments import day_of
 from allod.seal.launch import SealOptions
-from allod.serve.engine import Engine
-from allod.serve.engines.echo import EchoEngine
-from allod.serve.replica import Replica, ReplicaOptions
 from allod.web.asgi import Application
 from allod.web.routes import application
 

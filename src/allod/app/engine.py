@@ -16,11 +16,11 @@ from allod.app.home import Home
 from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.engine import Engine, EngineInfo, LoadedAdapter
+from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.model.gguf.header import GgufHeader
 from allod.seal.ahead import Ahead
-from allod.serve.engine import Engine, EngineInfo, LoadedAdapter
-from allod.serve.engines.echo import EchoEngine
-from allod.serve.replica import Replica, ReplicaOptions
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 

@@ -20,7 +20,7 @@ ENGINE_LOG = "engine.log"  # in the home
 def engine_seal(settings: Settings, socket_dir: Path, *files: Path) -> SealOptions:
     """llama.cpp's process, which may read these `files` once it is told what to do with them."""
     return SealOptions(
-        command=(sys.executable, "-P", "-m", "allod.serve.engines.llama_process"),
+        command=(sys.executable, "-P", "-m", "allod.engine.adapters.llama_process"),
         socket_dir=socket_dir,
         read_paths=(*python_read_paths(), *files),
         environment={"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONDONTWRITEBYTECODE": "1"},

@@ -18,6 +18,8 @@ from allod.app.shares import Shares
 from allod.app.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.receipt import SitePart, check_statement
+from allod.engine.engine import Engine
+from allod.engine.replicas.sealed import Replica
 from allod.govern.policy.request import Model, Site
 from allod.govern.tenancy.keys import KeyRing
 from allod.prove.policy_history import LoggedVersion
@@ -27,10 +29,8 @@ from allod.seal.evidence import describe, proof_of
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.serve.engine import Engine
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Recorder
-from allod.serve.replica import Replica
 from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings

@@ -15,11 +15,11 @@ from allod.app.home import Home
 from allod.app.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Sampling, Usage
+from allod.engine.engine import Engine
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.prove.tlog.begun import is_begun
-from allod.serve.engine import Engine
 from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
 from allod.core.requests import Chat, Embed, Request, Usage
+from allod.engine.token_estimate import BYTES_PER_TOKEN, estimated_tokens
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenancy.tenants import Tenant
-from allod.serve.token_estimate import BYTES_PER_TOKEN, estimated_tokens
 
 MAX_LEASES = 8  # each brings what lacks, unless others take it in the same moment
 TOKENS_PER_MESSAGE = 8  # what a chat template adds

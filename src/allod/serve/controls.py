@@ -12,11 +12,11 @@ from typing import Literal
 from allod.core.errors import AllodError, Unavailable
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
+from allod.engine.giving_way import give_way
 from allod.govern.identifiers import markings_in
 from allod.govern.policy.decision import Decision, Policy
 from allod.govern.policy.request import Asked, Model, Site
 from allod.govern.tenancy.keys import Caller
-from allod.serve.giving_way import give_way
 
 SLICE_CHARS = 1 << 12  # read in 14 ms at worst, something invisible beside each digit
 OVERLAP_CHARS = 1 << 11  # longer than any identifier with its spaces, each character in twelve of an escape, and more

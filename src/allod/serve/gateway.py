@@ -23,15 +23,15 @@ from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Usage
 from allod.core.shown_text import folded
+from allod.engine.engine import Engine, EngineInfo
+from allod.engine.giving_way import give_way_if_long
+from allod.engine.salts import cache_salt
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.serve import tools
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.serve.engine import Engine, EngineInfo
-from allod.serve.giving_way import give_way_if_long
 from allod.serve.recorder import Recorder
-from allod.serve.salts import cache_salt
 from allod.serve.schemas.judge import Asked, Judge
 from allod.serve.schemas.size import check_size
 from allod.serve.served_model import ServedModel

@@ -29,12 +29,12 @@ from allod.core.statements.receipt import (
     SitePart,
     statement_bytes,
 )
+from allod.engine.engine import Engine, EngineInfo
 from allod.govern.metering.prices import Prices
 from allod.govern.policy.decision import Decision
 from allod.prove.receipts.commitments import commitment, day_of, nonce_of
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.writer import LogWriter, Outcome
-from allod.serve.engine import Engine, EngineInfo
 
 # Turns of the event loop that a statement waits for company: microseconds to a lone one. Each batch costs the writer's
 # thread a wake-up, a signature and an fdatasync, as much CPU as an answer does; docs/log.md has the measurement.

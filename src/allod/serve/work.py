@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from allod.core.requests import Pieces, Request, Usage
+from allod.engine.engine import Tally
 from allod.govern.policy.decision import Decision
 from allod.govern.tenancy.tenants import Tenant
 from allod.serve.admission import Admission, Turn
 from allod.serve.allowance import Allowance, Held
-from allod.serve.engine import Tally
 from allod.serve.recorder import Answered, Recorder
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from allod.core.errors import Invalid
 from allod.core.shown_text import ends_of
-from allod.serve.giving_way import LONG_BYTES, give_way
+from allod.engine.giving_way import LONG_BYTES, give_way
 from allod.web.nulls import drop_unknown_nulls
 
 _PLACE = re.compile(r"(?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")

@@ -23,7 +23,7 @@ from allod.app.home import Home
 from allod.app.realm import Realm, run_realm
 from allod.core.deadlines import Deadlines
 from allod.core.files.whole import write_whole
-from allod.serve.engine import Engine
+from allod.engine.engine import Engine
 from allod.settings import Settings
 from allod.web.http import WATCH, Watch
 from allod.web.routes import application

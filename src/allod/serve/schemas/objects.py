@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from allod.core.requests import Json
-from allod.serve.schemas.bounds import refused
-from allod.serve.schemas.places import REFERENCES, target_of, targets
+from allod.engine.schemas.bounds import refused
+from allod.engine.schemas.places import REFERENCES, target_of, targets
 
 
 def check_object(schema: Json) -> None:

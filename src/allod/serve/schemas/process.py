@@ -21,12 +21,12 @@ import jsonschema_rs
 import llguidance
 
 from allod.core.errors import Invalid
+from allod.engine.schemas.bounds import check_bounds, refused
+from allod.engine.schemas.grammar import check_enforced, grammar_of
+from allod.engine.schemas.places import places
 from allod.serve.schemas import words
-from allod.serve.schemas.bounds import check_bounds, refused
-from allod.serve.schemas.grammar import check_enforced, grammar_of
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.objects import check_object
-from allod.serve.schemas.places import places
 
 _Validator = jsonschema_rs.Draft202012Validator
 _STEPS = 64  # bytes of a document that are tried out: parser limits show where an object or a list begins

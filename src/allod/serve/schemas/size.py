@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from allod.core.requests import Json
-from allod.serve.giving_way import give_way
-from allod.serve.schemas.bounds import LIMITS, refused
+from allod.engine.giving_way import give_way
+from allod.engine.schemas.bounds import LIMITS, refused
 
 HOLDING_A_TURN = 300  # objects and lists, 0.3 ms or so, before others have their turn
 

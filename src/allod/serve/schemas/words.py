@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from allod.core.shown_text import ends_of
-from allod.serve.schemas.places import escaped
+from allod.engine.schemas.places import escaped
 
 _MAX_VALUE = 100  # characters that are shown of a client's own
 _GRAMMAR = [  # what LLGuidance says, the first that is found in it

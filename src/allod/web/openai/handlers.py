@@ -11,9 +11,9 @@ import msgspec
 from allod.core.errors import Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Request
+from allod.engine.giving_way import give_way_if_long
 from allod.govern.tenancy.keys import Caller
 from allod.serve.gateway import Gateway
-from allod.serve.giving_way import give_way_if_long
 from allod.serve.served_model import ServedModel
 from allod.web.asgi import Call
 from allod.web.bodies import check_keys

@@ -25,16 +25,16 @@ from allod.core.errors import AllodError, Unavailable
 from allod.core.files.whole import write_whole
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import made_plain
+from allod.engine.engine import EngineInfo, Tally
+from allod.engine.replicas.health import Health
+from allod.engine.replicas.passing import in_passing
 from allod.model.store import check_digest, digest_of_file, silent
 from allod.seal.ahead import Ahead
 from allod.seal.endings import MEMORY_HINT, how_it_ended, may_be_memory
 from allod.seal.launch import SealedProcess, SealOptions, start
-from allod.serve.engine import EngineInfo, Tally
-from allod.serve.health import Health
-from allod.serve.passing import in_passing
 
 if TYPE_CHECKING:
-    from allod.serve.engines.llama import LlamaEngine
+    from allod.engine.adapters.llama import LlamaEngine
 
 READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
 LEAST_RETRY_S = 2.0  # until somebody who was told that an engine is being started asks again
@@ -175,7 +175,7 @@ class Replica:
         began_s = time.monotonic()
         self.process = process = await asyncio.to_thread(self._start_process)
         try:
-            from allod.serve.engines.llama import LlamaEngine
+            from allod.engine.adapters.llama import LlamaEngine
 
             info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
             engine = LlamaEngine(info, self._options.socket_path, deadlines=self._options.deadlines)
@@ -209,7 +209,7 @@ class Replica:
         try:
             if self._options.seal.hears:
                 process.tell(self._options.words)
-            importlib.import_module("allod.serve.engines.llama")  # what asks it is loaded while it reads its weights
+            importlib.import_module("allod.engine.adapters.llama")  # what asks it is loaded while it reads its weights
             self.evidence = process.evidence()["stable"]
             if self._keeps_evidence:
                 self._keep()

@@ -16,7 +16,7 @@ from tests.serve.conftest import until
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
-from allod.serve.health import Health
+from allod.engine.replicas.health import Health
 
 SLEEPING = "import time; time.sleep(60)"
 COMPUTING = "while True: pass"

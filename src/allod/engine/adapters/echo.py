@@ -13,9 +13,9 @@ from typing import Any
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Pieces, Usage
-from allod.serve.engine import EngineInfo, LoadedAdapter, Tally
-from allod.serve.giving_way import give_way
-from allod.serve.schemas.places import target_of, targets
+from allod.engine.engine import EngineInfo, LoadedAdapter, Tally
+from allod.engine.giving_way import give_way
+from allod.engine.schemas.places import target_of, targets
 
 DIMENSIONS = 8
 CHARS_A_TURN = 64 << 10  # counted, 0.7 ms or so, before others have their turn

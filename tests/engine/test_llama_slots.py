@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Unavailable
-from allod.serve.engines.slots import LONG_PROMPT, SlotQueue, Slots, Turn, common_prefix
+from allod.engine.adapters.llama_slots import LONG_PROMPT, SlotQueue, Slots, Turn, common_prefix
 
 SALTS = ("a", "b", "c")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from allod.engine.adapters.llama_prompt import INLINE_BYTES, plain_json
 from allod.model.templates.control_tokens import BREAK, ControlTokens
-from allod.serve.engines.plain import INLINE_BYTES, plain_json
 
 CONTROL = ControlTokens(["<s>"])
 

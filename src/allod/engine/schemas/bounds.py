@@ -18,8 +18,8 @@ from typing import Any
 from allod.core.errors import Invalid
 from allod.core.requests import Json
 from allod.core.shown_text import ends_of
-from allod.serve.schemas.places import REFERENCES, in_place, places, target_of, targets
-from allod.serve.schemas.repetition import expanded
+from allod.engine.schemas.places import REFERENCES, in_place, places, target_of, targets
+from allod.engine.schemas.repetition import expanded
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pytest
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
-from allod.serve.engines.http import PAUSE_BYTES, Response, UnixHttp
+from allod.engine.http import PAUSE_BYTES, Response, UnixHttp
 
 Answer = Callable[["Exchange"], Awaitable[None]]
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 from tests.serve.conftest import until
 
-from allod.serve.passing import NICENESS, in_passing
+from allod.engine.replicas.passing import NICENESS, in_passing
 
 
 def niceness() -> int:

@@ -82,7 +82,7 @@ class Engine(Protocol):
     """Runs one model. Raises Invalid for what this model cannot do, Unavailable when the engine is lost.
 
     A chat whose `model` names one of `info.adapters` is answered with that adapter, every other one with the model as
-    it is. A prompt that was computed is reused for chats of the same `salt` (`serve/salts.py`) and adapter only.
+    it is. A prompt that was computed is reused for chats of the same `salt` (`engine/salts.py`) and adapter only.
     No answer has more tokens than were asked for, or than the context holds, and no usage is beyond what was asked.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from allod.core.labels import Label, Tier
-from allod.serve.salts import cache_salt
+from allod.engine.salts import cache_salt
 
 LABEL = Label(Tier("OFFICIAL", 0, "gb"))
 

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
-from allod.serve.token_estimate import estimated_tokens
+from allod.engine.token_estimate import estimated_tokens
 
 MIN_SIMILARITY = 0.1  # of a prompt that must be there already for its slot to be worth more than an older one
 LONG_PROMPT = 64  # tokens to compute, estimated: a batch on a CPU

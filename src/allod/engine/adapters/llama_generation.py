@@ -18,9 +18,8 @@ from itertools import chain
 
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Finish, Json, Piece, Pieces
-from allod.serve.engine import Tally
-from allod.serve.engines.http import Exchange, Response
-from allod.serve.engines.llama_words import (
+from allod.engine.adapters.llama_slots import Turn
+from allod.engine.adapters.llama_words import (
     Event,
     Slot,
     Timings,
@@ -29,7 +28,8 @@ from allod.serve.engines.llama_words import (
     read_events,
     read_refusal,
 )
-from allod.serve.engines.slots import Turn
+from allod.engine.engine import Tally
+from allod.engine.http import Exchange, Response
 
 MAX_LINE_BYTES = 1 << 20
 TOKEN_BYTES = 1 << 10  # no token has more of text

@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.engine.test_http import Exchange, serving
 from tests.serve.conftest import chat
-from tests.serve.test_http import Exchange, serving
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Embed, Piece, Pieces, Sampling
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.adapters.llama import LlamaEngine
+from allod.engine.adapters.llama_slots import Slots
+from allod.engine.engine import Tally
 from allod.model.templates.control_tokens import ControlTokens
-from allod.serve.engine import Tally
-from allod.serve.engines.echo import EchoEngine
-from allod.serve.engines.llama import LlamaEngine
-from allod.serve.engines.slots import Slots
 
 HALF = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 ENDS = b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'

@@ -1,6 +1,6 @@
 """The engine's own process: llama.cpp's server on one Unix socket. Started inside the seal, never imported.
 
-python -m allod.serve.engines.llama_process <<< '{"model": ..., "socket": ..., "threads": 1, ...}'
+python -m allod.engine.adapters.llama_process <<< '{"model": ..., "socket": ..., "threads": 1, ...}'
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Json
-from allod.serve.engines.http import Response
+from allod.engine.http import Response
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]  # of tokens: anything else is none
 _Said = TypeVar("_Said")

@@ -9,8 +9,8 @@ import json
 from typing import Any
 
 from allod.core.requests import Json
-from allod.serve.schemas.bounds import refused
-from allod.serve.schemas.places import places, rebuilt, target_of, targets
+from allod.engine.schemas.bounds import refused
+from allod.engine.schemas.places import places, rebuilt, target_of, targets
 
 # Where only one text may follow, the engine would take it from its tokenizer at once, which reads a control token's
 # name as the token: the answer would end there, or lack it. The model writes such texts token by token instead.

@@ -21,13 +21,13 @@ import msgspec
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces, Usage
-from allod.serve.engine import EngineInfo, Tally
-from allod.serve.engines.generation import Answer, Reading
-from allod.serve.engines.http import UnixHttp
-from allod.serve.engines.llama_words import read_slot, read_vectors
-from allod.serve.engines.plain import plain_json
-from allod.serve.engines.slots import SlotQueue, Slots, Turn
-from allod.serve.schemas.grammar import grammar_of
+from allod.engine.adapters.llama_generation import Answer, Reading
+from allod.engine.adapters.llama_prompt import plain_json
+from allod.engine.adapters.llama_slots import SlotQueue, Slots, Turn
+from allod.engine.adapters.llama_words import read_slot, read_vectors
+from allod.engine.engine import EngineInfo, Tally
+from allod.engine.http import UnixHttp
+from allod.engine.schemas.grammar import grammar_of
 
 CHAT_PATH = "/v1/chat/completions"
 TEXTS_AT_ONCE = 32  # to embed in one exchange, so that reading the vectors holds nobody up
