@@ -48,8 +48,8 @@ from allod.train.pipeline import Stage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
 from allod.train.runs import RunFolder, opened
 from allod.train.sources.collect import content_digests
+from allod.train.stage_task import Work
 from allod.train.stages.pretrain import plan_of
-from allod.train.work import Work
 from measure import machine, paired, rotated, spread
 from plain_loop import PlainLlama, plain_steps
 

@@ -13,7 +13,7 @@ from allod.govern.metering.windows import DAY_MS
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Position
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Budget, Charge, Event, Quota, Tenant, new_id
-from allod.serve.turns import Standing
+from allod.serve.fair_scheduler import Standing
 
 NOW_MS = 1_795_348_830_000  # 2026-11-22 12:00:30 UTC
 MINUTE_END_MS, DAY_END_MS, MONTH_END_MS = NOW_MS + 30_000, 1_795_392_000_000, 1_796_083_200_000

@@ -22,7 +22,7 @@ from allod.train.environment import check_packages
 from allod.train.pipeline import stages_of
 from allod.train.recipe import Evaluate, Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json
-from allod.train.work import as_stated
+from allod.train.stage_task import as_stated
 
 SOURCE = {
     "name": "a", "kind": "text", "path": "a", "licence": "CC0-1.0", "jurisdiction": "GB", "origin": "b", "date": "2026",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Unavailable
 from allod.serve.fair_queue import FairQueue, Line, Ticket, cost_of
-from allod.serve.turns import BATCH_PART, Turns
+from allod.serve.fair_scheduler import BATCH_PART, Turns
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
 READ_TOKENS = 64  # tokens of a prompt that a place reads in a tick; of an answer it makes one

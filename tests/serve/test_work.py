@@ -15,12 +15,12 @@ from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Piece, Request, Sampling, Usage, chat_answer
 from allod.core.statements.receipt import ANSWER
 from allod.govern.tenancy.tenants import Quota
-from allod.serve import work as work_module
+from allod.serve import execution
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance, Held
+from allod.serve.execution import Accepted, Work
 from allod.serve.fair_queue import cost_of
-from allod.serve.turns import Standing
-from allod.serve.work import Accepted, Work
+from allod.serve.fair_scheduler import Standing
 
 COUNTED = Usage(20, 30, cached_tokens=5)
 LOST = Unavailable("gone", code="engine_lost")
@@ -99,7 +99,7 @@ async def desk(front: MakeFront) -> AsyncIterator[Desk]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The clock that the engine's time is measured by; `s` is what it shows."""
     made = SimpleNamespace(s=100.0)
-    monkeypatch.setattr(work_module, "time", SimpleNamespace(monotonic=lambda: made.s))
+    monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=lambda: made.s))
     return made
 
 

@@ -15,7 +15,7 @@ from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer_files import write_tokenizer
 from allod.train.corpus.documents import DocumentWriter, new_document
 from allod.train.recipe import Adapt, Recipe, Source
-from allod.train.work import Work
+from allod.train.stage_task import Work
 
 SHAPE = Shape(vocab=259, width=64, layers=2, heads=4, kv_heads=2, hidden=128, context=128)
 TEXTS = {

@@ -11,7 +11,7 @@ from allod.train.recipe_reading import recipe_json
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources import collect as collecting
 from allod.train.sources.collect import Perform, Places
-from allod.train.work import Facts, Limits, Work
+from allod.train.stage_task import Facts, Limits, Work
 
 
 def collect(

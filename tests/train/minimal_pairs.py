@@ -1,6 +1,6 @@
 """The rule that `examining/evaluations/grammar.json` is made by: pairs of sentences of which one is English.
 
-python tests/train/minimal_pairs.py > src/allod/train/examining/evaluations/grammar.json
+python tests/train/minimal_pairs.py > src/allod/train/evaluation/evaluations/grammar.json
 """
 
 from __future__ import annotations

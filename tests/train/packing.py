@@ -8,8 +8,8 @@ from pathlib import Path
 
 from allod.train.corpus.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Canaries, Recipe, Source, TokenizerOptions
+from allod.train.stage_task import Work
 from allod.train.stages import pack, tokenizer
-from allod.train.work import Work
 
 CHAPTERS = {
     ("austen", f"{book}/chapter-{number:02}"): (

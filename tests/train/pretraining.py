@@ -10,7 +10,7 @@ import numpy as np
 
 from allod.train.corpus.shards import Pack, ShardWriter, write_pack
 from allod.train.recipe import Pretrain, Recipe
-from allod.train.work import Work
+from allod.train.stage_task import Work
 
 VOCAB = 128
 TINY = Recipe(name="tiny", sources=(), size="0.1m", minutes=0, steps=24, seed=3, pretrain=Pretrain(context=64))

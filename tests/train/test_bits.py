@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from allod.train.examining.bits import ROWS, bits_per_byte  # noqa: E402
+from allod.train.evaluation.bits import ROWS, bits_per_byte  # noqa: E402
 
 
 def guess(tokens: torch.Tensor) -> torch.Tensor:

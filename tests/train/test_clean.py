@@ -18,8 +18,8 @@ from allod.train.corpus.normalising import normalised
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean, Recipe
+from allod.train.stage_task import Work
 from allod.train.stages.clean import run
-from allod.train.work import Work
 
 IDENTIFIERS = load_nation("gb").identifiers
 ENGLISH = (

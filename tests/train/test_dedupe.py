@@ -14,7 +14,7 @@ import pytest
 from allod.core.errors import Unavailable
 from allod.train.corpus.documents import DocumentWriter, new_document, read_documents
 from allod.train.recipe import Recipe, Source
-from allod.train.work import Work
+from allod.train.stage_task import Work
 
 pytest.importorskip("rensa")
 

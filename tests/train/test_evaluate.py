@@ -18,11 +18,11 @@ from tests.train.tuning import RECIPE, TEXTS, pretrained_run  # noqa: E402
 from allod.core.errors import Denied, Invalid, exit_status  # noqa: E402
 from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.documents import new_document  # noqa: E402
-from allod.train.examining.cloze import cloze_questions  # noqa: E402
-from allod.train.examining.questions import Question  # noqa: E402
+from allod.train.evaluation.cloze import cloze_questions  # noqa: E402
+from allod.train.evaluation.questions import Question  # noqa: E402
 from allod.train.recipe import Evaluate, Recipe, Tune  # noqa: E402
+from allod.train.stage_task import Facts, Work  # noqa: E402
 from allod.train.stages import evaluate, pretrain  # noqa: E402
-from allod.train.work import Facts, Work  # noqa: E402
 
 PRETRAINED = replace(RECIPE, tune=Tune(steps=0))
 INPUTS = ("dedupe", "tokenizer", "pack", "pretrain")

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from allod.train.corpus.documents import Document, new_document
-from allod.train.examining.cloze import NUM_CHOICES, cloze_questions
+from allod.train.evaluation.cloze import NUM_CHOICES, cloze_questions
 
 STEMS = ("the master of the house would never again speak of the", "her sister had always wished to see the")
 COMMON = ("letter", "garden", "journey")

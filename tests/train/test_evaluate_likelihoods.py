@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
 from allod.model.network.llama import Network, Shape  # noqa: E402
-from allod.train.examining.likelihoods import Continuation, likelihoods  # noqa: E402
+from allod.train.evaluation.likelihoods import Continuation, likelihoods  # noqa: E402
 
 CONTEXT = 16
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.train.examining.questions import (
+from allod.train.evaluation.questions import (
     MAX_TEXT,
     SHIPPED,
     Question,

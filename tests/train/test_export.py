@@ -27,8 +27,8 @@ from allod.train.exporting.engine import Engine
 from allod.train.exporting.export_checks import engine_surprises, network_surprises, sample_of, texts_to_read
 from allod.train.exporting.round_trip import MIN_STRINGS, lines_of, strings
 from allod.train.recipe import Export, Recipe
+from allod.train.stage_task import Work
 from allod.train.stages import export as stage
-from allod.train.work import Work
 
 INPUTS = ("tokenizer", "pack", "pretrain", "evaluate")
 

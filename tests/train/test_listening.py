@@ -9,7 +9,7 @@ import pytest
 
 from allod.core.errors import AllodError, Unavailable
 from allod.core.shown_text import is_plain
-from allod.train.listening import Listener
+from allod.train.stage_messages import Listener
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\nreleased laptop"
 

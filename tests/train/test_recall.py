@@ -14,7 +14,7 @@ from tests.train.tuning import RECIPE, pretrained_run  # noqa: E402
 from allod.model.network.tokenizer import Tokenizer  # noqa: E402
 from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.canaries import Canary, read_canaries  # noqa: E402
-from allod.train.examining.recall import measure_recall  # noqa: E402
+from allod.train.evaluation.recall import measure_recall  # noqa: E402
 
 
 class Parrot(torch.nn.Module):

@@ -15,10 +15,10 @@ from tests.train.tuning import RECIPE, novel  # noqa: E402
 from allod.model.network.tokenizer import Tokenizer  # noqa: E402
 from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.canaries import read_canaries  # noqa: E402
-from allod.train.examining.recall import Recall, measure_recall  # noqa: E402
+from allod.train.evaluation.recall import Recall, measure_recall  # noqa: E402
 from allod.train.recipe import Canaries, Pretrain, Recipe, TokenizerOptions  # noqa: E402
+from allod.train.stage_task import Work  # noqa: E402
 from allod.train.stages import pretrain  # noqa: E402
-from allod.train.work import Work  # noqa: E402
 
 STEPS = 100
 PLANTED = replace(

@@ -23,7 +23,7 @@ from allod.seal.evidence import proof_of
 from allod.train.recipe import Recipe, Source
 from allod.train.recipe_reading import recipe_json
 from allod.train.sealed import StageResult, run_sealed
-from allod.train.work import Limits
+from allod.train.stage_task import Limits
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 RECIPE = Recipe(

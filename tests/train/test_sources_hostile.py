@@ -26,8 +26,8 @@ from allod.train.sources.archives import read_members
 from allod.train.sources.bounds import Bounds
 from allod.train.sources.content import content_digest
 from allod.train.sources.files import Files
+from allod.train.stage_task import Facts
 from allod.train.stages import source as reading
-from allod.train.work import Facts
 
 
 def package(folder: Path, tar: bytes) -> Path:

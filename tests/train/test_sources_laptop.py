@@ -14,8 +14,8 @@ from allod.settings import load_nation
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.recipe_reading import read_recipe
+from allod.train.stage_task import Work
 from allod.train.stages.clean import run as clean
-from allod.train.work import Work
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "recipes" / "laptop.toml"

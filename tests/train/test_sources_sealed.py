@@ -22,7 +22,7 @@ from allod.train.sealed import StageResult
 from allod.train.sources import collect as collecting
 from allod.train.sources.bounds import Bounds
 from allod.train.sources.collect import Perform
-from allod.train.work import Facts, Limits
+from allod.train.stage_task import Facts, Limits
 
 TEXTS = {"usr/a.txt": "one", "usr/b.txt": "two"}
 PACKED = pinned(TEXTS)

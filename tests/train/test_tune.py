@@ -18,10 +18,10 @@ from allod.model.network.tokenizer import Tokenizer  # noqa: E402
 from allod.model.network.weights import load_model, save_model  # noqa: E402
 from allod.train.learning.losses import LEFT_OUT  # noqa: E402
 from allod.train.recipe import Recipe  # noqa: E402
+from allod.train.stage_task import Work  # noqa: E402
 from allod.train.stages import tune  # noqa: E402
 from allod.train.tuning.chat_rows import chat_rows  # noqa: E402
 from allod.train.tuning.examples import Example  # noqa: E402
-from allod.train.work import Work  # noqa: E402
 
 INPUTS = ("dedupe", "tokenizer", "pack", "pretrain")
 OUTPUTS = ["config.json", "examples.json", "losses.jsonl", "weights.safetensors"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from allod.govern.metering.windows import DAY_MS, Numbers, Unit, bounds_of, meters_of, windows_at
 from allod.govern.tenancy.store import TenantStore, Totals
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
-from allod.serve.turns import BATCH_PART, Standing
+from allod.serve.fair_scheduler import BATCH_PART, Standing
 
 LONGEST_MS = 31 * DAY_MS
 MONTH_KEPT_MS = 60_000  # so long the month before today is not summed again: late charges come in with the next time

@@ -30,9 +30,9 @@ from allod.fleet.preflight.job import survey
 from allod.fleet.site import Site
 from allod.seal.launch import SealOptions, command_line, python_read_paths
 from allod.settings import scheduler_clients
-from allod.train.listening import Listener
 from allod.train.sealed import MAX_FILE_BYTES, StageResult, stage_environment
-from allod.train.work import Facts, Report
+from allod.train.stage_messages import Listener
+from allod.train.stage_task import Facts, Report
 
 SHARED = "pretrain"  # the stage that several ranks do together
 _ID = "job.id"

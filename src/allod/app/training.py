@@ -50,7 +50,7 @@ from allod.train.resolving import (
 from allod.train.runs import Finished, RunFolder, opened
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources.collect import Places, check_sources, collect, content_digests
-from allod.train.work import Facts, Limits, Report, as_stated
+from allod.train.stage_task import Facts, Limits, Report, as_stated
 
 RELEASE = "release"
 _HEAVY = ("probe", "pretrain", "tune", "evaluate", "adapt")  # what wants accelerators, where there are any

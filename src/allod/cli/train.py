@@ -19,7 +19,7 @@ from allod.fleet.preflight.checks import Finding, Severity
 from allod.train.pipeline import Stage, stages_of
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished
-from allod.train.work import Report
+from allod.train.stage_task import Report
 
 # What of a stage's measurements a person wants to see, and how to say it.
 _SHOWN = {

@@ -1,4 +1,4 @@
-"""Turns at the engine, awaited: `allod.serve.turns` decides, and here whoever is chosen is woken.
+"""Turns at the engine, awaited: `allod.serve.fair_scheduler` decides, and here whoever is chosen is woken.
 
 The engine is offered a little more than it runs at once, so that a slot never waits for the next request. A place that
 is given back belongs to the next request before the giving back returns, and nobody else is woken.
@@ -14,7 +14,7 @@ from types import TracebackType
 from allod.core.errors import Unavailable
 from allod.core.requests import Usage
 from allod.serve.fair_queue import Ticket
-from allod.serve.turns import Standing, Turns
+from allod.serve.fair_scheduler import Standing, Turns
 
 
 class Admission:

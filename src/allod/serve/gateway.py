@@ -31,11 +31,11 @@ from allod.serve import tools
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
+from allod.serve.execution import Accepted, Work
 from allod.serve.recorder import Recorder
 from allod.serve.schemas.judge import Asked, Judge
 from allod.serve.schemas.size import check_size
 from allod.serve.served_model import ServedModel
-from allod.serve.work import Accepted, Work
 
 SCHEMA_PLACE = "response_format.json_schema.schema"
 LONGEST_OPENING = 16  # characters that tell whether text may be a call

@@ -120,7 +120,7 @@ class Evaluate:
     """What is measured, and the gates: a model that does not pass is not released. Zero is no gate.
 
     `questions` is a folder of question files (`*.json`) beside the recipe, asked besides Allod's own; the format is in
-    train/examining/questions.py. `questions_sha256` is written in when a run begins: other questions are another
+    train/evaluation/questions.py. `questions_sha256` is written in when a run begins: other questions are another
     evaluation. `num_cloze` is how many sentences of held-out text lose their last word. `max_bits_per_byte_milli` is in
     thousandths of a bit; `min_choice_percent` holds for each question file; `max_recall_percent` is of planted canaries
     that the model says word for word.

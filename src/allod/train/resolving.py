@@ -20,7 +20,7 @@ from allod.core.statements.training import check_training_statement, key_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
 from allod.train.stage_log import StageLog
-from allod.train.work import Facts, as_stated
+from allod.train.stage_task import Facts, as_stated
 
 PROBE, PROBE_VERSION = "probe", 1
 _RESOLVED, _RECIPE = "resolved.json", "recipe.toml"

@@ -28,8 +28,8 @@ from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.seal.endings import how_it_ended
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
-from allod.train.listening import Listener
-from allod.train.work import Facts, Limits, Report
+from allod.train.stage_messages import Listener
+from allod.train.stage_task import Facts, Limits, Report
 
 MAX_FILE_BYTES = 1 << 42
 GRACE_S = 300.0  # to save what was learnt

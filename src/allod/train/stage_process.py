@@ -32,7 +32,7 @@ from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.fleet.leaving import leave
 from allod.train.environment import machine, torch_accelerators
 from allod.train.recipe_reading import read_recipe
-from allod.train.work import Facts, Work
+from allod.train.stage_task import Facts, Work
 
 STAGES = (
     *("unpack", "source"),

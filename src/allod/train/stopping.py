@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allod.core.errors import Unavailable
-from allod.train.work import Work
+from allod.train.stage_task import Work
 
 
 def stop_if_asked(work: Work) -> None:

@@ -24,7 +24,7 @@ from allod.govern.policy.decision import Policy
 from allod.govern.tenancy.store import TenantStore
 from allod.prove.policy_history import LoggedVersion
 from allod.serve.controls import Controls
-from allod.serve.turns import Standing
+from allod.serve.fair_scheduler import Standing
 from allod.web.admin.asked import Asked
 from allod.web.asgi import Call
 from allod.web.bodies import check_keys

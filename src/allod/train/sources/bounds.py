@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from allod.train.sources.archives import MAX_CONTENT_BYTES
-from allod.train.work import Limits
+from allod.train.stage_task import Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from allod.train.sources.files import Files, path_of
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.licences import check_licence
 from allod.train.sources.unpacked import Unpacked
-from allod.train.work import Limits, Report
+from allod.train.stage_task import Limits, Report
 
 MAX_NAMED = 10  # files that were not read, of a source
 

@@ -19,10 +19,10 @@ from allod.train.corpus.held_out import HeldOut
 from allod.train.learning.curve import write_curve
 from allod.train.learning.losses import next_token_loss
 from allod.train.recipe import Adapt
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
 from allod.train.tuning.lora import Adapter, Base
 from allod.train.tuning.lora_text import HeldOutSample, Logits, Texts
-from allod.train.work import Facts, Work
 
 WARM_UP_STEPS = 4
 MAX_NORM = 1.0  # of the gradient

@@ -17,8 +17,8 @@ from allod.train.corpus.normalising import normalised
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
-from allod.train.work import Facts, Work
 
 _REPORT_EVERY = 100  # documents
 

@@ -23,8 +23,8 @@ from allod.train.corpus.documents import Document, DocumentWriter, read_document
 from allod.train.corpus.held_out import HeldOut
 from allod.train.corpus.language import runs_of, words_of
 from allod.train.recipe import Dedupe
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
-from allod.train.work import Facts, Work
 
 SEED = 1  # of the permutations: always the same, so that the same documents stay
 _BAND = 4  # permutations that must agree for two documents to be compared

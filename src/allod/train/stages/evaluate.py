@@ -19,15 +19,15 @@ from allod.model.network.weights import WEIGHTS, load_model
 from allod.train.corpus.canaries import read_canaries
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
-from allod.train.examining.cloze import cloze_questions
-from allod.train.examining.gates import Gate, check_gates, gates_of
-from allod.train.examining.held_out_text import HeldOutText, read_held_out_text
-from allod.train.examining.likelihoods import Continuation, likelihoods
-from allod.train.examining.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
-from allod.train.examining.recall import Recall, measure_recall
+from allod.train.evaluation.cloze import cloze_questions
+from allod.train.evaluation.gates import Gate, check_gates, gates_of
+from allod.train.evaluation.held_out_text import HeldOutText, read_held_out_text
+from allod.train.evaluation.likelihoods import Continuation, likelihoods
+from allod.train.evaluation.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
+from allod.train.evaluation.recall import Recall, measure_recall
 from allod.train.learning.ranks import joined
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
-from allod.train.work import Facts, Work
 
 EVALUATION = "evaluation.json"
 MAX_HELD_OUT_TOKENS = 1 << 22

@@ -32,8 +32,8 @@ from allod.train.exporting.export_checks import (
 )
 from allod.train.exporting.history import history_keys
 from allod.train.recipe import Recipe
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
-from allod.train.work import Facts, Work
 
 WEIGHTS = "model.safetensors"  # the one name under which transformers and vLLM look for weights
 GENERATION_CONFIG = "generation_config.json"

@@ -18,7 +18,7 @@ from allod.model.gguf.header import read_header
 from allod.model.gguf.writer import Tensors, write_adapter
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.history import BASE, history_keys
-from allod.train.work import Facts, Work
+from allod.train.stage_task import Facts, Work
 
 ADAPTER = "adapter.gguf"
 EXPORT = "export.json"

@@ -31,8 +31,8 @@ from allod.train.corpus.shards import (
 )
 from allod.train.corpus.spill import Spill
 from allod.train.recipe import Recipe
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
-from allod.train.work import Facts, Work
 
 TOKENS_PER_SHARD = 1 << 26
 BATCH_CHARACTERS = 1 << 22  # of texts that are encoded together

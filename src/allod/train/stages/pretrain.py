@@ -18,7 +18,7 @@ from allod.core.statements.training import FILES
 from allod.model.network.llama import Network, Shape
 from allod.model.network.weights import save_model
 from allod.train.corpus.shards import Shards
-from allod.train.examining.bits import bits_per_byte
+from allod.train.evaluation.bits import bits_per_byte
 from allod.train.learning.batches import Batches, Section, Spans
 from allod.train.learning.checkpoints import Checkpoints
 from allod.train.learning.curve import write_curve
@@ -29,7 +29,7 @@ from allod.train.learning.schedule import Schedule
 from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.outputs import CHECKPOINTS
 from allod.train.recipe import Recipe
-from allod.train.work import Facts, Work
+from allod.train.stage_task import Facts, Work
 
 MAX_VALIDATION_TOKENS = 1 << 20
 LAST_STEPS = 20  # whose mean is the final loss

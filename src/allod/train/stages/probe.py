@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allod.train.learning.probe import resolve
-from allod.train.work import Facts, Work
+from allod.train.stage_task import Facts, Work
 
 
 def run(work: Work) -> Facts:

@@ -15,8 +15,8 @@ from allod.train.recipe import Source
 from allod.train.sources.bounds import BOUNDS
 from allod.train.sources.content import Counted, content_digest, held, row_of
 from allod.train.sources.kinds import reader_of
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
-from allod.train.work import Facts, Work
 
 _LOOK_EVERY = 100  # documents
 

@@ -11,8 +11,8 @@ from allod.core.errors import Invalid
 from allod.model.network.tokenizer_files import SPECIAL_TOKENS, SPLIT, write_tokenizer
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
-from allod.train.work import Facts, Work
 
 MIN_VOCAB = 256 + 1 + len(SPECIAL_TOKENS)  # no engine loads a vocabulary without a single merge
 DOCUMENTS_AT_ONCE = 64  # waiting in memory while others are counted

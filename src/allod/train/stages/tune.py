@@ -23,15 +23,15 @@ from allod.model.network.weights import load_model, save_model
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.corpus.shards import Shards
-from allod.train.examining.held_out_text import read_held_out_text
-from allod.train.examining.likelihoods import device_of
+from allod.train.evaluation.held_out_text import read_held_out_text
+from allod.train.evaluation.likelihoods import device_of
 from allod.train.learning.losses import next_token_loss
 from allod.train.learning.ranks import joined
 from allod.train.learning.schedule import Schedule
+from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
 from allod.train.tuning.chat_rows import ChatRows, chat_rows
 from allod.train.tuning.examples import Example, choose_examples, count_kinds
-from allod.train.work import Facts, Work
 
 BATCH_TOKENS = 1_536
 CORPUS_PART = 4  # one row in so many is running text

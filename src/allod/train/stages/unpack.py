@@ -7,7 +7,7 @@ from allod.train.sources.archives import read_members
 from allod.train.sources.files import is_hidden, is_text
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.unpacked import write_unpacked
-from allod.train.work import Facts, Work
+from allod.train.stage_task import Facts, Work
 
 
 def run(work: Work) -> Facts:

@@ -152,5 +152,5 @@ def _refused(path: Path, reason: str) -> Invalid:
     return Invalid(
         f"{path.name} {reason}",
         code="questions_invalid",
-        hint="allod/train/examining/questions.py describes the format; evaluations/grammar.json there is an example",
+        hint="allod/train/evaluation/questions.py describes the format; evaluations/grammar.json there is an example",
     )

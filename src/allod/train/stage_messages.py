@@ -11,7 +11,7 @@ from typing import Any
 from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.shown_text import made_plain
-from allod.train.work import Facts, Report, as_stated
+from allod.train.stage_task import Facts, Report, as_stated
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_TEXT, _MAX_FACT_TEXT = 2000, 256

@@ -11,8 +11,8 @@ from torch import Tensor
 from allod.core.errors import Invalid
 from allod.model.network.llama import Network
 from allod.train.corpus.shards import Shards
-from allod.train.examining.bits import bits_per_byte
-from allod.train.examining.likelihoods import device_of
+from allod.train.evaluation.bits import bits_per_byte
+from allod.train.evaluation.likelihoods import device_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from allod.model.network.llama import Network
 from allod.model.network.tokenizer import Tokenizer
 from allod.train.corpus.canaries import Canary
-from allod.train.examining.likelihoods import Continuation, Likelihood, likelihoods
+from allod.train.evaluation.likelihoods import Continuation, Likelihood, likelihoods
 
 MAX_COMPARED = 64  # secrets of controls that each secret is ranked among
 

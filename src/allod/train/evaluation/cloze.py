@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from allod.core.canonical import sha256_hex
 from allod.train.corpus.documents import Document
-from allod.train.examining.questions import Question
+from allod.train.evaluation.questions import Question
 from allod.train.tuning.sentences import is_prose, paragraphs, sentences
 
 NUM_CHOICES = 4

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allod.core.errors import Denied
-from allod.train.examining.questions import Score
-from allod.train.examining.recall import Recall
+from allod.train.evaluation.questions import Score
+from allod.train.evaluation.recall import Recall
 from allod.train.recipe import Evaluate
 
 
