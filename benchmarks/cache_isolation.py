@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from allod.app.engine import replica_options
+from allod.app.gateway.engine import replica_options
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.core.requests import Chat, Completion, Json, Sampling
 from allod.engine.adapters.llama import CHAT_PATH, LlamaEngine
 from allod.engine.adapters.llama_slots import Slots, Turn

@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from allod.app.engine import replica_options
+from allod.app.gateway.engine import replica_options
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.model.store import silent
 from allod.settings import Settings, default_home
 from allod.train.exporting.engine import UnixConnection

@@ -33,9 +33,9 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import median, quantiles
 
-from allod.app.engine import run_engine
+from allod.app.gateway.engine import run_engine
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.core.requests import Chat, Completion, Piece, Sampling
 from allod.engine.engine import Engine
 from allod.engine.replicas.sealed import Replica

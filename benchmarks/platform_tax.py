@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from allod.app.engine import replica_options
+from allod.app.gateway.engine import replica_options
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.settings import Settings, default_home
 from measure import free_port, listens, machine, paired, rotated, spread, started
 

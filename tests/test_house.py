@@ -244,7 +244,7 @@ def test_an_engines_process_is_started_before_what_asks_it_is_loaded() -> None:
         "jinja2",
         "logging",
         "uvloop",
-        "allod.app.engine",
+        "allod.app.gateway.engine",
         "allod.model.gguf.header",
     }
 
@@ -257,7 +257,7 @@ def test_the_way_into_the_seal_is_light() -> None:
 def test_an_engine_is_told_what_to_load_before_the_rest_is_loaded() -> None:
     """What else serves is imported while it reads its weights; what fetches, trains or signs, by who needs it."""
     loaded = loaded_by("allod.web.starting")
-    assert "allod.app.engine" in loaded
+    assert "allod.app.gateway.engine" in loaded
     later = (
         "allod.web.server",
         "allod.engine.adapters.llama",

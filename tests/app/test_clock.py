@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from allod.app.clock import NUM_LAST, Acceptances, Clock, ClockBounds, believed_clock, last_time_ms, running_ms
+from allod.app.gateway.clock import NUM_LAST, Acceptances, Clock, ClockBounds, believed_clock, last_time_ms, running_ms
 from allod.app.home import load_settings
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.clock import ClockAccepted, check_clock_statement, clock_statement

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.train.test_pipeline import PREDICATE, Run, recipe
 
-from allod.app.artefacts_log import ArtefactsLog
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.home import load_settings
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid

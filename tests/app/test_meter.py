@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.govern.test_ledger import RECEIPT
 
-from allod.app import meter as meter_module
+from allod.app.gateway import meter as meter_module
+from allod.app.gateway.meter import DayNames, Meter, recount
 from allod.app.home import Home, load_settings
-from allod.app.meter import DayNames, Meter, recount
 from allod.core.canonical import canonical_json
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import MeterPart, RequestPart, statement_bytes

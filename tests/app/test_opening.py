@@ -15,10 +15,10 @@ import pytest
 from tests.conftest import CACHE, environment, run_allod
 from tests.govern.test_ledger import RECEIPT
 
-from allod.app import opening as opening_module
+from allod.app.gateway import open_realm as opening_module
+from allod.app.gateway.meter import recount
+from allod.app.gateway.open_realm import Opened, open_realm
 from allod.app.home import Home, load_settings, now_ms
-from allod.app.meter import recount
-from allod.app.opening import Opened, open_realm
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements.receipt import MeterPart, statement_bytes
 from allod.govern.metering.quotas import Cost, NeedsLease, Reservation

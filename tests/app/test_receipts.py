@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allod.app import receipts
-from allod.app.meter import DayNames
-from allod.app.receipts import Reading, ReceiptReader, Wanted
+from allod.app.gateway import receipts
+from allod.app.gateway.meter import DayNames
+from allod.app.gateway.receipts import Reading, ReceiptReader, Wanted
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.govern.metering.windows import DAY_MS

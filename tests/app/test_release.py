@@ -16,13 +16,13 @@ import pytest
 from tests.app import finished_runs
 from tests.app.finished_runs import BASE_DIGEST, LABEL, TEXTS, FinishedRun, adapter_run, corpus, logged, model_run
 
-from allod.app import artefacts_log
-from allod.app import release as release_module
-from allod.app.artefacts_log import ArtefactsLog
+from allod.app.artefacts import log as artefacts_log
+from allod.app.artefacts.log import ArtefactsLog
+from allod.app.artefacts.policies import open_policies
+from allod.app.artefacts.released_models import ReleasedModels
 from allod.app.home import Home, load_settings
-from allod.app.models import ReleasedModels
-from allod.app.policies import open_policies
-from allod.app.release import Released, models_key, release
+from allod.app.training import release as release_module
+from allod.app.training.release import Released, models_key, release
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.core.statements.receipt import check_statement

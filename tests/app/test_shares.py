@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from allod.app.shares import MONTH_KEPT_MS, Limit, Shares, Sharing
+from allod.app.gateway.shares import MONTH_KEPT_MS, Limit, Shares, Sharing
 from allod.govern.metering.windows import DAY_MS
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Position

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from allod.app.site_jobs import Machines, SiteJobs, _Follower
+from allod.app.training.site_jobs import Machines, SiteJobs, _Follower
 from allod.core.errors import AllodError, Unavailable
 from allod.fleet.executor import Report
 from allod.fleet.jobs import OUTPUT_FILE, Job, JobStatus, State

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from allod.app import tenants as tenants_module
+from allod.app.gateway import open_store as tenants_module
+from allod.app.gateway.open_store import STARTED, open_store
 from allod.app.home import Home
-from allod.app.tenants import STARTED, open_store
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Denied, Invalid
 from allod.govern.stores.memory import MemoryStore

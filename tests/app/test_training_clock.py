@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from allod.app import training
-from allod.app.artefacts_log import ArtefactsLog
-from allod.app.clock import Clock
+from allod.app.artefacts.log import ArtefactsLog
+from allod.app.gateway.clock import Clock
+from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings, now_ms
-from allod.app.opening import open_realm
-from allod.app.training import Told, TrainOptions, train
+from allod.app.training import run as training
+from allod.app.training.run import Told, TrainOptions, train
 from allod.core.errors import Unavailable
 from allod.prove.tlog.log import Entry
 from allod.settings import Settings

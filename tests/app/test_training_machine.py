@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from allod.app.site_jobs import Machines
-from allod.app.training import _unused
+from allod.app.training.run import _unused
+from allod.app.training.site_jobs import Machines
 from allod.fleet.preflight.checks import Severity
 from allod.fleet.site import Site
 from allod.train.environment import accelerators, code, machine

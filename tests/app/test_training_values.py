@@ -11,7 +11,7 @@ from tests.app.finished_runs import gguf_bytes
 from tests.train.stage_logs import MemoryLog
 from tests.train.test_pipeline import PREDICATE
 
-from allod.app import training
+from allod.app.training import run as training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.training import derivation_of, training_statement

@@ -16,12 +16,12 @@ import pytest
 from tests.govern.test_ledger import RECEIPT
 from tests.serve.conftest import until
 
-from allod.app import upkeep as upkeep_module
+from allod.app.artefacts.policies import open_policies
+from allod.app.gateway import upkeep as upkeep_module
+from allod.app.gateway.meter import Meter
+from allod.app.gateway.open_realm import Opened, open_realm
+from allod.app.gateway.upkeep import Upkeep
 from allod.app.home import Home, load_settings, now_ms
-from allod.app.meter import Meter
-from allod.app.opening import Opened, open_realm
-from allod.app.policies import open_policies
-from allod.app.upkeep import Upkeep
 from allod.core.errors import AllodError, Denied, Unavailable
 from allod.core.statements.receipt import statement_bytes
 from allod.govern.metering.prices import Prices
@@ -338,7 +338,7 @@ async def test_a_slow_ledger_does_not_hold_up_the_keys(keep: Keep) -> None:
 async def test_a_fault_and_its_end_are_a_line_each(keep: Keep, caplog: pytest.LogCaptureFixture) -> None:
     """Not one for each time that it was tried."""
     meter = Counting()
-    caplog.set_level(logging.WARNING, logger="allod.app.upkeep")
+    caplog.set_level(logging.WARNING, logger="allod.app.gateway.upkeep")
     async with keep(meter=cast(Meter, meter)) as kept, running(kept):
         meter.fault = Unavailable("the disk is gone", code="log_unavailable")
         num_asked = meter.num_asked

@@ -10,11 +10,11 @@ import pytest
 from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
 
 from allod import settings as settings_module
-from allod.app import engine_seal
-from allod.app.engine import replica_options
+from allod.app.gateway import engine_seal
+from allod.app.gateway.engine import replica_options
+from allod.app.gateway.weights import A_RELEASE, prepare_weights
 from allod.app.home import Home, load_settings
-from allod.app.release import Released, release
-from allod.app.weights import A_RELEASE, prepare_weights
+from allod.app.training.release import Released, release
 from allod.core.errors import Invalid, VerificationError
 from allod.model.store import silent
 from allod.seal.launch import SealOptions

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.app.test_opening import write_receipts
 
-from allod.app.clock import believed_clock
+from allod.app.artefacts.released_models import ReleasedModels
+from allod.app.gateway.clock import believed_clock
+from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
-from allod.app.models import ReleasedModels
-from allod.app.opening import open_realm
 from allod.cli.main import main
 from allod.core.errors import AllodError
 from allod.prove.formats.signing_key import load_signing_key

@@ -16,10 +16,10 @@ from tests.app import finished_runs
 from tests.app.finished_runs import BASE_DIGEST, TEXTS, FinishedRun, adapter_run, logged, model_run
 from tests.conftest import run_allod
 
-from allod.app import artefacts_log
+from allod.app.artefacts import log as artefacts_log
+from allod.app.artefacts.policies import open_policies
 from allod.app.home import Home, load_settings
-from allod.app.policies import open_policies
-from allod.app.release import Released, models_key, release
+from allod.app.training.release import Released, models_key, release
 from allod.cli import main as command_line
 from allod.core.canonical import sha256_hex
 from allod.core.errors import VerificationError

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from allod.app.claims import MAX_SHOWN
+from allod.app.administration.claims import MAX_SHOWN
 from allod.cli import main as command_line
 from allod.cli import policy_explain
 from allod.core.labels import Label

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from tests.govern.test_ledger import RECEIPT
 
+from allod.app.gateway.open_realm import open_realm
+from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings, now_ms
-from allod.app.opening import open_realm
-from allod.app.tenants import open_store
 from allod.cli.main import main
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.statements.receipt import statement_bytes

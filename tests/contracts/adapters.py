@@ -8,7 +8,7 @@ from array import array
 from hashlib import sha256
 from pathlib import Path
 
-from allod.app.engine import Adapter
+from allod.app.gateway.engine import Adapter
 from allod.serve.served_model import ServedModel
 
 WIDTH = 576  # of SmolLM2-135M

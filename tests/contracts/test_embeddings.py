@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from allod.app.engine import run_engine
+from allod.app.gateway.engine import run_engine
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Embed
 from allod.engine.engine import Engine, Tally

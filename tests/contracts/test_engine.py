@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from tests.contracts.adapters import made_adapter
 
-from allod.app.engine import run_engine
+from allod.app.gateway.engine import run_engine
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Piece, Pieces, Sampling
 from allod.engine.adapters.echo import EchoEngine

@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from allod.app.realm import Realm
+from allod.app.gateway.realm import Realm
 from allod.web import __main__ as gateway
 from allod.web import server
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import run_allod
 
+from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
-from allod.app.opening import open_realm
 from allod.core.errors import Invalid
 from allod.prove.compare import compare, kept_note
 from allod.prove.formats.merkle import is_consistent

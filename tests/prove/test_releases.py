@@ -12,11 +12,11 @@ import pytest
 from tests.app import finished_runs
 from tests.app.finished_runs import adapter_run, logged, model_run
 
-from allod.app import models as models_module
-from allod.app import release as release_module
+from allod.app.artefacts import released_models as models_module
+from allod.app.artefacts.released_models import ReleasedModels
 from allod.app.home import load_settings
-from allod.app.models import ReleasedModels
-from allod.app.release import models_key, release
+from allod.app.training import release as release_module
+from allod.app.training.release import models_key, release
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid, VerificationError
 from allod.core.files.plain import digest_of_plain_file, read_plain_file

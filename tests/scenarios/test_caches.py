@@ -24,9 +24,9 @@ from statistics import NormalDist, median
 import pytest
 from tests.contracts.test_embeddings import LAST_POOLING, MEAN_POOLING, with_pooling
 
-from allod.app.engine import replica_options
+from allod.app.gateway.engine import replica_options
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Sampling
 from allod.engine.adapters.llama import LlamaEngine

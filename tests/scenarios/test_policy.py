@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from allod.app import policies as policies_module
-from allod.app.policies import Policies
+from allod.app.artefacts import policies as policies_module
+from allod.app.artefacts.policies import Policies
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.policy import PolicyVersion, policy_statement
 from allod.govern.policy.decision import default_text

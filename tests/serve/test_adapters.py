@@ -12,8 +12,8 @@ import pytest
 from tests.engine.test_http import Exchange, serving
 from tests.serve.conftest import CALLER, SERVED, MakeFront, ScriptedEngine, answered, chat, request, write_body
 
+from allod.app.gateway.realm import run_realm
 from allod.app.home import load_settings
-from allod.app.realm import run_realm
 from allod.core.errors import Denied, Invalid
 from allod.core.requests import Embed
 from allod.engine.adapters.echo import EchoEngine

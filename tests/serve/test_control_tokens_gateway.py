@@ -18,10 +18,10 @@ from tests.contracts.adapters import made_adapter
 from tests.contracts.test_embeddings import with_pooling
 from tests.hostile import texts
 
-from allod.app.engine import Weights, run_engine
+from allod.app.gateway.engine import Weights, run_engine
+from allod.app.gateway.realm import run_realm
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.realm import run_realm
-from allod.app.weights import prepare_weights
 from allod.core.errors import Invalid
 from allod.engine.adapters.llama import CHAT_PATH
 from allod.engine.http import UnixHttp

@@ -17,9 +17,9 @@ from tests.hostile.templates import HONEST, HOSTILE
 from tests.serve.conftest import chat
 from tests.serve.tiny_model import write_tiny_model
 
-from allod.app.engine import Weights, run_engine
+from allod.app.gateway.engine import Weights, run_engine
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.core.errors import AllodError, Invalid
 from allod.core.requests import Sampling
 from allod.model.store import silent

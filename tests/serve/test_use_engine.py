@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from tests.serve.conftest import CALLER, Front, MakeFront, answered, chat, request, until
 
-from allod.app.engine import replica_options
+from allod.app.gateway.engine import replica_options
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.app.weights import prepare_weights
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError
 from allod.core.requests import Chat, Sampling, Tool, Usage

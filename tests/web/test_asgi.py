@@ -16,9 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import Gateway
 
-from allod.app.engine import ECHO_MODEL
+from allod.app.gateway.engine import ECHO_MODEL
+from allod.app.gateway.realm import run_realm
 from allod.app.home import load_settings
-from allod.app.realm import run_realm
 from allod.engine.adapters.echo import EchoEngine
 from allod.web.asgi import Needs
 from allod.web.routes import application

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from allod.app.engine import ECHO_MODEL
+from allod.app.gateway.engine import ECHO_MODEL
+from allod.app.gateway.realm import run_realm
 from allod.app.home import Home, load_settings
-from allod.app.realm import run_realm
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import LoadedAdapter
 from allod.serve.served_model import ServedModel

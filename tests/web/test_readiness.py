@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from allod.app import opening
-from allod.app.clock import Clock
-from allod.app.engine import ECHO_MODEL
+from allod.app.gateway import open_realm as opening
+from allod.app.gateway.clock import Clock
+from allod.app.gateway.engine import ECHO_MODEL
+from allod.app.gateway.realm import Realm, run_realm
+from allod.app.gateway.upkeep import NEWS_EVERY_S
 from allod.app.home import Home, load_settings, now_ms
-from allod.app.realm import Realm, run_realm
-from allod.app.upkeep import NEWS_EVERY_S
 from allod.core.errors import Unavailable
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine

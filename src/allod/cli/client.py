@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from allod.app.gateway.model_choice import is_at_hand
 from allod.app.home import Home
-from allod.app.model_choice import is_at_hand
 from allod.cli.running import running
 from allod.cli.up import gateway_command, get_model
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable

@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings, now_ms
-from allod.app.tenants import open_store
 from allod.cli.running import dated_ms, take_up_news
 from allod.cli.tenant import check_active, event, find_tenant, tenants_of, told
 from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any

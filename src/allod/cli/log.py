@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from allod.app.artefacts_log import ArtefactsLog
+from allod.app.artefacts.known_heads import heads_of_bundles
+from allod.app.artefacts.log import ArtefactsLog
+from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings, now_ms
-from allod.app.known_heads import heads_of_bundles
-from allod.app.tenants import open_store
 from allod.cli.running import is_clock_believed
 from allod.cli.tenant import event, the_log_to_itself
 from allod.cli.verify import read_bounded

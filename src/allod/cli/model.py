@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from allod.app.artefacts.released_models import ReleasedModels
+from allod.app.gateway.model_choice import is_file_name
+from allod.app.gateway.weights import prepare_weights
 from allod.app.home import Home, load_settings
-from allod.app.lineage import LEARNT, UNKNOWN, Trace, affected_by
-from allod.app.model_choice import is_file_name
-from allod.app.models import ReleasedModels
-from allod.app.weights import prepare_weights
+from allod.app.training.lineage import LEARNT, UNKNOWN, Trace, affected_by
 from allod.cli.model_words import print_walk, walk_json
 from allod.cli.progress import shown
 from allod.core.errors import Invalid, VerificationError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from allod.app.lineage import Walk, WalkedSource, walk
-from allod.app.models import ReleasedModel
+from allod.app.artefacts.released_models import ReleasedModel
+from allod.app.training.lineage import Walk, WalkedSource, walk
 from allod.core.shown_text import made_plain
 from allod.core.statements.training import Input, TrainingStatement
 from allod.model.releases.facts import day_of, where_lines, where_of

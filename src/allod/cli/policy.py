@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from allod.app.artefacts.policies import Policies, nation_of, open_policies
 from allod.app.home import load_settings
-from allod.app.policies import Policies, nation_of, open_policies
 from allod.cli.policy_explain import add_explain_arguments, explain_request, read_text
 from allod.cli.policy_prove import prove_claim
 from allod.cli.running import dated_ms

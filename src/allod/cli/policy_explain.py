@@ -9,10 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from allod.app.administration.questions import (
+    ASSUMED_SEAL,
+    Question,
+    Questions,
+    controls_of,
+)
+from allod.app.artefacts.policies import nation_of, open_policies
+from allod.app.gateway.open_store import open_store
+from allod.app.gateway.policy_models import catalogue_models, model_called
 from allod.app.home import Home, now_ms
-from allod.app.policies import nation_of, open_policies
-from allod.app.questions import ASSUMED_SEAL, Question, Questions, catalogue_models, controls_of, model_called
-from allod.app.tenants import open_store
 from allod.cli.key import file_of, find_key, keys_of
 from allod.cli.running import model_of_running
 from allod.cli.tenant import find_tenant

@@ -11,7 +11,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from allod.app.clock import CLOCK_HINT, believed_clock
+from allod.app.gateway.clock import CLOCK_HINT, believed_clock
 from allod.app.home import Home
 from allod.core.errors import Unavailable
 from allod.settings import Settings

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 
+from allod.app.gateway.meter import recount
+from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings, now_ms
-from allod.app.meter import recount
-from allod.app.tenants import open_store
 from allod.cli.running import dated_ms, take_up_news
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed, plain, terms_of
 from allod.core.canonical import JsonValue

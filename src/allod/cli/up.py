@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 
+from allod.app.gateway.listening import listen
+from allod.app.gateway.model_choice import is_at_hand
 from allod.app.home import load_settings
-from allod.app.listening import listen
-from allod.app.model_choice import is_at_hand
 from allod.settings import Settings
 
 
@@ -42,8 +42,8 @@ def get_model(settings: Settings) -> None:
 
     Raises before that whatever a gateway of this realm would refuse to start for: another that runs, a damaged log.
     """
-    from allod.app.opening import open_realm
-    from allod.app.weights import prepare_weights
+    from allod.app.gateway.open_realm import open_realm
+    from allod.app.gateway.weights import prepare_weights
     from allod.cli.progress import shown
 
     open_realm(settings).resources.close()

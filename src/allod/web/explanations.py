@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from allod.app.questions import Question, Questions
+from allod.app.administration.questions import Question, Questions
 from allod.govern.policy.explain import explain
 from allod.govern.policy.request import Model, describe
 from allod.govern.policy.rules import Rule

@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from allod.app.receipts import Found, Reading, Wanted
-from allod.app.shares import Sharing, TenantShare
+from allod.app.gateway.receipts import Found, Reading, Wanted
+from allod.app.gateway.shares import Sharing, TenantShare
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
 from allod.core.nations.nation import Nation

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from allod.app.gateway.realm import Realm
 from allod.app.home import now_ms
-from allod.app.realm import Realm
 from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
 from allod.web.asgi import Application, Route
 from allod.web.explanations import Explanations

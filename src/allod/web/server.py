@@ -18,9 +18,9 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from allod.app.engine import ECHO_MODEL, Weights
+from allod.app.gateway.engine import ECHO_MODEL, Weights
+from allod.app.gateway.realm import Realm, run_realm
 from allod.app.home import Home
-from allod.app.realm import Realm, run_realm
 from allod.core.deadlines import Deadlines
 from allod.core.files.whole import write_whole
 from allod.engine.engine import Engine

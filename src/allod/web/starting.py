@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import uvloop
 
-from allod.app.engine import Weights, starting_engine
-from allod.app.weights import prepare_weights
+from allod.app.gateway.engine import Weights, starting_engine
+from allod.app.gateway.weights import prepare_weights
 from allod.model.store import silent
 from allod.seal.ahead import Ahead
 from allod.settings import Settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from allod.app.artefacts_log import ArtefactsLog
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.home import Home
 from allod.core.errors import AllodError, Invalid, VerificationError
 from allod.core.files.plain import read_plain_file

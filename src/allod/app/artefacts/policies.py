@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.app.known_heads import check_log_may_begin, has_history, heads_of_bundles
+from allod.app.artefacts.known_heads import check_log_may_begin, has_history, heads_of_bundles
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.files.secret import make_private_directory

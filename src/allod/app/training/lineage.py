@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.app.models import ReleasedModel, ReleasedModels
+from allod.app.artefacts.released_models import ReleasedModel, ReleasedModels
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
 from allod.core.files.plain import read_plain_file

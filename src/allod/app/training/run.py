@@ -13,12 +13,12 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from allod.app.artefacts_log import ArtefactsLog
-from allod.app.clock import Clock, believed_clock
+from allod.app.artefacts.log import ArtefactsLog
+from allod.app.artefacts.policies import nation_of
+from allod.app.gateway.clock import Clock, believed_clock
 from allod.app.home import Home
-from allod.app.policies import nation_of
-from allod.app.release import Released, release
-from allod.app.site_jobs import SHARED, Machines, SiteJobs
+from allod.app.training.release import Released, release
+from allod.app.training.site_jobs import SHARED, Machines, SiteJobs
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
 from allod.core.labels import Label

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from allod.app.known_heads import check_log_may_begin, has_history, heads_of_bundles
-from allod.app.policies import open_policies
+from allod.app.artefacts.known_heads import check_log_may_begin, has_history, heads_of_bundles
+from allod.app.artefacts.policies import open_policies
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.secret import make_private_directory
 from allod.core.files.whole import write_whole

@@ -6,12 +6,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from allod import settings as settings_module
-from allod.app.clock import Acceptances, Clock, last_time_ms
+from allod.app.artefacts.known_heads import check_log_may_begin
+from allod.app.artefacts.policies import Policies
+from allod.app.gateway.clock import Acceptances, Clock, last_time_ms
+from allod.app.gateway.meter import DayNames, Meter, check_log_is_there
+from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, now_ms
-from allod.app.known_heads import check_log_may_begin
-from allod.app.meter import DayNames, Meter, check_log_is_there
-from allod.app.policies import Policies
-from allod.app.tenants import open_store
 from allod.core.files.whole import write_whole
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation

@@ -20,10 +20,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from allod.app.artefacts_log import ArtefactsLog
+from allod.app.artefacts.log import ArtefactsLog
+from allod.app.artefacts.policies import nation_of
+from allod.app.gateway.model_choice import ECHO, is_file_name
 from allod.app.home import Home
-from allod.app.model_choice import ECHO, is_file_name
-from allod.app.policies import nation_of
 from allod.core.canonical import JsonValue, check_canonical, sha256_hex
 from allod.core.errors import Invalid
 from allod.core.files.plain import read_plain_file

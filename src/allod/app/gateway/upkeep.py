@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from allod.app.gateway.open_realm import Opened
 from allod.app.home import now_ms
-from allod.app.opening import Opened
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, organization

@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from allod.app.meter import DayNames
-from allod.app.opening import Opened, open_realm
-from allod.app.policies import Policies
-from allod.app.questions import catalogue_models, described
-from allod.app.receipts import ReceiptReader
-from allod.app.shares import Shares
-from allod.app.upkeep import Upkeep
+from allod.app.artefacts.policies import Policies
+from allod.app.gateway.meter import DayNames
+from allod.app.gateway.open_realm import Opened, open_realm
+from allod.app.gateway.policy_models import catalogue_models, described
+from allod.app.gateway.receipts import ReceiptReader
+from allod.app.gateway.shares import Shares
+from allod.app.gateway.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.receipt import SitePart, check_statement
 from allod.engine.engine import Engine

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allod import settings as settings_module
-from allod.app.engine import Adapter, Weights, run_engine
+from allod.app.gateway.engine import Adapter, Weights, run_engine
+from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
 from allod.app.home import Home
-from allod.app.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.engine.engine import Engine
@@ -24,7 +24,7 @@ from allod.serve.served_model import ServedModel
 from allod.settings import Settings
 
 if TYPE_CHECKING:  # loaded where a release is named: a start of another model need not wait for it
-    from allod.app.models import ReleasedModel, ReleasedModels
+    from allod.app.artefacts.released_models import ReleasedModel, ReleasedModels
 
 A_RELEASE = b'"urn:allod:artefact:v1"'  # in its statement, which stands in the log as it is
 
@@ -67,7 +67,7 @@ def _releases(settings: Settings) -> ReleasedModels | None:
     log = Home(settings.home).artefacts
     if not is_begun(log) or A_RELEASE not in (log / "segment").read_bytes():
         return None
-    from allod.app.models import ReleasedModels
+    from allod.app.artefacts.released_models import ReleasedModels
 
     return ReleasedModels(settings)
 

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from allod.app.engine_seal import SOCKET_DIR_PREFIX, engine_seal
+from allod.app.gateway.engine_seal import SOCKET_DIR_PREFIX, engine_seal
+from allod.app.gateway.model_choice import ECHO
 from allod.app.home import Home
-from allod.app.model_choice import ECHO
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.engine.adapters.echo import EchoEngine

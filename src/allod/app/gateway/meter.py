@@ -5,8 +5,8 @@ What a tenant is charged is what its receipts say, and nothing else: there is no
 
 from __future__ import annotations
 
+from allod.app.artefacts.known_heads import GONE_HINT
 from allod.app.home import Home
-from allod.app.known_heads import GONE_HINT
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.metering.ledger import Ledger
 from allod.govern.tenancy.store import Position, TenantStore

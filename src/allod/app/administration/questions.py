@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-from allod.app.engine import ECHO_MODEL
-from allod.app.model_choice import AUTO, entry_of, is_file_name, kept_pace
-from allod.app.weights import released_model
+from allod.app.gateway.model_choice import AUTO, kept_pace
+from allod.app.gateway.policy_models import catalogue_models, model_called
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
@@ -23,7 +21,6 @@ from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL, Key, Tenant
 from allod.model.catalogue import best_for
 from allod.serve.controls import Controls
-from allod.serve.served_model import ServedModel
 from allod.settings import Settings, load_catalogue
 
 ANY_KEY = "any-key"  # stands for a key that has no limits of its own
@@ -94,33 +91,6 @@ def controls_of(settings: Settings, policy: Policy, *, model: str | None = None,
     tier = nation.tier(realm.tier) if realm.tier else nation.tiers[0]
     site = Site(realm.site, realm.jurisdiction, tier, seal)
     return Controls(policy=policy, nation=nation, model=_served(settings, nation, model), site=lambda: site)
-
-
-def catalogue_models(nation: Nation) -> dict[str, Model]:
-    """Those of the catalogue by name, as a policy is told of them."""
-    return {
-        entry.name: Model(entry.name, nation.lowest, entry.licence, entry.country, entry.informative)
-        for entry in load_catalogue()
-    }
-
-
-def described(served: ServedModel, nation: Nation) -> Model:
-    """A model as the policy is told of it. Raises Invalid (`unknown_label`) for words that the nation does not have."""
-    label = nation.label(served.tier, markings=served.markings)
-    return Model(served.name, label, served.licence, served.country, served.informative)
-
-
-def model_called(name: str, settings: Settings, nation: Nation) -> Model | None:
-    """What a gateway that is started with this name would serve, as a policy is told of it; None where nothing is."""
-    if name == ECHO_MODEL.name:
-        return Model(name, nation.lowest, ECHO_MODEL.licence, ECHO_MODEL.country, ECHO_MODEL.informative)
-    if is_file_name(name):
-        return Model(Path(name).stem, nation.lowest, licence="not known", country="", informative=True)
-    entry = entry_of(name, load_catalogue())
-    if entry is not None:
-        return catalogue_models(nation)[entry.name]
-    released = released_model(settings, name)
-    return described(released, nation) if released is not None else None
 
 
 def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:

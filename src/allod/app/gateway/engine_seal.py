@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from allod.app.model_choice import path_at_hand
+from allod.app.gateway.model_choice import path_at_hand
 from allod.seal.ahead import Ahead
 from allod.seal.launch import SealOptions, python_read_paths
 from allod.settings import Settings
