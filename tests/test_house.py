@@ -284,5 +284,5 @@ def test_serving_never_needs_what_training_does() -> None:
     ]
     code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nprint(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "allod.cli.train" in loaded
+    assert "allod.cli.verbs.train" in loaded
     assert not extra & set(loaded)

@@ -13,7 +13,7 @@ import pytest
 
 from allod.app.administration.claims import MAX_SHOWN
 from allod.cli import main as command_line
-from allod.cli import policy_explain
+from allod.cli.verbs import policy_explain
 from allod.core.labels import Label
 from allod.core.statements.receipt import (
     AnswerPart,

@@ -1,1 +1,7 @@
-"""A thin skin: words → app → text. Each verb is a module; what a verb does not need is not imported."""
+"""A thin skin: words → app → text. What a verb does not need is not imported.
+
+main.py          which verb, and how errors end it           verbs/         a module for each verb
+client.py        a client of our own gateway                 starting.py    a gateway's process, started
+running.py       the gateway that runs in this realm         progress.py    progress of long work
+model_words.py   how models are told of                      tenant_words.py  how tenants' terms are said
+"""

@@ -17,7 +17,7 @@ from typing import Any
 from allod.app.gateway.model_choice import is_at_hand
 from allod.app.home import Home
 from allod.cli.running import running
-from allod.cli.up import gateway_command, get_model
+from allod.cli.starting import gateway_command, get_model
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
 from allod.settings import Settings

@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Verb(Protocol):
-    """A module of this room."""
+    """A module of `verbs`."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
@@ -96,7 +96,7 @@ def _parser(known: Collection[str]) -> argparse.ArgumentParser:
     for name, what in VERBS.items():
         verb_parser = verbs.add_parser(name, help=what, description=what)
         if name in known:
-            verb: Verb = importlib.import_module(f"allod.cli.{name}")
+            verb: Verb = importlib.import_module(f"allod.cli.verbs.{name}")
             verb_parser.add_argument("--verbose", action="store_true", help="show where an error came from")
             verb.add_arguments(verb_parser)
             verb_parser.set_defaults(run=verb.run)

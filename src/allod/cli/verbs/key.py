@@ -15,8 +15,8 @@ from pathlib import Path
 from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings, now_ms
 from allod.cli.running import dated_ms, take_up_news
-from allod.cli.tenant import check_active, event, find_tenant, tenants_of, told
 from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any
+from allod.cli.verbs.tenant import check_active, event, find_tenant, tenants_of, told
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.govern.tenancy.keys import MAX_GRACE_S, check_not_last_admin, read_or_make_key, rotated

@@ -13,9 +13,9 @@ from typing import Any
 
 from allod.app.artefacts.policies import Policies, nation_of, open_policies
 from allod.app.home import load_settings
-from allod.cli.policy_explain import add_explain_arguments, explain_request, read_text
-from allod.cli.policy_prove import prove_claim
 from allod.cli.running import dated_ms
+from allod.cli.verbs.policy_explain import add_explain_arguments, explain_request, read_text
+from allod.cli.verbs.policy_prove import prove_claim
 from allod.core.errors import Invalid
 from allod.core.times import moment_text, span_ms
 from allod.govern.policy.check import check_policy

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from allod.app.gateway.listening import listen
 from allod.app.gateway.model_choice import is_at_hand
 from allod.app.home import load_settings
-from allod.settings import Settings
+from allod.cli.starting import gateway_command, get_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,24 +34,3 @@ def run(words: argparse.Namespace) -> int:
         get_model(settings)
     command = gateway_command(settings)
     os.execv(command[0], command)  # noqa: S606 (our own interpreter, our own module)
-
-
-def get_model(settings: Settings) -> None:
-    """Fetch it, or measure which it is to be, with progress shown. What that takes is loaded only here.
-
-    Raises before that whatever a gateway of this realm would refuse to start for: another that runs, a damaged log.
-    """
-    from allod.app.gateway.open_realm import open_realm
-    from allod.app.gateway.weights import prepare_weights
-    from allod.cli.progress import shown
-
-    open_realm(settings).resources.close()
-    with shown() as progress:
-        prepare_weights(settings, progress)
-
-
-def gateway_command(settings: Settings) -> list[str]:
-    """The command line of the gateway's process."""
-    command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}", f"--model={settings.model.name}"]
-    command.append(f"--port={settings.server.port}")
-    return [*command, "--unsafe-no-seal"] if settings.unsafe_no_seal else command

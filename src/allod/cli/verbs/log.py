@@ -17,8 +17,8 @@ from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings, now_ms
 from allod.cli.running import is_clock_believed
-from allod.cli.tenant import event, the_log_to_itself
-from allod.cli.verify import read_bounded
+from allod.cli.verbs.tenant import event, the_log_to_itself
+from allod.cli.verbs.verify import read_bounded
 from allod.core.errors import Invalid
 from allod.core.statements.clock import ClockAccepted, clock_statement
 from allod.core.statements.receipt import check_statement

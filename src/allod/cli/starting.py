@@ -1,0 +1,28 @@
+"""The gateway's process, as the command line starts it: the model first, with progress shown; then its command."""
+
+from __future__ import annotations
+
+import sys
+
+from allod.settings import Settings
+
+
+def get_model(settings: Settings) -> None:
+    """Fetch it, or measure which it is to be, with progress shown. What that takes is loaded only here.
+
+    Raises before that whatever a gateway of this realm would refuse to start for: another that runs, a damaged log.
+    """
+    from allod.app.gateway.open_realm import open_realm
+    from allod.app.gateway.weights import prepare_weights
+    from allod.cli.progress import shown
+
+    open_realm(settings).resources.close()
+    with shown() as progress:
+        prepare_weights(settings, progress)
+
+
+def gateway_command(settings: Settings) -> list[str]:
+    """The command line of the gateway's process."""
+    command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}", f"--model={settings.model.name}"]
+    command.append(f"--port={settings.server.port}")
+    return [*command, "--unsafe-no-seal"] if settings.unsafe_no_seal else command
