@@ -28,7 +28,7 @@ from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.settings import load_nation
-from allod.web.labels import label_of
+from allod.web.http.labels import label_of
 
 NUM_TENANTS, NUM_ROUNDS, NUM_REQUESTS, AIM_US = 10_000, 7, 2_000, 150
 HEADERS = {b"x-allod-tier": b"OFFICIAL", b"x-allod-purpose": b"casework"}

@@ -44,7 +44,7 @@ DOORS = {
     "numpy": ("model/gguf/writer.py", "train/"),
     "peft": ("train/tuning/lora.py",),
     "psycopg": ("govern/stores/postgres.py",),
-    "prometheus_client": ("web/metrics.py",),
+    "prometheus_client": ("web/http/metrics.py",),
     "rensa": ("train/stages/dedupe.py",),
     "rich": ("cli/",),
     "rustbpe": ("train/stages/tokenizer.py",),

@@ -28,7 +28,7 @@ from allod.engine.http import UnixHttp
 from allod.model.catalogue import find
 from allod.model.store import Store
 from allod.settings import Settings, load_catalogue
-from allod.web.asgi import Application
+from allod.web.http.asgi import Application
 from allod.web.routes import application
 
 pytestmark = pytest.mark.slow

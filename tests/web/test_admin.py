@@ -32,8 +32,8 @@ from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.store import Position, Totals
 from allod.govern.tenancy.tenants import Charge, Event, Key, Quota, Tenant, api_key_digest, local_tenant
 from allod.web.admin.handlers import ENDINGS, METHODS, ORGANIZATION_PREFIX, Admin
-from allod.web.asgi import Application, Call, Route
-from allod.web.metrics import Metrics
+from allod.web.http.asgi import Application, Call, Route
+from allod.web.http.metrics import Metrics
 
 NOW_MS = 1_760_000_000_000  # 9 October 2025
 DAY_S = 86_400

@@ -20,7 +20,7 @@ from allod.app.gateway.engine import ECHO_MODEL
 from allod.app.gateway.realm import run_realm
 from allod.app.home import load_settings
 from allod.engine.adapters.echo import EchoEngine
-from allod.web.asgi import Needs
+from allod.web.http.asgi import Needs
 from allod.web.routes import application
 
 CHAT = "/v1/chat/completions"

@@ -11,7 +11,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from allod.core.deadlines import Deadlines
-from allod.web.http import WATCH, ClientLeft
+from allod.web.http.exchange import WATCH, ClientLeft
 from allod.web.server import MAX_QUEUED, BoundedHeads
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -18,8 +18,8 @@ from tests.web.test_asgi import Wire
 
 from allod.core.errors import Invalid
 from allod.engine.giving_way import LONG_BYTES
-from allod.web import bodies
-from allod.web.bodies import BYTES_AT_ONCE, MAX_DEPTH, MAX_NUMBER, MAX_PARTS, check_keys
+from allod.web.http import bodies
+from allod.web.http.bodies import BYTES_AT_ONCE, MAX_DEPTH, MAX_NUMBER, MAX_PARTS, check_keys
 from allod.web.openai import wire, write
 from allod.web.openai.read import read_chat, read_embed
 

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
 from allod.web import receipts
-from allod.web.http import WATCH, ClientLeft, read_body
+from allod.web.http.exchange import WATCH, ClientLeft, read_body
 from allod.web.server import BoundedHeads
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"

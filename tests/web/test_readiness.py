@@ -27,7 +27,7 @@ from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.govern.tenancy.tenants import Event, local_tenant, new_id
 from allod.prove.receipts.commitments import day_of
 from allod.seal.launch import SealOptions
-from allod.web.asgi import Application
+from allod.web.http.asgi import Application
 from allod.web.routes import application
 
 CHAT = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Why?"}]}).encode()

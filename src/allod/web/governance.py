@@ -26,10 +26,10 @@ from allod.prove.policy_history import LoggedVersion
 from allod.serve.controls import Controls
 from allod.serve.fair_scheduler import Standing
 from allod.web.admin.asked import Asked
-from allod.web.asgi import Call
-from allod.web.bodies import check_keys
 from allod.web.explanations import ExplainBody, Explanations, shown_rule
-from allod.web.http import JSON, Headers, read_body
+from allod.web.http.asgi import Call
+from allod.web.http.bodies import check_keys
+from allod.web.http.exchange import JSON, Headers, read_body
 
 BODY_LIMIT_BYTES = 64 << 10
 NUM_VERSIONS = 100

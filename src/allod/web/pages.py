@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allod.core.errors import Invalid
-from allod.web.asgi import Call
+from allod.web.http.asgi import Call
 from allod.web.static import CONTENT_SECURITY_POLICY, Console
 
 _SECURITY = (

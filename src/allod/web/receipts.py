@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.web.asgi import Call
-from allod.web.http import JSON, TEXT, Headers, retry_after
+from allod.web.http.asgi import Call
+from allod.web.http.exchange import JSON, TEXT, Headers, retry_after
 
 RECEIPTS_PREFIX = "/v1/receipts/"
 LOG_PREFIX = "/log/"

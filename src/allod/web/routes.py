@@ -5,10 +5,10 @@ from __future__ import annotations
 from allod.app.gateway.realm import Realm
 from allod.app.home import now_ms
 from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
-from allod.web.asgi import Application, Route
 from allod.web.explanations import Explanations
 from allod.web.governance import Governance
-from allod.web.metrics import Metrics
+from allod.web.http.asgi import Application, Route
+from allod.web.http.metrics import Metrics
 from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
 from allod.web.pages import Pages
 from allod.web.receipts import LOG_PREFIX, RECEIPTS_PREFIX, Evidence, Health

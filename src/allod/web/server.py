@@ -25,7 +25,7 @@ from allod.core.deadlines import Deadlines
 from allod.core.files.whole import write_whole
 from allod.engine.engine import Engine
 from allod.settings import Settings
-from allod.web.http import WATCH, Watch
+from allod.web.http.exchange import WATCH, Watch
 from allod.web.routes import application
 
 GRACE_S = 10

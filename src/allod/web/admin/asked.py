@@ -11,7 +11,7 @@ from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.govern.tenancy.tenants import Event, new_id
 from allod.web.admin.query import Query
-from allod.web.bodies import decoded
+from allod.web.http.bodies import decoded
 
 Json = dict[str, Any]
 _Body = TypeVar("_Body", bound=msgspec.Struct)

@@ -21,9 +21,9 @@ from allod.web.admin.projects import Projects
 from allod.web.admin.retention import Retention
 from allod.web.admin.spending import Spending
 from allod.web.admin.usage import Usage
-from allod.web.asgi import Call
-from allod.web.bodies import check_keys
-from allod.web.http import JSON, Headers, read_body
+from allod.web.http.asgi import Call
+from allod.web.http.bodies import check_keys
+from allod.web.http.exchange import JSON, Headers, read_body
 
 ORGANIZATION_PREFIX = "/v1/organization/"
 METHODS = ("GET", "POST", "DELETE")

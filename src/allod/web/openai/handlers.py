@@ -15,11 +15,11 @@ from allod.engine.giving_way import give_way_if_long
 from allod.govern.tenancy.keys import Caller
 from allod.serve.gateway import Gateway
 from allod.serve.served_model import ServedModel
-from allod.web.asgi import Call
-from allod.web.bodies import check_keys
-from allod.web.http import EVENTS, JSON, Headers, read_body
-from allod.web.labels import label_headers, label_of
-from allod.web.metrics import Metrics
+from allod.web.http.asgi import Call
+from allod.web.http.bodies import check_keys
+from allod.web.http.exchange import EVENTS, JSON, Headers, read_body
+from allod.web.http.labels import label_headers, label_of
+from allod.web.http.metrics import Metrics
 from allod.web.openai import read, write
 
 MODELS_PREFIX = "/v1/models/"

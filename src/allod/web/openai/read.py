@@ -11,7 +11,7 @@ import msgspec
 
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Embed, Sampling, Tool
-from allod.web.bodies import decoded
+from allod.web.http.bodies import decoded
 from allod.web.openai import wire
 
 MAX_SEED = 2**32 - 2  # 2^32 - 1 is llama.cpp's "choose one at random"

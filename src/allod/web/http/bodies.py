@@ -12,7 +12,7 @@ import msgspec
 from allod.core.errors import Invalid
 from allod.core.shown_text import ends_of
 from allod.engine.giving_way import LONG_BYTES, give_way
-from allod.web.nulls import drop_unknown_nulls
+from allod.web.http.nulls import drop_unknown_nulls
 
 _PLACE = re.compile(r"(?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")
 _UNKNOWN = "Object contains unknown field `"

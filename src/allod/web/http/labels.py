@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
-from allod.web.http import Headers
+from allod.web.http.exchange import Headers
 
 _TIER, _MARKINGS, _PURPOSE = b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose"
 _HEADER_OF = {"tier": _TIER, "markings": _MARKINGS, "purposes": _PURPOSE}

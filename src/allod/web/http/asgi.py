@@ -17,8 +17,8 @@ from allod.core.errors import AllodError, Denied, Invalid
 from allod.core.requests import new_request_id
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.tenants import Key
-from allod.web.http import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond, retry_after
-from allod.web.metrics import Metrics
+from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond, retry_after
+from allod.web.http.metrics import Metrics
 from allod.web.openai import write
 
 _SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
