@@ -19,7 +19,7 @@ from allod.core.canonical import digest_of
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import EngineInfo
 from allod.serve.served_model import ServedModel
-from allod.settings import Settings
+from allod.settings.tree import Settings
 from allod.web.server import answer
 
 MODEL = ServedModel(

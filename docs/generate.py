@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from allod.cli.main import parser_of_all
-from allod.settings import Settings
+from allod.settings.tree import Settings
 from allod.train.recipe import Recipe, Source
 
 DOCS = Path(__file__).parent

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from allod.settings import Settings, load
+from allod.settings.tree import Settings, load
 
 
 @pytest.fixture(scope="module")

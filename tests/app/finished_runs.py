@@ -11,7 +11,7 @@ from typing import Any
 from allod.app.artefacts.log import ArtefactsLog
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.statements.training import Input, derivation_of, key_of, source_input, stage_input, training_statement
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 LABEL: dict[str, JsonValue] = {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": None}
 BASE_DIGEST = "sha256:" + "ba5e" * 16

@@ -18,7 +18,7 @@ from allod.app.home import load_settings
 from allod.core.canonical import JsonValue, canonical_json, sha256_hex
 from allod.core.errors import Invalid
 from allod.core.statements.training import check_training_statement, derivation_of
-from allod.settings import Settings
+from allod.settings.tree import Settings
 from allod.train.outputs import list_files
 from allod.train.pipeline import Stage, stages_of
 from allod.train.resolving import record, recorded

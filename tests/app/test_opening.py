@@ -29,7 +29,7 @@ from allod.govern.tenancy.store import Position
 from allod.govern.tenancy.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
 from allod.prove.receipts.commitments import day_of
 from allod.prove.tlog.log import Entry
-from allod.settings import Settings, Tenants
+from allod.settings.tree import Settings, Tenants
 
 OWN_TEXT = (
     default_text() + '\n@id("none-for-b")\n@reason("Not b.")\nforbid (principal in Tenant::"b", action, resource);\n'

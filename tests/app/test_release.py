@@ -33,7 +33,7 @@ from allod.model.releases.released import check_template
 from allod.model.store import Store, silent
 from allod.prove.releases.model_signing import sign_folder
 from allod.prove.tlog.log import open_log
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 @pytest.fixture

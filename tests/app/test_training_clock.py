@@ -17,7 +17,7 @@ from allod.app.training import run as training
 from allod.app.training.run import Told, TrainOptions, train
 from allod.core.errors import Unavailable
 from allod.prove.tlog.log import Entry
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 DAY_MS = 86_400_000
 RECIPE = """

@@ -45,7 +45,7 @@ from allod.govern.tenancy.tenants import (
 from allod.prove.tlog.log import Entry
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 GONE = Unavailable("the tenants' database is gone", code="tenants_unavailable")
 NOT_THE_LOCAL = (

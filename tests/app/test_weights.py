@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
 
-from allod import settings as settings_module
 from allod.app.gateway import engine_seal
 from allod.app.gateway.engine import replica_options
 from allod.app.gateway.weights import A_RELEASE, prepare_weights
@@ -18,7 +17,8 @@ from allod.app.training.release import Released, release
 from allod.core.errors import Invalid, VerificationError
 from allod.model.store import silent
 from allod.seal.launch import SealOptions
-from allod.settings import Settings
+from allod.settings import tree as settings_module
+from allod.settings.tree import Settings
 
 
 class Begun:

@@ -18,7 +18,7 @@ from allod.cli.main import main
 from allod.core.errors import AllodError
 from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.tlog.log import open_log
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 def made(folder: Path) -> Settings:

@@ -25,7 +25,7 @@ from allod.model.releases.passport import read_passport
 from allod.model.store import silent
 from allod.prove.releases.model_signing import sign_folder
 from allod.prove.releases.release import CheckedRelease, check_release
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 Change = Callable[[Path], None]
 EVALUATION = '{"weights": "sha256:x", "bits_per_byte": "1.95", "gates": [true]}'

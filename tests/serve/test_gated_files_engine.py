@@ -23,7 +23,7 @@ from allod.app.home import load_settings
 from allod.core.errors import AllodError, Invalid
 from allod.core.requests import Sampling
 from allod.model.store import silent
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 pytestmark = pytest.mark.slow
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allod import settings as settings_module
 from allod.core.errors import Invalid
 from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
 from allod.core.files.whole import write_whole
 from allod.prove.tlog.begun import is_begun
-from allod.settings import Settings
+from allod.settings import tree as settings_module
+from allod.settings.tree import Settings
 
 if TYPE_CHECKING:
     from allod.prove.formats.signing_key import SigningKey

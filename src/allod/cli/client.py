@@ -20,7 +20,7 @@ from allod.cli.running import running
 from allod.cli.starting import gateway_command, get_model
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 ANSWER_TIMEOUT_S = 1800
 START_TIMEOUT_S = 900

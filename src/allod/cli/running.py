@@ -14,7 +14,7 @@ from typing import Any
 from allod.app.gateway.clock import CLOCK_HINT, believed_clock
 from allod.app.home import Home
 from allod.core.errors import Unavailable
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 NEWS_TIMEOUT_S = 5
 

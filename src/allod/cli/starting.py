@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 def get_model(settings: Settings) -> None:

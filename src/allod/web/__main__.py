@@ -19,7 +19,7 @@ from allod.core.errors import AllodError, exit_status, explain
 from allod.core.telling import tell
 from allod.prove.tlog.begun import check_unlocked
 from allod.seal.ahead import Ahead
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 SWITCH_S = 0.0005  # that a thread may compute before another (the event loop) has its turn; Python's own is 5 ms
 MANY_OBJECTS = 1_000_000  # made before anything is looked through while loading

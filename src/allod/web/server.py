@@ -24,7 +24,7 @@ from allod.app.home import Home
 from allod.core.deadlines import Deadlines
 from allod.core.files.whole import write_whole
 from allod.engine.engine import Engine
-from allod.settings import Settings
+from allod.settings.tree import Settings
 from allod.web.http.exchange import WATCH, Watch
 from allod.web.routes import application
 

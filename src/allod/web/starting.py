@@ -16,7 +16,7 @@ from allod.app.gateway.engine import Weights, starting_engine
 from allod.app.gateway.weights import prepare_weights
 from allod.model.store import silent
 from allod.seal.ahead import Ahead
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 def run(settings: Settings, listener: socket.socket, ahead: Ahead | None) -> None:

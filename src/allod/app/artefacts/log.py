@@ -28,7 +28,7 @@ from allod.prove.receipts.from_log import bundle_for
 from allod.prove.releases.release import LoggedRelease, Releases, read_releases
 from allod.prove.tlog.log import Entry, Log, open_log
 from allod.prove.tlog.reader import read_log
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 TRIES, PAUSE_S = 100, 0.1  # while another process appends: a policy, or another run's stage
 

@@ -18,7 +18,7 @@ from allod.model.gguf.header import GgufHeader, read_header
 from allod.model.releases.passport import MAX_PASSPORT_BYTES, PASSPORT_FILE, Passport, read_passport
 from allod.prove.releases.model_keys import ModelPublicKey
 from allod.prove.releases.release import CheckedRelease, Releases, check_release
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.tlog.begun import is_begun
 from allod.prove.tlog.log import Log
 from allod.prove.tlog.reader import newest_entries, read_log
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 CLOCK_HINT = "put the clock right; if it is right, `allod log accept-clock` says so in the artefacts log"
 NUM_LAST = 64  # entries from whose times the log's last time is taken: requests end in another order than they began

@@ -22,7 +22,7 @@ from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.model.gguf.header import GgufHeader
 from allod.seal.ahead import Ahead
 from allod.serve.served_model import ServedModel
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 BATCH_TOKENS = 64  # of prompts at once: twice as many make no prompt cheaper, half as many make it dearer by a sixth
 ACCELERATED_BATCH_TOKENS = 256  # not measured there

@@ -11,7 +11,7 @@ from pathlib import Path
 from allod.app.gateway.model_choice import path_at_hand
 from allod.seal.ahead import Ahead
 from allod.seal.launch import SealOptions, python_read_paths
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 SOCKET_DIR_PREFIX = "allod-"
 ENGINE_LOG = "engine.log"  # in the home

@@ -14,7 +14,7 @@ from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.begun import is_begun
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.tlog.segment import MAGIC, Batches
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 MAX_ENTRIES = 4096  # in one transaction
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from allod import settings as settings_module
 from allod.app.home import Home
 from allod.core.files.whole import write_whole
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.store import Store
-from allod.settings import Settings
+from allod.settings import tree as settings_module
+from allod.settings.tree import Settings
 
 ECHO = "echo"
 AUTO = "auto"

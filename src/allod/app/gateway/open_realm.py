@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from allod import settings as settings_module
 from allod.app.artefacts.known_heads import check_log_may_begin
 from allod.app.artefacts.policies import Policies
 from allod.app.gateway.clock import Acceptances, Clock, last_time_ms
@@ -23,7 +22,8 @@ from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, organization
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.trust import trust_text
-from allod.settings import Settings
+from allod.settings import tree as settings_module
+from allod.settings.tree import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from allod.govern.tenancy.tenants import (
     local_tenant,
     new_id,
 )
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 STARTED = "allod:start"  # who made what is there from the first start
 

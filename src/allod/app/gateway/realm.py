@@ -33,7 +33,7 @@ from allod.serve.gateway import Gateway
 from allod.serve.recorder import Recorder
 from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 class Realm:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allod import settings as settings_module
 from allod.app.gateway.engine import Adapter, Weights, run_engine
 from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
 from allod.app.home import Home
@@ -21,7 +20,8 @@ from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.prove.tlog.begun import is_begun
 from allod.serve.served_model import ServedModel
-from allod.settings import Settings
+from allod.settings import tree as settings_module
+from allod.settings.tree import Settings
 
 if TYPE_CHECKING:  # loaded where a release is named: a start of another model need not wait for it
     from allod.app.artefacts.released_models import ReleasedModel, ReleasedModels

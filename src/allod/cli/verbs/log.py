@@ -29,7 +29,7 @@ from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.receipts.bundle import MAX_BUNDLE_BYTES
 from allod.prove.tlog.fsck import NOTHING, Finding, FsckReport, Had, fsck, rebuild
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from allod.core.times import moment_text, span_ms
 from allod.govern.policy.check import check_policy
 from allod.govern.policy.claims import GRAMMAR
 from allod.prove.policy_history import LoggedVersion
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

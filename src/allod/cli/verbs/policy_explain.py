@@ -29,7 +29,7 @@ from allod.govern.policy.explain import Explanation, explain
 from allod.govern.policy.request import Asked, Model, describe
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 MAX_POLICY_BYTES = 1 << 20
 

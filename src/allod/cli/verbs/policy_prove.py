@@ -13,7 +13,7 @@ from allod.core.errors import Invalid
 from allod.govern.policy.claims import parse_claim
 from allod.prove.formats.encodings import to_base64
 from allod.prove.formats.signing_key import load_signing_key
-from allod.settings import Settings
+from allod.settings.tree import Settings
 
 NUM_LISTED = 20  # breaking receipts
 LIMITS = """\

@@ -125,7 +125,7 @@ def load_nation(code: str, *, home: Path | None = None) -> Nation:
     """The profile of a nation: `nations/<code>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
     from allod.core.nations.profile import read_nation
 
-    shipped = Path(__file__).with_name("nations")
+    shipped = Path(__file__).parents[1] / "nations"
     own = home / "nations" / f"{code}.toml" if home is not None else None
     file = own if own is not None and own.exists() else shipped / f"{code}.toml"
     if not file.exists():
@@ -144,7 +144,7 @@ def load_nation(code: str, *, home: Path | None = None) -> Nation:
 
 def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
     """The models that Allod knows how to get, in the catalogue's order."""
-    rows = _read(file or Path(__file__).with_name("models.toml"))["model"]
+    rows = _read(file or Path(__file__).parents[1] / "models.toml")["model"]
     return tuple(
         CatalogueEntry(**{**row, "packages": tuple(row["packages"]), "members": tuple(row["members"])}) for row in rows
     )
@@ -159,7 +159,7 @@ def load_site(name: str, *, home: Path | None = None) -> Site:
     """The profile of a site: `sites/<name>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
     from allod.fleet.site_profile import read_site
 
-    shipped = Path(__file__).with_name("sites")
+    shipped = Path(__file__).parents[1] / "sites"
     own = home / "sites" / f"{name}.toml" if home is not None else None
     file = own if own is not None and own.exists() else shipped / f"{name}.toml"
     if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name) is None or not file.exists():
