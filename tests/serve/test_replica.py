@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from tests.serve.conftest import CALLER, MakeFront, answered, chat, embedded, request, until
@@ -426,6 +426,25 @@ async def test_files_are_held_against_their_digests_while_the_engine_reads_them(
         await replica.start()
     assert caught.value.code == "model_digest"
     assert replica.process is None
+
+
+async def test_an_engine_that_ends_while_it_is_looked_into_ended_for_its_file(
+    options: Callable[..., ReplicaOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However early it ends: that its process is gone is what came of the file, and not the reason."""
+
+    def is_gone(process: SealedProcess) -> NoReturn:
+        raise Unavailable("it cannot be looked into", code="engine_gone")
+
+    monkeypatch.setattr(SealedProcess, "evidence", is_gone)
+    file = tmp_path / "weights.gguf"
+    file.write_bytes(b"not what receipts name")
+    with pytest.raises(Invalid) as caught:
+        await Replica(options("well", pinned=((file, "0" * 64),))).start()
+    assert caught.value.code == "model_digest"
+    with pytest.raises(Unavailable) as gone:
+        await Replica(options("well")).start()
+    assert gone.value.code == "engine_gone"
 
 
 async def test_the_build_is_the_digest_of_the_library_and_stays_it(run: Run, ask: Ask, tmp_path: Path) -> None:

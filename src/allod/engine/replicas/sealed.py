@@ -173,7 +173,12 @@ class Replica:
     async def _launch(self) -> None:
         """Start the process, wait until it answers, and only then call it up."""
         began_s = time.monotonic()
-        self.process = process = await asyncio.to_thread(self._start_process)
+        try:
+            self.process = process = await asyncio.to_thread(self._start_process)
+        except Unavailable as error:
+            if error.code in ("engine_gone", "engine_not_started"):
+                await in_passing(self._check_pinned)  # if it is that, this is the reason
+            raise
         try:
             from allod.engine.adapters.llama import LlamaEngine
 
