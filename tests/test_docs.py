@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +22,46 @@ PAGES = sorted(
     for path in REPOSITORY.rglob("*.md")
     if not {".venv", ".cache", "node_modules", ".pytest_cache"} & set(path.relative_to(REPOSITORY).parts)
 )
+DOCUMENTS = sorted(path for path in (REPOSITORY / "docs").glob("*.md") if path.name != "log.md")
+SOURCE = REPOSITORY / "src" / "allod"
+OURS = [
+    path for folder in ("src", "tests", "docs", "benchmarks", "spec") for path in (REPOSITORY / folder).rglob("*.py")
+]
+OTHERS = {"convert_hf_to_gguf.py", "convert_lora_to_gguf.py"}  # llama.cpp's
+PACKAGES = sorted(SOURCE.rglob("__init__.py"))
+
+
+def docstrings(module: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def missing(text: str) -> list[str]:
+    """The files of Python that a text names and that are not there. A name may begin with a folder."""
+    named = set(re.findall(r"[\w./-]*\w\.py\b", text)) - OTHERS
+    return sorted(name for name in named if not any(f"/{path.as_posix()}".endswith(f"/{name}") for path in OURS))
+
+
+def test_every_file_that_a_docstring_names_is_there() -> None:
+    """What has moved since would send a reader astray."""
+    found = {path.relative_to(SOURCE): missing("\n".join(docstrings(path))) for path in SOURCE.rglob("*.py")}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("page", [*DOCUMENTS, REPOSITORY / "README.md"], ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    """The pages of docs/; what was decided and measured names what there was."""
+    assert missing(page.read_text()) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: str(package.parent.relative_to(SOURCE)))
+def test_every_package_maps_its_files(package: Path) -> None:
+    """`__init__` names every module and every package of its folder."""
+    told = next(docstrings(package))
+    inside = [path for path in package.parent.iterdir() if path.suffix == ".py" and not path.name.startswith("__")]
+    names = [path.name for path in inside] + [f"{path.parent.name}/" for path in package.parent.glob("*/__init__.py")]
+    assert [name for name in sorted(names) if not re.search(rf"(?<!\w){re.escape(name)}", told)] == []
 
 
 def test_the_reference_is_what_the_code_says() -> None:

@@ -1,1 +1,9 @@
-"""What our words mean: errors, canonical bytes, labels, requests, statements. Standard library only."""
+"""What our words mean. Standard library only.
+
+errors.py      every error, and what kinds there are         canonical.py  the one encoding that is hashed or signed
+labels.py      how sensitive, and where and what for         nations/      the words that labels are made of
+requests.py    what is asked and answered, in no dialect     statements/   what is said in a leaf of a log
+deadlines.py   how long anybody waits                        times.py      days and moments as officers write them
+shown_text.py  others' text, safe to show                    telling.py    what a command writes, and to whom
+files/         whole or not at all, plain or refused
+"""

@@ -5,7 +5,7 @@ tier, both sets of markings, and only the places and purposes that both allow. A
 allows none, so an impossible combination forbids by itself; `ANY` stands for "not restricted".
 
 A value whose label matters travels as `Labelled`, and what is made from such values by `derived`: there is no way from
-one to the other that drops a label. What tiers and markings there are is a nation's to say (`nations.py`).
+one to the other that drops a label. What tiers and markings there are is a nation's to say (`nations/nation.py`).
 """
 
 from __future__ import annotations

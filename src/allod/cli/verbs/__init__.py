@@ -1,2 +1,9 @@
-"""The verbs, a module each: `add_arguments`, and `run`, whose status is the command's. `policy` has two helpers here,
-`policy_explain` and `policy_prove`."""
+"""The verbs, a module each: `add_arguments`, and `run`, whose status is the command's.
+
+up.py      the gateway, on first run with all it needs      ask.py     one answer
+train.py   from documents to a signed model                 verify.py  a bundle, offline
+log.py     the log's key, head and health                   seal.py    every escape, as a table
+model.py   the models there are, and what is behind them    key.py     tenants' keys
+tenant.py  who shares the engines
+policy.py  who may ask what; `policy explain` is policy_explain.py, `policy prove` is policy_prove.py
+"""

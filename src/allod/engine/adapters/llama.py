@@ -2,10 +2,10 @@
 
 Tools never reach it: llama.cpp accepts a forced tool call and does not enforce it (ggml-org/llama.cpp#27217), so
 `allod.serve.tools` has turned them into a schema before a chat comes here. Nor do salts: it has none, so each chat
-names its slot (`slots.py`). Every chat says of each adapter whether it applies, and slots keep what adapters computed
-apart as they keep salts apart: a prompt has other keys and values under another adapter.
+names its slot (`llama_slots.py`). Every chat says of each adapter whether it applies, and slots keep what adapters
+computed apart as they keep salts apart: a prompt has other keys and values under another adapter.
 
-Every answer is streamed from it, so that it tells what it computes while it computes it (`generation.py`).
+Every answer is streamed from it, so that it tells what it computes while it computes it (`llama_generation.py`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Most of what goes wrong on a large machine goes wrong silently: a driver too old for its torch trains on the CPU, a
 missing plugin sends gradients over TCP at a tenth of the speed, a run dies with its walltime. So a run that would is
-refused before it begins, with every reason at once. `gather.py` finds the facts, where the run itself would be.
+refused before it begins, with every reason at once. `probe.py` finds the facts, where the run itself would be.
 """
 
 from __future__ import annotations

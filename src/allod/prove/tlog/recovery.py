@@ -6,7 +6,7 @@
 2. Replay the batches that follow: sums, leaf hashes, roots; the last tree head's signature vouches for all of them.
 3. A tail without a good tree head was never acknowledged and is cut off, unless something shows that it was:
    a signed tree head after the damage that is not the last thing in the file, or a `checkpoint` file or an index that
-   is ahead. `check_tail` and `check_reached` say so to fsck and to those who only read (reading.py), too.
+   is ahead. `check_tail` and `check_reached` say so to fsck and to those who only read (reader.py), too.
 """
 
 from __future__ import annotations
