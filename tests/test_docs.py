@@ -55,6 +55,25 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     assert missing(page.read_text()) == []
 
 
+def test_every_path_of_the_architecture_is_there() -> None:
+    """Folders and JavaScript too; a path is below the package or the repository."""
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`((?:\w+/)+(?:[\w-]+\.\w+)?)`", page)
+    assert len(paths) > 100
+    roots = (SOURCE, REPOSITORY, *(path for path in SOURCE.iterdir() if path.is_dir()))
+    assert [path for path in paths if not any((root / path).exists() for root in roots)] == []
+
+
+def test_the_architecture_has_every_room() -> None:
+    """With a sentence for each, and each of its own rooms."""
+    rows = (REPOSITORY / "docs" / "architecture.md").read_text().partition("\n## Rooms\n")[2].partition("\n## ")[0]
+    told = {row.split("`")[1].rstrip("/"): row for row in rows.splitlines() if row.startswith("| `")}
+    rooms = {path.parent.name: path.parent for path in SOURCE.glob("*/__init__.py")}
+    assert set(rooms) == set(told)
+    inside = {(name, path.parent.name) for name, room in rooms.items() for path in room.glob("*/__init__.py")}
+    assert [f"{name}/{each}" for name, each in sorted(inside) if f"`{each}/`" not in told[name]] == []
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: str(package.parent.relative_to(SOURCE)))
 def test_every_package_maps_its_files(package: Path) -> None:
     """`__init__` names every module and every package of its folder."""
