@@ -33,7 +33,7 @@ from allod.core.requests import Chat, Completion, Json, Sampling
 from allod.engine.adapters.llama import CHAT_PATH, LlamaEngine
 from allod.engine.adapters.llama_slots import Slots, Turn
 from allod.engine.replicas.sealed import Replica
-from allod.settings.tree import default_home
+from allod.settings.environment import default_home
 from measure import machine, paired, rotated, spread
 
 NUM_TURNS, TURN_TOKENS = 3, 12  # of each conversation

@@ -25,7 +25,8 @@ from allod.app.gateway.engine import replica_options
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.model.store import silent
-from allod.settings.tree import Settings, default_home
+from allod.settings.environment import default_home
+from allod.settings.tree import Settings
 from allod.train.exporting.engine import UnixConnection
 from measure import free_port, machine, paired, rotated, spread
 

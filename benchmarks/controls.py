@@ -27,7 +27,7 @@ from allod.govern.tenancy.tenants import Budget, Event, Key, Quota, Tenant, api_
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 from allod.web.http.labels import label_of
 
 NUM_TENANTS, NUM_ROUNDS, NUM_REQUESTS, AIM_US = 10_000, 7, 2_000, 150

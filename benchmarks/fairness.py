@@ -42,7 +42,7 @@ from allod.engine.replicas.sealed import Replica
 from allod.serve.admission import Admission, Turn
 from allod.serve.fair_queue import FairQueue, Line, cost_of
 from allod.serve.fair_scheduler import Turns
-from allod.settings.tree import default_home
+from allod.settings.environment import default_home
 from measure import machine, paired, rotated, spread
 
 TRACE = "AzureLLMInferenceTrace_conv.csv"

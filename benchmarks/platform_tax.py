@@ -24,7 +24,8 @@ from statistics import median
 from allod.app.gateway.engine import replica_options
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.settings.tree import Settings, default_home
+from allod.settings.environment import default_home
+from allod.settings.tree import Settings
 from measure import free_port, listens, machine, paired, rotated, spread, started
 
 STREAMS = (1, 4)

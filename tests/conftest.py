@@ -20,7 +20,7 @@ from hypothesis import settings
 from allod.model.catalogue import find
 from allod.model.fetch import ensure
 from allod.model.store import Store
-from allod.settings.tree import load_catalogue
+from allod.settings.files import load_catalogue
 
 REPOSITORY = Path(__file__).parents[1]
 CACHE = REPOSITORY / ".cache"

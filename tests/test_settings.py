@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import allod
 from allod.core.errors import Invalid
 from allod.govern.metering.prices import Prices
-from allod.settings import tree as settings_module
-from allod.settings.tree import Settings, default_home, load, load_catalogue, load_nation
+from allod.settings.environment import default_home
+from allod.settings.files import load_catalogue, load_nation
+from allod.settings.tree import Settings, load
 
 
 def written(home: Path, text: str) -> Path:
@@ -251,7 +253,7 @@ def test_a_currency_is_a_code_of_iso_4217(tmp_path: Path, currency: str) -> None
 
 def test_a_nation_of_the_homes_own_comes_before_ours(tmp_path: Path) -> None:
     """A realm may correct the profile of its nation, or bring one that we have never heard of."""
-    shipped = Path(settings_module.__file__).parents[1] / "nations" / "gb.toml"
+    shipped = Path(allod.__file__).parent / "nations" / "gb.toml"
     (tmp_path / "nations").mkdir()
     own = shipped.read_text().replace('name = "United Kingdom"', 'name = "Ours"', 1)
     (tmp_path / "nations" / "gb.toml").write_text(own)
@@ -272,7 +274,7 @@ def test_a_nation_that_nobody_knows_stops_the_start(tmp_path: Path) -> None:
 def test_a_profile_in_anothers_place_is_refused(tmp_path: Path) -> None:
     """A file that was copied and not renamed inside would make labels of a nation that nobody chose."""
     (tmp_path / "nations").mkdir()
-    shipped = Path(settings_module.__file__).parents[1] / "nations" / "gb.toml"
+    shipped = Path(allod.__file__).parent / "nations" / "gb.toml"
     (tmp_path / "nations" / "xz.toml").write_text(shipped.read_text())
     with pytest.raises(Invalid) as caught:
         load_nation("xz", home=tmp_path)

@@ -19,7 +19,8 @@ from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL, Event, Key, Scope, api_key_digest, local_tenant, new_id
-from allod.settings.tree import Realm, Settings, Tenants, load_nation
+from allod.settings.files import load_nation
+from allod.settings.tree import Realm, Settings, Tenants
 
 NATION = load_nation("gb")
 

@@ -16,7 +16,7 @@ from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.training import derivation_of, training_statement
 from allod.model.gguf.adaptable import check_adaptable
-from allod.settings.tree import load_recipe
+from allod.settings.files import load_recipe
 from allod.train import resolving
 from allod.train.environment import check_packages
 from allod.train.pipeline import stages_of

@@ -17,7 +17,7 @@ from allod.app.training.release import Released, release
 from allod.core.errors import Invalid, VerificationError
 from allod.model.store import silent
 from allod.seal.launch import SealOptions
-from allod.settings import tree as settings_module
+from allod.settings.files import load_catalogue
 from allod.settings.tree import Settings
 
 
@@ -145,7 +145,7 @@ def test_what_is_started_ahead_is_what_the_catalogues_model_needs(
 ) -> None:
     """Its process is the one that the file, once it is read, asks for. None in a new home, or for one's own."""
     monkeypatch.setattr(engine_seal, "Ahead", Begun)
-    first = settings_module.load_catalogue()[0]
+    first = load_catalogue()[0]
     file = Home(settings.home).store / first.sha256 / "weights.gguf"
     file.parent.mkdir(parents=True)
     file.write_bytes(gguf_bytes({"general.architecture": "llama"}))

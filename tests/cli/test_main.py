@@ -19,7 +19,7 @@ from allod import __version__
 from allod.cli.main import VERBS
 from allod.core.canonical import canonical_json
 from allod.model.catalogue import find
-from allod.settings.tree import load_catalogue
+from allod.settings.files import load_catalogue
 
 STEPS = ["bundle", "log", "witnesses", "inclusion", "statement", "opening", "times"]
 

@@ -41,7 +41,8 @@ from allod.prove.releases.model_signing import sign_folder
 from allod.prove.tlog.log import Entry, open_log
 from allod.prove.trust import Trust, trust_text
 from allod.prove.verify import verify
-from allod.settings.tree import Settings, load_catalogue, load_nation
+from allod.settings.files import load_catalogue, load_nation
+from allod.settings.tree import Settings
 
 DIGEST = "sha256:" + "1" * 64
 

@@ -31,7 +31,7 @@ from allod.govern.policy.decision import default_text
 from allod.prove.formats.signing_key import SigningKey, create_signing_key, load_signing_key
 from allod.prove.tlog.log import Entry, open_log
 from allod.prove.trust import trust_text
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 
 NATION = load_nation("gb")
 HEX = "0123456789abcdef" * 4

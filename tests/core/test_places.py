@@ -18,7 +18,8 @@ from allod.fleet.site_profile import read_site
 from allod.govern.policy.claims import parse_claim
 from allod.govern.tenancy.keys import default_label
 from allod.govern.tenancy.tenants import local_tenant
-from allod.settings.tree import load, load_nation
+from allod.settings.files import load_nation
+from allod.settings.tree import load
 from allod.train.recipe_reading import read_recipe
 
 NATION = load_nation("gb")

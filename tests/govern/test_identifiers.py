@@ -218,7 +218,7 @@ def adversarial() -> Iterator[str]:
 
 
 def test_no_text_takes_long() -> None:
-    """A megabyte of anything takes half a second of this process, and not the minutes of what looks at each place again;
+    """A megabyte of anything takes half a second of this process, not the minutes of what looks at each place again;
     what lies between is for a busy machine."""
     for text in adversarial():
         start = time.process_time()

@@ -28,7 +28,7 @@ from allod.govern.tenancy.tenants import (
     new_api_key,
     new_id,
 )
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 
 NOW_MS = 1_790_000_000_000
 

@@ -24,7 +24,7 @@ from allod.prove.formats.signing_key import SigningKey, create_signing_key, load
 from allod.prove.policy_history import read_history
 from allod.prove.receipts.from_log import bundle_for
 from allod.prove.tlog.log import Entry, open_log
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 
 NATION = load_nation("gb")
 REALM = "realm.example"

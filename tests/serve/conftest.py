@@ -36,7 +36,7 @@ from allod.serve.recorder import Answered as Recorded
 from allod.serve.recorder import Recorder
 from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 START_MS = 1_790_000_000_000  # a Monday in September 2026, at 14:13 UTC

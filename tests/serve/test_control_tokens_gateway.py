@@ -27,7 +27,8 @@ from allod.engine.adapters.llama import CHAT_PATH
 from allod.engine.http import UnixHttp
 from allod.model.catalogue import find
 from allod.model.store import Store
-from allod.settings.tree import Settings, load_catalogue
+from allod.settings.files import load_catalogue
+from allod.settings.tree import Settings
 from allod.web.http.asgi import Application
 from allod.web.routes import application
 

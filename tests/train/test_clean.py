@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid, Unavailable
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 from allod.train.corpus.documents import Document, DocumentWriter, new_document, read_documents
 from allod.train.corpus.language import language_of, words_of
 from allod.train.corpus.normalising import normalised

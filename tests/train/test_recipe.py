@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Invalid
-from allod.settings.tree import load_recipe
+from allod.settings.files import load_recipe
 from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
 
 SOURCE = {

@@ -10,7 +10,7 @@ import pytest
 from tests.train.collecting import collect
 
 from allod.core.errors import Unavailable
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.recipe_reading import read_recipe

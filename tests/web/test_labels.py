@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
 from allod.core.labels import Label
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 from allod.web.http.labels import label_headers, label_of
 
 NATION = load_nation("gb")

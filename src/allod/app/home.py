@@ -12,8 +12,7 @@ from allod.core.errors import Invalid
 from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
 from allod.core.files.whole import write_whole
 from allod.prove.tlog.begun import is_begun
-from allod.settings import tree as settings_module
-from allod.settings.tree import Settings
+from allod.settings.tree import Settings, load
 
 if TYPE_CHECKING:
     from allod.prove.formats.signing_key import SigningKey
@@ -94,7 +93,7 @@ class Home:
 
 def load_settings(overrides: dict[str, Any] | None = None, *, home: Path | None = None) -> Settings:
     """The settings, with the realm's name filled in and its directory made."""
-    loaded = settings_module.load(overrides, home=home)
+    loaded = load(overrides, home=home)
     place = Home(loaded.home)
     place.make()
     if not loaded.realm.name:

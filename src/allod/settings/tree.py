@@ -1,4 +1,4 @@
-"""One frozen tree of settings: the only reader of the environment and of TOML files.
+"""One frozen tree of settings.
 
 `ALLOD_HOME/allod.toml` is optional; an unknown key or a wrong type in it is an error at start. Command-line words
 come in as `overrides` and win.
@@ -6,25 +6,18 @@ come in as `overrides` and win.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
 from allod.core.nations.places import fault_of_place
 from allod.govern.metering.prices import Prices
-from allod.model.catalogue import CatalogueEntry
-
-if TYPE_CHECKING:  # what reads a profile or a recipe is loaded by who asks for one: a start need not wait for it
-    from allod.core.nations.nation import Nation
-    from allod.fleet.site import Site
-    from allod.train.recipe import Recipe
+from allod.settings.environment import default_home
+from allod.settings.files import read_toml
 
 _Tree = TypeVar("_Tree")
 _SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
@@ -101,97 +94,12 @@ def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None
     settings = Settings(home=home)
     file = home / "allod.toml"
     if file.exists():
-        settings = _merged(settings, _read(file), where=str(file), allowed=_SECTIONS)
+        settings = _merged(settings, read_toml(file), where=str(file), allowed=_SECTIONS)
     for name, value in (overrides or {}).items():
         if value is not None:
             settings = _set(settings, name.split("."), value)
     _check(settings)
     return settings
-
-
-def default_home() -> Path:
-    """Where a realm lives unless ALLOD_HOME says otherwise."""
-    if home := os.environ.get("ALLOD_HOME"):
-        try:
-            return Path(home).expanduser()
-        except RuntimeError as error:
-            raise Invalid(f"ALLOD_HOME is {home!r}, and there is no such user", code="home_unusable") from error
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "allod"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "allod"
-
-
-def load_nation(code: str, *, home: Path | None = None) -> Nation:
-    """The profile of a nation: `nations/<code>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
-    from allod.core.nations.profile import read_nation
-
-    shipped = Path(__file__).parents[1] / "nations"
-    own = home / "nations" / f"{code}.toml" if home is not None else None
-    file = own if own is not None and own.exists() else shipped / f"{code}.toml"
-    if not file.exists():
-        known = ", ".join(sorted(path.stem for path in shipped.glob("*.toml")))
-        raise Invalid(
-            f"there is no profile of the nation {code!r}",
-            code="nation_unknown",
-            param="realm.nation",
-            hint=f"there is: {known}; another is a file nations/{code}.toml in ALLOD_HOME",
-        )
-    nation = read_nation(_read(file), where=str(file))
-    if nation.code != code:
-        raise Invalid(f"{file} is the profile of {nation.code!r}", code="nation_misnamed", param="realm.nation")
-    return nation
-
-
-def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
-    """The models that Allod knows how to get, in the catalogue's order."""
-    rows = _read(file or Path(__file__).parents[1] / "models.toml")["model"]
-    return tuple(
-        CatalogueEntry(**{**row, "packages": tuple(row["packages"]), "members": tuple(row["members"])}) for row in rows
-    )
-
-
-def scheduler_clients() -> dict[str, str]:
-    """What a scheduler's own commands are given of our environment: where to find them and their cluster."""
-    return {name: os.environ[name] for name in ("PATH", "HOME", "USER", "SLURM_CONF") if name in os.environ}
-
-
-def load_site(name: str, *, home: Path | None = None) -> Site:
-    """The profile of a site: `sites/<name>.toml` of `home` if it is there, else Allod's own. Raises Invalid."""
-    from allod.fleet.site_profile import read_site
-
-    shipped = Path(__file__).parents[1] / "sites"
-    own = home / "sites" / f"{name}.toml" if home is not None else None
-    file = own if own is not None and own.exists() else shipped / f"{name}.toml"
-    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name) is None or not file.exists():
-        known = ", ".join(sorted(path.stem for path in shipped.glob("*.toml")))
-        raise Invalid(
-            f"there is no profile of a site {name!r}",
-            code="site_unknown",
-            hint=f"there is: {known}; another is a file sites/{name}.toml in ALLOD_HOME",
-        )
-    return read_site(_read(file), where=str(file))
-
-
-def load_recipe(file: Path) -> Recipe:
-    """The recipe in a TOML file. Raises Invalid with the key that is wrong."""
-    from allod.train.recipe_reading import read_recipe
-
-    recipe = read_recipe(_read(file), where=file.name)
-    if recipe.clean.identifiers or recipe.evaluate.questions_sha256:
-        raise Invalid(
-            f"{file.name}: identifiers and questions_sha256 are written in when a run begins, not by hand",
-            code="recipe_unknown",
-        )
-    return recipe
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"{file} is no TOML: {error}", code="settings_malformed") from error
-    except OSError as error:
-        raise Invalid(f"{file}: {error.strerror}", code="settings_unreadable") from error
 
 
 def _merged(tree: _Tree, values: Mapping[str, Any], *, where: str, allowed: tuple[str, ...] = ()) -> _Tree:

@@ -21,7 +21,8 @@ from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL, Key, Tenant
 from allod.model.catalogue import best_for
 from allod.serve.controls import Controls
-from allod.settings.tree import Settings, load_catalogue
+from allod.settings.files import load_catalogue
+from allod.settings.tree import Settings
 
 ANY_KEY = "any-key"  # stands for a key that has no limits of its own
 ASSUMED_SEAL = "sealed"  # of an engine that is not asked: one that starts unsealed must be told to

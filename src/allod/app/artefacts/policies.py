@@ -26,7 +26,8 @@ from allod.prove.formats.signing_key import SigningKey, load_or_create_signing_k
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.policy_history import History, LoggedVersion, append_version, read_history
 from allod.prove.tlog.begun import is_begun
-from allod.settings.tree import Settings, load_nation
+from allod.settings.files import load_nation
+from allod.settings.tree import Settings
 
 MAX_FILE_BYTES = 1 << 20
 Stamp = tuple[int, int, int] | None

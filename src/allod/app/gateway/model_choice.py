@@ -9,7 +9,7 @@ from allod.app.home import Home
 from allod.core.files.whole import write_whole
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.store import Store
-from allod.settings import tree as settings_module
+from allod.settings.files import load_catalogue
 from allod.settings.tree import Settings
 
 ECHO = "echo"
@@ -23,7 +23,7 @@ def is_file_name(name: str) -> bool:
 
 def is_at_hand(settings: Settings) -> bool:
     """Whether the model can be served without a download and without measuring this machine first."""
-    catalogue, pace = settings_module.load_catalogue(), kept_pace(settings)
+    catalogue, pace = load_catalogue(), kept_pace(settings)
     if settings.model.name == AUTO:
         return pace is not None and _is_here(settings, best_for(catalogue, pace))
     entry = entry_of(settings.model.name, catalogue)
@@ -32,7 +32,7 @@ def is_at_hand(settings: Settings) -> bool:
 
 def path_at_hand(settings: Settings) -> Path | None:
     """The file of the catalogue's model that is meant; None for another, and where it is not here."""
-    catalogue, pace = settings_module.load_catalogue(), kept_pace(settings)
+    catalogue, pace = load_catalogue(), kept_pace(settings)
     name = settings.model.name
     entry = entry_of(name, catalogue) if name != AUTO else best_for(catalogue, pace) if pace is not None else None
     return None if entry is None else Store(Home(settings.home).store).find(entry.sha256)

@@ -22,7 +22,7 @@ from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, organization
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.trust import trust_text
-from allod.settings import tree as settings_module
+from allod.settings.files import load_nation
 from allod.settings.tree import Settings
 
 
@@ -54,7 +54,7 @@ def open_realm(settings: Settings) -> Opened:
     The ledger has caught up with the log on return: limits count what was charged before.
     """
     home = Home(settings.home)
-    nation = settings_module.load_nation(settings.realm.nation, home=settings.home)
+    nation = load_nation(settings.realm.nation, home=settings.home)
     tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
     check_log_may_begin(settings.home)
     signing_key = home.signing_key(settings.origin)

@@ -10,7 +10,8 @@ from allod.app.gateway.weights import released_model
 from allod.core.nations.nation import Nation
 from allod.govern.policy.request import Model
 from allod.serve.served_model import ServedModel
-from allod.settings.tree import Settings, load_catalogue
+from allod.settings.files import load_catalogue
+from allod.settings.tree import Settings
 
 
 def catalogue_models(nation: Nation) -> dict[str, Model]:

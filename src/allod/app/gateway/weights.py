@@ -20,7 +20,7 @@ from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.prove.tlog.begun import is_begun
 from allod.serve.served_model import ServedModel
-from allod.settings import tree as settings_module
+from allod.settings.files import load_catalogue
 from allod.settings.tree import Settings
 
 if TYPE_CHECKING:  # loaded where a release is named: a start of another model need not wait for it
@@ -40,7 +40,7 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     name = settings.model.name
     if name == ECHO:
         return None
-    catalogue = settings_module.load_catalogue()
+    catalogue = load_catalogue()
     released = _releases(settings)
     if name == AUTO:
         weights = _catalogue_weights(settings, _choose(settings, catalogue, progress), progress)

@@ -66,7 +66,8 @@ from allod.prove.releases.release import (
     read_chain,
     read_stage_folder,
 )
-from allod.settings.tree import Settings, load_catalogue
+from allod.settings.files import load_catalogue
+from allod.settings.tree import Settings
 from allod.train.outputs import check_files
 from allod.train.recipe import Source
 from allod.train.sources.licences import check_licence

@@ -29,7 +29,8 @@ from allod.model import catalogue as catalogue_module
 from allod.model.fetch import ensure
 from allod.model.gguf.adaptable import check_adaptable
 from allod.model.store import Store
-from allod.settings.tree import Settings, load_catalogue, load_recipe, load_site
+from allod.settings.files import load_catalogue, load_recipe, load_site
+from allod.settings.tree import Settings
 from allod.train.energy import EnergyMeter, energy
 from allod.train.environment import accelerators, check_packages, code, environment, machine
 from allod.train.outputs import digest_of_folder

@@ -33,7 +33,8 @@ from allod.govern.tenancy.tenants import (
     new_api_key,
     new_id,
 )
-from allod.settings.tree import Settings, load_nation
+from allod.settings.files import load_nation
+from allod.settings.tree import Settings
 
 UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 

@@ -21,7 +21,8 @@ from allod.model.catalogue import CatalogueEntry
 from allod.model.gguf.header import read_header
 from allod.model.store import Store, check_digest, digest_of_file
 from allod.prove.releases.release import STEPS
-from allod.settings.tree import Settings, load_catalogue
+from allod.settings.files import load_catalogue
+from allod.settings.tree import Settings
 
 _SHOWN_OF_HEADER = frozenset({"architecture", "num_parameters", "context_tokens", "template_digest", "has_template"})
 

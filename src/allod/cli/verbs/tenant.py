@@ -25,7 +25,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.metering.windows import BUDGET_UNITS, bounds_of, windows_at
 from allod.govern.tenancy.store import TenantStore, Totals
 from allod.govern.tenancy.tenants import LOCAL, Budget, Event, Tenant, new_id
-from allod.settings.tree import load_nation
+from allod.settings.files import load_nation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

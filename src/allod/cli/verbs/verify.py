@@ -13,7 +13,8 @@ from allod.core.errors import Invalid, VerificationError
 from allod.prove.releases.answer_lineage import UNKNOWN, Followed, Places, follow_answer
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, verify
-from allod.settings.tree import default_home, load_catalogue
+from allod.settings.environment import default_home
+from allod.settings.files import load_catalogue
 
 MAX_TRUST_BYTES = 1 << 20
 MAX_BUNDLE_BYTES = 64 << 20  # the verifier has a limit of its own; this one keeps a wrong file out of memory
