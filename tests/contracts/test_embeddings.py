@@ -53,7 +53,7 @@ async def test_who_leaves_early_is_told_what_was_computed(running: AbstractAsync
     group = tuple(f"{number} The cat sat on the mat." for number in range(32))
     async with running as engine:
         whole = (await engine.embed(Embed("m", group))).usage.prompt_tokens
-        tally = Tally()
+        tally = Tally(engine.info)
         embedding = asyncio.create_task(engine.embed(Embed("m", group * 3), tally=tally))
         await asyncio.sleep(0.1)
         embedding.cancel()

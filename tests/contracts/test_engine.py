@@ -19,7 +19,7 @@ from allod.app.home import load_settings
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Piece, Pieces, Sampling
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.engine import Engine, LoadedAdapter
+from allod.engine.engine import Engine, LoadedAdapter, Tally
 
 RunEngine = Callable[[], AbstractAsyncContextManager[Engine]]
 
@@ -243,3 +243,17 @@ async def test_what_receipts_say_is_there(running: RunEngine) -> None:
         assert digest.startswith("sha256:")
         assert len(digest) == 71
     assert info.seal == ("none" if info.name == "echo" else "sealed")
+
+
+async def test_each_answer_says_which_engine_made_it(running: RunEngine) -> None:
+    """Whole, streamed, or of vectors: whoever it was meant for."""
+    async with running() as engine:
+        another = replace(engine.info, name="another")
+        tallies = [Tally(another), Tally(another), Tally(another)]
+        await engine.complete(chat(), salt="s", tally=tallies[0])
+        await collect(engine.stream(chat(), salt="s", tally=tallies[1]))
+        if engine.info.can_embed:
+            await engine.embed(Embed("m", ("a cat",)), tally=tallies[2])
+        else:
+            tallies.pop()
+        assert [tally.made_by for tally in tallies] == [engine.info] * len(tallies)

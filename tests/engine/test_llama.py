@@ -246,7 +246,7 @@ async def test_who_leaves_before_the_vectors_is_charged_for_the_group_that_was_b
         await embed_one(exchange)
 
     async with serving(tmp_path, answer) as (_, server):
-        engine, tally = LlamaEngine(EchoEngine().info, str(tmp_path / "s")), Tally()
+        engine, tally = LlamaEngine(EchoEngine().info, str(tmp_path / "s")), Tally(EchoEngine().info)
         embedding = asyncio.create_task(engine.embed(Embed("m", ("10",) * 40), tally=tally))
         await asked.wait()
         embedding.cancel()
@@ -483,7 +483,7 @@ async def test_who_leaves_early_learns_what_the_engine_had_computed(tmp_path: Pa
         exchange.writer.close()
 
     states: list[bool] = []
-    tally = Tally()
+    tally = Tally(EchoEngine().info)
     async with serving(tmp_path, answer):
         engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"), Slots(1))
         async with aclosing(engine.stream(chat(), salt="a", tally=tally)) as pieces:
@@ -503,7 +503,7 @@ async def test_who_is_lost_to_a_dead_engine_has_the_last_count_that_it_gave(tmp_
         await exchange.send(b"%x\r\n%b\r\n" % (len(said), said))
         exchange.writer.close()
 
-    tally = Tally()
+    tally = Tally(EchoEngine().info)
     async with serving(tmp_path, answer):
         engine = LlamaEngine(EchoEngine().info, str(tmp_path / "s"))
         with pytest.raises(Unavailable):

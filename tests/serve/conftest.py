@@ -55,19 +55,22 @@ CALLER = Caller(
 POLICY = load_policy(default_text(), NATION)
 PERMITTED = Decision(True, ("permit-use",), "It is allowed.", policy=POLICY.digest)
 FORBIDDEN = Decision(False, ("above-clearance",), "It is not.", policy=POLICY.digest)
+ECHO = EchoEngine().info
 PRICES = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=2_000, micros_per_engine_second=0)
 
 
-def recorded(answer: bytes = b"", usage: Usage | None = None, finish: str = "stop", engine_ms: int = 0) -> Recorded:
-    """What came of a request."""
-    return Recorded(answer, finish, usage, engine_ms)
+def recorded(
+    answer: bytes = b"", usage: Usage | None = None, finish: str = "stop", engine_ms: int = 0, **info: Any
+) -> Recorded:
+    """What came of a request, at an engine with that `info`."""
+    return Recorded(answer, finish, replace(ECHO, **info), usage, engine_ms)
 
 
 class ScriptedEngine:
     """Answers with `texts` and `finish`; before the end it waits for `gate`, and raises `error` if there is one."""
 
     def __init__(self, *texts: str, finish: Any = "stop", error: Exception | None = None) -> None:
-        self.info: EngineInfo = EchoEngine().info
+        self.info: EngineInfo = ECHO
         self.texts = texts
         self.finish = finish
         self.error = error
@@ -84,8 +87,8 @@ class ScriptedEngine:
     ) -> AsyncGenerator[Pieces | Completion, None]:
         self.asked.append(chat)
         self.salts.append(salt)
-        tally = tally or Tally()
-        tally.clear()
+        tally = tally or Tally(self.info)
+        tally.begin(self.info)
         for number, text in enumerate(self.texts, start=1):
             tally.count(3, number, 0)
             yield [Piece(text)]
@@ -100,6 +103,8 @@ class ScriptedEngine:
 
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         self.asked.append(embed)
+        if tally is not None:
+            tally.begin(self.info)
         await self._end()
         return Embeddings(((1.0, 0.0),), Usage(2))
 
@@ -173,7 +178,7 @@ def front(tmp_path: Path) -> MakeFront:
             "prices": PRICES,
             "now_ms": lambda: START_MS + 50,
         }
-        recorder = Recorder(writer=writer, day_keys=day_keys, engine=engine, **{**parts, **changes})
+        recorder = Recorder(writer=writer, day_keys=day_keys, **{**parts, **changes})
         admission = Admission(num_running=num_running, num_waiting=num_waiting)
         quotas, keys = Quotas(MemoryStore(), gateway="a"), KeyRing(NATION, monotonic_s=lambda: 0.0)
         keys.refresh(MemoryStore())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.serve.conftest import (
     DAY_MS,
+    ECHO,
     FORBIDDEN,
     NATION,
     PERMITTED,
@@ -94,7 +95,7 @@ async def test_receipts_are_numbered_without_a_gap(front: MakeFront) -> None:
         for number in range(0, 9, 3):
             await made.recorder.record_answer(request(id=f"r{number}"), PERMITTED, recorded(b"", Usage()))
             await made.recorder.record_refusal(request(id=f"r{number + 1}", tier="SECRET"), FORBIDDEN)
-            made.recorder.record_unfinished(request(id=f"r{number + 2}"), PERMITTED, "", reason=CUT)
+            made.recorder.record_unfinished(request(id=f"r{number + 2}"), PERMITTED, "", made_by=ECHO, reason=CUT)
         found = [(statement.id, statement.predicate["seq"]) for statement in await made.receipts()]
     assert found == [(f"r{number}", number) for number in range(9)]
 
@@ -137,12 +138,11 @@ async def test_the_label_is_the_requests_own(front: MakeFront) -> None:
 
 async def test_an_engine_that_was_started_anew_is_named_anew(front: MakeFront) -> None:
     """Each start has its own evidence of the seal; no answer is given under the one before."""
-    engine = ScriptedEngine("x")
-    async with front(engine) as made:
+    async with front(ENGINE) as made:
         for number in range(4):
-            engine.info = replace(engine.info, seal="sealed", seal_proof="sha256:" + f"{number % 3}" * 64)
             asked = await made.prepared(request(id=f"r{number}"))
-            await made.recorder.record_answer(asked, PERMITTED, recorded(b"", Usage()))
+            answered = recorded(b"", Usage(), seal="sealed", seal_proof="sha256:" + f"{number % 3}" * 64)
+            await made.recorder.record_answer(asked, PERMITTED, answered)
         found = [statement.predicate["seal"]["proof"] for statement in await made.receipts()]
     assert [proof[-1] for proof in found] == ["0", "1", "2", "0"]
 
@@ -226,7 +226,7 @@ async def test_who_waited_may_leave_and_the_receipt_stays(front: MakeFront) -> N
 async def test_what_broke_off_says_how(front: MakeFront, reason: BaseException, finish: str) -> None:
     """By us or by the client; no tokens are claimed that nobody counted."""
     async with front(ENGINE) as made:
-        made.recorder.record_unfinished(await made.prepared(request()), PERMITTED, "half", reason=reason)
+        made.recorder.record_unfinished(await made.prepared(request()), PERMITTED, "half", made_by=ECHO, reason=reason)
         (statement,) = await made.receipts()
         assert made.commits_to(statement, b'{"content":"half","tool_calls":[]}')
     assert statement.predicate["answer"]["finish"] == finish
@@ -237,9 +237,9 @@ async def test_a_note_that_cannot_be_made_is_not_an_error(front: MakeFront) -> N
     """What ended the answer is what the client must hear: a closed log, or half a character, is passed over."""
     async with front(ENGINE) as made:
         asked = await made.prepared(request())
-        made.recorder.record_unfinished(asked, PERMITTED, "\ud800", reason=CUT)
+        made.recorder.record_unfinished(asked, PERMITTED, "\ud800", made_by=ECHO, reason=CUT)
         await asyncio.to_thread(made.writer.close)
-        made.recorder.record_unfinished(asked, PERMITTED, "half", reason=CUT)
+        made.recorder.record_unfinished(asked, PERMITTED, "half", made_by=ECHO, reason=CUT)
         assert await made.receipts() == []
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
-from tests.serve.conftest import PERMITTED, TENANT, Front, MakeFront, ScriptedEngine, both, chat, request, until
+from tests.serve.conftest import ECHO, PERMITTED, TENANT, Front, MakeFront, ScriptedEngine, both, chat, request, until
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Piece, Request, Sampling, Usage, chat_answer
@@ -71,7 +71,7 @@ class Desk:
         await self.front.prepared(asked)
         held = await self.allowance.hold(LIMITED, *both(asked))
         return Work(
-            Accepted(asked, LIMITED, PERMITTED, held),
+            Accepted(asked, LIMITED, PERMITTED, held, ECHO),
             admission=self.admission,
             allowance=self.allowance,
             recorder=self.front.recorder,
@@ -151,7 +151,7 @@ async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
     """Priority 1 waits behind those who wait for an answer."""
     asked = request()
     held = await desk.allowance.hold(LIMITED, *both(await desk.front.prepared(asked)))
-    accepted = Accepted(asked, replace(LIMITED, priority=1), PERMITTED, held)
+    accepted = Accepted(asked, replace(LIMITED, priority=1), PERMITTED, held, ECHO)
     async with Work(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
         assert desk.standing().priority == 1
 

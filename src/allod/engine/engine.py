@@ -51,12 +51,15 @@ class EngineInfo:
 
 @dataclass(slots=True)
 class Tally:
-    """What the engine says it has computed of one request so far. An adapter writes it, whoever asked reads it.
+    """Which engine works on one request, and what it says it has computed so far. An adapter writes it, whoever asked
+    reads it.
 
     Once a call has ended, in whatever way, it is what the engine counted; or the last that it said, and so the least
-    that it can have been, where the engine itself was lost.
+    that it can have been, where the engine itself was lost. `made_by` is the engine that the request was meant for
+    until one begins, and then that one, as it was when it began: later it may be another, under another seal.
     """
 
+    made_by: EngineInfo
     prompt_tokens: int = 0  # computed, or taken from what was computed before
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -72,8 +75,9 @@ class Tally:
         self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
         self.cached_tokens, self.is_known = cached_tokens, True
 
-    def clear(self) -> None:
-        """What was computed is lost, and the request begins anew."""
+    def begin(self, made_by: EngineInfo) -> None:
+        """That engine begins, and what another computed is lost."""
+        self.made_by = made_by
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
         self.is_known = False
 
@@ -84,6 +88,7 @@ class Engine(Protocol):
     A chat whose `model` names one of `info.adapters` is answered with that adapter, every other one with the model as
     it is. A prompt that was computed is reused for chats of the same `salt` (`engine/salts.py`) and adapter only.
     No answer has more tokens than were asked for, or than the context holds, and no usage is beyond what was asked.
+    Whoever must know which engine answered asks the request's `Tally`: `info` is of the engine that there is now.
     """
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from allod.core.requests import Pieces, Request, Usage
-from allod.engine.engine import Tally
+from allod.engine.engine import EngineInfo, Tally
 from allod.govern.policy.decision import Decision
 from allod.govern.tenancy.tenants import Tenant
 from allod.serve.admission import Admission, Turn
@@ -22,12 +22,13 @@ from allod.serve.recorder import Answered, Recorder
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A request that policy permits and that its tenant can afford."""
+    """A request that policy permits and that its tenant can afford, and the engine that it is meant for."""
 
     request: Request
     tenant: Tenant
     decision: Decision
     held: Held
+    engine: EngineInfo
 
 
 class Work:
@@ -56,7 +57,7 @@ class Work:
         self._usage: Usage | None = None
         self._start_s = 0.0
         self.engine_ms = 0
-        self.tally = Tally()  # the engine writes what it has computed
+        self.tally = Tally(accepted.engine)  # the engine that answers writes what it has computed, and that it did
 
     async def __aenter__(self) -> Work:
         tenant, held = self._accepted.tenant, self._accepted.held
@@ -89,6 +90,7 @@ class Work:
                 self._accepted.request,
                 self._accepted.decision,
                 "".join(self._sent),
+                made_by=self.tally.made_by,
                 reason=error,
                 usage=usage,
                 engine_ms=self.engine_ms,
@@ -114,5 +116,5 @@ class Work:
 
     async def record(self, answer: bytes, finish: str) -> None:
         """Step 9: return once the receipt is durable."""
-        answered = Answered(answer, finish, self._usage, self.engine_ms)
+        answered = Answered(answer, finish, self.tally.made_by, self._usage, self.engine_ms)
         await self._recorder.record_answer(self._accepted.request, self._accepted.decision, answered)

@@ -209,7 +209,7 @@ class Gateway:
             self.allowance.settle(held, Usage(), 0)  # a schema that is refused is a request, too
             raise
         return Work(
-            Accepted(request, caller.tenant, decision, held),
+            Accepted(request, caller.tenant, decision, held, self.engine.info),
             admission=self.admission,
             allowance=self.allowance,
             recorder=self.recorder,

@@ -29,7 +29,7 @@ from allod.core.statements.receipt import (
     SitePart,
     statement_bytes,
 )
-from allod.engine.engine import Engine, EngineInfo
+from allod.engine.engine import EngineInfo
 from allod.govern.metering.prices import Prices
 from allod.govern.policy.decision import Decision
 from allod.prove.receipts.commitments import commitment, day_of, nonce_of
@@ -43,30 +43,30 @@ GATHER_TURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of a permitted request. `answer` is what the receipt commits to; `usage` None: nobody counted."""
+    """What came of a permitted request, and of which engine. `answer` is what the receipt commits to; `usage` None:
+    nobody counted."""
 
     answer: bytes
     finish: str
+    made_by: EngineInfo
     usage: Usage | None
     engine_ms: int = 0
 
 
 class Recorder:
-    """Writes statements about what `engine` answered at `site`, charged at `prices`."""
+    """Writes statements about what engines answered at `site`, charged at `prices`."""
 
     def __init__(
         self,
         *,
         writer: LogWriter,
         day_keys: DayKeys,
-        engine: Engine,
         site: SitePart,
         prices: Prices,
         now_ms: Callable[[], int],
     ) -> None:
         self._writer = writer
         self._day_keys = day_keys
-        self._engine = engine
         self._site = site
         self._prices = prices
         self._now_ms = now_ms
@@ -95,7 +95,7 @@ class Recorder:
             statement = self._statement(request, decision, answered)
         except Invalid as error:
             reason = Unavailable(f"no receipt can say what the engine answered: {error.message}", code="not_recordable")
-            self.record_unfinished(request, decision, answered.answer, reason=reason)
+            self.record_unfinished(request, decision, answered.answer, made_by=answered.made_by, reason=reason)
             raise reason from error
         await self._append(request.id, statement)
 
@@ -109,6 +109,7 @@ class Recorder:
         decision: Decision,
         sent: str | bytes,
         *,
+        made_by: EngineInfo,
         reason: BaseException,
         usage: Usage | None = None,
         engine_ms: int = 0,
@@ -116,7 +117,8 @@ class Recorder:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
         finish = "cancelled" if isinstance(reason, (asyncio.CancelledError, GeneratorExit)) else "error"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
-            answered = Answered(sent if isinstance(sent, bytes) else chat_answer(sent), finish, usage, engine_ms)
+            answer = sent if isinstance(sent, bytes) else chat_answer(sent)
+            answered = Answered(answer, finish, made_by, usage, engine_ms)
             self._writer.submit(self._statement(request, decision, answered), request.id, lambda outcome: None)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
@@ -153,8 +155,7 @@ class Recorder:
         day_key = self._day_keys.use(request.tenant, day)
         salt = day_key.salt(request.id)
         usage = answered.usage if answered is not None else None
-        parts = self._parts(self._engine.info, request.task.model) if answered is not None else (None, None, None)
-        model, engine, seal = parts
+        model, engine, seal = self._parts(answered.made_by, request.task.model) if answered else (None, None, None)
         return statement_bytes(
             Receipt(
                 id=request.id,

@@ -177,7 +177,6 @@ def _gateway(
         recorder=Recorder(
             writer=writer,
             day_keys=opened.day_keys,
-            engine=engine,
             site=SitePart(site.site, site.jurisdiction),
             prices=settings.prices,
             now_ms=opened.clock.now_ms,

@@ -60,8 +60,8 @@ class EchoEngine:
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
-        tally = Tally() if tally is None else tally
-        tally.clear()
+        tally = tally or Tally(self.info)
+        tally.begin(self.info)
         prompt_tokens = 0
         for message in chat.messages:
             prompt_tokens += await _num_words(_text_of(message))
@@ -100,6 +100,7 @@ class EchoEngine:
         self.check_ready()
         num_tokens = sum(len(text.split()) for text in embed.texts)
         if tally is not None:
+            tally.begin(self.info)
             tally.count(num_tokens, 0, 0)
         return Embeddings(tuple(map(_vector, embed.texts)), Usage(num_tokens))
 

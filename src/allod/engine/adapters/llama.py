@@ -92,8 +92,8 @@ class LlamaEngine:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
-        tally = Tally() if tally is None else tally
-        tally.clear()
+        tally = tally or Tally(self.info)
+        tally.begin(self.info)
         vectors: list[tuple[float, ...]] = []
         try:
             async with asyncio.timeout(self._deadlines.answer_s):
@@ -121,8 +121,8 @@ class LlamaEngine:
 
     async def _working(self, chat: Chat, salt: str, tally: Tally | None) -> _Working:
         """Ask the engine, in a slot; `async with` it while the engine works on the chat."""
-        tally = Tally() if tally is None else tally
-        tally.clear()
+        tally = tally or Tally(self.info)
+        tally.begin(self.info)
         prompt = await plain_json(self.info.control_tokens.plain_messages, chat.messages)
         applied = self._adapters.get(chat.model, self._bare)
         body = applied.body + _encode(_chat_body(chat, prompt))[1:]

@@ -193,7 +193,8 @@ class Replica:
             await self._end()
             raise
         build = info.build if self._library_digest is None else f"sha256:{self._library_digest}"
-        self.info, self.started_ms = replace(info, build=build), time.time_ns() // 1_000_000
+        self.info = engine.info = replace(info, build=build)  # before anybody can ask it
+        self.started_ms = time.time_ns() // 1_000_000
         self._engine, self._has_failed = engine, False
         self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
         options = self._options
