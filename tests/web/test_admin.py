@@ -34,6 +34,7 @@ from allod.govern.tenancy.tenants import Charge, Event, Key, Quota, Tenant, api_
 from allod.web.admin.handlers import ENDINGS, METHODS, ORGANIZATION_PREFIX, Admin
 from allod.web.http.asgi import Application, Call, Route
 from allod.web.http.metrics import Metrics
+from allod.web.openai.write import ERRORS
 
 NOW_MS = 1_760_000_000_000  # 9 October 2025
 DAY_S = 86_400
@@ -78,10 +79,11 @@ class Office:
         self.keys = KeyRing(NATION)
         self.door = Application(
             routes={},
-            prefixes={(method, ORGANIZATION_PREFIX): Route(at_that_time, needs="admin") for method in METHODS},
+            prefixes={(method, ORGANIZATION_PREFIX): Route(at_that_time, ERRORS, needs="admin") for method in METHODS},
             keys=self.keys,
             hosts=frozenset({b"here"}),
             metrics=Metrics(requests_inside=lambda: 0, num_unreadable=lambda: 0),
+            dialect=ERRORS,
         )
 
     async def ask(self, method: str, path: str, body: object = None, **query: Any) -> tuple[int, Any]:

@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import Completion, Embeddings, Piece, ToolCall, Usage
+from allod.web.http.errors import status_of
 from allod.web.openai import write
 from allod.web.openai.write import AnswerWriter
 
@@ -159,7 +160,7 @@ def test_a_model_is_openais_object() -> None:
 )
 def test_errors_have_their_status_and_type(error: AllodError, status: int, kind: str) -> None:
     """The class decides, a few codes refine it; `code` is always text."""
-    assert write.status_of(error) == status
+    assert status_of(error) == status
     body = json.loads(write.error(error))["error"]
     assert body == {"message": "x", "type": kind, "param": None, "code": error.code}
 

@@ -17,17 +17,27 @@ _SHOWN_CHARACTERS = 4000
 
 
 class AllodError(Exception):
-    """Root of the tree. `param` names the offending field or setting where there is one."""
+    """Root of the tree. `param` names the offending field or setting where there is one.
+
+    `is_recorded`: a receipt with the request's id tells of it, now or a moment later.
+    """
 
     code = "error"
 
     def __init__(
-        self, message: str, *, code: str | None = None, hint: str | None = None, param: str | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str | None = None,
+        param: str | None = None,
+        is_recorded: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.param = param
+        self.is_recorded = is_recorded
         if code is not None:
             self.code = code
 
@@ -56,9 +66,10 @@ class Unavailable(AllodError):
         code: str | None = None,
         hint: str | None = None,
         param: str | None = None,
+        is_recorded: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(message, code=code, hint=hint, param=param)
+        super().__init__(message, code=code, hint=hint, param=param, is_recorded=is_recorded)
         self.retry_after_s = retry_after_s
 
 

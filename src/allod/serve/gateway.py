@@ -200,7 +200,7 @@ class Gateway:
             await self.allowance.count_refusal(caller.tenant, request)
             await self.recorder.record_refusal(request, decision)
             rules = ", ".join(decision.rules) or "no rule permits it"
-            raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied")
+            raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied", is_recorded=True)
         held = await self.allowance.hold(caller.tenant, request, prepared)
         await give_way_if_long(request.body)
         try:

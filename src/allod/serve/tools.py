@@ -130,7 +130,7 @@ async def _forced(chat: Chat, completion: Completion, schema: Json, judged: Judg
         return completion
     call = ToolCall(chat.tool_choice, text) if chat.tool_choice != "required" else _call_of(_object(text))
     if call is None:
-        raise Unavailable("the model's call is none", code="tool_call_invalid")
+        raise Unavailable("the model's call is none", code="tool_call_invalid", is_recorded=True)
     return replace(completion, content=None, tool_calls=(call,), finish="tool_calls")
 
 
@@ -146,14 +146,16 @@ def not_kept(verdict: Verdict, chat: Chat, message: str, *, code: str, param: st
     with no stop sequence in it, too, is one that the engine has not held to it.
     """
     if verdict == "cut" and chat.sampling.stop:
-        return Invalid(message, code=code, param="stop", hint="a stop sequence ended it: asking again does not help")
+        hint = "a stop sequence ended it: asking again does not help"
+        return Invalid(message, code=code, param="stop", hint=hint, is_recorded=True)
     if verdict != "broken":
         reason = "checking it takes too long" if verdict == "too dear" else "the engine gave up holding to it"
         hint = "asking again does not help; make the schema simpler"
-        return Invalid(f"{message}: {reason}", code=code, param=param, hint=hint)
+        return Invalid(f"{message}: {reason}", code=code, param=param, hint=hint, is_recorded=True)
     if chat.sampling.temperature == 0:
-        return Invalid(message, code=code, param=param, hint="asking again does not help at temperature 0")
-    return Unavailable(message, code=code, hint="ask again")
+        hint = "asking again does not help at temperature 0"
+        return Invalid(message, code=code, param=param, hint=hint, is_recorded=True)
+    return Unavailable(message, code=code, hint="ask again", is_recorded=True)
 
 
 async def _found(tools: tuple[Tool, ...], text: str, judged: Judged) -> tuple[ToolCall, ...]:

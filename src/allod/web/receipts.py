@@ -10,7 +10,8 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.web.http.asgi import Call
-from allod.web.http.exchange import JSON, TEXT, Headers, retry_after
+from allod.web.http.errors import retry_after
+from allod.web.http.exchange import JSON, TEXT, Headers
 
 RECEIPTS_PREFIX = "/v1/receipts/"
 LOG_PREFIX = "/log/"

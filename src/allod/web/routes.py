@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from allod.app.gateway.realm import Realm
 from allod.app.home import now_ms
 from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
@@ -10,6 +12,7 @@ from allod.web.governance import Governance
 from allod.web.http.asgi import Application, Route
 from allod.web.http.metrics import Metrics
 from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
+from allod.web.openai.write import ERRORS
 from allod.web.pages import Pages
 from allod.web.receipts import LOG_PREFIX, RECEIPTS_PREFIX, Evidence, Health
 from allod.web.static import Console
@@ -53,33 +56,35 @@ def application(realm: Realm) -> Application:
         num_slots=lambda: gateway.engine.info.slots,
         currency=settings.prices.currency,
     )
+    route = partial(Route, dialect=ERRORS)
     return Application(
         routes={
-            ("POST", "/v1/chat/completions"): Route(openai.chat_completions),
-            ("POST", "/v1/embeddings"): Route(openai.embeddings),
-            ("GET", "/v1/models"): Route(openai.models),
-            ("GET", "/v1/trust"): Route(evidence.trust, needs="any"),
-            ("GET", "/v1/seal"): Route(evidence.seal, needs="any"),
-            ("GET", "/v1/governance/shares"): Route(governance.shares, needs="admin"),
-            ("GET", "/v1/governance/policy"): Route(governance.policy, needs="admin"),
-            ("POST", "/v1/governance/explain"): Route(governance.explain, needs="admin"),
-            ("POST", "/v1/governance/news"): Route(admin.news, needs="admin"),
-            ("GET", "/v1/governance/receipts"): Route(governance.receipts, needs="admin"),
-            ("GET", "/healthz"): Route(health.healthz, needs="nothing"),
-            ("GET", "/readyz"): Route(health.readyz, needs="nothing"),
-            ("GET", "/metrics"): Route(health.metrics, needs="nothing"),
-            ("GET", "/"): Route(pages.page, needs="nothing"),
+            ("POST", "/v1/chat/completions"): route(openai.chat_completions),
+            ("POST", "/v1/embeddings"): route(openai.embeddings),
+            ("GET", "/v1/models"): route(openai.models),
+            ("GET", "/v1/trust"): route(evidence.trust, needs="any"),
+            ("GET", "/v1/seal"): route(evidence.seal, needs="any"),
+            ("GET", "/v1/governance/shares"): route(governance.shares, needs="admin"),
+            ("GET", "/v1/governance/policy"): route(governance.policy, needs="admin"),
+            ("POST", "/v1/governance/explain"): route(governance.explain, needs="admin"),
+            ("POST", "/v1/governance/news"): route(admin.news, needs="admin"),
+            ("GET", "/v1/governance/receipts"): route(governance.receipts, needs="admin"),
+            ("GET", "/healthz"): route(health.healthz, needs="nothing"),
+            ("GET", "/readyz"): route(health.readyz, needs="nothing"),
+            ("GET", "/metrics"): route(health.metrics, needs="nothing"),
+            ("GET", "/"): route(pages.page, needs="nothing"),
         },
         prefixes={
-            ("GET", MODELS_PREFIX): Route(openai.models),
-            ("GET", RECEIPTS_PREFIX): Route(evidence.receipt, needs="any"),
-            **{(method, ORGANIZATION_PREFIX): Route(admin.answer, needs="admin") for method in METHODS},
-            ("GET", f"{LOG_PREFIX}{settings.origin}/"): Route(evidence.log, needs="nothing"),
-            ("GET", "/console/"): Route(pages.page, needs="nothing"),
+            ("GET", MODELS_PREFIX): route(openai.models),
+            ("GET", RECEIPTS_PREFIX): route(evidence.receipt, needs="any"),
+            **{(method, ORGANIZATION_PREFIX): route(admin.answer, needs="admin") for method in METHODS},
+            ("GET", f"{LOG_PREFIX}{settings.origin}/"): route(evidence.log, needs="nothing"),
+            ("GET", "/console/"): route(pages.page, needs="nothing"),
         },
         keys=gateway.keys,
         hosts=_hosts(settings.server.port),
         metrics=metrics,
+        dialect=ERRORS,
     )
 
 

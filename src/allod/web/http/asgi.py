@@ -1,7 +1,7 @@
 """The front door: one ASGI application, its routes in one table.
 
 A plain ASGI callable, because routing here is one dictionary: decision 0004 has the measurement. Whatever goes wrong
-leaves as the dialect's own error; an error that nobody expected is logged with its request id and leaves as a 500
+leaves in the dialect of the route; an error that nobody expected is logged with its request id and leaves as a 500
 without detail.
 """
 
@@ -17,13 +17,11 @@ from allod.core.errors import AllodError, Denied, Invalid
 from allod.core.requests import new_request_id
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.tenants import Key
-from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond, retry_after
+from allod.web.http.errors import Dialect, headers_of, status_of
+from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond
 from allod.web.http.metrics import Metrics
-from allod.web.openai import write
 
 _SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
-# What is raised only where there is a receipt, then or a moment later.
-_RECORDED = ("policy_denied", "schema_not_kept", "tool_call_invalid")
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
@@ -64,9 +62,13 @@ Needs = Literal["use", "admin", "any", "nothing"]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`needs` a key of a tenant ("use"), an administrator's ("admin"), either of them ("any"), or none ("nothing")."""
+    """`needs` a key of a tenant ("use"), an administrator's ("admin"), either of them ("any"), or none ("nothing").
+
+    Whatever goes wrong is said in `dialect`.
+    """
 
     handler: Handler
+    dialect: Dialect
     needs: Needs = "use"
 
 
@@ -74,7 +76,7 @@ class Application:
     """Serves `routes` by exact path, `prefixes` by the beginning of a path.
 
     `hosts` are the names it answers to: a page elsewhere that points a name of its own at this machine (DNS
-    rebinding) is refused.
+    rebinding) is refused. `dialect` is for what goes wrong before there is a route.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Application:
         keys: KeyRing,
         hosts: frozenset[bytes],
         metrics: Metrics,
+        dialect: Dialect,
     ) -> None:
         self._routes = routes
         self._prefixes = prefixes
@@ -92,6 +95,7 @@ class Application:
         self._keys = keys
         self._hosts = hosts
         self._metrics = metrics
+        self._dialect = dialect
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,24 +117,25 @@ class Application:
             watch=scope.get("extensions", {}).get(WATCH),
         )
         status = 200
+        dialect = self._dialect
         try:
             _check_headers(call.headers, scope["headers"])
             route = self._route(call)
+            dialect = route.dialect
             if route.needs != "nothing":
                 self._authenticate(call, route.needs)
             await route.handler(call)
         except ClientLeft:
             status = 499  # nginx's number for it; nobody receives it, but who closed one side alone
-            await self._fail(call, _left(), 400)
+            await _fail(call, _left(), dialect)
         except AllodError as reason:
-            status = write.status_of(reason)
-            await self._fail(call, reason, status)
+            status = status_of(reason)
+            await _fail(call, reason, dialect)
         except Exception:
             status = 500
             logger.exception("request %s failed", call.id)
-            await self._fail(
-                call, AllodError("an internal error; the gateway's log has the details", code="internal"), 500
-            )
+            unexpected = AllodError("an internal error; the gateway's log has the details", code="internal")
+            await _fail(call, unexpected, dialect)
         self._metrics.count_request(call.path if call.path in self._paths else "other", status, call.start_ms)
 
     def _authenticate(self, call: Call, needs: Needs) -> None:
@@ -168,18 +173,13 @@ class Application:
         known = exact or [method for method, prefix in self._prefixes if path.startswith(prefix)]
         return ", ".join([*known, "HEAD"] if "GET" in known else known)
 
-    async def _fail(self, call: Call, error: AllodError, status: int) -> None:
-        if call.started:
-            await call.send({"type": "http.response.body", "body": write.error_event(error)})
-            return
-        headers = JSON + retry_after(error)
-        if status == 405:
-            headers += ((b"allow", call.allowed.encode()),)
-        if status == 401:
-            headers += ((b"www-authenticate", b"Bearer"),)
-        if error.code in _RECORDED:
-            headers += ((b"x-allod-receipt", call.id.encode()),)
-        await call.respond(status, write.error(error), headers)
+
+async def _fail(call: Call, error: AllodError, dialect: Dialect) -> None:
+    if call.started:
+        await call.send({"type": "http.response.body", "body": dialect.error_event(error)})
+        return
+    allowed: Headers = ((b"allow", call.allowed.encode()),) if call.allowed else ()
+    await call.respond(status_of(error), dialect.error(error), (*JSON, *headers_of(error, call.id), *allowed))
 
 
 def _left() -> Invalid:

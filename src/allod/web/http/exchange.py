@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
-from allod.core.errors import AllodError, Invalid
+from allod.core.errors import Invalid
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,12 +22,6 @@ _Result = TypeVar("_Result")
 
 class ClientLeft(Exception):
     """The client closed its connection; nobody is there to be told anything."""
-
-
-def retry_after(error: AllodError) -> Headers:
-    """The header that says when to ask again, where the error knows."""
-    wait_s = getattr(error, "retry_after_s", None)
-    return () if wait_s is None else ((b"retry-after", str(max(1, math.ceil(wait_s))).encode()),)
 
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit_bytes: int) -> bytes:

@@ -11,28 +11,15 @@ from typing import Any
 import msgspec
 
 from allod.core.canonical import sha256_hex
-from allod.core.errors import AllodError, Denied, Invalid, Unavailable
+from allod.core.errors import AllodError
 from allod.core.requests import Completion, Embeddings, Json, Pieces, ToolCall, Usage
 from allod.core.shown_text import ends_of
+from allod.web.http.errors import Dialect, status_of
 
 DONE = b"data: [DONE]\n\n"
 MAX_SAID_CHARS = 600  # of an error: a name of the client's may stand in it, as long as its body
 
 _encode = msgspec.json.Encoder().encode
-_STATUS_OF_CODE = {
-    "invalid_api_key": 401,
-    "not_found": 404,
-    "no_such_receipt": 404,
-    "no_such_tile": 404,
-    "model_not_found": 404,
-    "method_not_allowed": 405,
-    "conflict": 409,
-    "body_too_large": 413,
-    "unsupported_media_type": 415,
-    "overloaded": 429,
-    "rate_limited": 429,
-    "budget_exhausted": 429,
-}
 
 
 @lru_cache(maxsize=16)
@@ -139,15 +126,7 @@ def error_event(reason: AllodError) -> bytes:
     return b"data: " + error(reason) + b"\n\n"
 
 
-def status_of(reason: AllodError) -> int:
-    """The HTTP status of an error."""
-    if reason.code in _STATUS_OF_CODE:
-        return _STATUS_OF_CODE[reason.code]
-    if isinstance(reason, Invalid):
-        return 400
-    if isinstance(reason, Denied):
-        return 403
-    return 503 if isinstance(reason, Unavailable) else 500
+ERRORS = Dialect(error, error_event)
 
 
 def _type(reason: AllodError) -> str:
