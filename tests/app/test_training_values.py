@@ -11,9 +11,9 @@ from tests.app.finished_runs import gguf_bytes
 from tests.train.stage_logs import MemoryLog
 from tests.train.test_pipeline import PREDICATE
 
-from allod.app.training import run as training
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid, Unavailable
+from allod.core.stages import ROWS
 from allod.core.statements.training import derivation_of, training_statement
 from allod.model.gguf.adaptable import check_adaptable
 from allod.settings.files import load_recipe
@@ -37,7 +37,7 @@ def recipe() -> Recipe:
 def test_a_stage_that_may_be_a_job_keeps_its_folder(table: dict[str, Any]) -> None:
     """Whoever stops waiting and starts again must not delete the folder that the job still writes to."""
     asked = read_recipe({**recipe_json(recipe()), **table}, where="x")
-    jobs = [stage for stage in stages_of(asked) if stage.name in training._HEAVY]
+    jobs = [stage for stage in stages_of(asked) if ROWS[stage.name].needs_accelerators]
     assert jobs
     assert all(stage.resumes for stage in jobs)
 

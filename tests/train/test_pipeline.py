@@ -16,7 +16,9 @@ from tests.train.stage_logs import MemoryLog
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
+from allod.core.stages import ROWS
 from allod.core.statements.training import Input, source_input
+from allod.train import stages
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe
@@ -279,3 +281,9 @@ def test_a_stage_that_left_nothing_is_not_done(tmp_path: Path) -> None:
         folder.partial("clean", "sha256:" + "a" * 64, resumes=False)
         with pytest.raises(Invalid, match="left nothing"):
             folder.finish("clean", {**PREDICATE, "key": "sha256:" + "a" * 64})
+
+
+def test_every_stage_of_the_table_has_a_file_and_nothing_else_does() -> None:
+    """A stage is a row and a file of its name."""
+    files = Path(stages.__file__).parent.glob("*.py")
+    assert {path.stem for path in files} - {"__init__"} == set(ROWS)

@@ -1,10 +1,8 @@
 """The pipeline: from documents to something that can be released, a stage at a time.
 
-    source → clean → dedupe → tokenizer → pack → pretrain → tune → evaluate → export        a model of one's own
-    source → clean → dedupe → adapt → export_adapter                                        an adapter of another's
-
-Each stage is a pure function of its parameters and of what the stages before it made. It leaves a manifest that says
-so, and is not run again while that manifest holds.
+Which stages there are, and what goes into each, is in the table (`core/stages.py`). Each is a pure function of its
+parameters and of what the stages before it made. It leaves a manifest that says so, and is not run again while that
+manifest holds.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from allod.core.canonical import JsonValue
+from allod.core.stages import ADAPTER_STAGES, MODEL_STAGES, StageRow
 from allod.core.statements.training import Input, key_of, stage_input
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import plain
@@ -58,67 +57,46 @@ def _evaluate(recipe: Recipe) -> Mapping[str, Any]:
     return {**asked, "held_out": _held_out(recipe), "seed": recipe.seed}
 
 
-_SOURCE = Stage("source", 1, (), _source)
-_CLEAN = Stage("clean", 1, ("source",), lambda recipe: asdict(recipe.clean))
-_DEDUPE = Stage("dedupe", 1, ("clean",), lambda recipe: {**asdict(recipe.dedupe), "held_out": _held_out(recipe)})
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What a stage computes with. `version` changes when the same inputs would now give something else. `is_wanted`
+    says of an optional stage whether the recipe asks for it."""
+
+    parameters: Parameters
+    version: int = 1
+    is_wanted: Callable[[Recipe], bool] = lambda recipe: True
+
+
+_COMPUTED = {
+    "source": _Computed(_source),
+    "clean": _Computed(lambda recipe: asdict(recipe.clean)),
+    "dedupe": _Computed(lambda recipe: {**asdict(recipe.dedupe), "held_out": _held_out(recipe)}),
+    "tokenizer": _Computed(lambda recipe: {**asdict(recipe.tokenizer), "held_out": _held_out(recipe)}),
+    "pack": _Computed(lambda r: {**asdict(r.canaries), "held_out": _held_out(r), "seed": r.seed}),
+    "pretrain": _Computed(_pretrain),
+    "tune": _Computed(
+        lambda r: {**asdict(r.tune), "held_out": _held_out(r), "seed": r.seed},
+        is_wanted=lambda recipe: recipe.tune.steps > 0,
+    ),
+    "evaluate": _Computed(_evaluate),
+    "export": _Computed(lambda recipe: {**asdict(recipe.export), "name": recipe.name}),
+    "adapt": _Computed(lambda r: {**asdict(r.adapt), "held_out": _held_out(r), "seed": r.seed}),
+    "export_adapter": _Computed(lambda recipe: {"name": recipe.name}),
+}
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that this recipe asks for, in their order."""
-    return _adapted() if recipe.adapt.base else _from_scratch(recipe)
+    rows = ADAPTER_STAGES if recipe.adapt.base else MODEL_STAGES
+    wanted = [row for row in rows if _COMPUTED[row.name].is_wanted(recipe)]
+    names = [row.name for row in wanted]
+    return tuple(_stage_of(row, names[:number]) for number, row in enumerate(wanted))
 
 
-def _from_scratch(recipe: Recipe) -> tuple[Stage, ...]:
-    learnt = "tune" if recipe.tune.steps else "pretrain"
-    stages = (
-        _SOURCE,
-        _CLEAN,
-        _DEDUPE,
-        Stage("tokenizer", 1, ("dedupe",), lambda r: {**asdict(r.tokenizer), "held_out": _held_out(r)}),
-        Stage(
-            "pack",
-            1,
-            ("dedupe", "tokenizer"),
-            lambda r: {**asdict(r.canaries), "held_out": _held_out(r), "seed": r.seed},
-        ),
-        Stage("pretrain", 1, ("pack", "tokenizer"), _pretrain, resumes=True),
-        Stage(
-            "tune",
-            1,
-            ("dedupe", "tokenizer", "pack", "pretrain"),
-            lambda r: {**asdict(r.tune), "held_out": _held_out(r), "seed": r.seed},
-            resumes=True,
-        ),
-        Stage(
-            "evaluate",
-            1,
-            ("dedupe", "tokenizer", "pack", learnt),
-            _evaluate,
-            resumes=True,
-        ),
-        Stage(
-            "export",
-            1,
-            ("tokenizer", "pack", learnt, "evaluate"),
-            lambda r: {**asdict(r.export), "name": r.name},
-        ),
-    )
-    return tuple(stage for stage in stages if recipe.tune.steps or stage.name != "tune")
-
-
-def _adapted() -> tuple[Stage, ...]:
-    return (
-        _SOURCE,
-        _CLEAN,
-        _DEDUPE,
-        Stage(
-            "adapt",
-            1,
-            ("dedupe",),
-            lambda r: {**asdict(r.adapt), "held_out": _held_out(r), "seed": r.seed},
-            resumes=True,
-        ),
-        Stage("export_adapter", 1, ("dedupe", "adapt"), lambda r: {"name": r.name}),
+def _stage_of(row: StageRow, before: Sequence[str]) -> Stage:
+    computed = _COMPUTED[row.name]
+    return Stage(
+        row.name, computed.version, row.inputs_after(before), computed.parameters, resumes=row.needs_accelerators
     )
 
 

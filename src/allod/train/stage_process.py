@@ -28,17 +28,13 @@ from types import FrameType
 from typing import Any
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable, exit_status, explain
+from allod.core.stages import ROWS
 from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.fleet.leaving import leave
 from allod.train.environment import machine, torch_accelerators
 from allod.train.recipe_reading import read_recipe
 from allod.train.stage_task import Facts, Work
 
-STAGES = (
-    *("unpack", "source"),
-    *("probe", "clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export"),
-    *("adapt", "export_adapter"),
-)
 _PACKAGE = "allod.train.stages"
 _REPORT_EVERY_S = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -94,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(words: dict[str, Any], package: str, *, voice: Voice, should_stop: Callable[[], bool]) -> Facts:
     stage = words["stage"]
-    if stage not in STAGES:
+    if stage not in ROWS:
         raise Invalid(f"there is no stage {stage!r}", code="unknown_stage")
     work = Work(
         recipe=read_recipe(words["recipe"], where="the recipe of the run"),

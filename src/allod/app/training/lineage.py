@@ -13,6 +13,7 @@ from allod.app.artefacts.released_models import ReleasedModel, ReleasedModels
 from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError, Invalid
 from allod.core.files.plain import read_plain_file
+from allod.core.stages import DOCUMENTS_FILE, INDEX_FILE, REPORT_FILE, SOURCE, SOURCES_FILE
 from allod.core.statements.training import LINEAGE, ArtefactStatement, TrainingStatement
 from allod.model.releases.facts import SourceUse
 from allod.model.releases.records import (
@@ -27,7 +28,6 @@ from allod.model.releases.records import (
 )
 
 LEARNT, HELD_OUT, LEFT_OUT, UNKNOWN = "learnt from", "held out", "left out", "unknown"
-DROPPING_STAGES = ("clean", "dedupe")
 MAX_DOCUMENT_BYTES = 32 << 20
 _HEX = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
@@ -75,8 +75,8 @@ def walk(model: ReleasedModel) -> Walk:
     for document in records.packed():
         used.setdefault(document.source, SourceUse()).count(document)
     dropped: dict[str, Counter[str]] = {}
-    for stage in DROPPING_STAGES:
-        for id_ in records.dropped(stage):
+    for stage, ids in records.dropped().items():
+        for id_ in ids:
             dropped.setdefault(id_.partition("/")[0], Counter())[stage] += 1
     sources = tuple(
         WalkedSource(source, used.get(source.name, SourceUse()), dict(dropped.get(source.name, {})))
@@ -144,31 +144,32 @@ class _Records:
     def __init__(self, model: ReleasedModel) -> None:
         self._artefact = model.artefact
         self._lineage = model.checked.folder / LINEAGE
-        self._packed = "pack" if model.checked.chain.kind == "model" else "adapt"
+        self._chain = model.checked.chain
 
     def sources(self) -> tuple[SourceRecord, ...]:
         """Where documents came from."""
-        return read_sources(self._lineage / "source" / "sources.json")
+        return read_sources(self._lineage / SOURCE.name / SOURCES_FILE)
 
     def packed(self) -> Iterator[DocumentRecord]:
         """What was learnt from or held out."""
-        return read_records(self._lineage / self._packed / "documents.jsonl")
+        (packed,) = self._chain.keeping(DOCUMENTS_FILE)
+        return read_records(self._lineage / packed / DOCUMENTS_FILE)
 
-    def dropped(self, stage: str) -> Mapping[str, Dropped]:
-        """What a stage dropped, and by which rule; nothing where no report of it was kept."""
-        report = self._lineage / stage / "report.json"
-        return read_dropped(report) if report.exists() else {}
+    def dropped(self) -> dict[str, Mapping[str, Dropped]]:
+        """By stage, what it dropped, and by which rule; nothing where no report of it was kept."""
+        reports = {stage: self._lineage / stage / REPORT_FILE for stage in self._chain.keeping(REPORT_FILE)}
+        return {stage: read_dropped(report) for stage, report in reports.items() if report.exists()}
 
     def trace(self, word: str, digests: Collection[str]) -> list[Trace]:
         """What became of every document with this id or one of these digests, in whichever record it stands."""
-        index = read_records(self._lineage / "source" / "index.jsonl")
+        index = read_records(self._lineage / SOURCE.name / INDEX_FILE)
         wanted = {one.id for one in index if one.id == word or one.sha256 in digests}
         splits: dict[str, str] = {}
         for one in self.packed():
             if one.id in wanted or one.id == word or one.sha256 in digests:
                 wanted.add(one.id)
                 splits[one.id] = _learnt_rather(splits.get(one.id), one.split)
-        rules = {stage: self.dropped(stage) for stage in DROPPING_STAGES}
+        rules = self.dropped()
         return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
 
     def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, Dropped]]) -> Trace:

@@ -29,8 +29,17 @@ from allod.core.errors import Invalid
 from allod.core.files.plain import read_plain_file
 from allod.core.files.whole import write_whole
 from allod.core.labels import Label
+from allod.core.stages import (
+    ADAPTER_STAGES,
+    DOCUMENTS_FILE,
+    EVALUATION_FILE,
+    MODEL_STAGES,
+    REPORT_FILE,
+    ROWS,
+    SOURCE,
+    SOURCES_FILE,
+)
 from allod.core.statements.training import (
-    EVALUATED,
     FILES,
     LINEAGE,
     MANIFEST,
@@ -46,7 +55,6 @@ from allod.model.releases.passport import PASSPORT_FILE, passport, read_passport
 from allod.model.releases.records import SourceRecord, read_dropped, read_json, read_records, read_sources
 from allod.model.releases.released import (
     MODEL_SET,
-    RECORDS,
     check_model_set,
     check_template,
     copy_in,
@@ -56,7 +64,7 @@ from allod.model.releases.released import (
 )
 from allod.model.releases.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
 from allod.model.store import Progress, Store
-from allod.prove.releases.lineage import ADAPTER_STAGES, MODEL_STAGES, Chain, Stage, chain_of, rows_of
+from allod.prove.releases.lineage import Chain, Stage, chain_of, rows_of
 from allod.prove.releases.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
 from allod.prove.releases.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder
 from allod.prove.releases.release import (
@@ -71,8 +79,6 @@ from allod.settings.tree import Settings
 from allod.train.outputs import check_files
 from allod.train.recipe import Source
 from allod.train.sources.licences import check_licence
-
-_STAGES = frozenset((*MODEL_STAGES, *ADAPTER_STAGES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +160,20 @@ class _Run:
     def used(self) -> dict[str, SourceUse]:
         """What of each source was learnt from."""
         used: dict[str, SourceUse] = {}
-        packed = "pack" if self.chain.kind == "model" else "adapt"
-        for document in read_records(self.folder / packed / "documents.jsonl"):
+        (packed,) = self.chain.keeping(DOCUMENTS_FILE)
+        for document in read_records(self.folder / packed / DOCUMENTS_FILE):
             used.setdefault(document.source, SourceUse()).count(document)
         return used
 
     def dropped(self) -> dict[str, int]:
         """How many documents each rule dropped."""
-        reports = [read_dropped(self.folder / stage / "report.json") for stage in ("clean", "dedupe")]
+        reports = [read_dropped(self.folder / stage / REPORT_FILE) for stage in self.chain.keeping(REPORT_FILE)]
         return dict(Counter(one.rule for report in reports for one in report.values()))
 
 
 def _last_stage(folder: Path) -> str:
-    found = [stages[-1] for stages in (MODEL_STAGES, ADAPTER_STAGES) if (folder / stages[-1]).is_dir()]
+    lasts = [rows[-1].name for rows in (MODEL_STAGES, ADAPTER_STAGES)]
+    found = [name for name in lasts if (folder / name).is_dir()]
     if len(found) != 1:
         raise Invalid(
             "the run is not finished" if not found else "the run has exported a model and an adapter",
@@ -183,7 +190,7 @@ def _stages_behind(folder: Path, last: str) -> list[Stage]:
     while wanted:
         name = wanted.pop()
         if name not in found:
-            if name not in _STAGES:
+            if name not in ROWS:
                 raise Invalid(f"a stage was made from {name!r}, which is none", code="bad_lineage")
             found[name] = read_stage_folder(folder / name)
             wanted += [str(one["name"]) for one in found[name].statement.inputs if "derivation" in one]
@@ -209,7 +216,7 @@ def _header(path: Path, chain: Chain) -> GgufHeader:
 
 def _licensed(folder: Path) -> tuple[SourceRecord, ...]:
     """The sources, each under terms that permit training."""
-    sources = read_sources(folder / "source" / "sources.json")
+    sources = read_sources(folder / SOURCE.name / SOURCES_FILE)
     for one in sources:
         check_licence(Source(one.name, one.kind, one.licence, one.jurisdiction, one.origin, one.date))
     return sources
@@ -217,9 +224,9 @@ def _licensed(folder: Path) -> tuple[SourceRecord, ...]:
 
 def _evaluation(folder: Path, chain: Chain) -> Mapping[str, Any]:
     """The evaluation, if it is of the weights that are exported. Raises Invalid (`not_evaluated`)."""
-    stage, weights = EVALUATED[chain.kind]
-    evaluation = read_json(folder / stage / "evaluation.json")
-    learnt = chain.learnt.files.get(weights)
+    (stage,) = chain.keeping(EVALUATION_FILE)
+    evaluation = read_json(folder / stage / EVALUATION_FILE)
+    learnt = chain.learnt.files.get(chain.learnt.row.weights)
     if not isinstance(evaluation, dict) or learnt is None or evaluation.get("weights") != f"sha256:{learnt.sha256}":
         raise Invalid(
             "the evaluation is not of the weights that were exported: without one nothing is released",
@@ -260,7 +267,7 @@ def _copy(run: _Run, staged: Path) -> None:
         for name in filter(is_of_model_set, run.chain.export.files):
             copy_in(run.served.parent / name, staged / MODEL_SET / name)
     for stage in run.chain.stages:
-        for name in (MANIFEST, FILES, *(name for name in RECORDS.get(stage.name, ()) if name in stage.files)):
+        for name in (MANIFEST, FILES, *(name for name in stage.row.records if name in stage.files)):
             copy_in(run.folder / stage.name / name, staged / LINEAGE / stage.name / name)
 
 

@@ -18,11 +18,12 @@ from allod.app.artefacts.policies import nation_of
 from allod.app.gateway.clock import Clock, believed_clock
 from allod.app.home import Home
 from allod.app.training.release import Released, release
-from allod.app.training.site_jobs import SHARED, Machines, SiteJobs
+from allod.app.training.site_jobs import Machines, SiteJobs
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
+from allod.core.stages import BASE, QUESTIONS, ROWS, SOURCES
 from allod.core.statements.training import Input, derivation_of, source_input, training_statement
 from allod.fleet.preflight.checks import Asked, Finding, Severity, SourceTerms
 from allod.model import catalogue as catalogue_module
@@ -54,7 +55,6 @@ from allod.train.sources.collect import Places, check_sources, collect, content_
 from allod.train.stage_task import Facts, Limits, Report, as_stated
 
 RELEASE = "release"
-_HEAVY = ("probe", "pretrain", "tune", "evaluate", "adapt")  # what wants accelerators, where there are any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +231,8 @@ class _Trainer:
             recipe = replace(recipe, evaluate=replace(recipe.evaluate, questions_sha256=digest))
         self._recipe = recipe
         digests = self._digests = content_digests(recipe, beside=self._beside)
-        given: dict[str, list[Input]] = {
-            "source": [
+        outside: dict[str, list[Input]] = {
+            SOURCES: [
                 source_input(
                     name=source.name,
                     sha256=f"sha256:{digests[source.name]}",
@@ -246,12 +246,12 @@ class _Trainer:
             ]
         }
         if recipe.adapt.base:
-            given["adapt"] = [self._base_input(recipe.adapt.base)]
+            outside[BASE] = [self._base_input(recipe.adapt.base)]
         until = self._options.until
         return run_pipeline(
             recipe,
             self._run,
-            given=given,
+            given={name: outside[row.takes] for name, row in ROWS.items() if row.takes in outside},
             perform=self._perform,
             finished=self._told.stage,
             until="" if until == RELEASE else until,
@@ -265,7 +265,7 @@ class _Trainer:
         check_adaptable(weights)
         self._base = weights.parent
         return source_input(
-            name="base",
+            name=BASE,
             sha256=f"sha256:{entry.sha256}",
             licence=entry.licence,
             jurisdiction=entry.country,
@@ -276,7 +276,7 @@ class _Trainer:
 
     def _perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
         meter = EnergyMeter()
-        if stage.name == "source":
+        if ROWS[stage.name].fetches:
             result = self._collect(output, meter)
         else:
             result = self._sealed(stage.name, inputs, output, meter=meter)
@@ -285,11 +285,10 @@ class _Trainer:
     def _predicate(self, stage: Stage, result: StageResult, meter: EnergyMeter) -> dict[str, JsonValue]:
         """What a stage's statement says of how, where and with what it ran. Raises Unavailable (`clock_wrong`)."""
         self._clock.now_ms()  # the stage's times are this clock's
-        is_shared = stage.name == SHARED
-        nodes, ranks = (self._machines.nodes, self._machines.ranks) if is_shared else (1, 1)
+        nodes, ranks = self._machines.shared_by(stage.name)
         power = self._machines.site.power
         used = energy(
-            None if self._is_job(stage.name) else meter.millijoules(),
+            None if self._machines.places(stage.name) else meter.millijoules(),
             seconds=(result.ended_ms - result.started_ms) / 1000,
             node_watts=power.watts_per_node if power else 0,
             nodes=nodes,
@@ -313,7 +312,7 @@ class _Trainer:
     def _stated(self, stage: str, nodes: int) -> dict[str, JsonValue]:
         """Where it ran, by the site's profile or the settings: nobody here looked."""
         site, realm = self._machines.site, self._settings.realm
-        if not self._is_job(stage):
+        if not self._machines.places(stage):
             return {"site": realm.site, "jurisdiction": realm.jurisdiction, "nodes": 1, "accelerators_per_node": 0}
         return {
             "site": site.name,
@@ -324,7 +323,7 @@ class _Trainer:
 
     def _observed(self, stage: str, result: StageResult) -> dict[str, JsonValue]:
         """The machine as it was seen: by this process where it ran here; of a job, by the job's own."""
-        if self._is_job(stage):
+        if self._machines.places(stage):
             return {"by": "stage", "machine": dict(result.observed)}
         by_torch = result.observed.get("torch_accelerators")
         return {"by": "trainer", "machine": {**machine(), "torch_accelerators": by_torch}}
@@ -354,9 +353,8 @@ class _Trainer:
     ) -> StageResult:
         """A stage in a process of its own, which reads its inputs, writes its folder and reaches nothing else."""
         self._clock.now_ms()  # before hours of work, rather than after
-        base = ("base", self._base)
-        besides = {"adapt": base, "export_adapter": base, "evaluate": ("questions", self._questions)}
-        name, folder = besides.get(stage, ("", None))
+        name = ROWS[stage].reads
+        folder = {BASE: self._base, QUESTIONS: self._questions}.get(name)
         readable = {**inputs, name: folder} if folder else dict(inputs)
 
         def report(what: str, done: int, total: int) -> None:
@@ -369,7 +367,7 @@ class _Trainer:
             "inputs": {name: str(path) for name, path in readable.items()},
             "output": str(output),
         }
-        if self._is_job(stage):
+        if self._machines.places(stage):
             return self._jobs.run(stage, words, read_paths=tuple(readable.values()), write_path=output)
         log_dir = self._run.path / "logs"
         log_dir.mkdir(exist_ok=True, mode=0o700)
@@ -381,15 +379,11 @@ class _Trainer:
             report=report,
             stop=self._should_stop,
             log_path=log_dir / f"{stage}.log",
-            ranks=self._machines.ranks if stage == SHARED else 1,
+            ranks=self._machines.shared_by(stage)[1],
             threads=self._machines.threads,
             limits=limits,
             unsafe_no_seal=self._options.unsafe_no_seal,
         )
-
-    def _is_job(self, stage: str) -> bool:
-        """Whether this stage belongs on the site's machines rather than here."""
-        return self._machines.has_scheduler and stage in _HEAVY
 
 
 def _label(recipe: Recipe, nation: Nation) -> Label:

@@ -21,6 +21,7 @@ from allod.app.home import now_ms
 from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.files.whole import write_whole
+from allod.core.stages import ROWS
 from allod.fleet.executor import Executor
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
 from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions
@@ -34,7 +35,6 @@ from allod.train.sealed import MAX_FILE_BYTES, StageResult, stage_environment
 from allod.train.stage_messages import Listener
 from allod.train.stage_task import Facts, Report
 
-SHARED = "pretrain"  # the stage that several ranks do together
 _ID = "job.id"
 _TAIL_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 20
@@ -66,6 +66,14 @@ class Machines:
     def has_scheduler(self) -> bool:
         """Whether stages are jobs of a site, rather than processes of ours."""
         return self.site.scheduler != "local"
+
+    def shared_by(self, stage: str) -> tuple[int, int]:
+        """The nodes, and the processes on each, that do this stage together."""
+        return (self.nodes, self.ranks) if ROWS[stage].shares_ranks else (1, 1)
+
+    def places(self, stage: str) -> bool:
+        """Whether this stage is a job of the site, rather than a process of ours."""
+        return self.has_scheduler and ROWS[stage].needs_accelerators
 
 
 class SiteJobs:
@@ -185,8 +193,7 @@ class SiteJobs:
         read_paths: tuple[Path, ...],
         write_path: Path,
     ) -> Job:
-        is_shared = stage == SHARED
-        nodes, ranks = (self._machines.nodes, self._machines.ranks) if is_shared else (1, 1)
+        nodes, ranks = self._machines.shared_by(stage)
         scratch = folder / "scratch"
         scratch.mkdir(exist_ok=True, mode=0o700)
         write_whole(scratch / "words.json", json.dumps({**words, "stage": stage}))

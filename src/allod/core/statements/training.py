@@ -28,7 +28,6 @@ MAX_INPUTS = 64
 FILES, MANIFEST = "files.json", "manifest.json"
 LINEAGE = "lineage"
 WEIGHTS_FILES = {"model": "weights.gguf", "adapter": "adapter.gguf"}  # what is served, by the kind of release
-EVALUATED = {"model": ("evaluate", "weights.safetensors"), "adapter": ("adapt", "adapter_model.safetensors")}
 
 _TRAINING_FIELDS = {
     "id", "at", "stage", "version", "run", "key", "derivation", "inputs", "parameters", "recipe", "code",

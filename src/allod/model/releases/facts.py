@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from allod.core.canonical import JsonValue, digest_of
+from allod.core.stages import ROWS
 from allod.core.statements.training import Input, TrainingStatement
 from allod.model.releases.licences import joint_licence
 from allod.model.releases.records import TRAIN, DocumentRecord, SourceRecord
@@ -79,7 +80,7 @@ class ReleaseFacts:
 
     def corpus(self) -> TrainingStatement:
         """The stage whose files are what was learnt from."""
-        return next(stage for stage in reversed(self.stages) if stage.stage in ("pack", "dedupe"))
+        return [stage for stage in self.stages if ROWS[stage.stage].role == "documents"][-1]
 
 
 def where_of(stages: Sequence[TrainingStatement]) -> dict[str, JsonValue]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.files.whole import sync
+from allod.core.stages import EXPORT_FILE
 from allod.model.gguf.header import GgufHeader
 from allod.model.network.tokenizer_files import CHAT_TEMPLATE
 from allod.model.releases.records import read_json
@@ -25,23 +26,11 @@ MODEL_SET = "model"
 MODEL_FILES = frozenset(
     {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 )
-RECORDS: Mapping[str, tuple[str, ...]] = {
-    "source": ("sources.json", "index.jsonl"),
-    "clean": ("report.json",),
-    "dedupe": ("report.json",),
-    "pack": ("documents.jsonl", "pack.json"),
-    "pretrain": ("losses.jsonl",),
-    "tune": ("losses.jsonl", "examples.json"),
-    "adapt": ("documents.jsonl", "evaluation.json", "losses.jsonl"),
-    "evaluate": ("evaluation.json",),
-    "export": ("export.json",),
-    "export_adapter": ("export.json",),
-}
 
 
 def is_of_model_set(name: str) -> bool:
     """Whether an output of the export is one of those that other engines read together: all but GGUF and its report."""
-    return not name.endswith(".gguf") and name not in RECORDS["export"]
+    return not name.endswith(".gguf") and name != EXPORT_FILE
 
 
 def check_model_set(folder: Path, names: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from allod.core.canonical import canonical_json, sha256_hex
 from allod.core.errors import Invalid
+from allod.core.stages import ADAPTER_STAGES, BASE, MODEL_STAGES, ROWS, SOURCES, Role, StageRow
 from allod.core.statements.training import (
     ArtefactStatement,
     Input,
@@ -23,10 +24,6 @@ from allod.core.statements.training import (
     check_training_statement,
 )
 
-MODEL_STAGES = ("source", "clean", "dedupe", "tokenizer", "pack", "pretrain", "tune", "evaluate", "export")
-ADAPTER_STAGES = ("source", "clean", "dedupe", "adapt", "export_adapter")
-OPTIONAL_STAGES = frozenset({"tune"})
-BASE = "base"  # the input of `adapt` that comes from outside the run
 MAX_LIST_BYTES = 64 << 20
 MAX_OUTPUTS = 100_000
 
@@ -52,6 +49,11 @@ class Stage:
     def name(self) -> str:
         """The stage's name."""
         return self.statement.stage
+
+    @property
+    def row(self) -> StageRow:
+        """The stage's row in the table. Of a stage in a chain: of another there may be none."""
+        return ROWS[self.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,15 @@ class Chain:
     @property
     def learnt(self) -> Stage:
         """The stage whose weights are exported."""
-        return [stage for stage in self.stages if stage.name in ("pretrain", "tune", "adapt")][-1]
+        return self.of_role("weights")[-1]
+
+    def of_role(self, role: Role) -> list[Stage]:
+        """The stages that make this."""
+        return [stage for stage in self.stages if stage.row.role == role]
+
+    def keeping(self, record: str) -> list[str]:
+        """The stages that keep this record, by name."""
+        return [stage.name for stage in self.stages if record in stage.row.records]
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. Raises Invalid where the chain has none."""
@@ -105,15 +115,15 @@ def chain_of(stages: Iterable[Stage]) -> Chain:
         if stage.name in by_name:
             raise _refuse(f"the stage {stage.name} is there twice")
         by_name[stage.name] = stage
-    order = ADAPTER_STAGES if ADAPTER_STAGES[-1] in by_name else MODEL_STAGES
+    rows = ADAPTER_STAGES if ADAPTER_STAGES[-1].name in by_name else MODEL_STAGES
+    order = [row.name for row in rows]
     if unknown := by_name.keys() - set(order):
         raise _refuse(f"the stage {min(unknown)} has no place in it")
-    if missing := set(order) - OPTIONAL_STAGES - by_name.keys():
+    if missing := {row.name for row in rows if not row.is_optional} - by_name.keys():
         raise _refuse(f"the stage {min(missing, key=order.index)} is missing")
     ordered = tuple(by_name[name] for name in order if name in by_name)
     outside = _check_links(ordered)
-    base = outside.get("adapt", ())
-    chain = Chain(ordered, outside.get("source", ()), base[0] if base else None)
+    chain = Chain(ordered, outside.get(SOURCES, ()), next(iter(outside.get(BASE, ())), None))
     _check_all_are_used(chain)
     return chain
 
@@ -145,7 +155,7 @@ def rows_of(chain: Chain) -> list[dict[str, str]]:
 
 
 def _check_links(stages: tuple[Stage, ...]) -> dict[str, tuple[Input, ...]]:
-    """Follow every input to the stage that made it; what came from outside, by the stage that took it in."""
+    """Follow every input to the stage that made it; what came from outside, by what it is."""
     outside: dict[str, tuple[Input, ...]] = {}
     before: dict[str, Stage] = {}
     for stage in stages:
@@ -154,8 +164,8 @@ def _check_links(stages: tuple[Stage, ...]) -> dict[str, tuple[Input, ...]]:
         if len({str(one["name"]) for one in stage.statement.inputs}) != len(stage.statement.inputs):
             raise _refuse(f"{stage.name}: an input is named twice")
         if given:
-            outside[stage.name] = given
-        _check_outside(stage.name, given, made)
+            outside[stage.row.takes] = given
+        _check_outside(stage.row, given, made)
         for one in made:
             parent = before.get(str(one["name"]))
             if parent is None:
@@ -166,18 +176,18 @@ def _check_links(stages: tuple[Stage, ...]) -> dict[str, tuple[Input, ...]]:
     return outside
 
 
-def _check_outside(name: str, given: tuple[Input, ...], made: list[Input]) -> None:
-    """Sources come in at the first stage and a base model at `adapt`, nothing anywhere else."""
-    if name == "source":
+def _check_outside(row: StageRow, given: tuple[Input, ...], made: list[Input]) -> None:
+    """Sources and a base model come in at the stages that take them, nothing anywhere else."""
+    if row.takes == SOURCES:
         if not given or made:
-            raise _refuse("source: it takes in sources and nothing else")
-    elif name == "adapt":
+            raise _refuse(f"{row.name}: it takes in sources and nothing else")
+    elif row.takes == BASE:
         if len(given) != 1 or given[0]["name"] != BASE:
-            raise _refuse("adapt: it takes in one base model")
+            raise _refuse(f"{row.name}: it takes in one base model")
     elif given:
-        raise _refuse(f"{name}: its input {given[0]['name']} comes from outside the run")
-    if name != "source" and not made:
-        raise _refuse(f"{name}: nothing went into it")
+        raise _refuse(f"{row.name}: its input {given[0]['name']} comes from outside the run")
+    if row.takes != SOURCES and not made:
+        raise _refuse(f"{row.name}: nothing went into it")
 
 
 def _check_all_are_used(chain: Chain) -> None:
@@ -185,14 +195,14 @@ def _check_all_are_used(chain: Chain) -> None:
     used = {str(one["name"]) for stage in chain.stages for one in stage.statement.inputs}
     if idle := [stage.name for stage in chain.stages[:-1] if stage.name not in used]:
         raise _refuse(f"the stage {idle[0]} went into nothing")
-    needed = {chain.learnt.name, *(["evaluate"] if chain.base is None else [])}
+    evaluations = chain.of_role("evaluation")
+    needed = {chain.learnt.name, *(stage.name for stage in evaluations)}
     exported = {str(one["name"]) for one in chain.export.statement.inputs}
     if missing := needed - exported:
         raise _refuse(f"the export did not take in {min(missing)}")
-    if chain.base is None and chain.learnt.name not in {
-        str(one["name"]) for one in chain.stage("evaluate").statement.inputs
-    }:
-        raise _refuse("other weights were evaluated than those that are exported")
+    for stage in evaluations:
+        if chain.learnt.name not in {str(one["name"]) for one in stage.statement.inputs}:
+            raise _refuse("other weights were evaluated than those that are exported")
 
 
 def _read_files(data: bytes, stage: str) -> dict[str, OutputFile]:

@@ -20,10 +20,10 @@ from pathlib import Path
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid, VerificationError
 from allod.core.files.plain import read_plain_file
+from allod.core.stages import DOCUMENTS_FILE, EVALUATION_FILE, INDEX_FILE, SOURCE, SOURCES_FILE
 from allod.core.statements.receipt import check_statement
 from allod.core.statements.training import (
     ARTEFACT,
-    EVALUATED,
     FILES,
     LINEAGE,
     MANIFEST,
@@ -205,34 +205,29 @@ def _check_records(chain: Chain, files: dict[str, str]) -> int:
         if listed is None or listed.sha256 != sha256:
             raise Invalid(f"{name} is not what the stage {stage.name} made")
         num_records += 1
-    for needed in _needed_records(chain):
-        if f"{LINEAGE}/{needed}" not in files:
-            raise Invalid(f"{needed} is missing")
+    for record in (SOURCES_FILE, INDEX_FILE, DOCUMENTS_FILE, EVALUATION_FILE):
+        for stage_name in chain.keeping(record):
+            if f"{LINEAGE}/{stage_name}/{record}" not in files:
+                raise Invalid(f"{stage_name}/{record} is missing")
     return num_records
-
-
-def _needed_records(chain: Chain) -> tuple[str, ...]:
-    if chain.base is None:
-        return "source/sources.json", "source/index.jsonl", "pack/documents.jsonl", "evaluate/evaluation.json"
-    return "source/sources.json", "source/index.jsonl", "adapt/documents.jsonl", "adapt/evaluation.json"
 
 
 def _check_evaluation(folder: Path, chain: Chain) -> None:
     """The evaluation that is kept must be of the weights that were learnt last."""
-    stage, weights = EVALUATED[chain.kind]
-    data = read_plain_file(folder / LINEAGE / stage / "evaluation.json", limit_bytes=MAX_LIST_BYTES)
+    (stage,) = chain.keeping(EVALUATION_FILE)
+    data = read_plain_file(folder / LINEAGE / stage / EVALUATION_FILE, limit_bytes=MAX_LIST_BYTES)
     try:
         evaluated = json.loads(data)["weights"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise Invalid("evaluation.json does not say which weights it is of") from error
-    learnt = chain.learnt.files.get(weights)
+    learnt = chain.learnt.files.get(chain.learnt.row.weights)
     if learnt is None or evaluated != f"sha256:{learnt.sha256}":
         raise Invalid("the evaluation is of other weights than those that were learnt last")
 
 
 def _check_sources(folder: Path, chain: Chain) -> None:
     """The manifest and the first stage's own record must say the same of each source, and say it all."""
-    data = read_plain_file(folder / LINEAGE / "source" / "sources.json", limit_bytes=MAX_LIST_BYTES)
+    data = read_plain_file(folder / LINEAGE / SOURCE.name / SOURCES_FILE, limit_bytes=MAX_LIST_BYTES)
     try:
         recorded = {row["name"]: row for row in json.loads(data)}
         for source in chain.sources:

@@ -1,0 +1,112 @@
+"""The stages of training, one row each: what a stage takes in, what it is for, and what is kept of it.
+
+    source → clean → dedupe → tokenizer → pack → pretrain → tune → evaluate → export        a model of one's own
+    source → clean → dedupe → adapt → export_adapter                                        an adapter of another's
+
+Who trains adds to a row what the stage computes with (`train/pipeline.py`). Who verifies, releases, or places jobs on
+machines reads the rows and knows no stage by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["documents", "weights", "evaluation", "export", "beside"]
+
+LEARNT = "learnt"  # an input: whichever stage before it made the weights last
+SOURCES, BASE, QUESTIONS = "sources", "base", "questions"  # what comes from outside a run
+
+# Records that a release keeps and somebody reads.
+SOURCES_FILE, INDEX_FILE, DOCUMENTS_FILE = "sources.json", "index.jsonl", "documents.jsonl"
+EVALUATION_FILE, REPORT_FILE, EXPORT_FILE = "evaluation.json", "report.json", "export.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """One stage.
+
+    `inputs` are stages, or `LEARNT`. `role` is what it makes: a stage `beside` stands in no chain. `weights` is the
+    file of a stage that learns. `records` are the outputs that a release keeps. `takes` comes from outside the run and
+    is named among its inputs; `reads` is a folder from outside that it may read. A stage that `shares_ranks` runs in
+    several processes at once; one that `fetches` needs the network, which no sealed process has.
+    """
+
+    name: str
+    inputs: tuple[str, ...] = ()
+    role: Role
+    weights: str = ""
+    records: tuple[str, ...] = ()
+    takes: str = ""
+    reads: str = ""
+    needs_accelerators: bool = False
+    shares_ranks: bool = False
+    fetches: bool = False
+    is_optional: bool = False
+
+    def inputs_after(self, before: Collection[str]) -> tuple[str, ...]:
+        """The stages that go into it, once those in `before` are done."""
+        learnt = [row.name for row in ROWS.values() if row.role == "weights" and row.name in before][-1:]
+        return tuple(name for one in self.inputs for name in (learnt if one == LEARNT else [one]))
+
+
+PROBE = StageRow(name="probe", role="beside", needs_accelerators=True)
+UNPACK = StageRow(name="unpack", role="beside")
+SOURCE = StageRow(name="source", role="documents", records=(SOURCES_FILE, INDEX_FILE), takes=SOURCES, fetches=True)
+EXPORT = StageRow(
+    name="export", inputs=("tokenizer", "pack", LEARNT, "evaluate"), role="export", records=(EXPORT_FILE,)
+)
+_DOCUMENTS = (
+    SOURCE,
+    StageRow(name="clean", inputs=("source",), role="documents", records=(REPORT_FILE,)),
+    StageRow(name="dedupe", inputs=("clean",), role="documents", records=(REPORT_FILE,)),
+)
+
+MODEL_STAGES = (
+    *_DOCUMENTS,
+    StageRow(name="tokenizer", inputs=("dedupe",), role="documents"),
+    StageRow(name="pack", inputs=("dedupe", "tokenizer"), role="documents", records=(DOCUMENTS_FILE, "pack.json")),
+    StageRow(
+        name="pretrain",
+        inputs=("pack", "tokenizer"),
+        role="weights",
+        weights="weights.safetensors",
+        records=("losses.jsonl",),
+        needs_accelerators=True,
+        shares_ranks=True,
+    ),
+    StageRow(
+        name="tune",
+        inputs=("dedupe", "tokenizer", "pack", "pretrain"),
+        role="weights",
+        weights="weights.safetensors",
+        records=("losses.jsonl", "examples.json"),
+        needs_accelerators=True,
+        is_optional=True,
+    ),
+    StageRow(
+        name="evaluate",
+        inputs=("dedupe", "tokenizer", "pack", LEARNT),
+        role="evaluation",
+        records=(EVALUATION_FILE,),
+        reads=QUESTIONS,
+        needs_accelerators=True,
+    ),
+    EXPORT,
+)
+ADAPTER_STAGES = (
+    *_DOCUMENTS,
+    StageRow(
+        name="adapt",
+        inputs=("dedupe",),
+        role="weights",
+        weights="adapter_model.safetensors",
+        records=(DOCUMENTS_FILE, EVALUATION_FILE, "losses.jsonl"),
+        takes=BASE,
+        reads=BASE,
+        needs_accelerators=True,
+    ),
+    StageRow(name="export_adapter", inputs=("dedupe", "adapt"), role="export", records=(EXPORT_FILE,), reads=BASE),
+)
+ROWS = {row.name: row for row in (UNPACK, PROBE, *MODEL_STAGES, *ADAPTER_STAGES)}
