@@ -5,5 +5,5 @@ labels.py      how sensitive, and where and what for         nations/      the w
 requests.py    what is asked and answered, in no dialect     statements/   what is said in a leaf of a log
 deadlines.py   how long anybody waits                        times.py      days and moments as officers write them
 shown_text.py  others' text, safe to show                    telling.py    what a command writes, and to whom
-files/         whole or not at all, plain or refused
+files/         whole or not at all, plain or refused        stages.py     the stages of training, a row each
 """
