@@ -22,25 +22,25 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no venv module; try: apt-get install python3-venv"; exit 2; }
 
-$(VENV)/.ready: $(VENV)/bin/python requirements.txt pyproject.toml
-	@echo "installing what Allod needs, checked against requirements.txt"
-	@$(PIP) install --quiet --require-hashes --requirement requirements.txt
+$(VENV)/.ready: $(VENV)/bin/python requirements/main.txt pyproject.toml
+	@echo "installing what Allod needs, checked against requirements/main.txt"
+	@$(PIP) install --quiet --require-hashes --requirement requirements/main.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 # `--no-deps`: the list is complete but for torch, which has a file of its own.
-$(VENV)/.train: $(VENV)/.ready requirements-torch.txt requirements-train.txt
+$(VENV)/.train: $(VENV)/.ready requirements/torch.txt requirements/train.txt
 	@echo "installing what training needs"
 	@sh tests/torch.sh $(BIN)/python
-	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-train.txt
+	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements/train.txt
 	@touch $@
 
 setup-train: $(VENV)/.train
 
-$(VENV)/.dev: $(VENV)/.train requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.train requirements/dev.txt
 	@echo "installing what the tests need"
-	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-dev.txt
+	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements/dev.txt
 	@sh tests/install.sh
 	@touch $@
 

@@ -9,14 +9,14 @@ from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).parent
-REQUIREMENTS = HERE / "peers.txt"
+REQUIREMENTS = HERE.parent / "requirements" / "peers.txt"
 
 
 def bin_directory() -> Path:
     """Where the peers' programs are. Takes minutes and about 1 GB the first time, nothing afterwards.
 
     Anew when `peers.txt` changes. To pin anew: `uv pip compile --universal --generate-hashes --no-header
-    --no-annotate --no-emit-index-url benchmarks/peers.in -o benchmarks/peers.txt`. The list is complete, and pip
+    --no-annotate --no-emit-index-url requirements/peers.in -o requirements/peers.txt`. The list is complete, and pip
     need not look for more: with hashes it refuses extras of packages that are pinned without them.
     """
     digest = sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]

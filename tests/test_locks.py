@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import venv
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+REPOSITORY = Path(__file__).parents[1]
+REQUIREMENTS = REPOSITORY / "requirements"
 UNREACHABLE = ("NewConnectionError", "ConnectTimeoutError", "NameResolutionError", "ProxyError", "No matching index")
 
 
@@ -50,9 +52,26 @@ def unmet(asked: Iterator[Requirement], packages: dict[str, dict[str, Any]]) -> 
 @pytest.mark.services
 def test_the_peers_of_the_benchmarks_can_be_installed(tmp_path: Path) -> None:
     """`make bench` on a new machine: pip takes the list, and it holds all that its packages need."""
-    packages = resolved(BENCHMARKS / "peers.txt", tmp_path / "venv")
-    asked = map(Requirement, (BENCHMARKS / "peers.in").read_text().split())
+    packages = resolved(REQUIREMENTS / "peers.txt", tmp_path / "venv")
+    asked = map(Requirement, (REQUIREMENTS / "peers.in").read_text().split())
     assert unmet(asked, packages) == []
+
+
+@pytest.mark.parametrize(
+    "file", ["Makefile", "tests/lock.sh", "tests/torch.sh", "benchmarks/peers.py", "docs/govern.md"]
+)
+def test_every_list_that_is_named_is_there(file: str) -> None:
+    """What installs, pins or tells of packages names files of requirements/."""
+    named = set(re.findall(r"requirements/[\w.]+", (REPOSITORY / file).read_text()))
+    assert named != set()
+    assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
+
+
+def test_every_list_pins_by_digest() -> None:
+    """Each package of each list has at least one."""
+    for lock in REQUIREMENTS.glob("*.txt"):
+        for package in re.split(r"\n(?=\S)", lock.read_text().strip()):
+            assert "--hash=sha256:" in package, f"{lock.name}: {package}"
 
 
 def test_a_package_that_is_missing_would_be_found() -> None:

@@ -10,11 +10,11 @@ trap 'rm -rf "$drafts"' EXIT
 $pip download --quiet --no-deps --dest "$drafts" torch==2.13.0
 wheel=$(ls "$drafts"/torch-*.whl)
 sum=$(sha256sum "$wheel" | cut -d' ' -f1)
-if ! grep -q "sha256:$sum" requirements-torch.txt; then
-    echo "error: torch 2.13.0 has SHA-256 $sum here, which requirements-torch.txt does not list"
+if ! grep -q "sha256:$sum" requirements/torch.txt; then
+    echo "error: torch 2.13.0 has SHA-256 $sum here, which requirements/torch.txt does not list"
     exit 1
 fi
 case "$wheel" in
     *+cpu*) $pip install --quiet --no-deps "$wheel" ;;
-    *) $pip install --quiet --require-hashes --requirement requirements-torch.txt ;;
+    *) $pip install --quiet --require-hashes --requirement requirements/torch.txt ;;
 esac

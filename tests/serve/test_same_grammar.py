@@ -35,5 +35,7 @@ def test_neither_moves_alone(package: str) -> None:
     """Close versions are built from the same parts (1.0 to 1.3 are): who moves one looks at both, and says so here."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert f"{package}=={PINS[package]}" in project["dependencies"]
-    assert re.search(rf"^{package}=={re.escape(PINS[package])}\b", (REPOSITORY / "requirements.txt").read_text(), re.M)
+    assert re.search(
+        rf"^{package}=={re.escape(PINS[package])}\b", (REPOSITORY / "requirements" / "main.txt").read_text(), re.M
+    )
     assert PINS[package] in (REPOSITORY / "docs" / "decisions" / "0012-schemas.md").read_text()

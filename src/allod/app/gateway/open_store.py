@@ -49,7 +49,7 @@ def _opened(settings: Settings) -> TenantStore:
             "the driver for PostgreSQL is not installed",
             code="driver_missing",
             param="tenants.database",
-            hint="pip install --require-hashes -r requirements-postgres.txt",
+            hint="pip install --require-hashes -r requirements/postgres.txt",
         ) from error
     return postgres_store(settings.tenants.database)
 
