@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from allod.app.artefacts.log import ArtefactsLog
+from allod.app.artefacts.policies import open_policies
 from allod.app.gateway.clock import NUM_LAST, Acceptances, Clock, ClockBounds, believed_clock, last_time_ms, running_ms
 from allod.app.home import load_settings
 from allod.core.errors import Invalid, Unavailable
@@ -17,6 +20,8 @@ from allod.core.statements.clock import ClockAccepted, check_clock_statement, cl
 from allod.core.statements.policy import POLICY
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.tlog.log import Entry, Log, open_log
+from allod.prove.tlog.reader import LogRead, Visit
+from allod.settings.tree import Settings
 
 BOUNDS = ClockBounds()
 LAST_MS = 1_795_262_400_000
@@ -134,7 +139,6 @@ def test_an_acceptance_is_a_statement() -> None:
 
 # What the logs say
 
-KEY = SigningKey("realm.example/artefacts", bytes([3]) * 32)
 RECEIPTS = SigningKey("realm.example/receipts/a", bytes([4]) * 32)
 
 
@@ -152,8 +156,13 @@ def said(one: ClockAccepted) -> Entry:
 
 
 @pytest.fixture
-def artefacts(tmp_path: Path) -> Iterator[Log]:
-    with closing(open_log(tmp_path / "artefacts", KEY)) as log:
+def settings(tmp_path: Path) -> Settings:
+    return load_settings({"realm.name": "realm.example"}, home=tmp_path / "home")
+
+
+@pytest.fixture
+def artefacts(settings: Settings) -> Iterator[Log]:
+    with ArtefactsLog(settings).open() as log:
         yield log
 
 
@@ -163,20 +172,20 @@ def receipts(tmp_path: Path) -> Iterator[Log]:
         yield log
 
 
-class Keys:
-    """The artefacts log's key, and how often it was asked for: once for each reading of the log."""
+class CountedLog(ArtefactsLog):
+    """The artefacts log, and how often it was read."""
 
-    num_asked = 0
+    num_read = 0
 
-    def __call__(self) -> object:
-        self.num_asked += 1
-        return KEY.verifier
+    def read(self, visit: Visit) -> LogRead:
+        self.num_read += 1
+        return super().read(visit)
 
 
-def test_the_newest_acceptance_of_this_logs_clock_counts(artefacts: Log, tmp_path: Path) -> None:
+def test_the_newest_acceptance_of_this_logs_clock_counts(artefacts: Log, settings: Settings) -> None:
     """Not another log's, nor what merely has the word in it; and the log is read again when it has grown, only then."""
-    keys = Keys()
-    acceptances = Acceptances(tmp_path / "artefacts", keys, RECEIPTS.name)  # type: ignore[arg-type]
+    log = CountedLog(settings)
+    acceptances = Acceptances(log, RECEIPTS.name)
     assert acceptances.newest() is None
     first, second = accepted(1), accepted(2, entries=1)
     artefacts.append([said(first), said(accepted(7, log="realm.example/receipts/b"))])
@@ -188,17 +197,30 @@ def test_the_newest_acceptance_of_this_logs_clock_counts(artefacts: Log, tmp_pat
     )
     artefacts.append([said(second), Entry(mentions, "other")])
     assert [acceptances.newest() for _ in range(3)] == [second] * 3
-    assert keys.num_asked == 3
+    assert log.num_read == 3
 
 
-def test_a_damaged_artefacts_log_accepts_nothing(artefacts: Log, tmp_path: Path) -> None:
+def test_a_damaged_artefacts_log_accepts_nothing(artefacts: Log, settings: Settings) -> None:
     """Its key did not sign that."""
     for number in range(2):
         artefacts.append([said(accepted(number))])
-    segment = tmp_path / "artefacts" / "segment"
+    segment = settings.home / "logs" / "artefacts" / "segment"
     segment.write_bytes(segment.read_bytes().replace(b"cli:operator", b"cli:0perator", 1))
     with pytest.raises(Invalid):
-        Acceptances(tmp_path / "artefacts", lambda: KEY.verifier, RECEIPTS.name).newest()
+        Acceptances(ArtefactsLog(settings), RECEIPTS.name).newest()
+
+
+def test_a_log_that_was_put_back_accepts_nothing(settings: Settings, tmp_path: Path) -> None:
+    """Whatever is known of the log from the bundles of policies and releases holds for acceptances, too."""
+    log = ArtefactsLog(settings)
+    log.append([clock_statement(accepted(1))])
+    shutil.copytree(settings.home / "logs", tmp_path / "older")
+    open_policies(settings).set_default(now_ms=5_000)
+    assert Acceptances(log, RECEIPTS.name).newest() == accepted(1)
+    shutil.rmtree(settings.home / "logs")
+    shutil.copytree(tmp_path / "older", settings.home / "logs")
+    with pytest.raises(Invalid, match="size 2 once, and now ends at 1"):
+        Acceptances(ArtefactsLog(settings), RECEIPTS.name).newest()
 
 
 @pytest.mark.parametrize("odd", ["1e400", "-1", str(1 << 53), "true", "[]", "x", '{"a":1}'])
@@ -221,9 +243,8 @@ def test_what_is_older_than_an_acceptance_counts_no_more(receipts: Log) -> None:
     assert last_time_ms(receipts, since) == LAST_MS + 5
 
 
-def test_beside_no_log_every_clock_is_believed(tmp_path: Path) -> None:
+def test_beside_no_log_every_clock_is_believed(settings: Settings) -> None:
     """A realm that was only trained in has no receipts, and its first use makes the artefacts log's key."""
-    settings = load_settings(home=tmp_path / "home")
     assert believed_clock(settings).now_ms() > 0
     (settings.home / "keys").mkdir()
     (settings.home / "keys" / "artefacts.key").touch()

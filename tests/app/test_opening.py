@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import CACHE, environment, run_allod
 from tests.govern.test_ledger import RECEIPT
 
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway import open_realm as opening_module
 from allod.app.gateway.meter import recount
 from allod.app.gateway.open_realm import Opened, open_realm
@@ -135,7 +136,7 @@ def test_what_may_be_trusted_is_told_outside(settings: Settings) -> None:
     with opened(settings) as found:
         trust = found.trust
         assert found.log.verifier_key in trust
-        assert found.policies.key().verifier_key in trust
+        assert ArtefactsLog(settings).signing_key().verifier_key in trust
     file = Home(settings.home).trust
     assert file.read_text() == trust
     file.unlink()

@@ -17,6 +17,7 @@ from tests.app import finished_runs
 from tests.app.finished_runs import BASE_DIGEST, LABEL, TEXTS, FinishedRun, adapter_run, corpus, logged, model_run
 
 from allod.app.artefacts import log as artefacts_log
+from allod.app.artefacts import release_log
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import open_policies
 from allod.app.artefacts.released_models import ReleasedModels
@@ -53,7 +54,7 @@ def refused(settings: Settings, run: FinishedRun) -> str:
 
 
 def num_logged(settings: Settings) -> int:
-    return ArtefactsLog(settings).releases().read.head.size
+    return ArtefactsLog(settings).read(lambda *_: None).head.size
 
 
 def test_a_finished_run_becomes_a_model_in_the_store(settings: Settings, tmp_path: Path) -> None:
@@ -112,8 +113,7 @@ def test_a_crash_leaves_nothing_or_a_whole_release(
 ) -> None:
     """After whichever step it comes: no name stands for anything yet, and the next try completes it."""
     run = model_run(tmp_path / "run")
-    target: Any = artefacts_log.ArtefactsLog if step == "append" else release_module
-    name = "append_release" if step == "append" else step
+    target: Any = release_log.ReleaseLog if step == "append" else release_module
     with monkeypatch.context() as patched:
 
         def crash(*words: Any, **named: Any) -> None:
@@ -121,8 +121,8 @@ def test_a_crash_leaves_nothing_or_a_whole_release(
                 original(*words, **named)
             raise KeyboardInterrupt
 
-        original = getattr(target, name)
-        patched.setattr(target, name, crash)
+        original = getattr(target, step)
+        patched.setattr(target, step, crash)
         with pytest.raises(KeyboardInterrupt):
             released(settings, run)
     assert ReleasedModels(settings).find("tiny") is None
@@ -140,7 +140,7 @@ def test_a_crash_before_the_bundle_loses_only_the_bundle(
     """The statement is in the log: the release has its name, and the next try writes the bundle."""
     run = model_run(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(artefacts_log, "bundle_for", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(release_log, "bundle_for", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             released(settings, run)
     assert ReleasedModels(settings).find("tiny") is not None
@@ -288,13 +288,13 @@ def test_a_log_that_another_process_has_is_waited_for(
 ) -> None:
     """Setting a policy takes a moment; what stays locked is unavailable, and the release is completed later."""
     run = model_run(tmp_path / "run")
-    log = open_log(settings.home / "logs" / "artefacts", artefacts_log.open_policies(settings).key())
+    log = open_log(settings.home / "logs" / "artefacts", ArtefactsLog(settings).signing_key())
     closing = threading.Thread(target=lambda: (time.sleep(0.3), log.close()))
     closing.start()
     ArtefactsLog(settings).append([run.manifests["source"]])
     closing.join()
     monkeypatch.setattr(artefacts_log, "TRIES", 2)
-    log = open_log(settings.home / "logs" / "artefacts", artefacts_log.open_policies(settings).key())
+    log = open_log(settings.home / "logs" / "artefacts", ArtefactsLog(settings).signing_key())
     try:
         with pytest.raises(Unavailable) as caught:
             released(settings, run)

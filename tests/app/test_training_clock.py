@@ -16,6 +16,7 @@ from allod.app.home import Home, load_settings, now_ms
 from allod.app.training import run as training
 from allod.app.training.run import Told, TrainOptions, train
 from allod.core.errors import Unavailable
+from allod.prove.releases.release import read_releases
 from allod.prove.tlog.log import Entry
 from allod.settings.tree import Settings
 
@@ -63,7 +64,7 @@ class Place:
         assert caught.value.code == "clock_wrong"
 
     def num_manifests(self) -> int:
-        return len(ArtefactsLog(self.settings).releases().trainings)
+        return len(read_releases(ArtefactsLog(self.settings).read).trainings)
 
 
 class Stepping:

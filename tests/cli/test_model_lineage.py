@@ -16,7 +16,8 @@ from tests.app import finished_runs
 from tests.app.finished_runs import BASE_DIGEST, TEXTS, FinishedRun, adapter_run, logged, model_run
 from tests.conftest import run_allod
 
-from allod.app.artefacts import log as artefacts_log
+from allod.app.artefacts import release_log
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import open_policies
 from allod.app.home import Home, load_settings
 from allod.app.training.release import Released, models_key, release
@@ -63,7 +64,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     settings = load_settings({"realm.name": "realm.example", "realm.jurisdiction": "GB"})
     (settings.home / "allod.toml").write_text('[realm]\nname = "realm.example"\njurisdiction = "GB"\n')
     home = Home(settings.home)
-    receipts, artefacts = home.signing_key(settings.origin), open_policies(settings).key()
+    receipts, artefacts = home.signing_key(settings.origin), ArtefactsLog(settings).signing_key()
     home.trust.write_text(trust_text(receipts.verifier, artefacts.verifier))
     return settings
 
@@ -199,7 +200,7 @@ def test_a_trust_file_of_another_realm_is_called_that(settings: Settings, tmp_pa
     Home(other.home).make()
     file = receipt(other, ModelPart("any", DIGEST), tmp_path / "r.json")
     theirs = tmp_path / "theirs.policy"
-    keys = Home(other.home).signing_key(other.origin).verifier, open_policies(other).key().verifier
+    keys = Home(other.home).signing_key(other.origin).verifier, ArtefactsLog(other).signing_key().verifier
     theirs.write_text(trust_text(*keys))
     ran = run("verify", "--lineage", "--trust", theirs, file)
     said = "the log here is realm.example/artefacts, and the key that is trusted is of other.example/artefacts"
@@ -257,7 +258,7 @@ def test_a_manifest_that_was_never_logged_is_found(
     """Signed, linked and named by a logged release as it may be."""
     finished = model_run(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(artefacts_log, "_check_leaves", lambda *_: None)
+        patched.setattr(release_log, "_check_leaves", lambda *_: None)
         made = release(settings, finished.folder, now_ms=5_000, report=silent)
     ran = run("verify", "--lineage", receipt(settings, ModelPart("tiny", made.digest), tmp_path / "r.json"))
     assert ran.status == 1
@@ -275,7 +276,7 @@ def test_an_artefacts_log_under_another_key_is_not_believed(
     ran = run("verify", "--lineage", "--trust", trust, file)
     assert (ran.status, "has no key of the log realm.example/artefacts" in ran.out) == (1, True)
     other = load_settings({"realm.name": "realm.example"}, home=tmp_path / "other")
-    trust.write_text(trust_text(receipts, open_policies(other).key().verifier))
+    trust.write_text(trust_text(receipts, ArtefactsLog(other).signing_key().verifier))
     ran = run("verify", "--lineage", "--trust", trust, file)
     assert (ran.status, ran.out.splitlines()[-1]) == (1, "not verified: step 8 (artefact) failed")
 

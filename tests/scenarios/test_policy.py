@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import pytest
 
 from allod.app.artefacts import policies as policies_module
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
+from allod.app.home import load_settings
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.policy import PolicyVersion, policy_statement
 from allod.govern.policy.decision import default_text
@@ -24,6 +27,7 @@ from allod.prove.formats.signing_key import SigningKey, create_signing_key, load
 from allod.prove.policy_history import read_history
 from allod.prove.receipts.from_log import bundle_for
 from allod.prove.tlog.log import Entry, open_log
+from allod.prove.tlog.reader import read_log
 from allod.settings.files import load_nation
 
 NATION = load_nation("gb")
@@ -49,7 +53,11 @@ def home(tmp_path: Path) -> Path:
 
 
 def opened(home: Path) -> Policies:
-    return Policies(home, NATION, realm=REALM)
+    return Policies(log_of(home), NATION)
+
+
+def log_of(home: Path, realm: str = REALM) -> ArtefactsLog:
+    return ArtefactsLog(load_settings({"realm.name": realm}, home=home))
 
 
 def set_other(policies: Policies, text: str = OTHER_TEXT, *, now_ms: int = NOW_MS + 1) -> None:
@@ -116,7 +124,7 @@ def test_a_running_gateway_sees_the_change(home: Path) -> None:
 
 def test_two_cannot_set_at_once(home: Path) -> None:
     """The second is told that another process is at it, and nothing of it is in force."""
-    log = open_log(home / "logs" / "artefacts", opened(home).key())
+    log = open_log(home / "logs" / "artefacts", log_of(home).signing_key())
     with pytest.raises(Unavailable) as refused:
         set_other(opened(home))
     log.close()
@@ -269,13 +277,13 @@ def test_a_forged_bundle_is_not_passed_over(home: Path) -> None:
 def opened_version(home: Path) -> PolicyVersion:
     """The first version, read where nothing in the store is looked at."""
     key = load_signing_key(home / "keys" / "artefacts.key").verifier
-    return read_history(home / "logs" / "artefacts", key).versions[0].version
+    return read_history(partial(read_log, home / "logs" / "artefacts", key)).versions[0].version
 
 
 def test_another_realms_log_is_not_believed(home: Path, tmp_path: Path) -> None:
     """Neither its log under our key, nor its log and its key under our name."""
     other = tmp_path / "other"
-    theirs = Policies(other, NATION, realm="other.example")
+    theirs = Policies(log_of(other, "other.example"), NATION)
     theirs.set(OTHER_TEXT, who="cli:intruder", now_ms=NOW_MS)
     shutil.rmtree(home / "logs" / "artefacts")
     shutil.copytree(other / "logs" / "artefacts", home / "logs" / "artefacts")
@@ -332,7 +340,7 @@ def test_a_history_written_anew_is_found(home: Path, tmp_path: Path) -> None:
 def test_another_profile_needs_another_decision(home: Path) -> None:
     """Words that have changed their meaning are not the words that were decided on."""
     changed = replace(NATION, purposes={**NATION.purposes, "leisure": "after hours"})
-    policies = Policies(home, changed, realm=REALM)
+    policies = Policies(log_of(home), changed)
     assert_unavailable(policies, "profile is not the one")
     policies.set(default_text(), who="cli:officer", now_ms=NOW_MS)
     assert policies.current().text == default_text()

@@ -6,20 +6,16 @@ after it the new one, and there is nothing between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from allod.core.errors import Invalid
 from allod.core.statements.policy import POLICY, PolicyVersion, check_policy_statement, policy_statement
 from allod.core.statements.receipt import check_statement
 from allod.prove.formats.notes import VerifierKey
-from allod.prove.formats.signing_key import SigningKey
-from allod.prove.formats.tree_head import TreeHead
 from allod.prove.receipts.bundle import parse_bundle
-from allod.prove.receipts.from_log import bundle_for
-from allod.prove.tlog.log import Entry, Log, open_log
-from allod.prove.tlog.reader import LogRead, read_log
+from allod.prove.tlog.log import Entry, Log
+from allod.prove.tlog.reader import LogRead, Read
 from allod.prove.trust import Trust
 from allod.prove.verify import Report, verify
 
@@ -56,10 +52,10 @@ class History:
         return [first, *later] if first else later
 
 
-def read_history(directory: Path, key: VerifierKey, known: Collection[TreeHead] = ()) -> History:
-    """The policies of the log in `directory`, which must extend every tree head in `known`.
+def read_history(read: Read) -> History:
+    """The policies of the log that `read` reads.
 
-    Raises Invalid: (`no_log`), (`log_damaged`), (`bad_history`) where versions do not follow from one another.
+    Raises what `read` raises, and Invalid (`bad_history`) where versions do not follow from one another.
     """
     versions: list[LoggedVersion] = []
 
@@ -69,43 +65,22 @@ def read_history(directory: Path, key: VerifierKey, known: Collection[TreeHead] 
             _check_follows(versions, version)
             versions.append(LoggedVersion(number, version))
 
-    read = read_log(directory, key, see, known=known)
-    return History(tuple(versions), read)
+    log_read = read(see)
+    return History(tuple(versions), log_read)
 
 
-def append_version(
-    directory: Path,
-    key: SigningKey,
-    known: Collection[TreeHead],
-    make: Callable[[History], PolicyVersion | None],
-    keep: Callable[[PolicyVersion, bytes], None],
-) -> LoggedVersion | None:
-    """Append the version that `make` makes of the history, and give its bundle to `keep`; nothing if `make` says None.
-
-    Once this has begun nobody else appends until it has ended. Raises what `open_log` and `read_history` raise.
-    """
-    log = open_log(directory, key)
-    try:
-        history = read_history(directory, key.verifier, known)
-        version = make(history)
-        if version is None:
-            return None
-        _check_follows(history.versions, version)
-        return _append(log, version, keep)
-    finally:
-        log.close()
+def append_version(log: Log, history: History, version: PolicyVersion) -> LoggedVersion:
+    """Append the version that follows `history`, which was read since `log` was opened. Raises Invalid
+    (`bad_history`)."""
+    _check_follows(history.versions, version)
+    appended = log.append([Entry(policy_statement(version), version.id)])
+    return LoggedVersion(appended.leaf, version)
 
 
 def check_policy_bundle(bundle: bytes, key: VerifierKey) -> tuple[PolicyVersion, Report]:
     """The version that a bundle of this log speaks of, and how it verified. Raises VerificationError and Invalid."""
     report = verify(bundle, Trust((key,)))
     return check_policy_statement(parse_bundle(bundle).statement), report
-
-
-def _append(log: Log, version: PolicyVersion, keep: Callable[[PolicyVersion, bytes], None]) -> LoggedVersion:
-    appended = log.append([Entry(policy_statement(version), version.id)])
-    keep(version, bundle_for(log, version.id))
-    return LoggedVersion(appended.leaf, version)
 
 
 def _check_follows(before: Sequence[LoggedVersion], version: PolicyVersion) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.errors import AllodError, Invalid
 from allod.core.files.plain import read_plain_file
 from allod.core.statements.policy import POLICY, check_policy_statement
 from allod.core.statements.receipt import check_statement
@@ -16,13 +16,11 @@ from allod.core.statements.training import ARTEFACT, check_artefact_statement
 from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.receipts.bundle import MAX_BUNDLE_BYTES, parse_bundle
-from allod.prove.tlog.begun import is_begun
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
 
 FOLDERS = {"policies": POLICY, "releases": ARTEFACT}  # of ALLOD_HOME, and what the bundles in each are about
 
-GONE_HINT = "put it back; without it start another realm (ALLOD_HOME): its place is not taken by a new one"
 _ANOTHER = {POLICY: "another policy", ARTEFACT: "another release"}
 
 
@@ -31,20 +29,9 @@ def heads_of_bundles(home: Path, key: VerifierKey) -> list[TreeHead]:
     return [head for folder, kind in FOLDERS.items() for head in _heads_in(home / folder, kind, key)]
 
 
-def has_history(home: Path) -> bool:
-    """Whether the realm has, or once had, an artefacts log: the log, or bundles that were kept of its entries."""
-    kept = any(next((home / folder).glob("*.json"), None) for folder in FOLDERS)
-    return kept or is_begun(home / "logs" / "artefacts")
-
-
-def check_log_may_begin(home: Path) -> None:
-    """Raise Unavailable (`log_gone`) where the artefacts log is no more: no other is begun in its place."""
-    if has_history(home) and not is_begun(home / "logs" / "artefacts"):
-        raise Unavailable(
-            "the artefacts log is gone, of which there are bundles of policies or releases",
-            code="log_gone",
-            hint=GONE_HINT,
-        )
+def is_bundle_kept(home: Path) -> bool:
+    """Whether a bundle was kept of any entry: then the realm has had the log."""
+    return any(next((home / folder).glob("*.json"), None) for folder in FOLDERS)
 
 
 def _heads_in(folder: Path, kind: str, key: VerifierKey) -> Iterator[TreeHead]:

@@ -1,71 +1,129 @@
-"""The realm's artefacts log as releases use it: read whole, appended to, believed for its key alone.
+"""The realm's artefacts log: its files, its key, its lock, and the one verdict on whether it can be believed.
 
-ALLOD_HOME/logs/artefacts        the log, which policies share        ALLOD_HOME/keys/artefacts.key   its key
-ALLOD_HOME/releases/<hex>.json   the bundle of a release's statement; made after it is in the log
+ALLOD_HOME/logs/artefacts        the log            ALLOD_HOME/keys/artefacts.key   its key, made on first use
+
+Policies, releases and acceptances of a clock are views of it: none of them opens or judges the log itself.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from allod.app.artefacts.known_heads import check_log_may_begin, has_history, heads_of_bundles
-from allod.app.artefacts.policies import open_policies
+from allod.app.artefacts.known_heads import heads_of_bundles, is_bundle_kept
+from allod.app.home import Home
 from allod.core.errors import Invalid, Unavailable
-from allod.core.files.secret import make_private_directory
-from allod.core.files.whole import write_whole
 from allod.core.statements.receipt import check_statement
-from allod.core.statements.training import (
-    TRAININGS,
-    TrainingStatement,
-    check_artefact_statement,
-    check_training_statement,
-)
+from allod.core.statements.training import TRAININGS, check_training_statement
 from allod.prove.formats.notes import VerifierKey
+from allod.prove.formats.signing_key import SigningKey, load_or_create_signing_key
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.receipts.from_log import bundle_for
-from allod.prove.releases.release import LoggedRelease, Releases, read_releases
+from allod.prove.tlog.begun import check_not_gone, is_begun
 from allod.prove.tlog.log import Entry, Log, open_log
-from allod.prove.tlog.reader import read_log
+from allod.prove.tlog.reader import LogRead, Visit, read_log
 from allod.settings.tree import Settings
 
 TRIES, PAUSE_S = 100, 0.1  # while another process appends: a policy, or another run's stage
-
-Make = Callable[[LoggedRelease | None], bytes | None]
-"""A release's statement, given the newest one of the same file; None: that one is it."""
+Stamp = tuple[int, int, int] | None
 
 
 class ArtefactsLog:
-    """The log of the realm that the settings name. For one thread at a time; blocks."""
+    """The log of the realm that the settings name. For one thread at a time; blocks.
+
+    Remembers the last tree head that it read: a log that is put back under a running gateway is noticed for that alone.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._policies = open_policies(settings)
-        self._directory = settings.home / "logs" / "artefacts"
-        self._bundles = settings.home / "releases"
-        self._home = settings.home
+        self.home = settings.home
+        self._directory = Home(settings.home).artefacts
+        self._key_file = Home(settings.home).artefacts_key
+        self._origin = f"{settings.realm.name}/artefacts"
+        self._last_read: TreeHead | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the log is there now."""
+        return is_begun(self._directory)
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the realm has, or once had, the log: the log, or bundles that were kept of its entries."""
+        return self.is_begun or is_bundle_kept(self.home)
+
+    def check_may_begin(self) -> None:
+        """Raise Unavailable (`log_gone`) where the log is no more: no other is begun in its place."""
+        kept = "there are bundles of policies or releases" if is_bundle_kept(self.home) else None
+        check_not_gone(self._directory, "the artefacts log", kept)
+
+    def signing_key(self) -> SigningKey:
+        """The log's key, made on first use. Raises Invalid if it is another log's, or gone."""
+        key = load_or_create_signing_key(self._key_file, self._origin, is_first=not self.has_history)
+        if key.name != self._origin:
+            raise Invalid(
+                f"the artefacts log's key is for {key.name}, and the settings say {self._origin}", code="log_origin"
+            )
+        return key
 
     @property
     def key(self) -> VerifierKey:
-        """What its tree heads are verified with. Raises Invalid."""
-        return self._policies.key().verifier
+        """What its tree heads are verified with. Raises what `signing_key` raises."""
+        return self.signing_key().verifier
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the realm has the log, or what is kept of its entries: then it was there."""
-        return has_history(self._home)
+    def stamp(self) -> Stamp:
+        """What changes when the log grows; None where it is not there. Costs one look at a file's status."""
+        try:
+            status = (self._directory / "segment").stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
-    def releases(self) -> Releases:
-        """Every release. Raises Invalid: (`no_log`), (`log_damaged`) or (`bad_bundle`) for a log that was put back."""
+    def read(self, visit: Visit) -> LogRead:
+        """Show every entry to `visit`; what it saw counts once this returns.
+
+        The log must extend the tree head of every bundle that was kept of it, and the last one read here. Raises
+        Invalid: (`no_log`), (`log_damaged`) or (`bad_bundle`) for a log that does not verify, or was put back,
+        (`key_gone`) where its key is.
+        """
         key = self.key
-        return read_releases(self._directory, key, self._known_heads(key))
+        last = [] if self._last_read is None else [self._last_read]
+        read = read_log(self._directory, key, visit, known=[*last, *heads_of_bundles(self.home, key)])
+        self._last_read = read.head
+        return read
+
+    @contextmanager
+    def open(self, *, tries: int | None = None) -> Iterator[Log]:
+        """The log for this process alone, once nobody else has it.
+
+        Raises Unavailable: (`log_gone`), (`log_locked`) if it stays another's for so many tries.
+        """
+        self.check_may_begin()
+        with closing(self._open(self.signing_key(), tries or TRIES)) as log:
+            yield log
+
+    def _open(self, key: SigningKey, tries: int) -> Log:
+        for _ in range(tries - 1):
+            try:
+                return open_log(self._directory, key)
+            except Unavailable as error:
+                if error.code != "log_locked":
+                    raise
+                time.sleep(PAUSE_S)
+        return open_log(self._directory, key)
+
+    def append(self, statements: Sequence[bytes]) -> None:
+        """Append those that are not there yet, all or none.
+
+        Raises what `open` raises, and Invalid (`statement_differs`) where one of the same id is there and says
+        something else.
+        """
+        with self.open() as log:
+            append_missing(log, statements)
 
     def manifests_of(self, key: str) -> list[bytes]:
-        """The stages' manifests with this key, oldest first; none where there is no log yet. Raises what `releases`
+        """The stages' manifests with this key, oldest first; none where there is no log yet. Raises what `read`
         raises."""
-        verifier = self.key
-        known = self._known_heads(verifier)
-        if not known and not self.is_there:
+        if not self.has_history:
             return []
         found: list[bytes] = []
 
@@ -73,78 +131,12 @@ class ArtefactsLog:
             if check_statement(entry).kind in TRAININGS and check_training_statement(entry).key == key:
                 found.append(entry)
 
-        read_log(self._directory, verifier, see, known=known)
+        self.read(see)
         return found
 
-    def append(self, statements: Sequence[bytes]) -> None:
-        """Append those that are not there yet, all or none.
 
-        Raises Unavailable (`log_locked`) if the log stays another's, Invalid (`statement_differs`) where one of the
-        same id is there and says something else.
-        """
-        with self._open() as log:
-            _append_missing(log, statements)
-
-    def check_leaves(self, stages: Iterable[TrainingStatement]) -> None:
-        """Raise Invalid (`stage_unlogged`) unless each of these stages' manifests is a leaf, and what `releases`
-        raises."""
-        _check_leaves(stages, self.releases().trainings if self.is_there else frozenset())
-
-    def append_release(self, digest: str, stages: Iterable[TrainingStatement], make: Make) -> LoggedRelease:
-        """Append the release of the file with this digest; then keep its bundle. What is there already is not appended
-        again.
-
-        Raises Invalid (`stage_unlogged`) unless each of its stages' manifests is a leaf already: a stage is logged when
-        it ends, by whoever made it. Raises what `append` and `releases` raise, too.
-        """
-        with self._open() as log:
-            releases = self.releases()
-            _check_leaves(stages, releases.trainings)
-            found = releases.of(digest)
-            statement = make(found)
-            if statement is not None:
-                _append_missing(log, [statement])
-                artefact = check_artefact_statement(statement)
-                found = LoggedRelease(log.find(artefact.id).leaf, artefact)
-            if found is None:
-                raise Invalid("there is nothing to log", code="no_release")
-            make_private_directory(self._bundles)
-            bundle = bundle_for(log, found.artefact.id).decode()
-            write_whole(self._bundles / f"{digest.removeprefix('sha256:')}.json", bundle)
-        return found
-
-    def _known_heads(self, key: VerifierKey) -> list[TreeHead]:
-        """Tree heads that the log has had. Raises Invalid (`bad_bundle`)."""
-        return heads_of_bundles(self._home, key)
-
-    @contextmanager
-    def _open(self) -> Iterator[Log]:
-        """The log for this process alone, once nobody else has it. Raises Unavailable (`log_gone`), too."""
-        check_log_may_begin(self._home)
-        key = self._policies.key()
-        for number in range(TRIES):
-            try:
-                log = open_log(self._directory, key)
-                break
-            except Unavailable as error:
-                if error.code != "log_locked" or number == TRIES - 1:
-                    raise
-                time.sleep(PAUSE_S)
-        with closing(log):
-            yield log
-
-
-def _check_leaves(stages: Iterable[TrainingStatement], trainings: Collection[str]) -> None:
-    for stage in stages:
-        if stage.digest not in trainings:
-            raise Invalid(
-                f"the stage {stage.stage} was not made here: its manifest is no leaf of the realm's artefacts log",
-                code="stage_unlogged",
-                hint="delete that stage's folder and run `allod train` again: it makes it anew",
-            )
-
-
-def _append_missing(log: Log, statements: Sequence[bytes]) -> None:
+def append_missing(log: Log, statements: Sequence[bytes]) -> None:
+    """Append the statements that are not there yet, all or none. Raises Invalid (`statement_differs`)."""
     entries = []
     for statement in statements:
         checked = check_statement(statement)

@@ -2,8 +2,8 @@
 
 ALLOD_HOME/policies/<hex>.cedar        a policy's text        <hex>.cedarschema   the words it was checked against
 ALLOD_HOME/policies/<hex>.json         its statement with a proof, for whoever asks; made after it came into force
-ALLOD_HOME/logs/artefacts              the log; its newest policy statement says what is in force
-ALLOD_HOME/keys/artefacts.key          the log's key
+
+The newest policy statement in the artefacts log says what is in force.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.app.artefacts.known_heads import check_log_may_begin, has_history, heads_of_bundles
+from allod.app.artefacts.log import ArtefactsLog, Stamp
 from allod.core.canonical import digest_of, sha256_hex
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.files.secret import make_private_directory
@@ -21,16 +21,12 @@ from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, nation_digest
 from allod.govern.policy.check import Report, check_policy
 from allod.govern.policy.decision import Policy, default_text, load_policy
-from allod.prove.formats.notes import VerifierKey
-from allod.prove.formats.signing_key import SigningKey, load_or_create_signing_key
-from allod.prove.formats.tree_head import TreeHead
 from allod.prove.policy_history import History, LoggedVersion, append_version, read_history
-from allod.prove.tlog.begun import is_begun
+from allod.prove.receipts.from_log import bundle_for
 from allod.settings.files import load_nation
 from allod.settings.tree import Settings
 
 MAX_FILE_BYTES = 1 << 20
-Stamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +38,20 @@ class StoredPolicy:
 
 
 class Policies:
-    """The policies of the realm in `home` whose name is `realm`, read with the words of `nation`.
+    """The policies in a realm's artefacts log, read with the words of `nation`. For one thread at a time."""
 
-    For one thread at a time. Keeps the last tree head that it saw: a log that is put back under a running gateway is
-    noticed for that alone.
-    """
-
-    def __init__(self, home: Path, nation: Nation, *, realm: str) -> None:
-        self._home = home
+    def __init__(self, log: ArtefactsLog, nation: Nation) -> None:
+        self._log = log
         self._nation = nation
-        self._origin = f"{realm}/artefacts"
-        self._log = home / "logs" / "artefacts"
-        self._key = home / "keys" / "artefacts.key"
-        self._store = home / "policies"
-        self._seen: TreeHead | None = None
+        self._store = log.home / "policies"
         self._stamp: Stamp = None
-
-    def key(self) -> SigningKey:
-        """The artefacts log's key, made on first use. Raises Invalid if it is another log's, or gone."""
-        key = load_or_create_signing_key(self._key, self._origin, is_first=not has_history(self._home))
-        if key.name != self._origin:
-            raise Invalid(
-                f"the artefacts log's key is for {key.name}, and the settings say {self._origin}", code="log_origin"
-            )
-        return key
 
     def current(self) -> Policy:
         """The policy in force, if every link from the log's key to its text holds.
 
         Raises Unavailable (`policy_unavailable`) with the reason: without a policy nothing is permitted.
         """
-        stamp = self._stamp_now()
+        stamp = self._log.stamp()
         try:
             policy = self._load(self._newest().version)
         except (AllodError, OSError) as error:
@@ -90,28 +69,24 @@ class Policies:
 
         Raises Unavailable: (`log_gone`), (`policy_unavailable`); Invalid for a log that does not verify.
         """
-        check_log_may_begin(self._home)
-        if not is_begun(self._log) or not self.history().versions:
+        self._log.check_may_begin()
+        if not self._log.is_begun or not self.history().versions:
             return None
         return self.current()
 
     def has_changed(self) -> bool:
         """Whether `current` may say something else than it last did. Costs one look at a file's status."""
-        stamp = self._stamp_now()
+        stamp = self._log.stamp()
         return stamp is None or stamp != self._stamp
 
     def history(self) -> History:
         """Every version, oldest first.
 
-        Raises Invalid (`no_policy`) in a realm that never had one, (`log_damaged`) and (`bad_bundle`) for a log that
-        does not verify, or was put back, (`key_gone`) where its key is.
+        Raises Invalid (`no_policy`) in a realm that never had one, and what the log's `read` raises.
         """
-        if not has_history(self._home):
+        if not self._log.has_history:
             raise Invalid("this realm has no policy yet", code="no_policy", hint="`allod up` makes one")
-        verifier = self.key().verifier
-        history = read_history(self._log, verifier, self._known_heads(verifier))
-        self._seen = history.read.head
-        return history
+        return read_history(self._log.read)
 
     def stored(self, digest: str) -> StoredPolicy:
         """The policy with this digest. Raises Invalid (`no_such_policy`), (`policy_changed`) if it has another now."""
@@ -143,16 +118,14 @@ class Policies:
     def _set(
         self, policy: Policy, *, who: str, note: str | None, now_ms: int, only_first: bool
     ) -> LoggedVersion | None:
-        check_log_may_begin(self._home)
-        key = self.key()
-        self._keep(policy)
-
-        def make(history: History) -> PolicyVersion | None:
+        with self._log.open(tries=1) as log:
+            self._keep(policy)
+            history = read_history(self._log.read)
             before = history.newest.version if history.newest else None
             profile = nation_digest(self._nation)
             if before and (only_first or (before.digest, before.nation_digest) == (policy.digest, profile)):
                 return None
-            return PolicyVersion(
+            version = PolicyVersion(
                 id=f"policy_{secrets.token_hex(16)}",
                 version=before.version + 1 if before else 1,
                 at_ms=max(now_ms, before.at_ms) if before else now_ms,
@@ -164,8 +137,9 @@ class Policies:
                 who=who,
                 note=note,
             )
-
-        return append_version(self._log, key, self._known_heads(key.verifier), make, self._keep_bundle)
+            logged = append_version(log, history, version)
+            write_whole(self._path(version.digest, "json"), bundle_for(log, version.id).decode())
+            return logged
 
     def _newest(self) -> LoggedVersion:
         newest = self.history().newest
@@ -195,28 +169,13 @@ class Policies:
         write_whole(self._path(policy.digest, "cedar"), policy.text)
         sync(self._store)
 
-    def _keep_bundle(self, version: PolicyVersion, bundle: bytes) -> None:
-        write_whole(self._path(version.digest, "json"), bundle.decode())
-
-    def _known_heads(self, key: VerifierKey) -> list[TreeHead]:
-        """Tree heads that the log has had: that of each bundle, and the last one seen. Raises for a false bundle."""
-        heads = [] if self._seen is None else [self._seen]
-        return [*heads, *heads_of_bundles(self._home, key)]
-
     def _path(self, digest: str, kind: str) -> Path:
         return self._store / f"{digest.removeprefix('sha256:')}.{kind}"
-
-    def _stamp_now(self) -> Stamp:
-        try:
-            status = (self._log / "segment").stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_policies(settings: Settings) -> Policies:
     """The policies of the realm that the settings name. Raises Invalid where there is no such nation."""
-    return Policies(settings.home, nation_of(settings), realm=settings.realm.name)
+    return Policies(ArtefactsLog(settings), nation_of(settings))
 
 
 def nation_of(settings: Settings) -> Nation:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from allod.app.artefacts.log import ArtefactsLog
+from allod.app.artefacts.release_log import ReleaseLog
 from allod.app.home import Home
 from allod.core.errors import AllodError, Invalid, VerificationError
 from allod.core.files.plain import read_plain_file
@@ -45,8 +46,7 @@ class ReleasedModels:
     @cached_property
     def releases(self) -> Releases | None:
         """The log's releases; None in a realm that never had an artefacts log. Raises Invalid for a damaged one."""
-        log = ArtefactsLog(self._settings)
-        return log.releases() if log.is_there else None
+        return ReleaseLog(ArtefactsLog(self._settings)).releases()
 
     def newest(self) -> dict[str, ArtefactStatement]:
         """What each name stands for now, in the order of the names. Nothing of it is checked but the log."""

@@ -11,17 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
+from allod.app.artefacts.log import ArtefactsLog, Stamp
 from allod.app.home import Home, now_ms
-from allod.core.errors import Invalid, Unavailable
+from allod.core.errors import Unavailable
 from allod.core.statements.clock import CLOCK, ClockAccepted, check_clock_statement
 from allod.core.statements.receipt import check_statement
-from allod.prove.formats.notes import VerifierKey
-from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.tlog.begun import is_begun
 from allod.prove.tlog.log import Log
-from allod.prove.tlog.reader import newest_entries, read_log
+from allod.prove.tlog.reader import newest_entries
 from allod.settings.tree import Settings
 
 CLOCK_HINT = "put the clock right; if it is right, `allod log accept-clock` says so in the artefacts log"
@@ -80,22 +78,18 @@ class Clock:
 
 
 class Acceptances:
-    """The acceptances of one log's clock in the artefacts log in `directory`. For one thread at a time."""
+    """The acceptances of one log's clock in the artefacts log. For one thread at a time."""
 
-    def __init__(self, directory: Path, key: Callable[[], VerifierKey], origin: str) -> None:
-        self._directory, self._key, self._origin = directory, key, origin
-        self._stamp: tuple[int, int, int] | None = None
+    def __init__(self, log: ArtefactsLog, origin: str) -> None:
+        self._log, self._origin = log, origin
+        self._stamp: Stamp = None
         self.known: ClockAccepted | None = None  # the newest when it was last asked for
 
     def newest(self) -> ClockAccepted | None:
         """The newest; the log is read again only where its file has changed. Raises Invalid for a damaged log, or one
         that is gone."""
-        try:
-            status = (self._directory / "segment").stat()
-        except OSError as error:
-            raise Invalid(f"the log cannot be read ({error.strerror})", code="no_log") from error
-        stamp = status.st_ino, status.st_size, status.st_mtime_ns
-        if stamp != self._stamp:
+        stamp = self._log.stamp()
+        if stamp is None or stamp != self._stamp:
             self.known = self._read()
             self._stamp = stamp
         return self.known
@@ -109,7 +103,7 @@ class Acceptances:
                 if accepted.log == self._origin:
                     found.append(accepted)
 
-        read_log(self._directory, self._key(), see)
+        self._log.read(see)
         return found[-1] if found else None
 
 
@@ -125,8 +119,7 @@ def believed_clock(settings: Settings) -> Clock:
     home = Home(settings.home)
     last = None
     if is_begun(home.receipts) and home.artefacts_key.exists():
-        key = load_signing_key(home.artefacts_key).verifier
-        accepted = Acceptances(home.artefacts, lambda: key, settings.origin).newest()
+        accepted = Acceptances(ArtefactsLog(settings), settings.origin).newest()
         last = _last_of(newest_entries(home.receipts, NUM_LAST), accepted)
     return Clock(last)
 

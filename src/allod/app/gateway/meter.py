@@ -5,13 +5,12 @@ What a tenant is charged is what its receipts say, and nothing else: there is no
 
 from __future__ import annotations
 
-from allod.app.artefacts.known_heads import GONE_HINT
 from allod.app.home import Home
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.metering.ledger import Ledger
 from allod.govern.tenancy.store import Position, TenantStore
 from allod.prove.receipts.day_keys import DayKeys
-from allod.prove.tlog.begun import is_begun
+from allod.prove.tlog.begun import check_not_gone
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.tlog.segment import MAGIC, Batches
 from allod.settings.tree import Settings
@@ -117,13 +116,9 @@ class Meter:
 def check_log_is_there(settings: Settings, store: TenantStore) -> None:
     """Raise Unavailable (`log_gone`) where receipts were charged and their log is no more: no other is begun for it."""
     position = store.position(settings.origin)
-    if position is None or not position.num_entries or is_begun(Home(settings.home).receipts):
-        return
-    raise Unavailable(
-        f"the log of receipts is gone, of which the ledger has charged {position.num_entries}",
-        code="log_gone",
-        hint=GONE_HINT,
-    )
+    num = position.num_entries if position else 0
+    kept = f"the ledger has charged {num}" if num else None
+    check_not_gone(Home(settings.home).receipts, "the log of receipts", kept)
 
 
 def recount(settings: Settings, store: TenantStore) -> int:

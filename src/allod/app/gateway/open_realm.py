@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from allod.app.artefacts.known_heads import check_log_may_begin
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
 from allod.app.gateway.clock import Acceptances, Clock, last_time_ms
 from allod.app.gateway.meter import DayNames, Meter, check_log_is_there
@@ -56,22 +56,23 @@ def open_realm(settings: Settings) -> Opened:
     home = Home(settings.home)
     nation = load_nation(settings.realm.nation, home=settings.home)
     tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
-    check_log_may_begin(settings.home)
+    artefacts = ArtefactsLog(settings)
+    artefacts.check_may_begin()
     signing_key = home.signing_key(settings.origin)
     salt_secret = home.salt_secret()
     with ExitStack() as resources:
         store = resources.enter_context(closing(open_store(settings)))
         check_log_is_there(settings, store)
-        policies = Policies(settings.home, nation, realm=settings.realm.name)
+        policies = Policies(artefacts, nation)
         policy = policies.at_start()
         log = resources.enter_context(closing(open_log(home.receipts, signing_key)))
         if policy is None:
             policies.set_default(now_ms=now_ms())
             policy = policies.current()
         day_keys = DayKeys(home.day_keys)
-        acceptances = Acceptances(home.artefacts, lambda: policies.key().verifier, settings.origin)
+        acceptances = Acceptances(ArtefactsLog(settings), settings.origin)  # of its own: another thread asks it
         clock = Clock(last_time_ms(log, acceptances.newest()))
-        trust = trust_text(signing_key.verifier, policies.key().verifier)
+        trust = trust_text(signing_key.verifier, artefacts.key)
         if not home.trust.exists() or home.trust.read_text() != trust:
             write_whole(home.trust, trust)
         meter = Meter(log, Ledger(store, settings.origin, DayNames(day_keys, store)))

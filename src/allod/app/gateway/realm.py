@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
 from allod.app.gateway.meter import DayNames
 from allod.app.gateway.open_realm import Opened, open_realm
@@ -56,7 +57,7 @@ class Realm:
         self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)
         self._log = opened.log
         self._day_keys = opened.day_keys
-        self._history = Policies(settings.home, opened.nation, realm=settings.realm.name)
+        self._history = Policies(ArtefactsLog(settings), opened.nation)
 
     def bundle(self, receipt_id: str, tenant: str | None) -> bytes:
         """A receipt's bundle, opened for the tenant whose answer it is.

@@ -22,6 +22,7 @@ from typing import Any
 
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import nation_of
+from allod.app.artefacts.release_log import ReleaseLog
 from allod.app.gateway.model_choice import ECHO, is_file_name
 from allod.app.home import Home
 from allod.core.canonical import JsonValue, check_canonical, sha256_hex
@@ -105,7 +106,7 @@ def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progre
     report("checking the run", 0, 0)
     run = _Run(run_folder, last_stage)
     _check_name(run.name)
-    log = ArtefactsLog(settings)
+    log = ReleaseLog(ArtefactsLog(settings))
     log.check_leaves(stage.statement for stage in run.chain.stages)
     target = Home(settings.home).store / run.digest.removeprefix("sha256:")
     key = models_key(settings)
@@ -119,7 +120,7 @@ def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progre
             f"the same file is released as {kept.name} already", code="model_name", hint="give the recipe that name"
         )
     kept.check(key.public)
-    logged = log.append_release(run.digest, kept.stages(), kept.statement_beside)
+    logged = log.append(run.digest, kept.stages(), kept.statement_beside)
     artefact = logged.artefact
     return Released(
         artefact.name, artefact.kind, artefact.artefact_digest, artefact.derivation, target, artefact.id, logged.entry

@@ -143,7 +143,7 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
         ("receipts", home.receipts, home.log_key),
         ("artefacts", home.artefacts, home.artefacts_key),
     ):
-        if name == "artefacts" and not ArtefactsLog(settings).is_there:
+        if name == "artefacts" and not ArtefactsLog(settings).has_history:
             continue
         key = load_signing_key(key_file)
         had = _had(settings, name, key.verifier)

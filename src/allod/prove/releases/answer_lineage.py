@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from allod.core.errors import AllodError, Invalid, VerificationError
@@ -19,6 +20,7 @@ from allod.prove.formats.notes import VerifierKey
 from allod.prove.receipts.from_log import bundles_of
 from allod.prove.releases.model_keys import MAX_PEM_BYTES, ModelPublicKey
 from allod.prove.releases.release import CheckedRelease, LoggedRelease, Releases, check_release, read_releases
+from allod.prove.tlog.reader import read_log
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, Step, verify
 
@@ -55,7 +57,7 @@ def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Foll
     digests = (*with_model["adapters"], with_model["digest"])
     try:
         key = _artefacts_key(report, trust)
-        releases = read_releases(places.log, key)
+        releases = read_releases(partial(read_log, places.log, key))
     except Invalid as error:
         if error.code == "no_log":
             raise _not_released(digests[0], number) from error

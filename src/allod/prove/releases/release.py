@@ -32,12 +32,10 @@ from allod.core.statements.training import (
     ArtefactStatement,
     check_artefact_statement,
 )
-from allod.prove.formats.notes import VerifierKey
-from allod.prove.formats.tree_head import TreeHead
 from allod.prove.releases.lineage import MAX_LIST_BYTES, Chain, Stage, chain_of, check_artefact, read_stage
 from allod.prove.releases.model_keys import ModelPublicKey
 from allod.prove.releases.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, verify_folder
-from allod.prove.tlog.reader import LogRead, read_log
+from allod.prove.tlog.reader import LogRead, Read
 from allod.prove.verify import Step
 
 STEPS = ("signature", "weights", "stages", "records", "sources")
@@ -85,10 +83,10 @@ class CheckedRelease:
         return self.folder / WEIGHTS_FILES[self.artefact.kind]
 
 
-def read_releases(directory: Path, key: VerifierKey, known: Collection[TreeHead] = ()) -> Releases:
-    """The releases of the log in `directory`, which must extend every tree head in `known`.
+def read_releases(read: Read) -> Releases:
+    """The releases of the log that `read` reads.
 
-    Raises Invalid: (`no_log`), (`log_damaged`), (`bad_statement`) for an entry that nobody can read.
+    Raises what `read` raises, and Invalid (`bad_statement`) for an entry that nobody can read.
     """
     releases: list[LoggedRelease] = []
     trainings: set[str] = set()
@@ -100,8 +98,8 @@ def read_releases(directory: Path, key: VerifierKey, known: Collection[TreeHead]
         elif kind in TRAININGS:
             trainings.add(f"sha256:{sha256_hex(entry)}")
 
-    read = read_log(directory, key, see, known=known)
-    return Releases(tuple(releases), frozenset(trainings), read)
+    log_read = read(see)
+    return Releases(tuple(releases), frozenset(trainings), log_read)
 
 
 def check_release(

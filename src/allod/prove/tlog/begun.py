@@ -1,4 +1,4 @@
-"""Whether a log was begun in a directory, and whether somebody has it open: looked at, and nothing made."""
+"""Whether a log was begun in a directory, is gone, or is open to somebody: looked at, and nothing made."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from allod.core.files.secret import make_private_directory
 def is_begun(directory: Path) -> bool:
     """Whether the log's segment, the only file that cannot be made again, is there."""
     return (directory / "segment").exists()
+
+
+def check_not_gone(directory: Path, name: str, kept: str | None) -> None:
+    """Raise Unavailable (`log_gone`) where the log is no more; `kept` says what there is of it elsewhere, None if
+    nothing."""
+    if kept is None or is_begun(directory):
+        return
+    raise Unavailable(
+        f"{name} is gone, of which {kept}",
+        code="log_gone",
+        hint="put it back; without it start another realm (ALLOD_HOME): its place is not taken by a new one",
+    )
 
 
 def take_lock(directory: Path) -> int:

@@ -34,6 +34,9 @@ from allod.prove.tlog.segment import MAGIC, Batch, Batches, written_end
 Visit = Callable[[int, bytes], None]
 """(number of the entry, its exact bytes)."""
 
+Read = Callable[[Visit], "LogRead"]
+"""Reads one log whole, as `read_log` does, with whatever the caller knows of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogRead:
