@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import subprocess
 import sys
@@ -224,14 +225,20 @@ def loaded_by(module: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_verifying_imports_neither_engine_nor_web() -> None:
-    """`allod verify` must run where nothing but Python and the signatures' library is trusted."""
-    code = "import sys, allod.cli.main as m; m._parser_for(['verify', 'x']); print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "allod.prove.verify" in loaded
-    assert not [
-        name for name in loaded if name.startswith(("allod.web", "allod.serve", "allod.app", "xllamacpp", "uvicorn"))
-    ]
+def test_verifying_loads_core_and_prove_alone(tmp_path: Path) -> None:
+    """`allod verify` must run where little is trusted: these rooms verify a bundle, and few of their files."""
+    case = json.loads((SOURCE.parents[1] / "spec" / "vectors" / "bundles.json").read_text())["good"][0]
+    bundle, trust = tmp_path / "a.receipt.json", tmp_path / "trust.policy"
+    bundle.write_text(case["bundle"])
+    trust.write_text(case["trust"])
+    code = "import sys, allod.cli.main as m; print(m.main(sys.argv[1:]), *sorted(sys.modules))"
+    command = [sys.executable, "-c", code, "verify", str(bundle), "--trust", str(trust)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    status, *loaded = printed[-1].split()
+    assert (printed[-2], status) == ("verified", "0")
+    ours = [name for name in loaded if name.startswith("allod.")]
+    assert {name.split(".")[1] for name in ours} == {"core", "prove", "cli", "settings"}
+    assert len(ours) <= 32
 
 
 def test_an_engines_process_is_started_before_what_asks_it_is_loaded() -> None:

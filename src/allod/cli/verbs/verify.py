@@ -1,20 +1,18 @@
-"""`allod verify`: a bundle, offline, in numbered steps. Imports neither engine nor web."""
+"""`allod verify`: a bundle, offline, in numbered steps. Loads core and prove alone, so that little is to be trusted."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Invalid, VerificationError
-from allod.prove.releases.answer_lineage import UNKNOWN, Followed, Places, follow_answer
 from allod.prove.trust import Trust
-from allod.prove.verify import STEPS, Report, verify
+from allod.prove.verify import STEPS, Report, Step, verify
 from allod.settings.environment import default_home
-from allod.settings.files import load_catalogue
 
 MAX_TRUST_BYTES = 1 << 20
 MAX_BUNDLE_BYTES = 64 << 20  # the verifier has a limit of its own; this one keeps a wrong file out of memory
@@ -46,12 +44,13 @@ def run(words: argparse.Namespace) -> int:
     for step in report.steps:
         told.step(step.number, step.name, step.detail)
     if words.lineage:
-        places = Places(home / "logs" / "artefacts", home / "store" / "models", home / "keys" / "models.pub")
+        from allod.cli.verbs.verify_lineage import UNKNOWN, follow  # reads logs and models: loaded if asked for
+
         try:
-            for followed in follow_answer(report, trust, places):
-                told.followed(followed)
+            for followed in follow(report, trust, home):
+                told.followed(*followed)
         except VerificationError as error:
-            return told.failed(error, _imported(report, error))
+            return told.failed(error, "lineage unknown" if error.code == UNKNOWN else "")
     return told.verified(report)
 
 
@@ -68,10 +67,9 @@ class _Told:
         if not self.as_json:
             print(f"{number} {name}: {detail}")
 
-    def followed(self, followed: Followed) -> None:
-        for step in followed.steps:
+    def followed(self, steps: Iterable[Step], row: dict[str, Any]) -> None:
+        for step in steps:
             self.step(step.number, step.name, step.detail)
-        row = _lineage_row(followed)
         self.lineage.append(row)
         if not self.as_json:
             print("\n".join(_lineage_lines(row)))
@@ -86,58 +84,24 @@ class _Told:
     def _chain(self) -> dict[str, Any]:
         return {"lineage": self.lineage} if self.lineage else {}
 
-    def failed(self, error: VerificationError, imported: str = "") -> int:
-        detail = imported or error.message
+    def failed(self, error: VerificationError, reason: str = "") -> int:
         if self.as_json:
-            failed = {"number": error.step, "name": error.name, "ok": False, "detail": detail}
+            failed = {"number": error.step, "name": error.name, "ok": False, "detail": error.message}
             print(json.dumps({"verified": False, "failed": failed, "steps": self.steps, **self._chain()}))
             return 1
-        print(f"{error.step} {error.name}: FAILED: {detail}")
-        reason = "lineage unknown" if error.code == UNKNOWN else f"step {error.step} ({error.name}) failed"
-        print(f"not verified: {reason}")
+        print(f"{error.step} {error.name}: FAILED: {error.message}")
+        print(f"not verified: {reason or f'step {error.step} ({error.name}) failed'}")
         return 1
-
-
-def _imported(report: Report, error: VerificationError) -> str:
-    """What the catalogue says of the answer's model, where it was not made here; empty where it says nothing."""
-    if error.code != UNKNOWN:
-        return ""
-    digest = report.statement.predicate["model"]["digest"]
-    for entry in load_catalogue():
-        if digest == f"sha256:{entry.sha256}" and entry.sha256 in error.message:
-            return (
-                f"{entry.name} is imported from {entry.publisher} ({entry.country}), {entry.licence}: "
-                "its training is not known here"
-            )
-    return ""
-
-
-def _lineage_row(followed: Followed) -> dict[str, Any]:
-    chain, artefact = followed.release.chain, followed.release.artefact
-    return {
-        "name": artefact.name,
-        "kind": artefact.kind,
-        "digest": artefact.artefact_digest,
-        "statement": artefact.id,
-        "root": chain.root,
-        "base": None if chain.base is None else dict(chain.base),
-        "stages": [{"stage": one.name, "derivation": one.statement.derivation} for one in reversed(chain.stages)],
-        "sources": [dict(source) for source in chain.sources],
-    }
 
 
 def _lineage_lines(row: Mapping[str, Any]) -> list[str]:
     """The chain, from what was served down to the sources."""
+    stated = "{licence}, {jurisdiction}, {origin}".format_map
     lines = [f"  {row['name']} {row['digest']}"]
-    lines += [f"  ← {one['stage']:15} {one['derivation']}" for one in row["stages"]]
-    if row["base"]:
-        base = row["base"]
-        lines.append(f"  ← base {base['sha256']}: {base['licence']}, {base['jurisdiction']}, {base['origin']}")
-    lines += [
-        f"  ← source {one['name']} {one['sha256']}: {one['licence']}, {one['jurisdiction']}, {one['origin']}"
-        for one in row["sources"]
-    ]
-    return lines
+    lines += [f"  ← {stage['stage']:15} {stage['derivation']}" for stage in row["stages"]]
+    if base := row["base"]:
+        lines.append(f"  ← base {base['sha256']}: {stated(base)}")
+    return lines + [f"  ← source {source['name']} {source['sha256']}: {stated(source)}" for source in row["sources"]]
 
 
 def read_bounded(path: Path, limit_bytes: int) -> bytes:
