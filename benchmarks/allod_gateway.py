@@ -16,6 +16,7 @@ from allod.app.gateway.listening import listen
 from allod.app.gateway.realm import run_realm
 from allod.app.home import load_settings
 from allod.core.canonical import digest_of
+from allod.engine.adapters.echo import NOWHERE
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import EngineInfo
 from allod.serve.served_model import ServedModel
@@ -36,6 +37,7 @@ INFO = EngineInfo(
     slots=64,  # admission lets twice as many through: the engine is not what is measured
     can_chat=True,
     can_embed=False,
+    place=NOWHERE,
 )
 
 

@@ -16,7 +16,7 @@ from tests.contracts.adapters import made_adapter
 from allod.app.gateway.engine import run_engine
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.core.errors import Invalid
+from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Piece, Pieces, Sampling
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine, LoadedAdapter, Tally
@@ -257,3 +257,14 @@ async def test_each_answer_says_which_engine_made_it(running: RunEngine) -> None
         else:
             tallies.pop()
         assert [tally.made_by for tally in tallies] == [engine.info] * len(tallies)
+
+
+async def test_the_perimeter_that_is_shown_is_the_one_that_receipts_name(running: RunEngine) -> None:
+    """By kind and proof, with the kernel's own words where it is a process; none is shown around what has ended."""
+    async with running() as engine:
+        seen, info = await asyncio.to_thread(engine.evidence), engine.info
+        await engine.close()
+        with pytest.raises(Unavailable):
+            engine.evidence()
+    assert (seen.kind, seen.proof) == (info.seal, info.seal_proof)
+    assert (seen.found is None) is (seen.pid is None) is (info.name == "echo")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Sampling, Usage
-from allod.core.statements.receipt import SitePart, Statement, check_statement
+from allod.core.statements.receipt import Statement, check_statement
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.engine import EngineInfo, Tally
+from allod.engine.engine import EngineInfo, EnginePlace, Perimeter, Tally
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import Decision, default_text, load_policy
@@ -55,7 +55,7 @@ CALLER = Caller(
 POLICY = load_policy(default_text(), NATION)
 PERMITTED = Decision(True, ("permit-use",), "It is allowed.", policy=POLICY.digest)
 FORBIDDEN = Decision(False, ("above-clearance",), "It is not.", policy=POLICY.digest)
-ECHO = EchoEngine().info
+ECHO = EchoEngine(place=EnginePlace("north", "GB")).info
 PRICES = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=2_000, micros_per_engine_second=0)
 
 
@@ -81,6 +81,12 @@ class ScriptedEngine:
 
     def check_ready(self) -> None:
         """It always is."""
+
+    def evidence(self) -> Perimeter:
+        return Perimeter(self.info.seal, self.info.seal_proof)
+
+    def keep_evidence(self) -> None:
+        """There is none."""
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
@@ -174,7 +180,6 @@ def front(tmp_path: Path) -> MakeFront:
         log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())
         writer, day_keys = LogWriter(log, deliver), DayKeys(tmp_path / "days")
         parts: dict[str, Any] = {
-            "site": SitePart("north", "GB"),
             "prices": PRICES,
             "now_ms": lambda: START_MS + 50,
         }

@@ -68,7 +68,7 @@ async def test_an_answer_names_all_that_made_it(front: MakeFront) -> None:
 async def test_a_refusal_names_nothing_that_did_not_work(front: MakeFront) -> None:
     """No model, engine or seal had a part in it; the label that forbade it is there."""
     async with front(ENGINE) as made:
-        await made.recorder.record_refusal(await made.prepared(request(tier="TOP SECRET")), FORBIDDEN)
+        await made.recorder.record_refusal(await made.prepared(request(tier="TOP SECRET")), FORBIDDEN, ECHO.place)
         (statement,) = await made.receipts()
     predicate = statement.predicate
     assert statement.kind == REFUSAL
@@ -94,7 +94,7 @@ async def test_receipts_are_numbered_without_a_gap(front: MakeFront) -> None:
         await made.prepared(request())
         for number in range(0, 9, 3):
             await made.recorder.record_answer(request(id=f"r{number}"), PERMITTED, recorded(b"", Usage()))
-            await made.recorder.record_refusal(request(id=f"r{number + 1}", tier="SECRET"), FORBIDDEN)
+            await made.recorder.record_refusal(request(id=f"r{number + 1}", tier="SECRET"), FORBIDDEN, ECHO.place)
             made.recorder.record_unfinished(request(id=f"r{number + 2}"), PERMITTED, "", made_by=ECHO, reason=CUT)
         found = [(statement.id, statement.predicate["seq"]) for statement in await made.receipts()]
     assert found == [(f"r{number}", number) for number in range(9)]

@@ -27,6 +27,8 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Piece
 from allod.engine.adapters.echo import EchoEngine
+from allod.engine.adapters.llama import LlamaEngine
+from allod.engine.engine import EngineInfo, Tally
 from allod.engine.replicas import sealed as replica_module
 from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.seal.ahead import Ahead
@@ -107,6 +109,11 @@ ENGINE = textwrap.dedent(
     """
 )
 
+
+def llama_at(info: EngineInfo, socket_path: str, deadlines: Deadlines) -> LlamaEngine:
+    return LlamaEngine(info, socket_path, deadlines=deadlines)
+
+
 Run = Callable[..., AbstractAsyncContextManager[Replica]]
 Ask = Callable[[Replica, Chat], Coroutine[Any, Any, Completion]]
 
@@ -124,7 +131,7 @@ def options(tmp_path: Path) -> Callable[..., ReplicaOptions]:
             log_path=tmp_path / "engine.log",
         )
         quick = {"poll_s": 0.02, "restart_wait_s": 0.05, "ready_timeout_s": 10.0}
-        given = {"info": EchoEngine().info, **quick, **changes}
+        given = {"make_engine": llama_at, "info": EchoEngine().info, **quick, **changes}
         return ReplicaOptions(seal=seal, socket_path=str(place / "engine.sock"), **given)
 
     return make
@@ -554,3 +561,35 @@ async def test_an_engine_that_grows_beyond_its_memory_is_ended(run: Run) -> None
                     pass
         assert before.poll() is not None
         assert (await replica.complete(saying("hello"), salt="s")).content == "hello"
+
+
+class InMemory(EchoEngine):
+    """Needs no word of the process that it is made for."""
+
+    is_stuck = False
+
+    @property
+    def heard_s(self) -> float:
+        """It never owes one."""
+        return asyncio.get_running_loop().time()
+
+    async def is_ready(self) -> bool:
+        return True
+
+    async def probe(self) -> None:
+        """There is nothing to ask."""
+
+
+async def test_any_adapter_asks_the_process_and_is_named_with_its_seal(run: Run) -> None:
+    """A replica knows no engine but what its factory makes."""
+
+    def make(info: EngineInfo, socket_path: str, deadlines: Deadlines) -> InMemory:
+        engine = InMemory()
+        engine.info = replace(info, name="in memory")
+        return engine
+
+    async with run(make_engine=make) as replica:
+        tally = Tally(replica.info)
+        answer = await replica.complete(saying("hello"), salt="s", tally=tally)
+    assert answer.content == "hello"
+    assert (tally.made_by.name, tally.made_by.seal) == ("in memory", "sealed")

@@ -17,7 +17,7 @@ from allod.core.errors import Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Usage
 from allod.core.statements.receipt import Statement
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.engine import EngineInfo, Tally
+from allod.engine.engine import EngineInfo, EnginePlace, Perimeter, Tally
 from allod.serve.gateway import Gateway
 
 NUM_ANSWERS = 1000
@@ -36,6 +36,7 @@ class Named(EchoEngine):
         """Another process: its own build, seal and evidence."""
         made = f"{self.name} {next(self.starts)}"
         self.info = replace(self.info, name=made, seal=f"partial:{made}", seal_proof=digest_of(made))
+        self.info = replace(self.info, place=EnginePlace(made.replace(" ", "."), "GB"))
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
@@ -68,6 +69,12 @@ class Pair:
 
     def check_ready(self) -> None:
         """They always are."""
+
+    def evidence(self) -> Perimeter:
+        return self.engines[0].evidence()
+
+    def keep_evidence(self) -> None:
+        """There is none."""
 
     def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Pieces | Completion, None]:
         return self._chosen().stream(chat, salt=salt, tally=tally)
@@ -117,6 +124,7 @@ async def ask_one(gateway: Gateway, number: int, way: str) -> Said:
 def named_in(statement: Statement) -> Said:
     """The engine that a receipt names, whose seal and evidence must be its own as well."""
     engine, seal = statement.predicate["engine"], statement.predicate["seal"]
+    assert statement.predicate["site"] == {"id": engine["name"].replace(" ", "."), "jurisdiction": "GB"}
     assert seal == {"kind": f"partial:{engine['name']}", "proof": digest_of(engine["name"])}
     return Said(statement.id, engine["name"])
 

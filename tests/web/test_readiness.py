@@ -22,6 +22,7 @@ from allod.app.gateway.upkeep import NEWS_EVERY_S
 from allod.app.home import Home, load_settings, now_ms
 from allod.core.errors import Unavailable
 from allod.engine.adapters.echo import EchoEngine
+from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import Engine
 from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.govern.tenancy.tenants import Event, local_tenant, new_id
@@ -228,7 +229,7 @@ async def test_an_engine_that_does_not_come_is_said_on_readyz(tmp_path: Path) ->
     shown that is around nothing."""
     info = EchoEngine().info
     seal = SealOptions(command=("none",), socket_dir=tmp_path, read_paths=())
-    lost = Replica(ReplicaOptions(seal=seal, socket_path="none", info=info))
+    lost = Replica(ReplicaOptions(seal=seal, socket_path="none", make_engine=LlamaEngine, info=info))
 
     async def test(client: Client) -> None:
         await agrees(client, "engine_starting")

@@ -7,10 +7,11 @@ let go, so that its caller knows by then what was computed (`Tally`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from allod.core.canonical import JsonValue
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces, Usage
 from allod.model.templates.control_tokens import ControlTokens
 
@@ -23,6 +24,14 @@ class LoadedAdapter:
 
     name: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlace:
+    """Where an engine computes: the site's name and its ISO 3166 code ("ZZ": not known)."""
+
+    site: str
+    jurisdiction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +51,29 @@ class EngineInfo:
     slots: int
     can_chat: bool
     can_embed: bool
+    place: EnginePlace
     adapters: tuple[LoadedAdapter, ...] = ()
     control_tokens: ControlTokens = NO_CONTROL_TOKENS  # which no text may spell
     max_token_chars: int | None = None  # of a text, in one token; None: nobody knows
     seal: str = "none"  # what kind of perimeter it runs in
     seal_proof: str | None = None  # digest of the kernel's evidence for it
+
+
+@dataclass(frozen=True, slots=True)
+class Perimeter:
+    """What an engine runs in, as the kernel shows it now.
+
+    `found` is all that the kernel says of its process, and `at_start` what `info.seal_proof` is the digest of: None
+    for an engine that is no process of ours. `missing` has the parts of the seal that lack, with the reasons.
+    """
+
+    kind: str
+    proof: str | None
+    missing: tuple[str, ...] = ()
+    found: Mapping[str, Any] | None = None
+    at_start: JsonValue = None
+    pid: int | None = None
+    started_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +123,15 @@ class Engine(Protocol):
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, while nothing can be asked of it: nobody new is let in meanwhile."""
+        ...
+
+    def evidence(self) -> Perimeter:
+        """What can be seen of its perimeter. Blocks. Raises Unavailable while there is nothing to look at."""
+        ...
+
+    def keep_evidence(self) -> None:
+        """Keep what receipts give digests of, of this start and of each that follows, from now on: before the first
+        receipt, and not before it is sure that there may be one. Blocks. Raises OSError."""
         ...
 
     def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Pieces | Completion, None]:

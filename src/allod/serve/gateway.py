@@ -198,7 +198,7 @@ class Gateway:
         decision = self.controls.decide(caller, action, request.label, prepared.model)
         if not decision.permitted:
             await self.allowance.count_refusal(caller.tenant, request)
-            await self.recorder.record_refusal(request, decision)
+            await self.recorder.record_refusal(request, decision, self.engine.info.place)
             rules = ", ".join(decision.rules) or "no rule permits it"
             raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied", is_recorded=True)
         held = await self.allowance.hold(caller.tenant, request, prepared)

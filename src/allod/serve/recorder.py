@@ -29,7 +29,7 @@ from allod.core.statements.receipt import (
     SitePart,
     statement_bytes,
 )
-from allod.engine.engine import EngineInfo
+from allod.engine.engine import EngineInfo, EnginePlace
 from allod.govern.metering.prices import Prices
 from allod.govern.policy.decision import Decision
 from allod.prove.receipts.commitments import commitment, day_of, nonce_of
@@ -54,25 +54,24 @@ class Answered:
 
 
 class Recorder:
-    """Writes statements about what engines answered at `site`, charged at `prices`."""
+    """Writes statements about what engines answered, charged at `prices`."""
 
     def __init__(
         self,
         *,
         writer: LogWriter,
         day_keys: DayKeys,
-        site: SitePart,
         prices: Prices,
         now_ms: Callable[[], int],
     ) -> None:
         self._writer = writer
         self._day_keys = day_keys
-        self._site = site
         self._prices = prices
         self._now_ms = now_ms
         self._gathered: list[tuple[bytes, str, Callable[[Outcome], None]]] = []
         self._numbers = itertools.count()
         self._parts = lru_cache(maxsize=64)(_parts_of)
+        self._site = lru_cache(maxsize=64)(_site_part)
         self._policy = lru_cache(maxsize=64)(_policy_part)
 
     def check(self) -> None:
@@ -99,9 +98,9 @@ class Recorder:
             raise reason from error
         await self._append(request.id, statement)
 
-    async def record_refusal(self, request: Request, decision: Decision) -> None:
-        """The same for a request that policy forbids."""
-        await self._append(request.id, self._statement(request, decision, None))
+    async def record_refusal(self, request: Request, decision: Decision, place: EnginePlace) -> None:
+        """The same for a request that policy forbids at that place."""
+        await self._append(request.id, self._statement(request, decision, place))
 
     def record_unfinished(
         self,
@@ -149,13 +148,15 @@ class Recorder:
             except AllodError as error:
                 settle(error)
 
-    def _statement(self, request: Request, decision: Decision, answered: Answered | None) -> bytes:
-        """`answered` is None for a refusal."""
+    def _statement(self, request: Request, decision: Decision, outcome: Answered | EnginePlace) -> bytes:
+        """Of an answer, or of a refusal at that place."""
+        answered = outcome if isinstance(outcome, Answered) else None
         day = day_of(request.start_ms)
         day_key = self._day_keys.use(request.tenant, day)
         salt = day_key.salt(request.id)
         usage = answered.usage if answered is not None else None
         model, engine, seal = self._parts(answered.made_by, request.task.model) if answered else (None, None, None)
+        place = outcome.made_by.place if isinstance(outcome, Answered) else outcome
         return statement_bytes(
             Receipt(
                 id=request.id,
@@ -176,7 +177,7 @@ class Recorder:
                     finish=answered.finish,
                 ),
                 policy=self._policy(decision, request.label),
-                site=self._site,
+                site=self._site(place),
                 tenant=day_key.pseudonym,
                 model=model,
                 engine=engine,
@@ -203,6 +204,10 @@ def _parts_of(info: EngineInfo, model_name: str) -> tuple[ModelPart, EnginePart,
         EnginePart(name=info.name, build=info.build, config=info.config, replay=info.replay),
         SealPart(kind=info.seal, proof=info.seal_proof),
     )
+
+
+def _site_part(place: EnginePlace) -> SitePart:
+    return SitePart(place.site, place.jurisdiction)
 
 
 def _policy_part(decision: Decision, label: Label) -> PolicyPart:

@@ -10,19 +10,24 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allod.app.gateway.engine_seal import SOCKET_DIR_PREFIX, engine_seal
 from allod.app.gateway.model_choice import ECHO
 from allod.app.home import Home
 from allod.core.canonical import JsonValue, digest_of
+from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.engine import Engine, EngineInfo, LoadedAdapter
+from allod.engine.engine import Engine, EngineInfo, EnginePlace, LoadedAdapter
 from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.model.gguf.header import GgufHeader
 from allod.seal.ahead import Ahead
 from allod.serve.served_model import ServedModel
 from allod.settings.tree import Settings
+
+if TYPE_CHECKING:
+    from allod.engine.adapters.llama import LlamaEngine
 
 BATCH_TOKENS = 64  # of prompts at once: twice as many make no prompt cheaper, half as many make it dearer by a sixth
 ACCELERATED_BATCH_TOKENS = 256  # not measured there
@@ -68,7 +73,7 @@ async def starting_engine(
     if weights is None:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.set_result(None)
-        yield EchoEngine(), started
+        yield EchoEngine(place=_place(settings)), started
         return
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
@@ -115,6 +120,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
     return ReplicaOptions(
         seal=engine_seal(settings, socket_dir, *(path for path, _ in pinned)),
         socket_path=socket_path,
+        make_engine=_llama_engine,
         words=json.dumps({**options, **files, "socket": socket_path}).encode(),
         info=EngineInfo(
             name="llama.cpp",
@@ -127,6 +133,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
             slots=model.slots,
             can_chat=not header.can_embed,
             can_embed=header.can_embed,
+            place=_place(settings),
             max_token_chars=header.max_token_chars,
             control_tokens=header.kept_apart(),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
@@ -140,6 +147,16 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         has_accelerators=model.gpu_layers != 0,
         ready_timeout_s=model.ready_timeout_s,
     )
+
+
+def _llama_engine(info: EngineInfo, socket_path: str, deadlines: Deadlines) -> LlamaEngine:
+    from allod.engine.adapters.llama import LlamaEngine  # what it needs is loaded while the process reads its weights
+
+    return LlamaEngine(info, socket_path, deadlines=deadlines)
+
+
+def _place(settings: Settings) -> EnginePlace:
+    return EnginePlace(settings.realm.site, settings.realm.jurisdiction)
 
 
 def _files(weights: Weights) -> tuple[tuple[Path, ServedModel], ...]:

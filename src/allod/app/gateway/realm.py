@@ -18,15 +18,14 @@ from allod.app.gateway.receipts import ReceiptReader
 from allod.app.gateway.shares import Shares
 from allod.app.gateway.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
-from allod.core.statements.receipt import SitePart, check_statement
-from allod.engine.engine import Engine
-from allod.engine.replicas.sealed import Replica
+from allod.core.statements.receipt import check_statement
+from allod.engine.engine import Engine, EnginePlace
 from allod.govern.policy.request import Model, Site
 from allod.govern.tenancy.keys import KeyRing
 from allod.prove.policy_history import LoggedVersion
 from allod.prove.receipts.from_log import bundle_for
 from allod.prove.tlog.writer import Done, LogWriter, Outcome
-from allod.seal.evidence import describe, proof_of
+from allod.seal.evidence import describe
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
@@ -100,20 +99,15 @@ class Realm:
 
         Raises Unavailable while there is none to look at.
         """
-        engine, info = self.gateway.engine, self.gateway.engine.info
-        if not isinstance(engine, Replica) or engine.process is None:
-            engine.check_ready()
-            described: dict[str, Any] = {"kind": info.seal, "proof": info.seal_proof, "missing": [], "rows": []}
-            return {**described, "evidence": None, "engine": {"name": info.name, "pid": None, "started_ms": None}}
-        process = engine.process
-        evidence = process.evidence()
+        engine = self.gateway.engine
+        seen = engine.evidence()
         return {
-            "kind": process.kind,
-            "proof": proof_of(evidence),
-            "missing": [f"{part}: {reason}" for part, reason in process.missing.items()],
-            "rows": describe(evidence),
-            "evidence": engine.evidence,
-            "engine": {"name": info.name, "pid": process.pid, "started_ms": engine.started_ms},
+            "kind": seen.kind,
+            "proof": seen.proof,
+            "missing": list(seen.missing),
+            "rows": [] if seen.found is None else describe(seen.found),
+            "evidence": seen.at_start,
+            "engine": {"name": engine.info.name, "pid": seen.pid, "started_ms": seen.started_ms},
         }
 
 
@@ -134,8 +128,7 @@ async def run_realm(
         await upkeep.start()
         try:
             models = await asyncio.to_thread(catalogue_models, opened.nation)
-            if isinstance(engine, Replica):
-                await asyncio.to_thread(engine.keep_evidence)  # only now: a start that is refused keeps nothing
+            await asyncio.to_thread(engine.keep_evidence)  # only now: a start that is refused keeps nothing
             yield Realm(settings, opened, gateway=gateway, upkeep=upkeep, models=tuple(models.values()))
         finally:
             await upkeep.stop()
@@ -149,13 +142,12 @@ def _gateway(
     settings: Settings, opened: Opened, writer: LogWriter, engine: Engine, models: tuple[ServedModel, ...]
 ) -> Gateway:
     """`models` begins with the one that the others are adapters over."""
-    site = settings.realm
     model, *adapters = (described(served, opened.nation) for served in models)
     adapters = [replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters]  # made from both
 
-    @lru_cache(maxsize=4)  # the same value for the same seal: by that a decision is remembered
-    def site_sealed(seal: str) -> Site:
-        return Site(site.site, site.jurisdiction, opened.tier, seal)
+    @lru_cache(maxsize=4)  # the same value for the same place and seal: by that a decision is remembered
+    def site_of(place: EnginePlace, seal: str) -> Site:
+        return Site(place.site, place.jurisdiction, opened.tier, seal)
 
     return Gateway(
         model=models[0],
@@ -166,7 +158,7 @@ def _gateway(
             nation=opened.nation,
             model=model,
             adapters=adapters,
-            site=lambda: site_sealed(engine.info.seal),
+            site=lambda: site_of(engine.info.place, engine.info.seal),
         ),
         allowance=Allowance(opened.quotas, settings.prices, context_tokens=lambda: engine.info.context_tokens),
         engine=engine,
@@ -178,7 +170,6 @@ def _gateway(
         recorder=Recorder(
             writer=writer,
             day_keys=opened.day_keys,
-            site=SitePart(site.site, site.jurisdiction),
             prices=settings.prices,
             now_ms=opened.clock.now_ms,
         ),

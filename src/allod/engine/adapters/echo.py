@@ -13,10 +13,11 @@ from typing import Any
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Pieces, Usage
-from allod.engine.engine import EngineInfo, LoadedAdapter, Tally
+from allod.engine.engine import EngineInfo, EnginePlace, LoadedAdapter, Perimeter, Tally
 from allod.engine.giving_way import give_way
 from allod.engine.schemas.places import target_of, targets
 
+NOWHERE = EnginePlace("local", "ZZ")
 DIMENSIONS = 8
 CHARS_A_TURN = 64 << 10  # counted, 0.7 ms or so, before others have their turn
 MAX_WORD_CHARS = 1 << 10
@@ -38,6 +39,7 @@ class EchoEngine:
         context_tokens: int = 4096,
         slots: int = 4,
         adapters: tuple[LoadedAdapter, ...] = (),
+        place: EnginePlace = NOWHERE,
     ) -> None:
         self.info = EngineInfo(
             name="echo",
@@ -50,6 +52,7 @@ class EchoEngine:
             slots=slots,
             can_chat=True,
             can_embed=True,
+            place=place,
             adapters=adapters,
             max_token_chars=MAX_WORD_CHARS,
         )
@@ -88,6 +91,13 @@ class EchoEngine:
     def check_ready(self) -> None:
         if self._closed:
             raise Unavailable("the engine was lost", code="engine_lost", retry_after_s=1)
+
+    def evidence(self) -> Perimeter:
+        self.check_ready()
+        return Perimeter(self.info.seal, self.info.seal_proof)
+
+    def keep_evidence(self) -> None:
+        """There is none."""
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
         async with aclosing(self.stream(chat, salt=salt, tally=tally)) as answer:

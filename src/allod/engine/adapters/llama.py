@@ -25,7 +25,7 @@ from allod.engine.adapters.llama_generation import Answer, Reading
 from allod.engine.adapters.llama_prompt import plain_json
 from allod.engine.adapters.llama_slots import SlotQueue, Slots, Turn
 from allod.engine.adapters.llama_words import read_slot, read_vectors
-from allod.engine.engine import EngineInfo, Tally
+from allod.engine.engine import EngineInfo, Perimeter, Tally
 from allod.engine.http import UnixHttp
 from allod.engine.schemas.grammar import grammar_of
 
@@ -71,6 +71,14 @@ class LlamaEngine:
     def check_ready(self) -> None:
         if self._http.is_closed:
             raise Unavailable("the engine was closed", code="engine_lost", retry_after_s=1)
+
+    def evidence(self) -> Perimeter:
+        """What it was told: whoever started the process can look at it."""
+        self.check_ready()
+        return Perimeter(self.info.seal, self.info.seal_proof)
+
+    def keep_evidence(self) -> None:
+        """Whoever started the process has it."""
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None

@@ -8,7 +8,6 @@ only then is told at once when to ask again.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import re
 import time
@@ -17,7 +16,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.deadlines import Deadlines
@@ -25,16 +24,14 @@ from allod.core.errors import AllodError, Unavailable
 from allod.core.files.whole import write_whole
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import made_plain
-from allod.engine.engine import EngineInfo, Tally
-from allod.engine.replicas.health import Health
+from allod.engine.engine import Engine, EngineInfo, Perimeter, Tally
+from allod.engine.replicas.health import Health, Watched
 from allod.engine.replicas.passing import in_passing
 from allod.model.store import check_digest, digest_of_file, silent
 from allod.seal.ahead import Ahead
 from allod.seal.endings import MEMORY_HINT, how_it_ended, may_be_memory
+from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, start
-
-if TYPE_CHECKING:
-    from allod.engine.adapters.llama import LlamaEngine
 
 READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
 LEAST_RETRY_S = 2.0  # until somebody who was told that an engine is being started asks again
@@ -45,13 +42,30 @@ logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 
+class StartedEngine(Engine, Watched, Protocol):
+    """What asks a process that was started."""
+
+    info: EngineInfo
+
+    async def is_ready(self) -> bool:
+        """Whether it answers by now."""
+        ...
+
+
+MakeEngine = Callable[[EngineInfo, str, Deadlines], StartedEngine]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaOptions:
-    """What to start and how long to be patient. `info` lacks only what a start adds: the seal, and the digest of
-    `library`, the engine's own file, as its build."""
+    """What to start, what then asks it at `socket_path`, and how long to be patient.
+
+    `info` lacks only what a start adds: the seal, and the digest of `library`, the engine's own file, as its build.
+    `make_engine` is called in a thread, while the process loads what it was told to.
+    """
 
     seal: SealOptions
     socket_path: str
+    make_engine: MakeEngine
     info: EngineInfo
     words: bytes = b""  # what the process is told, if it hears
     ahead: Ahead | None = None  # taken for the first start, if it is what `seal` says
@@ -77,9 +91,9 @@ class Replica:
         self.info = options.info
         self.process: SealedProcess | None = None
         self.started_ms = 0
-        self.evidence: JsonValue = None
+        self._evidence: JsonValue = None
         self._keeps_evidence = False
-        self._engine: LlamaEngine | None = None
+        self._engine: StartedEngine | None = None
         self._changed = asyncio.Event()
         self._reason = "the engine is starting"
         self._start_s = LEAST_RETRY_S  # what a start takes
@@ -95,10 +109,8 @@ class Replica:
         self._watcher = asyncio.create_task(self._watch())
 
     def keep_evidence(self) -> None:
-        """Keep what receipts give digests of, of this start and of each that follows, from now on: before the first
-        receipt, and not before it is sure that there may be one. Blocks. Raises OSError."""
         self._keeps_evidence = True
-        if self.evidence is not None:  # else it is kept as soon as it is known
+        if self._evidence is not None:  # else it is kept as soon as it is known
             self._keep()
 
     async def close(self) -> None:
@@ -114,7 +126,14 @@ class Replica:
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless the engine is up."""
         if self._engine is None:
-            raise Unavailable(self._reason, code="engine_starting", retry_after_s=ceil(self._start_s))
+            raise self._not_up()
+
+    def evidence(self) -> Perimeter:
+        if (process := self.process) is None:
+            raise self._not_up()
+        found = process.evidence()
+        missing = tuple(f"{part}: {reason}" for part, reason in process.missing.items())
+        return Perimeter(process.kind, proof_of(found), missing, found, self._evidence, process.pid, self.started_ms)
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
@@ -139,7 +158,7 @@ class Replica:
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
         return await self._tried_twice(lambda engine: engine.embed(embed, tally=tally))
 
-    async def _tried_twice(self, ask: Callable[[LlamaEngine], Awaitable[_Answer]]) -> _Answer:
+    async def _tried_twice(self, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
         engine = await self._up()
         try:
             return await ask(engine)
@@ -148,7 +167,7 @@ class Replica:
                 raise
         return await ask(await self._next_after(engine))
 
-    async def _up(self) -> LlamaEngine:
+    async def _up(self) -> StartedEngine:
         """The engine that is up, for a request that was let in while one was: a restart is waited for, but not one that
         has failed already."""
         if self._engine is None and not self._has_failed:
@@ -159,11 +178,14 @@ class Replica:
         assert self._engine is not None
         return self._engine
 
-    async def _next_after(self, lost: LlamaEngine) -> LlamaEngine:
+    async def _next_after(self, lost: StartedEngine) -> StartedEngine:
         """The engine to try instead of one that lost a connection: another, or the same if its process lives on."""
         if self._engine is lost:
             await asyncio.sleep(2 * self._options.poll_s)  # so that `_watch` has looked
         return await self._up()
+
+    def _not_up(self) -> Unavailable:
+        return Unavailable(self._reason, code="engine_starting", retry_after_s=ceil(self._start_s))
 
     def _mark_down(self, reason: str) -> None:
         self._engine = None
@@ -174,16 +196,13 @@ class Replica:
         """Start the process, wait until it answers, and only then call it up."""
         began_s = time.monotonic()
         try:
-            self.process = process = await asyncio.to_thread(self._start_process)
+            process, engine = await asyncio.to_thread(self._start_process)
+            self.process = process
         except Unavailable as error:
             if error.code in ("engine_gone", "engine_not_started"):
                 await in_passing(self._check_pinned)  # if it is that, this is the reason
             raise
         try:
-            from allod.engine.adapters.llama import LlamaEngine
-
-            info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self.evidence))
-            engine = LlamaEngine(info, self._options.socket_path, deadlines=self._options.deadlines)
             checking = in_passing(self._check_pinned)
             try:
                 await self._wait_until_ready(engine, process)
@@ -192,8 +211,9 @@ class Replica:
         except BaseException:
             await self._end()
             raise
-        build = info.build if self._library_digest is None else f"sha256:{self._library_digest}"
-        self.info = engine.info = replace(info, build=build)  # before anybody can ask it
+        if self._library_digest is not None:
+            engine.info = replace(engine.info, build=f"sha256:{self._library_digest}")  # before anybody can ask it
+        self.info = engine.info
         self.started_ms = time.time_ns() // 1_000_000
         self._engine, self._has_failed = engine, False
         self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
@@ -207,31 +227,32 @@ class Replica:
         )
         self._changed.set()
 
-    def _start_process(self) -> SealedProcess:
-        """Started on files that are checked meanwhile."""
+    def _start_process(self) -> tuple[SealedProcess, StartedEngine]:
+        """Started on files that are checked meanwhile; what asks it is loaded while it reads its weights."""
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
         process = self._take_ahead() or start(self._options.seal)
         self._log_start = process.log_start
         try:
             if self._options.seal.hears:
                 process.tell(self._options.words)
-            importlib.import_module("allod.engine.adapters.llama")  # what asks it is loaded while it reads its weights
-            self.evidence = process.evidence()["stable"]
+            self._evidence = process.evidence()["stable"]
             if self._keeps_evidence:
                 self._keep()
+            info = replace(self._options.info, seal=process.kind, seal_proof=digest_of(self._evidence))
+            engine = self._options.make_engine(info, self._options.socket_path, self._options.deadlines)
         except BaseException as error:
             if (status := process.poll()) is not None:
                 raise self._never_ready(status) from error
             process.terminate()
             raise
-        return process
+        return process, engine
 
     def _keep(self) -> None:
         """The configuration and the evidence, each in a file that its digest names."""
         if (directory := self._options.evidence_dir) is None:
             return
         directory.mkdir(mode=0o700, exist_ok=True)
-        for value in (self._options.config, self.evidence):
+        for value in (self._options.config, self._evidence):
             name = digest_of(value).removeprefix("sha256:")
             write_whole(directory / f"{name}.json", canonical_json(value).decode())
 
@@ -255,7 +276,7 @@ class Replica:
         elif library is not None:
             self._library_digest = digest_of_file(library, silent)
 
-    async def _wait_until_ready(self, engine: LlamaEngine, process: SealedProcess) -> None:
+    async def _wait_until_ready(self, engine: StartedEngine, process: SealedProcess) -> None:
         timeout_s = self._options.ready_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
