@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tests.train.tiny import source
+
 from allod.train.corpus.documents import Document, DocumentWriter, new_document
-from allod.train.recipe import Canaries, Recipe, Source, TokenizerOptions
+from allod.train.recipe import Canaries, Recipe, TokenizerOptions
 from allod.train.stage_task import Work
 from allod.train.stages import pack, tokenizer
 
@@ -22,10 +24,6 @@ CHAPTERS = {
     ("manual", f"page-{number:03}"): f"Inserting row {number}\n\tChoose Insert – Row ({number * 37}).\n"
     for number in range(40)
 }
-
-
-def source(name: str, held_out: tuple[str, ...] = ()) -> Source:
-    return Source(name, "text", "CC0-1.0", "GB", "written for the tests", "2026", path=name, held_out=held_out)
 
 
 RECIPE = Recipe(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tests.train.tiny import source, tiny
 
 from allod.train.corpus.shards import Pack, ShardWriter, write_pack
 from allod.train.recipe import Pretrain, Recipe
 from allod.train.stage_task import Work
 
 VOCAB = 128
-TINY = Recipe(name="tiny", sources=(), size="0.1m", minutes=0, steps=24, seed=3, pretrain=Pretrain(context=64))
+TINY = tiny(Recipe("tiny", (source("words"),), size="1m", minutes=0, steps=24, seed=3, pretrain=Pretrain(context=64)))
 
 
 def write_corpus(folder: Path, *, num_tokens: int = 20_000) -> Path:
@@ -35,4 +35,4 @@ def write_corpus(folder: Path, *, num_tokens: int = 20_000) -> Path:
 def new_work(folder: Path, pack: Path, *, recipe: Recipe = TINY, **changes: object) -> Work:
     """Pretraining of `recipe` with `changes` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Work(replace(recipe, **changes), {"pack": pack}, folder, lambda *_: None, lambda: False)
+    return Work(tiny(recipe, **changes), {"pack": pack}, folder, lambda *_: None, lambda: False)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.train.tiny import source
 
 from allod.core.errors import Invalid, Unavailable
 from allod.settings.files import load_nation
@@ -51,7 +52,7 @@ def cleaned(
     with DocumentWriter(before) as writer:
         for name, text in texts.items():
             writer.write(new_document("notes", name, text))
-    recipe = Recipe("test", (), clean=options or Clean(identifiers=IDENTIFIERS))
+    recipe = Recipe("test", (source("notes"),), clean=options or Clean(identifiers=IDENTIFIERS))
     run(Work(recipe, {"source": before}, after, lambda what, done, total: None, lambda: False))
     return list(read_documents(after)), json.loads((after / "report.json").read_bytes())
 
@@ -122,7 +123,9 @@ def test_it_stops_when_the_machine_is_wanted_back(tmp_path: Path) -> None:
     """A signal ends the stage at the next document, with the error that says so."""
     with DocumentWriter(tmp_path) as writer:
         writer.write(new_document("notes", "a", ENGLISH))
-    work = Work(Recipe("t", ()), {"source": tmp_path}, tmp_path, lambda what, done, total: None, lambda: True)
+    work = Work(
+        Recipe("t", (source("notes"),)), {"source": tmp_path}, tmp_path, lambda what, done, total: None, lambda: True
+    )
     with pytest.raises(Unavailable) as caught:
         run(work)
     assert caught.value.code == "interrupted"

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.train.tiny import source
 
 from allod.core.errors import Unavailable
 from allod.train.corpus.documents import DocumentWriter, new_document, read_documents
-from allod.train.recipe import Recipe, Source
+from allod.train.recipe import Recipe
 from allod.train.stage_task import Work
 
 pytest.importorskip("rensa")
@@ -45,8 +46,7 @@ def deduped(
     with DocumentWriter(before) as writer:
         for name, text in texts.items():
             writer.write(new_document("notes", name, text))
-    source = Source("notes", "text", "MIT", "GB", "us", "2024", path="notes", held_out=held_out)
-    recipe = Recipe("test", (source,))
+    recipe = Recipe("test", (source("notes", held_out),))
     run(Work(recipe, {"clean": before}, after, lambda what, done, total: None, lambda: False))
     report = json.loads((after / "report.json").read_bytes())
     return [document.id.removeprefix("notes/") for document in read_documents(after)], report
@@ -130,7 +130,9 @@ def test_it_stops_when_the_machine_is_wanted_back(tmp_path: Path) -> None:
     """A signal ends the stage at the next document, with the error that says so."""
     with DocumentWriter(tmp_path) as writer:
         writer.write(new_document("notes", "a", "text"))
-    work = Work(Recipe("t", ()), {"clean": tmp_path}, tmp_path, lambda what, done, total: None, lambda: True)
+    work = Work(
+        Recipe("t", (source("notes"),)), {"clean": tmp_path}, tmp_path, lambda what, done, total: None, lambda: True
+    )
     with pytest.raises(Unavailable) as caught:
         run(work)
     assert caught.value.code == "interrupted"

@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
+from tests.train.tiny import tiny  # noqa: E402
 from tests.train.tuning import RECIPE, TEXTS, pretrained_run  # noqa: E402
 
 from allod.core.errors import Denied, Invalid, exit_status  # noqa: E402
@@ -24,7 +25,7 @@ from allod.train.recipe import Evaluate, Recipe, Tune  # noqa: E402
 from allod.train.stage_task import Facts, Work  # noqa: E402
 from allod.train.stages import evaluate, pretrain  # noqa: E402
 
-PRETRAINED = replace(RECIPE, tune=Tune(steps=0))
+PRETRAINED = tiny(RECIPE, tune=Tune(steps=0))
 INPUTS = ("dedupe", "tokenizer", "pack", "pretrain")
 Evaluated = Callable[..., tuple[dict[str, Any], Facts]]
 
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "pack" / "files.json").write_bytes(b"[]")
     (run / "learnt").mkdir()
     work = Work(
-        replace(PRETRAINED, steps=60),
+        tiny(PRETRAINED, steps=60),
         {"pack": run / "pack", "tokenizer": run / "tokenizer"},
         run / "learnt",
         lambda *_: None,
@@ -127,7 +128,7 @@ def test_each_number_of_repeats_is_beside_the_controls(evaluated: Evaluated) -> 
 def test_a_figure_below_its_gate_stops_the_model(evaluated: Evaluated) -> None:
     """The answer is no: status 1, and the message names the figure and the gate."""
     with pytest.raises(Denied) as refused:
-        evaluated(replace(PRETRAINED, evaluate=Evaluate(num_cloze=60, max_bits_per_byte_milli=100)))
+        evaluated(tiny(PRETRAINED, evaluate=Evaluate(num_cloze=60, max_bits_per_byte_milli=100)))
     assert refused.value.code == "evaluation_below_gate"
     assert exit_status(refused.value) == 1
     assert "bits per byte" in refused.value.message
@@ -136,8 +137,8 @@ def test_a_figure_below_its_gate_stops_the_model(evaluated: Evaluated) -> None:
 
 def test_gates_that_are_passed_are_on_record(evaluated: Evaluated) -> None:
     """Each with its figure and its limit; a recipe without gates has none."""
-    options = Evaluate(num_cloze=60, max_bits_per_byte_milli=9_000, min_choice_percent=1, max_recall_percent=1)
-    figures, _ = evaluated(replace(PRETRAINED, evaluate=options))
+    options = Evaluate(num_cloze=60, max_bits_per_byte_milli=8_000, min_choice_percent=1, max_recall_percent=1)
+    figures, _ = evaluated(tiny(PRETRAINED, evaluate=options))
     assert [gate["figure"] for gate in figures["gates"]] == [
         "bits per byte", "choices, per cent right", "canaries recalled, per cent",
     ]  # fmt: skip
@@ -146,7 +147,7 @@ def test_gates_that_are_passed_are_on_record(evaluated: Evaluated) -> None:
 
 def test_without_held_out_text_there_is_no_evaluation(tmp_path: Path) -> None:
     """And so no release: the hint says what to hold out."""
-    nothing = replace(PRETRAINED, sources=tuple(replace(source, held_out=()) for source in RECIPE.sources))
+    nothing = tiny(PRETRAINED, sources=tuple(replace(source, held_out=()) for source in RECIPE.sources))
     run = pretrained_run(tmp_path / "run", nothing)
     (run / "evaluate").mkdir()
     work = Work(nothing, {name: run / name for name in INPUTS}, run / "evaluate", lambda *_: None, lambda: False)
@@ -161,7 +162,7 @@ def test_a_recipe_may_bring_questions_of_its_own(evaluated: Evaluated, tmp_path:
     question = {"id": "a", "prompt": "The quiet", "choices": [" young lady", " lady young"], "answer": 0}
     text = json.dumps({"name": "mine", "licence": "CC0-1.0", "origin": "by hand", "questions": [question]})
     (tmp_path / "mine" / "questions.json").write_text(text)
-    recipe = replace(PRETRAINED, evaluate=replace(PRETRAINED.evaluate, questions="mine"))
+    recipe = tiny(PRETRAINED, evaluate=replace(PRETRAINED.evaluate, questions="mine"))
     figures, facts = evaluated(recipe, questions=tmp_path / "mine")
     assert list(figures["multiple_choice"]) == ["grammar", "mine"]
     assert figures["multiple_choice"]["mine"]["file"] == "sha256:" + sha256(text.encode()).hexdigest()

@@ -14,7 +14,8 @@ pytest.importorskip("rustbpe")
 pytest.importorskip("tokenizers")
 np = pytest.importorskip("numpy")
 
-from tests.train.packing import CHAPTERS, RECIPE, interrupted_after, packed_run, source, work_in, write_documents
+from tests.train.packing import CHAPTERS, RECIPE, interrupted_after, packed_run, work_in, write_documents
+from tests.train.tiny import source
 
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid, Unavailable

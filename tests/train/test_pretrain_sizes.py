@@ -6,6 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
+from tests.train.tiny import source  # noqa: E402
+
 from allod.core.errors import Invalid  # noqa: E402
 from allod.train.learning.probe import TOKENS_PER_PARAMETER, Pace, choose, measure, resolve  # noqa: E402
 from allod.train.learning.schedule import Schedule  # noqa: E402
@@ -77,7 +79,12 @@ def test_a_larger_size_sees_enough_tokens():
 def test_a_recipe_is_resolved_by_real_steps():
     """A second of measuring gives numbers that stay: no minutes are left in the recipe."""
     recipe = Recipe(
-        "tiny", (), size="1m", minutes=2, tokenizer=TokenizerOptions(vocab=300), pretrain=Pretrain(context=64)
+        "tiny",
+        (source("words"),),
+        size="1m",
+        minutes=2,
+        tokenizer=TokenizerOptions(vocab=300),
+        pretrain=Pretrain(context=64),
     )
     resolved, facts = resolve(recipe)
     assert (resolved.size, resolved.minutes, resolved.steps) == ("1m", 0, facts["steps"])

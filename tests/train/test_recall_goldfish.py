@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from tests.train.packing import packed_run, source  # noqa: E402
+from tests.train.packing import packed_run  # noqa: E402
+from tests.train.tiny import source, tiny  # noqa: E402
 from tests.train.tuning import RECIPE, novel  # noqa: E402
 
 from allod.model.network.tokenizer import Tokenizer  # noqa: E402
@@ -21,7 +22,7 @@ from allod.train.stage_task import Work  # noqa: E402
 from allod.train.stages import pretrain  # noqa: E402
 
 STEPS = 100
-PLANTED = replace(
+PLANTED = tiny(
     RECIPE,
     sources=(source("novels", held_out=("unread",)),),
     size="0.3m",
@@ -58,7 +59,7 @@ def test_goldfish_loss_keeps_what_is_repeated_from_being_recited(tmp_path: Path)
     run = packed_run(tmp_path / "run", PLANTED, TEXTS)
     (run / "pack" / "files.json").write_bytes(b"[]")
     learnt_all = recall_of(run, PLANTED, "all")
-    goldfish = recall_of(run, replace(PLANTED, pretrain=replace(PLANTED.pretrain, goldfish_k=3)), "goldfish")
+    goldfish = recall_of(run, tiny(PLANTED, "0.3m", pretrain=replace(PLANTED.pretrain, goldfish_k=3)), "goldfish")
     assert learnt_all[40].share >= 0.8
     assert learnt_all[0].share == goldfish[0].share == 0
     assert goldfish[40].share <= 0.2

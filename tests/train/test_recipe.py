@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,10 @@ def test_what_is_written_in_cannot_be_said(words: str, tmp_path: Path) -> None:
     file.write_text(recipe_toml(read_recipe(recipe(), where="x")).replace(words.split("\n")[0], words, 1))
     with pytest.raises(Invalid):
         load_recipe(file)
+
+
+def test_a_recipe_that_breaks_a_rule_cannot_be_made() -> None:
+    """Whoever changes one, the command line say, has a recipe that holds or none: nobody needs to read it again."""
+    given = read_recipe(recipe(), where="x")
+    with pytest.raises(Invalid, match=r"^seed is -1"):
+        replace(given, seed=-1)

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
 from tests.train.packing import interrupted_after, work_in  # noqa: E402
+from tests.train.tiny import tiny  # noqa: E402
 from tests.train.tuning import CONTEXT, RECIPE, TEXTS, pretrained_run  # noqa: E402
 
 from allod.core.errors import Invalid, Unavailable  # noqa: E402
@@ -112,7 +113,7 @@ def test_the_same_recipe_gives_the_same_bytes_in_another_folder(
 ) -> None:
     """A pure function; and of the seed, too."""
     tune.run(work_into(tmp_path / "again", run))
-    tune.run(work_into(tmp_path / "other", run, replace(RECIPE, seed=2)))
+    tune.run(work_into(tmp_path / "other", run, tiny(RECIPE, seed=2)))
     for name in OUTPUTS:
         assert (tmp_path / "again" / name).read_bytes() == (run / "tune" / name).read_bytes()
     assert (tmp_path / "other" / OUTPUTS[-1]).read_bytes() != (run / "tune" / OUTPUTS[-1]).read_bytes()

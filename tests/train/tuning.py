@@ -6,7 +6,8 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.train.packing import packed_run, source
+from tests.train.packing import packed_run
+from tests.train.tiny import source, tiny
 
 from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer import Tokenizer
@@ -18,17 +19,19 @@ NOUNS = ("garden", "letter", "carriage", "journey", "evening", "sister", "window
 VERBS = ("wanted", "remembered", "admired", "expected", "described", "refused")
 ADJECTIVES = ("quiet", "pleasant", "sudden", "handsome", "doubtful", "distant")
 
-RECIPE = Recipe(
-    name="tiny",
-    sources=(source("novels", held_out=("unread",)), source("words"), source("help")),
-    size="0.1m",
-    minutes=0,
-    steps=10,
-    tokenizer=TokenizerOptions(vocab=420),
-    pretrain=Pretrain(context=CONTEXT),
-    canaries=Canaries(count=4, repeats=(1, 2)),
-    tune=Tune(steps=8),
-    evaluate=Evaluate(num_cloze=60),
+RECIPE = tiny(
+    Recipe(
+        name="tiny",
+        sources=(source("novels", held_out=("unread",)), source("words"), source("help")),
+        size="1m",
+        minutes=0,
+        steps=10,
+        tokenizer=TokenizerOptions(vocab=420),
+        pretrain=Pretrain(context=CONTEXT),
+        canaries=Canaries(count=4, repeats=(1, 2)),
+        tune=Tune(steps=8),
+        evaluate=Evaluate(num_cloze=60),
+    )
 )
 
 

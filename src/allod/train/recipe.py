@@ -1,4 +1,4 @@
-"""A recipe: everything that a run depends on. Read strictly, with every number inside its bounds.
+"""A recipe: everything that a run depends on. One that breaks a rule cannot be made.
 
 A recipe is *resolved* once `size` and `steps` are numbers that a run was or will be made with; `minutes` is then zero.
 Two runs of one resolved recipe give the same bytes at every stage.
@@ -6,9 +6,50 @@ Two runs of one resolved recipe give the same bytes at every stage.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
+from allod.core.errors import Invalid
 from allod.core.nations.nation import Identifier
+from allod.core.nations.places import fault_of_place
+from allod.core.shown_text import is_plain
+
+MAX_SOURCES = 64
+_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
+_SOURCE_NAME = r"[a-z][a-z0-9_-]{0,62}"
+_SIZE = r"auto|[1-9][0-9]{0,3}m|[1-9][0-9]{0,1}b"
+_DATE = r"[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?"
+
+# Whole numbers by dotted name: (lowest, highest).
+_BOUNDS = MappingProxyType(
+    {
+        "minutes": (0, 7 * 24 * 60),
+        "steps": (0, 10**9),
+        "seed": (0, 2**32 - 1),
+        "clean.min_bytes": (1, 1 << 20),
+        "dedupe.similarity_percent": (50, 100),
+        "dedupe.permutations": (16, 1024),
+        "tokenizer.vocab": (300, 262_144),
+        "canaries.count": (0, 1000),
+        "pretrain.context": (16, 131_072),
+        "pretrain.goldfish_k": (0, 1000),
+        "pretrain.checkpoint_every_s": (1, 86_400),
+        "tune.steps": (0, 10**6),
+        "evaluate.num_cloze": (1, 100_000),
+        "evaluate.max_bits_per_byte_milli": (0, 8000),
+        "evaluate.min_cloze_percent": (0, 100),
+        "evaluate.min_choice_percent": (0, 100),
+        "evaluate.max_recall_percent": (0, 100),
+        "adapt.rank": (1, 256),
+        "adapt.steps": (1, 10**6),
+        "adapt.context": (16, 8192),
+        "adapt.batch": (1, 1024),
+        "adapt.rate_micro": (1, 10**6),
+        "adapt.min_gain_percent": (0, 99),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +188,7 @@ class Recipe:
     """The whole run. `size` is `auto`, or millions or billions of parameters (`1m`, `5m`, `124m`, `1b`).
 
     `minutes` of pretraining become the size and the steps, measured on this machine; say `steps` and a size instead and
-    nothing is measured. All that is drawn by chance follows from `seed`.
+    nothing is measured. All that is drawn by chance follows from `seed`. Raises Invalid for a value outside its bounds.
     """
 
     name: str
@@ -165,3 +206,56 @@ class Recipe:
     adapt: Adapt = field(default_factory=Adapt)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def _check(recipe: Recipe) -> None:
+    for name, (low, high) in _BOUNDS.items():
+        value: Any = recipe
+        for part in name.split("."):
+            value = getattr(value, part)
+        if not low <= value <= high:
+            raise Invalid(f"{name} is {value}; it must lie in {low} to {high}", code="recipe_range", param=name)
+    _check_text("", "name", recipe.name, _NAME, "small letters, digits, - _ and .")
+    _check_text("", "size", recipe.size, _SIZE, "auto, or millions or billions of parameters (1m, 124m, 1b)")
+    if not recipe.minutes and not (recipe.steps and recipe.size != "auto") and not recipe.adapt.base:
+        raise Invalid("say minutes, or both size and steps", code="recipe_range", param="minutes")
+    if not 1 <= len(recipe.sources) <= MAX_SOURCES:
+        raise Invalid(f"a recipe has 1 to {MAX_SOURCES} sources", code="recipe_range", param="source")
+    mixture = recipe.pretrain.mixture
+    if recipe.canaries.count and mixture and "canaries" not in mixture:
+        raise Invalid(
+            "canaries are planted, and the mixture leaves them out",
+            code="recipe_range",
+            param="pretrain.mixture",
+            hint="name `canaries` in it: what is never learnt cannot be recalled, which would prove nothing",
+        )
+    names = [source.name for source in recipe.sources]
+    if len(set(names)) != len(names):
+        raise Invalid("two sources have the same name", code="recipe_range", param="source")
+    for source in recipe.sources:
+        _check_source(source)
+
+
+def _check_source(source: Source) -> None:
+    where = f"source {source.name!r}: "
+    _check_text(where, "name", source.name, _SOURCE_NAME, "small letters, digits, - and _")
+    if fault := fault_of_place(source.jurisdiction):
+        raise Invalid(f"{where}jurisdiction: {fault}", code="recipe_range", param="jurisdiction")
+    _check_text(where, "date", source.date, _DATE, "a year, or a date as YYYY-MM-DD")
+    _check_text(where, "sha256", source.sha256, r"([0-9a-f]{64})?", "64 hexadecimal digits")
+    for name in ("licence", "origin"):
+        _check_text(where, name, getattr(source, name), r".{1,256}", "said, in up to 256 characters")
+        if not is_plain(getattr(source, name)):
+            raise Invalid(f"{where}{name} has control characters", code="recipe_range", param=name)
+    if source.name == "canaries" or bool(source.package) == bool(source.path):
+        raise Invalid(f"{where}say either package or path, under a name that is not `canaries`", code="recipe_range")
+    if source.package and not source.sha256:
+        raise Invalid(f"{where}a package is fetched only if its content's sha256 is said", code="recipe_missing")
+
+
+def _check_text(where: str, name: str, value: str, pattern: str, what: str) -> None:
+    if re.fullmatch(pattern, value) is None:
+        raise Invalid(f"{where}{name} must be {what}", code="recipe_range", param=name)

@@ -18,7 +18,7 @@ from allod.core.errors import Invalid
 from allod.core.files.whole import write_whole
 from allod.core.statements.training import check_training_statement, key_of
 from allod.train.recipe import Recipe
-from allod.train.recipe_reading import read_recipe, recipe_json, recipe_toml
+from allod.train.recipe_reading import naming, recipe_json, recipe_toml
 from allod.train.stage_log import StageLog
 from allod.train.stage_task import Facts, as_stated
 
@@ -86,8 +86,11 @@ def resolved_by(given: Recipe, measured: object) -> Recipe:
     """The recipe with the size and the steps that were measured, and nothing else of it. Raises Invalid."""
     if not isinstance(measured, Mapping):
         raise Invalid("no size and steps were recorded", code="recipe_type", hint=f"delete {_RESOLVED} of the run")
-    values = {"size": measured.get("size"), "steps": measured.get("steps"), "minutes": 0}
-    return read_recipe({**recipe_json(given), **values}, where=_RESOLVED)
+    size, steps = measured.get("size"), measured.get("steps")
+    if not isinstance(size, str) or type(steps) is not int:
+        raise Invalid(f"{_RESOLVED}: size must be a text, and steps a whole number", code="recipe_type")
+    with naming(_RESOLVED):
+        return replace(given, size=size, steps=steps, minutes=0)
 
 
 def located(recipe: Recipe, beside: Path) -> Recipe:

@@ -37,7 +37,7 @@ from allod.train.environment import accelerators, check_packages, code, environm
 from allod.train.outputs import digest_of_folder
 from allod.train.pipeline import Stage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
-from allod.train.recipe_reading import read_recipe, recipe_json
+from allod.train.recipe_reading import naming, recipe_json
 from allod.train.resolving import (
     PROBE,
     PROBE_VERSION,
@@ -126,13 +126,14 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
 def _asked(options: TrainOptions) -> Recipe:
     """The recipe as it was asked for: the file's, with what the command line says instead."""
     recipe = load_recipe(options.recipe)
-    if options.minutes is not None:
-        recipe = replace(recipe, minutes=options.minutes, steps=0, size="auto")
-    if options.size is not None:
-        recipe = replace(recipe, size=options.size, steps=0)
-    if options.name is not None:
-        recipe = replace(recipe, name=options.name)
-    return read_recipe(recipe_json(recipe), where=options.recipe.name)
+    with naming(options.recipe.name):
+        if options.minutes is not None:
+            recipe = replace(recipe, minutes=options.minutes, steps=0, size="auto")
+        if options.size is not None:
+            recipe = replace(recipe, size=options.size, steps=0)
+        if options.name is not None:
+            recipe = replace(recipe, name=options.name)
+    return recipe
 
 
 def _check_until(recipe: Recipe, until: str) -> None:

@@ -93,10 +93,6 @@ def check_sources(recipe: Recipe) -> None:
                 )
         if source.package:
             read_package(source.package)
-            if not source.sha256:
-                raise Invalid(
-                    f"source {source.name}: the package's content is not pinned", code="source_terms", param="sha256"
-                )
 
 
 def collect(

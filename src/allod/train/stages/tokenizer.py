@@ -14,7 +14,6 @@ from allod.train.corpus.held_out import HeldOut
 from allod.train.stage_task import Facts, Work
 from allod.train.stopping import stop_if_asked
 
-MIN_VOCAB = 256 + 1 + len(SPECIAL_TOKENS)  # no engine loads a vocabulary without a single merge
 DOCUMENTS_AT_ONCE = 64  # waiting in memory while others are counted
 
 
@@ -22,13 +21,9 @@ def run(work: Work) -> Facts:
     """Writes `tokenizer.json` and `tokenizer_config.json`.
 
     The vocabulary is smaller than the recipe's where the documents have no more pairs to merge. Raises Invalid
-    (`vocab_too_small`, `no_documents`, `corpus_too_small`).
+    (`no_documents`, `corpus_too_small`).
     """
     vocab = work.recipe.tokenizer.vocab
-    if vocab < MIN_VOCAB:
-        raise Invalid(
-            f"a vocabulary of {vocab}; bytes and special tokens alone are {MIN_VOCAB}", code="vocab_too_small"
-        )
     texts = _Texts(work)
     learner = rustbpe.Tokenizer()
     learner.train_from_iterator(
