@@ -364,7 +364,7 @@ def test_what_is_explained_is_what_the_tenant_may(run: Run, policy_file: Path) -
     key = json.loads(run("key", "add", "Plain", "--models", "another", "--json").out)["id"]
     assert run(*asked, "--tenant", "Plain").status == 0
     told = json.loads(run(*asked, "--tenant", "Plain", "--key", key, "--json").out)
-    assert (told["permitted"], "scoped to another" in told["asked"]) == (False, True)
+    assert (told["decision"], "scoped to another" in told["asked"]) == ("forbid", True)
     assert json.loads(run(*asked, "--json").out)["asked"].split("; ")[1].startswith("key key_local_")
 
 

@@ -3,5 +3,6 @@
 main.py          which verb, and how errors end it           verbs/         a module for each verb
 client.py        a client of our own gateway                 starting.py    a gateway's process, started
 running.py       the gateway that runs in this realm         progress.py    progress of long work
+officer.py       who sits at the command line
 model_words.py   how models are told of                      tenant_words.py  how tenants' terms are said
 """

@@ -8,6 +8,8 @@ import json
 import os
 import sys
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,18 @@ def _readiness(url: str) -> tuple[int, Any]:
         return 0, None
     finally:
         connection.close()
+
+
+@contextmanager
+def the_log_to_itself() -> Iterator[None]:
+    """What is done inside needs the receipts' log: where another process has it, the error says whose that is."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.code != "log_locked":
+            raise
+        hint = "stop the gateway (`allod up`) first: while it runs, the log is its"
+        raise Unavailable(error.message, code=error.code, hint=hint) from error
 
 
 def take_up_news(settings: Settings) -> None:

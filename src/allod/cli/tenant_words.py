@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from allod.app.administration.terms import LABEL_WORDS, Json
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.core.nations.nation import Nation
 from allod.govern.metering.windows import BUDGET_UNITS
-from allod.govern.tenancy.keys import default_label
-from allod.govern.tenancy.tenants import Budget, Quota, Scope, Tenant, checked_name
 
 QUOTA_UNITS = ("requests_per_minute", "tokens_per_minute", "concurrent")
+SCOPE_WORDS = ("models", "clearance")
 NO_WORDS = ("any", "none")
-LABEL_WORDS = ("tier", "markings", "jurisdictions", "purposes")
 
 
 def add_changes(part: argparse.ArgumentParser) -> None:
@@ -40,42 +37,18 @@ def add_changes(part: argparse.ArgumentParser) -> None:
     share.add_argument("--budget", action="append", metavar="'day tokens=N ...'", help="or 'month ...', or 'day none'")
 
 
-def changed(tenant: Tenant, said: Mapping[str, Any], nation: Nation) -> Tenant:
-    """The tenant with what was said, and nothing else, changed. Raises Invalid for words that the nation lacks."""
-    label = {name: said[name] for name in (*LABEL_WORDS, "name", "weight", "priority") if name in said}
-    if "name" in label:
-        checked_name(label["name"])
-    scope = {name: said[name] for name in ("models", "clearance") if name in said}
-    quota = {name: said[name] for name in QUOTA_UNITS if name in said}
-    new = replace(
-        tenant,
-        **label,
-        scope=replace(tenant.scope, **scope),
-        quota=replace(tenant.quota, **quota),
-        model_quotas=_model_quotas(tenant.model_quotas, said.get("model_quota", [])),
-        budgets=_budgets(tenant.budgets, said.get("budget", [])),
-    )
-    check_scope(new.scope, nation)
-    if default_label(new, nation).is_impossible:
-        raise Invalid(
-            "these words together leave no place or no purpose",
-            code="impossible_label",
-            hint="a marking or a tier may restrict where things are processed: say fewer of them, or other places",
-        )
-    return new
-
-
-def terms_of(tenant: Tenant, nation: Nation) -> dict[str, JsonValue]:
-    """A tenant's terms in the shape that the audit log has them from the HTTP interface, and those per model."""
-    fields = plain(asdict(tenant))
-    budgets: dict[str, JsonValue] = {"day": None, "month": None}
-    for budget in tenant.budgets:
-        budgets[budget.period] = {unit: getattr(budget, unit) for unit in BUDGET_UNITS}
-    return {
-        **{name: fields[name] for name in ("weight", "priority", "scope", "quota", "model_quotas")},
-        "label": {name: fields[name] for name in LABEL_WORDS} | {"tier": tenant.tier or nation.lowest.tier.name},
-        "budgets": budgets,
-    }
+def changes_of(said: Mapping[str, Any]) -> Json:
+    """What was said, and nothing else, as a change of terms."""
+    changes: Json = {name: said[name] for name in ("weight", "priority") if name in said}
+    for part, names in (("label", LABEL_WORDS), ("scope", SCOPE_WORDS), ("quota", QUOTA_UNITS)):
+        found = {name: said[name] for name in names if name in said}
+        if found:
+            changes[part] = found
+    if "budget" in said:
+        changes["budgets"] = dict(_limits("--budget", text, BUDGET_UNITS) for text in said["budget"])
+    if "model_quota" in said:
+        changes["model_quotas"] = dict(_limits("--model-quota", text, QUOTA_UNITS) for text in said["model_quota"])
+    return changes
 
 
 def plain(fields: Mapping[str, Any]) -> dict[str, JsonValue]:
@@ -84,11 +57,9 @@ def plain(fields: Mapping[str, Any]) -> dict[str, JsonValue]:
     return made
 
 
-def check_scope(scope: Scope, nation: Nation) -> None:
-    """Raise Invalid (`unknown_label`) for a clearance or a purpose that the nation does not know."""
-    if scope.clearance is not None:
-        nation.tier(scope.clearance)
-    nation.label(purposes=scope.purposes)
+def told(words: frozenset[str] | None) -> str:
+    """A restriction as text."""
+    return "any" if words is None else ", ".join(sorted(words)) or "none"
 
 
 def words_or_any(text: str) -> frozenset[str] | None:
@@ -114,26 +85,12 @@ def _limit(text: str) -> int | None:
     return None if text in NO_WORDS else int(text)
 
 
-def _model_quotas(old: Mapping[str, Quota], said: list[str]) -> dict[str, Quota]:
-    quotas = dict(old)
-    for text in said:
-        model, limits = _parted(text)
-        if limits == ["none"]:
-            quotas.pop(model, None)
-        else:
-            quotas[model] = Quota(**_amounts("--model-quota", limits, QUOTA_UNITS))
-    return quotas
-
-
-def _budgets(old: tuple[Budget, ...], said: list[str]) -> tuple[Budget, ...]:
-    budgets = {budget.period: budget for budget in old}
-    for text in said:
-        period, limits = _parted(text)
-        if limits == ["none"]:
-            budgets.pop(period, None)
-        else:
-            budgets[period] = Budget(period, **_amounts("--budget", limits, BUDGET_UNITS))
-    return tuple(budgets[period] for period in sorted(budgets))
+def _limits(option: str, text: str, units: Sequence[str]) -> tuple[str, dict[str, int | None] | None]:
+    """Whose limits these are, and all of them: those that are not named are lifted. `none` lifts every one."""
+    whose, limits = _parted(text)
+    if limits == ["none"]:
+        return whose, None
+    return whose, {**dict.fromkeys(units), **_amounts(option, limits, units)}
 
 
 def _parted(text: str) -> tuple[str, list[str]]:
@@ -143,7 +100,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
     return " ".join(words[:first]), words[first:]
 
 
-def _amounts(option: str, limits: list[str], known: tuple[str, ...]) -> dict[str, int]:
+def _amounts(option: str, limits: list[str], known: Sequence[str]) -> dict[str, int]:
     """`tokens=5 engine-ms=7` as numbers."""
     amounts = {}
     for word in limits:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from allod.app.administration.explanations import Json, show_explanation
 from allod.app.administration.questions import Question, Questions
 from allod.govern.policy.explain import explain
-from allod.govern.policy.request import Model, describe
-from allod.govern.policy.rules import Rule
+from allod.govern.policy.request import Model
 from allod.govern.tenancy.store import TenantStore
 from allod.serve.controls import Controls
-
-Json = dict[str, Any]
 
 _Word = Annotated[str, msgspec.Meta(max_length=256)]
 
@@ -48,20 +46,4 @@ class Explanations:
         asked = self._questions.asked(Question(**msgspec.structs.asdict(body)), now_ms)
         policy = self._controls.policy
         told = explain(policy, asked, self._questions.models.values())
-        return {
-            "object": "governance.explanation",
-            "asked": describe(asked),
-            "label": asked.label.as_json(),
-            "policy": policy.digest,
-            "decision": "permit" if told.decision.permitted else "forbid",
-            "reason": told.decision.reason,
-            "rules": [shown_rule(rule) for rule in told.rules],
-            "fault": told.decision.fault,
-            "changes": told.changes,
-            "advice": told.advice,
-        }
-
-
-def shown_rule(rule: Rule) -> Json:
-    """A rule as the interface shows it."""
-    return {"name": rule.name, "effect": rule.effect, "reason": rule.reason, "source": rule.source}
+        return show_explanation(policy, asked, told)

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
+from allod.app.administration.explanations import show_rule
 from allod.app.gateway.receipts import Found, Reading, Wanted
 from allod.app.gateway.shares import Sharing, TenantShare
 from allod.core.canonical import MAX_SAFE_INTEGER
@@ -26,7 +27,7 @@ from allod.prove.policy_history import LoggedVersion
 from allod.serve.controls import Controls
 from allod.serve.fair_scheduler import Standing
 from allod.web.admin.asked import Asked
-from allod.web.explanations import ExplainBody, Explanations, shown_rule
+from allod.web.explanations import ExplainBody, Explanations
 from allod.web.http.asgi import Call
 from allod.web.http.bodies import check_keys
 from allod.web.http.exchange import JSON, Headers, read_body
@@ -99,7 +100,7 @@ class Governance:
             "object": "governance.policy",
             "digest": policy.digest,
             "text": policy.text,
-            "rules": [shown_rule(rule) for rule in policy.rules.values()],
+            "rules": [show_rule(rule) for rule in policy.rules.values()],
             "in_force": _shown_version(versions[-1]),
             "history": [_shown_version(version) for version in reversed(versions[-NUM_VERSIONS:])],
             "num_versions": len(versions),

@@ -9,16 +9,15 @@ from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
 from allod.govern.stores.sqlite import sqlite_store
 from allod.govern.tenancy.keys import read_or_make_key
+from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
     LOCAL,
     USE_PREFIX,
-    Event,
     Key,
     api_key_digest,
     local_tenant,
-    new_id,
 )
 from allod.settings.tree import Settings
 
@@ -60,41 +59,37 @@ def _make_first_tenant(store: TenantStore, settings: Settings) -> None:
     A key file that was made anew takes the place of the old: that one opens nothing any more. Gateways that share
     their tenants have a pair of keys each.
     """
-    home, at_ms = Home(settings.home), now_ms()
+    home, officer = Home(settings.home), Officer(STARTED, now_ms())
     gateway = sha256_hex(settings.origin.encode())[:12]
     try:
         store.tenant(LOCAL)
     except Invalid:
-        store.put_tenant(local_tenant(at_ms), _event("project.created", at_ms, LOCAL))
+        store.put_tenant(local_tenant(officer.now_ms), officer.event("project.created", LOCAL, id=LOCAL))
     _keep(
         store,
         f"key_local_{gateway}",
         read_or_make_key(home.local_key, USE_PREFIX),
         f"local.key of {settings.realm.site}",
-        at_ms,
+        officer,
     )
     _keep(
         store,
         f"key_admin_{gateway}",
         read_or_make_key(home.admin_key, ADMIN_PREFIX),
         f"admin.key of {settings.realm.site}",
-        at_ms,
+        officer,
     )
 
 
-def _keep(store: TenantStore, key_id: str, secret: str, name: str, at_ms: int) -> None:
-    digest = api_key_digest(secret)
+def _keep(store: TenantStore, key_id: str, secret: str, name: str, officer: Officer) -> None:
+    digest, at_ms = api_key_digest(secret), officer.now_ms
     is_admin = secret.startswith(ADMIN_PREFIX)
     try:
         kept = store.key(key_id)
     except Invalid:
         tenant_id = None if is_admin else LOCAL
         kept = Key(key_id, tenant_id, name, digest, secret[-4:], at_ms, is_admin=is_admin)
-        store.put_key(kept, _event("api_key.created", at_ms, tenant_id, key_id))
+        store.put_key(kept, officer.event("api_key.created", tenant_id, id=key_id))
     if kept.digest != digest:
         changed = replace(kept, digest=digest, hint=secret[-4:], created_ms=at_ms, expires_ms=None, revoked_ms=None)
-        store.put_key(changed, _event("api_key.updated", at_ms, kept.tenant_id, key_id))
-
-
-def _event(kind: str, at_ms: int, tenant_id: str | None, about: str = LOCAL) -> Event:
-    return Event(new_id("audit_log-"), at_ms, kind, STARTED, tenant_id, {"id": about})
+        store.put_key(changed, officer.event("api_key.updated", kept.tenant_id, id=key_id))

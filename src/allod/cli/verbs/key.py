@@ -12,14 +12,17 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from allod.app.administration.tenants import check_active, find_tenant, list_tenants
+from allod.app.administration.terms import change_scope, show_scope
 from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings, now_ms
+from allod.cli.officer import account_here
 from allod.cli.running import dated_ms, take_up_news
-from allod.cli.tenant_words import check_scope, plain, word_or_any, words_or_any
-from allod.cli.verbs.tenant import check_active, event, find_tenant, tenants_of, told
+from allod.cli.tenant_words import plain, told, word_or_any, words_or_any
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.govern.tenancy.keys import MAX_GRACE_S, check_not_last_admin, read_or_make_key, rotated
+from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
@@ -121,8 +124,8 @@ def file_of(key: Key, settings: Settings) -> Path | None:
 def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
     tenant = find_tenant(store, words.tenant)
     check_active(tenant)
-    scope = Scope(words.models, words.clearance, words.purposes)
-    check_scope(scope, load_nation(settings.realm.nation, home=settings.home))
+    said = {"models": words.models, "clearance": words.clearance, "purposes": words.purposes}
+    scope = change_scope(Scope(), said, load_nation(settings.realm.nation, home=settings.home))
     if words.expires == 0:
         raise Invalid("a key that ends at once opens nothing", code="invalid", param="--expires", hint="say 30d")
     secret, digest, hint = new_api_key(USE_PREFIX)
@@ -137,7 +140,8 @@ def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) ->
         scope=scope,
         expires_ms=None if words.expires is None else made_ms + words.expires,
     )
-    store.put_key(key, event("api_key.created", tenant.id, key.id, data=_told_terms(key)))
+    event = Officer(account_here(), made_ms).event("api_key.created", tenant.id, id=key.id, data=_told_terms(key))
+    store.put_key(key, event)
     return key, secret
 
 
@@ -153,9 +157,11 @@ def _rotated(store: TenantStore, settings: Settings, words: argparse.Namespace) 
         error.hint = "`allod key add` makes a new one"
         raise
     new, ending = rotation.successor, rotation.key
-    created = event("api_key.created", new.tenant_id, new.id, data=_told_terms(new), in_place_of=old.id)
+    officer = Officer(account_here(), time_ms)
+    terms = _told_terms(new)
+    created = officer.event("api_key.created", new.tenant_id, id=new.id, data=terms, in_place_of=old.id)
     left_s = ((ending.expires_ms or time_ms) - time_ms) // 1000
-    ended = event("api_key.updated", old.tenant_id, old.id, changes_requested={"expires_in_seconds": left_s})
+    ended = officer.event("api_key.updated", old.tenant_id, id=old.id, changes_requested={"expires_in_seconds": left_s})
     store.put_key(new, created)
     store.put_key(ending, ended)
     return new, rotation.secret
@@ -167,8 +173,9 @@ def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -
         _refuse_own(key, settings)
         if key.is_admin:
             check_not_last_admin(key, keys_of(store, None))
-        key = replace(key, revoked_ms=now_ms())
-        store.put_key(key, event("api_key.deleted", key.tenant_id, key.id))
+        officer = Officer(account_here(), now_ms())
+        key = replace(key, revoked_ms=officer.now_ms)
+        store.put_key(key, officer.event("api_key.deleted", key.tenant_id, id=key.id))
     take_up_news(settings)
     print(json.dumps(_shown(key)) if words.json else f"{key.id} opens nothing any more")
 
@@ -198,7 +205,7 @@ def _list(store: TenantStore, words: argparse.Namespace) -> None:
     time_ms = now_ms()
     owners: list[Tenant | None] = [find_tenant(store, words.tenant)] if words.tenant else [None]
     if not words.tenant:
-        owners += tenants_of(store, include_archived=True)
+        owners += list_tenants(store, include_archived=True)
     found = [(key, owner) for owner in owners for key in keys_of(store, None if owner is None else owner.id)]
     shown = [(key, why) for key, owner in found if not (why := _why_not(key, owner, time_ms)) or words.all]
     if words.json:
@@ -230,7 +237,7 @@ def _told_terms(key: Key) -> dict[str, JsonValue]:
     """What the audit log says of a new key, in the shape that the HTTP interface gives it."""
     if key.is_admin:
         return {"allod": {"admin": True}}
-    return {"allod": {"scope": plain(asdict(key.scope))}}
+    return {"allod": {"scope": show_scope(key.scope)}}
 
 
 def _shown(key: Key) -> dict[str, JsonValue]:

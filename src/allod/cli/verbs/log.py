@@ -16,8 +16,8 @@ from allod.app.artefacts.known_heads import heads_of_bundles
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings, now_ms
-from allod.cli.running import is_clock_believed
-from allod.cli.verbs.tenant import event, the_log_to_itself
+from allod.cli.officer import account_here
+from allod.cli.running import is_clock_believed, the_log_to_itself
 from allod.cli.verbs.verify import read_bounded
 from allod.core.errors import Invalid
 from allod.core.statements.clock import ClockAccepted, clock_statement
@@ -126,7 +126,7 @@ def _accept_clock(home: Home, words: argparse.Namespace) -> int:
     if is_clock_believed(settings):
         print(json.dumps(None) if words.json else "the clock is believed already: nothing was written")
         return 0
-    who = event("log.clock_accepted", None, settings.origin).actor
+    who = account_here()
     accepted = ClockAccepted(
         f"clock_{secrets.token_hex(16)}", now_ms(), settings.origin, head.size, head.root.hex(), who
     )

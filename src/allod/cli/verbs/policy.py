@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import pwd
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from allod.app.artefacts.policies import Policies, nation_of, open_policies
 from allod.app.home import load_settings
+from allod.cli.officer import account_here
 from allod.cli.running import dated_ms
 from allod.cli.verbs.policy_explain import add_explain_arguments, explain_request, read_text
 from allod.cli.verbs.policy_prove import prove_claim
@@ -100,7 +99,7 @@ def _set(words: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
     text = read_text(words.file)
     time_ms = dated_ms(settings)
-    logged = policies.set(text, who=f"cli:{_user()}", note=words.note, even_so=words.even_so, now_ms=time_ms)
+    logged = policies.set(text, who=account_here(), note=words.note, even_so=words.even_so, now_ms=time_ms)
     if words.json:
         print(json.dumps(None if logged is None else _row(logged)))
     else:
@@ -155,11 +154,3 @@ def _line(logged: LoggedVersion) -> str:
     version = logged.version
     said = [f"version {version.version}, entry {logged.entry}, since {moment_text(version.at_ms)}", version.digest]
     return "  ".join([*said, version.who, *([version.note] if version.note else [])])
-
-
-def _user() -> str:
-    """Whose account this is, by its number: what the environment says could be anybody."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

@@ -7,25 +7,25 @@ import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from allod.app.administration.explanations import show_explanation
 from allod.app.administration.questions import (
     ASSUMED_SEAL,
     Question,
     Questions,
     controls_of,
 )
+from allod.app.administration.tenants import find_tenant
 from allod.app.artefacts.policies import nation_of, open_policies
 from allod.app.gateway.open_store import open_store
 from allod.app.gateway.policy_models import catalogue_models, model_called
 from allod.app.home import Home, now_ms
 from allod.cli.running import model_of_running
 from allod.cli.verbs.key import file_of, find_key, keys_of
-from allod.cli.verbs.tenant import find_tenant
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Policy, load_policy
-from allod.govern.policy.explain import Explanation, explain
+from allod.govern.policy.explain import explain
 from allod.govern.policy.request import Asked, Model, describe
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL
@@ -71,7 +71,7 @@ def explain_request(words: argparse.Namespace, settings: Settings) -> int:
     told = explain(policy, asked, questions.models.values())
     permitted = told.decision.permitted
     if words.json:
-        print(json.dumps(_shown(policy, asked, told, is_seal_assumed=words.seal is None)))
+        print(json.dumps({**show_explanation(policy, asked, told), "seal_assumed": words.seal is None}))
         return 0 if permitted else 1
     assumed = " (assumed: no engine was asked; --seal says otherwise)" if words.seal is None else ""
     print(f"asked      {describe(asked)}{assumed}\npolicy     {policy.digest}")
@@ -100,19 +100,6 @@ def _what_if(words: argparse.Namespace, asked: Asked, nation: Nation) -> Asked:
         models=asked.models if words.models is None else frozenset(words.models),
         site=replace(asked.site, jurisdiction=words.place or asked.site.jurisdiction, tier=tier),
     )
-
-
-def _shown(policy: Policy, asked: Asked, told: Explanation, *, is_seal_assumed: bool) -> dict[str, Any]:
-    return {
-        "asked": describe(asked),
-        "seal_assumed": is_seal_assumed,
-        "label": asked.label.as_json(),
-        "policy": policy.digest,
-        "permitted": told.decision.permitted,
-        "rules": [{"name": rule.name, "effect": rule.effect, "reason": rule.reason} for rule in told.rules],
-        "fault": told.decision.fault,
-        "changes": told.changes,
-    }
 
 
 def _policy(file: Path | None, settings: Settings) -> Policy:

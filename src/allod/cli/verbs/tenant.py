@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import pwd
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
 
+from allod.app.administration.tenants import (
+    add_tenant,
+    archive_tenant,
+    change_tenant,
+    find_tenant,
+    list_tenants,
+    show_quotas,
+    show_tenant,
+)
+from allod.app.administration.terms import change_terms
 from allod.app.gateway.meter import recount
 from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings, now_ms
-from allod.cli.running import dated_ms, take_up_news
-from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changed, plain, terms_of
-from allod.core.canonical import JsonValue
-from allod.core.errors import Invalid, Unavailable
+from allod.cli.officer import account_here
+from allod.cli.running import dated_ms, take_up_news, the_log_to_itself
+from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, told
+from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.metering.windows import BUDGET_UNITS, bounds_of, windows_at
+from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore, Totals
-from allod.govern.tenancy.tenants import LOCAL, Budget, Event, Tenant, new_id
+from allod.govern.tenancy.tenants import Budget, Tenant
 from allod.settings.files import load_nation
+from allod.settings.tree import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,105 +65,47 @@ def run(words: argparse.Namespace) -> int:
     nation = load_nation(settings.realm.nation, home=settings.home)
     with closing(open_store(settings)) as store:
         if words.part == "list":
-            _list(store, words)
+            _list(store, nation, words)
             return 0
         if words.part == "recount":
             with the_log_to_itself():
                 num_receipts = recount(settings, store)
             print(json.dumps({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
             return 0
-        if words.part == "add":
-            tenant = Tenant(new_id("proj_"), words.name, created_ms=dated_ms(settings))
-            tenant = changed(tenant, vars(words), nation)
-            store.put_tenant(tenant, _created(tenant, nation))
-        else:
-            tenant = find_tenant(store, words.tenant)
-        if words.part == "set":
-            dated_ms(settings)
-            tenant = _put_changed(store, tenant, changed(tenant, vars(words), nation), nation)
-        elif words.part == "archive":
-            tenant = _archive(store, tenant)
+        tenant = _changed(store, settings, words, nation)
         if words.part != "show":
             take_up_news(settings)
-        _show(store, tenant, as_json=words.json)
+        _show(store, tenant, nation, as_json=words.json)
     return 0
 
 
-def find_tenant(store: TenantStore, word: str) -> Tenant:
-    """The tenant of that id, or else of that name. Raises Invalid where there is none, or more than one."""
-    every = list(tenants_of(store, include_archived=True))
-    found = [one for one in every if one.id == word] or [one for one in every if one.name == word]
-    current = [one for one in found if one.archived_ms is None] or found
-    if len(current) == 1:
-        return current[0]
-    if current:
-        ids = ", ".join(one.id for one in current)
-        raise Invalid(f"{len(current)} tenants are called {word!r}", code="ambiguous", hint=f"say which: {ids}")
-    raise Invalid(
-        f"there is no tenant {word!r}", code="not_found", hint="`allod tenant list --all` shows all there are"
-    )
-
-
-def tenants_of(store: TenantStore, *, include_archived: bool = False) -> Iterator[Tenant]:
-    """All tenants, page by page."""
-    after = ""
-    while page := store.tenants(after=after, limit=1000, include_archived=include_archived):
-        yield from page
-        after = page[-1].id
-
-
-def check_active(tenant: Tenant) -> None:
-    """Raise Invalid (`archived`) for a tenant that has ended."""
-    if tenant.archived_ms is not None:
-        raise Invalid(f"{tenant.name!r} is archived", code="archived", hint="`allod tenant add` makes a new one")
-
-
-@contextmanager
-def the_log_to_itself() -> Iterator[None]:
-    """What is done inside needs the receipts' log: where another process has it, the error says whose that is."""
-    try:
-        yield
-    except Unavailable as error:
-        if error.code == "log_locked":
-            error.hint = "stop the gateway (`allod up`) first: while it runs, the log is its"
-        raise
-
-
-def _created(tenant: Tenant, nation: Nation) -> Event:
-    data: dict[str, JsonValue] = {"name": tenant.name, "title": tenant.name, "allod": terms_of(tenant, nation)}
-    return event("project.created", tenant.id, tenant.id, data=data)
-
-
-def _put_changed(store: TenantStore, old: Tenant, new: Tenant, nation: Nation) -> Tenant:
-    check_active(old)
-    before, after = terms_of(old, nation), terms_of(new, nation)
-    terms = {name: value for name, value in after.items() if value != before[name]}
-    changes: dict[str, JsonValue] = {} if new.name == old.name else {"title": new.name}
-    if terms:
-        changes["allod"] = terms
-    if new == old:
-        raise Invalid("nothing was to be changed", code="invalid", hint="`allod tenant set --help` shows what can be")
-    store.put_tenant(new, event("project.updated", new.id, new.id, changes_requested=changes))
-    return new
-
-
-def _archive(store: TenantStore, tenant: Tenant) -> Tenant:
-    if tenant.id == LOCAL:
-        raise Invalid(
-            "the local tenant cannot be archived: the realm's own key is its",
-            code="invalid",
-            hint="`allod tenant set local` can limit it",
-        )
-    if tenant.archived_ms is None:
-        tenant = replace(tenant, archived_ms=now_ms())
-        store.put_tenant(tenant, event("project.archived", tenant.id, tenant.id))
+def _changed(store: TenantStore, settings: Settings, words: argparse.Namespace, nation: Nation) -> Tenant:
+    """The tenant as it is after what was asked for."""
+    if words.part == "add":
+        return add_tenant(store, _dated(settings), words.name, changes_of(vars(words)), nation)
+    tenant = find_tenant(store, words.tenant)
+    if words.part == "set":
+        return _set(store, _dated(settings), tenant, vars(words), nation)
+    if words.part == "archive" and tenant.archived_ms is None:
+        return archive_tenant(store, Officer(account_here(), now_ms()), tenant)
     return tenant
 
 
-def _list(store: TenantStore, words: argparse.Namespace) -> None:
-    tenants = list(tenants_of(store, include_archived=words.all))
+def _dated(settings: Settings) -> Officer:
+    return Officer(account_here(), dated_ms(settings))
+
+
+def _set(store: TenantStore, officer: Officer, tenant: Tenant, said: Mapping[str, Any], nation: Nation) -> Tenant:
+    name, terms = said.get("name"), changes_of(said)
+    if name in (None, tenant.name) and change_terms(tenant, terms, nation) == tenant:
+        raise Invalid("nothing was to be changed", code="invalid", hint="`allod tenant set --help` shows what can be")
+    return change_tenant(store, officer, tenant, nation, name=name, terms=terms)
+
+
+def _list(store: TenantStore, nation: Nation, words: argparse.Namespace) -> None:
+    tenants = list(list_tenants(store, include_archived=words.all))
     if words.json:
-        print(json.dumps([plain(asdict(tenant)) for tenant in tenants]))
+        print(json.dumps([show_tenant(tenant, nation) for tenant in tenants]))
         return
     for one in tenants:
         limits = "; ".join([*_told_quotas(one), *(_told_budget(budget) for budget in one.budgets)]) or "no limits"
@@ -160,12 +113,12 @@ def _list(store: TenantStore, words: argparse.Namespace) -> None:
         print(f"{one.id:30} {one.name:24} weight {one.weight:<4} {limits}{ended}")
 
 
-def _show(store: TenantStore, tenant: Tenant, *, as_json: bool) -> None:
+def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) -> None:
     used = {period: _used(store, tenant, period) for period in ("day", "month")}
     if as_json:
-        print(
-            json.dumps({**plain(asdict(tenant)), "used": {period: asdict(totals) for period, totals in used.items()}})
-        )
+        told_used = {period: asdict(totals) for period, totals in used.items()}
+        quotas = show_quotas(tenant.model_quotas)
+        print(json.dumps({**show_tenant(tenant, nation), "model_quotas": quotas, "used": told_used}))
         return
     print(f"{tenant.id}  {tenant.name}" + ("  (archived)" if tenant.archived_ms is not None else ""))
     print(
@@ -205,20 +158,3 @@ def _told_quotas(tenant: Tenant) -> Iterator[str]:
 def _told_budget(budget: Budget) -> str:
     limits = [f"{getattr(budget, unit)} {unit}" for unit in BUDGET_UNITS if getattr(budget, unit) is not None]
     return f"{', '.join(limits)} a {budget.period}"
-
-
-def told(words: frozenset[str] | None) -> str:
-    """A restriction as text."""
-    return "any" if words is None else ", ".join(sorted(words)) or "none"
-
-
-def event(kind: str, tenant_id: str | None, about: str, **details: JsonValue) -> Event:
-    """A line of the audit log, by the account that runs this: what it is about, and what changed of that.
-
-    Its details have the shape of those that the HTTP interface writes, so that one search finds both.
-    """
-    try:
-        account = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        account = str(os.getuid())
-    return Event(new_id("audit_log-"), now_ms(), kind, f"cli:{account}", tenant_id, {"id": about, **details})

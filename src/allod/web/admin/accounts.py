@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from allod.app.administration.tenants import find_active, seconds_of
+from allod.app.administration.terms import show_scope
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Account, Key, Scope, new_id
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json, seconds, unsupported
+from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.keys import key_scope, new_key, refuse_scopes
 from allod.web.admin.listing import a_cursor, page
-from allod.web.admin.projects import active
-from allod.web.admin.terms import scope_of
 
 
 class Accounts:
@@ -37,12 +37,12 @@ class Accounts:
     def create(self, asked: Asked, project_id: str) -> Json:
         """`POST .../service_accounts`: the account and its first key, which is shown in this answer alone."""
         body = asked.read(bodies.AccountCreate)
-        active(self._store, project_id)
+        find_active(self._store, project_id)
         if body.create_service_account_only and (body.expires_in_seconds or bodies.given(body.allod)):
             raise Invalid("an account without a key has no key to limit", param="create_service_account_only")
         scope = key_scope(Scope(), body, self._nation)
         account = Account(new_id("svc_acct_"), project_id, bodies.checked_name(body.name), "member", asked.now_ms)
-        event = asked.event("service_account.created", project_id, id=account.id, data={"role": account.role})
+        event = asked.officer.event("service_account.created", project_id, id=account.id, data={"role": account.role})
         self._store.put_account(account, event)
         key = None
         if not body.create_service_account_only:
@@ -58,18 +58,20 @@ class Accounts:
         body = asked.read(bodies.AccountUpdate)
         if body.role == "owner":
             raise unsupported("role", "service accounts administer nothing here; admin keys do")
-        active(self._store, project_id)
+        find_active(self._store, project_id)
         account = self._store.account(project_id, account_id)
         changes = bodies.given(body)
         account = replace(account, **changes)
         bodies.checked_name(account.name)
-        event = asked.event("service_account.updated", project_id, id=account.id, changes_requested={"allod": changes})
+        event = asked.officer.event(
+            "service_account.updated", project_id, id=account.id, changes_requested={"allod": changes}
+        )
         self._store.put_account(account, event)
         return _shown(account)
 
     def delete(self, asked: Asked, project_id: str, account_id: str) -> Json:
         """`DELETE .../service_accounts/{account}`, and its keys with it."""
-        event = asked.event("service_account.deleted", project_id, id=account_id)
+        event = asked.officer.event("service_account.deleted", project_id, id=account_id)
         self._store.delete_account(project_id, account_id, event)
         return {"id": account_id, "object": "organization.project.service_account.deleted", "deleted": True}
 
@@ -77,15 +79,15 @@ class Accounts:
         """`POST .../service_accounts/{account}/api_keys`: another key beside the first, for a change without a gap."""
         body = asked.read(bodies.KeyCreate)
         refuse_scopes(body)
-        active(self._store, project_id)
+        find_active(self._store, project_id)
         account = self._store.account(project_id, account_id)
         scope = key_scope(Scope(), body, self._nation)
         return self._new_key(asked, account, name=body.name, life_s=body.expires_in_seconds, scope=scope)
 
     def _new_key(self, asked: Asked, account: Account, *, name: str, life_s: int | None, scope: Scope) -> Json:
         key, secret = new_key(asked, account.tenant_id, name=name, life_s=life_s, account_id=account.id, scope=scope)
-        details: Json = {"allod": {"service_account": account.id, "scope": scope_of(scope)}}
-        self._store.put_key(key, asked.event("api_key.created", account.tenant_id, id=key.id, data=details))
+        details: Json = {"allod": {"service_account": account.id, "scope": show_scope(scope)}}
+        self._store.put_key(key, asked.officer.event("api_key.created", account.tenant_id, id=key.id, data=details))
         return _shown_once(key, secret)
 
 
@@ -95,7 +97,7 @@ def _shown(account: Account) -> Json:
         "object": "organization.project.service_account",
         "name": account.name,
         "role": account.role,
-        "created_at": seconds(account.created_ms),
+        "created_at": seconds_of(account.created_ms),
     }
 
 
@@ -105,7 +107,7 @@ def _shown_once(key: Key, secret: str) -> Json:
         "object": "organization.project.service_account.api_key",
         "name": key.name,
         "value": secret,
-        "created_at": seconds(key.created_ms),
-        "expires_at": seconds(key.expires_ms),
-        "allod": {"scope": scope_of(key.scope)},
+        "created_at": seconds_of(key.created_ms),
+        "expires_at": seconds_of(key.expires_ms),
+        "allod": {"scope": show_scope(key.scope)},
     }

@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.govern.tenancy.tenants import Event, new_id
+from allod.govern.tenancy.officer import Officer
 from allod.web.admin.query import Query
 from allod.web.http.bodies import decoded
 
@@ -34,17 +33,10 @@ class Asked:
         """The query, which may say `names` once each and `lists` any number of times."""
         return Query(self.query, names=names, lists=lists)
 
-    def event(self, kind: str, tenant_id: str | None, **details: JsonValue) -> Event:
-        """What the audit log is to say about it. Raises Invalid for more than it takes."""
-        try:
-            return Event(new_id("audit_log-"), self.now_ms, kind, self.actor, tenant_id, details)
-        except Invalid as error:
-            raise Invalid(f"too much at once for the audit log: {error.message}", code="too_much") from error
-
-
-def seconds(time_ms: int | None) -> int | None:
-    """Milliseconds since 1970 as the dialect's seconds."""
-    return None if time_ms is None else time_ms // 1000
+    @property
+    def officer(self) -> Officer:
+        """Who asks, as the audit log names them."""
+        return Officer(self.actor, self.now_ms)
 
 
 def unsupported(param: str, hint: str) -> Invalid:

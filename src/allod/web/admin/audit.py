@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from allod.app.administration.tenants import seconds_of
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Event
-from allod.web.admin.asked import Asked, Json, seconds
+from allod.web.admin.asked import Asked, Json
 from allod.web.admin.listing import a_cursor, page, refuse_both
 from allod.web.admin.query import MAX_TIME_S, Query
 
@@ -105,7 +106,7 @@ def _shown(events: list[Event]) -> list[Json]:
         {
             "id": event.id,
             "type": event.kind,
-            "effective_at": seconds(event.at_ms),
+            "effective_at": seconds_of(event.at_ms),
             "actor": _actor(event.actor),
             **({"project": {"id": event.tenant_id}} if event.tenant_id is not None else {}),
             event.kind: dict(event.details),

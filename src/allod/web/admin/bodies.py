@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.govern.tenancy.tenants import checked_name as checked_name
@@ -148,8 +148,8 @@ class ModelPermissionsUpdate(Struct, forbid_unknown_fields=True):
 
 
 def given(body: Struct | UnsetType) -> dict[str, Any]:
-    """The fields of a body that were sent."""
+    """The fields of a body that were sent, however deep they lie, as plain values."""
     if isinstance(body, UnsetType):
         return {}
-    fields = {name: getattr(body, name) for name in body.__struct_fields__}
-    return {name: value for name, value in fields.items() if value is not UNSET}
+    fields: dict[str, Any] = to_builtins(body)
+    return fields

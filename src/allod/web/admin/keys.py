@@ -10,16 +10,16 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 
+from allod.app.administration.tenants import find_active, seconds_of
+from allod.app.administration.terms import change_scope, show_scope
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.keys import check_not_last_admin
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import ADMIN_PREFIX, USE_PREFIX, Account, Key, Scope, Tenant, new_api_key, new_id
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json, seconds, unsupported
+from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.listing import a_cursor, page, page_of_all
-from allod.web.admin.projects import active
-from allod.web.admin.terms import scope_of, with_scope
 
 _BATCH = 1000
 
@@ -54,7 +54,7 @@ class ProjectKeys:
         """`POST projects/{id}/api_keys/{key}`: another end of its life, another scope."""
         body = asked.read(bodies.KeyUpdate)
         refuse_scopes(body)
-        project = active(self._store, project_id)
+        project = find_active(self._store, project_id)
         key = _living_key(self._store, key_id, project_id)
         if key.expires_ms is not None and key.expires_ms <= asked.now_ms:
             raise Invalid("the key has expired", code="key_expired", hint="make another")
@@ -64,8 +64,8 @@ class ProjectKeys:
         scope = key_scope(key.scope, body, self._nation)
         if scope != key.scope:
             key = replace(key, scope=scope)
-            changes["allod"] = {"scope": scope_of(scope)}
-        event = asked.event("api_key.updated", project_id, id=key.id, changes_requested=changes)
+            changes["allod"] = {"scope": show_scope(scope)}
+        event = asked.officer.event("api_key.updated", project_id, id=key.id, changes_requested=changes)
         self._store.put_key(key, event)
         return self._shown(project, [key])[0]
 
@@ -83,12 +83,12 @@ class ProjectKeys:
                 "object": "organization.project.api_key",
                 "name": key.name,
                 "redacted_value": f"{USE_PREFIX}...{key.hint}",
-                "created_at": seconds(key.created_ms),
-                "expires_at": seconds(key.expires_ms),
-                "last_used_at": seconds(key.last_used_ms),
+                "created_at": seconds_of(key.created_ms),
+                "expires_at": seconds_of(key.expires_ms),
+                "last_used_at": seconds_of(key.last_used_ms),
                 "owner": _owner(None if key.account_id is None else account(key.account_id)),
                 "owner_project_access": _access(project),
-                "allod": {"scope": scope_of(key.scope)},
+                "allod": {"scope": show_scope(key.scope)},
             }
             for key in keys
         ]
@@ -112,7 +112,9 @@ class AdminKeys:
         """`POST admin_api_keys`: the only answer that holds the key."""
         body = asked.read(bodies.AdminKeyCreate)
         key, secret = new_key(asked, None, name=body.name, life_s=body.expires_in_seconds)
-        self._store.put_key(key, asked.event("api_key.created", None, id=key.id, data={"allod": {"admin": True}}))
+        self._store.put_key(
+            key, asked.officer.event("api_key.created", None, id=key.id, data={"allod": {"admin": True}})
+        )
         return {**_shown_admin(key), "value": secret}
 
     def retrieve(self, asked: Asked, key_id: str) -> Json:
@@ -155,14 +157,14 @@ def new_key(
 
 def revoke(store: TenantStore, asked: Asked, key: Key) -> None:
     """End the key's life now."""
-    event = asked.event("api_key.deleted", key.tenant_id, id=key.id)
+    event = asked.officer.event("api_key.deleted", key.tenant_id, id=key.id)
     store.put_key(replace(key, revoked_ms=asked.now_ms), event)
 
 
 def key_scope(scope: Scope, body: bodies.KeyCreate | bodies.KeyUpdate | bodies.AccountCreate, nation: Nation) -> Scope:
     """The scope with what the body's `allod` member asks for."""
     asked = bodies.given(body.allod).get("scope")
-    return scope if asked is None else with_scope(scope, asked, nation)
+    return scope if asked is None else change_scope(scope, asked, nation)
 
 
 def refuse_scopes(body: bodies.KeyCreate | bodies.KeyUpdate) -> None:
@@ -204,7 +206,7 @@ def _owner(account: Account | None) -> Json:
     shown = {
         "id": account.id,
         "name": account.name,
-        "created_at": seconds(account.created_ms),
+        "created_at": seconds_of(account.created_ms),
         "role": account.role,
     }
     return {"type": "service_account", "service_account": shown, "user": None}
@@ -216,8 +218,8 @@ def _shown_admin(key: Key) -> Json:
         "object": "organization.admin_api_key",
         "name": key.name,
         "redacted_value": f"{ADMIN_PREFIX}...{key.hint}",
-        "created_at": seconds(key.created_ms),
-        "expires_at": seconds(key.expires_ms),
-        "last_used_at": seconds(key.last_used_ms),
+        "created_at": seconds_of(key.created_ms),
+        "expires_at": seconds_of(key.expires_ms),
+        "last_used_at": seconds_of(key.last_used_ms),
         "owner": {"object": "organization.user", "type": "user", "role": "owner", "id": key.id, "name": key.name},
     }

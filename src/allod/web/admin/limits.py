@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from allod.app.administration.tenants import find_active, put_changed
+from allod.app.administration.terms import change_model_quota
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
@@ -15,7 +17,6 @@ from allod.govern.tenancy.tenants import Quota, Tenant
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.listing import page_of_all
-from allod.web.admin.projects import active, put_changed
 from allod.web.admin.query import MAX_LIMIT
 
 NO_LIMIT = MAX_SAFE_INTEGER
@@ -43,17 +44,14 @@ class RateLimits:
         changes = bodies.given(body)
         for param in changes.keys() - {*_NAME_OF, "allod"}:
             raise unsupported(param, "requests and tokens per minute can be limited, and budgets per day and month")
-        tenant = active(self._store, project_id)
+        tenant = find_active(self._store, project_id)
         model = limit_id.removeprefix(_PREFIX)
         if not limit_id.startswith(_PREFIX) or model not in (*self._models, *tenant.model_quotas):
             raise Invalid("there is no such rate limit; each model has one", code="not_found")
         limits = {name: _limit(changes[field]) for field, name in _NAME_OF.items() if field in changes}
-        quota = replace(tenant.model_quotas.get(model, Quota()), **limits, **bodies.given(body.allod))
-        others = {name: other for name, other in tenant.model_quotas.items() if name != model}
-        tenant = replace(tenant, model_quotas=others if quota == Quota() else {**others, model: quota})
-        if "allod" in changes:
-            changes["allod"] = bodies.given(body.allod)
-        event = asked.event("rate_limit.updated", tenant.id, id=limit_id, changes_requested=changes)
+        quotas = change_model_quota(tenant.model_quotas, model, {**limits, **changes.get("allod", {})})
+        tenant = replace(tenant, model_quotas=quotas)
+        event = asked.officer.event("rate_limit.updated", tenant.id, id=limit_id, changes_requested=changes)
         self._store.put_tenant(tenant, event)
         return _shown(tenant, model)
 
@@ -82,10 +80,10 @@ class ModelPermissions:
         return {"object": "project.model_permissions.deleted", "deleted": True}
 
     def _put(self, asked: Asked, project_id: str, models: list[str] | None) -> Tenant:
-        tenant = active(self._store, project_id)
+        tenant = find_active(self._store, project_id)
         scope = replace(tenant.scope, models=None if models is None else frozenset(models))
         tenant = replace(tenant, scope=scope)
-        put_changed(self._store, asked, tenant, {"allod": {"scope": {"models": models}}})
+        put_changed(self._store, asked.officer, tenant, {"allod": {"scope": {"models": models}}})
         return tenant
 
 

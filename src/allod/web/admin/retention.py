@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from allod.app.administration.tenants import find_active
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json
-from allod.web.admin.projects import active
 
 ZERO, AS_THE_ORGANIZATION = "zero_data_retention", "organization_default"
 
@@ -35,9 +35,9 @@ class Retention:
     def update_project(self, asked: Asked, project_id: str) -> Json:
         """`POST projects/{id}/data_retention`."""
         wanted = _read(asked, ZERO, AS_THE_ORGANIZATION)
-        tenant = active(self._store, project_id)
+        tenant = find_active(self._store, project_id)
         changes = {"allod": {"data_retention": wanted}}
-        event = asked.event("project.updated", tenant.id, id=tenant.id, changes_requested=changes)
+        event = asked.officer.event("project.updated", tenant.id, id=tenant.id, changes_requested=changes)
         self._store.put_setting(_name(tenant.id), wanted, event)
         return self.project(asked, project_id)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from allod.app.administration.tenants import find_active, put_changed
+from allod.app.administration.terms import change_budget
 from allod.core.errors import Invalid
 from allod.govern.metering.windows import bounds_of, windows_at
 from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals
@@ -14,8 +16,6 @@ from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Tenant
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json
 from allod.web.admin.bodies import MICROS_PER_CENT
-from allod.web.admin.projects import active, put_changed
-from allod.web.admin.terms import with_budget
 
 
 class Spending:
@@ -67,13 +67,13 @@ class Spending:
         return body.threshold_amount * MICROS_PER_CENT
 
     def _put(self, asked: Asked, project_id: str, micros: int | None) -> None:
-        tenant = active(self._store, project_id)
-        tenant = replace(tenant, budgets=with_budget(tenant.budgets, "month", bodies.Amounts(micros=micros)))
-        put_changed(self._store, asked, tenant, {"allod": {"budgets": {"month": {"micros": micros}}}})
+        tenant = find_active(self._store, project_id)
+        tenant = replace(tenant, budgets=change_budget(tenant.budgets, "month", {"micros": micros}))
+        put_changed(self._store, asked.officer, tenant, {"allod": {"budgets": {"month": {"micros": micros}}}})
 
     def _put_organization(self, asked: Asked, micros: int | None) -> None:
         changes = {"allod": {"micros_per_month": micros}}
-        event = asked.event("organization.updated", None, changes_requested=changes)
+        event = asked.officer.event("organization.updated", None, changes_requested=changes)
         self._store.put_setting(ORGANIZATION_MICROS, "" if micros is None else str(micros), event)
 
     def _organization_micros(self) -> int | None:

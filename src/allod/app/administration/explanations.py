@@ -1,0 +1,33 @@
+"""Why a request would be decided as it would, in the one JSON form of all interfaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allod.govern.policy.decision import Policy
+from allod.govern.policy.explain import Explanation
+from allod.govern.policy.request import Asked, describe
+from allod.govern.policy.rules import Rule
+
+Json = dict[str, Any]
+
+
+def show_explanation(policy: Policy, asked: Asked, told: Explanation) -> Json:
+    """What was asked of the policy, what it decided, and what would change that."""
+    return {
+        "object": "governance.explanation",
+        "asked": describe(asked),
+        "label": asked.label.as_json(),
+        "policy": policy.digest,
+        "decision": "permit" if told.decision.permitted else "forbid",
+        "reason": told.decision.reason,
+        "rules": [show_rule(rule) for rule in told.rules],
+        "fault": told.decision.fault,
+        "changes": told.changes,
+        "advice": told.advice,
+    }
+
+
+def show_rule(rule: Rule) -> Json:
+    """A rule of a policy."""
+    return {"name": rule.name, "effect": rule.effect, "reason": rule.reason, "source": rule.source}
