@@ -570,7 +570,7 @@ def test_fsck_names_an_entry_that_nobody_can_read(tmp_path: Path) -> None:
         read.append(entry)
         if entry == leaves["odd"]:
             raise Invalid("a number too far")
-        return Statement("kind", json.loads(entry)["predicate"]["id"], 1, 1, {})
+        return Statement("kind", json.loads(entry)["predicate"]["id"], 1, 1, {}, ())
 
     report = fsck(tmp_path, KEY.verifier, check)
     (finding,) = report.findings
@@ -622,7 +622,7 @@ def test_fsck_finds_each_row_of_the_index_that_is_not_in_its_place(tmp_path: Pat
         receipt_id = json.loads(entry)["predicate"]["id"]
         if receipt_id == "r7":
             raise Invalid("odd")
-        return Statement("kind", receipt_id, 1, 1, {})
+        return Statement("kind", receipt_id, 1, 1, {}, ())
 
     with closing(sqlite3.connect(tmp_path / "index.sqlite")) as database, database:
         database.execute("delete from entry where id in ('r7', 'r8')")

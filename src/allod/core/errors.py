@@ -78,8 +78,8 @@ class VerificationError(AllodError):
 
     code = "not_verified"
 
-    def __init__(self, message: str, *, step: int, name: str, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, step: int, name: str, code: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, code=code, hint=hint)
         self.step = step
         self.name = name
 

@@ -77,11 +77,14 @@ def check_policy_statement(data: bytes) -> PolicyVersion:
         raise _refuse("a version is a number from 1 on")
     if not isinstance(nation, dict) or nation.keys() != {"code", "digest"}:
         raise _refuse("a nation is a code and a digest")
+    digest = statement.digest_of_subject("policy")
+    if digest is None:
+        raise _refuse("its subject is not one policy")
     return PolicyVersion(
         id=statement.id,
         version=number,
         at_ms=statement.start_ms,
-        digest=_digest_in_subject(data),
+        digest=digest,
         previous=None if held["previous"] is None else _matched(_DIGEST, held["previous"], "previous"),
         nation=_matched(_CODE, nation["code"], "the nation's code"),
         nation_digest=_matched(_DIGEST, nation["digest"], "the nation's digest"),
@@ -105,14 +108,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _digest_in_subject(data: bytes) -> str:
-    """Canonical JSON ends with the subject, of which there must be exactly one."""
-    found = re.search(rb'"subject":\[\{"digest":\{"sha256":"([0-9a-f]{64})"\},"name":"policy"\}\]\}$', data)
-    if found is None:
-        raise _refuse("its subject is not one policy")
-    return f"sha256:{found[1].decode()}"
 
 
 def _matched(pattern: str, value: Any, what: str) -> str:

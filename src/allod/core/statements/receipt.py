@@ -315,13 +315,20 @@ def _check_meter(meter: MeterPart) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement that passed `check_statement`. `predicate` is its JSON."""
+    """A statement that passed `check_statement`. `predicate` is its JSON, `subjects` are names and digests."""
 
     kind: str
     id: str
     start_ms: int
     end_ms: int
     predicate: Mapping[str, Any]
+    subjects: tuple[tuple[str, str], ...]
+
+    def digest_of_subject(self, name: str) -> str | None:
+        """`sha256:<hex>` of its one subject, if that has this name; None otherwise."""
+        if len(self.subjects) != 1 or self.subjects[0][0] != name:
+            return None
+        return self.subjects[0][1]
 
 
 def check_statement(data: bytes) -> Statement:
@@ -350,7 +357,8 @@ def check_statement(data: bytes) -> Statement:
     at = predicate["at"]
     if at["start_ms"] > at["end_ms"]:
         raise refused("it ends before it starts")
-    return Statement(kind, predicate["id"], at["start_ms"], at["end_ms"], predicate)
+    subjects = tuple((each["name"], f"sha256:{each['digest']['sha256']}") for each in value["subject"])
+    return Statement(kind, predicate["id"], at["start_ms"], at["end_ms"], predicate, subjects)
 
 
 def _check_subject(subjects: list[Any], name: str, predicate: Mapping[str, Any]) -> None:

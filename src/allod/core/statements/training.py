@@ -9,7 +9,6 @@ same two digests. As inputs are named by their derivations, a derivation commits
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of, sha256_hex
 from allod.core.errors import Invalid
-from allod.core.statements.receipt import STATEMENT_TYPE, check_statement
+from allod.core.statements.receipt import STATEMENT_TYPE, Statement, check_statement
 
 TRAINING, TRAINING_V1 = "urn:allod:training:v2", "urn:allod:training:v1"
 TRAININGS = frozenset({TRAINING, TRAINING_V1})
@@ -159,7 +158,7 @@ def check_training_statement(data: bytes) -> TrainingStatement:
         raise _refuse("its stage, version or parameters are not what they must be")
     if not isinstance(inputs, list) or len(inputs) > MAX_INPUTS or not all(map(_is_input, inputs)):
         raise _refuse("its inputs are not what they must be")
-    files = _subject(data, stage)
+    files = _subject(statement, stage)
     if held["key"] != key_of(stage, version, parameters, inputs):
         raise _refuse("its key does not follow from what went in")
     if held["derivation"] != derivation_of(held["key"], files):
@@ -197,7 +196,7 @@ def check_artefact_statement(data: bytes) -> ArtefactStatement:
         raise _refuse("its name or its stages are not what they must be")
     if len(held["stages"]) > MAX_INPUTS or not all(map(_is_stage, held["stages"])):
         raise _refuse("its stages are not what they must be")
-    if _subject(data, held["name"]) != held["digest"]:
+    if _subject(statement, held["name"]) != held["digest"]:
         raise _refuse("its subject is not its digest")
     return ArtefactStatement(
         id=statement.id,
@@ -224,12 +223,12 @@ def _statement(kind: str, name: str, digest: str, predicate: Mapping[str, JsonVa
     )
 
 
-def _subject(data: bytes, name: str) -> str:
-    """The digest of the one subject, which must have this name. `data` passed `check_statement`."""
-    subjects = json.loads(data)["subject"]
-    if len(subjects) != 1 or subjects[0]["name"] != name:
+def _subject(statement: Statement, name: str) -> str:
+    """The digest of the one subject, which must have this name."""
+    digest = statement.digest_of_subject(name)
+    if digest is None:
         raise _refuse(f"its subject is not {name}")
-    return f"sha256:{subjects[0]['digest']['sha256']}"
+    return digest
 
 
 def _is(pattern: re.Pattern[str], value: object) -> bool:

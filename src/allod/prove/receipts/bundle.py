@@ -73,8 +73,12 @@ def _check_keys(value: Any, *, required: set[str], optional: set[str]) -> None:
 
 def _text_of(value: dict[str, Any], name: str) -> str:
     text = value[name]
-    if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
+    if not isinstance(text, str):
         raise _refuse(f"{name} is not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # a lone surrogate
+        raise _refuse(f"{name} is not text") from error
     return text
 
 

@@ -115,9 +115,8 @@ def _artefacts_key(report: Report, trust: Trust) -> VerifierKey:
 
 
 def _not_released(digest: str, number: int) -> VerificationError:
-    error = _failed(f"{digest} was not released here: its training is not known", number)
-    error.code = UNKNOWN
-    return error
+    message = f"{digest} was not released here: its training is not known"
+    return VerificationError(message, step=number, name=ARTEFACT, code=UNKNOWN)
 
 
 def _failed(message: str, number: int) -> VerificationError:
