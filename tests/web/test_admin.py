@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -31,8 +32,8 @@ from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.store import Position, Totals
 from allod.govern.tenancy.tenants import Charge, Event, Key, Quota, Tenant, api_key_digest, local_tenant
-from allod.web.admin.handlers import ENDINGS, METHODS, ORGANIZATION_PREFIX, Admin
-from allod.web.http.asgi import Application, Call, Route
+from allod.web.admin.handlers import ENDINGS, PREFIX, Admin
+from allod.web.http.asgi import Application, Call, Handler, Route
 from allod.web.http.metrics import Metrics
 from allod.web.openai.write import ERRORS
 
@@ -70,16 +71,18 @@ class Office:
             embedding_models=("vectors",),
             check_clock=lambda: self.check_clock(),
         )
-        self.routes = admin._routes
+        self.routes = admin._actions
 
-        async def at_that_time(call: Call) -> None:
+        async def at_that_time(handler: Handler, call: Call, *ids: str) -> None:
             call.start_ms = self.now_ms
-            await admin.answer(call)
+            await handler(call, *ids)
 
         self.keys = KeyRing(NATION)
         self.door = Application(
-            routes={},
-            prefixes={(method, ORGANIZATION_PREFIX): Route(at_that_time, ERRORS, needs="admin") for method in METHODS},
+            routes={
+                place: Route(partial(at_that_time, handler), ERRORS, needs="admin")
+                for place, handler in admin.routes().items()
+            },
             keys=self.keys,
             hosts=frozenset({b"here"}),
             metrics=Metrics(requests_inside=lambda: 0, num_unreadable=lambda: 0),
@@ -92,7 +95,7 @@ class Office:
         scope = {
             "type": "http",
             "method": method,
-            "path": f"{ORGANIZATION_PREFIX}{path}",
+            "path": f"{PREFIX}{path}",
             "query_string": urlencode(query, doseq=True, quote_via=quote).encode(),
             "headers": [(b"host", b"here"), (b"authorization", f"Bearer {self.secret}".encode())],
         }
@@ -538,9 +541,9 @@ async def test_a_key_that_is_no_admins_administers_nothing(office: Office) -> No
 
 async def test_the_handlers_themselves_ask_for_an_admin_key() -> None:
     """Should a route ever forget to."""
-    call = Call("0", "GET", f"{ORGANIZATION_PREFIX}projects", b"", {}, None, None, NOW_MS)
+    call = Call("0", "GET", f"{PREFIX}projects", b"", {}, None, None, NOW_MS)
     with pytest.raises(Denied):
-        await Admin(new_office().store, nation=NATION, models=()).answer(call)
+        await Admin(new_office().store, nation=NATION, models=()).routes()["GET", f"{PREFIX}projects"](call)
 
 
 # Limits

@@ -20,6 +20,7 @@ from allod.app.gateway.engine import ECHO_MODEL
 from allod.app.gateway.realm import run_realm
 from allod.app.home import load_settings
 from allod.engine.adapters.echo import EchoEngine
+from allod.web.admin.handlers import PREFIX
 from allod.web.http.asgi import Needs
 from allod.web.routes import application
 
@@ -190,10 +191,13 @@ async def test_every_route_says_whose_key_it_needs(tmp_path: Path) -> None:
     async with run_realm(settings, EchoEngine(), ECHO_MODEL) as realm:
         made = await asyncio.to_thread(application, realm)
         found = {
-            f"{method} {path.replace(settings.origin + '/', '')}": route.needs
-            for (method, path), route in {**made._routes, **made._prefixes}.items()
+            f"{method} {path.replace(settings.origin + '/', '').replace('{*}', '')}": route.needs
+            for (method, path), route in made._routes.items()
         }
+    administration = {line: found.pop(line) for line in list(found) if f" {PREFIX}" in line and line not in NEEDS}
     assert found == NEEDS
+    assert len(administration) >= 40
+    assert set(administration.values()) == {"admin"}
 
 
 @pytest.mark.parametrize("request_line", [line for line, needs in NEEDS.items() if needs != "nothing"])

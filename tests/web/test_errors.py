@@ -48,7 +48,6 @@ async def test_an_error_leaves_in_the_dialect_of_its_route() -> None:
             ("GET", "/loud"): Route(refuse, LOUD, needs="nothing"),
             ("GET", "/lost"): Route(break_off, LOUD, needs="nothing"),
         },
-        prefixes={},
         keys=KeyRing(NATION),
         hosts=frozenset({b"here"}),
         metrics=Metrics(requests_inside=lambda: 0, num_unreadable=lambda: 0),

@@ -13,8 +13,6 @@ from allod.web.http.asgi import Call
 from allod.web.http.errors import retry_after
 from allod.web.http.exchange import JSON, TEXT, Headers
 
-RECEIPTS_PREFIX = "/v1/receipts/"
-LOG_PREFIX = "/log/"
 BINARY: Headers = ((b"content-type", b"application/octet-stream"),)
 MAX_WAITING = 256
 _Words = ParamSpec("_Words")
@@ -52,30 +50,26 @@ class Evidence:
         *,
         bundle: Callable[[str, str | None], bytes],
         trust: str,
-        origin: str,
         log_file: Callable[[str], bytes],
         seal: Callable[[], dict[str, Any]],
     ) -> None:
         self._bundle = bundle
         self._trust = trust.encode()
-        self._origin = origin
         self._log_file = log_file
         self._seal = seal
         self._keyed, self._open = Lane(1), Lane(1)
 
-    async def receipt(self, call: Call) -> None:
+    async def receipt(self, call: Call, receipt_id: str) -> None:
         """`GET /v1/receipts/{id}`: the bundle, with the salt if the receipt is the asking tenant's."""
         tenant_id = call.caller.tenant.id if call.caller is not None else None
-        receipt_id = call.path.removeprefix(RECEIPTS_PREFIX)
         await call.respond(200, await self._keyed.run(self._bundle, receipt_id, tenant_id), JSON)
 
     async def trust(self, call: Call) -> None:
         """`GET /v1/trust`: whose signatures to believe, as `allod verify --trust` reads it."""
         await call.respond(200, self._trust, TEXT)
 
-    async def log(self, call: Call) -> None:
+    async def log(self, call: Call, name: str) -> None:
         """`GET /log/<origin>/checkpoint` and `/tile/<L>/<N>`: hashes only, open to every monitor. Entries are not."""
-        name = call.path.removeprefix(f"{LOG_PREFIX}{self._origin}/")
         is_tile = name.startswith("tile/") and not name.startswith("tile/entries")
         if name != "checkpoint" and not is_tile:
             raise Invalid("there is no such part of a log here", code="not_found")

@@ -6,15 +6,15 @@ from functools import partial
 
 from allod.app.gateway.realm import Realm
 from allod.app.home import now_ms
-from allod.web.admin.handlers import METHODS, ORGANIZATION_PREFIX, Admin
+from allod.web.admin.handlers import Admin
 from allod.web.explanations import Explanations
 from allod.web.governance import Governance
 from allod.web.http.asgi import Application, Route
 from allod.web.http.metrics import Metrics
-from allod.web.openai.handlers import MODELS_PREFIX, OpenAI
+from allod.web.openai.handlers import OpenAI
 from allod.web.openai.write import ERRORS
 from allod.web.pages import Pages
-from allod.web.receipts import LOG_PREFIX, RECEIPTS_PREFIX, Evidence, Health
+from allod.web.receipts import Evidence, Health
 from allod.web.static import Console
 
 
@@ -31,9 +31,7 @@ def application(realm: Realm) -> Application:
         answer_s=settings.deadlines.answer_s,
         started_s=now_ms() // 1000,
     )
-    evidence = Evidence(
-        bundle=realm.bundle, trust=realm.trust, origin=settings.origin, log_file=realm.log_file, seal=realm.seal
-    )
+    evidence = Evidence(bundle=realm.bundle, trust=realm.trust, log_file=realm.log_file, seal=realm.seal)
     health = Health(check_ready=gateway.check, metrics_text=metrics.text)
     pages = Pages(Console())
     admin = Admin(
@@ -62,6 +60,8 @@ def application(realm: Realm) -> Application:
             ("POST", "/v1/chat/completions"): route(openai.chat_completions),
             ("POST", "/v1/embeddings"): route(openai.embeddings),
             ("GET", "/v1/models"): route(openai.models),
+            ("GET", "/v1/models/{*}"): route(openai.model),
+            ("GET", "/v1/receipts/{*}"): route(evidence.receipt, needs="any"),
             ("GET", "/v1/trust"): route(evidence.trust, needs="any"),
             ("GET", "/v1/seal"): route(evidence.seal, needs="any"),
             ("GET", "/v1/governance/shares"): route(governance.shares, needs="admin"),
@@ -72,14 +72,10 @@ def application(realm: Realm) -> Application:
             ("GET", "/healthz"): route(health.healthz, needs="nothing"),
             ("GET", "/readyz"): route(health.readyz, needs="nothing"),
             ("GET", "/metrics"): route(health.metrics, needs="nothing"),
+            ("GET", f"/log/{settings.origin}/{{*}}"): route(evidence.log, needs="nothing"),
             ("GET", "/"): route(pages.page, needs="nothing"),
-        },
-        prefixes={
-            ("GET", MODELS_PREFIX): route(openai.models),
-            ("GET", RECEIPTS_PREFIX): route(evidence.receipt, needs="any"),
-            **{(method, ORGANIZATION_PREFIX): route(admin.answer, needs="admin") for method in METHODS},
-            ("GET", f"{LOG_PREFIX}{settings.origin}/"): route(evidence.log, needs="nothing"),
-            ("GET", "/console/"): route(pages.page, needs="nothing"),
+            ("GET", "/console/{*}"): route(pages.file, needs="nothing"),
+            **{place: route(handler, needs="admin", is_counted=False) for place, handler in admin.routes().items()},
         },
         keys=gateway.keys,
         hosts=_hosts(settings.server.port),

@@ -60,12 +60,12 @@ class Console:
 
     def __init__(self) -> None:
         folder = Path(__file__).parent / "console"
-        self._assets = {f"/console/{name}": _read(folder / name) for name in _FILES}
-        self._assets["/"] = _read(folder / _PAGE)
+        self.page = _read(folder / _PAGE)
+        self._files = {name: _read(folder / name) for name in _FILES}
 
-    def asset(self, path: str) -> Asset | None:
-        """The file at exactly this path of a URL, or None."""
-        return self._assets.get(path)
+    def file(self, name: str) -> Asset | None:
+        """The file of exactly this name below `/console/`, or None."""
+        return self._files.get(name)
 
 
 def _read(file: Path) -> Asset:

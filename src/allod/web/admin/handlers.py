@@ -1,9 +1,10 @@
-"""The entry to `/v1/organization/...`: which handler answers which method of which path."""
+"""The routes of `/v1/organization/...`: which handler answers which method of which path."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,16 +22,16 @@ from allod.web.admin.projects import Projects
 from allod.web.admin.retention import Retention
 from allod.web.admin.spending import Spending
 from allod.web.admin.usage import Usage
-from allod.web.http.asgi import Call
+from allod.web.http.asgi import Call, Handler, method_not_allowed
 from allod.web.http.bodies import check_keys
 from allod.web.http.exchange import JSON, Headers, read_body
 
-ORGANIZATION_PREFIX = "/v1/organization/"
+PREFIX = "/v1/organization/"
 METHODS = ("GET", "POST", "DELETE")
 BODY_LIMIT_BYTES = 1 << 20
 NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))  # an answer may hold a key
-Handler = Callable[..., Json]
-Routes = dict[tuple[str, str], Handler]  # by method and path below the prefix; {} stands for an id
+Action = Callable[..., Json]  # of what is asked, and of each id in the path
+Actions = dict[tuple[str, str], Action]  # by method and path below the prefix; {} stands for an id
 
 # What ends something goes on while the clock is wrong: it has ended, whenever that was.
 ENDINGS = frozenset(
@@ -47,7 +48,7 @@ class Admin:
     """OpenAI's administration interface over one store.
 
     `models` are the names that are served, `embedding_models` those of them that only make embeddings; `currency` is
-    the realm's (ISO 4217). A handler is a plain function, run in a thread; those that change something take turns, so
+    the realm's (ISO 4217). An action is a plain function, run in a thread; those that change something take turns, so
     that what one of them read is still so when it writes. `take_up_news` brings into force what the store says;
     `check_clock` raises Unavailable while no change can be dated.
     """
@@ -70,7 +71,7 @@ class Admin:
         self._taking_up = asyncio.Lock()
         retention, spending = Retention(store), Spending(store, currency)
         usage = Usage(store, embedding_models=embedding_models, currency=currency)
-        self._routes: Routes = {
+        self._actions: Actions = {
             **_of_the_organization(AdminKeys(store), Audit(store), usage),
             **_of_projects(Projects(store, nation), Accounts(store, nation), ProjectKeys(store, nation)),
             **_of_what_a_project_may(RateLimits(store, models), ModelPermissions(store)),
@@ -79,21 +80,32 @@ class Admin:
             ("GET", "projects/{}/users"): self._nobody_of,
         }
 
-    async def answer(self, call: Call) -> None:
-        """Any method of any path under the prefix. Raises Denied for a key that is not an admin's."""
+    def routes(self) -> dict[tuple[str, str], Handler]:
+        """Every path under the prefix; for what is nowhere else there are the last."""
+        return {
+            **{
+                (method, PREFIX + path): partial(self._answer, action, (method, path) in ENDINGS)
+                for (method, path), action in self._actions.items()
+            },
+            **{(method, PREFIX + "{*}"): self._refuse for method in METHODS},
+        }
+
+    async def _answer(self, action: Action, is_ending: bool, call: Call, *ids: str) -> None:
+        """Raises Denied for a key that is not an admin's. `is_ending`: the action only ends something."""
         if call.administrator is None:
             raise Denied("an admin key is needed here", code="wrong_kind_of_key")
-        handler, ids, is_ending = self._find(call)
+        if not call.path.isprintable():  # no id holds what not every database can
+            raise _not_served()
         body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
         await check_keys(body)
         asked = Asked(call.administrator.id, call.start_ms, call.query, body)
         if call.method == "GET":
-            made = await asyncio.to_thread(handler, asked, *ids)
+            made = await asyncio.to_thread(action, asked, *ids)
         else:
             if not is_ending:
                 self._check_clock()
             async with self._changing:
-                made = await asyncio.to_thread(self._changed, handler, asked, *ids)
+                made = await asyncio.to_thread(self._changed, action, asked, *ids)
         await call.respond(200, msgspec.json.encode(made), NOT_KEPT)
 
     async def news(self, call: Call) -> None:
@@ -106,38 +118,32 @@ class Admin:
             await asyncio.to_thread(self._take_up_news)
         await call.respond(200, b"{}", NOT_KEPT)
 
-    def _changed(self, handler: Handler, *words: Any) -> Json:
+    async def _refuse(self, call: Call, path: str) -> None:
+        """What another method is for, and what there is not: to an administrator alone it is told which."""
+        if path.isprintable() and call.method not in call.methods:
+            raise method_not_allowed(call)
+        raise _not_served()
+
+    def _changed(self, action: Action, *words: Any) -> Json:
         """A change has returned only when it is in force here: its key opens, what it ended is ended."""
-        made = handler(*words)
+        made = action(*words)
         self._take_up_news()
         return made
-
-    def _find(self, call: Call) -> tuple[Handler, list[str], bool]:
-        """The handler, the ids in the path, and whether it only ends something."""
-        asked = call.path.removeprefix(ORGANIZATION_PREFIX).split("/")
-        allowed = {}
-        for (method, path), handler in self._routes.items():
-            parts = path.split("/")
-            if len(parts) == len(asked) and all(part in ("{}", word) for part, word in zip(parts, asked, strict=True)):
-                ids = [word for part, word in zip(parts, asked, strict=True) if part == "{}"]
-                allowed[method] = handler, ids, (method, path) in ENDINGS
-        if not allowed or not call.path.isprintable():  # no id holds what not every database can
-            raise Invalid(
-                "this part of the administration interface is not served here",
-                code="not_found",
-                hint="there are projects and all of theirs, admin_api_keys, usage, costs, spend_limit, audit_logs",
-            )
-        if call.method not in allowed:
-            call.allowed = ", ".join(allowed)
-            raise Invalid(f"{call.method} is not for {call.path}", code="method_not_allowed")
-        return allowed[call.method]
 
     def _nobody_of(self, asked: Asked, project_id: str) -> Json:
         self._store.tenant(project_id)
         return _nobody(asked)
 
 
-def _of_the_organization(keys: AdminKeys, audit: Audit, usage: Usage) -> Routes:
+def _not_served() -> Invalid:
+    return Invalid(
+        "this part of the administration interface is not served here",
+        code="not_found",
+        hint="there are projects and all of theirs, admin_api_keys, usage, costs, spend_limit, audit_logs",
+    )
+
+
+def _of_the_organization(keys: AdminKeys, audit: Audit, usage: Usage) -> Actions:
     return {
         ("GET", "admin_api_keys"): keys.listed,
         ("POST", "admin_api_keys"): keys.create,
@@ -150,7 +156,7 @@ def _of_the_organization(keys: AdminKeys, audit: Audit, usage: Usage) -> Routes:
     }
 
 
-def _of_projects(projects: Projects, accounts: Accounts, keys: ProjectKeys) -> Routes:
+def _of_projects(projects: Projects, accounts: Accounts, keys: ProjectKeys) -> Actions:
     return {
         ("GET", "projects"): projects.listed,
         ("POST", "projects"): projects.create,
@@ -170,7 +176,7 @@ def _of_projects(projects: Projects, accounts: Accounts, keys: ProjectKeys) -> R
     }
 
 
-def _of_what_a_project_may(limits: RateLimits, models: ModelPermissions) -> Routes:
+def _of_what_a_project_may(limits: RateLimits, models: ModelPermissions) -> Actions:
     return {
         ("GET", "projects/{}/rate_limits"): limits.listed,
         ("POST", "projects/{}/rate_limits/{}"): limits.update,
@@ -180,7 +186,7 @@ def _of_what_a_project_may(limits: RateLimits, models: ModelPermissions) -> Rout
     }
 
 
-def _of_both(retention: Retention, spending: Spending) -> Routes:
+def _of_both(retention: Retention, spending: Spending) -> Actions:
     return {
         ("GET", "data_retention"): retention.organization,
         ("POST", "data_retention"): retention.update_organization,

@@ -1,8 +1,8 @@
 """The front door: one ASGI application, its routes in one table.
 
-A plain ASGI callable, because routing here is one dictionary: decision 0004 has the measurement. Whatever goes wrong
-leaves in the dialect of the route; an error that nobody expected is logged with its request id and leaves as a 500
-without detail.
+A plain ASGI callable, because routing here is little more than one dictionary: decision 0004 has the measurement.
+Whatever goes wrong leaves in the dialect of the route; an error that nobody expected is logged with its request id and
+leaves as a 500 without detail.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from allod.govern.tenancy.tenants import Key
 from allod.web.http.errors import Dialect, headers_of, status_of
 from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond
 from allod.web.http.metrics import Metrics
+from allod.web.http.router import Router
 
 _SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Call:
     start_ms: int
     caller: Caller | None = None
     administrator: Key | None = None
-    allowed: str = ""  # the methods of a path that was asked for with another
+    methods: Sequence[str] = ()  # those of the path, where it is none that the table has in full
     is_head: bool = False  # asked as HEAD, and answered as GET without the body
     watch: Watch | None = None  # over the client's connection
     started: bool = False  # whether the response has begun, so that an error can no longer be a status
@@ -56,7 +57,7 @@ class Call:
         await respond(self.send, status, body, named, without_body=self.is_head)
 
 
-Handler = Callable[[Call], Awaitable[None]]
+Handler = Callable[..., Awaitable[None]]  # of the call, and of what stands for each placeholder in the route's path
 Needs = Literal["use", "admin", "any", "nothing"]
 
 
@@ -70,10 +71,11 @@ class Route:
     handler: Handler
     dialect: Dialect
     needs: Needs = "use"
+    is_counted: bool = True  # by its path, if that has no placeholder; otherwise among all others
 
 
 class Application:
-    """Serves `routes` by exact path, `prefixes` by the beginning of a path.
+    """Serves `routes`, by method and path as a `Router` reads them.
 
     `hosts` are the names it answers to: a page elsewhere that points a name of its own at this machine (DNS
     rebinding) is refused. `dialect` is for what goes wrong before there is a route.
@@ -83,15 +85,14 @@ class Application:
         self,
         *,
         routes: dict[tuple[str, str], Route],
-        prefixes: dict[tuple[str, str], Route],
         keys: KeyRing,
         hosts: frozenset[bytes],
         metrics: Metrics,
         dialect: Dialect,
     ) -> None:
         self._routes = routes
-        self._prefixes = prefixes
-        self._paths = {path for _, path in routes}
+        self._router = Router(routes)
+        self._paths = {path for (_, path), route in routes.items() if route.is_counted}
         self._keys = keys
         self._hosts = hosts
         self._metrics = metrics
@@ -120,11 +121,11 @@ class Application:
         dialect = self._dialect
         try:
             _check_headers(call.headers, scope["headers"])
-            route = self._route(call)
+            route, words = self._route(call)
             dialect = route.dialect
             if route.needs != "nothing":
                 self._authenticate(call, route.needs)
-            await route.handler(call)
+            await route.handler(call, *words)
         except ClientLeft:
             status = 499  # nginx's number for it; nobody receives it, but who closed one side alone
             await _fail(call, _left(), dialect)
@@ -153,33 +154,35 @@ class Application:
                     raise
                 call.administrator = self._keys.administrator_of(key, call.start_ms)
 
-    def _route(self, call: Call) -> Route:
+    def _route(self, call: Call) -> tuple[Route, tuple[str, ...]]:
         if call.headers.get(b"host", b"").lower() not in self._hosts:
             raise Denied("this host name is not served here", code="unknown_host")
-        route = self._routes.get((call.method, call.path))
-        if route is not None:
-            return route
-        for (prefix_method, prefix), prefix_route in self._prefixes.items():
-            if call.method == prefix_method and call.path.startswith(prefix):
-                return prefix_route
-        call.allowed = self._methods(call.path)
-        if call.allowed:
-            method = "HEAD" if call.is_head else call.method
-            raise Invalid(f"{method} is not for {call.path}", code="method_not_allowed")
+        found = self._router.find(call.method, call.path)
+        if found is None or found[1]:
+            call.methods = self._router.methods(call.path)
+        if found is not None:
+            return found
+        if call.methods:
+            raise method_not_allowed(call)
         raise Invalid(f"there is nothing at {call.path}", code="not_found")
-
-    def _methods(self, path: str) -> str:
-        exact = [method for method, known in self._routes if known == path]
-        known = exact or [method for method, prefix in self._prefixes if path.startswith(prefix)]
-        return ", ".join([*known, "HEAD"] if "GET" in known else known)
 
 
 async def _fail(call: Call, error: AllodError, dialect: Dialect) -> None:
     if call.started:
         await call.send({"type": "http.response.body", "body": dialect.error_event(error)})
         return
-    allowed: Headers = ((b"allow", call.allowed.encode()),) if call.allowed else ()
-    await call.respond(status_of(error), dialect.error(error), (*JSON, *headers_of(error, call.id), *allowed))
+    status = status_of(error)
+    headers = (*JSON, *headers_of(error, call.id))
+    if status == 405:
+        methods = [*call.methods, "HEAD"] if "GET" in call.methods else call.methods
+        headers += ((b"allow", ", ".join(methods).encode()),)
+    await call.respond(status, dialect.error(error), headers)
+
+
+def method_not_allowed(call: Call) -> Invalid:
+    """The error for a path that has other methods, `call.methods`, than the one that was asked for."""
+    method = "HEAD" if call.is_head else call.method
+    return Invalid(f"{method} is not for {call.path}", code="method_not_allowed")
 
 
 def _left() -> Invalid:

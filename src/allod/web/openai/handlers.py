@@ -22,8 +22,6 @@ from allod.web.http.labels import label_headers, label_of
 from allod.web.http.metrics import Metrics
 from allod.web.openai import read, write
 
-MODELS_PREFIX = "/v1/models/"
-
 
 class OpenAI:
     """Handlers of the dialect, over one gateway."""
@@ -73,16 +71,16 @@ class OpenAI:
         await call.respond(200, answer.value, (*JSON, *_about(call, answer.label)))
 
     async def models(self, call: Call) -> None:
-        """`GET /v1/models` and `GET /v1/models/{id}`."""
-        models = self._gateway.models_for(_caller(call))
-        if call.path.startswith(MODELS_PREFIX):
-            served = models.get(call.path.removeprefix(MODELS_PREFIX))
-            if served is None:
-                raise Invalid("there is no such model here", code="model_not_found", param="model")
-            await call.respond(200, msgspec.json.encode(self._entry(served)))
-        else:
-            entries = [self._entry(served) for served in models.values()]
-            await call.respond(200, msgspec.json.encode({"object": "list", "data": entries}))
+        """`GET /v1/models`."""
+        entries = [self._entry(served) for served in self._gateway.models_for(_caller(call)).values()]
+        await call.respond(200, msgspec.json.encode({"object": "list", "data": entries}))
+
+    async def model(self, call: Call, name: str) -> None:
+        """`GET /v1/models/{id}`."""
+        served = self._gateway.models_for(_caller(call)).get(name)
+        if served is None:
+            raise Invalid("there is no such model here", code="model_not_found", param="model")
+        await call.respond(200, msgspec.json.encode(self._entry(served)))
 
     def _entry(self, served: ServedModel) -> dict[str, Any]:
         return {
