@@ -7,7 +7,9 @@ import ast
 import dataclasses
 import inspect
 import os
+import re
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -57,14 +59,21 @@ def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 
 def _settings() -> str:
-    rows = ["| setting | type | default |", "|---|---|---|"]
+    rows = ["| setting | type | default | what it is |", "|---|---|---|---|"]
     for section in dataclasses.fields(Settings):
         kind = section.default_factory
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            said = comments_of(inspect.getsource(kind))
             rows += [
-                f"| `{section.name}.{one.name}` | {one.type} | `{one.default!r}` |" for one in dataclasses.fields(kind)
+                f"| `{section.name}.{one.name}` | {one.type} | `{one.default!r}` | {said.get(one.name, '')} |"
+                for one in dataclasses.fields(kind)
             ]
     return "\n".join(rows)
+
+
+def comments_of(source: str) -> dict[str, str]:
+    """What stands beside the fields of a class, by field: the comment on its line."""
+    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", source, re.MULTILINE))
 
 
 def _recipe() -> Iterator[str]:
@@ -91,9 +100,17 @@ def _default(one: dataclasses.Field[object]) -> str:
 
 def _codes() -> str:
     trees = [ast.parse(file.read_text()) for file in sorted(SOURCE.rglob("*.py"))]
-    found = codes_in(trees)
-    rows = ["| code | kind |", "|---|---|"]
-    return "\n".join([*rows, *(f"| `{code}` | {', '.join(sorted(kinds))} |" for code, kinds in sorted(found.items()))])
+    said = sentences()
+    rows = [
+        f"| `{code}` | {', '.join(sorted(kinds))} | {said.get(code, '')} |"
+        for code, kinds in sorted(codes_in(trees).items())
+    ]
+    return "\n".join(["| code | kind | what it means |", "|---|---|---|", *rows])
+
+
+def sentences() -> dict[str, str]:
+    """What each code means, by code."""
+    return tomllib.loads((DOCS / "error_codes.toml").read_text())
 
 
 def codes_in(trees: Iterable[ast.AST]) -> dict[str, set[str]]:

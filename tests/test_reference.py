@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,15 +24,36 @@ def generate() -> ModuleType:
     return module
 
 
-def test_everything_that_can_be_set_is_there(generate: ModuleType, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def page(generate: ModuleType) -> str:
+    text: str = generate.reference()
+    return text
+
+
+def test_everything_that_can_be_set_is_there(page: str, tmp_path: Path) -> None:
     """Every field of every section that the settings have, prices and tenants too."""
-    page, settings = generate.reference(), load(home=tmp_path)
+    settings = load(home=tmp_path)
     sections = {one.name: getattr(settings, one.name) for one in fields(Settings)}
     names = [
         f"{section}.{one.name}" for section, value in sections.items() if is_dataclass(value) for one in fields(value)
     ]
     assert {"prices.currency", "tenants.database"} <= set(names)
     assert [name for name in names if f"| `{name}` |" not in page] == []
+
+
+def test_every_setting_has_a_sentence(page: str) -> None:
+    """The comment beside its field."""
+    rows = re.findall(r"^\| `([\w.]+)` \| \w+ \| `.*?` \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 30
+    assert [name for name, sentence in rows if not sentence] == []
+
+
+def test_every_error_code_has_a_sentence(generate: ModuleType) -> None:
+    """In docs/error_codes.toml, which names no code that there is not."""
+    trees = [ast.parse(file.read_text()) for file in generate.SOURCE.rglob("*.py")]
+    said = generate.sentences()
+    assert set(said) == set(generate.codes_in(trees))
+    assert [code for code, sentence in said.items() if not re.fullmatch(r"[A-Z].+\.", sentence)] == []
 
 
 @pytest.mark.parametrize(
@@ -51,9 +73,8 @@ def test_a_code_is_found_however_it_is_chosen(generate: ModuleType, expression: 
     assert list(generate.texts(ast.parse(expression, mode="eval").body)) == codes
 
 
-def test_a_code_that_a_condition_chooses_is_on_the_page(generate: ModuleType) -> None:
+def test_a_code_that_a_condition_chooses_is_on_the_page(page: str) -> None:
     """Both of them, with their kind."""
-    page = generate.reference()
     assert "| `budget_exhausted` | Unavailable |" in page
     assert "| `rate_limited` | Unavailable |" in page
 

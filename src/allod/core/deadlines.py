@@ -15,18 +15,18 @@ class Deadlines:
     certain; what an accelerator does the kernel cannot say, and who has one is given `hung_s` unless it is stopped.
     """
 
-    connect_s: int = 5  # until it takes a connection
-    first_s: int = 120  # until it begins to answer, and besides
-    first_s_per_kib: int = 5  # for each KiB of the prompts that it has, the request's own among them
+    connect_s: int = 5  # until the engine takes a connection
+    first_s: int = 120  # until the engine begins to answer, however short the prompts
+    first_s_per_kib: int = 5  # and besides, for each KiB of the prompts that the engine has, the request's own too
     silence_s: int = 120  # between two words of an answer
     answer_s: int = 3600  # for a whole answer
     next_s: int = 30  # until another engine is up, for a request that was let in before the one before was lost
-    let_go_s: int = 30  # until it has let go of work that nobody waits for
-    probe_s: int = 5  # after so long without a word of it, it is asked something
-    hung_s: int = 60  # and has so long to say anything
-    still_s: int = 10  # or only so long if the kernel says that it is stopped, or owes a word and computes nothing
+    let_go_s: int = 30  # until the engine has let go of work that nobody waits for
+    probe_s: int = 5  # after so long without a word of the engine, it is asked something
+    hung_s: int = 60  # how long the engine may then say nothing at all
+    still_s: int = 10  # the same where the kernel says that it is stopped, or owes a word and computes nothing
     head_s: int = 30  # until a client has sent the head of a request
-    body_s: int = 60  # and its body
+    body_s: int = 60  # until a client has sent the body of a request
     keep_alive_s: int = 75  # that a connection is kept between two requests
     reader_s: int = 30  # until a client that is behind has read what is kept for it: nobody else has its slot meanwhile
     reader_s_per_mib: int = 16  # and besides, for each MiB: a whole answer may be large, and its line slow

@@ -27,9 +27,9 @@ _SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
 class Realm:
     """Whose gateway this is. The log's origin is `<name>/receipts/<site>`; an empty name is made on first use."""
 
-    name: str = ""
-    site: str = "local"
-    jurisdiction: str = "ZZ"  # ISO 3166's "not known": a receipt must not claim a country that nobody set
+    name: str = ""  # the realm's name in its logs; made at the first start where it is empty
+    site: str = "local"  # the site's name in receipts
+    jurisdiction: str = "ZZ"  # ISO 3166; "not known": a receipt must not claim a country that nobody set
     nation: str = "gb"  # whose tiers and markings labels are made of: nations/<nation>.toml
     tier: str = ""  # the highest tier that this site may handle; the nation's lowest unless said
 
@@ -38,22 +38,22 @@ class Realm:
 class Server:
     """Where the gateway listens and what it takes in. Loopback only, until it can speak TLS."""
 
-    host: str = "127.0.0.1"
-    port: int = 8400
-    body_limit_bytes: int = 4 << 20
-    num_waiting: int = 256
+    host: str = "127.0.0.1"  # the address to listen on: loopback
+    port: int = 8400  # the port to listen on; 0 chooses a free one
+    body_limit_bytes: int = 4 << 20  # the longest body of a request
+    num_waiting: int = 256  # requests that may wait for a turn at the engine; who comes then is refused (`overloaded`)
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`name` is `auto`, a name of the catalogue, or a GGUF file."""
+    """What is served, and what its engine may use."""
 
-    name: str = "auto"
-    slots: int = 4
-    context_tokens: int = 4096
-    threads: int = 0  # 0: physical cores less one, at least one
-    gpu_layers: int = 0
-    ready_timeout_s: int = 300
+    name: str = "auto"  # the model to serve: `auto`, one of the catalogue or of one's own, or a GGUF file
+    slots: int = 4  # requests that the engine works on at once
+    context_tokens: int = 4096  # the longest prompt with its answer; at most what the model was made for
+    threads: int = 0  # of the engine; 0: physical cores less one, at least one
+    gpu_layers: int = 0  # layers of the model that an accelerator computes; 0: none
+    ready_timeout_s: int = 300  # how long the engine may take to be ready
     spare_mib: int = 2048  # of memory that the engine may take beyond what it has when it is ready, or it is ended
 
 
@@ -61,7 +61,7 @@ class Model:
 class Tenants:
     """Where tenants, keys and the ledger are kept: SQLite in `ALLOD_HOME`, or a PostgreSQL that gateways share."""
 
-    database: str = ""  # postgresql://user@host/name; its password in ~/.pgpass
+    database: str = ""  # postgresql://user@host/name, its password in ~/.pgpass; empty: SQLite
     max_wait_s: int = 60  # a request that would wait longer for its turn is refused at once
 
 
