@@ -61,7 +61,7 @@ DOORS = {
     "transformers": ("train/tuning/lora.py", "train/tuning/lora_tokens.py"),
     "uvicorn": ("web/server.py",),
     "uvloop": ("web/starting.py",),
-    "xllamacpp": ("engine/adapters/llama_process.py", "train/exporting/engine_process.py"),
+    "xllamacpp": ("engine/adapters/llama_process.py",),
 }
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}

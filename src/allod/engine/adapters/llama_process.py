@@ -1,24 +1,32 @@
-"""The engine's own process: llama.cpp's server on one Unix socket. Started inside the seal, never imported.
+"""The engine's own process: llama.cpp's server on one Unix socket. Started, inside the seal where it serves; never
+imported.
 
 python -m allod.engine.adapters.llama_process <<< '{"model": ..., "socket": ..., "threads": 1, ...}'
+
+It stays until it is killed. With `--on-trial` it says `ready` on standard output once it listens, and ends when its
+input does: with whoever started it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import xllamacpp
 
 LAST_WORDS_S = 0.5  # for the engine's thread that writes its log: what says why is lost with it
 
 
-def serve(options: dict[str, Any]) -> None:
-    """Load the model, listen, and stay until killed. Threads that spin would starve a small machine: see FACTS in
-    docs/log.md; the launcher sets OMP_WAIT_POLICY and GOMP_SPINCOUNT before this process starts."""
+def listening(options: dict[str, Any]) -> xllamacpp.Server:
+    """A server that has loaded the model and listens, while this value lives.
+
+    Threads that spin would starve a small machine: whoever starts this process to serve sets OMP_WAIT_POLICY and
+    GOMP_SPINCOUNT before.
+    """
     params = xllamacpp.CommonParams()
     params.model.path = options["model"]
     params.hostnames = [options["socket"]]
@@ -48,13 +56,22 @@ def serve(options: dict[str, Any]) -> None:
     params.offline = True
     params.verbosity = 1
     try:
-        server = xllamacpp.Server(params)  # returns when the socket listens; it lives as long as this name
-    except RuntimeError:
+        return xllamacpp.Server(params)  # once the socket listens
+    except RuntimeError as error:
         time.sleep(LAST_WORDS_S)
-        raise
-    threading.Event().wait()
-    del server
+        sys.exit(str(error))  # the engine has said why before that
+
+
+def end_with_input() -> NoReturn:
+    """Stay until standard input ends."""
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    os._exit(0)  # taking the server apart can wait for ever, with every lock held: nothing of it is worth keeping
 
 
 if __name__ == "__main__":
-    serve(json.load(sys.stdin))  # said once it is known, while all the above is loaded
+    server = listening(json.loads(sys.stdin.readline()))  # said once it is known, while all the above is loaded
+    if sys.argv[1:] == ["--on-trial"]:
+        end_with_input()
+    threading.Event().wait()

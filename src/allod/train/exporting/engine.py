@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,15 @@ _END_TIMEOUT_S = 10
 _ALL = 1 << 20  # more tokens than any vocabulary has
 _FORCED = 1e4  # added to a token's logit: nothing else is then said; probabilities are told from before
 _TAIL_CHARACTERS = 600
+_ALONE = {  # one who asks, on no accelerator, and no prompt kept but in the slot
+    "slots": 1,
+    "http_threads": 1,
+    "batch_tokens": 512,
+    "gpu_layers": 0,
+    "kv_unified": False,
+    "cache_ram_mib": 0,
+    "embeddings": False,
+}
 
 
 class Engine:
@@ -37,20 +46,26 @@ class Engine:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="allod-engine-")))
             address = str(folder / "engine.sock")  # short: a socket's path has room for a hundred bytes
             options = {
-                "weights": str(weights),
+                "model": str(weights),
+                "adapters": [] if adapter is None else [str(adapter)],
                 "socket": address,
-                "context": context,
+                "context_tokens": context,
                 "threads": threads,
-                "adapter": None if adapter is None else str(adapter),
+                **_ALONE,
             }
-            process = stack.enter_context(_started(options, folder / "errors"))
+            process = stack.enter_context(_started(folder / "errors"))
             stack.callback(_end, process)
+            assert process.stdin is not None
             assert process.stdout is not None
+            with suppress(BrokenPipeError):  # it has ended, and said why
+                process.stdin.write(json.dumps(options).encode() + b"\n")
+                process.stdin.flush()
             if process.stdout.readline() != b"ready\n":
                 why = (folder / "errors").read_text(errors="replace").strip()[-_TAIL_CHARACTERS:]
                 raise Invalid(f"the engine does not load {(adapter or weights).name}: {why}", code="engine_refused")
             self._connection = stack.enter_context(UnixConnection(address))
             self._stack = stack.pop_all()
+        self._lora = [] if adapter is None else [{"id": 0, "scale": 1.0}]
         self._whole: dict[int, bool] = {}
 
     def tokens(self, text: str) -> list[int]:
@@ -91,7 +106,7 @@ class Engine:
         return self.tokens("a")[0]
 
     def _complete(self, prompt: Sequence[int], **options: Any) -> dict[str, Any]:
-        greedy = {"temperature": 0, "top_k": 1, "return_tokens": True}
+        greedy = {"temperature": 0, "top_k": 1, "return_tokens": True, "lora": self._lora}
         return self._ask("/completion", {"prompt": list(prompt), **greedy, **options})
 
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -136,9 +151,9 @@ class UnixConnection(http.client.HTTPConnection):
         self.close()
 
 
-def _started(options: dict[str, Any], errors: Path) -> subprocess.Popen[bytes]:
+def _started(errors: Path) -> subprocess.Popen[bytes]:
     """The engine's process, which ends when its standard input does."""
-    command = [sys.executable, "-P", "-m", "allod.train.exporting.engine_process", json.dumps(options)]
+    command = [sys.executable, "-P", "-m", "allod.engine.adapters.llama_process", "--on-trial"]
     with errors.open("wb") as file:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file)
 
