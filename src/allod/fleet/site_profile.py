@@ -7,18 +7,16 @@ and an unknown key is an error. `sites/isambard-ai.toml` shows the keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
 from allod.core.errors import Invalid
-from allod.core.nations.places import fault_of_place
+from allod.core.tables import Complaint, Table
 from allod.fleet.site import Container, Exclusion, NodePower, NodePrice, Site
 
 MAX_ROWS = 256
 
-_TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WORD_OR_NOTHING = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 _MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,99}")
@@ -41,11 +39,11 @@ def read_site(data: Mapping[str, Any], *, where: str) -> Site:
 
     Raises Invalid (`site_malformed`) with the place where the fault stands.
     """
-    top = _Table(data, where, "")
+    top = Table(data, where, _error_of, MAX_ROWS)
     top.check_keys(_REQUIRED, _OPTIONAL)
     return Site(
         name=top.text("name", _NAME),
-        source=top.text("source", _TEXT),
+        source=top.text("source"),
         scheduler=top.one_of("scheduler", ("local", "slurm")),
         jurisdiction=top.place("jurisdiction"),
         machine=top.one_of("machine", ("", "x86_64", "aarch64")),
@@ -68,109 +66,44 @@ def read_site(data: Mapping[str, Any], *, where: str) -> Site:
     )
 
 
-def _environment(table: _Table) -> dict[str, str]:
-    for name in table.values:
-        table.check_form(name, name, _VARIABLE)
-    return {name: table.text(name, _TEXT) for name in table.values}
+def _environment(table: Table) -> dict[str, str]:
+    return {name: table.text(name) for name in table.check_names(_VARIABLE).values}
 
 
-def _container(table: _Table) -> Container | None:
+def _container(table: Table) -> Container | None:
     if not table.values:
         return None
     table.check_keys({"command", "image"}, {"binds"})
     command = table.one_of("command", ("podman-hpc", "apptainer"))
-    return Container(command, table.text("image", _TEXT), table.words("binds", _BIND))
+    return Container(command, table.text("image"), table.words("binds", _BIND))
 
 
-def _exclusion(row: _Table) -> Exclusion:
-    row.check_keys({"node", "reason", "until"}, ())
-    return Exclusion(row.text("node", _NAME), row.text("reason", _TEXT), row.day("until"))
+def _exclusion(row: Table) -> Exclusion:
+    row.check_keys({"node", "reason", "until"})
+    return Exclusion(row.text("node", _NAME), row.text("reason"), _day(row, "until"))
 
 
-def _price(table: _Table) -> NodePrice | None:
+def _price(table: Table) -> NodePrice | None:
     if not table.values:
         return None
-    table.check_keys({"currency", "micros_per_node_hour"}, ())
+    table.check_keys({"currency", "micros_per_node_hour"})
     return NodePrice(table.text("currency", _CURRENCY), table.number("micros_per_node_hour", 0, 10**12))
 
 
-def _power(table: _Table) -> NodePower | None:
+def _power(table: Table) -> NodePower | None:
     if not table.values:
         return None
-    table.check_keys({"watts_per_node", "grams_per_kwh", "method"}, ())
+    table.check_keys({"watts_per_node", "grams_per_kwh", "method"})
     watts, grams = table.number("watts_per_node", 1, 10**6), table.number("grams_per_kwh", 0, 10**4)
-    return NodePower(watts, grams, table.text("method", _TEXT))
+    return NodePower(watts, grams, table.text("method"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A table of the profile and where it stands, so that each complaint can say so."""
+def _day(row: Table, key: str) -> date:
+    day = row.values[key]
+    if not isinstance(day, date) or isinstance(day, datetime):
+        raise row.refuse(key, f"{key}: {day!r} is not a day (2026-11-30, without quotes)")
+    return day
 
-    values: Mapping[str, Any]
-    where: str
-    path: str
 
-    def refuse(self, key: str, problem: str) -> Invalid:
-        place = f"{self.path}.{key}".strip(".")
-        return Invalid(f"{self.where}: {place}: {problem}", code="site_malformed", param=place)
-
-    def check_keys(self, required: Collection[str], optional: Collection[str]) -> None:
-        known = {*required, *optional}
-        for key in self.values:
-            if key not in known:
-                raise self.refuse(key, f"unknown key; known here: {', '.join(sorted(known))}")
-        for key in sorted(required):
-            if key not in self.values:
-                raise self.refuse(key, "is missing")
-
-    def check_form(self, key: str, word: Any, form: re.Pattern[str]) -> str:
-        if not isinstance(word, str) or form.fullmatch(word) is None:
-            raise self.refuse(key, f"{word!r} is not text of the form {form.pattern}")
-        return word
-
-    def text(self, key: str, form: re.Pattern[str]) -> str:
-        return self.check_form(key, self.values.get(key, ""), form)
-
-    def place(self, key: str) -> str:
-        place = self.values.get(key, "")
-        if fault := fault_of_place(place):
-            raise self.refuse(key, fault)
-        return str(place)
-
-    def one_of(self, key: str, words: Collection[str]) -> str:
-        word = self.values.get(key, "")
-        if word not in words:
-            raise self.refuse(key, f"{word!r} is none of {', '.join(filter(None, words))}")
-        return str(word)
-
-    def number(self, key: str, low: int, high: int, *, default: int = 0) -> int:
-        number = self.values.get(key, default)
-        if type(number) is not int or not low <= number <= high:
-            raise self.refuse(key, f"{number!r} is not a whole number from {low} to {high}")
-        return number
-
-    def day(self, key: str) -> date:
-        day = self.values[key]
-        if not isinstance(day, date) or isinstance(day, datetime):
-            raise self.refuse(key, f"{day!r} is not a day (2026-11-30, without quotes)")
-        return day
-
-    def words(self, key: str, form: re.Pattern[str]) -> tuple[str, ...]:
-        words = self.values.get(key, [])
-        if not isinstance(words, list) or len(words) > MAX_ROWS:
-            raise self.refuse(key, f"must be a list of at most {MAX_ROWS}")
-        return tuple(self.check_form(key, word, form) for word in words)
-
-    def table(self, key: str) -> _Table:
-        return self._inner(key, self.values.get(key, {}))
-
-    def rows(self, key: str) -> list[_Table]:
-        rows = self.values.get(key, [])
-        if not isinstance(rows, list) or len(rows) > MAX_ROWS:
-            raise self.refuse(key, f"must be a list of at most {MAX_ROWS} tables")
-        return [self._inner(f"{key}[{number}]", row) for number, row in enumerate(rows)]
-
-    def _inner(self, key: str, value: Any) -> _Table:
-        if not isinstance(value, Mapping):
-            raise self.refuse(key, "must be a table")
-        return _Table(value, self.where, f"{self.path}.{key}".strip("."))
+def _error_of(complaint: Complaint) -> Invalid:
+    return Invalid(complaint.message, code="site_malformed", param=complaint.place, hint=complaint.hint)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
 from allod.core.nations.places import fault_of_place
+from allod.core.tables import Complaint, Table
 from allod.govern.metering.prices import Prices
 from allod.settings.environment import default_home
 from allod.settings.files import read_toml
@@ -94,7 +95,8 @@ def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None
     settings = Settings(home=home)
     file = home / "allod.toml"
     if file.exists():
-        settings = _merged(settings, read_toml(file), where=str(file), allowed=_SECTIONS)
+        table = Table(read_toml(file), str(file), _error_of, limit=0)  # no setting is a list
+        settings = replace(settings, **table.read_fields(Settings, only=_SECTIONS))
     for name, value in (overrides or {}).items():
         if value is not None:
             settings = _set(settings, name.split("."), value)
@@ -102,26 +104,11 @@ def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None
     return settings
 
 
-def _merged(tree: _Tree, values: Mapping[str, Any], *, where: str, allowed: tuple[str, ...] = ()) -> _Tree:
-    known = {item.name for item in fields(tree) if not allowed or item.name in allowed}  # type: ignore[arg-type]
-    types = get_type_hints(type(tree))
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise Invalid(
-                f"{where}: unknown setting {name!r}",
-                code="settings_unknown",
-                param=name,
-                hint=f"known here: {', '.join(sorted(known))}",
-            )
-        current = getattr(tree, name)
-        if is_dataclass(current) and isinstance(value, Mapping):
-            changes[name] = _merged(current, value, where=f"{where} [{name}]")
-        elif type(value) is not types[name]:
-            raise Invalid(f"{where}: {name} must be {types[name].__name__}", code="settings_type", param=name)
-        else:
-            changes[name] = value
-    return replace(tree, **changes)  # type: ignore[type-var]
+def _error_of(complaint: Complaint) -> Invalid:
+    if complaint.fault == "unknown":
+        unknown = replace(complaint, problem=f"unknown setting {complaint.key!r}")
+        return Invalid(unknown.message, code="settings_unknown", param=complaint.key, hint=complaint.hint)
+    return Invalid(complaint.message, code="settings_type", param=complaint.key)
 
 
 def _set(tree: _Tree, names: list[str], value: Any) -> _Tree:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
-from typing import Any, get_type_hints
+from dataclasses import asdict
+from typing import Any
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.train.recipe import Recipe, Source
+from allod.core.tables import Complaint, Table
+from allod.train.recipe import Recipe
+
+MAX_LIST = 4096
 
 
 def read_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
@@ -21,7 +24,7 @@ def read_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
     given = dict(values)
     if "source" in given:
         given["sources"] = given.pop("source")
-    values_of_recipe = _values_of(Recipe, given, where)
+    values_of_recipe = Table(given, where, _error_of, MAX_LIST).read_fields(Recipe)
     with naming(where):
         return Recipe(**values_of_recipe)
 
@@ -70,38 +73,11 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _values_of(part: type, values: object, where: str) -> dict[str, Any]:
-    """The values of a dataclass's fields, each of its type."""
-    if not isinstance(values, Mapping):
-        raise Invalid(f"{where} must be a table", code="recipe_type")
-    known = {item.name: item for item in fields(part)}
-    if unknown := sorted(values.keys() - known.keys()):
-        raise Invalid(
-            f"{where}: unknown key {unknown[0]!r}",
-            code="recipe_unknown",
-            param=str(unknown[0]),
-            hint=f"known here: {', '.join(sorted(known))}",
-        )
-    for name, item in known.items():
-        if name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise Invalid(
-                f"{where}: {name} is missing",
-                code="recipe_missing",
-                param=name,
-                hint="every source says its licence, jurisdiction, origin and date" if part is Source else None,
-            )
-    types = get_type_hints(part)
-    return {name: _value(types[name], value, f"{where}: {name}") for name, value in values.items()}
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    if kind in (str, int, bool):
-        if type(value) is not kind:
-            raise Invalid(f"{where} must be {kind.__name__}", code="recipe_type", param=where)
-        return value
-    if getattr(kind, "__origin__", None) is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) > 4096:
-            raise Invalid(f"{where} must be a list", code="recipe_type", param=where)
-        (inner, _) = kind.__args__
-        return tuple(_value(inner, item, f"{where}[{number}]") for number, item in enumerate(value))
-    return kind(**_values_of(kind, value, where))
+def _error_of(complaint: Complaint) -> Invalid:
+    if complaint.fault == "wrong":
+        return Invalid(complaint.message, code="recipe_type", param=f"{complaint.where}: {complaint.place}")
+    if complaint.fault == "missing":
+        is_source = complaint.table.startswith("sources")
+        hint = "every source says its licence, jurisdiction, origin and date" if is_source else None
+        return Invalid(complaint.message, code="recipe_missing", param=complaint.key, hint=hint)
+    return Invalid(complaint.message, code="recipe_unknown", param=complaint.key, hint=complaint.hint)
