@@ -14,18 +14,16 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from allod.app.administration.explanations import show_rule
-from allod.app.gateway.receipts import Found, Reading, Wanted
-from allod.app.gateway.shares import Sharing, TenantShare
+from allod.app.gateway.realm import Realm
+from allod.app.gateway.receipts import Found, Wanted
+from allod.app.gateway.shares import TenantShare
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
 from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import ANSWER
 from allod.govern.policy.check import Report, check_policy
 from allod.govern.policy.decision import Policy
-from allod.govern.tenancy.store import TenantStore
 from allod.prove.policy_history import LoggedVersion
-from allod.serve.controls import Controls
-from allod.serve.fair_scheduler import Standing
 from allod.web.admin.asked import Asked
 from allod.web.explanations import ExplainBody, Explanations
 from allod.web.http.asgi import Call
@@ -41,44 +39,30 @@ _Made = TypeVar("_Made")
 
 
 class Governance:
-    """Handlers. `standings` is called in the event loop; `shares`, `receipts` and `versions` block, and are called in
-    a thread, each by one caller at a time."""
+    """Handlers over one realm. What blocks is called in a thread, each thing by one caller at a time."""
 
-    def __init__(
-        self,
-        *,
-        controls: Controls,
-        store: TenantStore,
-        explanations: Explanations,
-        standings: Callable[[], Sequence[Standing]],
-        shares: Callable[..., Sharing],
-        receipts: Callable[[Wanted], Reading],
-        versions: Callable[[], Sequence[LoggedVersion]],
-        num_slots: Callable[[], int],
-        currency: str = "GBP",
-    ) -> None:
-        self._controls = controls
-        self._store = store
-        self._standings = standings
-        self._shares = _one_at_a_time(shares)
-        self._receipts = _one_at_a_time(receipts)
-        self._versions = _one_at_a_time(versions)
+    def __init__(self, realm: Realm) -> None:
+        self._realm = realm
+        self._controls = realm.gateway.controls
+        explanations = Explanations(self._controls, realm.store, realm.models)
+        self._shares = _one_at_a_time(realm.shares.read)
+        self._receipts = _one_at_a_time(realm.receipts.read)
+        self._versions = _one_at_a_time(realm.policy_versions)
         self._explain = _one_at_a_time(explanations.made)
         self._check = _one_at_a_time(self._checked)
-        self._num_slots = num_slots
         self._models = explanations.models
-        self._currency = currency
         self._report: Report | None = None
 
     async def shares(self, call: Call) -> None:
         """`GET /v1/governance/shares`: who has turns now, and what each tenant used today of what it may."""
         query = _asked(call).search("limit")
-        sharing = await self._shares(self._standings(), limit=query.limit(usual=100), now_ms=call.start_ms)
+        gateway = self._realm.gateway
+        sharing = await self._shares(gateway.admission.snapshot(), limit=query.limit(usual=100), now_ms=call.start_ms)
         answer = {
             "object": "governance.shares",
             "at_ms": call.start_ms,
-            "num_slots": self._num_slots(),
-            "currency": self._currency,
+            "num_slots": gateway.engine.info.slots,
+            "currency": self._realm.settings.prices.currency,
             "num_tenants": sharing.num_tenants,
             "common_limits": [asdict(limit) for limit in sharing.common],
             "data": [_shown_share(one) for one in sharing.shown],
@@ -130,7 +114,7 @@ class Governance:
             decision=decision,
         )
         if wanted.tenant_id is not None:
-            await asyncio.to_thread(self._store.tenant, wanted.tenant_id)
+            await asyncio.to_thread(self._realm.store.tenant, wanted.tenant_id)
         reading = await self._receipts(wanted)
         names = await asyncio.to_thread(self._names, {one.tenant_id for one in reading.found if one.tenant_id})
         answer = {
@@ -144,7 +128,7 @@ class Governance:
         names = {tenant_id: tenant_id for tenant_id in tenant_ids}
         for tenant_id in tenant_ids:
             with suppress(Invalid):  # a store that was put back may not know it
-                names[tenant_id] = self._store.tenant(tenant_id).name
+                names[tenant_id] = self._realm.store.tenant(tenant_id).name
         return names
 
     def _checked(self, policy: Policy) -> Report:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import msgspec
 
+from allod.app.gateway.realm import Realm
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.web.http.asgi import Call
 from allod.web.http.errors import retry_after
@@ -43,42 +44,32 @@ class Lane:
 
 
 class Evidence:
-    """Handlers over functions that read files, two at a time: one for who has a key, one for the log."""
+    """Handlers over what a realm reads from files, two at a time: one for who has a key, one for the log."""
 
-    def __init__(
-        self,
-        *,
-        bundle: Callable[[str, str | None], bytes],
-        trust: str,
-        log_file: Callable[[str], bytes],
-        seal: Callable[[], dict[str, Any]],
-    ) -> None:
-        self._bundle = bundle
-        self._trust = trust.encode()
-        self._log_file = log_file
-        self._seal = seal
+    def __init__(self, realm: Realm) -> None:
+        self._realm = realm
         self._keyed, self._open = Lane(1), Lane(1)
 
     async def receipt(self, call: Call, receipt_id: str) -> None:
         """`GET /v1/receipts/{id}`: the bundle, with the salt if the receipt is the asking tenant's."""
         tenant_id = call.caller.tenant.id if call.caller is not None else None
-        await call.respond(200, await self._keyed.run(self._bundle, receipt_id, tenant_id), JSON)
+        await call.respond(200, await self._keyed.run(self._realm.bundle, receipt_id, tenant_id), JSON)
 
     async def trust(self, call: Call) -> None:
         """`GET /v1/trust`: whose signatures to believe, as `allod verify --trust` reads it."""
-        await call.respond(200, self._trust, TEXT)
+        await call.respond(200, self._realm.trust.encode(), TEXT)
 
     async def log(self, call: Call, name: str) -> None:
         """`GET /log/<origin>/checkpoint` and `/tile/<L>/<N>`: hashes only, open to every monitor. Entries are not."""
         is_tile = name.startswith("tile/") and not name.startswith("tile/entries")
         if name != "checkpoint" and not is_tile:
             raise Invalid("there is no such part of a log here", code="not_found")
-        data = await self._open.run(self._log_file, name)
+        data = await self._open.run(self._realm.log_file, name)
         await call.respond(200, data, TEXT if name == "checkpoint" else BINARY)
 
     async def seal(self, call: Call) -> None:
         """`GET /v1/seal`: the engine's perimeter as the kernel shows it at this moment."""
-        await call.respond(200, msgspec.json.encode(await self._keyed.run(self._seal)))
+        await call.respond(200, msgspec.json.encode(await self._keyed.run(self._realm.seal)))
 
 
 class Health:

@@ -7,7 +7,6 @@ from functools import partial
 from allod.app.gateway.realm import Realm
 from allod.app.home import now_ms
 from allod.web.admin.handlers import Admin
-from allod.web.explanations import Explanations
 from allod.web.governance import Governance
 from allod.web.http.asgi import Application, Route
 from allod.web.http.metrics import Metrics
@@ -31,7 +30,7 @@ def application(realm: Realm) -> Application:
         answer_s=settings.deadlines.answer_s,
         started_s=now_ms() // 1000,
     )
-    evidence = Evidence(bundle=realm.bundle, trust=realm.trust, log_file=realm.log_file, seal=realm.seal)
+    evidence = Evidence(realm)
     health = Health(check_ready=gateway.check, metrics_text=metrics.text)
     pages = Pages(Console())
     admin = Admin(
@@ -43,17 +42,7 @@ def application(realm: Realm) -> Application:
         take_up_news=realm.take_up_news,
         check_clock=realm.check_clock,
     )
-    governance = Governance(
-        controls=gateway.controls,
-        store=realm.store,
-        explanations=Explanations(gateway.controls, realm.store, realm.models),
-        standings=gateway.admission.snapshot,
-        shares=realm.shares.read,
-        receipts=realm.receipts.read,
-        versions=realm.policy_versions,
-        num_slots=lambda: gateway.engine.info.slots,
-        currency=settings.prices.currency,
-    )
+    governance = Governance(realm)
     route = partial(Route, dialect=ERRORS)
     return Application(
         routes={
