@@ -92,7 +92,7 @@ async def in_pieces(gateway: Gateway, caller: Caller, asked: Request) -> Label:
 
 
 async def as_vectors(gateway: Gateway, caller: Caller, asked: Request) -> Label:
-    embed = Embed("m", (asked.task.text,))
+    embed = Embed("m", tuple(asked.task.texts))
     return (await gateway.embed(caller, replace(asked, task=embed), write_body)).label
 
 

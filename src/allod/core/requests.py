@@ -64,12 +64,12 @@ class Chat:
     top_logprobs: int | None = None
 
     @property
-    def text(self) -> str:
-        """What the messages say, and the words of the schema."""
-        said = [message.get("content") or "" for message in self.messages]
+    def texts(self) -> Iterator[str]:
+        """What each message says, and the words of the schema."""
+        for message in self.messages:
+            yield message.get("content") or ""
         if self.schema is not None:
-            said.append(json.dumps(self.schema, ensure_ascii=False))
-        return "\n".join(said)
+            yield json.dumps(self.schema, ensure_ascii=False)
 
     def strings(self) -> Iterator[str]:
         """All that the caller says, each as it is before JSON is made of it: messages, calls, tools, schema, stop."""
@@ -110,11 +110,6 @@ class Embed:
 
     model: str
     texts: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """All of them."""
-        return "\n".join(self.texts)
 
     def strings(self) -> Iterator[str]:
         """Each of them."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
 from allod.core.requests import Chat, Embed, Request, Usage
-from allod.engine.token_estimate import BYTES_PER_TOKEN, estimated_tokens
+from allod.engine.token_estimate import BYTES_PER_TOKEN, estimated_tokens_of
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenancy.tenants import Tenant
@@ -88,12 +89,10 @@ class Allowance:
     def _foreseen(self, prepared: Chat | Embed) -> tuple[int, int]:
         """Tokens of the prompt, estimated, and the most that the answer can have."""
         context_tokens = self._context_tokens()
-        data = prepared.text.encode("utf-8", "replace")
-        if isinstance(prepared, Chat):
-            data = data[: context_tokens * BYTES_PER_TOKEN]  # more than the context holds is never computed
-        prompt_tokens = estimated_tokens(data)
         if not isinstance(prepared, Chat):
-            return prompt_tokens, 0
+            return estimated_tokens_of(prepared.texts, max_bytes=sys.maxsize), 0
+        max_bytes = context_tokens * BYTES_PER_TOKEN  # more than the context holds is never computed
+        prompt_tokens = estimated_tokens_of(prepared.texts, max_bytes=max_bytes)
         prompt_tokens = min(prompt_tokens + TOKENS_PER_MESSAGE * len(prepared.messages), context_tokens)
         left = max(1, context_tokens - prompt_tokens)
         return prompt_tokens, min(prepared.sampling.max_tokens or left, left)
