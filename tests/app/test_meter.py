@@ -19,12 +19,12 @@ from allod.app.home import Home, load_settings
 from allod.core.canonical import canonical_json
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import MeterPart, RequestPart, statement_bytes
+from allod.core.times import day_of
 from allod.govern.metering.ledger import ERASED, Ledger
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Changes, Position, Totals
 from allod.govern.tenancy.tenants import Charge, Event, Key, Tenant, api_key_digest
 from allod.prove.formats.signing_key import SigningKey
-from allod.prove.receipts.commitments import day_of
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Entry, Log, open_log
 from allod.prove.tlog.segment import FileCalls

@@ -19,16 +19,16 @@ from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway import open_realm as opening_module
 from allod.app.gateway.meter import recount
 from allod.app.gateway.open_realm import Opened, open_realm
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements.receipt import MeterPart, statement_bytes
+from allod.core.times import day_of, now_ms
 from allod.govern.metering.quotas import Cost, NeedsLease, Reservation
 from allod.govern.policy.decision import default_text
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.stores.sqlite import sqlite_store
 from allod.govern.tenancy.store import Position
 from allod.govern.tenancy.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
-from allod.prove.receipts.commitments import day_of
 from allod.prove.tlog.log import Entry
 from allod.settings.tree import Settings, Tenants
 

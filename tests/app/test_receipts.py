@@ -16,11 +16,10 @@ from allod.app.gateway.meter import DayNames
 from allod.app.gateway.receipts import Reading, ReceiptReader, Wanted
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
-from allod.govern.metering.windows import DAY_MS
+from allod.core.times import DAY_MS, day_of
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.tenants import Event, Tenant
 from allod.prove.formats.signing_key import SigningKey
-from allod.prove.receipts.commitments import day_of
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Entry, Log, open_log
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from allod.app.gateway.shares import MONTH_KEPT_MS, Limit, Shares, Sharing
-from allod.govern.metering.windows import DAY_MS
+from allod.core.times import DAY_MS
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Position
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Budget, Charge, Event, Quota, Tenant, new_id

@@ -12,10 +12,11 @@ import pytest
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.clock import Clock
 from allod.app.gateway.open_realm import open_realm
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.app.training import run as training
 from allod.app.training.run import Told, TrainOptions, train
 from allod.core.errors import Unavailable
+from allod.core.times import now_ms
 from allod.prove.releases.release import read_releases
 from allod.prove.tlog.log import Entry
 from allod.settings.tree import Settings

@@ -21,9 +21,10 @@ from allod.app.gateway import upkeep as upkeep_module
 from allod.app.gateway.meter import Meter
 from allod.app.gateway.open_realm import Opened, open_realm
 from allod.app.gateway.upkeep import Upkeep
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.core.errors import AllodError, Denied, Unavailable
 from allod.core.statements.receipt import statement_bytes
+from allod.core.times import now_ms
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.policy.decision import default_text

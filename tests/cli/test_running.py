@@ -14,9 +14,10 @@ from threading import Thread
 import pytest
 from tests.conftest import run_allod
 
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.cli.running import dated_ms, model_of_running, running
 from allod.core.errors import Unavailable
+from allod.core.times import now_ms
 
 URL = "http://127.0.0.1:1"
 

@@ -15,10 +15,11 @@ from tests.govern.test_ledger import RECEIPT
 
 from allod.app.gateway.open_realm import open_realm
 from allod.app.gateway.open_store import open_store
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.cli.main import main
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.statements.receipt import statement_bytes
+from allod.core.times import now_ms
 from allod.govern.policy.decision import default_text
 from allod.govern.tenancy.store import Position, TenantStore
 from allod.govern.tenancy.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id

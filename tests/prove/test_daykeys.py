@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
-from allod.prove.receipts.commitments import commitment, day_of, nonce_of
+from allod.core.times import day_of
+from allod.prove.receipts.commitments import commitment, nonce_of
 from allod.prove.receipts.day_keys import DayKeys
 
 DAY, NEXT_DAY = "2026-11-22", "2026-11-23"

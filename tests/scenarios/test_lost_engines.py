@@ -21,7 +21,7 @@ from tests.conftest import TINY, Gateway
 from tests.scenarios.test_metering import agree, made, receipts_of
 
 from allod.app.home import Home
-from allod.prove.receipts.commitments import day_of
+from allod.core.times import day_of
 from allod.prove.receipts.day_keys import DayKeys
 from allod.serve.fair_queue import cost_of
 

@@ -19,14 +19,14 @@ from allod.app.gateway.clock import Clock
 from allod.app.gateway.engine import ECHO_MODEL
 from allod.app.gateway.realm import Realm, run_realm
 from allod.app.gateway.upkeep import NEWS_EVERY_S
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.core.errors import Unavailable
+from allod.core.times import day_of, now_ms
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import Engine
 from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.govern.tenancy.tenants import Event, local_tenant, new_id
-from allod.prove.receipts.commitments import day_of
 from allod.seal.launch import SealOptions
 from allod.web.http.asgi import Application
 from allod.web.routes import application

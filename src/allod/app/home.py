@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +98,3 @@ def load_settings(overrides: dict[str, Any] | None = None, *, home: Path | None 
     if not loaded.realm.name:
         loaded = replace(loaded, realm=replace(loaded.realm, name=place.realm_name()))
     return loaded
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, by this machine's clock."""
-    return time.time_ns() // 1_000_000

@@ -9,7 +9,8 @@ from allod.app.artefacts.released_models import ReleasedModel
 from allod.app.training.lineage import Walk, WalkedSource, walk
 from allod.core.shown_text import made_plain
 from allod.core.statements.training import Input, TrainingStatement
-from allod.model.releases.facts import day_of, where_lines, where_of
+from allod.core.times import day_of
+from allod.model.releases.facts import where_lines, where_of
 
 
 def print_walk(model: ReleasedModel) -> None:

@@ -3,7 +3,7 @@
 errors.py      every error, and what kinds there are         canonical.py  the one encoding that is hashed or signed
 labels.py      how sensitive, and where and what for         nations/      the words that labels are made of
 requests.py    what is asked and answered, in no dialect     statements/   what is said in a leaf of a log
-deadlines.py   how long anybody waits                        times.py      days and moments as officers write them
+deadlines.py   how long anybody waits                        times.py      now, days, moments as officers write them
 shown_text.py  others' text, safe to show                    telling.py    what a command writes, and to whom
 files/         whole or not at all, plain or refused        stages.py     the stages of training, a row each
 tables.py      strict reading of what TOML and JSON say

@@ -1,9 +1,11 @@
-"""Times as officers write them: a UTC day, or a moment with its zone (ISO 8601)."""
+"""Times: now, the UTC day of a moment, and both as officers write them (ISO 8601)."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 from allod.core.errors import Invalid
 
@@ -11,6 +13,30 @@ DAY_MS = 86_400_000
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def day_at(time_ms: int) -> date:
+    """The UTC day of a moment. Raises Invalid (`bad_time`) beyond the calendar."""
+    return _day(time_ms // DAY_MS)[0]
+
+
+def day_of(time_ms: int) -> str:
+    """The UTC day of a moment, as YYYY-MM-DD. Raises Invalid (`bad_time`) beyond the calendar."""
+    return _day(time_ms // DAY_MS)[1]
+
+
+@lru_cache(maxsize=16, typed=True)  # 1.0 is no day
+def _day(number: int) -> tuple[date, str]:
+    try:
+        day = date.fromordinal(_EPOCH.toordinal() + number)
+    except (OverflowError, ValueError) as error:
+        raise Invalid("a time beyond the calendar", code="bad_time") from error
+    return day, day.isoformat()
 
 
 def span_ms(text: str) -> tuple[int, int]:

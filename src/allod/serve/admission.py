@@ -13,6 +13,7 @@ from types import TracebackType
 
 from allod.core.errors import Unavailable
 from allod.core.requests import Usage
+from allod.core.times import now_ms
 from allod.serve.fair_queue import Ticket
 from allod.serve.fair_scheduler import Standing, Turns
 
@@ -109,7 +110,7 @@ class Turn:
             await self._admission._called(ticket)
             assert ticket.started_s is not None
             self.waited_s = ticket.started_s - ticket.arrived_s
-        self.started_ms = time.time_ns() // 1_000_000
+        self.started_ms = now_ms()
         return self
 
     async def __aexit__(

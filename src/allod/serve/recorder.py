@@ -29,10 +29,11 @@ from allod.core.statements.receipt import (
     SitePart,
     statement_bytes,
 )
+from allod.core.times import day_of
 from allod.engine.engine import EngineInfo, EnginePlace
 from allod.govern.metering.prices import Prices
 from allod.govern.policy.decision import Decision
-from allod.prove.receipts.commitments import commitment, day_of, nonce_of
+from allod.prove.receipts.commitments import commitment, nonce_of
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.writer import LogWriter, Outcome
 

@@ -24,6 +24,7 @@ import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Unavailable
 from allod.core.shown_text import made_plain
+from allod.core.times import now_ms
 from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.seal.endings import how_it_ended
 from allod.seal.evidence import proof_of
@@ -169,7 +170,7 @@ class _Run:
 
     def result(self, theirs: IO[bytes]) -> StageResult:
         """Start it, with `theirs` to write to, follow it, and say what came of it."""
-        started_ms, cpu_before = time.time_ns() // 1_000_000, _cpu_of_children()
+        started_ms, cpu_before = now_ms(), _cpu_of_children()
         process = start(self._options)
         theirs.close()
         try:
@@ -185,7 +186,7 @@ class _Run:
             seal_evidence=process.at_start,
             cpu_s=_cpu_of_children() - cpu_before,
             started_ms=started_ms,
-            ended_ms=max(started_ms, time.time_ns() // 1_000_000),  # clocks are put back
+            ended_ms=max(started_ms, now_ms()),  # clocks are put back
             max_rss=self._listener.max_rss,
             observed=self._listener.observed,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from allod.app.gateway.realm import Realm
-from allod.app.home import now_ms
+from allod.core.times import now_ms
 from allod.web.admin.handlers import Admin
 from allod.web.governance import Governance
 from allod.web.http.asgi import Application, Route

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from allod.app.artefacts.log import ArtefactsLog, Stamp
-from allod.app.home import Home, now_ms
+from allod.app.home import Home
 from allod.core.errors import Unavailable
 from allod.core.statements.clock import CLOCK, ClockAccepted, check_clock_statement
 from allod.core.statements.receipt import check_statement
+from allod.core.times import DAY_MS, now_ms
 from allod.prove.tlog.begun import is_begun
 from allod.prove.tlog.log import Log
 from allod.prove.tlog.reader import newest_entries
@@ -33,7 +34,7 @@ class ClockBounds:
     `accepted_for_ms`: how old an acceptance may be that a running gateway takes up."""
 
     step_ms: int = 60_000
-    idle_ms: int = 366 * 86_400_000
+    idle_ms: int = 366 * DAY_MS
     accepted_for_ms: int = 600_000
 
 

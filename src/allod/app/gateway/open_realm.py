@@ -10,10 +10,11 @@ from allod.app.artefacts.policies import Policies
 from allod.app.gateway.clock import Acceptances, Clock, last_time_ms
 from allod.app.gateway.meter import DayNames, Meter, check_log_is_there
 from allod.app.gateway.open_store import open_store
-from allod.app.home import Home, now_ms
+from allod.app.home import Home
 from allod.core.files.whole import write_whole
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
+from allod.core.times import now_ms
 from allod.govern.metering.ledger import Ledger
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import Policy

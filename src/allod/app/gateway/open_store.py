@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from allod.app.home import Home, now_ms
+from allod.app.home import Home
 from allod.core.canonical import sha256_hex
 from allod.core.errors import Invalid
+from allod.core.times import now_ms
 from allod.govern.stores.sqlite import sqlite_store
 from allod.govern.tenancy.keys import read_or_make_key
 from allod.govern.tenancy.officer import Officer

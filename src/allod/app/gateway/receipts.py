@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
-from allod.govern.metering.windows import day_at
+from allod.core.times import day_of
 from allod.prove.tlog.log import Log
 
 STEP = 128  # entries read at once
@@ -138,7 +138,7 @@ class _Search:
 
 
 def _day(predicate: Mapping[str, Any]) -> str:
-    return day_at(predicate["at"]["start_ms"]).isoformat()
+    return day_of(predicate["at"]["start_ms"])
 
 
 def _name(predicate: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from allod.govern.metering.windows import DAY_MS, Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.core.times import DAY_MS
+from allod.govern.metering.windows import Numbers, Unit, bounds_of, meters_of, windows_at
 from allod.govern.tenancy.store import TenantStore, Totals
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
 from allod.serve.fair_scheduler import BATCH_PART, Standing

@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from allod.app.gateway.open_realm import Opened
-from allod.app.home import now_ms
 from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.times import day_of, now_ms
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, organization
-from allod.prove.receipts.commitments import day_of
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 

@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import allod
-from allod.app.home import now_ms
 from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.files.whole import write_whole
 from allod.core.stages import ROWS
+from allod.core.times import now_ms
 from allod.fleet.executor import Executor
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
 from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions

@@ -15,12 +15,13 @@ from pathlib import Path
 from allod.app.administration.tenants import check_active, find_tenant, list_tenants
 from allod.app.administration.terms import change_scope, show_scope
 from allod.app.gateway.open_store import open_store
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.cli.officer import account_here
 from allod.cli.running import dated_ms, take_up_news
 from allod.cli.tenant_words import plain, told, word_or_any, words_or_any
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
+from allod.core.times import now_ms
 from allod.govern.tenancy.keys import MAX_GRACE_S, check_not_last_admin, read_or_make_key, rotated
 from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore

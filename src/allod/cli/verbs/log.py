@@ -15,14 +15,14 @@ from typing import Any
 from allod.app.artefacts.known_heads import heads_of_bundles
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.open_store import open_store
-from allod.app.home import Home, load_settings, now_ms
+from allod.app.home import Home, load_settings
 from allod.cli.officer import account_here
 from allod.cli.running import is_clock_believed, the_log_to_itself
 from allod.cli.verbs.verify import read_bounded
 from allod.core.errors import Invalid
 from allod.core.statements.clock import ClockAccepted, clock_statement
 from allod.core.statements.receipt import check_statement
-from allod.core.times import moment_text
+from allod.core.times import moment_text, now_ms
 from allod.prove.compare import Comparison, compare, kept_note
 from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.signing_key import load_signing_key

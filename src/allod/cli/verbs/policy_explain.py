@@ -19,11 +19,12 @@ from allod.app.administration.tenants import find_tenant
 from allod.app.artefacts.policies import nation_of, open_policies
 from allod.app.gateway.open_store import open_store
 from allod.app.gateway.policy_models import catalogue_models, model_called
-from allod.app.home import Home, now_ms
+from allod.app.home import Home
 from allod.cli.running import model_of_running
 from allod.cli.verbs.key import file_of, find_key, keys_of
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
+from allod.core.times import now_ms
 from allod.govern.policy.decision import Policy, load_policy
 from allod.govern.policy.explain import explain
 from allod.govern.policy.request import Asked, Model, describe

@@ -25,12 +25,13 @@ from allod.app.administration.tenants import (
 from allod.app.administration.terms import change_terms
 from allod.app.gateway.meter import recount
 from allod.app.gateway.open_store import open_store
-from allod.app.home import load_settings, now_ms
+from allod.app.home import load_settings
 from allod.cli.officer import account_here
 from allod.cli.running import dated_ms, take_up_news, the_log_to_itself
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, told
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
+from allod.core.times import now_ms
 from allod.govern.metering.windows import BUDGET_UNITS, bounds_of, windows_at
 from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore, Totals

@@ -24,6 +24,7 @@ from allod.core.errors import AllodError, Unavailable
 from allod.core.files.whole import write_whole
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import made_plain
+from allod.core.times import now_ms
 from allod.engine.engine import Engine, EngineInfo, Perimeter, Tally
 from allod.engine.replicas.health import Health, Watched
 from allod.engine.replicas.passing import in_passing
@@ -214,7 +215,7 @@ class Replica:
         if self._library_digest is not None:
             engine.info = replace(engine.info, build=f"sha256:{self._library_digest}")  # before anybody can ask it
         self.info = engine.info
-        self.started_ms = time.time_ns() // 1_000_000
+        self.started_ms = now_ms()
         self._engine, self._has_failed = engine, False
         self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
         options = self._options

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from allod.core.errors import AllodError, Invalid
 from allod.core.statements.receipt import ANSWER, REFUSAL
-from allod.govern.metering.windows import day_at
+from allod.core.times import day_of
 from allod.govern.tenancy.store import Position, TenantStore
 from allod.govern.tenancy.tenants import Charge
 
@@ -52,7 +52,7 @@ def charge_of(predicate: Mapping[str, Any], kind: str, *, tenant_of: NameOf, key
     if kind not in (ANSWER, REFUSAL):
         return None
     try:
-        day = day_at(predicate["at"]["start_ms"]).isoformat()
+        day = day_of(predicate["at"]["start_ms"])
         pseudonym, key_pseudonym = predicate["tenant"], (predicate.get("meter") or {}).get("key")
         if not (isinstance(pseudonym, str) and isinstance(key_pseudonym, (str, NoneType))):
             raise TypeError("a pseudonym is text")

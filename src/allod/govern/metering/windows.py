@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from allod.core.times import DAY_MS, day_at
 from allod.govern.tenancy.store import MINUTE_MS
 from allod.govern.tenancy.tenants import Quota, Tenant
 
 Period = Literal["minute", "day", "month"]
 Unit = Literal["requests", "tokens", "engine_ms", "millijoules", "micros"]
 BUDGET_UNITS: tuple[Unit, ...] = ("tokens", "engine_ms", "millijoules", "micros")
-
-DAY_MS = 86_400_000
-_DAY_ZERO = date(1970, 1, 1).toordinal()
 
 
 class Numbers(NamedTuple):
@@ -57,11 +55,6 @@ def bounds_of(period: Period, number: int) -> tuple[int, int]:
         return _month_start_ms(number), _month_start_ms(number + 1)
     length_ms = MINUTE_MS if period == "minute" else DAY_MS
     return number * length_ms, (number + 1) * length_ms
-
-
-def day_at(time_ms: int) -> date:
-    """The UTC day of a moment."""
-    return date.fromordinal(_DAY_ZERO + time_ms // DAY_MS)
 
 
 def meters_of(tenant: Tenant, model: str) -> tuple[Meter, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from allod.core.canonical import JsonValue, digest_of
@@ -135,8 +134,3 @@ def energy_of(stages: Sequence[TrainingStatement]) -> dict[str, JsonValue]:
     if "UNAVAILABLE" in labels or None in figures:
         return {"label": "UNAVAILABLE", "millijoules": None}
     return {"label": "MODELLED" if "MODELLED" in labels else "METERED", "millijoules": sum(figures)}
-
-
-def day_of(time_ms: int) -> str:
-    """The UTC day of a time in milliseconds since 1970, as YYYY-MM-DD."""
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")

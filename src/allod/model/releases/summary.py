@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json
-from allod.model.releases.facts import ReleaseFacts, SourceUse, day_of, where_lines, where_of
+from allod.core.times import day_of
+from allod.model.releases.facts import ReleaseFacts, SourceUse, where_lines, where_of
 from allod.model.releases.records import SourceRecord
 
 SUMMARY_FILE, SUMMARY_TEXT_FILE = "summary.json", "summary.md"

@@ -9,12 +9,8 @@ HMAC is HMAC-SHA256. Source: spec/receipt.md.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import sha256
 from typing import Literal
-
-from allod.core.errors import Invalid
 
 SALT_BYTES = 32
 Role = Literal["request", "answer", "passage"]
@@ -54,16 +50,3 @@ def _hmac(key: bytes, data: bytes) -> bytes:
         key = sha256(key).digest()
     block = key.ljust(_BLOCK_BYTES, b"\0")
     return sha256(block.translate(_OUTER) + sha256(block.translate(_INNER) + data).digest()).digest()
-
-
-def day_of(time_ms: int) -> str:
-    """The UTC day, YYYY-MM-DD, whose key serves a receipt that starts at `time_ms`."""
-    return _day(time_ms // 86_400_000)
-
-
-@lru_cache(maxsize=16)
-def _day(number: int) -> str:
-    try:
-        return datetime.fromtimestamp(number * 86_400, UTC).strftime("%Y-%m-%d")
-    except (OverflowError, ValueError, OSError) as error:
-        raise Invalid("a time beyond the calendar", code="bad_time") from error

@@ -19,7 +19,8 @@ from typing import Any
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
 from allod.core.files.whole import sync
-from allod.prove.receipts.commitments import day_of, key_pseudonym_of, nonce_of, pseudonym_of, salt_of
+from allod.core.times import day_of
+from allod.prove.receipts.commitments import key_pseudonym_of, nonce_of, pseudonym_of, salt_of
 
 KEY_BYTES = 32
 RETRY_S = 2.0  # after a key could not be used

@@ -8,13 +8,13 @@ leaves as a 500 without detail.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from allod.core.errors import AllodError, Denied, Invalid
 from allod.core.requests import new_request_id
+from allod.core.times import now_ms
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.tenants import Key
 from allod.web.http.errors import Dialect, headers_of, status_of
@@ -104,7 +104,7 @@ class Application:
         await self._answer(scope, receive, send)
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        start_ms = time.time_ns() // 1_000_000
+        start_ms = now_ms()
         call = Call(
             id=new_request_id(start_ms),
             method="GET" if scope["method"] == "HEAD" else scope["method"],
