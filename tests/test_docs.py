@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -12,9 +13,13 @@ from pathlib import Path
 import pytest
 from tests.conftest import Gateway
 
-from allod.app.home import Home
+from allod.app.gateway.engine import ECHO_MODEL
+from allod.app.gateway.realm import run_realm
+from allod.app.home import Home, load_settings
 from allod.core.requests import new_request_id
+from allod.engine.adapters.echo import EchoEngine
 from allod.prove.verify import STEPS
+from allod.web.routes import application
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted(
@@ -91,6 +96,19 @@ def test_the_reference_is_what_the_code_says() -> None:
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (REPOSITORY / "docs" / "reference.md").read_text() == generate.reference(), "run `make docs`"
+
+
+async def test_every_route_has_a_sentence(tmp_path: Path) -> None:
+    """In docs/api.md: the paths that a gateway answers, with their methods, and no others."""
+    settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
+    async with run_realm(settings, EchoEngine(), ECHO_MODEL) as realm:
+        served = (await asyncio.to_thread(application, realm))._routes
+    page = await asyncio.to_thread((REPOSITORY / "docs" / "api.md").read_text)
+    rows = re.findall(r"^\| `(/.*)` \| ([A-Z, ]+) \| (\S.*) \|$", page, re.MULTILINE)
+    told = {(method, path) for path, methods, _ in rows for method in methods.split(", ")}
+    assert {(method, re.sub(r"{\w+}", "{}", path)) for method, path in told} == {
+        (method, path.replace("{*}", "{}").replace(f"/{settings.origin}/", "/<origin>/")) for method, path in served
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
