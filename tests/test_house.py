@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -176,6 +178,30 @@ def imports_that_do_something(source: Path) -> list[str]:
     return [result.stderr.strip()] if result.returncode else []
 
 
+def console_imports_in_a_circle(source: Path) -> list[str]:
+    """One circle of the console's modules, if there is any."""
+    imported = {
+        file.name: set(re.findall(r"""from ["']\./([\w.]+)["']""", file.read_text()))
+        for file in (source / "web" / "console").glob("*.js")
+    }
+    try:
+        graphlib.TopologicalSorter(imported).prepare()
+    except graphlib.CycleError as circle:
+        return [" imports ".join(reversed(circle.args[1]))]
+    return []
+
+
+def what_web_shares_imports_of_web(source: Path) -> list[str]:
+    """`web/http` is for all dialects, and knows none of them."""
+    return [
+        f"{path} imports {name}"
+        for path, tree in modules(source)
+        if path.startswith("web/http/")
+        for name in imports(path, tree)
+        if name.startswith("allod.web.") and not name.startswith("allod.web.http.")
+    ]
+
+
 RULES = {
     "imports go down": imports_that_do_not_go_down,
     "outside packages come in by their door": imports_past_their_door,
@@ -183,6 +209,8 @@ RULES = {
     "names say what is inside": forbidden_names,
     "async only where requests are": async_outside_its_rooms,
     "importing does nothing": imports_that_do_something,
+    "the console imports in no circle": console_imports_in_a_circle,
+    "what web shares knows no dialect": what_web_shares_imports_of_web,
 }
 
 SINS = {
@@ -191,6 +219,8 @@ SINS = {
     "one reader of the environment": ("serve/sin.py", "import os\nHOME = os.environ.get('HOME')\n"),
     "names say what is inside": ("core/helpers.py", "\n"),
     "async only where requests are": ("prove/sin.py", "async def f() -> None: ...\n"),
+    "the console imports in no circle": ("web/console/sin.js", 'import { Sin } from "./sin.js";\n'),
+    "what web shares knows no dialect": ("web/http/sin.py", "from allod.web.openai import write\n"),
     "importing does nothing": ("core/sin.py", "import socket\nsocket.socket().close()\nprint('imported')\n"),
 }
 

@@ -33,6 +33,7 @@ _FILES = (
     "policy.js",
     "polling.js",
     "receipt.js",
+    "rule.js",
     "seal.js",
     "stream.js",
     "tenants.js",

@@ -1,7 +1,7 @@
 // The form that asks the policy why: a request is put together, and the answer is what would be decided, and why.
 
 import { announce, facts, make, verdict } from "./dom.js";
-import { ruleItem } from "./policy.js";
+import { ruleItem } from "./rule.js";
 import { labelWords, listed } from "./words.js";
 
 export class ExplainForm {

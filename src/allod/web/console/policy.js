@@ -3,6 +3,7 @@
 import { byId, facts, make, verdict } from "./dom.js";
 import { whoWords } from "./events.js";
 import { ExplainForm } from "./explain.js";
+import { ruleItem } from "./rule.js";
 import { count, counted, time } from "./words.js";
 
 export class PolicyPage {
@@ -81,30 +82,6 @@ function rules(policy) {
     make("ol", { class: "rules" }, ...policy.rules.map(ruleItem)),
   );
 }
-
-/** One rule: its reason beside its text. */
-export function ruleItem({ name, effect, reason, source }) {
-  const permits = effect === "permit";
-  return make(
-    "li",
-    { class: "rule" },
-    make(
-      "div",
-      {},
-      make("p", {}, verdict(permits, permits ? "Permits" : "Forbids")),
-      make("p", { class: "reason" }, reason),
-      make("p", { class: "hint" }, "Called ", make("code", {}, name)),
-    ),
-    make(
-      "pre",
-      { tabIndex: 0, role: "group", "aria-label": `Text of the rule ${name}` },
-      make("code", {}, bare(source)),
-    ),
-  );
-}
-
-/** A rule's text without the name and reason that stand beside it. */
-const bare = (source) => source.replace(/^(@(id|reason)\("(\\.|[^"\\])*"\)\s*)+/, "");
 
 function checkPart() {
   return make(
