@@ -13,8 +13,10 @@ from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.clock import Clock
 from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
+from allod.app.training import performing
 from allod.app.training import run as training
-from allod.app.training.run import Told, TrainOptions, train
+from allod.app.training.run import train
+from allod.app.training.surroundings import Told, TrainOptions
 from allod.core.errors import Unavailable
 from allod.core.times import now_ms
 from allod.prove.releases.release import read_releases
@@ -102,7 +104,7 @@ def test_no_stage_begins_after_a_step(tmp_path: Path, monkeypatch: pytest.Monkey
     """Hours of work would be for nothing: what was logged before the step stays, and no other stage starts."""
     place, clock = Place(tmp_path), Stepping(monkeypatch)
     begun: list[str] = []
-    monkeypatch.setattr(training, "run_sealed", _noting(begun, training.run_sealed))
+    monkeypatch.setattr(performing, "run_sealed", _noting(begun, performing.run_sealed))
     place.refused("clean", stage=clock.forward)
     assert (begun, place.num_manifests()) == (["source"], 1)
 
@@ -110,7 +112,7 @@ def test_no_stage_begins_after_a_step(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_no_release_is_dated_by_a_wrong_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its stages were right."""
     place, clock = Place(tmp_path), Stepping(monkeypatch)
-    monkeypatch.setattr(training._Trainer, "run", clock.forward)
+    monkeypatch.setattr(training, "run_stages", clock.forward)
     monkeypatch.setattr(training, "release", lambda *words, **named: pytest.fail("it was released"))
     place.refused("release")
 

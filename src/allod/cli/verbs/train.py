@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from allod.app.home import load_settings
-from allod.app.training.run import Told, Trained, TrainOptions, as_rows, train
+from allod.app.training.run import Trained, as_rows, train
+from allod.app.training.surroundings import Told, TrainOptions
 from allod.cli.progress import shown
 from allod.cli.running import dated_ms
 from allod.core.shown_text import made_plain
