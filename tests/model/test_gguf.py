@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
 from allod.model.gguf import header as module
-from allod.model.gguf.header import MAX_ITEMS, MAX_KEYS, MAX_TENSORS, GgufHeader, read_header
+from allod.model.gguf import metadata
+from allod.model.gguf.header import MAX_KEYS, MAX_TENSORS, GgufHeader, read_header
+from allod.model.gguf.metadata import MAX_ITEMS
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 CHANGES_A_FILE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -556,7 +558,7 @@ def test_millions_of_empty_arrays_are_refused_at_the_first(file: Path) -> None:
 
 def test_the_texts_of_all_arrays_are_bounded_together(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text costs the reader a step, however short it is."""
-    monkeypatch.setattr(module, "MAX_TEXTS", 5)
+    monkeypatch.setattr(metadata, "MAX_TEXTS", 5)
     pairs = [pair(key, 9, array_of(8, 3) + text("") * 3) for key in "ab"]
     file.write_bytes(written_by_hand(ARCHITECTURE, CONTEXT, pairs[0]))
     read_header(file)
