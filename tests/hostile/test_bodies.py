@@ -153,7 +153,7 @@ def other_key(gateway: Gateway) -> str:
     for words in (("tenant", "add", "Bystander"), ("key", "add", "Bystander")):
         done = gateway.allod(*words, "--json")
         assert done.returncode == 0, done.stderr
-    key: str = json.loads(done.stdout)["key"]
+    key: str = json.loads(done.stdout)["value"]
     time.sleep(1)  # until the gateway has heard of it
     return key
 

@@ -80,9 +80,9 @@ def test_the_command_lines_keys_are_in_force_when_it_has_ended(gateway: Gateway,
     """It is another process, and asks the gateway that runs here to take up what it wrote."""
     for number in range(3):
         made = json.loads(gateway.allod("key", "add", "--name", f"key {number}", "--json").stdout)
-        assert front.opens(made["key"])
+        assert front.opens(made["value"])
         assert gateway.allod("key", "revoke", made["id"]).returncode == 0
-        assert not front.opens(made["key"])
+        assert not front.opens(made["value"])
 
 
 def test_a_key_is_told_of_the_models_that_it_may_use(front: Front) -> None:

@@ -189,7 +189,7 @@ def test_an_engine_that_stops_or_dies_under_two_hundred_streams(start_gateway: S
         for number in range(NUM_TENANTS):
             tenant = made(gateway, "tenant", "add", f"Tenant {number}", "--budget", f"day tokens={PLENTY}")["id"]
             added = [made(gateway, "key", "add", tenant) for _ in range(KEYS_EACH)]
-            keys += [Key(tenant, one["id"], one["key"]) for one in added]
+            keys += [Key(tenant, one["id"], one["value"]) for one in added]
         num_broken = 0
         for number in (signal.SIGSTOP, signal.SIGKILL) * 2:
             began_s = time.monotonic()

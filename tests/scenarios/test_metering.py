@@ -117,7 +117,7 @@ def test_the_ledger_is_the_sum_of_the_receipts(start_gateway: Start, tmp_path: P
     (home / "allod.toml").write_text(PRICES)
     with start_gateway(model) as gateway:
         tenants = [made(gateway, "tenant", "add", f"Tenant {number}")["id"] for number in range(NUM_TENANTS)]
-        keys = [made(gateway, "key", "add", tenant)["key"] for tenant in tenants]
+        keys = [made(gateway, "key", "add", tenant)["value"] for tenant in tenants]
         time.sleep(0.6)  # the gateway hears of new keys within that
         with ThreadPoolExecutor(8) as pool:
             for done in [pool.submit(use, gateway, model, key, number) for number in range(num_each) for key in keys]:

@@ -90,7 +90,7 @@ def test_a_budget_holds_over_both_though_one_is_killed(homes: list[Path]) -> Non
     """
     with run_gateway(homes[0], "echo") as north, run_gateway(homes[1], "echo") as south:
         tenant = made(north, "tenant", "add", "Shared", "--budget", f"day tokens={LIMIT}")["id"]
-        key = made(north, "key", "add", tenant)["key"]
+        key = made(north, "key", "add", tenant)["value"]
         time.sleep(1)
         ended: list[str] = []
         enough = threading.Event()
@@ -125,10 +125,10 @@ def test_a_key_that_is_revoked_at_one_is_refused_at_the_other(homes: list[Path])
     with run_gateway(homes[0], "echo") as north, run_gateway(homes[1], "echo") as south:
         key = made(north, "key", "add", "local")
         time.sleep(1)
-        assert ask(south.url, key["key"]) == "answered"
+        assert ask(south.url, key["value"]) == "answered"
         made(north, "key", "revoke", key["id"])
         revoked_s = time.monotonic()
-        while (ended := ask(south.url, key["key"])) == "answered" and time.monotonic() < revoked_s + 60:
+        while (ended := ask(south.url, key["value"])) == "answered" and time.monotonic() < revoked_s + 60:
             pass
         assert ended == "401 invalid_api_key"
 

@@ -293,6 +293,24 @@ def test_a_tenant_has_one_json_form(office: Office) -> None:
     assert json.dumps(listed) == json.dumps(page["data"])
 
 
+def test_a_key_has_one_json_form(office: Office) -> None:
+    """A tenant's, an account's and an admin's: the command line shows what the interface shows, and a little beside."""
+    tenant_id, _, _ = office.tenant("Key holder", scope={"models": ["echo"]})
+    words = ["--name=CI", "--models=echo", "--clearance=OFFICIAL", "--expires=30d"]
+    made = json.loads(office.gateway.allod("key", "add", tenant_id, *words, "--json").stdout)
+    _, over_http = office.send(f"/v1/organization/projects/{tenant_id}/api_keys/{made['id']}")
+    assert json.dumps(as_over_http(made)) == json.dumps(over_http)
+    for owner, path in ((tenant_id, f"projects/{tenant_id}/api_keys"), (None, "admin_api_keys")):
+        listed = json.loads(office.gateway.allod("key", "list", "--json").stdout)
+        told = [as_over_http(key) for key in listed if key["project_id"] == owner]
+        assert json.dumps(told) == json.dumps(office.send(f"/v1/organization/{path}")[1]["data"])
+
+
+def as_over_http(key: dict[str, Any]) -> dict[str, Any]:
+    beside = ("project_id", "revoked_at", "ended", "value")
+    return {name: value for name, value in key.items() if name not in beside}
+
+
 def test_explain_refuses_keys_and_tenants_that_open_nothing(office: Office) -> None:
     """Whatever the policy says of them, they are not let in."""
     tenant_id, key_id, _ = office.tenant("Short-lived")

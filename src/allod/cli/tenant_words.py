@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allod.app.administration.terms import LABEL_WORDS, Json
-from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.govern.metering.windows import BUDGET_UNITS
 
@@ -49,12 +47,6 @@ def changes_of(said: Mapping[str, Any]) -> Json:
     if "model_quota" in said:
         changes["model_quotas"] = dict(_limits("--model-quota", text, QUOTA_UNITS) for text in said["model_quota"])
     return changes
-
-
-def plain(fields: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """A value's fields as JSON: a set is a sorted list."""
-    made: dict[str, JsonValue] = json.loads(json.dumps(fields, default=sorted))
-    return made
 
 
 def told(words: frozenset[str] | None) -> str:

@@ -6,37 +6,31 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
-from allod.app.administration.tenants import check_active, find_tenant, list_tenants
-from allod.app.administration.terms import change_scope, show_scope
+from allod.app.administration.keys import (
+    add_key,
+    find_file,
+    find_key,
+    list_keys,
+    revoke_key,
+    rotate_key,
+    show_keys,
+)
+from allod.app.administration.tenants import check_active, find_tenant, list_tenants, seconds_of
+from allod.app.administration.terms import Json, change_scope
 from allod.app.gateway.open_store import open_store
-from allod.app.home import Home, load_settings
+from allod.app.home import load_settings
 from allod.cli.officer import account_here
 from allod.cli.running import dated_ms, take_up_news
-from allod.cli.tenant_words import plain, told, word_or_any, words_or_any
-from allod.core.canonical import JsonValue
+from allod.cli.tenant_words import told, word_or_any, words_or_any
 from allod.core.errors import Invalid
 from allod.core.times import now_ms
-from allod.govern.tenancy.keys import MAX_GRACE_S, check_not_last_admin, read_or_make_key, rotated
+from allod.govern.tenancy.keys import MAX_GRACE_S
 from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import (
-    ADMIN_PREFIX,
-    LOCAL,
-    USE_PREFIX,
-    Key,
-    Scope,
-    Tenant,
-    api_key_digest,
-    checked_name,
-    new_api_key,
-    new_id,
-)
+from allod.govern.tenancy.tenants import LOCAL, Key, Scope, Tenant
 from allod.settings.files import load_nation
 from allod.settings.tree import Settings
 
@@ -79,7 +73,7 @@ def run(words: argparse.Namespace) -> int:
             make = _added if words.part == "add" else _rotated
             key, secret = make(store, settings, words)
             take_up_news(settings)
-            _hand_over(key, secret, as_json=words.json)
+            _hand_over(store, key, secret, as_json=words.json)
     return 0
 
 
@@ -98,30 +92,6 @@ def _overlap_ms(text: str) -> int:
     return found
 
 
-def keys_of(store: TenantStore, tenant_id: str | None) -> Iterator[Key]:
-    """The tenant's keys, revoked ones too, page by page; None for the realm's admin keys."""
-    after = ""
-    while page := store.keys(tenant_id=tenant_id, after=after, limit=1000):
-        yield from page
-        after = page[-1].id
-
-
-def find_key(store: TenantStore, key_id: str) -> Key:
-    """The key of that id. Raises Invalid (`not_found`)."""
-    try:
-        return store.key(key_id)
-    except Invalid as error:
-        error.hint = "`allod key list` shows their ids"
-        raise
-
-
-def file_of(key: Key, settings: Settings) -> Path | None:
-    """The file of this realm that holds the key: `local.key`, `admin.key`, or none."""
-    home = Home(settings.home)
-    file, prefix = (home.admin_key, ADMIN_PREFIX) if key.is_admin else (home.local_key, USE_PREFIX)
-    return file if api_key_digest(read_or_make_key(file, prefix)) == key.digest else None
-
-
 def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
     tenant = find_tenant(store, words.tenant)
     check_active(tenant)
@@ -129,61 +99,34 @@ def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) ->
     scope = change_scope(Scope(), said, load_nation(settings.realm.nation, home=settings.home))
     if words.expires == 0:
         raise Invalid("a key that ends at once opens nothing", code="invalid", param="--expires", hint="say 30d")
-    secret, digest, hint = new_api_key(USE_PREFIX)
-    made_ms = dated_ms(settings)
-    key = Key(
-        id=new_id("key_"),
-        tenant_id=tenant.id,
-        name=checked_name(words.name),
-        digest=digest,
-        hint=hint,
-        created_ms=made_ms,
-        scope=scope,
-        expires_ms=None if words.expires is None else made_ms + words.expires,
-    )
-    event = Officer(account_here(), made_ms).event("api_key.created", tenant.id, id=key.id, data=_told_terms(key))
-    store.put_key(key, event)
-    return key, secret
+    officer = Officer(account_here(), dated_ms(settings))
+    return add_key(store, officer, tenant.id, name=words.name, life_ms=words.expires, scope=scope)
 
 
 def _rotated(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
-    """A key that opens what the old one does, for as long again; the old one ends after the overlap."""
-    old, time_ms = find_key(store, words.key), dated_ms(settings)
+    old, officer = find_key(store, words.key), Officer(account_here(), dated_ms(settings))
     _refuse_own(old, settings)
-    if old.tenant_id is not None:
-        check_active(store.tenant(old.tenant_id))
     try:
-        rotation = rotated(old, time_ms, words.overlap / 1000)
+        return rotate_key(store, officer, old, words.overlap / 1000)
     except Invalid as error:
-        error.hint = "`allod key add` makes a new one"
-        raise
-    new, ending = rotation.successor, rotation.key
-    officer = Officer(account_here(), time_ms)
-    terms = _told_terms(new)
-    created = officer.event("api_key.created", new.tenant_id, id=new.id, data=terms, in_place_of=old.id)
-    left_s = ((ending.expires_ms or time_ms) - time_ms) // 1000
-    ended = officer.event("api_key.updated", old.tenant_id, id=old.id, changes_requested={"expires_in_seconds": left_s})
-    store.put_key(new, created)
-    store.put_key(ending, ended)
-    return new, rotation.secret
+        if error.code != "key_ended":
+            raise
+        hint = "`allod key add` makes a new one"
+        raise Invalid(error.message, code=error.code, param=error.param, hint=hint) from error
 
 
 def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -> None:
     key = find_key(store, words.key)
     if key.revoked_ms is None:
         _refuse_own(key, settings)
-        if key.is_admin:
-            check_not_last_admin(key, keys_of(store, None))
-        officer = Officer(account_here(), now_ms())
-        key = replace(key, revoked_ms=officer.now_ms)
-        store.put_key(key, officer.event("api_key.deleted", key.tenant_id, id=key.id))
+        key = revoke_key(store, Officer(account_here(), now_ms()), key)
     take_up_news(settings)
-    print(json.dumps(_shown(key)) if words.json else f"{key.id} opens nothing any more")
+    print(json.dumps(_shown(store, key)) if words.json else f"{key.id} opens nothing any more")
 
 
 def _refuse_own(key: Key, settings: Settings) -> None:
     """The realm's own keys lie in files, which would hold dead ones from then on."""
-    file = file_of(key, settings)
+    file = find_file(key, settings)
     if file is not None:
         raise Invalid(
             f"{key.id} is the key in {file.name} of ALLOD_HOME",
@@ -192,10 +135,10 @@ def _refuse_own(key: Key, settings: Settings) -> None:
         )
 
 
-def _hand_over(key: Key, secret: str, *, as_json: bool) -> None:
+def _hand_over(store: TenantStore, key: Key, secret: str, *, as_json: bool) -> None:
     """The key on standard output, alone; what to know of it beside."""
     if as_json:
-        print(json.dumps({**_shown(key), "key": secret}))
+        print(json.dumps({**_shown(store, key), "value": secret}))
         return
     ends = "" if key.expires_ms is None else f", until {_day(key.expires_ms)}"
     print(f"{key.id}{ends}; the key is shown this once:", file=sys.stderr, flush=True)
@@ -207,10 +150,10 @@ def _list(store: TenantStore, words: argparse.Namespace) -> None:
     owners: list[Tenant | None] = [find_tenant(store, words.tenant)] if words.tenant else [None]
     if not words.tenant:
         owners += list_tenants(store, include_archived=True)
-    found = [(key, owner) for owner in owners for key in keys_of(store, None if owner is None else owner.id)]
+    found = [(key, owner) for owner in owners for key in list_keys(store, None if owner is None else owner.id)]
     shown = [(key, why) for key, owner in found if not (why := _why_not(key, owner, time_ms)) or words.all]
     if words.json:
-        print(json.dumps([{**_shown(key), "ended": why or None} for key, why in shown]))
+        print(json.dumps([{**_shown(store, key), "ended": why or None} for key, why in shown]))
         return
     for key, why in shown:
         print(_line(key, why))
@@ -234,18 +177,11 @@ def _why_not(key: Key, owner: Tenant | None, time_ms: int) -> str:
     return "expired" if key.expires_ms is not None and key.expires_ms <= time_ms else ""
 
 
-def _told_terms(key: Key) -> dict[str, JsonValue]:
-    """What the audit log says of a new key, in the shape that the HTTP interface gives it."""
-    if key.is_admin:
-        return {"allod": {"admin": True}}
-    return {"allod": {"scope": show_scope(key.scope)}}
-
-
-def _shown(key: Key) -> dict[str, JsonValue]:
-    """What may be known of a key."""
-    shown = plain(asdict(key))
-    del shown["digest"]
-    return shown
+def _shown(store: TenantStore, key: Key) -> Json:
+    """The key as HTTP shows it; and beside that whose it is, and since when it is revoked."""
+    owner = None if key.tenant_id is None else store.tenant(key.tenant_id)
+    (shown,) = show_keys(store, owner, [key])
+    return {**shown, "project_id": key.tenant_id, "revoked_at": seconds_of(key.revoked_ms)}
 
 
 def _day(time_ms: int) -> str:

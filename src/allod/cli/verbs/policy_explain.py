@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from allod.app.administration.explanations import show_explanation
+from allod.app.administration.keys import find_file, find_key, list_keys
 from allod.app.administration.questions import (
     ASSUMED_SEAL,
     Question,
@@ -21,7 +22,6 @@ from allod.app.gateway.open_store import open_store
 from allod.app.gateway.policy_models import catalogue_models, model_called
 from allod.app.home import Home
 from allod.cli.running import model_of_running
-from allod.cli.verbs.key import file_of, find_key, keys_of
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.core.times import now_ms
@@ -87,7 +87,7 @@ def _question(words: argparse.Namespace, named: Model | None, store: TenantStore
     tenant = find_tenant(store, words.tenant)
     key_id = None if words.key is None else find_key(store, words.key).id
     if key_id is None and tenant.id == LOCAL:
-        key_id = next((key.id for key in keys_of(store, LOCAL) if file_of(key, settings)), None)
+        key_id = next((key.id for key in list_keys(store, LOCAL) if find_file(key, settings)), None)
     model = named.name if named else words.model
     return Question(tenant.id, words.tier, words.markings, words.purpose, words.action, model, key_id)
 

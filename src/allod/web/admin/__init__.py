@@ -5,9 +5,9 @@ to be read and written there. Source: OpenAI's published specification, as its P
 
 handlers.py  which handler answers                           asked.py      one request, as handlers get it
 bodies.py    bodies, read strictly                           query.py      query strings, read strictly
-listing.py   pages of lists                                  terms.py      the member `allod`
-projects.py  tenants                                         accounts.py   programs of theirs, which hold keys
-keys.py      keys of tenants and of administrators           limits.py     how fast, and with which models
-spending.py  spend limits                                    retention.py  what is kept of prompts: nothing
+listing.py   pages of lists                                  projects.py   tenants
+accounts.py  programs of theirs, which hold keys             keys.py       keys of tenants and of administrators
+limits.py    how fast, and with which models                 spending.py   spend limits
 usage.py     tokens and costs                                audit.py      what administrators did
+retention.py  what is kept of prompts: nothing
 """

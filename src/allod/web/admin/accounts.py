@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from allod.app.administration.keys import add_key
 from allod.app.administration.tenants import find_active, seconds_of
 from allod.app.administration.terms import show_scope
 from allod.core.errors import Invalid
@@ -12,7 +13,7 @@ from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Account, Key, Scope, new_id
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json, unsupported
-from allod.web.admin.keys import key_scope, new_key, refuse_scopes
+from allod.web.admin.keys import key_scope, refuse_scopes
 from allod.web.admin.listing import a_cursor, page
 
 
@@ -46,7 +47,7 @@ class Accounts:
         self._store.put_account(account, event)
         key = None
         if not body.create_service_account_only:
-            key = self._new_key(asked, account, name=account.name, life_s=body.expires_in_seconds, scope=scope)
+            key = self._add_key(asked, account, body, scope)
         return {**_shown(account), "api_key": key}
 
     def retrieve(self, asked: Asked, project_id: str, account_id: str) -> Json:
@@ -82,12 +83,20 @@ class Accounts:
         find_active(self._store, project_id)
         account = self._store.account(project_id, account_id)
         scope = key_scope(Scope(), body, self._nation)
-        return self._new_key(asked, account, name=body.name, life_s=body.expires_in_seconds, scope=scope)
+        return self._add_key(asked, account, body, scope)
 
-    def _new_key(self, asked: Asked, account: Account, *, name: str, life_s: int | None, scope: Scope) -> Json:
-        key, secret = new_key(asked, account.tenant_id, name=name, life_s=life_s, account_id=account.id, scope=scope)
-        details: Json = {"allod": {"service_account": account.id, "scope": show_scope(scope)}}
-        self._store.put_key(key, asked.officer.event("api_key.created", account.tenant_id, id=key.id, data=details))
+    def _add_key(
+        self, asked: Asked, account: Account, body: bodies.AccountCreate | bodies.KeyCreate, scope: Scope
+    ) -> Json:
+        key, secret = add_key(
+            self._store,
+            asked.officer,
+            account.tenant_id,
+            name=body.name,
+            life_ms=bodies.life_ms_of(body),
+            scope=scope,
+            account_id=account.id,
+        )
         return _shown_once(key, secret)
 
 

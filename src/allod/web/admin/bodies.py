@@ -153,3 +153,8 @@ def given(body: Struct | UnsetType) -> dict[str, Any]:
         return {}
     fields: dict[str, Any] = to_builtins(body)
     return fields
+
+
+def life_ms_of(body: AccountCreate | KeyCreate | AdminKeyCreate) -> int | None:
+    """For how long the key is to open, in milliseconds; None for ever."""
+    return None if body.expires_in_seconds is None else body.expires_in_seconds * 1000

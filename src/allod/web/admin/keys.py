@@ -5,23 +5,20 @@ The store keeps revoked keys, for the audit; here they are not found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
 from itertools import islice
 
-from allod.app.administration.tenants import find_active, seconds_of
+from allod.app.administration.keys import add_key, list_keys, revoke_key, show_access, show_keys
+from allod.app.administration.tenants import find_active
 from allod.app.administration.terms import change_scope, show_scope
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.tenancy.keys import check_not_last_admin
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import ADMIN_PREFIX, USE_PREFIX, Account, Key, Scope, Tenant, new_api_key, new_id
+from allod.govern.tenancy.tenants import Key, Scope
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.listing import a_cursor, page, page_of_all
-
-_BATCH = 1000
 
 
 class ProjectKeys:
@@ -40,15 +37,15 @@ class ProjectKeys:
         if after is not None:
             with a_cursor("after"):
                 _key(self._store, after, project_id)
-        if access not in ("any", _access(project)):
+        if access not in ("any", show_access(project)):
             return page([], limit)
         found = islice(_living(self._store, project_id, after=after or ""), limit + 1)
-        return page(self._shown(project, found), limit)
+        return page(show_keys(self._store, project, found), limit)
 
     def retrieve(self, asked: Asked, project_id: str, key_id: str) -> Json:
         """`GET projects/{id}/api_keys/{key}`."""
         key = _living_key(self._store, key_id, project_id)
-        return self._shown(self._store.tenant(project_id), [key])[0]
+        return show_keys(self._store, self._store.tenant(project_id), [key])[0]
 
     def update(self, asked: Asked, project_id: str, key_id: str) -> Json:
         """`POST projects/{id}/api_keys/{key}`: another end of its life, another scope."""
@@ -67,31 +64,12 @@ class ProjectKeys:
             changes["allod"] = {"scope": show_scope(scope)}
         event = asked.officer.event("api_key.updated", project_id, id=key.id, changes_requested=changes)
         self._store.put_key(key, event)
-        return self._shown(project, [key])[0]
+        return show_keys(self._store, project, [key])[0]
 
     def delete(self, asked: Asked, project_id: str, key_id: str) -> Json:
         """`DELETE projects/{id}/api_keys/{key}`: gateways know within a second."""
-        key = _living_key(self._store, key_id, project_id)
-        revoke(self._store, asked, key)
+        key = revoke_key(self._store, asked.officer, _living_key(self._store, key_id, project_id))
         return {"id": key.id, "object": "organization.project.api_key.deleted", "deleted": True}
-
-    def _shown(self, project: Tenant, keys: Iterable[Key]) -> list[Json]:
-        account = cache(partial(self._store.account, project.id))
-        return [
-            {
-                "id": key.id,
-                "object": "organization.project.api_key",
-                "name": key.name,
-                "redacted_value": f"{USE_PREFIX}...{key.hint}",
-                "created_at": seconds_of(key.created_ms),
-                "expires_at": seconds_of(key.expires_ms),
-                "last_used_at": seconds_of(key.last_used_ms),
-                "owner": _owner(None if key.account_id is None else account(key.account_id)),
-                "owner_project_access": _access(project),
-                "allod": {"scope": show_scope(key.scope)},
-            }
-            for key in keys
-        ]
 
 
 class AdminKeys:
@@ -106,59 +84,23 @@ class AdminKeys:
         keys = sorted(_living(self._store, None), key=lambda key: (key.created_ms, key.id))
         if query.choice("order", "asc", "desc") == "desc":
             keys.reverse()
-        return page_of_all([_shown_admin(key) for key in keys], query, limit=query.limit())
+        return page_of_all(show_keys(self._store, None, keys), query, limit=query.limit())
 
     def create(self, asked: Asked) -> Json:
         """`POST admin_api_keys`: the only answer that holds the key."""
         body = asked.read(bodies.AdminKeyCreate)
-        key, secret = new_key(asked, None, name=body.name, life_s=body.expires_in_seconds)
-        self._store.put_key(
-            key, asked.officer.event("api_key.created", None, id=key.id, data={"allod": {"admin": True}})
-        )
-        return {**_shown_admin(key), "value": secret}
+        life_ms = bodies.life_ms_of(body)
+        key, secret = add_key(self._store, asked.officer, None, name=body.name, life_ms=life_ms)
+        return {**show_keys(self._store, None, [key])[0], "value": secret}
 
     def retrieve(self, asked: Asked, key_id: str) -> Json:
         """`GET admin_api_keys/{key}`."""
-        return _shown_admin(_living_key(self._store, key_id, None))
+        return show_keys(self._store, None, [_living_key(self._store, key_id, None)])[0]
 
     def delete(self, asked: Asked, key_id: str) -> Json:
         """`DELETE admin_api_keys/{key}`, unless none were left that lasts: nobody could make another."""
-        key = _living_key(self._store, key_id, None)
-        check_not_last_admin(key, _living(self._store, None))
-        revoke(self._store, asked, key)
+        key = revoke_key(self._store, asked.officer, _living_key(self._store, key_id, None))
         return {"id": key.id, "object": "organization.admin_api_key.deleted", "deleted": True}
-
-
-def new_key(
-    asked: Asked,
-    tenant_id: str | None,
-    *,
-    name: str,
-    life_s: int | None,
-    account_id: str | None = None,
-    scope: Scope | None = None,
-) -> tuple[Key, str]:
-    """A key as it is kept, and as it is shown once; without a tenant an admin key."""
-    secret, digest, hint = new_api_key(ADMIN_PREFIX if tenant_id is None else USE_PREFIX)
-    key = Key(
-        id=new_id("key_"),
-        tenant_id=tenant_id,
-        account_id=account_id,
-        name=bodies.checked_name(name),
-        digest=digest,
-        hint=hint,
-        scope=scope or Scope(),
-        is_admin=tenant_id is None,
-        created_ms=asked.now_ms,
-        expires_ms=None if life_s is None else asked.now_ms + life_s * 1000,
-    )
-    return key, secret
-
-
-def revoke(store: TenantStore, asked: Asked, key: Key) -> None:
-    """End the key's life now."""
-    event = asked.officer.event("api_key.deleted", key.tenant_id, id=key.id)
-    store.put_key(replace(key, revoked_ms=asked.now_ms), event)
 
 
 def key_scope(scope: Scope, body: bodies.KeyCreate | bodies.KeyUpdate | bodies.AccountCreate, nation: Nation) -> Scope:
@@ -175,9 +117,7 @@ def refuse_scopes(body: bodies.KeyCreate | bodies.KeyUpdate) -> None:
 
 def _living(store: TenantStore, tenant_id: str | None, *, after: str = "") -> Iterator[Key]:
     """The tenant's keys that were not revoked, in the order of their ids; None for admin keys."""
-    while batch := store.keys(tenant_id=tenant_id, after=after, limit=_BATCH):
-        yield from (key for key in batch if key.revoked_ms is None)
-        after = batch[-1].id
+    return (key for key in list_keys(store, tenant_id, after=after) if key.revoked_ms is None)
 
 
 def _key(store: TenantStore, key_id: str, tenant_id: str | None) -> Key:
@@ -193,33 +133,3 @@ def _living_key(store: TenantStore, key_id: str, tenant_id: str | None) -> Key:
     if key.revoked_ms is not None:
         raise Invalid("the key was deleted", code="not_found")
     return key
-
-
-def _access(project: Tenant) -> str:
-    return "active" if project.archived_ms is None else "inactive"
-
-
-def _owner(account: Account | None) -> Json:
-    """Who holds a key; the realm's own local key is nobody's."""
-    if account is None:
-        return {"type": None, "service_account": None, "user": None}
-    shown = {
-        "id": account.id,
-        "name": account.name,
-        "created_at": seconds_of(account.created_ms),
-        "role": account.role,
-    }
-    return {"type": "service_account", "service_account": shown, "user": None}
-
-
-def _shown_admin(key: Key) -> Json:
-    return {
-        "id": key.id,
-        "object": "organization.admin_api_key",
-        "name": key.name,
-        "redacted_value": f"{ADMIN_PREFIX}...{key.hint}",
-        "created_at": seconds_of(key.created_ms),
-        "expires_at": seconds_of(key.expires_ms),
-        "last_used_at": seconds_of(key.last_used_ms),
-        "owner": {"object": "organization.user", "type": "user", "role": "owner", "id": key.id, "name": key.name},
-    }
