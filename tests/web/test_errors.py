@@ -10,12 +10,12 @@ from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.keys import KeyRing
 from allod.web.http.asgi import Application, Call, Route
-from allod.web.http.errors import Dialect, headers_of
+from allod.web.http.errors import ErrorDialect, headers_of
 from allod.web.http.metrics import Metrics
 from allod.web.openai.write import ERRORS
 
 NATION = Nation(code="xx", name="Nowhere", source="invented", tiers=(), markings={}, places=frozenset(), purposes={})
-LOUD = Dialect(lambda error: error.code.upper().encode(), lambda error: b"! " + error.code.upper().encode())
+LOUD = ErrorDialect(lambda error: error.code.upper().encode(), lambda error: b"! " + error.code.upper().encode())
 
 
 @pytest.mark.parametrize(

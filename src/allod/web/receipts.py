@@ -72,7 +72,7 @@ class Evidence:
         await call.respond(200, msgspec.json.encode(await self._keyed.run(self._realm.seal)))
 
 
-class Health:
+class HealthPages:
     """`/healthz`, `/readyz` and `/metrics`: no key, no content."""
 
     def __init__(self, *, check_ready: Callable[[], None], metrics_text: Callable[[], bytes]) -> None:

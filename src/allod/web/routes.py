@@ -13,7 +13,7 @@ from allod.web.http.metrics import Metrics
 from allod.web.openai.handlers import OpenAI
 from allod.web.openai.write import ERRORS
 from allod.web.pages import Pages
-from allod.web.receipts import Evidence, Health
+from allod.web.receipts import Evidence, HealthPages
 from allod.web.static import Console
 
 
@@ -31,7 +31,7 @@ def application(realm: Realm) -> Application:
         started_s=now_ms() // 1000,
     )
     evidence = Evidence(realm)
-    health = Health(check_ready=gateway.check, metrics_text=metrics.text)
+    health = HealthPages(check_ready=gateway.check, metrics_text=metrics.text)
     pages = Pages(Console())
     admin = Admin(
         realm.store,

@@ -29,7 +29,7 @@ class Empty(Struct, forbid_unknown_fields=True):
     pass
 
 
-class Scope(Struct, forbid_unknown_fields=True):
+class ScopeBody(Struct, forbid_unknown_fields=True):
     models: Models | UnsetType | None = UNSET
     clearance: Word | UnsetType | None = UNSET
     purposes: Words | UnsetType | None = UNSET
@@ -42,7 +42,7 @@ class LabelWords(Struct, forbid_unknown_fields=True):
     purposes: Words | UnsetType | None = UNSET
 
 
-class Quota(Struct, forbid_unknown_fields=True):
+class QuotaBody(Struct, forbid_unknown_fields=True):
     requests_per_minute: Count | UnsetType | None = UNSET
     tokens_per_minute: Count | UnsetType | None = UNSET
     concurrent: Count | UnsetType | None = UNSET
@@ -64,8 +64,8 @@ class Terms(Struct, forbid_unknown_fields=True):
     weight: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
     priority: Literal[0, 1] | UnsetType = UNSET
     label: LabelWords | UnsetType = UNSET
-    scope: Scope | UnsetType = UNSET
-    quota: Quota | UnsetType = UNSET
+    scope: ScopeBody | UnsetType = UNSET
+    quota: QuotaBody | UnsetType = UNSET
     budgets: Budgets | UnsetType = UNSET
 
 
@@ -85,7 +85,7 @@ class ProjectUpdate(Struct, forbid_unknown_fields=True):
 
 
 class KeyTerms(Struct, forbid_unknown_fields=True):
-    scope: Scope | UnsetType = UNSET
+    scope: ScopeBody | UnsetType = UNSET
 
 
 class AccountCreate(Struct, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from allod.web.admin.listing import page
 from allod.web.admin.projects import Projects
 from allod.web.admin.retention import Retention
 from allod.web.admin.spending import Spending
-from allod.web.admin.usage import Usage
+from allod.web.admin.usage import UsageReports
 from allod.web.http.asgi import Call, Handler, method_not_allowed
 from allod.web.http.bodies import check_keys
 from allod.web.http.exchange import JSON, Headers, read_body
@@ -70,7 +70,7 @@ class Admin:
         self._changing = asyncio.Lock()
         self._taking_up = asyncio.Lock()
         retention, spending = Retention(store), Spending(store, currency)
-        usage = Usage(store, embedding_models=embedding_models, currency=currency)
+        usage = UsageReports(store, embedding_models=embedding_models, currency=currency)
         self._actions: Actions = {
             **_of_the_organization(AdminKeys(store), Audit(store), usage),
             **_of_projects(Projects(store, nation), Accounts(store, nation), ProjectKeys(store, nation)),
@@ -143,7 +143,7 @@ def _not_served() -> Invalid:
     )
 
 
-def _of_the_organization(keys: AdminKeys, audit: Audit, usage: Usage) -> Actions:
+def _of_the_organization(keys: AdminKeys, audit: Audit, usage: UsageReports) -> Actions:
     return {
         ("GET", "admin_api_keys"): keys.listed,
         ("POST", "admin_api_keys"): keys.create,

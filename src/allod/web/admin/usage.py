@@ -37,7 +37,7 @@ class _Report:
     groups: Mapping[str, str] = field(default_factory=lambda: _GROUPS)
 
 
-class Usage:
+class UsageReports:
     """Handlers of usage and costs. `embedding_models` are those that make embeddings and answer no chats."""
 
     def __init__(self, store: TenantStore, *, embedding_models: Collection[str], currency: str) -> None:

@@ -17,7 +17,7 @@ from allod.core.requests import new_request_id
 from allod.core.times import now_ms
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.tenants import Key
-from allod.web.http.errors import Dialect, headers_of, status_of
+from allod.web.http.errors import ErrorDialect, headers_of, status_of
 from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond
 from allod.web.http.metrics import Metrics
 from allod.web.http.router import Router
@@ -69,7 +69,7 @@ class Route:
     """
 
     handler: Handler
-    dialect: Dialect
+    dialect: ErrorDialect
     needs: Needs = "use"
     is_counted: bool = True  # by its path, if that has no placeholder; otherwise among all others
 
@@ -88,7 +88,7 @@ class Application:
         keys: KeyRing,
         hosts: frozenset[bytes],
         metrics: Metrics,
-        dialect: Dialect,
+        dialect: ErrorDialect,
     ) -> None:
         self._routes = routes
         self._router = Router(routes)
@@ -167,7 +167,7 @@ class Application:
         raise Invalid(f"there is nothing at {call.path}", code="not_found")
 
 
-async def _fail(call: Call, error: AllodError, dialect: Dialect) -> None:
+async def _fail(call: Call, error: AllodError, dialect: ErrorDialect) -> None:
     if call.started:
         await call.send({"type": "http.response.body", "body": dialect.error_event(error)})
         return

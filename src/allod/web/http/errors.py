@@ -26,7 +26,7 @@ _STATUS_OF_CODE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class ErrorDialect:
     """How a kind of client reads an error: `error` makes a body of it, `error_event` a part of a stream."""
 
     error: Callable[[AllodError], bytes]

@@ -14,7 +14,7 @@ from allod.core.canonical import sha256_hex
 from allod.core.errors import AllodError
 from allod.core.requests import Completion, Embeddings, Json, Pieces, ToolCall, Usage
 from allod.core.shown_text import ends_of
-from allod.web.http.errors import Dialect, status_of
+from allod.web.http.errors import ErrorDialect, status_of
 
 DONE = b"data: [DONE]\n\n"
 MAX_SAID_CHARS = 600  # of an error: a name of the client's may stand in it, as long as its body
@@ -126,7 +126,7 @@ def error_event(reason: AllodError) -> bytes:
     return b"data: " + error(reason) + b"\n\n"
 
 
-ERRORS = Dialect(error, error_event)
+ERRORS = ErrorDialect(error, error_event)
 
 
 def _type(reason: AllodError) -> str:
