@@ -49,13 +49,13 @@ class Governance:
         self._receipts = _one_at_a_time(realm.receipts.read)
         self._versions = _one_at_a_time(realm.policy_versions)
         self._explain = _one_at_a_time(explanations.made)
-        self._check = _one_at_a_time(self._checked)
+        self._check = _one_at_a_time(self._check_once)
         self._models = explanations.models
         self._report: Report | None = None
 
     async def shares(self, call: Call) -> None:
         """`GET /v1/governance/shares`: who has turns now, and what each tenant used today of what it may."""
-        query = _asked(call).search("limit")
+        query = _request_of(call).search("limit")
         gateway = self._realm.gateway
         sharing = await self._shares(gateway.admission.snapshot(), limit=query.limit(usual=100), now_ms=call.start_ms)
         answer = {
@@ -65,7 +65,7 @@ class Governance:
             "currency": self._realm.settings.prices.currency,
             "num_tenants": sharing.num_tenants,
             "common_limits": [asdict(limit) for limit in sharing.common],
-            "data": [_shown_share(one) for one in sharing.shown],
+            "data": [_show_share(one) for one in sharing.shown],
         }
         await _respond(call, answer)
 
@@ -74,7 +74,7 @@ class Governance:
 
         `?check=true` adds what the check found, which takes seconds the first time.
         """
-        is_check_wanted = _asked(call).search("check").choice("check", "false", "true") == "true"
+        is_check_wanted = _request_of(call).search("check").choice("check", "false", "true") == "true"
         versions = await self._versions()
         policy = self._controls.policy
         if not versions or versions[-1].version.digest != policy.digest:
@@ -85,8 +85,8 @@ class Governance:
             "digest": policy.digest,
             "text": policy.text,
             "rules": [show_rule(rule) for rule in policy.rules.values()],
-            "in_force": _shown_version(versions[-1]),
-            "history": [_shown_version(version) for version in reversed(versions[-NUM_VERSIONS:])],
+            "in_force": _show_version(versions[-1]),
+            "history": [_show_version(version) for version in reversed(versions[-NUM_VERSIONS:])],
             "num_versions": len(versions),
             "words": self._words(),
             "check": None if report is None else {**asdict(report), "is_sound": report.is_sound},
@@ -103,7 +103,7 @@ class Governance:
 
     async def receipts(self, call: Call) -> None:
         """`GET /v1/governance/receipts`: the latest answers and refusals, newest first. No content: there is none."""
-        query = _asked(call).search("limit", "before", "tenant", "decision")
+        query = _request_of(call).search("limit", "before", "tenant", "decision")
         decision = query.text("decision")
         if decision is not None:
             decision = query.choice("decision", "permit", "forbid")
@@ -119,7 +119,7 @@ class Governance:
         names = await asyncio.to_thread(self._names, {one.tenant_id for one in reading.found if one.tenant_id})
         answer = {
             "object": "list",
-            "data": list(_shown_receipts(reading.found, names)),
+            "data": list(_show_receipts(reading.found, names)),
             "before": reading.before,
         }
         await _respond(call, answer)
@@ -131,7 +131,7 @@ class Governance:
                 names[tenant_id] = self._realm.store.tenant(tenant_id).name
         return names
 
-    def _checked(self, policy: Policy) -> Report:
+    def _check_once(self, policy: Policy) -> Report:
         """Made once for each policy, by its digest."""
         report = self._report
         if report is None or report.digest != policy.digest:
@@ -160,7 +160,7 @@ def _one_at_a_time(work: Callable[_Words, _Made]) -> Callable[_Words, Awaitable[
     return run
 
 
-def _asked(call: Call) -> Asked:
+def _request_of(call: Call) -> Asked:
     return Asked(_actor(call), call.start_ms, call.query)
 
 
@@ -181,7 +181,7 @@ def _tiers(nation: Nation) -> list[str]:
     ]
 
 
-def _shown_share(one: TenantShare) -> Json:
+def _show_share(one: TenantShare) -> Json:
     return {
         "id": one.tenant.id,
         "name": one.tenant.name,
@@ -196,7 +196,7 @@ def _shown_share(one: TenantShare) -> Json:
     }
 
 
-def _shown_version(logged: LoggedVersion) -> Json:
+def _show_version(logged: LoggedVersion) -> Json:
     version = logged.version
     return {
         "version": version.version,
@@ -208,14 +208,14 @@ def _shown_version(logged: LoggedVersion) -> Json:
     }
 
 
-def _shown_receipts(found: Sequence[Found], names: dict[str, str]) -> Iterator[Json]:
+def _show_receipts(found: Sequence[Found], names: dict[str, str]) -> Iterator[Json]:
     """Those that are receipts: what is none is named by `allod log fsck`."""
     for one in found:
         with suppress(LookupError, TypeError):
-            yield _shown_receipt(one, names)
+            yield _show_receipt(one, names)
 
 
-def _shown_receipt(found: Found, names: dict[str, str]) -> Json:
+def _show_receipt(found: Found, names: dict[str, str]) -> Json:
     predicate, tenant_id = found.predicate, found.tenant_id
     answer, policy, model = predicate["answer"], predicate["policy"], predicate["model"]
     return {

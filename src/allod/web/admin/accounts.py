@@ -24,7 +24,7 @@ class Accounts:
         self._store = store
         self._nation = nation
 
-    def listed(self, asked: Asked, project_id: str) -> Json:
+    def list_page(self, asked: Asked, project_id: str) -> Json:
         """`GET .../service_accounts`, in the order of their ids."""
         query = asked.search("after", "limit")
         limit, after = query.limit(), query.text("after")
@@ -39,7 +39,7 @@ class Accounts:
         """`POST .../service_accounts`: the account and its first key, which is shown in this answer alone."""
         body = asked.read(bodies.AccountCreate)
         find_active(self._store, project_id)
-        if body.create_service_account_only and (body.expires_in_seconds or bodies.given(body.allod)):
+        if body.create_service_account_only and (body.expires_in_seconds or bodies.fields_of(body.allod)):
             raise Invalid("an account without a key has no key to limit", param="create_service_account_only")
         scope = key_scope(Scope(), body, self._nation)
         account = Account(new_id("svc_acct_"), project_id, bodies.checked_name(body.name), "member", asked.now_ms)
@@ -61,7 +61,7 @@ class Accounts:
             raise unsupported("role", "service accounts administer nothing here; admin keys do")
         find_active(self._store, project_id)
         account = self._store.account(project_id, account_id)
-        changes = bodies.given(body)
+        changes = bodies.fields_of(body)
         account = replace(account, **changes)
         bodies.checked_name(account.name)
         event = asked.officer.event(

@@ -10,7 +10,7 @@ import msgspec
 from allod.core.errors import Invalid
 from allod.govern.tenancy.officer import Officer
 from allod.web.admin.query import Query
-from allod.web.http.bodies import decoded
+from allod.web.http.bodies import decode
 
 Json = dict[str, Any]
 _Body = TypeVar("_Body", bound=msgspec.Struct)
@@ -27,7 +27,7 @@ class Asked:
 
     def read(self, body: type[_Body]) -> _Body:
         """The request's body; none at all stands for `{}`. Raises Invalid naming the place of what is wrong."""
-        return decoded(msgspec.json.Decoder(body), self.body or b"{}")
+        return decode(msgspec.json.Decoder(body), self.body or b"{}")
 
     def search(self, *names: str, lists: tuple[str, ...] = ()) -> Query:
         """The query, which may say `names` once each and `lists` any number of times."""

@@ -23,7 +23,7 @@ class Audit:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def listed(self, asked: Asked) -> Json:
+    def list_page(self, asked: Asked) -> Json:
         """`GET audit_logs`."""
         times = (f"effective_at[{name}]" for name in _TIMES)
         query = asked.search("after", "before", "limit", "tenant_only", *times, lists=_LISTS)

@@ -147,7 +147,7 @@ class ModelPermissionsUpdate(Struct, forbid_unknown_fields=True):
     model_ids: Models
 
 
-def given(body: Struct | UnsetType) -> dict[str, Any]:
+def fields_of(body: Struct | UnsetType) -> dict[str, Any]:
     """The fields of a body that were sent, however deep they lie, as plain values."""
     if isinstance(body, UnsetType):
         return {}

@@ -95,7 +95,7 @@ class Admin:
         if call.administrator is None:
             raise Denied("an admin key is needed here", code="wrong_kind_of_key")
         if not call.path.isprintable():  # no id holds what not every database can
-            raise _not_served()
+            raise _no_such_part()
         body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
         await check_keys(body)
         asked = Asked(call.administrator.id, call.start_ms, call.query, body)
@@ -105,7 +105,7 @@ class Admin:
             if not is_ending:
                 self._check_clock()
             async with self._changing:
-                made = await asyncio.to_thread(self._changed, action, asked, *ids)
+                made = await asyncio.to_thread(self._change, action, asked, *ids)
         await call.respond(200, msgspec.json.encode(made), NOT_KEPT)
 
     async def news(self, call: Call) -> None:
@@ -122,9 +122,9 @@ class Admin:
         """What another method is for, and what there is not: to an administrator alone it is told which."""
         if path.isprintable() and call.method not in call.methods:
             raise method_not_allowed(call)
-        raise _not_served()
+        raise _no_such_part()
 
-    def _changed(self, action: Action, *words: Any) -> Json:
+    def _change(self, action: Action, *words: Any) -> Json:
         """A change has returned only when it is in force here: its key opens, what it ended is ended."""
         made = action(*words)
         self._take_up_news()
@@ -135,7 +135,7 @@ class Admin:
         return _nobody(asked)
 
 
-def _not_served() -> Invalid:
+def _no_such_part() -> Invalid:
     return Invalid(
         "this part of the administration interface is not served here",
         code="not_found",
@@ -145,11 +145,11 @@ def _not_served() -> Invalid:
 
 def _of_the_organization(keys: AdminKeys, audit: Audit, usage: UsageReports) -> Actions:
     return {
-        ("GET", "admin_api_keys"): keys.listed,
+        ("GET", "admin_api_keys"): keys.list_page,
         ("POST", "admin_api_keys"): keys.create,
         ("GET", "admin_api_keys/{}"): keys.retrieve,
         ("DELETE", "admin_api_keys/{}"): keys.delete,
-        ("GET", "audit_logs"): audit.listed,
+        ("GET", "audit_logs"): audit.list_page,
         ("GET", "costs"): usage.costs,
         ("GET", "usage/completions"): usage.completions,
         ("GET", "usage/embeddings"): usage.embeddings,
@@ -158,18 +158,18 @@ def _of_the_organization(keys: AdminKeys, audit: Audit, usage: UsageReports) -> 
 
 def _of_projects(projects: Projects, accounts: Accounts, keys: ProjectKeys) -> Actions:
     return {
-        ("GET", "projects"): projects.listed,
+        ("GET", "projects"): projects.list_page,
         ("POST", "projects"): projects.create,
         ("GET", "projects/{}"): projects.retrieve,
         ("POST", "projects/{}"): projects.update,
         ("POST", "projects/{}/archive"): projects.archive,
-        ("GET", "projects/{}/service_accounts"): accounts.listed,
+        ("GET", "projects/{}/service_accounts"): accounts.list_page,
         ("POST", "projects/{}/service_accounts"): accounts.create,
         ("GET", "projects/{}/service_accounts/{}"): accounts.retrieve,
         ("POST", "projects/{}/service_accounts/{}"): accounts.update,
         ("DELETE", "projects/{}/service_accounts/{}"): accounts.delete,
         ("POST", "projects/{}/service_accounts/{}/api_keys"): accounts.create_key,
-        ("GET", "projects/{}/api_keys"): keys.listed,
+        ("GET", "projects/{}/api_keys"): keys.list_page,
         ("GET", "projects/{}/api_keys/{}"): keys.retrieve,
         ("POST", "projects/{}/api_keys/{}"): keys.update,
         ("DELETE", "projects/{}/api_keys/{}"): keys.delete,
@@ -178,7 +178,7 @@ def _of_projects(projects: Projects, accounts: Accounts, keys: ProjectKeys) -> A
 
 def _of_what_a_project_may(limits: RateLimits, models: ModelPermissions) -> Actions:
     return {
-        ("GET", "projects/{}/rate_limits"): limits.listed,
+        ("GET", "projects/{}/rate_limits"): limits.list_page,
         ("POST", "projects/{}/rate_limits/{}"): limits.update,
         ("GET", "projects/{}/model_permissions"): models.retrieve,
         ("POST", "projects/{}/model_permissions"): models.update,

@@ -28,7 +28,7 @@ class ProjectKeys:
         self._store = store
         self._nation = nation
 
-    def listed(self, asked: Asked, project_id: str) -> Json:
+    def list_page(self, asked: Asked, project_id: str) -> Json:
         """`GET projects/{id}/api_keys`, in the order of their ids."""
         query = asked.search("after", "limit", "owner_project_access")
         limit, after = query.limit(), query.text("after")
@@ -55,7 +55,7 @@ class ProjectKeys:
         key = _living_key(self._store, key_id, project_id)
         if key.expires_ms is not None and key.expires_ms <= asked.now_ms:
             raise Invalid("the key has expired", code="key_expired", hint="make another")
-        changes = {name: value for name, value in bodies.given(body).items() if name == "expires_in_seconds"}
+        changes = {name: value for name, value in bodies.fields_of(body).items() if name == "expires_in_seconds"}
         if changes:
             key = replace(key, expires_ms=asked.now_ms + changes["expires_in_seconds"] * 1000)
         scope = key_scope(key.scope, body, self._nation)
@@ -78,7 +78,7 @@ class AdminKeys:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def listed(self, asked: Asked) -> Json:
+    def list_page(self, asked: Asked) -> Json:
         """`GET admin_api_keys`, by their time."""
         query = asked.search("after", "limit", "order")
         keys = sorted(_living(self._store, None), key=lambda key: (key.created_ms, key.id))
@@ -105,13 +105,13 @@ class AdminKeys:
 
 def key_scope(scope: Scope, body: bodies.KeyCreate | bodies.KeyUpdate | bodies.AccountCreate, nation: Nation) -> Scope:
     """The scope with what the body's `allod` member asks for."""
-    asked = bodies.given(body.allod).get("scope")
+    asked = bodies.fields_of(body.allod).get("scope")
     return scope if asked is None else change_scope(scope, asked, nation)
 
 
 def refuse_scopes(body: bodies.KeyCreate | bodies.KeyUpdate) -> None:
     """The dialect's scopes name interfaces that this realm does not tell apart."""
-    if "scopes" in bodies.given(body):
+    if "scopes" in bodies.fields_of(body):
         raise unsupported("scopes", "say what the key may use in `allod.scope`: models, clearance, purposes")
 
 

@@ -31,17 +31,17 @@ class RateLimits:
         self._store = store
         self._models = models
 
-    def listed(self, asked: Asked, project_id: str) -> Json:
+    def list_page(self, asked: Asked, project_id: str) -> Json:
         """`GET projects/{id}/rate_limits`, by the models' names."""
         query = asked.search("after", "before", "limit")
         tenant = self._store.tenant(project_id)
-        limits = [_shown(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
+        limits = [_show(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
         return page_of_all(limits, query, limit=query.limit(usual=MAX_LIMIT))
 
     def update(self, asked: Asked, project_id: str, limit_id: str) -> Json:
         """`POST projects/{id}/rate_limits/{id}`."""
         body = asked.read(bodies.RateLimitUpdate)
-        changes = bodies.given(body)
+        changes = bodies.fields_of(body)
         for param in changes.keys() - {*_NAME_OF, "allod"}:
             raise unsupported(param, "requests and tokens per minute can be limited, and budgets per day and month")
         tenant = find_active(self._store, project_id)
@@ -53,7 +53,7 @@ class RateLimits:
         tenant = replace(tenant, model_quotas=quotas)
         event = asked.officer.event("rate_limit.updated", tenant.id, id=limit_id, changes_requested=changes)
         self._store.put_tenant(tenant, event)
-        return _shown(tenant, model)
+        return _show(tenant, model)
 
 
 class ModelPermissions:
@@ -91,7 +91,7 @@ def _limit(asked: int) -> int | None:
     return None if asked == NO_LIMIT else asked
 
 
-def _shown(tenant: Tenant, model: str) -> Json:
+def _show(tenant: Tenant, model: str) -> Json:
     quota = tenant.model_quotas.get(model, Quota())
     limits = {field: getattr(quota, name) or NO_LIMIT for field, name in _NAME_OF.items()}
     return {

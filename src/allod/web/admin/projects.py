@@ -24,7 +24,7 @@ class Projects:
         self._store = store
         self._nation = nation
 
-    def listed(self, asked: Asked) -> Json:
+    def list_page(self, asked: Asked) -> Json:
         """`GET projects`, in the order of their ids."""
         query = asked.search("after", "limit", "include_archived")
         limit, after = query.limit(), query.text("after")
@@ -39,7 +39,7 @@ class Projects:
         """`POST projects`."""
         body = asked.read(bodies.ProjectCreate)
         _refuse_unsupported(body)
-        terms = bodies.given(body.allod)
+        terms = bodies.fields_of(body.allod)
         return self._shown(add_tenant(self._store, asked.officer, body.name, terms, self._nation))
 
     def retrieve(self, asked: Asked, project_id: str) -> Json:
@@ -50,7 +50,7 @@ class Projects:
         """`POST projects/{id}`."""
         body = asked.read(bodies.ProjectUpdate)
         _refuse_unsupported(body)
-        tenant, terms = find_active(self._store, project_id), bodies.given(body.allod)
+        tenant, terms = find_active(self._store, project_id), bodies.fields_of(body.allod)
         tenant = change_tenant(self._store, asked.officer, tenant, self._nation, name=body.name, terms=terms)
         return self._shown(tenant)
 

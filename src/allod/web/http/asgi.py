@@ -128,7 +128,7 @@ class Application:
             await route.handler(call, *words)
         except ClientLeft:
             status = 499  # nginx's number for it; nobody receives it, but who closed one side alone
-            await _fail(call, _left(), dialect)
+            await _fail(call, _client_left(), dialect)
         except AllodError as reason:
             status = status_of(reason)
             await _fail(call, reason, dialect)
@@ -141,7 +141,7 @@ class Application:
 
     def _authenticate(self, call: Call, needs: Needs) -> None:
         """Raises Denied unless the call has a key of the kind that it needs."""
-        key = _presented_key(call.headers)
+        key = _read_key(call.headers)
         if needs == "use":
             call.caller = self._keys.caller_of(key, call.start_ms)
         elif needs == "admin":
@@ -185,7 +185,7 @@ def method_not_allowed(call: Call) -> Invalid:
     return Invalid(f"{method} is not for {call.path}", code="method_not_allowed")
 
 
-def _left() -> Invalid:
+def _client_left() -> Invalid:
     """To whom cannot be told from a client that is gone."""
     return Invalid(
         "the connection was closed from the client's side, and the work for it ended",
@@ -203,7 +203,7 @@ def _check_headers(headers: dict[bytes, bytes], given: Sequence[tuple[bytes, byt
                 raise Invalid(f"the header {name.decode()} is repeated", code="repeated_header", param=name.decode())
 
 
-def _presented_key(headers: dict[bytes, bytes]) -> str:
+def _read_key(headers: dict[bytes, bytes]) -> str:
     """`Authorization: Bearer`, or Anthropic's `x-api-key`; empty where there is neither."""
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() != b"bearer":

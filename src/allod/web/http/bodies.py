@@ -123,11 +123,11 @@ def _plain_key(key: bytes) -> bytes:
 
 def _refuse_repeated(objects: list[dict[bytes, None]], key: bytes) -> None:
     above = [next(reversed(one), b"") for one in objects[:-1]]
-    names = [_shown(name.decode("utf-8", "replace")) for name in [*above, key]]
+    names = [_shorten(name.decode("utf-8", "replace")) for name in [*above, key]]
     raise Invalid(f"the key {names[-1]!r} is repeated", code="repeated_key", param=reduce(_below, names, ""))
 
 
-def _shown(name: str) -> str:
+def _shorten(name: str) -> str:
     return ends_of(name, limit=MAX_SHOWN)
 
 
@@ -138,7 +138,7 @@ def _below(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
+def decode(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     """What `decoder` makes of the body. Raises Invalid, its `param` the place of the mistake.
 
     An unknown field is one, unless it is null.
@@ -146,16 +146,16 @@ def decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     try:
         return _read(decoder, body)
     except msgspec.ValidationError as error:
-        text, place = _said_and_place(str(error))
+        text, place = _split_place(str(error))
         if text.startswith(_UNKNOWN):
-            name = _shown(text.removeprefix(_UNKNOWN).removesuffix("`"))
+            name = _shorten(text.removeprefix(_UNKNOWN).removesuffix("`"))
             place, text = _below(place, name), f"{_UNKNOWN}{name}`"
         raise Invalid(text, param=place or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
 
 
-def _said_and_place(fault: str) -> tuple[str, str]:
+def _split_place(fault: str) -> tuple[str, str]:
     """What is wrong, and where; a value that is wrong may speak of places before that."""
     text, _, place = fault.rpartition(" - at ")
     found = _PLACE.match(place)

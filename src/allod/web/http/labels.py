@@ -45,11 +45,11 @@ def label_of(headers: dict[bytes, bytes], default: Label, nation: Nation) -> Lab
 @lru_cache(maxsize=64)
 def label_headers(label: Label) -> Headers:
     """What an answer says of its label, so that it is not lost further on; what is not ASCII is percent-encoded."""
-    headers = [(_TIER, _encoded([label.tier.name]))]
+    headers = [(_TIER, _encode([label.tier.name]))]
     if label.markings:
-        headers.append((_MARKINGS, _encoded(sorted(label.markings))))
+        headers.append((_MARKINGS, _encode(sorted(label.markings))))
     if label.purposes is not None:
-        headers.append((_PURPOSE, _encoded(sorted(label.purposes))))
+        headers.append((_PURPOSE, _encode(sorted(label.purposes))))
     return tuple(headers)
 
 
@@ -74,5 +74,5 @@ def _words(value: bytes) -> set[str]:
     return {_text(word) for word in value.split(b",")} - {""}
 
 
-def _encoded(words: Iterable[str]) -> bytes:
+def _encode(words: Iterable[str]) -> bytes:
     return ", ".join(quote(word, safe=" -_/()'.&:+") for word in words).encode("ascii")

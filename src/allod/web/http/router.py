@@ -23,7 +23,7 @@ class Router(Generic[_Target]):
         self._exact = {path: targets for path, targets in entries.items() if "{" not in path}
         starts: dict[str, list[tuple[re.Pattern[str], dict[str, _Target]]]] = {}
         for path in sorted(entries.keys() - self._exact.keys(), key=lambda path: "{*}" in path):
-            starts.setdefault(path.partition("{")[0], []).append((_compiled(path), entries[path]))
+            starts.setdefault(path.partition("{")[0], []).append((_compile(path), entries[path]))
         self._starts = sorted(starts.items(), key=lambda item: -len(item[0]))
 
     def find(self, method: str, path: str) -> tuple[_Target, tuple[str, ...]] | None:
@@ -31,17 +31,17 @@ class Router(Generic[_Target]):
         exact = self._exact.get(path)
         if exact is not None and method in exact:
             return exact[method], ()
-        for match, targets in self._fitting(path):
+        for match, targets in self._find_fitting(path):
             if method in targets:
                 return targets[method], match.groups()
         return None
 
     def methods(self, path: str) -> list[str]:
         """The methods of the entry that says most of the path, in the table's order; none where none fits."""
-        fitting = (targets for _, targets in self._fitting(path))
+        fitting = (targets for _, targets in self._find_fitting(path))
         return list(self._exact.get(path) or next(fitting, {}))
 
-    def _fitting(self, path: str) -> Iterator[tuple[re.Match[str], dict[str, _Target]]]:
+    def _find_fitting(self, path: str) -> Iterator[tuple[re.Match[str], dict[str, _Target]]]:
         for start, patterns in self._starts:
             if path.startswith(start):
                 for pattern, targets in patterns:
@@ -49,7 +49,7 @@ class Router(Generic[_Target]):
                         yield match, targets
 
 
-def _compiled(path: str) -> re.Pattern[str]:
+def _compile(path: str) -> re.Pattern[str]:
     """A group for each placeholder."""
     groups = {"{}": "([^/]*)", "{*}": "(.*)"}
     literals = [re.escape(part) for part in _PLACEHOLDER.split(path)]

@@ -11,7 +11,7 @@ import msgspec
 
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Embed, Sampling, Tool
-from allod.web.http.bodies import decoded
+from allod.web.http.bodies import decode
 from allod.web.openai import wire
 
 MAX_SEED = 2**32 - 2  # 2^32 - 1 is llama.cpp's "choose one at random"
@@ -41,7 +41,7 @@ class EmbedCall:
 
 def read_chat(body: bytes) -> ChatCall:
     """The call in a body of `POST /v1/chat/completions`. Raises Invalid naming the place of what is wrong."""
-    read = decoded(wire.chat_bodies, body)
+    read = decode(wire.chat_bodies, body)
     _refuse_unsupported(read)
     chat = Chat(
         model=read.model,
@@ -59,7 +59,7 @@ def read_chat(body: bytes) -> ChatCall:
 
 def read_embed(body: bytes) -> EmbedCall:
     """The call in a body of `POST /v1/embeddings`."""
-    read = decoded(wire.embeddings_bodies, body)
+    read = decode(wire.embeddings_bodies, body)
     if read.dimensions is not None:
         raise Invalid("dimensions cannot be chosen here", param="dimensions", code="unsupported_parameter")
     texts = (read.input,) if isinstance(read.input, str) else tuple(read.input)
@@ -85,12 +85,12 @@ def _refuse_effects(part: msgspec.Struct, place: str) -> None:
     if not any(_EFFECTS[type(part)](part)):  # as nearly always
         return
     for name, plain in wire.WITHOUT_EFFECT[type(part)].items():
-        value = _said(getattr(part, name))
+        value = _without_nulls(getattr(part, name))
         if value and value not in plain:
             raise Invalid(f"{name} is not supported", param=place + name, code="unsupported_parameter")
 
 
-def _said(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     """`value` without the names to which it says null."""
     return {name: each for name, each in value.items() if each is not None} if isinstance(value, dict) else value
 
