@@ -65,7 +65,7 @@ class Governance:
             "currency": self._realm.settings.prices.currency,
             "num_tenants": sharing.num_tenants,
             "common_limits": [asdict(limit) for limit in sharing.common],
-            "data": [_show_share(one) for one in sharing.shown],
+            "data": [_show_share(share) for share in sharing.shown],
         }
         await _respond(call, answer)
 
@@ -116,7 +116,7 @@ class Governance:
         if wanted.tenant_id is not None:
             await asyncio.to_thread(self._realm.store.tenant, wanted.tenant_id)
         reading = await self._receipts(wanted)
-        names = await asyncio.to_thread(self._names, {one.tenant_id for one in reading.found if one.tenant_id})
+        names = await asyncio.to_thread(self._names, {found.tenant_id for found in reading.found if found.tenant_id})
         answer = {
             "object": "list",
             "data": list(_show_receipts(reading.found, names)),
@@ -143,7 +143,7 @@ class Governance:
         return {
             "nation": nation.name,
             "tiers": _tiers(nation),
-            "markings": [{"name": one.name, "meaning": one.meaning} for one in nation.markings.values()],
+            "markings": [{"name": marking.name, "meaning": marking.meaning} for marking in nation.markings.values()],
             "purposes": [{"name": name, "meaning": meaning} for name, meaning in nation.purposes.items()],
             "models": self._models,
         }
@@ -181,18 +181,18 @@ def _tiers(nation: Nation) -> list[str]:
     ]
 
 
-def _show_share(one: TenantShare) -> Json:
+def _show_share(share: TenantShare) -> Json:
     return {
-        "id": one.tenant.id,
-        "name": one.tenant.name,
-        "weight": one.tenant.weight,
-        "priority": one.tenant.priority,
-        "share": round(one.share, 4),
-        "num_running": one.num_running,
-        "num_waiting": one.num_waiting,
-        "service": one.service,
-        "today": asdict(one.today),
-        "limits": [asdict(limit) for limit in one.limits],
+        "id": share.tenant.id,
+        "name": share.tenant.name,
+        "weight": share.tenant.weight,
+        "priority": share.tenant.priority,
+        "share": round(share.share, 4),
+        "num_running": share.num_running,
+        "num_waiting": share.num_waiting,
+        "service": share.service,
+        "today": asdict(share.today),
+        "limits": [asdict(limit) for limit in share.limits],
     }
 
 
@@ -210,9 +210,9 @@ def _show_version(logged: LoggedVersion) -> Json:
 
 def _show_receipts(found: Sequence[Found], names: dict[str, str]) -> Iterator[Json]:
     """Those that are receipts: what is none is named by `allod log fsck`."""
-    for one in found:
+    for receipt in found:
         with suppress(LookupError, TypeError):
-            yield _show_receipt(one, names)
+            yield _show_receipt(receipt, names)
 
 
 def _show_receipt(found: Found, names: dict[str, str]) -> Json:

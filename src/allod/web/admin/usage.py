@@ -68,7 +68,7 @@ class UsageReports:
                 "object": "bucket",
                 "start_time": start,
                 "end_time": end,
-                "results": [report.result(*one) for one in sums.get(start - start % periods.width_s, {}).items()],
+                "results": [report.result(*group) for group in sums.get(start - start % periods.width_s, {}).items()],
             }
             for start, end in periods.each()
         ]

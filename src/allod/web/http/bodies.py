@@ -122,7 +122,7 @@ def _plain_key(key: bytes) -> bytes:
 
 
 def _refuse_repeated(objects: list[dict[bytes, None]], key: bytes) -> None:
-    above = [next(reversed(one), b"") for one in objects[:-1]]
+    above = [next(reversed(keys), b"") for keys in objects[:-1]]
     names = [_shorten(name.decode("utf-8", "replace")) for name in [*above, key]]
     raise Invalid(f"the key {names[-1]!r} is repeated", code="repeated_key", param=reduce(_below, names, ""))
 
