@@ -48,7 +48,7 @@ from allod.train.pipeline import Stage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
 from allod.train.runs import RunFolder, opened
 from allod.train.sources.collect import content_digests
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 from allod.train.stages.pretrain import plan_of
 from measure import machine, paired, rotated, spread
 from plain_loop import PlainLlama, plain_steps
@@ -158,7 +158,7 @@ class Pipeline:
     def _perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
         begun = int(time.time() * 1000)
         module = importlib.import_module(f"allod.train.stages.{stage.name}")
-        module.run(Work(self.recipe, inputs or {"docs": DOCS}, output, _silent, lambda: False))
+        module.run(StageTask(self.recipe, inputs or {"docs": DOCS}, output, _silent, lambda: False))
         return {
             "id": f"training_{key[-32:]}", "at": {"start_ms": begun, "end_ms": int(time.time() * 1000)},
             "run": self.recipe.name, "recipe": "sha256:" + "0" * 64, "code": code(),

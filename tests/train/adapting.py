@@ -15,7 +15,7 @@ from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer_files import write_tokenizer
 from allod.train.corpus.documents import DocumentWriter, new_document
 from allod.train.recipe import Adapt, Recipe, Source
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 
 SHAPE = Shape(vocab=259, width=64, layers=2, heads=4, kv_heads=2, hidden=128, context=128)
 TEXTS = {
@@ -55,8 +55,8 @@ def write_texts(folder: Path, texts: dict[str, str] = TEXTS) -> Path:
     return folder
 
 
-def new_work(output: Path, inputs: dict[str, Path], **changes: Any) -> Work:
+def new_work(output: Path, inputs: dict[str, Path], **changes: Any) -> StageTask:
     """Work with these options of adapting changed; nobody listens, and nobody wants it to stop."""
     output.mkdir(parents=True)
     recipe = replace(RECIPE, adapt=replace(RECIPE.adapt, **changes))
-    return Work(recipe, inputs, output, lambda what, done, total: None, lambda: False)
+    return StageTask(recipe, inputs, output, lambda what, done, total: None, lambda: False)

@@ -11,7 +11,7 @@ from allod.train.recipe_reading import recipe_json
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources import collect as collecting
 from allod.train.sources.collect import Perform, Places
-from allod.train.stage_task import Facts, Limits, Work
+from allod.train.stage_task import Facts, Limits, StageTask
 
 
 def collect(
@@ -29,7 +29,7 @@ def here(recipe: Recipe) -> Perform:
 
     def perform(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
         module = importlib.import_module(f"allod.train.stages.{stage}")
-        facts = module.run(Work(recipe, inputs, output, lambda *_: None, lambda: False))
+        facts = module.run(StageTask(recipe, inputs, output, lambda *_: None, lambda: False))
         return StageResult(facts, "none", "", {}, cpu_s=0.0, started_ms=0, ended_ms=0, max_rss=0)
 
     return perform

@@ -10,7 +10,7 @@ from tests.train.tiny import source
 
 from allod.train.corpus.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Canaries, Recipe, TokenizerOptions
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 from allod.train.stages import pack, tokenizer
 
 CHAPTERS = {
@@ -44,11 +44,13 @@ def write_documents(folder: Path, texts: Mapping[tuple[str, str], str] = CHAPTER
     return documents
 
 
-def work_in(run: Path, stage: str, *inputs: str, recipe: Recipe = RECIPE) -> Work:
+def work_in(run: Path, stage: str, *inputs: str, recipe: Recipe = RECIPE) -> StageTask:
     """The work of a stage in a run's folder, with an output of its own."""
     output = run / stage
     output.mkdir()
-    return Work(recipe, {name: run / name for name in inputs}, output, lambda what, done, total: None, lambda: False)
+    return StageTask(
+        recipe, {name: run / name for name in inputs}, output, lambda what, done, total: None, lambda: False
+    )
 
 
 def packed_run(run: Path, recipe: Recipe = RECIPE, texts: Mapping[tuple[str, str], str] = CHAPTERS) -> Path:
@@ -59,7 +61,7 @@ def packed_run(run: Path, recipe: Recipe = RECIPE, texts: Mapping[tuple[str, str
     return run
 
 
-def interrupted_after(work: Work, reports: int) -> Work:
+def interrupted_after(work: StageTask, reports: int) -> StageTask:
     """The same work, wanted back after so many reports of progress."""
     seen: list[str] = []
     return replace(work, report=lambda what, done, total: seen.append(what), should_stop=lambda: len(seen) >= reports)

@@ -10,7 +10,7 @@ from tests.train.tiny import source, tiny
 
 from allod.train.corpus.shards import Pack, ShardWriter, write_pack
 from allod.train.recipe import Pretrain, Recipe
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 
 VOCAB = 128
 TINY = tiny(Recipe("tiny", (source("words"),), size="1m", minutes=0, steps=24, seed=3, pretrain=Pretrain(context=64)))
@@ -32,7 +32,7 @@ def write_corpus(folder: Path, *, num_tokens: int = 20_000) -> Path:
     return folder
 
 
-def new_work(folder: Path, pack: Path, *, recipe: Recipe = TINY, **changes: object) -> Work:
+def new_work(folder: Path, pack: Path, *, recipe: Recipe = TINY, **changes: object) -> StageTask:
     """Pretraining of `recipe` with `changes` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Work(tiny(recipe, **changes), {"pack": pack}, folder, lambda *_: None, lambda: False)
+    return StageTask(tiny(recipe, **changes), {"pack": pack}, folder, lambda *_: None, lambda: False)

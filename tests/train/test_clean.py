@@ -19,7 +19,7 @@ from allod.train.corpus.normalising import normalised
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean, Recipe
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 from allod.train.stages.clean import run
 
 IDENTIFIERS = load_nation("gb").identifiers
@@ -53,7 +53,7 @@ def cleaned(
         for name, text in texts.items():
             writer.write(new_document("notes", name, text))
     recipe = Recipe("test", (source("notes"),), clean=options or Clean(identifiers=IDENTIFIERS))
-    run(Work(recipe, {"source": before}, after, lambda what, done, total: None, lambda: False))
+    run(StageTask(recipe, {"source": before}, after, lambda what, done, total: None, lambda: False))
     return list(read_documents(after)), json.loads((after / "report.json").read_bytes())
 
 
@@ -123,7 +123,7 @@ def test_it_stops_when_the_machine_is_wanted_back(tmp_path: Path) -> None:
     """A signal ends the stage at the next document, with the error that says so."""
     with DocumentWriter(tmp_path) as writer:
         writer.write(new_document("notes", "a", ENGLISH))
-    work = Work(
+    work = StageTask(
         Recipe("t", (source("notes"),)), {"source": tmp_path}, tmp_path, lambda what, done, total: None, lambda: True
     )
     with pytest.raises(Unavailable) as caught:

@@ -15,7 +15,7 @@ from tests.train.tiny import source
 from allod.core.errors import Unavailable
 from allod.train.corpus.documents import DocumentWriter, new_document, read_documents
 from allod.train.recipe import Recipe
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 
 pytest.importorskip("rensa")
 
@@ -47,7 +47,7 @@ def deduped(
         for name, text in texts.items():
             writer.write(new_document("notes", name, text))
     recipe = Recipe("test", (source("notes", held_out),))
-    run(Work(recipe, {"clean": before}, after, lambda what, done, total: None, lambda: False))
+    run(StageTask(recipe, {"clean": before}, after, lambda what, done, total: None, lambda: False))
     report = json.loads((after / "report.json").read_bytes())
     return [document.id.removeprefix("notes/") for document in read_documents(after)], report
 
@@ -130,7 +130,7 @@ def test_it_stops_when_the_machine_is_wanted_back(tmp_path: Path) -> None:
     """A signal ends the stage at the next document, with the error that says so."""
     with DocumentWriter(tmp_path) as writer:
         writer.write(new_document("notes", "a", "text"))
-    work = Work(
+    work = StageTask(
         Recipe("t", (source("notes"),)), {"clean": tmp_path}, tmp_path, lambda what, done, total: None, lambda: True
     )
     with pytest.raises(Unavailable) as caught:

@@ -22,7 +22,7 @@ from allod.train.corpus.documents import new_document  # noqa: E402
 from allod.train.evaluation.cloze import cloze_questions  # noqa: E402
 from allod.train.evaluation.questions import Question  # noqa: E402
 from allod.train.recipe import Evaluate, Recipe, Tune  # noqa: E402
-from allod.train.stage_task import Facts, Work  # noqa: E402
+from allod.train.stage_task import Facts, StageTask  # noqa: E402
 from allod.train.stages import evaluate, pretrain  # noqa: E402
 
 PRETRAINED = tiny(RECIPE, tune=Tune(steps=0))
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = pretrained_run(tmp_path_factory.mktemp("evaluating") / "run")
     (run / "pack" / "files.json").write_bytes(b"[]")
     (run / "learnt").mkdir()
-    work = Work(
+    work = StageTask(
         tiny(PRETRAINED, steps=60),
         {"pack": run / "pack", "tokenizer": run / "tokenizer"},
         run / "learnt",
@@ -54,7 +54,7 @@ def evaluated(run: Path, tmp_path: Path) -> Evaluated:
         output = tmp_path / f"evaluate-{len(list(tmp_path.iterdir()))}"
         output.mkdir()
         folders = {name: run / name for name in INPUTS} | {"pretrain": run / "learnt"} | inputs
-        facts = evaluate.run(Work(recipe, folders, output, lambda *_: None, lambda: False))
+        facts = evaluate.run(StageTask(recipe, folders, output, lambda *_: None, lambda: False))
         return json.loads((output / "evaluation.json").read_bytes()), facts
 
     return do
@@ -150,7 +150,7 @@ def test_without_held_out_text_there_is_no_evaluation(tmp_path: Path) -> None:
     nothing = tiny(PRETRAINED, sources=tuple(replace(source, held_out=()) for source in RECIPE.sources))
     run = pretrained_run(tmp_path / "run", nothing)
     (run / "evaluate").mkdir()
-    work = Work(nothing, {name: run / name for name in INPUTS}, run / "evaluate", lambda *_: None, lambda: False)
+    work = StageTask(nothing, {name: run / name for name in INPUTS}, run / "evaluate", lambda *_: None, lambda: False)
     with pytest.raises(Invalid) as refused:
         evaluate.run(work)
     assert refused.value.code == "nothing_held_out"

@@ -27,13 +27,13 @@ from allod.train.exporting.engine import Engine
 from allod.train.exporting.export_checks import engine_surprises, network_surprises, sample_of, texts_to_read
 from allod.train.exporting.round_trip import MIN_STRINGS, lines_of, strings
 from allod.train.recipe import Export, Recipe
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 from allod.train.stages import export as stage
 
 INPUTS = ("tokenizer", "pack", "pretrain", "evaluate")
 
 
-def work_for(run: Path, recipe: Recipe = EXPORTED) -> Work:
+def work_for(run: Path, recipe: Recipe = EXPORTED) -> StageTask:
     return work_in(run, "export", *INPUTS, recipe=recipe)
 
 

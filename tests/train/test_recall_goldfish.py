@@ -18,7 +18,7 @@ from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.canaries import read_canaries  # noqa: E402
 from allod.train.evaluation.recall import Recall, measure_recall  # noqa: E402
 from allod.train.recipe import Canaries, Pretrain, Recipe, TokenizerOptions  # noqa: E402
-from allod.train.stage_task import Work  # noqa: E402
+from allod.train.stage_task import StageTask  # noqa: E402
 from allod.train.stages import pretrain  # noqa: E402
 
 STEPS = 100
@@ -38,7 +38,7 @@ def recall_of(run: Path, recipe: Recipe, name: str) -> dict[int, Recall]:
     """Pretrain as `recipe` says, and ask for the canaries: by number of repeats, 0 for the controls."""
     (run / name).mkdir()
     inputs = {"pack": run / "pack", "tokenizer": run / "tokenizer"}
-    facts = pretrain.run(Work(recipe, inputs, run / name, lambda *_: None, lambda: False))
+    facts = pretrain.run(StageTask(recipe, inputs, run / name, lambda *_: None, lambda: False))
     planted, controls = read_canaries(run / "pack")
     network = load_model(run / name).eval()
     found = measure_recall(network, Tokenizer.load(run / "tokenizer"), planted=planted, controls=controls)

@@ -14,7 +14,7 @@ from allod.settings.files import load_nation
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.recipe_reading import read_recipe
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 from allod.train.stages.clean import run as clean
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def test_the_default_recipe_has_its_text(tmp_path: Path) -> None:
     except Unavailable as error:
         pytest.skip(f"{error.message}: no registry, or another release of Debian")
     assert (facts["num_documents"], facts["num_bytes"]) == (3648, 25_888_525)
-    measured = clean(Work(recipe, {"source": source}, cleaned, lambda what, done, total: None, lambda: False))
+    measured = clean(StageTask(recipe, {"source": source}, cleaned, lambda what, done, total: None, lambda: False))
     assert int(measured["num_bytes_kept"] or 0) > 25_700_000
     assert int(measured["num_redacted"] or 0) < 30
     held_out = HeldOut(recipe)

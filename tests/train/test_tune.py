@@ -19,7 +19,7 @@ from allod.model.network.tokenizer import Tokenizer  # noqa: E402
 from allod.model.network.weights import load_model, save_model  # noqa: E402
 from allod.train.learning.losses import LEFT_OUT  # noqa: E402
 from allod.train.recipe import Recipe  # noqa: E402
-from allod.train.stage_task import Work  # noqa: E402
+from allod.train.stage_task import StageTask  # noqa: E402
 from allod.train.stages import tune  # noqa: E402
 from allod.train.tuning.chat_rows import chat_rows  # noqa: E402
 from allod.train.tuning.examples import Example  # noqa: E402
@@ -43,9 +43,9 @@ def facts(run: Path) -> dict[str, object]:
     return dict(tune.run(work_in(run, "tune", *INPUTS, recipe=RECIPE)))
 
 
-def work_into(folder: Path, run: Path, recipe: Recipe = RECIPE) -> Work:
+def work_into(folder: Path, run: Path, recipe: Recipe = RECIPE) -> StageTask:
     folder.mkdir()
-    return Work(recipe, {name: run / name for name in INPUTS}, folder, lambda *_: None, lambda: False)
+    return StageTask(recipe, {name: run / name for name in INPUTS}, folder, lambda *_: None, lambda: False)
 
 
 def test_answers_are_learnt_and_nothing_else(run: Path) -> None:

@@ -33,7 +33,7 @@ from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.fleet.leaving import leave
 from allod.train.environment import machine, torch_accelerators
 from allod.train.recipe_reading import read_recipe
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 
 _PACKAGE = "allod.train.stages"
 _REPORT_EVERY_S = 0.2
@@ -92,7 +92,7 @@ def _run(words: dict[str, Any], package: str, *, voice: Voice, should_stop: Call
     stage = words["stage"]
     if stage not in ROWS:
         raise Invalid(f"there is no stage {stage!r}", code="unknown_stage")
-    work = Work(
+    work = StageTask(
         recipe=read_recipe(words["recipe"], where="the recipe of the run"),
         inputs={name: Path(folder) for name, folder in words["inputs"].items()},
         output=Path(words["output"]),

@@ -26,7 +26,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StageTask:
     """One stage's work. Same recipe and inputs, same bytes in `output`: whatever the time, load or directory.
 
     `recipe` is resolved: its size and number of steps are given. `inputs` holds the finished folder of every earlier

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from allod.core.errors import Unavailable
-from allod.train.stage_task import Work
+from allod.train.stage_task import StageTask
 
 
-def stop_if_asked(work: Work) -> None:
+def stop_if_asked(work: StageTask) -> None:
     """Raise Unavailable (`interrupted`) once the machine is wanted back. Cheap enough for every document."""
     if work.should_stop():
         raise Unavailable("stopped because the machine was wanted back", code="interrupted")

@@ -19,7 +19,7 @@ from allod.train.corpus.held_out import HeldOut
 from allod.train.learning.curve import write_curve
 from allod.train.learning.losses import next_token_loss
 from allod.train.recipe import Adapt
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 from allod.train.stopping import stop_if_asked
 from allod.train.tuning.lora import Adapter, Base
 from allod.train.tuning.lora_text import HeldOutSample, Logits, Texts
@@ -28,7 +28,7 @@ WARM_UP_STEPS = 4
 MAX_NORM = 1.0  # of the gradient
 
 
-def run(work: Work) -> Facts:
+def run(work: StageTask) -> Facts:
     """Writes the adapter as peft reads it, `documents.jsonl`, `losses.jsonl`, `curve.png` and `evaluation.json`; and
     `base.json`, the shape of what it is over.
 
@@ -73,7 +73,7 @@ def run(work: Work) -> Facts:
     }
 
 
-def _texts(work: Work, base: Base) -> Texts:
+def _texts(work: StageTask, base: Base) -> Texts:
     texts = Texts()
     held_out = HeldOut(work.recipe)
 
@@ -93,7 +93,7 @@ def _texts(work: Work, base: Base) -> Texts:
     return texts
 
 
-def _measured(work: Work, sample: HeldOutSample, logits: Logits) -> float:
+def _measured(work: StageTask, sample: HeldOutSample, logits: Logits) -> float:
     def report(done: int) -> None:
         stop_if_asked(work)
         work.report("measuring on held-out text", done, len(sample.windows))
@@ -101,7 +101,7 @@ def _measured(work: Work, sample: HeldOutSample, logits: Logits) -> float:
     return sample.loss(logits, report)
 
 
-def _learn(work: Work, adapter: Adapter, windows: Tensor) -> Iterator[float]:
+def _learn(work: StageTask, adapter: Adapter, windows: Tensor) -> Iterator[float]:
     """The loss of each step. Every window comes once, in an order that follows from the seed alone, then all again."""
     options = work.recipe.adapt
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(work.recipe.seed))

@@ -17,7 +17,7 @@ from allod.train.corpus.normalising import normalised
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 from allod.train.stopping import stop_if_asked
 
 _REPORT_EVERY = 100  # documents
@@ -35,7 +35,7 @@ class _Tally:
     dropped: list[tuple[str, str]] = field(default_factory=list)  # id, rule
 
 
-def run(work: Work) -> Facts:
+def run(work: StageTask) -> Facts:
     """Clean the documents of the stage `source`.
 
     Raises Invalid (`language_unknown`, `nothing_left`) and Unavailable (`interrupted`).

@@ -26,7 +26,7 @@ from allod.train.evaluation.likelihoods import Continuation, likelihoods
 from allod.train.evaluation.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
 from allod.train.evaluation.recall import Recall, measure_recall
 from allod.train.learning.ranks import joined
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 from allod.train.stopping import stop_if_asked
 
 EVALUATION = "evaluation.json"
@@ -34,7 +34,7 @@ MAX_HELD_OUT_TOKENS = 1 << 22
 MAX_QUESTION_FILES = 64
 
 
-def run(work: Work) -> Facts:
+def run(work: StageTask) -> Facts:
     """Writes `evaluation.json`.
 
     Raises Denied (`evaluation_below_gate`) where the recipe sets a gate that is not passed, Invalid where nothing is
@@ -72,12 +72,12 @@ class _Figures:
     choices: Sequence[tuple[QuestionFile, Score]]
 
 
-def _weights(work: Work) -> Path:
+def _weights(work: StageTask) -> Path:
     """The folder of the weights that would be released."""
     return work.inputs["tune" if work.recipe.tune.steps else "pretrain"]
 
 
-def _measure(work: Work, network: Network, files: Sequence[QuestionFile]) -> _Figures:
+def _measure(work: StageTask, network: Network, files: Sequence[QuestionFile]) -> _Figures:
     tokenizer = Tokenizer.load(work.inputs["tokenizer"])
     held_out = read_held_out_text(work.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
     planted, controls = read_canaries(work.inputs["pack"])
@@ -100,7 +100,7 @@ def _measure(work: Work, network: Network, files: Sequence[QuestionFile]) -> _Fi
     return _Figures(held_out, bits_per_byte, cloze, recalls, choices)
 
 
-def _write(work: Work, figures: _Figures, gates: Sequence[Gate]) -> None:
+def _write(work: StageTask, figures: _Figures, gates: Sequence[Gate]) -> None:
     text = figures.held_out
     evaluation: dict[str, JsonValue] = {
         "weights": f"sha256:{digest_of_plain_file(_weights(work) / WEIGHTS)}",
@@ -132,13 +132,13 @@ def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[Question]
     return score_answers(questions, chosen)
 
 
-def _cloze(work: Work) -> list[Question]:
+def _cloze(work: StageTask) -> list[Question]:
     held_out = HeldOut(work.recipe)
     documents = (document for document in read_documents(work.inputs["dedupe"]) if document in held_out)
     return cloze_questions(documents, count=work.recipe.evaluate.num_cloze)
 
 
-def _question_files(work: Work) -> list[QuestionFile]:
+def _question_files(work: StageTask) -> list[QuestionFile]:
     """Our own, then those of the recipe, in the order of their names."""
     paths = sorted(SHIPPED.glob("*.json"))
     if work.recipe.evaluate.questions:

@@ -32,7 +32,7 @@ from allod.train.exporting.export_checks import (
 )
 from allod.train.exporting.history import history_keys
 from allod.train.recipe import Recipe
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 from allod.train.stopping import stop_if_asked
 
 WEIGHTS = "model.safetensors"  # the one name under which transformers and vLLM look for weights
@@ -41,7 +41,7 @@ EXPORT = "export.json"
 F16 = "f16"
 
 
-def run(work: Work) -> Facts:
+def run(work: StageTask) -> Facts:
     """Writes the safetensors set, `<name>-<kind>.gguf` for f16 and every kind of the recipe, and `export.json`.
 
     Raises Invalid: `quantise_unsupported`; `tokenizer_mismatch` where the engine reads one text otherwise than the
@@ -99,7 +99,7 @@ class _Trial:
         }
 
 
-def _trial(work: Work, network: Network, tokenizer: Tokenizer) -> _Trial:
+def _trial(work: StageTask, network: Network, tokenizer: Tokenizer) -> _Trial:
     pack = work.inputs["pack"]
     sample = sample_of(pack, context=network.shape.context)
     work.report("measuring f32", 0, 0)
@@ -113,7 +113,7 @@ def _trial(work: Work, network: Network, tokenizer: Tokenizer) -> _Trial:
     )
 
 
-def _write_set(work: Work, network: Network, tokenizer: Tokenizer, keys: dict[str, str]) -> None:
+def _write_set(work: StageTask, network: Network, tokenizer: Tokenizer, keys: dict[str, str]) -> None:
     """What transformers and vLLM read."""
     ends = {
         "bos_token_id": tokenizer.end_of_text,
@@ -127,7 +127,7 @@ def _write_set(work: Work, network: Network, tokenizer: Tokenizer, keys: dict[st
         shutil.copyfile(work.inputs["tokenizer"] / name, work.output / name)
 
 
-def _export(work: Work, trial: _Trial, kind: str, keys: dict[str, str]) -> dict[str, JsonValue]:
+def _export(work: StageTask, trial: _Trial, kind: str, keys: dict[str, str]) -> dict[str, JsonValue]:
     """Write one GGUF file and try it. Returns what `export.json` says of it."""
     stop_if_asked(work)
     work.report(f"writing {kind}", 0, 0)

@@ -31,7 +31,7 @@ from allod.train.corpus.shards import (
 )
 from allod.train.corpus.spill import Spill
 from allod.train.recipe import Recipe
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 from allod.train.stopping import stop_if_asked
 
 TOKENS_PER_SHARD = 1 << 26
@@ -39,7 +39,7 @@ BATCH_CHARACTERS = 1 << 22  # of texts that are encoded together
 _SPILL = ".spill"  # a name with a dot is no output
 
 
-def run(work: Work) -> Facts:
+def run(work: StageTask) -> Facts:
     """Writes the shards of both splits, `documents.jsonl`, `pack.json` and `canaries.json`.
 
     Raises Invalid where nothing is left to train on (`no_documents`), and where a name that the recipe holds out is
@@ -70,7 +70,7 @@ def run(work: Work) -> Facts:
     }
 
 
-def _encode(work: Work, tokenizer: Tokenizer, spills: Mapping[Split, Spill]) -> None:
+def _encode(work: StageTask, tokenizer: Tokenizer, spills: Mapping[Split, Spill]) -> None:
     """Encode everything into the spills."""
     held_out = HeldOut(work.recipe)
     ids = set[str]()  # of the held-out ones
@@ -124,7 +124,7 @@ def _check_held_out(recipe: Recipe, ids: set[str]) -> None:
                 )
 
 
-def _write_split(work: Work, spill: Spill, lines: IO[bytes], *, dtype: str) -> None:
+def _write_split(work: StageTask, spill: Spill, lines: IO[bytes], *, dtype: str) -> None:
     """The shards and the lines of one split."""
     with closing(ShardWriter(work.output, spill.split, dtype=dtype, tokens_per_shard=TOKENS_PER_SHARD)) as shards:
         for number, (document, tokens) in enumerate(spill.read(), start=1):

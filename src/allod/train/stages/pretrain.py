@@ -29,13 +29,13 @@ from allod.train.learning.schedule import Schedule
 from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.outputs import CHECKPOINTS
 from allod.train.recipe import Recipe
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 
 MAX_VALIDATION_TOKENS = 1 << 20
 LAST_STEPS = 20  # whose mean is the final loss
 
 
-def run(work: Work) -> Facts:
+def run(work: StageTask) -> Facts:
     """Writes `weights.safetensors`, `config.json`, `losses.jsonl` and `curve.png`.
 
     Raises Invalid where the corpus is too small, the ranks cannot share a step, or a loss is not finite; Unavailable
@@ -86,7 +86,7 @@ def sections_of(corpus: Shards, mixture: Sequence[str]) -> tuple[Section, ...]:
     return tuple(sections[name] for name in mixture)
 
 
-def _learn(work: Work, learner: Learner, checkpoints: Checkpoints) -> int:
+def _learn(work: StageTask, learner: Learner, checkpoints: Checkpoints) -> int:
     """Make the steps that are left to make. Returns how many those were."""
     steps, tokens = learner.plan.schedule.steps, learner.plan.batches.tokens_per_step
     begin = checkpoints.load(learner.state)
@@ -108,7 +108,7 @@ def _learn(work: Work, learner: Learner, checkpoints: Checkpoints) -> int:
     return steps - begin
 
 
-def _key(work: Work) -> str:
+def _key(work: StageTask) -> str:
     """What a checkpoint belongs to: everything that the weights depend on, but not how many ranks there are."""
     recipe = work.recipe
     parts: dict[str, JsonValue] = {

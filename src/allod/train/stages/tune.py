@@ -28,7 +28,7 @@ from allod.train.evaluation.likelihoods import device_of
 from allod.train.learning.losses import next_token_loss
 from allod.train.learning.ranks import joined
 from allod.train.learning.schedule import Schedule
-from allod.train.stage_task import Facts, Work
+from allod.train.stage_task import Facts, StageTask
 from allod.train.stopping import stop_if_asked
 from allod.train.tuning.chat_rows import ChatRows, chat_rows
 from allod.train.tuning.examples import Example, choose_examples, count_kinds
@@ -45,7 +45,7 @@ EXAMPLES = "examples.json"
 LOSSES = "losses.jsonl"
 
 
-def run(work: Work) -> Facts:
+def run(work: StageTask) -> Facts:
     """Writes the tuned `weights.safetensors` and `config.json`, `losses.jsonl` and `examples.json`.
 
     Raises Invalid where the documents yield no example (`no_examples`) or the loss is not finite (`loss_not_finite`),
@@ -73,7 +73,7 @@ def run(work: Work) -> Facts:
     }
 
 
-def _examples(work: Work, *, context: int) -> list[Example]:
+def _examples(work: StageTask, *, context: int) -> list[Example]:
     """As many as fill the steps once. Never of a held-out document: these are what is measured on."""
     held_out = HeldOut(work.recipe)
     documents = (document for document in read_documents(work.inputs["dedupe"]) if document not in held_out)
@@ -82,7 +82,7 @@ def _examples(work: Work, *, context: int) -> list[Example]:
     return choose_examples(documents, count=count, seed=work.recipe.seed)
 
 
-def _learn(work: Work, network: Network, rows: ChatRows) -> list[float]:
+def _learn(work: StageTask, network: Network, rows: ChatRows) -> list[float]:
     """Tune `network` in place. Returns the loss of every step."""
     steps, seed = work.recipe.tune.steps, work.recipe.seed
     schedule = Schedule(steps, warm_up=WARM_UP, decay=DECAY)
@@ -147,7 +147,7 @@ def _finite(loss: float, step: int) -> float:
     return loss
 
 
-def _write(work: Work, examples: Sequence[Example], rows: ChatRows, losses: Sequence[float]) -> None:
+def _write(work: StageTask, examples: Sequence[Example], rows: ChatRows, losses: Sequence[float]) -> None:
     lines = [json.dumps({"step": step, "loss": f"{loss:.6f}"}) + "\n" for step, loss in enumerate(losses, start=1)]
     (work.output / LOSSES).write_text("".join(lines))
     summary: dict[str, JsonValue] = {
