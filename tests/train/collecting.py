@@ -11,12 +11,12 @@ from allod.train.recipe_reading import recipe_json
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources import collect as collecting
 from allod.train.sources.collect import Perform, Places
-from allod.train.stage_task import Facts, Limits, StageTask
+from allod.train.stage_task import Limits, StageFacts, StageTask
 
 
 def collect(
     recipe: Recipe, *, given: Path, cache: Path, beside: Path, output: Path, perform: Perform | None = None
-) -> Facts:
+) -> StageFacts:
     """The facts of `recipe`'s documents, which are then in `output`."""
     digests = collecting.content_digests(recipe, beside=beside)
     places = Places(given=given, cache=cache, beside=beside, scratch=output.parent / ".unpacked")

@@ -22,12 +22,12 @@ from allod.train.corpus.documents import new_document  # noqa: E402
 from allod.train.evaluation.cloze import cloze_questions  # noqa: E402
 from allod.train.evaluation.questions import Question  # noqa: E402
 from allod.train.recipe import Evaluate, Recipe, Tune  # noqa: E402
-from allod.train.stage_task import Facts, StageTask  # noqa: E402
+from allod.train.stage_task import StageFacts, StageTask  # noqa: E402
 from allod.train.stages import evaluate, pretrain  # noqa: E402
 
 PRETRAINED = tiny(RECIPE, tune=Tune(steps=0))
 INPUTS = ("dedupe", "tokenizer", "pack", "pretrain")
-Evaluated = Callable[..., tuple[dict[str, Any], Facts]]
+Evaluated = Callable[..., tuple[dict[str, Any], StageFacts]]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluated(run: Path, tmp_path: Path) -> Evaluated:
-    def do(recipe: Recipe = PRETRAINED, **inputs: Path) -> tuple[dict[str, Any], Facts]:
+    def do(recipe: Recipe = PRETRAINED, **inputs: Path) -> tuple[dict[str, Any], StageFacts]:
         output = tmp_path / f"evaluate-{len(list(tmp_path.iterdir()))}"
         output.mkdir()
         folders = {name: run / name for name in INPUTS} | {"pretrain": run / "learnt"} | inputs

@@ -26,7 +26,7 @@ from allod.train.sources.archives import read_members
 from allod.train.sources.bounds import Bounds
 from allod.train.sources.content import content_digest
 from allod.train.sources.files import Files
-from allod.train.stage_task import Facts
+from allod.train.stage_task import StageFacts
 from allod.train.stages import source as reading
 
 
@@ -316,7 +316,7 @@ def test_what_is_hidden_in_a_package_is_counted_and_named(tmp_path: Path) -> Non
     assert facts["unread_words"] == "1 not read: .git/c.txt (hidden)"
 
 
-def _collected(folder: Path, packaged: bool, *more: tarfile.TarInfo) -> Facts:
+def _collected(folder: Path, packaged: bool, *more: tarfile.TarInfo) -> StageFacts:
     """What `collect` says of two documents of three bytes, in a folder or a package, and of `more` beside them."""
     texts = {"a.txt": b"abc", "b.txt": b"def"}
     given, output = folder / "given", folder / "output"

@@ -22,7 +22,7 @@ from allod.train.sealed import StageResult
 from allod.train.sources import collect as collecting
 from allod.train.sources.bounds import Bounds
 from allod.train.sources.collect import Perform
-from allod.train.stage_task import Facts, Limits
+from allod.train.stage_task import Limits, StageFacts
 
 TEXTS = {"usr/a.txt": "one", "usr/b.txt": "two"}
 PACKED = pinned(TEXTS)
@@ -38,11 +38,11 @@ class Place:
         (folder / "notes" / "c.md").write_text("three")
         (self.given / "text_1_all.deb").write_bytes(packed(TEXTS))
 
-    def collect(self, perform: Perform, *sources: Any) -> Facts:
+    def collect(self, perform: Perform, *sources: Any) -> StageFacts:
         folders = {"given": self.given, "cache": self.cache, "output": self.output, "beside": self.folder}
         return collect(recipe_of(*(sources or (PACKED, NOTES))), perform=perform, **folders)
 
-    def sealed(self, *sources: Any) -> Facts:
+    def sealed(self, *sources: Any) -> StageFacts:
         return self.collect(sealed(recipe_of(*(sources or (PACKED, NOTES))), self.folder / "log"), *sources)
 
     def made(self) -> Mapping[str, bytes]:

@@ -20,7 +20,7 @@ from allod.core.statements.training import check_training_statement, key_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import naming, recipe_json, recipe_toml
 from allod.train.stage_log import StageLog
-from allod.train.stage_task import Facts, as_stated
+from allod.train.stage_task import StageFacts, as_stated
 
 PROBE, PROBE_VERSION = "probe", 1
 _RESOLVED, _RECIPE = "resolved.json", "recipe.toml"
@@ -66,7 +66,7 @@ def measured_digest(resolved: Recipe) -> str:
     return digest_of({"size": resolved.size, "steps": resolved.steps})
 
 
-def record(folder: Path, given: Recipe, resolved: Recipe, facts: Facts, *, beside: Path) -> None:
+def record(folder: Path, given: Recipe, resolved: Recipe, facts: StageFacts, *, beside: Path) -> None:
     """Keep what was asked for, what it came to, and the facts that it follows from. `beside` is the recipe's folder."""
     values = {"given": digest_of(recipe_json(given)), "recipe": recipe_json(resolved), "probe": as_stated(facts)}
     write_whole(folder / _RESOLVED, json.dumps(values, indent=1) + "\n")

@@ -30,7 +30,7 @@ from allod.seal.endings import how_it_ended
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 from allod.train.stage_messages import Listener
-from allod.train.stage_task import Facts, Limits, Report
+from allod.train.stage_task import Limits, Report, StageFacts
 
 MAX_FILE_BYTES = 1 << 42
 GRACE_S = 300.0  # to save what was learnt
@@ -62,7 +62,7 @@ class StageResult:
     `seal_proof` is the digest of the stable part of `seal_evidence`; `observed` the machine as the stage itself saw it.
     """
 
-    facts: Facts
+    facts: StageFacts
     seal_kind: str
     seal_proof: str
     seal_evidence: Mapping[str, JsonValue]
@@ -217,7 +217,7 @@ class _Run:
             else:
                 self._output = None
 
-    def _facts(self, status: int) -> Facts:
+    def _facts(self, status: int) -> StageFacts:
         error, facts = self._listener.error, self._listener.facts
         if status == 0 and facts is not None:
             return facts

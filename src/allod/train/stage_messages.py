@@ -11,7 +11,7 @@ from typing import Any
 from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.shown_text import made_plain
-from allod.train.stage_task import Facts, Report, as_stated
+from allod.train.stage_task import Report, StageFacts, as_stated
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_TEXT, _MAX_FACT_TEXT = 2000, 256
@@ -28,7 +28,7 @@ class Listener:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._rest = b""
-        self.facts: Facts | None = None
+        self.facts: StageFacts | None = None
         self.error: AllodError | None = None
         self.max_rss = 0
         self.observed: dict[str, JsonValue] = {}
@@ -58,7 +58,7 @@ class Listener:
             self.error = _KINDS[said["kind"]](_text(said["message"]), code=_matching(_CODE, said["code"]), hint=hint)
 
 
-def _facts(told: dict[str, Any]) -> Facts:
+def _facts(told: dict[str, Any]) -> StageFacts:
     if len(told) > _MAX_FACTS:
         raise ValueError("too many facts")
     return {_matching(_NAME, name): _fact(value) for name, value in told.items()}

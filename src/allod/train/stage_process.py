@@ -33,7 +33,7 @@ from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.fleet.leaving import leave
 from allod.train.environment import machine, torch_accelerators
 from allod.train.recipe_reading import read_recipe
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 
 _PACKAGE = "allod.train.stages"
 _REPORT_EVERY_S = 0.2
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(words: dict[str, Any], package: str, *, voice: Voice, should_stop: Callable[[], bool]) -> Facts:
+def _run(words: dict[str, Any], package: str, *, voice: Voice, should_stop: Callable[[], bool]) -> StageFacts:
     stage = words["stage"]
     if stage not in ROWS:
         raise Invalid(f"there is no stage {stage!r}", code="unknown_stage")
@@ -99,7 +99,7 @@ def _run(words: dict[str, Any], package: str, *, voice: Voice, should_stop: Call
         report=voice.report,
         should_stop=should_stop,
     )
-    facts: Facts = importlib.import_module(f"{package}.{stage}").run(work)
+    facts: StageFacts = importlib.import_module(f"{package}.{stage}").run(work)
     return facts
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue
 from allod.train.recipe import Recipe
 
-Facts = Mapping[str, int | float | str | None]
+StageFacts = Mapping[str, int | float | str | None]
 """What was measured while a stage ran: tokens, flops, loss. Goes into the manifest as `as_stated` says it."""
 
 Report = Callable[[str, int, int], None]
@@ -42,7 +42,7 @@ class StageTask:
     should_stop: Callable[[], bool]
 
 
-def as_stated(facts: Facts) -> dict[str, JsonValue]:
+def as_stated(facts: StageFacts) -> dict[str, JsonValue]:
     """Facts as a statement can say them: as text where a number has a fraction, or is beyond what JSON keeps exact."""
     return {name: _exact(value) for name, value in facts.items()}
 

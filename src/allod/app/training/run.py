@@ -32,7 +32,7 @@ from allod.train.recipe_reading import naming
 from allod.train.resolving import PROBE, is_resolved, record, recorded, resolved_by
 from allod.train.runs import Finished, opened
 from allod.train.sources.collect import check_sources
-from allod.train.stage_task import Facts
+from allod.train.stage_task import StageFacts
 
 RELEASE = "release"
 
@@ -116,7 +116,7 @@ def _preflight(around: Surroundings, given: Recipe) -> None:
 def _resolve(around: Surroundings, given: Recipe) -> Recipe:
     """The recipe with its size and steps: those recorded in the run's folder, else measured now and recorded."""
     resolved: Recipe = given
-    facts: Facts = {}
+    facts: StageFacts = {}
     if not is_resolved(given):
         if (known := recorded(around.run.path, given, around.run.log)) is not None:
             return known
@@ -125,7 +125,7 @@ def _resolve(around: Surroundings, given: Recipe) -> Recipe:
     return resolved
 
 
-def _measure(around: Surroundings, given: Recipe) -> tuple[Recipe, Facts]:
+def _measure(around: Surroundings, given: Recipe) -> tuple[Recipe, StageFacts]:
     """Measure this machine, and log what was found before it is believed."""
     around.told.progress("measuring this machine", 0, 0)
     folder = around.run.path / ".probe"

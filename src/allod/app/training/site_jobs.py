@@ -33,7 +33,7 @@ from allod.seal.launch import SealOptions, command_line, python_read_paths
 from allod.settings.environment import scheduler_clients
 from allod.train.sealed import MAX_FILE_BYTES, StageResult, stage_environment
 from allod.train.stage_messages import Listener
-from allod.train.stage_task import Facts, Report
+from allod.train.stage_task import Report, StageFacts
 
 _ID = "job.id"
 _TAIL_BYTES = 1 << 16
@@ -254,7 +254,7 @@ class _Follower:
         self._report = report
         self._position = 0
         self._rest = b""
-        self.facts: Facts | None = None
+        self.facts: StageFacts | None = None
         self.error: AllodError | None = None
         self.observed: Mapping[str, JsonValue] = {}
 

@@ -19,7 +19,7 @@ from allod.train.corpus.held_out import HeldOut
 from allod.train.learning.curve import write_curve
 from allod.train.learning.losses import next_token_loss
 from allod.train.recipe import Adapt
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 from allod.train.tuning.lora import Adapter, Base
 from allod.train.tuning.lora_text import HeldOutSample, Logits, Texts
@@ -28,7 +28,7 @@ WARM_UP_STEPS = 4
 MAX_NORM = 1.0  # of the gradient
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes the adapter as peft reads it, `documents.jsonl`, `losses.jsonl`, `curve.png` and `evaluation.json`; and
     `base.json`, the shape of what it is over.
 

@@ -17,7 +17,7 @@ from allod.train.corpus.normalising import normalised
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
 _REPORT_EVERY = 100  # documents
@@ -35,7 +35,7 @@ class _Tally:
     dropped: list[tuple[str, str]] = field(default_factory=list)  # id, rule
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Clean the documents of the stage `source`.
 
     Raises Invalid (`language_unknown`, `nothing_left`) and Unavailable (`interrupted`).
@@ -113,7 +113,7 @@ def _report(tally: _Tally, redactor: Redactor) -> JsonValue:
     }
 
 
-def _facts(tally: _Tally, redactor: Redactor) -> Facts:
+def _facts(tally: _Tally, redactor: Redactor) -> StageFacts:
     return {
         "num_documents": tally.num_documents.total(),
         "num_kept": tally.num_kept.total(),

@@ -23,7 +23,7 @@ from allod.train.corpus.documents import Document, DocumentWriter, read_document
 from allod.train.corpus.held_out import HeldOut
 from allod.train.corpus.language import runs_of, words_of
 from allod.train.recipe import Dedupe
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
 SEED = 1  # of the permutations: always the same, so that the same documents stay
@@ -42,7 +42,7 @@ class Duplicate(NamedTuple):
     of: str
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Drop the duplicates among the documents of the stage `clean`. Raises Unavailable (`interrupted`)."""
     folder, held_out = work.inputs["clean"], HeldOut(work.recipe)
     seen = Seen(work.recipe.dedupe)

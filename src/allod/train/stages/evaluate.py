@@ -26,7 +26,7 @@ from allod.train.evaluation.likelihoods import Continuation, likelihoods
 from allod.train.evaluation.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
 from allod.train.evaluation.recall import Recall, measure_recall
 from allod.train.learning.ranks import joined
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
 EVALUATION = "evaluation.json"
@@ -34,7 +34,7 @@ MAX_HELD_OUT_TOKENS = 1 << 22
 MAX_QUESTION_FILES = 64
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes `evaluation.json`.
 
     Raises Denied (`evaluation_below_gate`) where the recipe sets a gate that is not passed, Invalid where nothing is

@@ -32,7 +32,7 @@ from allod.train.exporting.export_checks import (
 )
 from allod.train.exporting.history import history_keys
 from allod.train.recipe import Recipe
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
 WEIGHTS = "model.safetensors"  # the one name under which transformers and vLLM look for weights
@@ -41,7 +41,7 @@ EXPORT = "export.json"
 F16 = "f16"
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes the safetensors set, `<name>-<kind>.gguf` for f16 and every kind of the recipe, and `export.json`.
 
     Raises Invalid: `quantise_unsupported`; `tokenizer_mismatch` where the engine reads one text otherwise than the

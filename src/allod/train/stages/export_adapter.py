@@ -18,7 +18,7 @@ from allod.model.gguf.header import read_header
 from allod.model.gguf.writer import Tensors, write_adapter
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.history import BASE, history_keys
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 
 ADAPTER = "adapter.gguf"
 EXPORT = "export.json"
@@ -32,7 +32,7 @@ _PLAIN: Mapping[str, Any] = {  # what the engine's own LoRA can do, in peft's wo
 }
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes `adapter.gguf`, in f32, and `export.json`.
 
     Reads what `adapt` left: the adapter in peft's two files, and `base.json` with the heads of its base. Where

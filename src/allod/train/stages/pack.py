@@ -31,7 +31,7 @@ from allod.train.corpus.shards import (
 )
 from allod.train.corpus.spill import Spill
 from allod.train.recipe import Recipe
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
 TOKENS_PER_SHARD = 1 << 26
@@ -39,7 +39,7 @@ BATCH_CHARACTERS = 1 << 22  # of texts that are encoded together
 _SPILL = ".spill"  # a name with a dot is no output
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes the shards of both splits, `documents.jsonl`, `pack.json` and `canaries.json`.
 
     Raises Invalid where nothing is left to train on (`no_documents`), and where a name that the recipe holds out is

@@ -29,13 +29,13 @@ from allod.train.learning.schedule import Schedule
 from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.outputs import CHECKPOINTS
 from allod.train.recipe import Recipe
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 
 MAX_VALIDATION_TOKENS = 1 << 20
 LAST_STEPS = 20  # whose mean is the final loss
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes `weights.safetensors`, `config.json`, `losses.jsonl` and `curve.png`.
 
     Raises Invalid where the corpus is too small, the ranks cannot share a step, or a loss is not finite; Unavailable

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from allod.train.learning.probe import resolve
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes nothing. `size` and `steps` among the facts are what the recipe is resolved with."""
     _, facts = resolve(work.recipe)
     return facts

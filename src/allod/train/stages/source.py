@@ -15,13 +15,13 @@ from allod.train.recipe import Source
 from allod.train.sources.bounds import BOUNDS
 from allod.train.sources.content import Counted, content_digest, held, row_of
 from allod.train.sources.kinds import reader_of
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
 _LOOK_EVERY = 100  # documents
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Write the documents, `sources.json` and `index.jsonl`.
 
     Raises Invalid for documents that are not in order, and for more text than is taken.

@@ -11,13 +11,13 @@ from allod.core.errors import Invalid
 from allod.model.network.tokenizer_files import SPECIAL_TOKENS, SPLIT, write_tokenizer
 from allod.train.corpus.documents import read_documents
 from allod.train.corpus.held_out import HeldOut
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
 DOCUMENTS_AT_ONCE = 64  # waiting in memory while others are counted
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes `tokenizer.json` and `tokenizer_config.json`.
 
     The vocabulary is smaller than the recipe's where the documents have no more pairs to merge. Raises Invalid

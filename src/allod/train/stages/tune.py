@@ -28,7 +28,7 @@ from allod.train.evaluation.likelihoods import device_of
 from allod.train.learning.losses import next_token_loss
 from allod.train.learning.ranks import joined
 from allod.train.learning.schedule import Schedule
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 from allod.train.tuning.chat_rows import ChatRows, chat_rows
 from allod.train.tuning.examples import Example, choose_examples, count_kinds
@@ -45,7 +45,7 @@ EXAMPLES = "examples.json"
 LOSSES = "losses.jsonl"
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Writes the tuned `weights.safetensors` and `config.json`, `losses.jsonl` and `examples.json`.
 
     Raises Invalid where the documents yield no example (`no_examples`) or the loss is not finite (`loss_not_finite`),

@@ -7,10 +7,10 @@ from allod.train.sources.archives import read_members
 from allod.train.sources.files import is_hidden, is_text
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.unpacked import write_unpacked
-from allod.train.stage_task import Facts, StageTask
+from allod.train.stage_task import StageFacts, StageTask
 
 
-def run(work: StageTask) -> Facts:
+def run(work: StageTask) -> StageFacts:
     """Unpack the one package among the inputs, which has its source's name.
 
     Raises Invalid (`archive_damaged`, `archive_too_large`, `archive_unsafe`).
