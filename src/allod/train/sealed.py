@@ -30,7 +30,7 @@ from allod.seal.endings import how_it_ended
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 from allod.train.stage_messages import Listener
-from allod.train.stage_task import Limits, Report, StageFacts
+from allod.train.stage_task import Limits, StageFacts, StageProgress
 
 MAX_FILE_BYTES = 1 << 42
 GRACE_S = 300.0  # to save what was learnt
@@ -79,7 +79,7 @@ def run_sealed(
     *,
     read_paths: tuple[Path, ...],
     write_path: Path,
-    report: Report,
+    report: StageProgress,
     stop: Callable[[], bool],
     log_path: Path,
     ranks: int = 1,
@@ -153,7 +153,7 @@ class _Run:
         options: SealOptions,
         output: IO[bytes],
         *,
-        report: Report,
+        report: StageProgress,
         stop: Callable[[], bool],
         grace_s: float,
         limits: Limits | None,

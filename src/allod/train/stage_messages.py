@@ -11,7 +11,7 @@ from typing import Any
 from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.shown_text import made_plain
-from allod.train.stage_task import Report, StageFacts, as_stated
+from allod.train.stage_task import StageFacts, StageProgress, as_stated
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_TEXT, _MAX_FACT_TEXT = 2000, 256
@@ -25,7 +25,7 @@ _KINDS: dict[str, Callable[..., AllodError]] = {"Invalid": Invalid, "Denied": De
 class Listener:
     """Takes output as it comes. `facts` and `error` are what it ended with, and None until then."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: StageProgress) -> None:
         self._report = report
         self._rest = b""
         self.facts: StageFacts | None = None

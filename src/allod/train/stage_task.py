@@ -12,7 +12,7 @@ from allod.train.recipe import Recipe
 StageFacts = Mapping[str, int | float | str | None]
 """What was measured while a stage ran: tokens, flops, loss. Goes into the manifest as `as_stated` says it."""
 
-Report = Callable[[str, int, int], None]
+StageProgress = Callable[[str, int, int], None]
 """Progress: what is being done, how much of it is done, and how much there is (0: unknown)."""
 
 
@@ -38,7 +38,7 @@ class StageTask:
     recipe: Recipe
     inputs: Mapping[str, Path]
     output: Path
-    report: Report
+    report: StageProgress
     should_stop: Callable[[], bool]
 
 

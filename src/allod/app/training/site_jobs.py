@@ -33,7 +33,7 @@ from allod.seal.launch import SealOptions, command_line, python_read_paths
 from allod.settings.environment import scheduler_clients
 from allod.train.sealed import MAX_FILE_BYTES, StageResult, stage_environment
 from allod.train.stage_messages import Listener
-from allod.train.stage_task import Report, StageFacts
+from allod.train.stage_task import StageFacts, StageProgress
 
 _ID = "job.id"
 _TAIL_BYTES = 1 << 16
@@ -79,7 +79,9 @@ class Machines:
 class SiteJobs:
     """Runs stages on a site's machines, below `folder`, one job each."""
 
-    def __init__(self, machines: Machines, folder: Path, *, report: Report, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, machines: Machines, folder: Path, *, report: StageProgress, should_stop: Callable[[], bool]
+    ) -> None:
         self._machines = machines
         self._folder = folder
         self._report = report
@@ -249,7 +251,7 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
 class _Follower:
     """Reads what a job's ranks print, as it comes. Other programs print there, too: what is no message is passed by."""
 
-    def __init__(self, output: Path, report: Report) -> None:
+    def __init__(self, output: Path, report: StageProgress) -> None:
         self._output = output
         self._report = report
         self._position = 0

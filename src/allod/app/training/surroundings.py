@@ -18,7 +18,7 @@ from allod.settings.tree import Settings
 from allod.train.pipeline import Stage
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished, RunFolder
-from allod.train.stage_task import Report
+from allod.train.stage_task import StageProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class TrainOptions:
 class Told:
     """Where the run tells what happens: progress, the preflight's findings, each stage once it is done."""
 
-    progress: Report
+    progress: StageProgress
     findings: Callable[[Sequence[Finding]], None]
     resolved: Callable[[Recipe], None]
     stage: Callable[[Stage, Finished, bool], None]

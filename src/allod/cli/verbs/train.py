@@ -20,7 +20,7 @@ from allod.fleet.preflight.checks import Finding, Severity
 from allod.train.pipeline import Stage, stages_of
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished
-from allod.train.stage_task import Report
+from allod.train.stage_task import StageProgress
 
 # What of a stage's measurements a person wants to see, and how to say it.
 _SHOWN = {
@@ -100,14 +100,14 @@ def _stop_wish() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _quiet(progress: Report) -> Told:
+def _quiet(progress: StageProgress) -> Told:
     return Told(progress=progress, findings=lambda _: None, resolved=lambda _: None, stage=lambda *_: None)
 
 
 class _Lines:
     """What is said on the way: what was found, what will be made, one line a stage."""
 
-    def __init__(self, progress: Report) -> None:
+    def __init__(self, progress: StageProgress) -> None:
         self.told = Told(progress=progress, findings=self._findings, resolved=self._recipe, stage=self._stage)
         self._began = time.monotonic()
 

@@ -33,7 +33,7 @@ from allod.train.sources.files import Files, path_of
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.licences import check_licence
 from allod.train.sources.unpacked import Unpacked
-from allod.train.stage_task import Limits, Report
+from allod.train.stage_task import Limits, StageProgress
 
 MAX_NAMED = 10  # files that were not read, of a source
 
@@ -96,7 +96,7 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def collect(
-    recipe: Recipe, digests: Mapping[str, str], places: Places, output: Path, *, perform: Perform, report: Report
+    recipe: Recipe, digests: Mapping[str, str], places: Places, output: Path, *, perform: Perform, report: StageProgress
 ) -> StageResult:
     """Have the recipe's documents, `sources.json` and `index.jsonl` written into `output`.
 
