@@ -44,7 +44,7 @@ from allod.train.environment import machine as machine_facts
 from allod.train.learning import learner
 from allod.train.learning.batches import Batches
 from allod.train.learning.sizes import batch_rows, shape_of
-from allod.train.pipeline import Stage, run_pipeline
+from allod.train.pipeline import PipelineStage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
 from allod.train.runs import RunFolder, opened
 from allod.train.sources.collect import content_digests
@@ -155,7 +155,9 @@ class Pipeline:
         }  # fmt: skip
         run_pipeline(self.recipe, run, given=given, perform=self._perform, finished=lambda *_: None, until=until)
 
-    def _perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+    def _perform(
+        self, stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path
+    ) -> Mapping[str, JsonValue]:
         begun = int(time.time() * 1000)
         module = importlib.import_module(f"allod.train.stages.{stage.name}")
         module.run(StageTask(self.recipe, inputs or {"docs": DOCS}, output, _silent, lambda: False))

@@ -20,7 +20,7 @@ from allod.core.errors import Invalid
 from allod.core.statements.training import check_training_statement, derivation_of
 from allod.settings.tree import Settings
 from allod.train.outputs import list_files
-from allod.train.pipeline import Stage, stages_of
+from allod.train.pipeline import PipelineStage, stages_of
 from allod.train.resolving import record, recorded
 
 STAGES = [stage.name for stage in stages_of(recipe())]
@@ -38,7 +38,9 @@ class LoggedRun(Run):
         super().__init__(path)
         self.log: Any = ArtefactsLog(settings)
 
-    def perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+    def perform(
+        self, stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path
+    ) -> Mapping[str, JsonValue]:
         said = super().perform(stage, key=key, inputs=inputs, output=output)
         return {**said, "id": f"training_{sha256_hex(f'{self.path}{stage.name}{len(self.performed)}'.encode())[:32]}"}
 
@@ -162,7 +164,7 @@ def test_two_derivations_of_one_key_on_one_machine_are_refused(run: LoggedRun) -
     shutil.rmtree(run.path / "pretrain")
     before = run.log.read(lambda *_: None).head.size
 
-    def other(stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+    def other(stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
         (output / "made.txt").write_text("something else")
         return {**PREDICATE, "id": "training_other"}
 
@@ -178,7 +180,9 @@ def test_another_machine_may_round_otherwise(run: LoggedRun) -> None:
     """Another processor's bits are another derivation, and both stand in the log."""
     shutil.rmtree(run.path / "pretrain")
 
-    def elsewhere(stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+    def elsewhere(
+        stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path
+    ) -> Mapping[str, JsonValue]:
         (output / "made.txt").write_text(f"something else {key}")
         seen = {"by": "trainer", "machine": {"processor": "another"}}
         return {**PREDICATE, "id": f"training_{stage.name}-elsewhere", "observed": seen}

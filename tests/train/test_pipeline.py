@@ -19,7 +19,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.core.stages import ROWS
 from allod.core.statements.training import Input, source_input
 from allod.train import stages
-from allod.train.pipeline import Stage, run_pipeline, stages_of
+from allod.train.pipeline import PipelineStage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe
 from allod.train.runs import Finished, RunFolder, opened
@@ -87,7 +87,9 @@ class Run:
         with opened(self.path, self.log) as folder:
             return run_pipeline(asked, folder, given=given, perform=self.perform, finished=lambda *_: None)
 
-    def perform(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+    def perform(
+        self, stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path
+    ) -> Mapping[str, JsonValue]:
         self.performed.append(stage.name)
         (output / "made.txt").write_text(f"{key} {sorted(inputs)}")
         if stage.name == self.break_at:

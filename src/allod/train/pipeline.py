@@ -23,7 +23,7 @@ Parameters = Callable[[Recipe], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class PipelineStage:
     """One step. `version` changes when the same inputs would now give something else; `resumes` says that an
     earlier try is worth keeping: it saved what it had, or is a job of a site that still writes there."""
 
@@ -85,7 +85,7 @@ _COMPUTED = {
 }
 
 
-def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+def stages_of(recipe: Recipe) -> tuple[PipelineStage, ...]:
     """The stages that this recipe asks for, in their order."""
     rows = ADAPTER_STAGES if recipe.adapt.base else MODEL_STAGES
     wanted = [row for row in rows if _COMPUTED[row.name].is_wanted(recipe)]
@@ -93,9 +93,9 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     return tuple(_stage_of(row, names[:number]) for number, row in enumerate(wanted))
 
 
-def _stage_of(row: StageRow, before: Sequence[str]) -> Stage:
+def _stage_of(row: StageRow, before: Sequence[str]) -> PipelineStage:
     computed = _COMPUTED[row.name]
-    return Stage(
+    return PipelineStage(
         row.name, computed.version, row.inputs_after(before), computed.parameters, resumes=row.needs_accelerators
     )
 
@@ -103,7 +103,9 @@ def _stage_of(row: StageRow, before: Sequence[str]) -> Stage:
 class Performer(Protocol):
     """Runs one stage: in this process, in a sealed one, as a job of a cluster."""
 
-    def __call__(self, stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+    def __call__(
+        self, stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path
+    ) -> Mapping[str, JsonValue]:
         """Make the stage's outputs in `output`. Returns the statement's predicate but for what `perform` itself knows
         (stage, version, key, inputs, parameters). Raises what went wrong; `output` then stays for the next try."""
         ...
@@ -115,7 +117,7 @@ def run_pipeline(
     *,
     given: Mapping[str, Sequence[Input]],
     perform: Performer,
-    finished: Callable[[Stage, Finished, bool], None],
+    finished: Callable[[PipelineStage, Finished, bool], None],
     until: str = "",
 ) -> dict[str, Finished]:
     """Run what is not done yet, in order, and tell `finished(stage, it, was_there_already)` of each.
@@ -133,7 +135,7 @@ def run_pipeline(
 
 
 def _stage(
-    stage: Stage,
+    stage: PipelineStage,
     recipe: Recipe,
     run: RunFolder,
     *,

@@ -26,7 +26,7 @@ from allod.settings.files import load_recipe
 from allod.settings.tree import Settings
 from allod.train.energy import EnergyMeter
 from allod.train.environment import accelerators, check_packages
-from allod.train.pipeline import Stage, run_pipeline, stages_of
+from allod.train.pipeline import PipelineStage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import naming
 from allod.train.resolving import PROBE, is_resolved, record, recorded, resolved_by
@@ -140,7 +140,7 @@ def _measure(around: Surroundings, given: Recipe) -> tuple[Recipe, StageFacts]:
 def run_stages(around: Surroundings, prepared: Prepared) -> dict[str, Finished]:
     """Every stage that is not done yet."""
 
-    def make(stage: Stage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
+    def make(stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
         meter = EnergyMeter()
         result = perform(around, prepared, stage.name, inputs=inputs, output=output, meter=meter)
         return predicate_of(around, prepared.recipe, stage.name, result, meter)

@@ -15,7 +15,7 @@ from allod.core.nations.nation import Nation
 from allod.fleet.preflight.checks import Finding
 from allod.settings.files import load_site
 from allod.settings.tree import Settings
-from allod.train.pipeline import Stage
+from allod.train.pipeline import PipelineStage
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished, RunFolder
 from allod.train.stage_task import StageProgress
@@ -52,7 +52,7 @@ class Told:
     progress: StageProgress
     findings: Callable[[Sequence[Finding]], None]
     resolved: Callable[[Recipe], None]
-    stage: Callable[[Stage, Finished, bool], None]
+    stage: Callable[[PipelineStage, Finished, bool], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from allod.cli.progress import shown
 from allod.cli.running import dated_ms
 from allod.core.shown_text import made_plain
 from allod.fleet.preflight.checks import Finding, Severity
-from allod.train.pipeline import Stage, stages_of
+from allod.train.pipeline import PipelineStage, stages_of
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished
 from allod.train.stage_task import StageProgress
@@ -120,7 +120,7 @@ class _Lines:
         what = f"adapter of {recipe.adapt.base}" if recipe.adapt.base else f"size {recipe.size}, {recipe.steps:,} steps"
         print(f"{recipe.name}: {what}, seed {recipe.seed}; {' → '.join(s.name for s in stages_of(recipe))} → release")
 
-    def _stage(self, stage: Stage, finished: Finished, was_there: bool) -> None:
+    def _stage(self, stage: PipelineStage, finished: Finished, was_there: bool) -> None:
         took_s, self._began = time.monotonic() - self._began, time.monotonic()
         measured = finished.statement.predicate["measured"]
         facts = [words.format(_figure(measured[name])) for name, words in _SHOWN.items() if name in measured]
