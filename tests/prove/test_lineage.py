@@ -19,17 +19,17 @@ from allod.core.statements.training import (
     key_of,
     source_input,
 )
-from allod.prove.releases.lineage import Stage, chain_of, read_stage
+from allod.prove.releases.lineage import ChainStage, chain_of, read_stage
 from allod.prove.releases.release import read_stage_folder
 
 VECTORS = json.loads((Path(__file__).parents[2] / "spec" / "vectors" / "training.json").read_text())
 
 
-def stages_in(folder: Path) -> dict[str, Stage]:
+def stages_in(folder: Path) -> dict[str, ChainStage]:
     return {path.name: read_stage_folder(path) for path in sorted(folder.iterdir())}
 
 
-def refused(stages: dict[str, Stage]) -> str:
+def refused(stages: dict[str, ChainStage]) -> str:
     with pytest.raises(Invalid) as caught:
         chain_of(stages.values())
     assert caught.value.code == "bad_lineage"
@@ -183,7 +183,7 @@ def test_a_chain_of_an_unknown_stage_is_refused(run: Path) -> None:
     assert "the stage bleach has no place" in refused({**found, "bleach": stage})
 
 
-def rerun(run: Path, stage: str, without: str) -> Stage:
+def rerun(run: Path, stage: str, without: str) -> ChainStage:
     """The stage as if it had not taken in one of its inputs."""
     folder = run / stage
 

@@ -65,7 +65,7 @@ from allod.model.releases.released import (
 )
 from allod.model.releases.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
 from allod.model.store import Progress, Store
-from allod.prove.releases.lineage import Chain, Stage, chain_of, rows_of
+from allod.prove.releases.lineage import Chain, ChainStage, chain_of, rows_of
 from allod.prove.releases.model_keys import ModelKey, ModelPublicKey, create_model_key, load_model_key
 from allod.prove.releases.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, sign_folder
 from allod.prove.releases.release import (
@@ -184,9 +184,9 @@ def _last_stage(folder: Path) -> str:
     return found[0]
 
 
-def _stages_behind(folder: Path, last: str) -> list[Stage]:
+def _stages_behind(folder: Path, last: str) -> list[ChainStage]:
     """The last stage and every stage that went into it; what else an earlier recipe left in the folder stays out."""
-    found: dict[str, Stage] = {}
+    found: dict[str, ChainStage] = {}
     wanted = [last]
     while wanted:
         name = wanted.pop()
@@ -297,7 +297,7 @@ def _render(settings: Settings, run: _Run, staged: Path) -> None:
     write_in(staged / SUMMARY_TEXT_FILE, text.encode())
 
 
-def _label(settings: Settings, stages: Sequence[Stage]) -> dict[str, JsonValue]:
+def _label(settings: Settings, stages: Sequence[ChainStage]) -> dict[str, JsonValue]:
     """Never lower than that of any stage."""
     nation = nation_of(settings)
     try:

@@ -39,7 +39,7 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class ChainStage:
     """A stage's statement, and the files that it made by name."""
 
     statement: TrainingStatement
@@ -60,7 +60,7 @@ class Stage:
 class Chain:
     """Stages that follow from one another, the first one first. `base` is the model that was adapted, if one was."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[ChainStage, ...]
     sources: tuple[Input, ...]
     base: Input | None
 
@@ -70,7 +70,7 @@ class Chain:
         return "model" if self.base is None else "adapter"
 
     @property
-    def export(self) -> Stage:
+    def export(self) -> ChainStage:
         """The last stage: it made what is served."""
         return self.stages[-1]
 
@@ -80,11 +80,11 @@ class Chain:
         return self.stages[-2].statement.derivation
 
     @property
-    def learnt(self) -> Stage:
+    def learnt(self) -> ChainStage:
         """The stage whose weights are exported."""
         return self.of_role("weights")[-1]
 
-    def of_role(self, role: Role) -> list[Stage]:
+    def of_role(self, role: Role) -> list[ChainStage]:
         """The stages that make this."""
         return [stage for stage in self.stages if stage.row.role == role]
 
@@ -92,7 +92,7 @@ class Chain:
         """The stages that keep this record, by name."""
         return [stage.name for stage in self.stages if record in stage.row.records]
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> ChainStage:
         """The stage of that name. Raises Invalid where the chain has none."""
         for stage in self.stages:
             if stage.name == name:
@@ -100,17 +100,17 @@ class Chain:
         raise _refuse(f"there is no stage {name}")
 
 
-def read_stage(manifest: bytes, files: bytes) -> Stage:
+def read_stage(manifest: bytes, files: bytes) -> ChainStage:
     """A stage from its two files, which must belong together. Raises Invalid."""
     statement = check_training_statement(manifest)
     if f"sha256:{sha256_hex(files)}" != statement.files:
         raise _refuse(f"{statement.stage}: its list of files is not the one that its manifest names")
-    return Stage(statement, _read_files(files, statement.stage))
+    return ChainStage(statement, _read_files(files, statement.stage))
 
 
-def chain_of(stages: Iterable[Stage]) -> Chain:
+def chain_of(stages: Iterable[ChainStage]) -> Chain:
     """The chain that these stages make, in any order. Raises Invalid for a link that is missing or does not hold."""
-    by_name: dict[str, Stage] = {}
+    by_name: dict[str, ChainStage] = {}
     for stage in stages:
         if stage.name in by_name:
             raise _refuse(f"the stage {stage.name} is there twice")
@@ -154,10 +154,10 @@ def rows_of(chain: Chain) -> list[dict[str, str]]:
     ]
 
 
-def _check_links(stages: tuple[Stage, ...]) -> dict[str, tuple[Input, ...]]:
+def _check_links(stages: tuple[ChainStage, ...]) -> dict[str, tuple[Input, ...]]:
     """Follow every input to the stage that made it; what came from outside, by what it is."""
     outside: dict[str, tuple[Input, ...]] = {}
-    before: dict[str, Stage] = {}
+    before: dict[str, ChainStage] = {}
     for stage in stages:
         given = tuple(one for one in stage.statement.inputs if "derivation" not in one)
         made = [one for one in stage.statement.inputs if "derivation" in one]

@@ -32,7 +32,7 @@ from allod.core.statements.training import (
     ArtefactStatement,
     check_artefact_statement,
 )
-from allod.prove.releases.lineage import MAX_LIST_BYTES, Chain, Stage, chain_of, check_artefact, read_stage
+from allod.prove.releases.lineage import MAX_LIST_BYTES, Chain, ChainStage, chain_of, check_artefact, read_stage
 from allod.prove.releases.model_keys import ModelPublicKey
 from allod.prove.releases.model_signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, verify_folder
 from allod.prove.tlog.reader import LogRead, Read
@@ -156,7 +156,7 @@ def read_chain(folder: Path) -> Chain:
     return chain_of(read_stage_folder(path) for path in sorted(lineage.iterdir()))
 
 
-def read_stage_folder(folder: Path) -> Stage:
+def read_stage_folder(folder: Path) -> ChainStage:
     """A stage from the manifest and the list of files in its folder, which must have its name. Raises Invalid."""
     manifest = read_plain_file(folder / MANIFEST, limit_bytes=MAX_LIST_BYTES)
     stage = read_stage(manifest, read_plain_file(folder / FILES, limit_bytes=MAX_LIST_BYTES))
