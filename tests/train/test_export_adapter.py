@@ -28,7 +28,7 @@ from allod.model.network.tokenizer_files import write_tokenizer
 from allod.model.network.weights import published
 from allod.train.exporting.engine import Engine
 from allod.train.stages import export_adapter as stage
-from allod.train.tuning.lora import Adapter, Base
+from allod.train.tuning.lora import Base, LoraAdapter
 
 BASE_DIGEST = f"sha256:{'ba5e' * 16}"
 TEXT = "The harbour master wrote in the log that the ship had"
@@ -53,7 +53,7 @@ def write_adapted(run: Path, base: Base, *, spread: float) -> Any:
     torch.set_num_threads(1)
     folder = run / "adapt"
     folder.mkdir()
-    adapter = Adapter(base, "tiny-base", rank=4, seed=1)
+    adapter = LoraAdapter(base, "tiny-base", rank=4, seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in adapter.parameters:

@@ -21,7 +21,7 @@ from allod.train.learning.losses import next_token_loss
 from allod.train.recipe import Adapt
 from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
-from allod.train.tuning.lora import Adapter, Base
+from allod.train.tuning.lora import Base, LoraAdapter
 from allod.train.tuning.lora_text import HeldOutSample, Logits, Texts
 
 WARM_UP_STEPS = 4
@@ -43,7 +43,7 @@ def run(work: StageTask) -> StageFacts:
     texts = _texts(work, base)
     sample = HeldOutSample(texts.validation, options.context)
     before = _measured(work, sample, base.logits)
-    adapter = Adapter(base, options.base, rank=options.rank, seed=work.recipe.seed)
+    adapter = LoraAdapter(base, options.base, rank=options.rank, seed=work.recipe.seed)
     losses = list(_learn(work, adapter, texts.train.windows(options.context)))
     after = _measured(work, sample, adapter.logits)
     weights = adapter.save(work.output)
@@ -101,7 +101,7 @@ def _measured(work: StageTask, sample: HeldOutSample, logits: Logits) -> float:
     return sample.loss(logits, report)
 
 
-def _learn(work: StageTask, adapter: Adapter, windows: Tensor) -> Iterator[float]:
+def _learn(work: StageTask, adapter: LoraAdapter, windows: Tensor) -> Iterator[float]:
     """The loss of each step. Every window comes once, in an order that follows from the seed alone, then all again."""
     options = work.recipe.adapt
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(work.recipe.seed))

@@ -57,7 +57,7 @@ class Base:
         return logits
 
 
-class Adapter:
+class LoraAdapter:
     """What is learnt over a base, on every linear map of its layers. Its first matrices follow from `seed`, the second
     ones are zero: untrained, it changes nothing."""
 
