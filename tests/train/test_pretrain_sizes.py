@@ -9,15 +9,15 @@ torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 from tests.train.tiny import source  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train.learning.probe import TOKENS_PER_PARAMETER, Pace, choose, measure, resolve  # noqa: E402
+from allod.train.learning.probe import TOKENS_PER_PARAMETER, LearningPace, choose, measure, resolve  # noqa: E402
 from allod.train.learning.schedule import Schedule  # noqa: E402
 from allod.train.learning.sizes import LADDER, batch_rows, parse_size, shape_of  # noqa: E402
 from allod.train.recipe import Pretrain, Recipe, TokenizerOptions  # noqa: E402
 
 PACES = {
-    "1m": Pace(1_000_000, 1_024, 8_000.0),
-    "2m": Pace(2_000_000, 2_048, 4_000.0),
-    "5m": Pace(5_000_000, 4_096, 1_500.0),
+    "1m": LearningPace(1_000_000, 1_024, 8_000.0),
+    "2m": LearningPace(2_000_000, 2_048, 4_000.0),
+    "5m": LearningPace(5_000_000, 4_096, 1_500.0),
 }
 
 

@@ -32,7 +32,7 @@ MIN_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class LearningPace:
     """What was measured of one size."""
 
     parameters: int
@@ -46,10 +46,10 @@ class Resolved:
 
     size: str
     steps: int
-    paces: Mapping[str, Pace]
+    paces: Mapping[str, LearningPace]
 
 
-def choose(minutes: float, paces: Mapping[str, Pace]) -> tuple[str, int]:
+def choose(minutes: float, paces: Mapping[str, LearningPace]) -> tuple[str, int]:
     """The size of those measured, smallest first, that suits `minutes` of training, and the steps that fill them."""
     fitting = [size for size, pace in paces.items() if _fits(minutes, pace)]
     size = fitting[-1] if fitting else next(iter(paces))
@@ -59,7 +59,7 @@ def choose(minutes: float, paces: Mapping[str, Pace]) -> tuple[str, int]:
 
 def measure(minutes: float, recipe: Recipe) -> Resolved:
     """Try the sizes from the smallest up until one does not fit; the one that the recipe asks for, if it does."""
-    paces: dict[str, Pace] = {}
+    paces: dict[str, LearningPace] = {}
     for size in LADDER if recipe.size == "auto" else (recipe.size,):
         shape = shape_of(size, vocab=recipe.tokenizer.vocab, context=recipe.pretrain.context)
         paces[size] = measure_pace(shape)
@@ -86,7 +86,7 @@ def resolve(recipe: Recipe) -> tuple[Recipe, dict[str, int | float | str | None]
     return replace(recipe, size=found.size, steps=found.steps, minutes=0), facts
 
 
-def measure_pace(shape: Shape) -> Pace:
+def measure_pace(shape: Shape) -> LearningPace:
     """Learn a few steps from random tokens."""
     torch.set_num_threads(1)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -105,10 +105,10 @@ def measure_pace(shape: Shape) -> Pace:
         step += 1
         taken = used_s(device) - begun
     speed = (step - WARM_STEPS) * batches.tokens_per_step / taken
-    return Pace(shape.num_parameters, batches.tokens_per_step, speed)
+    return LearningPace(shape.num_parameters, batches.tokens_per_step, speed)
 
 
-def _fits(minutes: float, pace: Pace) -> bool:
+def _fits(minutes: float, pace: LearningPace) -> bool:
     return minutes * 60 * pace.tokens_per_second >= TOKENS_PER_PARAMETER * pace.parameters
 
 
