@@ -10,7 +10,7 @@ from allod.train.recipe import Recipe
 from allod.train.recipe_reading import recipe_json
 from allod.train.sealed import StageResult, run_sealed
 from allod.train.sources import collect as collecting
-from allod.train.sources.collect import Perform, Places
+from allod.train.sources.collect import Perform, SourcePlaces
 from allod.train.stage_task import Limits, StageFacts, StageTask
 
 
@@ -19,7 +19,7 @@ def collect(
 ) -> StageFacts:
     """The facts of `recipe`'s documents, which are then in `output`."""
     digests = collecting.content_digests(recipe, beside=beside)
-    places = Places(given=given, cache=cache, beside=beside, scratch=output.parent / ".unpacked")
+    places = SourcePlaces(given=given, cache=cache, beside=beside, scratch=output.parent / ".unpacked")
     perform = perform or here(recipe)
     return collecting.collect(recipe, digests, places, output, perform=perform, report=lambda *_: None).facts
 

@@ -12,7 +12,7 @@ from allod.core.stages import ROWS
 from allod.train.energy import EnergyMeter
 from allod.train.recipe_reading import recipe_json
 from allod.train.sealed import StageResult, run_sealed
-from allod.train.sources.collect import Places, collect
+from allod.train.sources.collect import SourcePlaces, collect
 from allod.train.stage_task import Limits
 
 
@@ -38,7 +38,7 @@ def _collect(around: Surroundings, prepared: Prepared, output: Path, meter: Ener
         return _sealed(around, prepared, stage, inputs=inputs, output=output, meter=meter, limits=limits)
 
     sources = around.settings.home / "sources"
-    places = Places(
+    places = SourcePlaces(
         given=sources,
         cache=sources / "fetched",
         beside=around.options.beside,

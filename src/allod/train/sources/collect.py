@@ -39,7 +39,7 @@ MAX_NAMED = 10  # files that were not read, of a source
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SourcePlaces:
     """`given` is the operator's folder of packages, `cache` ours, `beside` the recipe's; `scratch` is made and deleted
     again."""
 
@@ -96,7 +96,13 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def collect(
-    recipe: Recipe, digests: Mapping[str, str], places: Places, output: Path, *, perform: Perform, report: StageProgress
+    recipe: Recipe,
+    digests: Mapping[str, str],
+    places: SourcePlaces,
+    output: Path,
+    *,
+    perform: Perform,
+    report: StageProgress,
 ) -> StageResult:
     """Have the recipe's documents, `sources.json` and `index.jsonl` written into `output`.
 
@@ -129,7 +135,7 @@ def _limits(found: Mapping[str, _Held]) -> Limits:
 class _Collector:
     """Gets hold of sources, one after the other."""
 
-    def __init__(self, places: Places, perform: Perform) -> None:
+    def __init__(self, places: SourcePlaces, perform: Perform) -> None:
         self._places = places
         self._perform = perform
         self.cpu_s = 0.0  # of unpacking
