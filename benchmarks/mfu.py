@@ -24,7 +24,7 @@ except ImportError as error:
     sys.exit(f"error: {error.name} is missing\n\nhint: make setup-train")
 
 from allod.model.network.llama import Shape
-from allod.train.learning.batches import Batches, Section
+from allod.train.learning.batches import Section, TokenBatches
 from allod.train.learning.learner import MAX_PIECE_TOKENS, Learner, Plan
 from allod.train.learning.ranks import Ranks
 from allod.train.learning.schedule import Schedule
@@ -52,14 +52,14 @@ class Noise:
         return self._tokens[start : start + length]
 
 
-def ours(shape: Shape, batches: Batches, device: torch.device) -> Iterator[float]:
+def ours(shape: Shape, batches: TokenBatches, device: torch.device) -> Iterator[float]:
     """Our learner, step by step."""
     learner = Learner(shape, Plan(batches, Schedule(1_000_000)), Ranks(0, 1, device), seed=1)
     for step in count():
         yield learner.learn(step)
 
 
-def plain(shape: Shape, batches: Batches, device: torch.device) -> Iterator[float]:
+def plain(shape: Shape, batches: TokenBatches, device: torch.device) -> Iterator[float]:
     """The plain loop on the same batches."""
     torch.manual_seed(1)
 
@@ -84,7 +84,9 @@ def seconds(steps: Iterator[float], number: int, device: torch.device) -> float:
 
 def measure(shape: Shape, *, steps: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Tokens a second of both, by round."""
-    batches = Batches((Section("noise", Noise(shape.vocab)),), context=shape.context, rows=batch_rows(shape), seed=1)
+    batches = TokenBatches(
+        (Section("noise", Noise(shape.vocab)),), context=shape.context, rows=batch_rows(shape), seed=1
+    )
     sides = {"ours": ours(shape, batches, device), "plain loop": plain(shape, batches, device)}
     for side in sides.values():
         seconds(side, WARM_STEPS, device)

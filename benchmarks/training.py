@@ -42,7 +42,7 @@ from allod.train.corpus.shards import Shards
 from allod.train.environment import code, environment
 from allod.train.environment import machine as machine_facts
 from allod.train.learning import learner
-from allod.train.learning.batches import Batches
+from allod.train.learning.batches import TokenBatches
 from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.pipeline import PipelineStage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
@@ -173,7 +173,7 @@ class Pipeline:
 class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """The same windows as ours, as transformers.Trainer takes them: it shifts the targets itself."""
 
-    def __init__(self, batches: Batches, steps: int) -> None:
+    def __init__(self, batches: TokenBatches, steps: int) -> None:
         self._rows = torch.cat([batches.batch(step) for step in range(steps)])[:, :-1].clone()
 
     def __len__(self) -> int:
@@ -183,7 +183,7 @@ class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self._rows[place], "labels": self._rows[place]}
 
 
-def with_trainer(pipeline: Pipeline, batches: Batches, folder: Path) -> Contender:
+def with_trainer(pipeline: Pipeline, batches: TokenBatches, folder: Path) -> Contender:
     """transformers.Trainer with its own AdamW; it writes nothing and logs as rarely as it may."""
     rows = Rows(batches, pipeline.steps)
 
@@ -202,7 +202,7 @@ def with_trainer(pipeline: Pipeline, batches: Batches, folder: Path) -> Contende
     return run
 
 
-def with_plain_loop(pipeline: Pipeline, batches: Batches) -> Contender:
+def with_plain_loop(pipeline: Pipeline, batches: TokenBatches) -> Contender:
     """nanoGPT's way: a network, a batch, AdamW, again."""
 
     def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train.learning.batches import Batches, Section, Spans, shuffled  # noqa: E402
+from allod.train.learning.batches import Section, Spans, TokenBatches, shuffled  # noqa: E402
 
 
 class Row:
@@ -28,8 +28,8 @@ class Row:
         return np.arange(self._begin + start, self._begin + start + length)
 
 
-def batches(num_tokens: int = 1000, *, rows: int = 4, seed: int = 1) -> Batches:
-    return Batches((Section("all", Row(num_tokens)),), context=10, rows=rows, seed=seed)
+def batches(num_tokens: int = 1000, *, rows: int = 4, seed: int = 1) -> TokenBatches:
+    return TokenBatches((Section("all", Row(num_tokens)),), context=10, rows=rows, seed=seed)
 
 
 @settings(max_examples=60)
@@ -80,7 +80,7 @@ def test_seed_and_step_decide():
 def test_sections_take_turns():
     """A section that is named twice gives twice the rows, and its windows still come once before any comes again."""
     often, seldom = Section("often", Row(500)), Section("seldom", Row(500, begin=1000))
-    some = Batches((often, seldom, often), context=10, rows=3, seed=1)
+    some = TokenBatches((often, seldom, often), context=10, rows=3, seed=1)
     rows = [some.window(row) for row in range(72)]
     assert [int(row[0]) >= 1000 for row in rows] == [False, True, False] * 24
     starts = [int(row[0]) for row in rows if row[0] < 1000]

@@ -54,7 +54,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class TokenBatches:
     """Windows of `context` tokens, in an order drawn from `seed`.
 
     Rows are taken from `sections` in turn; one may stand there several times. Of each, every window comes once before

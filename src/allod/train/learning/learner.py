@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from allod.core.errors import Invalid
 from allod.model.network.llama import Network, Shape
-from allod.train.learning.batches import Batches
+from allod.train.learning.batches import TokenBatches
 from allod.train.learning.losses import chunked_next_token_loss, next_token_loss
 from allod.train.learning.muon import Optimiser, Rates, whole
 from allod.train.learning.ranks import Ranks
@@ -29,7 +29,7 @@ MAX_GRADIENT = 1.0  # longer gradients are shortened to this length
 class Plan:
     """What is done in every step, fixed before the first."""
 
-    batches: Batches
+    batches: TokenBatches
     schedule: Schedule
     goldfish_k: int = 0
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from allod.model.network.llama import Shape
-from allod.train.learning.batches import Batches, Section
+from allod.train.learning.batches import Section, TokenBatches
 from allod.train.learning.learner import Learner, Plan
 from allod.train.learning.peaks import used_s
 from allod.train.learning.ranks import Ranks
@@ -90,7 +90,7 @@ def measure_pace(shape: Shape) -> LearningPace:
     """Learn a few steps from random tokens."""
     torch.set_num_threads(1)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    batches = Batches(
+    batches = TokenBatches(
         (Section("random", _Random(shape.vocab, 64 * shape.context)),),
         context=shape.context,
         rows=batch_rows(shape),

@@ -19,7 +19,7 @@ from allod.model.network.llama import Network, Shape
 from allod.model.network.weights import save_model
 from allod.train.corpus.shards import Shards
 from allod.train.evaluation.bits import bits_per_byte
-from allod.train.learning.batches import Batches, Section, Spans
+from allod.train.learning.batches import Section, Spans, TokenBatches
 from allod.train.learning.checkpoints import Checkpoints
 from allod.train.learning.curve import write_curve
 from allod.train.learning.learner import Learner, Plan, whole_network
@@ -61,7 +61,7 @@ def run(work: StageTask) -> StageFacts:
 def plan_of(recipe: Recipe, shape: Shape, corpus: Shards) -> Plan:
     """What every step does, from a resolved recipe."""
     sections = sections_of(corpus, recipe.pretrain.mixture)
-    batches = Batches(sections, context=shape.context, rows=batch_rows(shape), seed=recipe.seed)
+    batches = TokenBatches(sections, context=shape.context, rows=batch_rows(shape), seed=recipe.seed)
     return Plan(batches, Schedule(recipe.steps), goldfish_k=recipe.pretrain.goldfish_k)
 
 
