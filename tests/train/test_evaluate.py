@@ -20,7 +20,7 @@ from allod.core.errors import Denied, Invalid, exit_status  # noqa: E402
 from allod.model.network.weights import load_model  # noqa: E402
 from allod.train.corpus.documents import new_document  # noqa: E402
 from allod.train.evaluation.cloze import cloze_questions  # noqa: E402
-from allod.train.evaluation.questions import Question  # noqa: E402
+from allod.train.evaluation.questions import ChoiceQuestion  # noqa: E402
 from allod.train.recipe import Evaluate, Recipe, Tune  # noqa: E402
 from allod.train.stage_task import StageFacts, StageTask  # noqa: E402
 from allod.train.stages import evaluate, pretrain  # noqa: E402
@@ -93,7 +93,7 @@ def test_every_number_is_whole_or_decimal_text(evaluated: Evaluated) -> None:
 
 def test_cloze_asks_held_out_documents_alone(evaluated: Evaluated, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every question is of the novel that nobody trained on."""
-    asked: list[Question] = []
+    asked: list[ChoiceQuestion] = []
     real = evaluate.answer
 
     def answer(network: Any, tokenizer: Any, questions: Any) -> Any:
@@ -110,9 +110,9 @@ def test_cloze_asks_held_out_documents_alone(evaluated: Evaluated, run: Path, mo
 def test_a_question_is_answered_by_the_likelier_choice(evaluated: Evaluated, run: Path) -> None:
     """After sixty steps the network knows which words it has seen at the end of a sentence."""
     network, tokenizer = load_model(run / "learnt"), evaluate.Tokenizer.load(run / "tokenizer")
-    questions = [Question("a", "The quiet young lady wanted the", (" zxqv", " sudden"), 1)]
+    questions = [ChoiceQuestion("a", "The quiet young lady wanted the", (" zxqv", " sudden"), 1)]
     assert evaluate.answer(network, tokenizer, questions).right == 1
-    turned = [Question("a", "The quiet young lady wanted the", (" sudden", " zxqv"), 0)]
+    turned = [ChoiceQuestion("a", "The quiet young lady wanted the", (" sudden", " zxqv"), 0)]
     assert evaluate.answer(network, tokenizer, turned).right == 1
     novel = new_document("novels", "unread", TEXTS["novels", "unread"])
     assert 0 <= evaluate.answer(network, tokenizer, cloze_questions([novel], count=20)).right <= 20

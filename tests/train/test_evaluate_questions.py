@@ -16,7 +16,7 @@ from allod.core.errors import Invalid
 from allod.train.evaluation.questions import (
     MAX_TEXT,
     SHIPPED,
-    Question,
+    ChoiceQuestion,
     read_questions,
     score_answers,
     wilson_interval,
@@ -124,7 +124,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_chance_is_of_the_choices_that_each_question_has() -> None:
     """A question with four choices is guessed less often than one with two."""
-    questions = [Question("a", "", ("x", "y"), 0), Question("b", "", ("w", "x", "y", "z"), 1)]
+    questions = [ChoiceQuestion("a", "", ("x", "y"), 0), ChoiceQuestion("b", "", ("w", "x", "y", "z"), 1)]
     score = score_answers(questions, [0, 0])
     assert (score.right, score.total, score.chance, score.share) == (1, 2, 0.375, 0.5)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from allod.core.canonical import sha256_hex
 from allod.train.corpus.documents import Document
-from allod.train.evaluation.questions import Question
+from allod.train.evaluation.questions import ChoiceQuestion
 from allod.train.tuning.sentences import is_prose, paragraphs, sentences
 
 NUM_CHOICES = 4
@@ -24,18 +24,18 @@ _Ends = Sequence[
 ]  # of each sentence: what comes before its last word, that word, the mark after it
 
 
-def cloze_questions(documents: Iterable[Document], *, count: int) -> list[Question]:
+def cloze_questions(documents: Iterable[Document], *, count: int) -> list[ChoiceQuestion]:
     """At most `count` questions, those whose hash comes first, so that they are spread over the documents.
 
     The prompt is a sentence (40 to 300 bytes) without its last word, each choice a space, a word and the mark after it.
     """
-    found: list[tuple[str, Question]] = []
+    found: list[tuple[str, ChoiceQuestion]] = []
     for document in documents:
         found = heapq.nsmallest(count, [*found, *_of_document(document)], key=lambda pair: pair[0])
     return [question for _, question in found]
 
 
-def _of_document(document: Document) -> Iterator[tuple[str, Question]]:
+def _of_document(document: Document) -> Iterator[tuple[str, ChoiceQuestion]]:
     ends: _Ends = [
         (match[1], match[2], match[3])
         for paragraph in paragraphs(document.text)
@@ -48,7 +48,7 @@ def _of_document(document: Document) -> Iterator[tuple[str, Question]]:
         if len(words) == NUM_CHOICES:
             order = sorted(words, key=lambda choice: sha256_hex(f"{rank}{choice}".encode()))
             choices = tuple(f" {choice}{mark}" for choice in order)
-            yield rank, Question(f"{document.id}#{number}", prompt, choices, order.index(word))
+            yield rank, ChoiceQuestion(f"{document.id}#{number}", prompt, choices, order.index(word))
 
 
 def _draws(rank: str, total: int) -> Iterator[int]:

@@ -33,7 +33,7 @@ _Z_95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ChoiceQuestion:
     """Choices to continue `prompt` with; `answer` is the index of the right one."""
 
     id: str
@@ -49,7 +49,7 @@ class QuestionFile:
     name: str
     licence: str
     origin: str
-    questions: tuple[Question, ...]
+    questions: tuple[ChoiceQuestion, ...]
     sha256: str
 
 
@@ -72,7 +72,7 @@ class Score:
         return wilson_interval(self.right, self.total)
 
 
-def score_answers(questions: Sequence[Question], chosen: Sequence[int]) -> Score:
+def score_answers(questions: Sequence[ChoiceQuestion], chosen: Sequence[int]) -> Score:
     """The score of one chosen index for each question."""
     right = sum(question.answer == choice for question, choice in zip(questions, chosen, strict=True))
     chance = sum(1 / len(question.choices) for question in questions) / len(questions) if questions else 0.0
@@ -121,7 +121,7 @@ def _file(path: Path, value: object, sha256: str) -> QuestionFile:
     return QuestionFile(value["name"], value["licence"], value["origin"], questions, sha256)
 
 
-def _question(path: Path, number: int, entry: object) -> Question:
+def _question(path: Path, number: int, entry: object) -> ChoiceQuestion:
     place = f"question {number}"
     if not isinstance(entry, dict) or entry.keys() != {"id", "prompt", "choices", "answer"}:
         raise _refused(path, f"{place} must have id, prompt, choices and answer, and nothing else")
@@ -134,7 +134,7 @@ def _question(path: Path, number: int, entry: object) -> Question:
         raise _refused(path, f"{place} has one choice twice")
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise _refused(path, f"{place}: answer must be 0 to {len(choices) - 1}")
-    return Question(entry["id"], entry["prompt"], tuple(choices), answer)
+    return ChoiceQuestion(entry["id"], entry["prompt"], tuple(choices), answer)
 
 
 def _is_text(value: object) -> bool:

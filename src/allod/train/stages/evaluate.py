@@ -23,7 +23,7 @@ from allod.train.evaluation.cloze import cloze_questions
 from allod.train.evaluation.gates import Gate, check_gates, gates_of
 from allod.train.evaluation.held_out_text import HeldOutText, read_held_out_text
 from allod.train.evaluation.likelihoods import Continuation, likelihoods
-from allod.train.evaluation.questions import SHIPPED, Question, QuestionFile, Score, read_questions, score_answers
+from allod.train.evaluation.questions import SHIPPED, ChoiceQuestion, QuestionFile, Score, read_questions, score_answers
 from allod.train.evaluation.recall import Recall, measure_recall
 from allod.train.learning.ranks import joined
 from allod.train.stage_task import StageFacts, StageTask
@@ -117,7 +117,7 @@ def _write(work: StageTask, figures: _Figures, gates: Sequence[Gate]) -> None:
     (work.output / EVALUATION).write_bytes(canonical_json(evaluation) + b"\n")
 
 
-def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[Question]) -> Score:
+def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[ChoiceQuestion]) -> Score:
     """Choose the likeliest choice of each question, the first of equals."""
     asked = [
         Continuation([tokenizer.end_of_text, *tokenizer.encode(question.prompt)], tokenizer.encode(choice))
@@ -132,7 +132,7 @@ def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[Question]
     return score_answers(questions, chosen)
 
 
-def _cloze(work: StageTask) -> list[Question]:
+def _cloze(work: StageTask) -> list[ChoiceQuestion]:
     held_out = HeldOut(work.recipe)
     documents = (document for document in read_documents(work.inputs["dedupe"]) if document in held_out)
     return cloze_questions(documents, count=work.recipe.evaluate.num_cloze)
