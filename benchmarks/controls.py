@@ -69,7 +69,7 @@ class Steps:
         site = Site("north", "GB", self.nation.tiers[0], "sealed")
         policy = load_policy(default_text(), self.nation)
         self.controls = Controls(policy=policy, nation=self.nation, model=model, site=lambda: site)
-        self.allowance = Allowance(Quotas(self.store, gateway="a"), Prices(), context_tokens=lambda: 4096)
+        self.allowance = Allowance(Quotas(self.store, gateway="a"), Prices())
         self.admission = Admission(num_running=64, num_waiting=256)
         chat = Chat("m", ({"role": "user", "content": TEXT},), Sampling(seed=1, max_tokens=100))
         self.request = Request("r", "", "", self.nation.lowest, chat, b"", self.now_ms)
@@ -94,7 +94,7 @@ class Steps:
         assert self.controls.decide(self.callers[number], "chat", self.label_).permitted
 
     async def admit(self, number: int) -> None:
-        held = await self.allowance.hold(self.caller.tenant, self.request, self.request.task)
+        held = await self.allowance.hold(self.caller.tenant, self.request, self.request.task, 4096)
         async with self.admission.turn(
             self.caller.tenant.id, prompt_tokens=held.prompt_tokens, max_tokens=held.max_tokens
         ) as turn:

@@ -174,7 +174,7 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
             model=Model("m", opened.nation.lowest),
             site=lambda: Site("local", "ZZ", opened.tier, "none"),
         )
-        allowance = Allowance(seen.quotas, Prices(), context_tokens=lambda: 100)
+        allowance = Allowance(seen.quotas, Prices())
         upkeep = Upkeep(seen, keys=keys, controls=controls, allowance=allowance)
         try:
             async with asyncio.timeout(20):

@@ -39,6 +39,7 @@ from allod.serve.served_model import ServedModel
 from allod.settings.files import load_nation
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
+CONTEXT_TOKENS = 1000
 START_MS = 1_790_000_000_000  # a Monday in September 2026, at 14:13 UTC
 DAY_MS = 86_400_000
 SERVED = ServedModel("m", "Someone", "sha256:" + "0" * 64, "Apache-2.0", "GB", informative=True)
@@ -198,7 +199,7 @@ def front(tmp_path: Path) -> MakeFront:
                 adapters=[Model(each.name, NATION.label(each.tier, markings=each.markings)) for each in adapters],
                 site=lambda: Site("north", "GB", NATION.tiers[0], engine.info.seal),
             ),
-            allowance=Allowance(quotas, PRICES, context_tokens=lambda: engine.info.context_tokens),
+            allowance=Allowance(quotas, PRICES),
             engine=engine,
             admission=admission,
             recorder=recorder,
@@ -227,9 +228,9 @@ def request(task: Chat | Embed | None = None, *, id: str = "r1", tier: str = "OF
     return Request(id=id, tenant="local", key="key_local", task=task or chat(), body=b'{"the":"body"}', **fields)
 
 
-def both(asked: Request) -> tuple[Request, Chat | Embed]:
-    """The request, and what the engine gets of it: the same where there are no tools."""
-    return asked, asked.task
+def to_hold(asked: Request) -> tuple[Request, Chat | Embed, int]:
+    """The request, what the engine gets of it (the same where there are no tools), and how many tokens that holds."""
+    return asked, asked.task, CONTEXT_TOKENS
 
 
 def write_body(made: Embeddings) -> bytes:

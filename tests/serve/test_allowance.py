@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.serve.conftest import START_MS, TENANT, both, chat, request
+from tests.serve.conftest import START_MS, TENANT, chat, request, to_hold
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Request, Sampling, Usage
@@ -19,7 +19,6 @@ from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.tenants import Budget, Quota, Tenant, organization
 from allod.serve.allowance import BYTES_PER_TOKEN, MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Held
 
-CONTEXT_TOKENS = 1000
 PROMPT_TOKENS = 100
 MICROS = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=1_000)  # a millionth a token
 LIMITED = replace(TENANT, quota=Quota(tokens_per_minute=1_000))
@@ -51,7 +50,7 @@ class Restless:
 
 
 def allowance(quotas: Any = None, prices: Prices = MICROS) -> Allowance:
-    return Allowance(quotas or Quotas(MemoryStore(), gateway="a"), prices, context_tokens=lambda: CONTEXT_TOKENS)
+    return Allowance(quotas or Quotas(MemoryStore(), gateway="a"), prices)
 
 
 def asked(max_tokens: int | None = 100, *, prompt_tokens: int = PROMPT_TOKENS, **changes: Any) -> Request:
@@ -63,7 +62,7 @@ def asked(max_tokens: int | None = 100, *, prompt_tokens: int = PROMPT_TOKENS, *
 
 async def refusal(made: Allowance, tenant: Tenant, one: Request) -> AllodError:
     with pytest.raises(AllodError) as caught:
-        await made.hold(tenant, *both(one))
+        await made.hold(tenant, *to_hold(one))
     return caught.value
 
 
@@ -75,7 +74,7 @@ async def is_left(made: Allowance, tenant: Tenant, tokens: int) -> None:
     probe = replace(tenant, quota=replace(tenant.quota, requests_per_minute=None))
     assert (await refusal(made, probe, asked(tokens - PROMPT_TOKENS + 1))).code in ("rate_limited", "exceeds_limit")
     made.release(
-        await made.hold(probe, *both(asked(tokens - PROMPT_TOKENS, start_ms=START_MS + 2_000)))
+        await made.hold(probe, *to_hold(asked(tokens - PROMPT_TOKENS, start_ms=START_MS + 2_000)))
     )  # a no holds for 1 s
 
 
@@ -86,14 +85,14 @@ async def test_a_tenant_without_limits_is_held_to_none() -> None:
     """However much it asks for, and although the store is gone: nothing is asked of it."""
     made = allowance(Quotas(Gone(), gateway="a"))
     for _ in range(50):
-        await made.hold(TENANT, *both(asked(10**6)))
+        await made.hold(TENANT, *to_hold(asked(10**6)))
 
 
 async def test_prompt_and_answer_are_held_together() -> None:
     """Until it is settled nobody else can have them, though nothing was used yet."""
     made = allowance()
-    await made.hold(LIMITED, *both(asked(300)))
-    await made.hold(LIMITED, *both(asked(400)))
+    await made.hold(LIMITED, *to_hold(asked(300)))
+    await made.hold(LIMITED, *to_hold(asked(400)))
     assert (await refusal(made, LIMITED, asked(1))).code == "rate_limited"
 
 
@@ -113,7 +112,7 @@ async def test_prompt_and_answer_are_held_together() -> None:
 )
 async def test_what_a_request_may_use_is_foreseen(one: Request, foreseen: tuple[int, int]) -> None:
     """From its length in bytes, its messages, what it asks for, and what the engine's context has room for."""
-    held = await allowance().hold(TENANT, *both(one))
+    held = await allowance().hold(TENANT, *to_hold(one))
     assert (held.prompt_tokens, held.max_tokens) == foreseen
 
 
@@ -127,29 +126,29 @@ async def test_what_no_window_can_hold_is_told_so() -> None:
 async def test_a_refusal_says_when_to_come_back() -> None:
     """At the end of the minute in which the request started, by the time that its receipt would say."""
     made, one = allowance(), asked(900)
-    await made.hold(LIMITED, *both(one))
+    await made.hold(LIMITED, *to_hold(one))
     error = await refusal(made, LIMITED, one)
     assert isinstance(error, Unavailable)
     assert error.retry_after_s == 60 - START_MS % 60_000 / 1000
-    await made.hold(LIMITED, *both(replace(one, start_ms=START_MS + 60_000)))
+    await made.hold(LIMITED, *to_hold(replace(one, start_ms=START_MS + 60_000)))
 
 
 async def test_a_limit_of_one_model_counts_for_that_model() -> None:
     """The name that the request asks for is the one that is counted."""
     tenant = replace(TENANT, model_quotas={"m": Quota(concurrent=1)})
     made = allowance()
-    await made.hold(tenant, *both(asked()))
+    await made.hold(tenant, *to_hold(asked()))
     assert (await refusal(made, tenant, asked())).code == "rate_limited"
-    await made.hold(tenant, *both(request(chat(model="n"))))
+    await made.hold(tenant, *to_hold(request(chat(model="n"))))
 
 
 async def test_money_is_held_at_the_price_of_what_is_foreseen() -> None:
     """A budget cannot be spent twice by two that run at the same time."""
     tenant = replace(TENANT, budgets=(Budget("day", micros=500),))
     made = allowance()
-    await made.hold(tenant, *both(asked(200)))
+    await made.hold(tenant, *to_hold(asked(200)))
     assert (await refusal(made, tenant, asked(101))).code == "budget_exhausted"
-    await made.hold(tenant, *both(asked(100, start_ms=START_MS + 2_000)))
+    await made.hold(tenant, *to_hold(asked(100, start_ms=START_MS + 2_000)))
     assert (await refusal(made, tenant, asked(100, prompt_tokens=8))).code == "budget_exhausted"
 
 
@@ -159,7 +158,7 @@ async def test_money_is_held_at_the_price_of_what_is_foreseen() -> None:
 async def test_what_was_used_is_charged_and_the_rest_given_back() -> None:
     """Of 1,000 held 30 were used: 970 are left, to the token."""
     made = allowance()
-    held = await made.hold(LIMITED, *both(asked(900)))
+    held = await made.hold(LIMITED, *to_hold(asked(900)))
     made.settle(held, Usage(10, 20), engine_ms=5)
     await is_left(made, LIMITED, 970)
 
@@ -169,8 +168,8 @@ async def test_release_gives_everything_back() -> None:
     tenant = replace(TENANT, quota=Quota(requests_per_minute=1, tokens_per_minute=1_000, concurrent=1))
     made = allowance()
     for _ in range(5):
-        made.release(await made.hold(tenant, *both(asked(900))))
-    made.settle(await made.hold(tenant, *both(asked(900))), Usage(1, 1), engine_ms=1)
+        made.release(await made.hold(tenant, *to_hold(asked(900))))
+    made.settle(await made.hold(tenant, *to_hold(asked(900))), Usage(1, 1), engine_ms=1)
     assert (await refusal(made, tenant, asked(1, prompt_tokens=8))).code == "rate_limited"
 
 
@@ -186,7 +185,7 @@ async def test_each_budget_is_charged_what_its_receipt_will_say(budget: Budget, 
     """Tokens of prompt and answer, the engine's time, money: used up exactly, nothing more is held."""
     tenant = replace(TENANT, budgets=(budget,))
     made = allowance()
-    held = await made.hold(tenant, *both(asked(100)))
+    held = await made.hold(tenant, *to_hold(asked(100)))
     made.settle(held, usage, engine_ms)
     assert (await refusal(made, tenant, asked(1, prompt_tokens=8))).code == "budget_exhausted"
 
@@ -196,7 +195,7 @@ async def test_what_is_free_exhausts_no_money() -> None:
     tenant = replace(TENANT, budgets=(Budget("day", micros=1),))
     made = allowance(prices=Prices())
     for _ in range(5):
-        held = await made.hold(tenant, *both(asked()))
+        held = await made.hold(tenant, *to_hold(asked()))
         assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
         made.settle(held, Usage(100, 100), engine_ms=1_000)
 
@@ -205,7 +204,7 @@ async def test_money_is_charged_for_the_engines_time() -> None:
     """Nobody knows before how long it will be; it counts against the next."""
     tenant = replace(TENANT, budgets=(Budget("day", micros=1_000),))
     made = allowance(prices=Prices(micros_per_engine_second=2_000))
-    made.settle(await made.hold(tenant, *both(asked())), Usage(1, 1), engine_ms=500)
+    made.settle(await made.hold(tenant, *to_hold(asked())), Usage(1, 1), engine_ms=500)
     assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
 
 
@@ -219,9 +218,9 @@ async def test_a_refusal_counts_as_a_request_and_as_no_more() -> None:
     made, one = allowance(), asked(900)
     for _ in range(2):
         await made.count_refusal(tenant, one)
-    made.release(await made.hold(tenant, *both(one)))
+    made.release(await made.hold(tenant, *to_hold(one)))
     await made.count_refusal(tenant, one)
-    for refused in (made.count_refusal(tenant, one), made.hold(tenant, *both(one))):
+    for refused in (made.count_refusal(tenant, one), made.hold(tenant, *to_hold(one))):
         with pytest.raises(Unavailable) as caught:
             await refused
         assert caught.value.code == "rate_limited"
@@ -246,36 +245,36 @@ def shared() -> Allowance:
 async def test_what_one_tenant_spends_no_other_can(shared: Allowance) -> None:
     """Each is within its own limits; together they are at the end of theirs."""
     for name in ("a", "b"):
-        held = await shared.hold(replace(TENANT, id=name), *both(asked(400)))
+        held = await shared.hold(replace(TENANT, id=name), *to_hold(asked(400)))
         shared.settle(held, Usage(PROMPT_TOKENS, 400), engine_ms=1)
     assert (await refusal(shared, replace(TENANT, id="c"), asked(1, prompt_tokens=8))).code == "budget_exhausted"
 
 
 async def test_what_all_have_in_common_is_given_back_too(shared: Allowance) -> None:
     """Settled for less, or released: the rest is there for the others."""
-    shared.release(await shared.hold(TENANT, *both(asked(900))))
-    shared.settle(await shared.hold(TENANT, *both(asked(900))), Usage(100, 0), engine_ms=1)
-    await shared.hold(replace(TENANT, id="b"), *both(asked(800)))
+    shared.release(await shared.hold(TENANT, *to_hold(asked(900))))
+    shared.settle(await shared.hold(TENANT, *to_hold(asked(900))), Usage(100, 0), engine_ms=1)
+    await shared.hold(replace(TENANT, id="b"), *to_hold(asked(800)))
 
 
 async def test_where_all_together_may_not_the_tenant_gets_its_own_back(shared: Allowance) -> None:
     """A refusal for what others spent takes nothing of its own: neither tokens nor its place nor a request."""
     tenant = replace(TENANT, id="b", quota=Quota(requests_per_minute=1, tokens_per_minute=1_000, concurrent=1))
-    shared.settle(await shared.hold(TENANT, *both(asked(900))), Usage(1_000, 0), engine_ms=1)
+    shared.settle(await shared.hold(TENANT, *to_hold(asked(900))), Usage(1_000, 0), engine_ms=1)
     for _ in range(3):
         assert (await refusal(shared, tenant, asked(900))).code == "budget_exhausted"
     shared.organization = None
-    await shared.hold(tenant, *both(asked(900)))
+    await shared.hold(tenant, *to_hold(asked(900)))
 
 
 async def test_where_the_tenant_may_not_nothing_of_all_is_held(shared: Allowance) -> None:
     """Its refusals leave the others' money alone."""
     tenant = replace(TENANT, id="b", quota=Quota(concurrent=1))
-    first = await shared.hold(tenant, *both(asked(1)))
+    first = await shared.hold(tenant, *to_hold(asked(1)))
     for _ in range(5):
         assert (await refusal(shared, tenant, asked(800))).code == "rate_limited"
     shared.release(first)
-    await shared.hold(TENANT, *both(asked(900)))
+    await shared.hold(TENANT, *to_hold(asked(900)))
 
 
 async def test_who_leaves_between_the_two_leaves_nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,13 +293,13 @@ async def test_who_leaves_between_the_two_leaves_nothing_held(monkeypatch: pytes
     made = allowance(quotas)
     made.organization = organization("1000")
     tenant = replace(LIMITED, quota=Quota(tokens_per_minute=1_000, concurrent=1))
-    holding = asyncio.create_task(made.hold(tenant, *both(asked(900))))
+    holding = asyncio.create_task(made.hold(tenant, *to_hold(asked(900))))
     await asyncio.to_thread(leasing.wait, 10)
     holding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await holding
     leave.set()
-    await made.hold(tenant, *both(asked(900)))
+    await made.hold(tenant, *to_hold(asked(900)))
 
 
 # Leases
@@ -332,9 +331,9 @@ async def test_two_gateways_share_one_limit() -> None:
     """What one has charged the other cannot have, whoever leased it first."""
     store = MemoryStore()
     one, other = (allowance(Quotas(store, gateway=name)) for name in ("a", "b"))
-    one.settle(await one.hold(LIMITED, *both(asked(500))), Usage(100, 500), engine_ms=1)
+    one.settle(await one.hold(LIMITED, *to_hold(asked(500))), Usage(100, 500), engine_ms=1)
     assert (await refusal(other, LIMITED, asked(500))).code == "rate_limited"
-    await other.hold(LIMITED, *both(asked(200)))
+    await other.hold(LIMITED, *to_hold(asked(200)))
 
 
 def test_nothing_held_is_nothing_to_settle() -> None:

@@ -9,7 +9,18 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
-from tests.serve.conftest import ECHO, PERMITTED, TENANT, Front, MakeFront, ScriptedEngine, both, chat, request, until
+from tests.serve.conftest import (
+    ECHO,
+    PERMITTED,
+    TENANT,
+    Front,
+    MakeFront,
+    ScriptedEngine,
+    chat,
+    request,
+    to_hold,
+    until,
+)
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Piece, Request, Sampling, Usage, chat_answer
@@ -69,7 +80,7 @@ class Desk:
         """Work that is accepted and has not begun."""
         asked = asked or request(chat(sampling=Sampling(seed=1, max_tokens=MAX_TOKENS)))
         await self.front.prepared(asked)
-        held = await self.allowance.hold(LIMITED, *both(asked))
+        held = await self.allowance.hold(LIMITED, *to_hold(asked))
         return Work(
             Accepted(asked, LIMITED, PERMITTED, held, ECHO),
             admission=self.admission,
@@ -83,7 +94,7 @@ class Desk:
 
     async def is_as_before(self) -> bool:
         """Whether the only place at the engine and the tenant's only request at a time are free."""
-        self.allowance.release(await self.allowance.hold(LIMITED, *both(request())))
+        self.allowance.release(await self.allowance.hold(LIMITED, *to_hold(request())))
         self.ends.num_released -= 1
         return self.admission.inside == 0
 
@@ -150,7 +161,7 @@ async def test_its_turn_is_the_tenants_by_weight_and_by_what_is_foreseen(desk: D
 async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
     """Priority 1 waits behind those who wait for an answer."""
     asked = request()
-    held = await desk.allowance.hold(LIMITED, *both(await desk.front.prepared(asked)))
+    held = await desk.allowance.hold(LIMITED, *to_hold(await desk.front.prepared(asked)))
     accepted = Accepted(asked, replace(LIMITED, priority=1), PERMITTED, held, ECHO)
     async with Work(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
         assert desk.standing().priority == 1

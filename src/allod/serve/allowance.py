@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
@@ -33,16 +32,15 @@ class Allowance:
     `organization` stands for all tenants, where they have a limit in common.
     """
 
-    def __init__(self, quotas: Quotas, prices: Prices, *, context_tokens: Callable[[], int]) -> None:
+    def __init__(self, quotas: Quotas, prices: Prices) -> None:
         self._quotas = quotas
         self._prices = prices
-        self._context_tokens = context_tokens
         self.organization: Tenant | None = None
 
-    async def hold(self, tenant: Tenant, request: Request, prepared: Chat | Embed) -> Held:
-        """`prepared` is what the engine will get. Raises Unavailable with `retry_after_s` where a limit is reached,
-        Invalid for what no limit could hold."""
-        held = Held((), *self._foreseen(prepared))
+    async def hold(self, tenant: Tenant, request: Request, prepared: Chat | Embed, context_tokens: int) -> Held:
+        """`prepared` is what an engine with that context will get. Raises Unavailable with `retry_after_s` where a
+        limit is reached, Invalid for what no limit could hold."""
+        held = Held((), *_foreseen(prepared, context_tokens))
         micros = self._prices.micros_of(
             prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0
         )
@@ -86,13 +84,13 @@ class Allowance:
             await asyncio.to_thread(self._quotas.lease, found)
         raise Unavailable("too many requests ask for the same limit", code="rate_limited", retry_after_s=1)
 
-    def _foreseen(self, prepared: Chat | Embed) -> tuple[int, int]:
-        """Tokens of the prompt, estimated, and the most that the answer can have."""
-        context_tokens = self._context_tokens()
-        if not isinstance(prepared, Chat):
-            return estimated_tokens_of(prepared.texts, max_bytes=sys.maxsize), 0
-        max_bytes = context_tokens * BYTES_PER_TOKEN  # more than the context holds is never computed
-        prompt_tokens = estimated_tokens_of(prepared.texts, max_bytes=max_bytes)
-        prompt_tokens = min(prompt_tokens + TOKENS_PER_MESSAGE * len(prepared.messages), context_tokens)
-        left = max(1, context_tokens - prompt_tokens)
-        return prompt_tokens, min(prepared.sampling.max_tokens or left, left)
+
+def _foreseen(prepared: Chat | Embed, context_tokens: int) -> tuple[int, int]:
+    """Tokens of the prompt, estimated, and the most that the answer can have."""
+    if not isinstance(prepared, Chat):
+        return estimated_tokens_of(prepared.texts, max_bytes=sys.maxsize), 0
+    max_bytes = context_tokens * BYTES_PER_TOKEN  # more than the context holds is never computed
+    prompt_tokens = estimated_tokens_of(prepared.texts, max_bytes=max_bytes)
+    prompt_tokens = min(prompt_tokens + TOKENS_PER_MESSAGE * len(prepared.messages), context_tokens)
+    left = max(1, context_tokens - prompt_tokens)
+    return prompt_tokens, min(prepared.sampling.max_tokens or left, left)

@@ -5,7 +5,7 @@
 3 label         what was declared, what the text calls for, the model's     (web) `Controls.label`
 4 decide        permit or forbid by policy; forbid → refusal receipt        `Controls.decide`
 5 admit         quota and budget, then the tenant's fair turn               `Allowance`, `Admission.turn`
-6 route         to a replica that is up                                     (the engine port)
+6 route         to the model's engine, and there to a replica that is up    `Gateway.engine_of`, `Engine`
 7 generate      in the sealed engine, under the salt of tenant and label    `Engine`
 8 stream        while the answer is collected                               (web)
 9 record        durable first; only then is the answer complete             `Recorder`
@@ -68,7 +68,8 @@ class Gateway:
         self.keys = keys
         self.controls = controls
         self.allowance = allowance
-        self.engine = engine
+        self.engines = (engine,)
+        self._engine_by_model = dict.fromkeys(self.models, engine)
         self.admission = admission
         self.recorder = recorder
         self.judge = judge
@@ -82,14 +83,16 @@ class Gateway:
         self.keys.check_news()
         self.recorder.check()
         self.controls.check()
-        self.engine.check_ready()
+        for engine in self.engines:
+            engine.check_ready()
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
         chat, prepared = await self._prepared(caller, request)
         request = await self._labelled(request)
         async with await self._accepted(caller, request, prepared, _schemas_of(chat, prepared)) as work:
-            completion = await self.engine.complete(prepared, salt=self._salt(request), tally=work.tally)
+            engine, salt = self.engine_of(prepared.model), self._salt(request)
+            completion = await engine.complete(prepared, salt=salt, tally=work.tally)
             work.counted(completion.usage)
             completion = await self._interpreted(work, chat, prepared, completion)
         await give_way_if_long(request.body)
@@ -105,15 +108,15 @@ class Gateway:
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
         embed = cast(Embed, request.task)
-        if self._served(caller, embed.model).base:
+        if self.served(caller, embed.model).base:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
         for text in embed.texts:
-            self._check_length((text,), param="input")
+            self._check_length(embed.model, (text,), param="input")
         request = await self._labelled(request)
         async with await self._accepted(caller, request, embed) as work:
-            made = await self.engine.embed(embed, tally=work.tally)
+            made = await self.engine_of(embed.model).embed(embed, tally=work.tally)
             work.counted(made.usage)
         body = write(made)
         await work.record(body, "stop")
@@ -157,26 +160,26 @@ class Gateway:
 
     async def _checked_chat(self, caller: Caller, request: Request) -> Chat:
         chat = cast(Chat, request.task)
-        self._served(caller, chat.model)
-        if not self.engine.info.can_chat:
+        self.served(caller, chat.model)
+        if not self.engine_of(chat.model).info.can_chat:
             raise Invalid(
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
             )
         said = (message.get("content") or "" for message in chat.messages)
         calls = (call["function"]["arguments"] for message in chat.messages for call in message.get("tool_calls") or ())
-        self._check_length((*said, *calls), param="messages")
-        self._check_length((tool.description for tool in chat.tools), param="tools")
+        self._check_length(chat.model, (*said, *calls), param="messages")
+        self._check_length(chat.model, (tool.description for tool in chat.tools), param="tools")
         await tools.check_tools(chat)
         if chat.schema is not None:
             await check_size(chat.schema, param=SCHEMA_PLACE)
         return chat
 
-    def _check_length(self, texts: Iterable[str], *, param: str) -> None:
+    def _check_length(self, model: str, texts: Iterable[str], *, param: str) -> None:
         """Refuse at once what cannot fit, however it is cut into tokens: counting them takes the engine seconds.
 
         No text takes less than a token.
         """
-        info = self.engine.info
+        info = self.engine_of(model).info
         if info.max_token_chars is None:
             return
         lengths = [len(text) for text in texts]
@@ -195,13 +198,14 @@ class Gateway:
         self.check()
         await self.recorder.prepare(request)
         action: Literal["chat", "embed"] = "chat" if isinstance(prepared, Chat) else "embed"
+        engine = self.engine_of(prepared.model).info  # as it is now: all that follows is about this one
         decision = self.controls.decide(caller, action, request.label, prepared.model)
         if not decision.permitted:
             await self.allowance.count_refusal(caller.tenant, request)
-            await self.recorder.record_refusal(request, decision, self.engine.info.place)
+            await self.recorder.record_refusal(request, decision, engine.place)
             rules = ", ".join(decision.rules) or "no rule permits it"
             raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied", is_recorded=True)
-        held = await self.allowance.hold(caller.tenant, request, prepared)
+        held = await self.allowance.hold(caller.tenant, request, prepared, engine.context_tokens)
         await give_way_if_long(request.body)
         try:
             await self.judge.check(request.tenant, asked)
@@ -209,18 +213,22 @@ class Gateway:
             self.allowance.settle(held, Usage(), 0)  # a schema that is refused is a request, too
             raise
         return Work(
-            Accepted(request, caller.tenant, decision, held, self.engine.info),
+            Accepted(request, caller.tenant, decision, held, engine),
             admission=self.admission,
             allowance=self.allowance,
             recorder=self.recorder,
         )
+
+    def engine_of(self, model: str) -> Engine:
+        """Step 6: the engine that answers for that model, which is known to be served."""
+        return self._engine_by_model[model]
 
     def models_for(self, caller: Caller) -> dict[str, ServedModel]:
         """The models that this caller's key and tenant may use, by name: it is told of no others."""
         allowed = caller.scope.models
         return {name: one for name, one in self.models.items() if allowed is None or name in allowed}
 
-    def _served(self, caller: Caller, name: str) -> ServedModel:
+    def served(self, caller: Caller, name: str) -> ServedModel:
         """The model. To a key that may not use it, it is as one that there is not: no receipt either, nor a charge."""
         models = self.models_for(caller)
         served = models.get(name)
@@ -251,7 +259,7 @@ class Gateway:
         held: list[Piece] = []
         start = ""
         holding = tools.offers_tools(chat)
-        async with aclosing(self.engine.stream(prepared, salt=salt, tally=work.tally)) as stream:
+        async with aclosing(self.engine_of(prepared.model).stream(prepared, salt=salt, tally=work.tally)) as stream:
             async for item in stream:
                 work.progressed()
                 if isinstance(item, Completion):

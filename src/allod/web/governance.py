@@ -61,7 +61,7 @@ class Governance:
         answer = {
             "object": "governance.shares",
             "at_ms": call.start_ms,
-            "num_slots": gateway.engine.info.slots,
+            "num_slots": sum(engine.info.slots for engine in gateway.engines),
             "currency": self._realm.settings.prices.currency,
             "num_tenants": sharing.num_tenants,
             "common_limits": [asdict(limit) for limit in sharing.common],

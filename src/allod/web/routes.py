@@ -37,7 +37,7 @@ def application(realm: Realm) -> Application:
         realm.store,
         nation=gateway.controls.nation,
         models=list(gateway.models),
-        embedding_models=[] if gateway.engine.info.can_chat else [gateway.model.name],
+        embedding_models=[name for name in gateway.models if not gateway.engine_of(name).info.can_chat],
         currency=settings.prices.currency,
         take_up_news=realm.take_up_news,
         check_clock=realm.check_clock,

@@ -301,7 +301,7 @@ def greet(realm: Realm) -> None:
     lines = [
         f"model {model.name} ({model.licence}, {model.owner})",
         *(f"      {each.name}, an adapter over it ({each.licence}, {each.owner})" for each in over),
-        f"seal  {realm.gateway.engine.info.seal}",
+        f"seal  {realm.gateway.engine_of(model.name).info.seal}",
         f"key   {Home(realm.settings.home).local_key}",
         f"admin {Home(realm.settings.home).admin_key}",
         f"ready {url_of(realm.settings)}",

@@ -99,7 +99,7 @@ class Realm:
 
         Raises Unavailable while there is none to look at.
         """
-        engine = self.gateway.engine
+        engine = self.gateway.engine_of(self.gateway.model.name)
         seen = engine.evidence()
         return {
             "kind": seen.kind,
@@ -160,7 +160,7 @@ def _gateway(
             adapters=adapters,
             site=lambda: site_of(engine.info.place, engine.info.seal),
         ),
-        allowance=Allowance(opened.quotas, settings.prices, context_tokens=lambda: engine.info.context_tokens),
+        allowance=Allowance(opened.quotas, settings.prices),
         engine=engine,
         admission=Admission(
             num_running=engine.info.slots,

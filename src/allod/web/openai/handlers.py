@@ -41,7 +41,8 @@ class OpenAI:
         asked = read.read_chat(body)
         await give_way_if_long(body)
         request = self._request(call, asked.chat, body)
-        info = self._gateway.engine.info
+        served = self._gateway.served(_caller(call), asked.chat.model)
+        info = self._gateway.engine_of(served.name).info
         writer = write.AnswerWriter(
             id=f"chatcmpl-{call.id}",
             model=asked.chat.model,
@@ -92,7 +93,7 @@ class OpenAI:
                 "informative": served.informative,
                 "digest": served.digest,
                 "base": served.base or None,
-                "context_tokens": self._gateway.engine.info.context_tokens,
+                "context_tokens": self._gateway.engine_of(served.name).info.context_tokens,
             },
         }
 
