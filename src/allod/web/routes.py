@@ -18,7 +18,7 @@ from allod.web.static import Console
 
 
 def application(realm: Realm) -> Application:
-    """The routes of CONTRACTS §2 that exist so far."""
+    """Every route; docs/api.md has a sentence for each."""
     settings, gateway = realm.settings, realm.gateway
     metrics = Metrics(
         requests_inside=lambda: gateway.admission.inside, num_unreadable=lambda: realm.meter.num_unreadable
