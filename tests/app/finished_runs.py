@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from allod.app.artefacts.log import ArtefactsLog
-from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.statements.training import Input, derivation_of, key_of, source_input, stage_input, training_statement
 from allod.settings.tree import Settings
 

@@ -15,7 +15,8 @@ from tests.train.test_pipeline import PREDICATE, Run, recipe
 
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.home import load_settings
-from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.statements.training import check_training_statement, derivation_of
 from allod.settings.tree import Settings

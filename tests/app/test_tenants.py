@@ -13,7 +13,7 @@ import pytest
 from allod.app.gateway import open_store as tenants_module
 from allod.app.gateway.open_store import STARTED, open_store
 from allod.app.home import Home
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import Denied, Invalid
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing

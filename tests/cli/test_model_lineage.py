@@ -22,7 +22,7 @@ from allod.app.artefacts.policies import open_policies
 from allod.app.home import Home, load_settings
 from allod.app.training.release import Released, models_key, release
 from allod.cli import main as command_line
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import VerificationError
 from allod.core.statements.receipt import (
     AnswerPart,

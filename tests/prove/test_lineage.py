@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tests.app.finished_runs import BASE_DIGEST, FinishedRun, adapter_run, corpus, model_run
 
-from allod.core.canonical import canonical_json, sha256_hex
+from allod.core.canonical import canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.statements.training import (
     check_artefact_statement,

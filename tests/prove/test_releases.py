@@ -17,7 +17,8 @@ from allod.app.artefacts.released_models import ReleasedModels
 from allod.app.home import load_settings
 from allod.app.training import release as release_module
 from allod.app.training.release import models_key, release
-from allod.core.canonical import canonical_json, sha256_hex
+from allod.core.canonical import canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid, VerificationError
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.statements.training import ArtefactStatement, artefact_statement, check_artefact_statement

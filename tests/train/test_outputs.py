@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.train.stage_logs import MemoryLog
 
-from allod.core.canonical import JsonValue, sha256_hex
+from allod.core.canonical import JsonValue
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.statements.training import derivation_of, key_of, training_statement
 from allod.train.outputs import check_files, list_files

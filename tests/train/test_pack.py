@@ -17,7 +17,7 @@ np = pytest.importorskip("numpy")
 from tests.train.packing import CHAPTERS, RECIPE, interrupted_after, packed_run, work_in, write_documents
 from tests.train.tiny import source
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.tokenizer_files import SPECIAL_TOKENS

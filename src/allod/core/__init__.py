@@ -6,5 +6,5 @@ requests.py    what is asked and answered, in no dialect     statements/   what 
 deadlines.py   how long anybody waits                        times.py      now, days, moments as officers write them
 shown_text.py  others' text, safe to show                    telling.py    what a command writes, and to whom
 files/         whole or not at all, plain or refused        stages.py     the stages of training, a row each
-tables.py      strict reading of what TOML and JSON say
+tables.py      strict reading of what TOML and JSON say       digests.py    SHA-256, in its two spellings
 """

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 
+from allod.core.digests import digest_of_bytes
 from allod.core.errors import Invalid
 
 JsonValue = None | bool | int | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
@@ -51,11 +51,6 @@ def check_canonical(value: JsonValue, *, depth: int = 16) -> None:
         raise Invalid(f"{type(value).__name__} is not allowed", code="not_canonical")
 
 
-def sha256_hex(data: bytes) -> str:
-    """Lower-case hexadecimal SHA-256."""
-    return sha256(data).hexdigest()
-
-
 def digest_of(value: JsonValue) -> str:
     """`sha256:<hex>` of the canonical bytes of `value`."""
-    return "sha256:" + sha256_hex(canonical_json(value))
+    return digest_of_bytes(canonical_json(value))

@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allod.core.canonical import digest_of, sha256_hex
+from allod.core.canonical import digest_of
+from allod.core.digests import sha256_hex
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Request, Usage, chat_answer

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import allod
-from allod.core.canonical import JsonValue, digest_of, sha256_hex
+from allod.core.canonical import JsonValue, digest_of
+from allod.core.digests import sha256_hex
 from allod.core.errors import Unavailable
 
 _PACKAGES = (

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.files.whole import sync

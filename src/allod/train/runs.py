@@ -26,7 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.core.canonical import JsonValue, sha256_hex
+from allod.core.canonical import JsonValue
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import read_plain_file
 from allod.core.files.whole import sync, write_whole

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from allod.core.digests import hex_of
 from allod.core.errors import AllodError, Invalid
 from allod.core.files.plain import read_plain_file
 from allod.core.statements.policy import POLICY, check_policy_statement
@@ -42,7 +43,7 @@ def _heads_in(folder: Path, kind: str, key: VerifierKey) -> Iterator[TreeHead]:
             digest = _digest_in(parse_bundle(bundle).statement, kind)
         except AllodError as error:
             raise Invalid(f"the bundle {path.name} does not verify: {error.message}", code="bad_bundle") from error
-        if path.stem != digest.removeprefix("sha256:"):
+        if path.stem != hex_of(digest):
             raise Invalid(f"the bundle {path.name} is about {_ANOTHER[kind]}", code="bad_bundle")
         yield head
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.app.artefacts.log import ArtefactsLog, Stamp
-from allod.core.canonical import digest_of, sha256_hex
+from allod.core.canonical import digest_of
+from allod.core.digests import digest_of_bytes, hex_of
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.files.secret import make_private_directory
 from allod.core.files.whole import sync, write_whole
@@ -133,7 +134,7 @@ class Policies:
                 previous=before.digest if before else None,
                 nation=self._nation.code,
                 nation_digest=profile,
-                schema=f"sha256:{sha256_hex(policy.schema.encode())}",
+                schema=digest_of_bytes(policy.schema.encode()),
                 who=who,
                 note=note,
             )
@@ -170,7 +171,7 @@ class Policies:
         sync(self._store)
 
     def _path(self, digest: str, kind: str) -> Path:
-        return self._store / f"{digest.removeprefix('sha256:')}.{kind}"
+        return self._store / f"{hex_of(digest)}.{kind}"
 
 
 def open_policies(settings: Settings) -> Policies:

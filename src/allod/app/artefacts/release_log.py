@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from allod.app.artefacts.log import ArtefactsLog, append_missing
+from allod.core.digests import hex_of
 from allod.core.errors import Invalid
 from allod.core.files.secret import make_private_directory
 from allod.core.files.whole import write_whole
@@ -56,7 +57,7 @@ class ReleaseLog:
                 raise Invalid("there is nothing to log", code="no_release")
             make_private_directory(self._bundles)
             bundle = bundle_for(log, found.artefact.id).decode()
-            write_whole(self._bundles / f"{digest.removeprefix('sha256:')}.json", bundle)
+            write_whole(self._bundles / f"{hex_of(digest)}.json", bundle)
         return found
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.release_log import ReleaseLog
 from allod.app.home import Home
+from allod.core.digests import digest_of_hex, hex_of
 from allod.core.errors import AllodError, Invalid, VerificationError
 from allod.core.files.plain import read_plain_file
 from allod.core.statements.training import ArtefactStatement
@@ -57,7 +58,7 @@ class ReleasedModels:
         """The release of that name, or of that digest (`sha256:<hex>` or hex); None where the log has none."""
         if self.releases is None:
             return None
-        digest = word if word.startswith("sha256:") else f"sha256:{word}"
+        digest = digest_of_hex(hex_of(word))
         found = self.releases.newest(word) or self.releases.of(digest)
         return found.artefact if found else None
 
@@ -70,7 +71,7 @@ class ReleasedModels:
 
         Raises Invalid (`model_missing`) where the store no longer has it, (`no_models_key`) without the realm's key.
         """
-        folder = self._home.store / artefact.artefact_digest.removeprefix("sha256:")
+        folder = self._home.store / hex_of(artefact.artefact_digest)
         if not folder.is_dir():
             raise Invalid(
                 f"the store does not hold {artefact.name} ({artefact.artefact_digest})",

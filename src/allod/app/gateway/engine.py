@@ -17,6 +17,7 @@ from allod.app.gateway.model_choice import ECHO
 from allod.app.home import Home
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.deadlines import Deadlines
+from allod.core.digests import hex_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine, EngineInfo, EnginePlace, LoadedAdapter
@@ -115,7 +116,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
         "cache_ram_mib": 0,  # 8 GiB by default
         "adapters": [adapter.served.digest for adapter in weights.adapters],
     }
-    pinned = tuple((path, served.digest.removeprefix("sha256:")) for path, served in _files(weights))
+    pinned = tuple((path, hex_of(served.digest)) for path, served in _files(weights))
     files = {"model": str(weights.path), "adapters": [str(adapter.path) for adapter in weights.adapters]}
     return ReplicaOptions(
         seal=engine_seal(settings, socket_dir, *(path for path, _ in pinned)),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from allod.app.home import Home
+from allod.core.digests import digest_of_hex
 from allod.core.files.whole import write_whole
 from allod.model.catalogue import CatalogueEntry, Pace, best_for
 from allod.model.store import Store
@@ -40,7 +41,7 @@ def path_at_hand(settings: Settings) -> Path | None:
 
 def entry_of(name: str, catalogue: tuple[CatalogueEntry, ...]) -> CatalogueEntry | None:
     """The catalogue's entry of that name, or of that digest (`sha256:<hex>`)."""
-    return next((one for one in catalogue if name in (one.name, f"sha256:{one.sha256}")), None)
+    return next((one for one in catalogue if name in (one.name, digest_of_hex(one.sha256))), None)
 
 
 def kept_pace(settings: Settings) -> Pace | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from allod.app.home import Home
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.times import now_ms
 from allod.govern.stores.sqlite import sqlite_store

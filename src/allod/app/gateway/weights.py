@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from allod.app.gateway.engine import Adapter, Weights, run_engine
 from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
 from allod.app.home import Home
+from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.engine.engine import Engine
@@ -78,7 +79,7 @@ def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Prog
     served = ServedModel(
         name=entry.name,
         owner=entry.publisher,
-        digest=f"sha256:{entry.sha256}",
+        digest=digest_of_hex(entry.sha256),
         licence=entry.licence,
         country=entry.country,
         informative=entry.informative,
@@ -138,7 +139,12 @@ def _own_weights(path: Path, progress: Progress) -> Weights:
         raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
     digest = digest_of_file(path, progress)
     served = ServedModel(
-        name=path.stem, owner="not known", digest=f"sha256:{digest}", licence="not known", country="", informative=True
+        name=path.stem,
+        owner="not known",
+        digest=digest_of_hex(digest),
+        licence="not known",
+        country="",
+        informative=True,
     )
     return Weights(path, served, header)
 

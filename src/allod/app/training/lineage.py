@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.app.artefacts.released_models import ReleasedModel, ReleasedModels
-from allod.core.canonical import sha256_hex
+from allod.core.digests import hex_of, is_hex, sha256_hex
 from allod.core.errors import AllodError, Invalid
 from allod.core.files.plain import read_plain_file
 from allod.core.stages import DOCUMENTS_FILE, INDEX_FILE, REPORT_FILE, SOURCE, SOURCES_FILE
@@ -29,7 +28,6 @@ from allod.model.releases.records import (
 
 LEARNT, HELD_OUT, LEFT_OUT, UNKNOWN = "learnt from", "held out", "left out", "unknown"
 MAX_DOCUMENT_BYTES = 32 << 20
-_HEX = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +118,8 @@ def _digests_wanted(word: str) -> frozenset[str]:
 
     A file counts with and without the byte order mark that some editors put before it, and some readers take away.
     """
-    if _HEX.fullmatch(word):
-        return frozenset({word.removeprefix("sha256:")})
+    if is_hex(hex_of(word)):
+        return frozenset({hex_of(word)})
     path = Path(word)
     if not path.is_file():
         return frozenset()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from allod.app.home import Home
 from allod.app.training.surroundings import Surroundings
+from allod.core.digests import digest_of_hex
 from allod.core.stages import BASE, QUESTIONS, ROWS, SOURCES
 from allod.core.statements.training import Input, source_input
 from allod.model.catalogue import CatalogueEntry, find
@@ -54,7 +55,7 @@ def _source_inputs(recipe: Recipe, digests: Mapping[str, str]) -> list[Input]:
     return [
         source_input(
             name=source.name,
-            sha256=f"sha256:{digests[source.name]}",
+            sha256=digest_of_hex(digests[source.name]),
             licence=source.licence,
             jurisdiction=source.jurisdiction,
             origin=source.origin,
@@ -76,7 +77,7 @@ def _fetched(around: Surroundings, entry: CatalogueEntry) -> Path:
 def _base_input(entry: CatalogueEntry) -> Input:
     return source_input(
         name=BASE,
-        sha256=f"sha256:{entry.sha256}",
+        sha256=digest_of_hex(entry.sha256),
         licence=entry.licence,
         jurisdiction=entry.country,
         origin=entry.publisher,

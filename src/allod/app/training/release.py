@@ -25,7 +25,8 @@ from allod.app.artefacts.policies import nation_of
 from allod.app.artefacts.release_log import ReleaseLog
 from allod.app.gateway.model_choice import ECHO, is_file_name
 from allod.app.home import Home
-from allod.core.canonical import JsonValue, check_canonical, sha256_hex
+from allod.core.canonical import JsonValue, check_canonical
+from allod.core.digests import digest_of_bytes, digest_of_hex, hex_of
 from allod.core.errors import Invalid
 from allod.core.files.plain import read_plain_file
 from allod.core.files.whole import write_whole
@@ -108,7 +109,7 @@ def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progre
     _check_name(run.name)
     log = ReleaseLog(ArtefactsLog(settings))
     log.check_leaves(stage.statement for stage in run.chain.stages)
-    target = Home(settings.home).store / run.digest.removeprefix("sha256:")
+    target = Home(settings.home).store / hex_of(run.digest)
     key = models_key(settings)
     if not target.exists():
         report("signing the release", 0, 0)
@@ -151,7 +152,7 @@ class _Run:
         self.served = folder / export.name / _served_file(self.chain)
         if self.served.name not in export.files:
             raise Invalid(f"the stage {export.name} made no {self.served.name}", code="bad_lineage")
-        self.digest = f"sha256:{export.files[self.served.name].sha256}"
+        self.digest = digest_of_hex(export.files[self.served.name].sha256)
         self.header = _header(self.served, self.chain)
         if self.chain.kind == "model":
             check_model_set(self.served.parent, filter(is_of_model_set, export.files))
@@ -228,7 +229,7 @@ def _evaluation(folder: Path, chain: Chain) -> Mapping[str, Any]:
     (stage,) = chain.keeping(EVALUATION_FILE)
     evaluation = read_json(folder / stage / EVALUATION_FILE)
     learnt = chain.learnt.files.get(chain.learnt.row.weights)
-    if not isinstance(evaluation, dict) or learnt is None or evaluation.get("weights") != f"sha256:{learnt.sha256}":
+    if not isinstance(evaluation, dict) or learnt is None or evaluation.get("weights") != digest_of_hex(learnt.sha256):
         raise Invalid(
             "the evaluation is not of the weights that were exported: without one nothing is released",
             code="not_evaluated",
@@ -316,7 +317,7 @@ class _Kept:
         told = read_passport(self._read(PASSPORT_FILE))
         self.name = told.name
         digests = {
-            what: f"sha256:{sha256_hex(self._read(name))}"
+            what: digest_of_bytes(self._read(name))
             for what, name in {**DOCUMENT_FILES, "signature": SIGNATURE_FILE}.items()
         }
         self._statement = artefact_statement(

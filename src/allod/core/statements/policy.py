@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, digest_of
+from allod.core.digests import DIGEST, hex_of
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import STATEMENT_TYPE, check_statement
@@ -15,7 +16,6 @@ from allod.core.statements.receipt import STATEMENT_TYPE, check_statement
 POLICY = "urn:allod:policy:v1"
 MAX_NOTE_CHARACTERS = 256
 
-_DIGEST = r"sha256:[0-9a-f]{64}"
 _TEXT = rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{MAX_NOTE_CHARACTERS}}}"
 _CODE = r"[a-z0-9-]{1,32}"
 
@@ -45,7 +45,7 @@ def policy_statement(version: PolicyVersion) -> bytes:
     statement: dict[str, JsonValue] = {
         "_type": STATEMENT_TYPE,
         "predicateType": POLICY,
-        "subject": [{"name": "policy", "digest": {"sha256": version.digest.removeprefix("sha256:")}}],
+        "subject": [{"name": "policy", "digest": {"sha256": hex_of(version.digest)}}],
         "predicate": {
             "id": version.id,
             "at": {"start_ms": version.at_ms, "end_ms": version.at_ms},
@@ -85,10 +85,10 @@ def check_policy_statement(data: bytes) -> PolicyVersion:
         version=number,
         at_ms=statement.start_ms,
         digest=digest,
-        previous=None if held["previous"] is None else _matched(_DIGEST, held["previous"], "previous"),
+        previous=None if held["previous"] is None else _matched(DIGEST, held["previous"], "previous"),
         nation=_matched(_CODE, nation["code"], "the nation's code"),
-        nation_digest=_matched(_DIGEST, nation["digest"], "the nation's digest"),
-        schema=_matched(_DIGEST, held["schema"], "schema"),
+        nation_digest=_matched(DIGEST, nation["digest"], "the nation's digest"),
+        schema=_matched(DIGEST, held["schema"], "schema"),
         who=_matched(_TEXT, held["who"], "who"),
         note=None if held["note"] is None else _matched(_TEXT, held["note"], "note"),
     )

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, check_canonical
+from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid
 from allod.core.statements.shapes import (
     ANSWER_SHAPE,
@@ -357,7 +358,7 @@ def check_statement(data: bytes) -> Statement:
     at = predicate["at"]
     if at["start_ms"] > at["end_ms"]:
         raise refused("it ends before it starts")
-    subjects = tuple((each["name"], f"sha256:{each['digest']['sha256']}") for each in value["subject"])
+    subjects = tuple((each["name"], digest_of_hex(each["digest"]["sha256"])) for each in value["subject"])
     return Statement(kind, predicate["id"], at["start_ms"], at["end_ms"], predicate, subjects)
 
 

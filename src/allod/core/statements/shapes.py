@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from allod.core.canonical import MAX_SAFE_INTEGER
+from allod.core.digests import HEX, is_digest, is_hex
 from allod.core.errors import Invalid
 
 LAST_MS = 253_402_300_799_999  # of the year 9999, the calendar's end
@@ -109,10 +110,10 @@ def _is_subject(value: Any) -> bool:
     return is_text(value["name"]) and value["digest"].keys() == {"sha256"} and is_commitment(value["digest"]["sha256"])
 
 
-_ID, _HEX_128, _HEX_256 = "[A-Za-z0-9_-]{1,64}", "[0-9a-f]{32}", "[0-9a-f]{64}"
+_ID, _HEX_128 = "[A-Za-z0-9_-]{1,64}", "[0-9a-f]{32}"
 is_text = _matches(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
 is_id = _matches(_ID)
-are_names = _matches(f"{_ID} {_HEX_128} {_HEX_128} {_HEX_256}")  # id, nonce, tenant and commitment, one after the other
+are_names = _matches(f"{_ID} {_HEX_128} {_HEX_128} {HEX}")  # id, nonce, tenant and commitment, one after the other
 is_time = _up_to(LAST_MS)
 is_count = _up_to(MAX_SAFE_INTEGER)
 is_cached = _up_to(MAX_TOKENS)
@@ -120,10 +121,9 @@ is_tokens = _or_null(is_cached)
 is_amount = _up_to(MAX_AMOUNT)
 is_pseudonym = _matches(_HEX_128)
 is_key_name = _or_null(is_pseudonym)
-is_commitment = _matches(_HEX_256)
+is_commitment = is_hex
 are_sources = _list_of(is_commitment, at_most=256)
 _NAME = lru_cache(maxsize=256)(_matches(r"[a-z][a-z0-9_]{0,63}"))  # there are few
-_DIGEST = _matches(r"sha256:[0-9a-f]{64}")
 _TEXTS = _list_of(is_text, at_most=64)
 
 AT: Shape = {"start_ms": is_time, "end_ms": is_time}
@@ -131,13 +131,18 @@ ID_AND_TIMES: Shape = {"id": is_id, "at": AT}
 LABEL: Shape = {"tier": is_text, "markings": _TEXTS, "jurisdictions": _or_null(_TEXTS), "purposes": _or_null(_TEXTS)}
 MODEL: Shape = {
     "name": is_text,
-    "digest": _DIGEST,
-    "template": _or_null(_DIGEST),
-    "adapters": _list_of(_DIGEST, at_most=16),
+    "digest": is_digest,
+    "template": _or_null(is_digest),
+    "adapters": _list_of(is_digest, at_most=16),
 }
-ENGINE: Shape = {"name": is_text, "build": _DIGEST, "config": _DIGEST, "replay": _matches("exact|batch-invariant|none")}
-POLICY: Shape = {"digest": _DIGEST, "label": LABEL, "rules": _TEXTS, "decision": _matches("permit|forbid")}
-SEAL: Shape = {"kind": is_text, "proof": _or_null(_DIGEST)}
+ENGINE: Shape = {
+    "name": is_text,
+    "build": is_digest,
+    "config": is_digest,
+    "replay": _matches("exact|batch-invariant|none"),
+}
+POLICY: Shape = {"digest": is_digest, "label": LABEL, "rules": _TEXTS, "decision": _matches("permit|forbid")}
+SEAL: Shape = {"kind": is_text, "proof": _or_null(is_digest)}
 SITE: Shape = {"id": is_text, "jurisdiction": is_text}
 ENERGY: Shape = {
     "millijoules": _or_null(is_amount),

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allod.core.canonical import JsonValue, canonical_json, digest_of, sha256_hex
+from allod.core.canonical import JsonValue, canonical_json, digest_of
+from allod.core.digests import digest_of_bytes, hex_of, is_digest
 from allod.core.errors import Invalid
 from allod.core.statements.receipt import STATEMENT_TYPE, Statement, check_statement
 
@@ -44,7 +45,6 @@ _ARTEFACT_FIELDS = {
 }  # fmt: skip
 _SOURCE_FIELDS = {"name", "sha256", "licence", "jurisdiction", "origin", "date", "package"}
 _STAGE_FIELDS = {"name", "derivation", "files"}
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -165,7 +165,7 @@ def check_training_statement(data: bytes) -> TrainingStatement:
         raise _refuse("its derivation does not follow from its key and its files")
     return TrainingStatement(
         id=statement.id,
-        digest="sha256:" + sha256_hex(data),
+        digest=digest_of_bytes(data),
         start_ms=statement.start_ms,
         end_ms=statement.end_ms,
         stage=stage,
@@ -185,12 +185,12 @@ def check_artefact_statement(data: bytes) -> ArtefactStatement:
     if statement.kind != ARTEFACT or held.keys() != _ARTEFACT_FIELDS:
         raise _refuse("its fields are not those of an artefact statement")
     digests = ("digest", "derivation", "passport", "bom", "summary", "signature")
-    if not all(_is(_DIGEST, held[name]) for name in digests):
+    if not all(is_digest(held[name]) for name in digests):
         raise _refuse("one of its digests is none")
     is_adapter = held["kind"] == "adapter"
     if held["kind"] not in ("model", "adapter") or (held["base"] is not None) is not is_adapter:
         raise _refuse("it is a model without a base, or an adapter with one")
-    if is_adapter and not _is(_DIGEST, held["base"]):
+    if is_adapter and not is_digest(held["base"]):
         raise _refuse("its base is no digest")
     if not _is(_MODEL_NAME, held["name"]) or not isinstance(held["stages"], list) or not held["stages"]:
         raise _refuse("its name or its stages are not what they must be")
@@ -200,7 +200,7 @@ def check_artefact_statement(data: bytes) -> ArtefactStatement:
         raise _refuse("its subject is not its digest")
     return ArtefactStatement(
         id=statement.id,
-        digest="sha256:" + sha256_hex(data),
+        digest=digest_of_bytes(data),
         at_ms=statement.end_ms,
         kind=held["kind"],
         name=held["name"],
@@ -217,7 +217,7 @@ def _statement(kind: str, name: str, digest: str, predicate: Mapping[str, JsonVa
         {
             "_type": STATEMENT_TYPE,
             "predicateType": kind,
-            "subject": [{"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}}],
+            "subject": [{"name": name, "digest": {"sha256": hex_of(digest)}}],
             "predicate": predicate,
         }
     )
@@ -239,8 +239,8 @@ def _is_input(value: object) -> bool:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         return False
     if value.keys() == _STAGE_FIELDS:
-        return _is(_NAME, value["name"]) and _is(_DIGEST, value["derivation"]) and _is(_DIGEST, value["files"])
-    return value.keys() == _SOURCE_FIELDS and _is(_NAME, value["name"]) and _is(_DIGEST, value["sha256"])
+        return _is(_NAME, value["name"]) and is_digest(value["derivation"]) and is_digest(value["files"])
+    return value.keys() == _SOURCE_FIELDS and _is(_NAME, value["name"]) and is_digest(value["sha256"])
 
 
 def _is_stated(value: object) -> bool:
@@ -266,8 +266,8 @@ def _is_stage(value: object) -> bool:
         isinstance(value, dict)
         and value.keys() == {"stage", "derivation", "statement"}
         and _is(_NAME, value["stage"])
-        and _is(_DIGEST, value["derivation"])
-        and _is(_DIGEST, value["statement"])
+        and is_digest(value["derivation"])
+        and is_digest(value["statement"])
     )
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from allod.core.digests import is_digest
 from allod.core.errors import Invalid
 from allod.core.labels import is_within
 from allod.core.nations.nation import Nation
@@ -44,7 +45,6 @@ _CLAIM = re.compile(
     r"(?P<said>reached a site outside|was answered unsealed|was answered without a purpose|was decided by policy)"
     r"(?: (?P<names>[^ ]+(?: or [^ ]+)*?))?(?: between (?P<since>[^ ]+) and (?P<until>[^ ]+))?"
 )
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def _inside(places: list[str], nation: Nation) -> Test:
 
 def _decided_by(digests: list[str], nation: Nation) -> Test:
     for digest in digests or [""]:
-        if _DIGEST.fullmatch(digest) is None:
+        if not is_digest(digest):
             raise _refuse(f"{digest!r} is no digest; `allod policy history` lists them")
     return lambda facts: facts.policy in digests
 

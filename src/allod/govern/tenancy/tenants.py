@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, check_canonical
+from allod.core.digests import is_hex
 from allod.core.errors import Invalid
 from allod.core.statements.shapes import LAST_MS, MAX_AMOUNT, MAX_TOKENS, is_id
 
@@ -28,7 +29,6 @@ _is_text = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}").fullmatch
 _is_kind = re.compile(r"[a-z_]+(\.[a-z_]+)+").fullmatch
 # Control characters, line separators, and the marks that turn the direction of what follows.
 _unseen = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]").search
-_is_digest = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Key:
             if self.is_admin:
                 raise _wrong("account_id", "must not be set for an admin key")
         _check_text("name", self.name)
-        if not (isinstance(self.digest, str) and _is_digest(self.digest)):
+        if not is_hex(self.digest):
             raise _wrong("digest", "must be a SHA-256 in hexadecimal")
         if not (isinstance(self.hint, str) and len(self.hint) == 4 and self.hint.isascii() and self.hint.isprintable()):
             raise _wrong("hint", "must be the key's last four characters")

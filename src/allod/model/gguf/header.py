@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import digest_of_bytes
 from allod.core.errors import Invalid
 from allod.model.gguf.metadata import FLOAT32, INT32, SIZE, STRING, TOKENS, Malformed, MetadataReader, PassedArray
 from allod.model.gguf.plain_file import open_plain
@@ -298,7 +298,7 @@ def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tu
         name=str(metadata.get("general.name", "")),
         context_tokens=context,
         num_parameters=num_parameters,
-        template_digest="sha256:" + sha256_hex(template.encode()),
+        template_digest=digest_of_bytes(template.encode()),
         has_template=bool(template),
         pooling=pooling,
         derivation=str(metadata.get(_DERIVATION, "")),

@@ -12,6 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from allod import __version__
 from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import hex_of
 from allod.model.releases.facts import ReleaseFacts, SourceUse, energy_of
 from allod.model.releases.records import SourceRecord
 
@@ -50,7 +51,7 @@ def _model(facts: ReleaseFacts, bases: list[dict[str, JsonValue]]) -> dict[str, 
         "type": "machine-learning-model",
         "bom-ref": _ref("model", facts.name),
         "name": facts.name,
-        "version": facts.digest.removeprefix("sha256:")[:16],
+        "version": hex_of(facts.digest)[:16],
         "publisher": facts.publisher,
         "licenses": [{"expression": facts.licence}],
         "hashes": [_hash(facts.digest)],
@@ -133,7 +134,7 @@ def _base(base: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         "type": "machine-learning-model",
         "bom-ref": _ref("base", digest),
         "name": "base model",
-        "version": digest.removeprefix("sha256:")[:16],
+        "version": hex_of(digest)[:16],
         "publisher": str(base["origin"]),
         "licenses": [{"expression": str(base["licence"])}],
         "hashes": [_hash(digest)],
@@ -145,7 +146,7 @@ def _base(base: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _hash(digest: str) -> dict[str, JsonValue]:
-    return {"alg": "SHA-256", "content": digest.removeprefix("sha256:")}
+    return {"alg": "SHA-256", "content": hex_of(digest)}
 
 
 def _ref(kind: str, name: str) -> str:

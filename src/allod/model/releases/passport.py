@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, check_canonical
+from allod.core.digests import is_digest
 from allod.core.errors import Invalid
 from allod.model.releases.facts import ReleaseFacts, energy_of, where_of
 
@@ -28,7 +29,6 @@ _FIELDS = {
 }  # fmt: skip
 _FIELDS_OF = {FORMAT: _FIELDS, FORMAT_V1: _FIELDS - {"where"}}  # of what was released before
 _LABEL_FIELDS = {"tier", "markings", "jurisdictions", "purposes"}
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
 
 
@@ -118,7 +118,7 @@ def read_passport(data: bytes) -> Passport:
     texts = [value["name"], *publisher.values(), value["licence"], label["tier"], *label["markings"]]
     if not all(isinstance(text, str) and _TEXT.fullmatch(text) for text in texts):
         raise _refuse("one of its texts is missing")
-    if not isinstance(value["digest"], str) or not _DIGEST.fullmatch(value["digest"]):
+    if not is_digest(value["digest"]):
         raise _refuse("its digest is none")
     if value["origin"] not in ("from-scratch", "adapted", "imported") or not isinstance(value["informative"], bool):
         raise _refuse("its origin, or whether it informs, is not said")

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import digest_of_bytes
 from allod.core.errors import Invalid
 from allod.core.files.whole import sync
 from allod.core.stages import EXPORT_FILE
@@ -49,7 +49,7 @@ def check_model_set(folder: Path, names: Iterable[str]) -> None:
 
 def check_template(header: GgufHeader) -> None:
     """Raise Invalid (`bad_template`) for a chat template that is not the one that Allod writes: it is a program."""
-    if header.has_template and header.template_digest != f"sha256:{sha256_hex(CHAT_TEMPLATE.encode())}":
+    if header.has_template and header.template_digest != digest_of_bytes(CHAT_TEMPLATE.encode()):
         raise Invalid("the chat template is not the one that Allod writes", code="bad_template")
 
 
@@ -64,7 +64,7 @@ def copy_in(source: Path, target: Path) -> None:
 def write_in(target: Path, data: bytes) -> str:
     """Write a file of a release; its digest."""
     target.write_bytes(data)
-    return f"sha256:{sha256_hex(data)}"
+    return digest_of_bytes(data)
 
 
 def place(staged: Path, target: Path) -> None:

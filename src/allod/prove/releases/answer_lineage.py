@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from allod.core.digests import hex_of
 from allod.core.errors import AllodError, Invalid, VerificationError
 from allod.core.files.plain import read_plain_file
 from allod.prove.formats.notes import VerifierKey
@@ -76,7 +77,7 @@ def _follow(
         raise _not_released(digest, number)
     step = Step(number, ARTEFACT, _included(logged, releases, key=key, trust=trust, places=places, number=number))
     release = check_release(
-        places.store / digest.removeprefix("sha256:"),
+        places.store / hex_of(digest),
         logged.artefact,
         _models_key(places, number),
         trainings=releases.trainings,

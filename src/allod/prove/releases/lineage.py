@@ -9,12 +9,12 @@ changed source or a forged parent gives another one.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from allod.core.canonical import canonical_json, sha256_hex
+from allod.core.canonical import canonical_json
+from allod.core.digests import digest_of_bytes, digest_of_hex, is_hex
 from allod.core.errors import Invalid
 from allod.core.stages import ADAPTER_STAGES, BASE, MODEL_STAGES, ROWS, SOURCES, Role, StageRow
 from allod.core.statements.training import (
@@ -26,8 +26,6 @@ from allod.core.statements.training import (
 
 MAX_LIST_BYTES = 64 << 20
 MAX_OUTPUTS = 100_000
-
-_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class Chain:
 def read_stage(manifest: bytes, files: bytes) -> ChainStage:
     """A stage from its two files, which must belong together. Raises Invalid."""
     statement = check_training_statement(manifest)
-    if f"sha256:{sha256_hex(files)}" != statement.files:
+    if digest_of_bytes(files) != statement.files:
         raise _refuse(f"{statement.stage}: its list of files is not the one that its manifest names")
     return ChainStage(statement, _read_files(files, statement.stage))
 
@@ -137,7 +135,7 @@ def check_artefact(chain: Chain, artefact: ArtefactStatement) -> None:
         raise _refuse("the artefact's derivation is not the one that its stages lead to")
     if list(artefact.stages) != rows_of(chain):
         raise _refuse("the artefact names other stages")
-    made = {f"sha256:{file.sha256}" for file in chain.export.files.values()}
+    made = {digest_of_hex(file.sha256) for file in chain.export.files.values()}
     if artefact.artefact_digest not in made:
         raise _refuse("the artefact is no file that its last stage made")
 
@@ -225,8 +223,7 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and row.keys() == {"name", "sha256", "bytes"}
         and isinstance(row["name"], str)
-        and isinstance(row["sha256"], str)
-        and _HEX.fullmatch(row["sha256"]) is not None
+        and is_hex(row["sha256"])
         and type(row["bytes"]) is int
         and row["bytes"] >= 0
     )

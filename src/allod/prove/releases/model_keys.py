@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
 

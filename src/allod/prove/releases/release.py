@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import digest_of_bytes, digest_of_hex, hex_of
 from allod.core.errors import Invalid, VerificationError
 from allod.core.files.plain import read_plain_file
 from allod.core.stages import DOCUMENTS_FILE, EVALUATION_FILE, INDEX_FILE, SOURCE, SOURCES_FILE
@@ -96,7 +96,7 @@ def read_releases(read: Read) -> Releases:
         if kind == ARTEFACT:
             releases.append(LoggedRelease(number, check_artefact_statement(entry)))
         elif kind in TRAININGS:
-            trainings.add(f"sha256:{sha256_hex(entry)}")
+            trainings.add(digest_of_bytes(entry))
 
     log_read = read(see)
     return Releases(tuple(releases), frozenset(trainings), log_read)
@@ -167,7 +167,7 @@ def read_stage_folder(folder: Path) -> ChainStage:
 
 def _check_signature(folder: Path, artefact: ArtefactStatement, public_key: ModelPublicKey) -> dict[str, str]:
     signature = read_plain_file(folder / SIGNATURE_FILE, limit_bytes=MAX_SIGNATURE_BYTES)
-    if f"sha256:{sha256_hex(signature)}" != artefact.predicate["signature"]:
+    if digest_of_bytes(signature) != artefact.predicate["signature"]:
         raise Invalid(f"{SIGNATURE_FILE} is not the signature that the log names")
     return dict(verify_folder(folder, signature, public_key))
 
@@ -176,7 +176,7 @@ def _check_weights(artefact: ArtefactStatement, files: dict[str, str]) -> None:
     expected = {WEIGHTS_FILES[artefact.kind]: artefact.artefact_digest}
     expected |= {file: artefact.predicate[what] for what, file in DOCUMENT_FILES.items()}
     for name, digest in expected.items():
-        if f"sha256:{files.get(name)}" != digest:
+        if files.get(name) != hex_of(digest):
             raise Invalid(f"{name} is not the one that the log names")
 
 
@@ -219,7 +219,7 @@ def _check_evaluation(folder: Path, chain: Chain) -> None:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise Invalid("evaluation.json does not say which weights it is of") from error
     learnt = chain.learnt.files.get(chain.learnt.row.weights)
-    if learnt is None or evaluated != f"sha256:{learnt.sha256}":
+    if learnt is None or evaluated != digest_of_hex(learnt.sha256):
         raise Invalid("the evaluation is of other weights than those that were learnt last")
 
 
@@ -231,7 +231,7 @@ def _check_sources(folder: Path, chain: Chain) -> None:
         for source in chain.sources:
             row = recorded.pop(source["name"])
             said = [(str(source[field]), str(row[field])) for field in ("licence", "jurisdiction", "origin")]
-            same_content = source["sha256"] == f"sha256:{str(row['sha256']).removeprefix('sha256:')}"
+            same_content = source["sha256"] == digest_of_hex(hex_of(str(row["sha256"])))
             if not same_content:
                 raise Invalid(f"sources.json has other content of the source {source['name']}")
             if not all(left and left == right for left, right in said):

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from allod.core.canonical import canonical_json, sha256_hex
+from allod.core.canonical import canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.shown_text import is_plain, made_plain
 

@@ -11,7 +11,7 @@ import heapq
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.train.corpus.documents import Document
 from allod.train.evaluation.questions import ChoiceQuestion
 from allod.train.tuning.sentences import is_prose, paragraphs, sentences

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 
 SHIPPED = Path(__file__).parent / "evaluations"

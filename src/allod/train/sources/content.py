@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import sha256_hex
 from allod.train.recipe import Source
 from allod.train.sources.files import Files
 from allod.train.sources.unpacked import Unpacked

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.files.plain import read_plain_file
 from allod.core.shown_text import made_plain

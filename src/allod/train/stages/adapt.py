@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.errors import Denied, Invalid
 from allod.train.corpus.documents import Document, read_documents
 from allod.train.corpus.held_out import HeldOut

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from allod.core.canonical import JsonValue, canonical_json, sha256_hex
+from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.training import FILES
 from allod.model.network.llama import Network, Shape

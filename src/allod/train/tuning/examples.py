@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.train.corpus.documents import Document
 from allod.train.tuning.sentences import is_prose, paragraphs, sentences

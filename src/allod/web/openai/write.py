@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from allod.core.canonical import sha256_hex
+from allod.core.digests import sha256_hex
 from allod.core.errors import AllodError
 from allod.core.requests import Completion, Embeddings, Json, Pieces, ToolCall, Usage
 from allod.core.shown_text import ends_of
