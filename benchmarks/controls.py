@@ -20,7 +20,7 @@ from allod.core.requests import Chat, Request, Sampling, Usage
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import default_text, load_policy
-from allod.govern.policy.request import Model, Site
+from allod.govern.policy.request import Model, PolicySite
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.tenants import Budget, Event, Key, Quota, Tenant, api_key_digest, new_id
@@ -66,7 +66,7 @@ class Steps:
         self.keys = KeyRing(self.nation)
         self.now_ms = time.time_ns() // 1_000_000
         model = Model("m", self.nation.lowest, "Apache-2.0", "GB", informative=True)
-        site = Site("north", "GB", self.nation.tiers[0], "sealed")
+        site = PolicySite("north", "GB", self.nation.tiers[0], "sealed")
         policy = load_policy(default_text(), self.nation)
         self.controls = Controls(policy=policy, nation=self.nation, model=model, site=lambda: site)
         self.allowance = Allowance(Quotas(self.store, gateway="a"), Prices())

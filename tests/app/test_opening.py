@@ -30,7 +30,7 @@ from allod.govern.stores.sqlite import sqlite_store
 from allod.govern.tenancy.store import Position
 from allod.govern.tenancy.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
 from allod.prove.tlog.log import Entry
-from allod.settings.tree import Settings, Tenants
+from allod.settings.tree import Settings, TenantsOptions
 
 OWN_TEXT = (
     default_text() + '\n@id("none-for-b")\n@reason("Not b.")\nforbid (principal in Tenant::"b", action, resource);\n'
@@ -188,7 +188,7 @@ def test_what_other_gateways_hold_is_left_to_them(settings: Settings, monkeypatc
     """With a shared database nobody can tell a killed gateway's slice from that of one that is about to spend it."""
     store = MemoryStore()
     monkeypatch.setattr(opening_module, "open_store", lambda settings: store)
-    shared = replace(settings, tenants=Tenants(database="postgresql://db.example/allod"))
+    shared = replace(settings, tenants=TenantsOptions(database="postgresql://db.example/allod"))
     limited = Tenant("b", "B", 1, budgets=(Budget("month", micros=1000),))
     store.put_tenant(limited, event())
     with opened(shared) as first:

@@ -20,14 +20,14 @@ from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL, Event, Key, Scope, api_key_digest, local_tenant, new_id
 from allod.settings.files import load_nation
-from allod.settings.tree import Realm, Settings, Tenants
+from allod.settings.tree import RealmOptions, Settings, TenantsOptions
 
 NATION = load_nation("gb")
 
 
 def settings(home: Path, *, site: str = "local") -> Settings:
     home.mkdir(exist_ok=True)
-    return Settings(home=home, realm=Realm(name="dyfed", site=site))
+    return Settings(home=home, realm=RealmOptions(name="dyfed", site=site))
 
 
 def started(made: Settings) -> None:
@@ -288,7 +288,7 @@ def test_whatever_fails_lets_go_of_the_store(
 def test_without_the_driver_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A realm with an address of a PostgreSQL and without its driver does not fall back to a file of its own."""
     monkeypatch.setitem(sys.modules, "allod.govern.stores.postgres", None)
-    made = replace(settings(tmp_path), tenants=Tenants(database="postgresql://db.example/allod"))
+    made = replace(settings(tmp_path), tenants=TenantsOptions(database="postgresql://db.example/allod"))
     with pytest.raises(Invalid) as caught:
         open_store(made)
     assert (caught.value.code, caught.value.param) == ("driver_missing", "tenants.database")

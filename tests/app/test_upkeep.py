@@ -28,7 +28,7 @@ from allod.core.times import now_ms
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.policy.decision import default_text
-from allod.govern.policy.request import Model, Site
+from allod.govern.policy.request import Model, PolicySite
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.store import Position, TenantStore
 from allod.govern.tenancy.tenants import (
@@ -172,7 +172,7 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
             policy=opened.policy,
             nation=opened.nation,
             model=Model("m", opened.nation.lowest),
-            site=lambda: Site("local", "ZZ", opened.tier, "none"),
+            site=lambda: PolicySite("local", "ZZ", opened.tier, "none"),
         )
         allowance = Allowance(seen.quotas, Prices())
         upkeep = Upkeep(seen, keys=keys, controls=controls, allowance=allowance)

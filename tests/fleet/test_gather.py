@@ -19,10 +19,10 @@ import pytest
 from allod.core.errors import Unavailable
 from allod.core.labels import Label, Tier
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
-from allod.fleet.preflight.checks import Asked, Facts
+from allod.fleet.preflight.checks import ProbeResult, RunRequirements
 from allod.fleet.preflight.egress import reached
 from allod.fleet.preflight.job import survey
-from allod.fleet.preflight.probe import Questions, ask_cuda, free_bytes, gather_command, read_facts
+from allod.fleet.preflight.probe import ProbeOptions, ask_cuda, free_bytes, gather_command, read_facts
 from allod.fleet.site import Site
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -34,7 +34,7 @@ def listener() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def lines(*facts: Facts) -> str:
+def lines(*facts: ProbeResult) -> str:
     return "".join(f"noise\n0: preflight facts: {json.dumps(asdict(one))}\n" for one in facts)
 
 
@@ -62,7 +62,7 @@ def test_silence_is_not_reached_and_does_not_take_long() -> None:
 def test_nothing_is_reached_without_a_network(listener: int) -> None:
     """In an empty network namespace the very same address is silent."""
     address = f"127.0.0.1:{listener}"
-    command = gather_command(sys.executable, Questions(folder="/", addresses=(address, "198.41.0.4:53")))
+    command = gather_command(sys.executable, ProbeOptions(folder="/", addresses=(address, "198.41.0.4:53")))
     environment = {"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         ["unshare", "-Urn", *command], env=environment, capture_output=True, text=True, timeout=60, check=True
@@ -113,13 +113,13 @@ def test_the_worst_rank_counts() -> None:
     """One node without GPUs, one slow, one that reaches out: the run would be on all of them."""
     merged = read_facts(
         lines(
-            Facts(machine="x86_64", num_gpus=4, all_reduce_mb_s=10, free_bytes=5, reached=(), nodes=("a",)),
-            Facts(machine="aarch64", num_gpus=0, gpus_reason="no driver", all_reduce_mb_s=9, free_bytes=6,
+            ProbeResult(machine="x86_64", num_gpus=4, all_reduce_mb_s=10, free_bytes=5, reached=(), nodes=("a",)),
+            ProbeResult(machine="aarch64", num_gpus=0, gpus_reason="no driver", all_reduce_mb_s=9, free_bytes=6,
                   reached=("x:1",), nodes=("b",)),
         ),
         num_ranks=2,
     )  # fmt: skip
-    assert merged == Facts(
+    assert merged == ProbeResult(
         machine="aarch64 and x86_64", num_gpus=0, gpus_reason="no driver", all_reduce_mb_s=9, free_bytes=5,
         reached=("x:1",), nodes=("a", "b"),
     )  # fmt: skip
@@ -127,7 +127,7 @@ def test_the_worst_rank_counts() -> None:
 
 def test_a_rank_that_could_not_look_leaves_it_unknown() -> None:
     """What one rank does not know is not known."""
-    merged = read_facts(lines(Facts(free_bytes=5, reached=("a:1",)), Facts()), num_ranks=2)
+    merged = read_facts(lines(ProbeResult(free_bytes=5, reached=("a:1",)), ProbeResult()), num_ranks=2)
     assert (merged.free_bytes, merged.reached) == (None, None)
 
 
@@ -141,8 +141,8 @@ def test_answers_that_are_not_all_there_are_no_facts(output: str) -> None:
     assert caught.value.code == "preflight_failed"
 
 
-def asked(**changes: object) -> Asked:
-    return Asked(label=Label(Tier("OFFICIAL", 0, "gb")), **changes)  # type: ignore[arg-type]
+def asked(**changes: object) -> RunRequirements:
+    return RunRequirements(label=Label(Tier("OFFICIAL", 0, "gb")), **changes)  # type: ignore[arg-type]
 
 
 def executor() -> LocalExecutor:

@@ -10,9 +10,9 @@ import pytest
 from allod.core.errors import Denied
 from allod.core.labels import Label, Tier
 from allod.fleet.preflight.checks import (
-    Asked,
-    Facts,
-    Finding,
+    PreflightFinding,
+    ProbeResult,
+    RunRequirements,
     Severity,
     SourceTerms,
     check,
@@ -23,7 +23,7 @@ from allod.fleet.site import Exclusion, NodePower, NodePrice, Site
 TODAY = date(2026, 11, 22)
 OFFICIAL, SECRET = Tier("OFFICIAL", 0, "gb"), Tier("SECRET", 1, "gb")
 AUSTEN = SourceTerms("austen", "CC0-1.0", Label(OFFICIAL))
-ASKED = Asked(
+ASKED = RunRequirements(
     label=Label(OFFICIAL),
     sources=(AUSTEN,),
     nodes=2,
@@ -32,12 +32,12 @@ ASKED = Asked(
     estimate_s=3600,
     is_sealed=True,
 )
-WELL = Facts(
+WELL = ProbeResult(
     machine="aarch64", num_gpus=4, all_reduce_mb_s=149_000, free_bytes=10**12, reached=(), nodes=("nid000001",)
 )
 
 
-def refused(asked: Asked, facts: Facts, site: Site, name: str) -> str:
+def refused(asked: RunRequirements, facts: ProbeResult, site: Site, name: str) -> str:
     """The reason that the check of that name refuses with, and no other does."""
     findings = [one for one in check(asked, facts, site, today=TODAY) if one.severity is Severity.REFUSED]
     assert [one.check for one in findings] == [name], findings
@@ -119,7 +119,7 @@ def test_an_excluded_node_is_refused_until_its_day(isambard: Site) -> None:
     assert refused(ASKED, WELL, site, "nodes") == "nid000001 is excluded until 2026-11-22: slow"
     later = check(ASKED, WELL, site, today=date(2026, 11, 23))
     refuse_unless_ready(later)
-    noted = Finding("nodes", Severity.NOTED, "nid000001 is no longer excluded, since 2026-11-22: slow")
+    noted = PreflightFinding("nodes", Severity.NOTED, "nid000001 is no longer excluded, since 2026-11-22: slow")
     assert noted in later
 
 
@@ -151,7 +151,7 @@ def test_a_run_may_not_go_where_its_label_does_not_allow(isambard: Site) -> None
 
 def test_what_could_not_be_looked_at_is_refused(isambard: Site) -> None:
     """Not knowing is not well."""
-    findings = check(ASKED, Facts(), isambard, today=TODAY)
+    findings = check(ASKED, ProbeResult(), isambard, today=TODAY)
     unknown = {one.check for one in findings if one.reason == "could not be looked at"}
     assert unknown == {"machine", "gpus", "all_reduce", "disk", "network"}
 

@@ -16,7 +16,7 @@ from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier
 from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions
 from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, JobStatus, State
-from allod.fleet.preflight.checks import Asked, check, refuse_unless_ready
+from allod.fleet.preflight.checks import RunRequirements, check, refuse_unless_ready
 from allod.fleet.preflight.job import survey
 from allod.fleet.site import Exclusion, Site
 
@@ -167,7 +167,7 @@ def test_slurm_refuses_in_its_own_words(runs: Runs, loopback: Site) -> None:
 @pytest.mark.slow
 def test_the_preflight_runs_where_the_run_would(runs: Runs, loopback: Site) -> None:
     """Two ranks on two nodes measure their all-reduce; without a GPU a run that wants one is refused."""
-    asked = Asked(label=Label(Tier("OFFICIAL", 0, "gb")), nodes=2, is_sealed=False)
+    asked = RunRequirements(label=Label(Tier("OFFICIAL", 0, "gb")), nodes=2, is_sealed=False)
     site = replace(loopback, all_reduce_floor_mb_s=1)
     facts = survey(
         runs.executor, asked, site, folder=runs.folder, report=lambda _: None,

@@ -18,7 +18,7 @@ from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Nation
 from allod.core.nations.profile import read_nation
 from allod.govern.policy.decision import Policy, default_text, load_policy
-from allod.govern.policy.request import Asked, Model, Site, describe
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite, describe
 from allod.govern.policy.rules import MAX_DEPTH, MAX_RULES, MAX_TEXT_BYTES, MAX_TOKENS
 
 GB = read_nation(tomllib.loads((resources.files("allod") / "nations" / "gb.toml").read_text()), where="gb.toml")
@@ -26,9 +26,9 @@ OFFICIAL, SECRET, TOP_SECRET = GB.tiers
 DEFAULT = load_policy(default_text(), GB)
 
 
-def asked(tier: str = "OFFICIAL", *, place: str = "GB", seal: str = "sealed", **words: Any) -> Asked:
+def asked(tier: str = "OFFICIAL", *, place: str = "GB", seal: str = "sealed", **words: Any) -> PolicyRequest:
     """A question on the realm as it is on first start: cleared and accredited for OFFICIAL."""
-    return Asked(
+    return PolicyRequest(
         action="chat",
         tenant_id="local",
         key_id="key_1",
@@ -36,7 +36,7 @@ def asked(tier: str = "OFFICIAL", *, place: str = "GB", seal: str = "sealed", **
         models=None,
         model=Model("tiny", GB.lowest),
         label=GB.label(tier, **words),
-        site=Site("here", place, OFFICIAL, seal),
+        site=PolicySite("here", place, OFFICIAL, seal),
     )
 
 
@@ -67,7 +67,7 @@ def test_official_work_is_permitted_by_a_named_rule() -> None:
     [
         (asked("TOP SECRET"), {"above-clearance", "above-accreditation"}),
         (replace(asked("SECRET"), clearance=SECRET), {"above-accreditation"}),
-        (replace(asked("SECRET"), site=Site("here", "GB", SECRET, "sealed")), {"above-clearance"}),
+        (replace(asked("SECRET"), site=PolicySite("here", "GB", SECRET, "sealed")), {"above-clearance"}),
         (asked(markings=["UK EYES ONLY"], place="US"), {"outside-jurisdiction"}),
         (asked(markings=["UK EYES ONLY"], place="ZZ"), {"outside-jurisdiction"}),
         (asked(jurisdictions=["GB-SCT"]), {"outside-jurisdiction"}),
@@ -81,9 +81,9 @@ def test_official_work_is_permitted_by_a_named_rule() -> None:
         (replace(asked(), models=frozenset()), {"model-not-in-scope"}),
         (replace(asked(), model=Model("wise", Label(SECRET))), {"above-clearance", "above-accreditation"}),
     ],
-    ids=lambda value: describe(value) if isinstance(value, Asked) else "",
+    ids=lambda value: describe(value) if isinstance(value, PolicyRequest) else "",
 )
-def test_each_refusal_names_its_rules_and_says_why(question: Asked, rules: set[str]) -> None:
+def test_each_refusal_names_its_rules_and_says_why(question: PolicyRequest, rules: set[str]) -> None:
     """A person who is refused reads a sentence, and a receipt can name the rules, in order."""
     decision = DEFAULT.decide(question)
     assert not decision.permitted
@@ -98,12 +98,12 @@ def test_each_refusal_names_its_rules_and_says_why(question: Asked, rules: set[s
         asked(markings=["UK EYES ONLY"], place="GB-SCT"),
         asked(markings=["UK EYES ONLY", "FIVE EYES ONLY"]),
         asked(markings=["PERSONAL DATA"], purposes=["casework"]),
-        replace(asked("SECRET"), clearance=TOP_SECRET, site=Site("here", "GB", SECRET, "sealed")),
+        replace(asked("SECRET"), clearance=TOP_SECRET, site=PolicySite("here", "GB", SECRET, "sealed")),
         replace(asked(), models=frozenset({"tiny", "another"})),
     ],
     ids=describe,
 )
-def test_what_meets_every_condition_is_permitted(question: Asked) -> None:
+def test_what_meets_every_condition_is_permitted(question: PolicyRequest) -> None:
     """A part of a country is in it, clearance above the label is enough, and so on."""
     assert DEFAULT.decide(question).permitted
 
@@ -307,9 +307,11 @@ def test_the_default_policy_holds_for_every_nation() -> None:
     policy = load_policy(default_text(), ATLANTIS)
     low, middle, high = ATLANTIS.tiers
 
-    def ask(tier: Tier, clearance: Tier) -> Asked:
+    def ask(tier: Tier, clearance: Tier) -> PolicyRequest:
         model = Model("m", ATLANTIS.lowest)
-        return Asked("chat", "t", "k", clearance, None, model, Label(tier), Site("s", "ZZ", high, "sealed"))
+        return PolicyRequest(
+            "chat", "t", "k", clearance, None, model, Label(tier), PolicySite("s", "ZZ", high, "sealed")
+        )
 
     assert policy.decide(ask(low, low)).permitted
     assert policy.decide(ask(middle, middle)).permitted

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Marking, Nation
 from allod.govern.policy.decision import default_text, load_policy
-from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite
 
 LOW, MIDDLE, HIGH = TIERS = tuple(Tier(name, rank, "zz") for name, rank in (("OPEN", 2), ("SHUT", 3), ("BURIED", 9)))
 MARKINGS = ("EYES ONLY", "OF PEOPLE")
@@ -57,9 +57,9 @@ CHOICES: dict[str, list[Any]] = {
 }
 
 
-def question(choice: dict[str, Any]) -> Asked:
+def question(choice: dict[str, Any]) -> PolicyRequest:
     made_of = Label(choice["model_tier"], jurisdictions=choice["model_places"])
-    return Asked(
+    return PolicyRequest(
         action=choice["action"],
         tenant_id=choice["tenant"],
         key_id=choice["key"],
@@ -67,7 +67,7 @@ def question(choice: dict[str, Any]) -> Asked:
         models=choice["scope"],
         model=Model(choice["model"], made_of, country=choice["country"], informative=choice["informative"]),
         label=Label(choice["tier"], choice["markings"], choice["places"], choice["purposes"]),
-        site=Site("s", choice["site"], choice["accredited"], choice["seal"]),
+        site=PolicySite("s", choice["site"], choice["accredited"], choice["seal"]),
     )
 
 

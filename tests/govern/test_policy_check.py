@@ -13,7 +13,7 @@ from allod.core.errors import Invalid
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
 from allod.core.nations.profile import read_nation
-from allod.govern.policy.check import Report, check_policy
+from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import default_text, load_policy
 from allod.govern.policy.sampling import MAX_CASES, cases
 
@@ -25,7 +25,7 @@ def rule(text: str, name: str = "a") -> str:
     return f'@id("{name}") @reason("Because of {name}.") {text}\n'
 
 
-def codes(report: Report, severity: str) -> set[str]:
+def codes(report: PolicyReport, severity: str) -> set[str]:
     return {finding.code for finding in report.findings if finding.severity == severity}
 
 

@@ -13,7 +13,7 @@ from allod.core.labels import Label
 from allod.core.nations.profile import read_nation
 from allod.govern.policy.decision import default_text, load_policy
 from allod.govern.policy.explain import explain
-from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite
 
 GB = read_nation(tomllib.loads((resources.files("allod") / "nations" / "gb.toml").read_text()), where="gb.toml")
 OFFICIAL, SECRET, TOP_SECRET = GB.tiers
@@ -21,8 +21,8 @@ POLICY = load_policy(default_text(), GB)
 OTHER = Model("other", GB.lowest)
 
 
-def asked(tier: str = "OFFICIAL", *, place: str = "GB", seal: str = "sealed", **words: Any) -> Asked:
-    return Asked(
+def asked(tier: str = "OFFICIAL", *, place: str = "GB", seal: str = "sealed", **words: Any) -> PolicyRequest:
+    return PolicyRequest(
         action="chat",
         tenant_id="local",
         key_id="key_1",
@@ -30,11 +30,11 @@ def asked(tier: str = "OFFICIAL", *, place: str = "GB", seal: str = "sealed", **
         models=None,
         model=Model("tiny", GB.lowest),
         label=GB.label(tier, **words),
-        site=Site("here", place, OFFICIAL, seal),
+        site=PolicySite("here", place, OFFICIAL, seal),
     )
 
 
-AT_SECRET = replace(asked("SECRET"), clearance=SECRET, site=Site("here", "GB", SECRET, "sealed"))
+AT_SECRET = replace(asked("SECRET"), clearance=SECRET, site=PolicySite("here", "GB", SECRET, "sealed"))
 
 
 def test_what_is_permitted_needs_no_change() -> None:
@@ -58,7 +58,7 @@ def test_what_is_permitted_needs_no_change() -> None:
             ("a key cleared for SECRET",),
             ("the tier OFFICIAL, if it is no more sensitive than that",),
         }),
-        (replace(AT_SECRET, site=Site("here", "GB", OFFICIAL, "sealed")), {
+        (replace(AT_SECRET, site=PolicySite("here", "GB", OFFICIAL, "sealed")), {
             ("a site accredited for SECRET",),
             ("the tier OFFICIAL, if it is no more sensitive than that",),
         }),
@@ -84,7 +84,7 @@ def test_what_is_permitted_needs_no_change() -> None:
         }),
     ],
 )  # fmt: skip
-def test_every_change_that_suffices_is_found(question: Asked, changes: set[tuple[str, ...]]) -> None:
+def test_every_change_that_suffices_is_found(question: PolicyRequest, changes: set[tuple[str, ...]]) -> None:
     """And none that does not: the nearest tier, at most three of the same kind."""
     explanation = explain(POLICY, question, [OTHER])
     assert set(explanation.changes) == changes
@@ -109,7 +109,7 @@ def test_two_markings_may_have_to_go() -> None:
     gone = tuple(f"no marking {name}, if it needs none" for name in ("SENSITIVE", "UK EYES ONLY"))
     assert set(explain(POLICY, question).changes) == {("a sealed engine",)}
     without_seal = load_policy(default_text().replace('Seal::"sealed"', 'Seal::"partial"'), GB)
-    assert gone in explain(without_seal, replace(question, site=Site("here", "GB", OFFICIAL, "sealed"))).changes
+    assert gone in explain(without_seal, replace(question, site=PolicySite("here", "GB", OFFICIAL, "sealed"))).changes
 
 
 def test_where_two_changes_do_not_help_it_says_so() -> None:

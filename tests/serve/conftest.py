@@ -18,7 +18,7 @@ from allod.engine.engine import EngineInfo, EnginePlace, Perimeter, Tally
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import Decision, default_text, load_policy
-from allod.govern.policy.request import Model, Site
+from allod.govern.policy.request import Model, PolicySite
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.tenants import Key, Scope, Tenant, api_key_digest
@@ -197,7 +197,7 @@ def front(tmp_path: Path) -> MakeFront:
                 nation=NATION,
                 model=Model("m", NATION.lowest),
                 adapters=[Model(each.name, NATION.label(each.tier, markings=each.markings)) for each in adapters],
-                site=lambda: Site("north", "GB", NATION.tiers[0], engine.info.seal),
+                site=lambda: PolicySite("north", "GB", NATION.tiers[0], engine.info.seal),
             ),
             allowance=Allowance(quotas, PRICES),
             engine=engine,

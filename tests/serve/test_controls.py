@@ -15,17 +15,17 @@ from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label, Tier
 from allod.govern.identifiers import markings_in
 from allod.govern.policy.decision import Decision
-from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite
 from allod.govern.tenancy.tenants import Scope
 from allod.serve import controls as controls_module
 from allod.serve.controls import OVERLAP_CHARS, SLICE_CHARS, Controls
 
 PERSON = "943 476 5919"  # an NHS number, reserved for tests
 PERSONAL = frozenset({"PERSONAL DATA"})
-SITE = Site("north", "GB", NATION.tiers[0], "sealed")
+SITE = PolicySite("north", "GB", NATION.tiers[0], "sealed")
 
 
-def controls(model: Label = NATION.lowest, site: Site = SITE) -> Controls:
+def controls(model: Label = NATION.lowest, site: PolicySite = SITE) -> Controls:
     return Controls(policy=POLICY, nation=NATION, model=Model("m", model), site=lambda: site)
 
 
@@ -125,7 +125,7 @@ def test_the_policy_is_asked_about_this_caller_and_this_place(action: str) -> No
     caller = replace(CALLER, scope=scope, clearance=NATION.tiers[1])
     label = NATION.label("SECRET", markings=["SENSITIVE"])
     made = controls(NATION.label(markings=["LEGAL"]))
-    assert made.asked(caller, action, label) == Asked(  # type: ignore[arg-type]
+    assert made.asked(caller, action, label) == PolicyRequest(  # type: ignore[arg-type]
         action=action,  # type: ignore[arg-type]
         tenant_id="local",
         key_id="key_local",
@@ -162,10 +162,10 @@ def test_the_site_is_looked_at_for_each_decision() -> None:
 @pytest.mark.parametrize("what", ["policy", "caller", "label", "model", "site"])
 def test_a_decision_is_remembered_for_the_very_same_question(what: str) -> None:
     """Whatever is another value than in the last question of the key is decided anew, by the policy in force."""
-    questions: list[Asked] = []
+    questions: list[PolicyRequest] = []
 
     class Noting:
-        def decide(self, asked: Asked) -> Decision:
+        def decide(self, asked: PolicyRequest) -> Decision:
             questions.append(asked)
             return Decision(True, (), "")
 
@@ -194,7 +194,7 @@ def test_what_could_not_be_evaluated_is_asked_again() -> None:
     decisions = [Decision(False, (), "", fault="an error"), Decision(True, (), "")]
 
     class Failing:
-        def decide(self, asked: Asked) -> Decision:
+        def decide(self, asked: PolicyRequest) -> Decision:
             return decisions.pop(0)
 
     made, label = controls(), NATION.lowest

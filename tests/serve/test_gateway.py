@@ -31,7 +31,7 @@ from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Tool, Usage
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.engine.salts import cache_salt
-from allod.govern.policy.request import Model, Site
+from allod.govern.policy.request import Model, PolicySite
 from allod.govern.tenancy.keys import Caller
 from allod.govern.tenancy.tenants import Quota
 from allod.prove.tlog.segment import FileCalls
@@ -180,7 +180,7 @@ async def test_an_answers_label_covers_all_that_went_into_it(front: MakeFront, w
     expected = declared.join(model).join(NATION.label(markings=["PERSONAL DATA"]))
     async with front(ScriptedEngine("x")) as made:
         made.gateway.controls.model = Model("m", model)
-        made.gateway.controls.site = lambda: Site("north", "GB", NATION.tiers[-1], "sealed")
+        made.gateway.controls.site = lambda: PolicySite("north", "GB", NATION.tiers[-1], "sealed")
         label = await way(made.gateway, CALLER, about_a_person(label=declared))
         (statement,) = await made.receipts()
     assert label == expected
@@ -408,7 +408,7 @@ async def test_salts_differ_by_tenant_and_by_label(front: MakeFront, ask_chat: A
     """What one tenant asked speeds up nobody else, and nothing under another label: also one that the text made."""
     engine = ScriptedEngine("x")
     async with front(engine) as made:
-        made.gateway.controls.site = lambda: Site("north", "GB", NATION.tiers[-1], "sealed")
+        made.gateway.controls.site = lambda: PolicySite("north", "GB", NATION.tiers[-1], "sealed")
         for asked in (
             request(id="r0"),
             request(chat(messages=({"role": "user", "content": "What else?"},)), id="r1"),

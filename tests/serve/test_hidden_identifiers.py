@@ -14,7 +14,7 @@ from tests.serve.conftest import NATION, POLICY
 
 from allod.govern import readings
 from allod.govern.identifiers import found_in, markings_in
-from allod.govern.policy.request import Model, Site
+from allod.govern.policy.request import Model, PolicySite
 from allod.serve.controls import OVERLAP_CHARS, SLICE_CHARS, Controls
 from allod.web.openai.read import read_chat
 
@@ -22,7 +22,7 @@ CONTROLS = Controls(
     policy=POLICY,
     nation=NATION,
     model=Model("echo", NATION.lowest),
-    site=lambda: Site("north", "GB", NATION.tiers[0], "sealed"),
+    site=lambda: PolicySite("north", "GB", NATION.tiers[0], "sealed"),
 )
 
 

@@ -25,7 +25,7 @@ MAX_FAILED_CHECKS = 1000
 _SEPARATORS = {ord(character): None for character in GAP + readings.NOTHING}
 
 
-class Found(NamedTuple):
+class FoundIdentifier(NamedTuple):
     """An identifier of kind `name` in `text[start:end]`."""
 
     name: str
@@ -33,22 +33,22 @@ class Found(NamedTuple):
     end: int
 
 
-def found_in(text: str, nation: Nation) -> list[Found]:
+def found_in(text: str, nation: Nation) -> list[FoundIdentifier]:
     """The identifiers in `text`, in their order and without overlap; in time that grows as its length does."""
-    found: list[Found] = []
+    found: list[FoundIdentifier] = []
     for times, reading in enumerate(_readings(text)):
         if not times:
-            found += [Found(one.name, start, end) for one, start, end in _matches(text, nation.identifiers)]
+            found += [FoundIdentifier(one.name, start, end) for one, start, end in _matches(text, nation.identifiers)]
         elif next(_matches(reading, nation.identifiers), None) is not None:
             made = readings.read_with_places(text, times)
             for one, start, end in _matches(made.text, nation.identifiers):
-                found.append(Found(one.name, made.starts[start], made.ends[end - 1]))
+                found.append(FoundIdentifier(one.name, made.starts[start], made.ends[end - 1]))
     return _without_overlap(sorted(found, key=attrgetter("start")))
 
 
-def _without_overlap(found: list[Found]) -> list[Found]:
+def _without_overlap(found: list[FoundIdentifier]) -> list[FoundIdentifier]:
     """In place of those that overlap, the first of them, as long as they are together."""
-    kept: list[Found] = []
+    kept: list[FoundIdentifier] = []
     for one in found:
         if kept and one.start < kept[-1].end:
             kept[-1] = kept[-1]._replace(end=max(kept[-1].end, one.end))
@@ -98,7 +98,7 @@ def _matches(text: str, identifiers: tuple[Identifier, ...]) -> Iterator[tuple[I
                 checks_left -= 1
 
 
-class _Search(NamedTuple):
+class _IdentifierSearch(NamedTuple):
     """`digits` finds digits and all between them but for gaps that no match, of `reach` characters at most, can bridge;
     `scan` a character after which an identifier may stand; `rows` have an expression for each by itself."""
 
@@ -109,12 +109,12 @@ class _Search(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _compiled(identifiers: tuple[Identifier, ...], nothing: str) -> _Search:
+def _compiled(identifiers: tuple[Identifier, ...], nothing: str) -> _IdentifierSearch:
     """For texts in which `nothing`, if that is a character, stands for what shows nothing: four times the work."""
     reach = max(longest(one.pattern) for one in identifiers) * (2 if nothing else 1)
     rows = [(one, f"{widened(one.pattern, nothing)}(?![A-Z0-9])") for one in identifiers]
     scan = "|".join(pattern for _, pattern in rows)
-    return _Search(
+    return _IdentifierSearch(
         reach,
         re.compile(f"[0-9]+(?:[^0-9]{{1,{reach}}}+[0-9]+)*+"),  # possessive: there is nothing to try again
         re.compile(f"[^A-Z0-9](?={scan})"),

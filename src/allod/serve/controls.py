@@ -15,7 +15,7 @@ from allod.core.nations.nation import Nation
 from allod.engine.giving_way import give_way
 from allod.govern.identifiers import markings_in
 from allod.govern.policy.decision import Decision, Policy
-from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite
 from allod.govern.tenancy.keys import Caller
 
 SLICE_CHARS = 1 << 12  # read in 14 ms at worst, something invisible beside each digit
@@ -53,7 +53,7 @@ class Controls:
         policy: Policy,
         nation: Nation,
         model: Model,
-        site: Callable[[], Site],
+        site: Callable[[], PolicySite],
         adapters: Iterable[Model] = (),
     ) -> None:
         self.policy = policy
@@ -93,9 +93,9 @@ class Controls:
             self._decided[caller.key.id, action] = about, decision
         return decision
 
-    def asked(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> Asked:
+    def asked(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> PolicyRequest:
         """The question that the policy is asked."""
-        return Asked(
+        return PolicyRequest(
             action=action,
             tenant_id=caller.tenant.id,
             key_id=caller.key.id,

@@ -25,7 +25,7 @@ _SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
 
 
 @dataclass(frozen=True, slots=True)
-class Realm:
+class RealmOptions:
     """Whose gateway this is. The log's origin is `<name>/receipts/<site>`; an empty name is made on first use."""
 
     name: str = ""  # the realm's name in its logs; made at the first start where it is empty
@@ -36,7 +36,7 @@ class Realm:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerOptions:
     """Where the gateway listens and what it takes in. Loopback only, until it can speak TLS."""
 
     host: str = "127.0.0.1"  # the address to listen on: loopback
@@ -46,7 +46,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelOptions:
     """What is served, and what its engine may use."""
 
     name: str = "auto"  # the model to serve: `auto`, one of the catalogue or of one's own, or a GGUF file
@@ -59,7 +59,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Tenants:
+class TenantsOptions:
     """Where tenants, keys and the ledger are kept: SQLite in `ALLOD_HOME`, or a PostgreSQL that gateways share."""
 
     database: str = ""  # postgresql://user@host/name, its password in ~/.pgpass; empty: SQLite
@@ -71,10 +71,10 @@ class Settings:
     """Everything that can be set."""
 
     home: Path
-    realm: Realm = field(default_factory=Realm)
-    server: Server = field(default_factory=Server)
-    model: Model = field(default_factory=Model)
-    tenants: Tenants = field(default_factory=Tenants)
+    realm: RealmOptions = field(default_factory=RealmOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    tenants: TenantsOptions = field(default_factory=TenantsOptions)
     prices: Prices = field(default_factory=Prices)
     deadlines: Deadlines = field(default_factory=Deadlines)
     unsafe_no_seal: bool = False  # a command-line word only: a file must not switch the seal off unseen

@@ -21,7 +21,7 @@ from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
 from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import ANSWER
-from allod.govern.policy.check import Report, check_policy
+from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import Policy
 from allod.prove.policy_history import LoggedVersion
 from allod.web.admin.asked import Asked
@@ -51,7 +51,7 @@ class Governance:
         self._explain = _one_at_a_time(explanations.made)
         self._check = _one_at_a_time(self._check_once)
         self._models = explanations.models
-        self._report: Report | None = None
+        self._report: PolicyReport | None = None
 
     async def shares(self, call: Call) -> None:
         """`GET /v1/governance/shares`: who has turns now, and what each tenant used today of what it may."""
@@ -131,7 +131,7 @@ class Governance:
                 names[tenant_id] = self._realm.store.tenant(tenant_id).name
         return names
 
-    def _check_once(self, policy: Policy) -> Report:
+    def _check_once(self, policy: Policy) -> PolicyReport:
         """Made once for each policy, by its digest."""
         report = self._report
         if report is None or report.digest != policy.digest:

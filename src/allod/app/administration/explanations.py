@@ -6,13 +6,13 @@ from typing import Any
 
 from allod.govern.policy.decision import Policy
 from allod.govern.policy.explain import Explanation
-from allod.govern.policy.request import Asked, describe
+from allod.govern.policy.request import PolicyRequest, describe
 from allod.govern.policy.rules import Rule
 
 Json = dict[str, Any]
 
 
-def show_explanation(policy: Policy, asked: Asked, told: Explanation) -> Json:
+def show_explanation(policy: Policy, asked: PolicyRequest, told: Explanation) -> Json:
     """What was asked of the policy, what it decided, and what would change that."""
     return {
         "object": "governance.explanation",

@@ -15,7 +15,7 @@ from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Policy
-from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite
 from allod.govern.tenancy.keys import caller_for
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL, Key, Tenant
@@ -51,7 +51,7 @@ class Questions:
         served = (controls.model, *controls.adapters.values())
         self.models = {model.name: model for model in (*served, *others, *served)}  # the served ones first
 
-    def asked(self, question: Question, now_ms: int) -> Asked:
+    def asked(self, question: Question, now_ms: int) -> PolicyRequest:
         """What the main path would ask, but for markings that a text itself calls for. Blocks.
 
         Raises Invalid for words, tenants, keys and models that there are not, and for keys that open nothing.
@@ -90,7 +90,7 @@ def controls_of(settings: Settings, policy: Policy, *, model: str | None = None,
     """
     nation, realm = policy.nation, settings.realm
     tier = nation.tier(realm.tier) if realm.tier else nation.tiers[0]
-    site = Site(realm.site, realm.jurisdiction, tier, seal)
+    site = PolicySite(realm.site, realm.jurisdiction, tier, seal)
     return Controls(policy=policy, nation=nation, model=_served(settings, nation, model), site=lambda: site)
 
 

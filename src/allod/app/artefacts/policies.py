@@ -20,7 +20,7 @@ from allod.core.files.secret import make_private_directory
 from allod.core.files.whole import sync, write_whole
 from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, nation_digest
-from allod.govern.policy.check import Report, check_policy
+from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import Policy, default_text, load_policy
 from allod.prove.policy_history import History, LoggedVersion, append_version, read_history
 from allod.prove.receipts.from_log import bundle_for
@@ -184,7 +184,7 @@ def nation_of(settings: Settings) -> Nation:
     return load_nation(settings.realm.nation, home=settings.home)
 
 
-def check_findings(report: Report, *, even_so: bool) -> None:
+def check_findings(report: PolicyReport, *, even_so: bool) -> None:
     """Raise Denied (`policy_refused`) for what stands against setting the policy: errors always, warnings unless
     `even_so`."""
     against = [finding for finding in report.findings if finding.severity == "error" or not even_so]

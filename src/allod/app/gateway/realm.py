@@ -20,7 +20,7 @@ from allod.app.gateway.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.statements.receipt import check_statement
 from allod.engine.engine import Engine, EnginePlace
-from allod.govern.policy.request import Model, Site
+from allod.govern.policy.request import Model, PolicySite
 from allod.govern.tenancy.keys import KeyRing
 from allod.prove.policy_history import LoggedVersion
 from allod.prove.receipts.from_log import bundle_for
@@ -146,8 +146,8 @@ def _gateway(
     adapters = [replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters]  # made from both
 
     @lru_cache(maxsize=4)  # the same value for the same place and seal: by that a decision is remembered
-    def site_of(place: EnginePlace, seal: str) -> Site:
-        return Site(place.site, place.jurisdiction, opened.tier, seal)
+    def site_of(place: EnginePlace, seal: str) -> PolicySite:
+        return PolicySite(place.site, place.jurisdiction, opened.tier, seal)
 
     return Gateway(
         model=models[0],

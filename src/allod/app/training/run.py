@@ -21,7 +21,7 @@ from allod.app.training.stage_predicate import measurement, predicate_of
 from allod.app.training.surroundings import Surroundings, Told, TrainOptions, surroundings_of
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.fleet.preflight.checks import Asked, Finding, Severity, SourceTerms
+from allod.fleet.preflight.checks import PreflightFinding, RunRequirements, Severity, SourceTerms
 from allod.settings.files import load_recipe
 from allod.settings.tree import Settings
 from allod.train.energy import EnergyMeter
@@ -100,7 +100,7 @@ def _preflight(around: Surroundings, given: Recipe) -> None:
         SourceTerms(source.name, source.licence, around.nation.label(source.tier, markings=source.markings))
         for source in given.sources
     )
-    asked = Asked(
+    asked = RunRequirements(
         label=around.label(given),
         sources=terms,
         nodes=machines.nodes,
@@ -156,12 +156,12 @@ def run_stages(around: Surroundings, prepared: Prepared) -> dict[str, Finished]:
     )
 
 
-def _unused(found: Sequence[str], machines: Machines) -> list[Finding]:
+def _unused(found: Sequence[str], machines: Machines) -> list[PreflightFinding]:
     """What trains on the CPU beside an accelerator says so: nobody should wait for that unknowing."""
     if not found or machines.has_scheduler:
         return []
     reason = f"this machine has {', '.join(found)}; the seal lets no stage use it yet, so training is on the CPU"
-    return [Finding("gpus", Severity.NOTED, reason)]
+    return [PreflightFinding("gpus", Severity.NOTED, reason)]
 
 
 def as_rows(trained: Trained) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from allod.fleet.executor import Executor
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
 from allod.fleet.executors.slurm import SlurmExecutor, SlurmOptions
 from allod.fleet.jobs import OUTPUT_FILE, Job, JobStatus, State
-from allod.fleet.preflight.checks import Asked, Finding, check, refuse_unless_ready
+from allod.fleet.preflight.checks import PreflightFinding, RunRequirements, check, refuse_unless_ready
 from allod.fleet.preflight.job import survey
 from allod.fleet.site import Site
 from allod.seal.launch import SealOptions, command_line, python_read_paths
@@ -89,7 +89,7 @@ class SiteJobs:
         self._look: Callable[[], None] = lambda: None
         self._executor = self._open()
 
-    def preflight(self, asked: Asked) -> list[Finding]:
+    def preflight(self, asked: RunRequirements) -> list[PreflightFinding]:
         """Look, from within the run's own seal, at what the run would have. Raises Denied (`preflight_refused`)."""
         folder = self._folder / f"preflight-{now_ms()}"
         scratch = folder / "scratch"

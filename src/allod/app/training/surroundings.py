@@ -12,7 +12,7 @@ from allod.app.gateway.clock import Clock
 from allod.app.training.site_jobs import Machines, SiteJobs
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
-from allod.fleet.preflight.checks import Finding
+from allod.fleet.preflight.checks import PreflightFinding
 from allod.settings.files import load_site
 from allod.settings.tree import Settings
 from allod.train.pipeline import PipelineStage
@@ -50,7 +50,7 @@ class Told:
     """Where the run tells what happens: progress, the preflight's findings, each stage once it is done."""
 
     progress: StageProgress
-    findings: Callable[[Sequence[Finding]], None]
+    findings: Callable[[Sequence[PreflightFinding]], None]
     resolved: Callable[[Recipe], None]
     stage: Callable[[PipelineStage, Finished, bool], None]
 

@@ -27,7 +27,7 @@ from allod.core.nations.nation import Nation
 from allod.core.times import now_ms
 from allod.govern.policy.decision import Policy, load_policy
 from allod.govern.policy.explain import explain
-from allod.govern.policy.request import Asked, Model, describe
+from allod.govern.policy.request import Model, PolicyRequest, describe
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL
 from allod.settings.tree import Settings
@@ -92,7 +92,7 @@ def _question(words: argparse.Namespace, named: Model | None, store: TenantStore
     return Question(tenant.id, words.tier, words.markings, words.purpose, words.action, model, key_id)
 
 
-def _what_if(words: argparse.Namespace, asked: Asked, nation: Nation) -> Asked:
+def _what_if(words: argparse.Namespace, asked: PolicyRequest, nation: Nation) -> PolicyRequest:
     """The question with what is supposed of its key and its site."""
     tier = nation.tier(words.accredited) if words.accredited else asked.site.tier
     return replace(

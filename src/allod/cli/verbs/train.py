@@ -16,7 +16,7 @@ from allod.app.training.surroundings import Told, TrainOptions
 from allod.cli.progress import shown
 from allod.cli.running import dated_ms
 from allod.core.shown_text import made_plain
-from allod.fleet.preflight.checks import Finding, Severity
+from allod.fleet.preflight.checks import PreflightFinding, Severity
 from allod.train.pipeline import PipelineStage, stages_of
 from allod.train.recipe import Recipe
 from allod.train.runs import Finished
@@ -111,7 +111,7 @@ class _Lines:
         self.told = Told(progress=progress, findings=self._findings, resolved=self._recipe, stage=self._stage)
         self._began = time.monotonic()
 
-    def _findings(self, findings: Sequence[Finding]) -> None:
+    def _findings(self, findings: Sequence[PreflightFinding]) -> None:
         for finding in findings:
             if finding.severity is not Severity.PASSED:
                 print(f"preflight: {finding.check}: {finding.reason}")

@@ -26,7 +26,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PreflightFinding:
     """What one check found. `check` is its stable name; `reason` is a sentence with the figures in it."""
 
     check: str
@@ -44,7 +44,7 @@ class SourceTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RunRequirements:
     """What a run needs. `label` is the run's. `jurisdiction` is where it would be processed: the site's if empty."""
 
     label: Label
@@ -59,7 +59,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class ProbeResult:
     """What was found. None: nobody looked, which is reported as such. `gpus_reason` is torch's own for seeing none."""
 
     machine: str | None = None
@@ -71,9 +71,9 @@ class Facts:
     nodes: tuple[str, ...] | None = None
 
 
-def check(asked: Asked, facts: Facts, site: Site, *, today: date) -> list[Finding]:
+def check(asked: RunRequirements, facts: ProbeResult, site: Site, *, today: date) -> list[PreflightFinding]:
     """Every check's findings, in the order of the table that people see."""
-    checks: tuple[Callable[[], list[Finding]], ...] = (
+    checks: tuple[Callable[[], list[PreflightFinding]], ...] = (
         lambda: _machine(facts, site),
         lambda: _gpus(asked, facts),
         lambda: _all_reduce(asked, facts, site),
@@ -87,7 +87,7 @@ def check(asked: Asked, facts: Facts, site: Site, *, today: date) -> list[Findin
     return [finding for one in checks for finding in one()]
 
 
-def refuse_unless_ready(findings: Sequence[Finding]) -> None:
+def refuse_unless_ready(findings: Sequence[PreflightFinding]) -> None:
     """Raise Denied (`preflight_refused`) with all reasons if any finding forbids the run."""
     reasons = [f"{one.check}: {one.reason}" for one in findings if one.severity is Severity.REFUSED]
     if reasons:
@@ -98,7 +98,7 @@ def refuse_unless_ready(findings: Sequence[Finding]) -> None:
         )
 
 
-def _machine(facts: Facts, site: Site) -> list[Finding]:
+def _machine(facts: ProbeResult, site: Site) -> list[PreflightFinding]:
     if not site.machine:
         return []
     if facts.machine is None:
@@ -107,7 +107,7 @@ def _machine(facts: Facts, site: Site) -> list[Finding]:
     return [_judged("machine", fits, f"is {facts.machine}" + ("" if fits else f"; {site.name} is {site.machine}"))]
 
 
-def _gpus(asked: Asked, facts: Facts) -> list[Finding]:
+def _gpus(asked: RunRequirements, facts: ProbeResult) -> list[PreflightFinding]:
     if not asked.needs_gpus:
         return []
     if facts.num_gpus is None:
@@ -119,7 +119,7 @@ def _gpus(asked: Asked, facts: Facts) -> list[Finding]:
     return [_judged("gpus", enough, f"torch sees {facts.num_gpus}, for {asked.ranks_per_node} ranks a node")]
 
 
-def _all_reduce(asked: Asked, facts: Facts, site: Site) -> list[Finding]:
+def _all_reduce(asked: RunRequirements, facts: ProbeResult, site: Site) -> list[PreflightFinding]:
     if not site.all_reduce_floor_mb_s or asked.nodes * asked.ranks_per_node == 1:
         return []
     if facts.all_reduce_mb_s is None:
@@ -134,7 +134,7 @@ def _gb(mb: int) -> str:
     return f"{mb / 1000:g}"
 
 
-def _disk(facts: Facts, site: Site) -> list[Finding]:
+def _disk(facts: ProbeResult, site: Site) -> list[PreflightFinding]:
     if not site.min_free_bytes:
         return []
     if facts.free_bytes is None:
@@ -143,9 +143,9 @@ def _disk(facts: Facts, site: Site) -> list[Finding]:
     return [_judged("disk", fits, f"{facts.free_bytes:,} bytes free, at least {site.min_free_bytes:,} wanted")]
 
 
-def _network(asked: Asked, facts: Facts, site: Site) -> list[Finding]:
+def _network(asked: RunRequirements, facts: ProbeResult, site: Site) -> list[PreflightFinding]:
     if not asked.is_sealed:
-        return [Finding("network", Severity.NOTED, "the run is not sealed: what it reaches was not tried")]
+        return [PreflightFinding("network", Severity.NOTED, "the run is not sealed: what it reaches was not tried")]
     if facts.reached is None:
         return [_unknown("network")]
     if facts.reached:
@@ -153,7 +153,7 @@ def _network(asked: Asked, facts: Facts, site: Site) -> list[Finding]:
     return [_judged("network", True, f"none of {len(site.unreachable)} addresses was reached")]
 
 
-def _walltime(asked: Asked, site: Site) -> list[Finding]:
+def _walltime(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
     asked_s = asked.walltime_s or site.walltime_s
     if not asked_s:
         return []
@@ -163,7 +163,7 @@ def _walltime(asked: Asked, site: Site) -> list[Finding]:
     return [_judged("walltime", fits, f"{asked_s} s, and the run is estimated at {asked.estimate_s} s")]
 
 
-def _price(asked: Asked, site: Site) -> list[Finding]:
+def _price(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
     """What the pretraining asked for would cost and emit by the site's own figures; nothing where it has none."""
     if not asked.estimate_s:
         return []
@@ -174,12 +174,12 @@ def _price(asked: Asked, site: Site) -> list[Finding]:
     grams = site.modelled_grams(num_nodes=asked.nodes, seconds=asked.estimate_s)
     if grams is not None:
         said.append(f"{grams:,} g of CO2 (MODELLED)")
-    return [Finding("price", Severity.NOTED, f"pretraining would cost {' and '.join(said)}")] if said else []
+    return [PreflightFinding("price", Severity.NOTED, f"pretraining would cost {' and '.join(said)}")] if said else []
 
 
-def _nodes(facts: Facts, site: Site, today: date) -> list[Finding]:
+def _nodes(facts: ProbeResult, site: Site, today: date) -> list[PreflightFinding]:
     findings = [
-        Finding("nodes", Severity.NOTED, f"{one.node} is no longer excluded, since {one.until}: {one.reason}")
+        PreflightFinding("nodes", Severity.NOTED, f"{one.node} is no longer excluded, since {one.until}: {one.reason}")
         for one in site.exclusions_expired(today)
     ]
     bad = [one for one in site.exclusions if one.until >= today and one.node in (facts.nodes or ())]
@@ -187,7 +187,7 @@ def _nodes(facts: Facts, site: Site, today: date) -> list[Finding]:
     return findings
 
 
-def _terms(asked: Asked, place: str) -> list[Finding]:
+def _terms(asked: RunRequirements, place: str) -> list[PreflightFinding]:
     findings = []
     if not asked.label.allows_place(place):
         findings.append(_judged("label", False, f"the run's label does not allow processing in {place}"))
@@ -214,10 +214,10 @@ def _faults_of(source: SourceTerms, label: Label, place: str) -> list[str]:
     return faults
 
 
-def _judged(name: str, fits: bool, reason: str) -> Finding:
-    return Finding(name, Severity.PASSED if fits else Severity.REFUSED, reason)
+def _judged(name: str, fits: bool, reason: str) -> PreflightFinding:
+    return PreflightFinding(name, Severity.PASSED if fits else Severity.REFUSED, reason)
 
 
-def _unknown(name: str) -> Finding:
+def _unknown(name: str) -> PreflightFinding:
     """Fail closed: what nobody could look at is not well."""
-    return Finding(name, Severity.REFUSED, "could not be looked at")
+    return PreflightFinding(name, Severity.REFUSED, "could not be looked at")

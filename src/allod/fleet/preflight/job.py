@@ -9,16 +9,16 @@ from pathlib import Path
 from allod.core.errors import Unavailable
 from allod.fleet.executor import Executor, Report
 from allod.fleet.jobs import OUTPUT_FILE, Job, State
-from allod.fleet.preflight.checks import Asked, Facts
-from allod.fleet.preflight.probe import Questions, gather_command, read_facts
+from allod.fleet.preflight.checks import ProbeResult, RunRequirements
+from allod.fleet.preflight.probe import ProbeOptions, gather_command, read_facts
 from allod.fleet.site import Site
 
 WALLTIME_S = 900
 
 
-def questions_of(asked: Asked, site: Site, folder: Path) -> Questions:
+def questions_of(asked: RunRequirements, site: Site, folder: Path) -> ProbeOptions:
     """What must be looked at for this run at this site."""
-    return Questions(
+    return ProbeOptions(
         folder=site.scratch or str(folder),
         gpus=asked.needs_gpus,
         all_reduce=asked.nodes * asked.ranks_per_node > 1,
@@ -28,7 +28,7 @@ def questions_of(asked: Asked, site: Site, folder: Path) -> Questions:
 
 def survey(
     executor: Executor,
-    asked: Asked,
+    asked: RunRequirements,
     site: Site,
     *,
     folder: Path,
@@ -36,7 +36,7 @@ def survey(
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
     prefix: tuple[str, ...] = (),
-) -> Facts:
+) -> ProbeResult:
     """Run the job in the empty `folder` and read what its ranks found. `prefix` are words that enter the run's seal.
 
     Raises Unavailable (`preflight_failed`) if it does not end well.

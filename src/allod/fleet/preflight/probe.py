@@ -1,7 +1,7 @@
 """What a rank finds where a run would be: `python -m allod.fleet.preflight.probe QUESTIONS`, on every rank of it.
 
 Run it as the run itself would be, under the same seal and by the same executor: what a login node or a process outside
-the seal can see says nothing. QUESTIONS is the JSON of `Questions`; each rank prints its facts as one line.
+the seal can see says nothing. QUESTIONS is the JSON of `ProbeOptions`; each rank prints its facts as one line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from allod.core.errors import Unavailable
 from allod.fleet.leaving import leave
-from allod.fleet.preflight.checks import Facts
+from allod.fleet.preflight.checks import ProbeResult
 from allod.fleet.preflight.egress import reached
 
 TORCH_TIMEOUT_S = 180.0  # importing it from a cold network file system takes its time
@@ -38,7 +38,7 @@ print(json.dumps([count, reason or f"torch {torch.__version__} is built for {bui
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Questions:
+class ProbeOptions:
     """What to look at. `all_reduce` only where torchrun started several ranks; `addresses` None: none are tried."""
 
     folder: str
@@ -47,15 +47,15 @@ class Questions:
     addresses: tuple[str, ...] | None = None
 
 
-def gather_command(python: str, questions: Questions) -> tuple[str, ...]:
+def gather_command(python: str, questions: ProbeOptions) -> tuple[str, ...]:
     """What every rank runs."""
     return (python, "-m", "allod.fleet.preflight.probe", json.dumps(asdict(questions)))
 
 
-def gather(questions: Questions) -> Facts:
+def gather(questions: ProbeOptions) -> ProbeResult:
     """Look, on this rank. What could not be looked at stays None."""
     num_gpus, reason = ask_cuda(sys.executable) if questions.gpus else (None, "")
-    return Facts(
+    return ProbeResult(
         machine=platform.machine(),
         num_gpus=num_gpus,
         gpus_reason=reason,
@@ -92,7 +92,7 @@ def _all_reduce() -> int:
     return measure_together()
 
 
-def read_facts(output: str, *, num_ranks: int) -> Facts:
+def read_facts(output: str, *, num_ranks: int) -> ProbeResult:
     """What all ranks printed, as one: the worst of each figure, every address and node.
 
     Raises Unavailable (`preflight_failed`) unless each rank answered.
@@ -109,14 +109,14 @@ def read_facts(output: str, *, num_ranks: int) -> Facts:
         raise Unavailable(f"the preflight's answers cannot be read: {error}", code="preflight_failed") from error
 
 
-def _facts(found: dict[str, object]) -> Facts:
+def _facts(found: dict[str, object]) -> ProbeResult:
     listed = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-    return Facts(**{**found, **listed})  # type: ignore[arg-type]
+    return ProbeResult(**{**found, **listed})  # type: ignore[arg-type]
 
 
-def _worst(every: Sequence[Facts]) -> Facts:
+def _worst(every: Sequence[ProbeResult]) -> ProbeResult:
     machines = sorted({facts.machine or "unknown" for facts in every})
-    return Facts(
+    return ProbeResult(
         machine=" and ".join(machines),
         num_gpus=_least(facts.num_gpus for facts in every),
         gpus_reason="; ".join(sorted({facts.gpus_reason for facts in every} - {""})),
@@ -144,7 +144,7 @@ def main(words: Sequence[str]) -> int:
     """Print this rank's facts, in one write: ranks share the output."""
     asked = json.loads(words[0])
     asked["addresses"] = None if asked["addresses"] is None else tuple(asked["addresses"])
-    sys.stdout.write(_MARK + json.dumps(asdict(gather(Questions(**asked)))) + "\n")
+    sys.stdout.write(_MARK + json.dumps(asdict(gather(ProbeOptions(**asked)))) + "\n")
     return 0
 
 

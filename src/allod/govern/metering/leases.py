@@ -13,7 +13,7 @@ from math import inf
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
-from allod.govern.metering.windows import Meter, Unit, bounds_of
+from allod.govern.metering.windows import Unit, UsageLimit, bounds_of
 from allod.govern.tenancy.store import TenantStore, Totals
 from allod.govern.tenancy.tenants import ORGANIZATION
 
@@ -31,7 +31,7 @@ class Window:
         "refused_until_ms", "tenant_id", "touched_ms", "until_ms",
     )  # fmt: skip
 
-    def __init__(self, tenant_id: str, meter: Meter, number: int) -> None:
+    def __init__(self, tenant_id: str, meter: UsageLimit, number: int) -> None:
         self.tenant_id = tenant_id
         self.meter = meter
         self.number = number
@@ -191,7 +191,7 @@ def _leasing(window: Window) -> Iterator[None]:
         window.leasing.release()
 
 
-def _unmeasurable(meter: Meter) -> Unavailable:
+def _unmeasurable(meter: UsageLimit) -> Unavailable:
     """The error for a limit on energy where not all energy is known."""
     return Unavailable(
         f"the limit of {_told(meter)} cannot be kept: not all energy is measured",
@@ -200,7 +200,7 @@ def _unmeasurable(meter: Meter) -> Unavailable:
     )
 
 
-def _never(meter: Meter, need: int) -> Invalid:
+def _never(meter: UsageLimit, need: int) -> Invalid:
     return Invalid(
         f"this may use {need} {meter.unit}, and the limit is {_told(meter)}",
         code="exceeds_limit",
@@ -216,5 +216,5 @@ def _used(unit: Unit, totals: Totals) -> int:
     return used
 
 
-def _told(meter: Meter) -> str:
+def _told(meter: UsageLimit) -> str:
     return f"{meter.limit} {meter.unit} a {meter.period}"

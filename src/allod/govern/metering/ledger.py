@@ -36,7 +36,7 @@ class Names(Protocol):
     def key_of(self, day: str, pseudonym: str) -> str | None: ...
 
 
-class Entry(NamedTuple):
+class LedgerEntry(NamedTuple):
     """One entry of the log: its number from 0, the byte of the segment at which it ends, and its statement."""
 
     number: int
@@ -114,7 +114,7 @@ class Ledger:
         Blocks on the store. Raises Invalid (`ledger_gap`) and Unavailable; nothing is charged then.
         """
         position = self.position()
-        fresh = [entry for entry in map(Entry._make, entries) if entry.number >= position.num_entries]
+        fresh = [entry for entry in map(LedgerEntry._make, entries) if entry.number >= position.num_entries]
         if not fresh:
             return 0
         for expected, entry in enumerate(fresh, position.num_entries):
@@ -135,7 +135,7 @@ class Ledger:
         self._tell(unreadable)
         return len(fresh)
 
-    def _charges(self, entries: Sequence[Entry], unreadable: list[tuple[int, str]]) -> Iterator[Charge]:
+    def _charges(self, entries: Sequence[LedgerEntry], unreadable: list[tuple[int, str]]) -> Iterator[Charge]:
         """What they cost; those that are no receipts go into `unreadable`, by number, with the reason."""
         names = self._names
         for entry in entries:

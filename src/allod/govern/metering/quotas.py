@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from allod.core.errors import Unavailable
 from allod.govern.metering.leases import Slices, Window
-from allod.govern.metering.windows import Meter, Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.govern.metering.windows import Numbers, Unit, UsageLimit, bounds_of, meters_of, windows_at
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Quota, Tenant
 
@@ -54,7 +54,7 @@ class NeedsLease(NamedTuple):
 
 
 @dataclass(slots=True)
-class Account:
+class TenantUsage:
     """One tenant with limits. `running` counts its requests under way, by model, and all of them under ""."""
 
     tenant: Tenant
@@ -68,7 +68,7 @@ class Account:
 class Reservation:
     """What one request holds until it is settled or released."""
 
-    account: Account | None = None
+    account: TenantUsage | None = None
     model: str = ""
     held: tuple[tuple[Window, int], ...] = ()
 
@@ -83,7 +83,7 @@ class Quotas:
     def __init__(self, store: TenantStore, *, gateway: str, slice_share: int = 10) -> None:
         self._slices = Slices(store, gateway=gateway, share=slice_share)
         self._lock = self._slices.lock
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, TenantUsage] = {}
         self._now_ms = 0
         self._next_minute_ms = 0
         self._numbers = Numbers(0, 0, 0)
@@ -181,7 +181,7 @@ class Quotas:
             self._numbers = windows_at(self._now_ms)
             self._next_minute_ms = bounds_of("minute", self._numbers.minute)[1]
 
-    def _account_of(self, tenant: Tenant) -> Account | None:
+    def _account_of(self, tenant: Tenant) -> TenantUsage | None:
         """The tenant's account, with new windows if it was changed; None where nothing limits it."""
         account = self._accounts.get(tenant.id)
         if account is not None and account.tenant is tenant:
@@ -189,13 +189,13 @@ class Quotas:
         if account is None:
             if not tenant.model_quotas and not tenant.budgets and tenant.quota == Quota():
                 return None
-            account = self._accounts[tenant.id] = Account(tenant)
+            account = self._accounts[tenant.id] = TenantUsage(tenant)
         elif account.tenant != tenant:
             self._empty(account)
         account.tenant = tenant
         return account
 
-    def _windows_of(self, account: Account, model: str) -> tuple[Window, ...]:
+    def _windows_of(self, account: TenantUsage, model: str) -> tuple[Window, ...]:
         if account.minute != self._numbers.minute:
             account.minute = self._numbers.minute
             account.by_model.clear()
@@ -205,14 +205,14 @@ class Quotas:
             account.by_model[model] = windows
         return windows
 
-    def _window(self, account: Account, meter: Meter) -> Window:
+    def _window(self, account: TenantUsage, meter: UsageLimit) -> Window:
         number: int = getattr(self._numbers, meter.period)
         window = account.current.get(meter.name)
         if window is None or window.number != number:
             window = account.current[meter.name] = Window(account.tenant.id, meter, number)
         return window
 
-    def _empty(self, account: Account) -> None:
+    def _empty(self, account: TenantUsage) -> None:
         for window in account.current.values():
             self._slices.empty(window)
         account.current.clear()
@@ -235,7 +235,7 @@ class Quotas:
                 self._slices.add(window, need - max(0, used))
 
 
-def _check_concurrency(account: Account, model: str) -> None:
+def _check_concurrency(account: TenantUsage, model: str) -> None:
     for name, quota in (("", account.tenant.quota), (model, account.tenant.model_quotas.get(model))):
         limit = quota.concurrent if quota is not None else None
         if limit is not None and account.running.get(name, 0) >= limit:

@@ -29,7 +29,7 @@ class Numbers(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Meter:
+class UsageLimit:
     """One thing that is limited: at most `limit` of `unit` in each `period`. `name` is unique within a tenant."""
 
     name: str
@@ -57,30 +57,30 @@ def bounds_of(period: Period, number: int) -> tuple[int, int]:
     return number * length_ms, (number + 1) * length_ms
 
 
-def meters_of(tenant: Tenant, model: str) -> tuple[Meter, ...]:
+def meters_of(tenant: Tenant, model: str) -> tuple[UsageLimit, ...]:
     """Everything that limits the tenant's use of `model`: its own quota, that for the model, its budgets."""
     return tuple(
         (*_of_quota(tenant.quota, ""), *_of_quota(tenant.model_quotas.get(model), model), *_of_budgets(tenant))
     )
 
 
-def _of_quota(quota: Quota | None, model: str) -> Iterator[Meter]:
+def _of_quota(quota: Quota | None, model: str) -> Iterator[UsageLimit]:
     if quota is None:
         return
     suffix = f":{model}" if model else ""
     if quota.requests_per_minute is not None:
-        yield Meter(f"minute.requests{suffix}", "minute", "requests", quota.requests_per_minute)
+        yield UsageLimit(f"minute.requests{suffix}", "minute", "requests", quota.requests_per_minute)
     if quota.tokens_per_minute is not None:
-        yield Meter(f"minute.tokens{suffix}", "minute", "tokens", quota.tokens_per_minute)
+        yield UsageLimit(f"minute.tokens{suffix}", "minute", "tokens", quota.tokens_per_minute)
 
 
-def _of_budgets(tenant: Tenant) -> Iterator[Meter]:
+def _of_budgets(tenant: Tenant) -> Iterator[UsageLimit]:
     for budget in tenant.budgets:
         period: Period = "day" if budget.period == "day" else "month"
         for unit in BUDGET_UNITS:
             limit: int | None = getattr(budget, unit)
             if limit is not None:
-                yield Meter(f"{period}.{unit}", period, unit, limit)
+                yield UsageLimit(f"{period}.{unit}", period, unit, limit)
 
 
 def _month_start_ms(number: int) -> int:

@@ -12,14 +12,14 @@ from typing import Literal
 
 from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Decision, Policy, load_policy
-from allod.govern.policy.request import Asked, describe
+from allod.govern.policy.request import PolicyRequest, describe
 from allod.govern.policy.sampling import cases
 
 NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RuleFinding:
     """An `error` is what no operator can want. `example` is a question that shows it, in words."""
 
     severity: Literal["error", "warning"]
@@ -29,7 +29,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class PolicyReport:
     """What was asked, and what came of it. Several rules may forbid one request, so `forbidden_by` may sum to more."""
 
     digest: str
@@ -40,7 +40,7 @@ class Report:
     uncovered: tuple[str, ...]  # the plainest of them, in words
     idle: tuple[str, ...]  # rules that never held
     overridden: Mapping[str, tuple[str, ...]]  # rules whose every permission is overruled → by which rules
-    findings: tuple[Finding, ...]
+    findings: tuple[RuleFinding, ...]
 
     @property
     def permits_everything(self) -> bool:
@@ -58,10 +58,10 @@ class Report:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-_Answers = list[tuple[Asked, Decision]]
+_Answers = list[tuple[PolicyRequest, Decision]]
 
 
-def check_policy(text: str, nation: Nation) -> Report:
+def check_policy(text: str, nation: Nation) -> PolicyReport:
     """Takes a second or two. Raises Invalid, as `load_policy` does, for what is no policy at all."""
     policy = load_policy(text, nation)
     answers = [(asked, policy.decide(asked)) for asked in cases(policy)]
@@ -70,7 +70,7 @@ def check_policy(text: str, nation: Nation) -> Report:
     uncovered = [describe(asked) for asked, decision in forbidden if not decision.rules and decision.fault is None]
     counts = Counter(name for _, decision in answers for name in decision.rules)
     opposed = _opposed(policy, forbidden)
-    return Report(
+    return PolicyReport(
         digest=policy.digest,
         num_asked=len(answers),
         num_permitted=len(permitted),
@@ -96,63 +96,65 @@ def _opposed(policy: Policy, forbidden: _Answers) -> dict[str, tuple[str, ...]]:
     return {name: tuple(rule for rule, _ in counts.most_common()) for name, counts in against.items()}
 
 
-def _findings(policy: Policy, answers: _Answers, opposed: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+def _findings(policy: Policy, answers: _Answers, opposed: Mapping[str, tuple[str, ...]]) -> Iterator[RuleFinding]:
     permitted = [asked for asked, decision in answers if decision.permitted]
     deciding = {name for _, decision in answers for name in decision.rules}
     if not permitted:
-        yield Finding("error", "forbids_everything", "it forbids everything")
+        yield RuleFinding("error", "forbids_everything", "it forbids everything")
     if len(permitted) == len(answers):
-        yield Finding("error", "permits_everything", "it permits everything")
+        yield RuleFinding("error", "permits_everything", "it permits everything")
     for asked, decision in answers:
         if decision.fault is not None:
-            yield Finding("error", "fault", f"it cannot be evaluated: {decision.fault}", describe(asked))
+            yield RuleFinding("error", "fault", f"it cannot be evaluated: {decision.fault}", describe(asked))
             break
     for severity, code, message, is_so in _DANGERS:
         example = next((asked for asked in permitted if is_so(asked, policy.nation)), None)
         if example is not None:
-            yield Finding(severity, code, f"it permits {message}", describe(example))
+            yield RuleFinding(severity, code, f"it permits {message}", describe(example))
     for name in policy.rules:
         if name in deciding:
             continue
         if name in opposed:
-            yield Finding("warning", "overridden", f"{name} permits only what is forbidden by {_list(opposed[name])}")
+            yield RuleFinding(
+                "warning", "overridden", f"{name} permits only what is forbidden by {_list(opposed[name])}"
+            )
         else:
-            yield Finding("warning", "idle", f"{name} held for no question that was asked")
+            yield RuleFinding("warning", "idle", f"{name} held for no question that was asked")
 
 
 def _list(names: tuple[str, ...]) -> str:
     return ", ".join(names[:NUM_EXAMPLES])
 
 
-def _is_top_for_lowest(asked: Asked, nation: Nation) -> bool:
+def _is_top_for_lowest(asked: PolicyRequest, nation: Nation) -> bool:
     return len(nation.tiers) > 1 and asked.label.tier == nation.tiers[-1] and asked.clearance == nation.tiers[0]
 
 
-def _is_elsewhere(asked: Asked, _: Nation) -> bool:
+def _is_elsewhere(asked: PolicyRequest, _: Nation) -> bool:
     return not asked.label.allows_place(asked.site.jurisdiction)
 
 
-def _is_purposeless(asked: Asked, _: Nation) -> bool:
+def _is_purposeless(asked: PolicyRequest, _: Nation) -> bool:
     return asked.label.purposes == frozenset()
 
 
-def _is_above_clearance(asked: Asked, _: Nation) -> bool:
+def _is_above_clearance(asked: PolicyRequest, _: Nation) -> bool:
     return asked.label.tier.rank > asked.clearance.rank
 
 
-def _is_above_accreditation(asked: Asked, _: Nation) -> bool:
+def _is_above_accreditation(asked: PolicyRequest, _: Nation) -> bool:
     return asked.label.tier.rank > asked.site.tier.rank
 
 
-def _is_out_of_scope(asked: Asked, _: Nation) -> bool:
+def _is_out_of_scope(asked: PolicyRequest, _: Nation) -> bool:
     return asked.models is not None and asked.model.name not in asked.models
 
 
-def _is_exposed(asked: Asked, nation: Nation) -> bool:
+def _is_exposed(asked: PolicyRequest, nation: Nation) -> bool:
     return asked.site.seal != "sealed" and asked.label.tier != nation.tiers[0]
 
 
-_DANGERS: tuple[tuple[Literal["error", "warning"], str, str, Callable[[Asked, Nation], bool]], ...] = (
+_DANGERS: tuple[tuple[Literal["error", "warning"], str, str, Callable[[PolicyRequest, Nation], bool]], ...] = (
     ("error", "top_for_lowest", "the highest tier to keys of the lowest clearance", _is_top_for_lowest),
     ("error", "elsewhere", "places that the request's label does not allow", _is_elsewhere),
     ("error", "purposeless", "requests whose labels leave no purpose", _is_purposeless),

@@ -48,7 +48,7 @@ _CLAIM = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ReceiptFacts:
     """What claims read of a receipt."""
 
     is_answer: bool
@@ -62,7 +62,7 @@ class Facts:
     end_ms: int
 
 
-Test = Callable[[Facts], bool]
+Test = Callable[[ReceiptFacts], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,12 @@ def parse_claim(text: str, nation: Nation) -> Claim:
     return Claim(words, lambda facts: all(test(facts) for test in tests), is_kept)
 
 
-def facts_of(predicate: Mapping[str, Any], kind: str) -> Facts:
+def facts_of(predicate: Mapping[str, Any], kind: str) -> ReceiptFacts:
     """The facts in the predicate of an answer or a refusal. Raises Invalid (`bad_statement`) where one is missing."""
     try:
         label, at, seal = predicate["policy"]["label"], predicate["at"], predicate["seal"]
         purposes = label["purposes"]
-        facts = Facts(
+        facts = ReceiptFacts(
             is_answer=kind == ANSWER,
             tier=_text(label["tier"]),
             markings=frozenset(map(_text, _list(label["markings"]))),
@@ -133,7 +133,7 @@ def _of_tier(name: str | None, nation: Nation, *, or_above: bool) -> Test:
     tier = nation.tier(name)
     ranks = {known.name: known.rank for known in nation.tiers}
 
-    def concerns(facts: Facts) -> bool:
+    def concerns(facts: ReceiptFacts) -> bool:
         rank = ranks.get(facts.tier)
         if rank is None or (or_above and rank > tier.rank):
             return True

@@ -17,7 +17,7 @@ import cedarpy
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
-from allod.govern.policy.request import Asked, request_of
+from allod.govern.policy.request import PolicyRequest, request_of
 from allod.govern.policy.rules import Rule, rules_in
 from allod.govern.policy.schema import Vocabulary, vocabulary_of
 
@@ -47,9 +47,9 @@ class Policy:
     rules: Mapping[str, Rule]  # by name, in the order of the text
     _tenants: _Named = field(repr=False)
     _keys: _Named = field(repr=False)
-    _decided: Callable[[Asked], Decision] = field(repr=False)
+    _decided: Callable[[PolicyRequest], Decision] = field(repr=False)
 
-    def decide(self, asked: Asked) -> Decision:
+    def decide(self, asked: PolicyRequest) -> Decision:
         """Permit or forbid. Never raises: what cannot be evaluated is forbidden, and is not remembered."""
         try:
             tenant_id, key_id = self._tenants.one_for(asked.tenant_id), self._keys.one_for(asked.key_id)
@@ -112,10 +112,12 @@ def _check_words(text: str, words: Vocabulary) -> None:
         raise Invalid(f"{name}: {said}", code="policy_schema", hint=f"the words of this realm:\n{words.schema}")
 
 
-def _evaluator(text: str, digest: str, words: Vocabulary, rules: Mapping[str, Rule]) -> Callable[[Asked], Decision]:
+def _evaluator(
+    text: str, digest: str, words: Vocabulary, rules: Mapping[str, Rule]
+) -> Callable[[PolicyRequest], Decision]:
     policies, schema = cedarpy.PolicySet.from_str(text), cedarpy.Schema.from_str(words.schema)
 
-    def evaluate(asked: Asked) -> Decision:
+    def evaluate(asked: PolicyRequest) -> Decision:
         request, entities = request_of(asked, words)
         result = cedarpy.is_authorized(request, policies, entities, schema)
         found = result.diagnostics

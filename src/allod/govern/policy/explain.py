@@ -14,7 +14,7 @@ from typing import Any
 from allod.core.labels import Label, is_within
 from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Decision, Policy
-from allod.govern.policy.request import Asked, Model
+from allod.govern.policy.request import Model, PolicyRequest
 from allod.govern.policy.rules import Rule
 from allod.govern.policy.schema import vocabulary_of
 
@@ -64,7 +64,7 @@ class _Change:
 _Changes = tuple[_Change, ...]
 
 
-def explain(policy: Policy, asked: Asked, models: Iterable[Model] = ()) -> Explanation:
+def explain(policy: Policy, asked: PolicyRequest, models: Iterable[Model] = ()) -> Explanation:
     """`models` are those that the realm has besides. Tries at most twice MAX_TRIES pairs: two seconds, mostly less."""
     decision = policy.decide(asked)
     rules = tuple(policy.rules[name] for name in decision.rules)
@@ -76,13 +76,13 @@ def explain(policy: Policy, asked: Asked, models: Iterable[Model] = ()) -> Expla
     return Explanation(decision, rules, tuple(tuple(change.words for change in changes) for changes in found))
 
 
-def _smallest(policy: Policy, asked: Asked, singles: list[_Change]) -> list[_Changes]:
+def _smallest(policy: Policy, asked: PolicyRequest, singles: list[_Change]) -> list[_Changes]:
     pairs = (pair for pair in combinations(singles, 2) if pair[0].part != pair[1].part or pair[0].part == "marking")
     alone = list(_sufficient(policy, asked, [(single,) for single in singles]))
     return alone or list(_sufficient(policy, asked, islice(pairs, MAX_TRIES)))
 
 
-def _sufficient(policy: Policy, asked: Asked, sets: Iterable[_Changes]) -> Iterator[_Changes]:
+def _sufficient(policy: Policy, asked: PolicyRequest, sets: Iterable[_Changes]) -> Iterator[_Changes]:
     num_found: Counter[tuple[str, ...]] = Counter()
     settled: set[tuple[str, ...]] = set()
     for changes in sets:
@@ -96,7 +96,7 @@ def _sufficient(policy: Policy, asked: Asked, sets: Iterable[_Changes]) -> Itera
             yield changes
 
 
-def _single_changes(policy: Policy, asked: Asked, models: Iterable[Model]) -> Iterator[_Change]:
+def _single_changes(policy: Policy, asked: PolicyRequest, models: Iterable[Model]) -> Iterator[_Change]:
     """Every change worth trying, the nearest of a kind first; to label it lower comes last."""
     label, site, tiers = asked.label, asked.site, policy.nation.tiers
     for purpose in _named_first(policy, "Purpose", policy.nation.purposes):
@@ -131,7 +131,7 @@ def _named_first(policy: Policy, kind: str, words: Iterable[str]) -> list[str]:
     return sorted(words, key=lambda word: (word not in named, not is_within(word, home), word))[:NUM_WORDS]
 
 
-def _changed(asked: Asked, changes: _Changes, nation: Nation) -> Asked:
+def _changed(asked: PolicyRequest, changes: _Changes, nation: Nation) -> PolicyRequest:
     for change in changes:
         match change.part:
             case "tier" | "marking" | "purpose":

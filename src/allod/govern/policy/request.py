@@ -23,7 +23,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class PolicySite:
     """Where it would answer: an ISO 3166 code ("ZZ": not known), the highest tier that the site is accredited for, and
     the kind of the engine's seal (`sealed`, `partial:<what is missing>`, `none`)."""
 
@@ -34,7 +34,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PolicyRequest:
     """Who asks what of which model, where. `models` are those that the key is scoped to; None: not restricted."""
 
     action: Literal["chat", "embed"]
@@ -44,10 +44,10 @@ class Asked:
     models: frozenset[str] | None
     model: Model
     label: Label
-    site: Site
+    site: PolicySite
 
 
-def request_of(asked: Asked, words: Vocabulary) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def request_of(asked: PolicyRequest, words: Vocabulary) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Cedar's request, and the entities that it names.
 
     A place without a name in the profile is left out on both sides: at a site that is not known, and for a label whose
@@ -70,7 +70,7 @@ def request_of(asked: Asked, words: Vocabulary) -> tuple[dict[str, Any], list[di
     return request, [_key(asked, words), _model(asked.model)]
 
 
-def describe(asked: Asked) -> str:
+def describe(asked: PolicyRequest) -> str:
     """One line for a person."""
     label, site = asked.label, asked.site
     parts = [label.tier.name, *sorted(label.markings)]
@@ -90,7 +90,7 @@ def _words(names: frozenset[str]) -> str:
     return " or ".join(sorted(names)) or "nothing"
 
 
-def _key(asked: Asked, words: Vocabulary) -> dict[str, Any]:
+def _key(asked: PolicyRequest, words: Vocabulary) -> dict[str, Any]:
     attributes: dict[str, Any] = {"clearance": _level(asked.clearance, words)}
     if asked.models is not None:
         attributes["models"] = _named("Model", asked.models)

@@ -15,7 +15,7 @@ from typing import Any
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Policy
-from allod.govern.policy.request import Asked, Model, Site
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite
 from allod.govern.policy.rules import Rule
 from allod.govern.policy.schema import vocabulary_of
 
@@ -27,10 +27,10 @@ _Parts = Mapping[str, Sequence[Any]]  # part of a question → what it may be, t
 _KINDS = ("Tenant", "Key", "Model", "Place", "Marking", "Purpose", "String")
 
 
-def cases(policy: Policy) -> list[Asked]:
+def cases(policy: Policy) -> list[PolicyRequest]:
     """At most MAX_CASES different questions, simple ones first."""
     parts = _parts(policy)
-    found: dict[Asked, None] = {}
+    found: dict[PolicyRequest, None] = {}
     for choice in _choices(parts, list(policy.rules.values())):
         found[_asked(policy.nation, choice)] = None
         if len(found) == MAX_CASES:
@@ -144,9 +144,9 @@ def _drawn(parts: _Parts, random: Random) -> Iterator[dict[str, Any]]:
         yield {name: random.choice(values) for name, values in parts.items()}
 
 
-def _asked(nation: Nation, choice: Mapping[str, Any]) -> Asked:
+def _asked(nation: Nation, choice: Mapping[str, Any]) -> PolicyRequest:
     name = choice["model"]
-    return Asked(
+    return PolicyRequest(
         action=choice["action"],
         tenant_id=choice["tenant"],
         key_id=choice["key"],
@@ -159,5 +159,5 @@ def _asked(nation: Nation, choice: Mapping[str, Any]) -> Asked:
             purposes=choice["purposes"],
             jurisdictions=choice["jurisdictions"],
         ),
-        site=Site(choice["site"], choice["place"], choice["accredited"], choice["seal"]),
+        site=PolicySite(choice["site"], choice["place"], choice["accredited"], choice["seal"]),
     )

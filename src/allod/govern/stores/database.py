@@ -12,7 +12,7 @@ from threading import BoundedSemaphore, Lock
 from typing import Any, Protocol
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.govern.stores.dialect import Dialect
+from allod.govern.stores.dialect import SqlDialect
 
 MAX_CONNECTIONS = 8
 WAIT_S = 2.0  # for a free connection
@@ -29,7 +29,7 @@ class Connection(Protocol):
 class Database(Protocol):
     """What an adapter brings. `errors` is all that its connections raise."""
 
-    dialect: Dialect
+    dialect: SqlDialect
     errors: tuple[type[Exception], ...]
 
     def connect(self) -> Connection:
@@ -48,7 +48,7 @@ class Database(Protocol):
 class Run:
     """Runs statements in an open transaction. `:name` stands for a value; `{for_update}` and the like are spelt out."""
 
-    def __init__(self, connection: Connection, dialect: Dialect) -> None:
+    def __init__(self, connection: Connection, dialect: SqlDialect) -> None:
         self._cursor = connection.cursor()
         self._dialect = dialect
 

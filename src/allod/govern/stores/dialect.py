@@ -8,7 +8,7 @@ from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class SqlDialect:
     """The words of one database. `parameter` is what `:name` becomes, as `re.sub` takes it."""
 
     number: str
@@ -27,7 +27,7 @@ class Dialect:
 
 
 @cache
-def _spelt(statement: str, dialect: Dialect) -> str:
+def _spelt(statement: str, dialect: SqlDialect) -> str:
     for word in ("number", "text", "table_end", "for_update"):
         statement = statement.replace("{" + word + "}", getattr(dialect, word))
     return re.sub(r":([a-z]\w*)", dialect.parameter, statement)

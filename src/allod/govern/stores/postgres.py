@@ -16,14 +16,14 @@ from psycopg.pq import Conninfo
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.govern.stores.database import Connection
-from allod.govern.stores.dialect import Dialect
+from allod.govern.stores.dialect import SqlDialect
 from allod.govern.stores.sql import SqlStore
 
 CONNECT_S = 2  # libpq's least
 STATEMENT_S = 5
 LOCK_S = 2.0
 
-POSTGRES = Dialect(
+POSTGRES = SqlDialect(
     number="BIGINT",
     text='TEXT COLLATE "C"',
     table_end="",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from allod.core.errors import Unavailable
 from allod.core.shown_text import folded
 from allod.govern.stores.database import Run
-from allod.govern.stores.dialect import Dialect
+from allod.govern.stores.dialect import SqlDialect
 from allod.govern.stores.rows import tenant_from
 from allod.govern.tenancy.store import TOTALS
 from allod.govern.tenancy.tenants import Tenant
@@ -49,7 +49,7 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
 _WITH_NAMES = 2  # the version that has them
 
 
-def prepare(run: Run, dialect: Dialect) -> None:
+def prepare(run: Run, dialect: SqlDialect) -> None:
     """Make the tables, or bring them up to date. Raises Unavailable if a newer Allod made them."""
     if dialect.lock_schema:
         run(dialect.lock_schema)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.files.whole import sync
 from allod.govern.stores.database import Connection
-from allod.govern.stores.dialect import Dialect
+from allod.govern.stores.dialect import SqlDialect
 from allod.govern.stores.sql import SqlStore
 
 # Requests wait for leases that long, so it is short: while another holds the file, each is told so before the next
@@ -26,7 +26,7 @@ from allod.govern.stores.sql import SqlStore
 # a change that is refused has changed nothing and can be sent again.
 BUSY_S = 0.5
 
-SQLITE = Dialect(
+SQLITE = SqlDialect(
     number="INTEGER",
     text="TEXT",
     table_end=" STRICT, WITHOUT ROWID",  # strict: a sum that overflows is an error, not a rounded number

@@ -70,7 +70,7 @@ another process:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SystemCall:
     """One call to make. `refusal` is what the filter answers; `name` tells it apart from all others."""
 
     name: str
@@ -79,7 +79,7 @@ class Call:
     refusal: str
 
 
-def calls_of(name: str, machine: str) -> list[Call]:
+def calls_of(name: str, machine: str) -> list[SystemCall]:
     """All the calls that the profile `name` must refuse on `machine`, in the order in which they are tried."""
     kept = profile.PROFILES[name]
     allowed = syscalls.numbers(kept.allowed, machine)
@@ -95,7 +95,7 @@ def calls_of(name: str, machine: str) -> list[Call]:
     explicit = {words[0] for words in listed}
     rest = [(call, *_NOTHING) for call in known if call not in explicit and call not in kept.rules(0)]
     calls = [
-        Call(
+        SystemCall(
             name=" ".join(words if words[1:] != _NOTHING else words[:1]),
             number=known[words[0]],
             arguments=words[1:],
@@ -103,7 +103,7 @@ def calls_of(name: str, machine: str) -> list[Call]:
         )
         for words in (*listed, *rest)
     ]
-    return [*calls, Call(_LATER, syscalls.LAST + 1, _NOTHING, "ENOSYS")]
+    return [*calls, SystemCall(_LATER, syscalls.LAST + 1, _NOTHING, "ENOSYS")]
 
 
 def _listed(*, is_group: bool) -> Iterator[tuple[str, ...]]:
@@ -121,7 +121,7 @@ class _Caller:
         page, ones = (ctypes.addressof(ctypes.c_char.from_buffer(page)) for page in self._pages)
         self._words = {"victim": victim_pid, "page": page, "ones": ones}
 
-    def answer(self, call: Call) -> str:
+    def answer(self, call: SystemCall) -> str:
         """`done`, or the name of the error."""
         if call.name == _LATER:
             answers = (self._answer(call.number + more, call.arguments) for more in range(_NUM_LATER))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from allod.seal.escapes.covert import GET_LOCK, LOCK
 from allod.seal.escapes.probe import TAG, tag_of
-from allod.seal.lab.honeypot import Recorder
+from allod.seal.lab.honeypot import ContactRecorder
 
 _MESSAGE_BYTES = 22  # a token
 _EVERY_S, _LOOKS_ROUND_EVERY_S = 0.001, 0.02
@@ -24,7 +24,7 @@ _WRITE_LOCK, _NO_LOCK = 1, 2  # F_WRLCK F_UNLCK
 _TAG = re.compile(TAG)
 
 
-def be_accomplice(recorder: Recorder, shared_file: Path) -> None:
+def be_accomplice(recorder: ContactRecorder, shared_file: Path) -> None:
     """Listen for ever, and record what comes."""
     everywhere = os.sched_getaffinity(0)
     bits, looked = "", 0.0
@@ -47,14 +47,14 @@ def _as_bytes(bits: str) -> bytes:
     return bytes(int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits) - 7, 8))
 
 
-def _read_names(recorder: Recorder) -> None:
+def _read_names(recorder: ContactRecorder) -> None:
     for process in Path("/proc").glob("[0-9]*"):  # with `/comm` the glob itself would fail where one ends meanwhile
         with suppress(OSError):  # it has ended
             if _TAG.fullmatch(name := (process / "comm").read_text(errors="replace").strip()):
                 recorder.mark(name)
 
 
-def _read_lock(recorder: Recorder, descriptor: int) -> None:
+def _read_lock(recorder: ContactRecorder, descriptor: int) -> None:
     answer = fcntl.fcntl(descriptor, GET_LOCK, struct.pack(LOCK, _WRITE_LOCK, os.SEEK_SET, 0, 0, 0))
     kind, _, start, _, _ = struct.unpack(LOCK, answer)
     if kind != _NO_LOCK:

@@ -29,7 +29,7 @@ _NEIGHBOURS = range(133, 144)  # ICMPv6 types by which kernels find one another,
 _EVERY_S = 0.02
 
 
-class Recorder:
+class ContactRecorder:
     """Writes each mark once."""
 
     def __init__(self, descriptor: int) -> None:
@@ -49,7 +49,7 @@ class Recorder:
         return bool(tokens)
 
 
-def watch_cable(recorder: Recorder, interface: str, *, quiet: tuple[bytes, bytes]) -> None:
+def watch_cable(recorder: ContactRecorder, interface: str, *, quiet: tuple[bytes, bytes]) -> None:
     """The honeypot: accept whatever connects, and look for tokens in every frame that comes in.
 
     `quiet` are the IPv4 and IPv6 addresses that only sealed processes are told of: a frame to either is an escape
@@ -81,7 +81,7 @@ def _listeners() -> list[socket.socket]:
     return listeners
 
 
-def _frame(cable: socket.socket, recorder: Recorder, quiet: tuple[bytes, bytes]) -> None:
+def _frame(cable: socket.socket, recorder: ContactRecorder, quiet: tuple[bytes, bytes]) -> None:
     frame, (_, _, kind, *_) = cable.recvfrom(65536)
     if kind != _OUTGOING and not recorder.search(frame) and _is_stray(frame, quiet):
         recorder.mark(f"stray:{frame[12:60].hex()}")
@@ -108,7 +108,7 @@ class Belongings:
     buffer: ctypes.Array[ctypes.c_char]
 
 
-def be_victim(recorder: Recorder, belongings: Belongings) -> None:
+def be_victim(recorder: ContactRecorder, belongings: Belongings) -> None:
     """The victim: listen on Unix sockets and VSOCK, watch its own memory, signals and file."""
     for number in range(signal.SIGRTMIN + 1, signal.SIGRTMAX):
         signal.signal(number, lambda received, _: recorder.mark(f"signal:{received}"))

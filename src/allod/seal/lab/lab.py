@@ -26,7 +26,7 @@ from allod.seal.enter import PARTS
 from allod.seal.escapes.every import EVERY
 from allod.seal.escapes.probe import INTERFACE, PROXY_PORT, TCP_PORT, UDP_PORT, Probe, Target
 from allod.seal.lab.accomplice import be_accomplice
-from allod.seal.lab.honeypot import BUFFER_BYTES, Belongings, Recorder, be_victim, watch_cable
+from allod.seal.lab.honeypot import BUFFER_BYTES, Belongings, ContactRecorder, be_victim, watch_cable
 from allod.seal.launch import SealOptions, python_read_paths, start
 from allod.seal.walls import kernel, netlink
 from allod.seal.walls.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER
@@ -181,7 +181,7 @@ def open_lab(directory: Path, *, profile: str) -> Iterator[Lab]:
     (directory / "key").write_text("secret")
     (directory / _SHARED).write_text("what a model's file is to an engine and to others")
     reading, writing = os.pipe()
-    record, recorder = Record(reading), Recorder(writing)
+    record, recorder = Record(reading), ContactRecorder(writing)
     children: list[int] = []
     try:
         _leave_namespaces()
@@ -252,7 +252,7 @@ def _connect_interface(name: str, addresses: tuple[str, ...]) -> None:
             netlink.add_address(name, address)
 
 
-def _be_honeypot(recorder: Recorder) -> None:
+def _be_honeypot(recorder: ContactRecorder) -> None:
     kernel.unshare(CLONE_NEWNET)
     recorder.mark("honeypot-apart")
     while FAR_INTERFACE not in (name for _, name in socket.if_nameindex()):

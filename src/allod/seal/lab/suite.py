@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Unavailable
-from allod.seal.escapes.calls import Call, calls_of
+from allod.seal.escapes.calls import SystemCall, calls_of
 from allod.seal.escapes.every import EVERY
 from allod.seal.lab.lab import CALLS
 from allod.seal.profiles.profile import SEALED
@@ -118,7 +118,7 @@ def _start_timer(lab: subprocess.Popen[bytes]) -> threading.Timer:
     return timer
 
 
-def _report(messages: Iterable[dict[str, Any]], calls: list[Call]) -> SuiteReport:
+def _report(messages: Iterable[dict[str, Any]], calls: list[SystemCall]) -> SuiteReport:
     phases: dict[str, dict[str, dict[str, Any]]] = {"control": {}, "sealed": {}}
     record: set[str] | None = None
     for message in messages:
@@ -154,7 +154,7 @@ def _row(name: str, control: dict[str, Any], sealed: dict[str, Any], record: set
     )
 
 
-def _call(call: Call, unsealed: str, sealed: str) -> Row:
+def _call(call: SystemCall, unsealed: str, sealed: str) -> Row:
     tells = unsealed not in (call.refusal, NOT_RUN)
     if sealed == call.refusal:
         verdict = BLOCKED if tells else NOT_APPLICABLE
