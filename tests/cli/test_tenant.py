@@ -106,7 +106,7 @@ def test_set_changes_what_is_named_and_nothing_else(say: Say, store: TenantStore
     found = store.tenant(made["id"])
     assert (found.budgets, found.scope.models) == ((Budget("month", tokens=9),), None)
     assert found.model_quotas == {"m": Quota(tokens_per_minute=5)}
-    assert say("tenant", "set", "U", "--model-quota", "m none")["model_quotas"] == {}
+    assert say("tenant", "set", "U", "--model-quota", "m none")["rate_limits"] == []
 
 
 def test_an_archived_tenant_is_seen_only_when_asked_for(say: Say, refused: Callable[..., str]) -> None:

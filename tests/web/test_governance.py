@@ -11,7 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.error import HTTPError
 
 import pytest
+from openai import OpenAI
 from tests.conftest import Gateway, run_gateway
+
+from allod.core.canonical import canonical_json
 
 T = TypeVar("T")
 NUMBERS = count()  # no two tenants have one name
@@ -282,10 +285,13 @@ def test_a_tenant_has_one_json_form(office: Office) -> None:
     terms = {"label": {"markings": ["SENSITIVE"]}, "scope": {"models": ["echo", "a"]}, "quota": {"concurrent": 3}}
     made, _, _ = office.tenant("Both ways", **terms, weight=3, budgets={"day": {"tokens": 100}})
     words = ["--markings=SENSITIVE", "--models=echo,a", "--concurrent=3", "--weight=3", "--budget=day tokens=100"]
+    words.append("--model-quota=echo tokens-per-minute=900 concurrent=2")
     again = json.loads(office.gateway.allod("tenant", "add", "Both ways, too", *words, "--json").stdout)
     _, over_http = office.send(f"/v1/organization/projects/{again['id']}")
-    told = {name: value for name, value in again.items() if name not in ("model_quotas", "used")}
+    told = {name: value for name, value in again.items() if name not in ("rate_limits", "used")}
     assert json.dumps(told) == json.dumps(over_http)
+    _, limits = office.send(f"/v1/organization/projects/{again['id']}/rate_limits")
+    assert json.dumps(again["rate_limits"]) == json.dumps(limits["data"])
     _, first = office.send(f"/v1/organization/projects/{made}")
     assert json.dumps(first["allod"]) == json.dumps(again["allod"])
     listed = json.loads(office.gateway.allod("tenant", "list", "--json").stdout)
@@ -304,6 +310,18 @@ def test_a_key_has_one_json_form(office: Office) -> None:
         listed = json.loads(office.gateway.allod("key", "list", "--json").stdout)
         told = [as_over_http(key) for key in listed if key["project_id"] == owner]
         assert json.dumps(told) == json.dumps(office.send(f"/v1/organization/{path}")[1]["data"])
+
+
+def test_openais_client_and_the_command_line_read_the_same(office: Office) -> None:
+    """To the byte, in canonical JSON: a tenant, and a key of its."""
+    made, key, _ = office.tenant("Two clients", label={"purposes": ["research"]}, weight=7)
+    with OpenAI(base_url=f"{office.gateway.url}/v1", api_key="", admin_api_key=office.admin_key) as client:
+        projects = client.admin.organization.projects
+        tenant, shown = projects.retrieve(made), projects.api_keys.retrieve(key, project_id=made)
+    tenants = json.loads(office.gateway.allod("tenant", "list", "--json").stdout)
+    (told,) = json.loads(office.gateway.allod("key", "list", made, "--json").stdout)
+    assert canonical_json(tenant.to_dict()) in [canonical_json(listed) for listed in tenants]
+    assert canonical_json(shown.to_dict()) == canonical_json(as_over_http(told))
 
 
 def as_over_http(key: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from allod.app.administration.terms import Changes, Json, change_terms, show_terms
@@ -11,7 +11,7 @@ from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import LOCAL, Quota, Tenant, checked_name, new_id
+from allod.govern.tenancy.tenants import LOCAL, Tenant, checked_name, new_id
 
 
 def show_tenant(tenant: Tenant, nation: Nation) -> Json:
@@ -114,12 +114,9 @@ def list_tenants(store: TenantStore, *, include_archived: bool = False) -> Itera
         after = page[-1].id
 
 
-def show_quotas(quotas: Mapping[str, Quota]) -> Json:
-    """Limits by the models' names."""
-    return {model: asdict(quota) for model, quota in sorted(quotas.items())}
-
-
 def _show_logged_terms(tenant: Tenant, terms: Changes, nation: Nation) -> Json:
-    """All terms, and those per model where they were among what was said."""
-    quotas = {"model_quotas": show_quotas(tenant.model_quotas)} if "model_quotas" in terms else {}
-    return show_terms(tenant, nation) | quotas
+    """All terms, and the quotas per model where they were among what was said."""
+    shown = show_terms(tenant, nation)
+    if "model_quotas" in terms:
+        shown["model_quotas"] = {model: asdict(quota) for model, quota in sorted(tenant.model_quotas.items())}
+    return shown

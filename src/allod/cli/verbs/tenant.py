@@ -13,13 +13,13 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
+from allod.app.administration.limits import show_rate_limit
 from allod.app.administration.tenants import (
     add_tenant,
     archive_tenant,
     change_tenant,
     find_tenant,
     list_tenants,
-    show_quotas,
     show_tenant,
 )
 from allod.app.administration.terms import change_terms
@@ -118,8 +118,8 @@ def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) 
     used = {period: _used(store, tenant, period) for period in ("day", "month")}
     if as_json:
         told_used = {period: asdict(totals) for period, totals in used.items()}
-        quotas = show_quotas(tenant.model_quotas)
-        print(json.dumps({**show_tenant(tenant, nation), "model_quotas": quotas, "used": told_used}))
+        limits = [show_rate_limit(tenant, model) for model in sorted(tenant.model_quotas)]
+        print(json.dumps({**show_tenant(tenant, nation), "rate_limits": limits, "used": told_used}))
         return
     print(f"{tenant.id}  {tenant.name}" + ("  (archived)" if tenant.archived_ms is not None else ""))
     print(

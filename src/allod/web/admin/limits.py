@@ -1,27 +1,20 @@
-"""`projects/{id}/rate_limits` and `model_permissions`: how fast a tenant may go, per model, and with which models.
-
-The dialect's limits are numbers: the largest one that JSON keeps exact, 2^53 - 1, stands for "no limit".
-"""
+"""`projects/{id}/rate_limits` and `model_permissions`: how fast a tenant may go, per model, and with which models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from allod.app.administration.limits import ID_PREFIX, NAME_OF, NO_LIMIT, show_rate_limit
 from allod.app.administration.tenants import find_active, put_changed
 from allod.app.administration.terms import change_model_quota
-from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import Quota, Tenant
+from allod.govern.tenancy.tenants import Tenant
 from allod.web.admin import bodies
 from allod.web.admin.asked import Asked, Json, unsupported
 from allod.web.admin.listing import page_of_all
 from allod.web.admin.query import MAX_LIMIT
-
-NO_LIMIT = MAX_SAFE_INTEGER
-_PREFIX = "rl-"
-_NAME_OF = {"max_requests_per_1_minute": "requests_per_minute", "max_tokens_per_1_minute": "tokens_per_minute"}
 
 
 class RateLimits:
@@ -35,25 +28,25 @@ class RateLimits:
         """`GET projects/{id}/rate_limits`, by the models' names."""
         query = asked.search("after", "before", "limit")
         tenant = self._store.tenant(project_id)
-        limits = [_show(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
+        limits = [show_rate_limit(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
         return page_of_all(limits, query, limit=query.limit(usual=MAX_LIMIT))
 
     def update(self, asked: Asked, project_id: str, limit_id: str) -> Json:
         """`POST projects/{id}/rate_limits/{id}`."""
         body = asked.read(bodies.RateLimitUpdate)
         changes = bodies.fields_of(body)
-        for param in changes.keys() - {*_NAME_OF, "allod"}:
+        for param in changes.keys() - {*NAME_OF, "allod"}:
             raise unsupported(param, "requests and tokens per minute can be limited, and budgets per day and month")
         tenant = find_active(self._store, project_id)
-        model = limit_id.removeprefix(_PREFIX)
-        if not limit_id.startswith(_PREFIX) or model not in (*self._models, *tenant.model_quotas):
+        model = limit_id.removeprefix(ID_PREFIX)
+        if not limit_id.startswith(ID_PREFIX) or model not in (*self._models, *tenant.model_quotas):
             raise Invalid("there is no such rate limit; each model has one", code="not_found")
-        limits = {name: _limit(changes[field]) for field, name in _NAME_OF.items() if field in changes}
+        limits = {name: _limit(changes[field]) for field, name in NAME_OF.items() if field in changes}
         quotas = change_model_quota(tenant.model_quotas, model, {**limits, **changes.get("allod", {})})
         tenant = replace(tenant, model_quotas=quotas)
         event = asked.officer.event("rate_limit.updated", tenant.id, id=limit_id, changes_requested=changes)
         self._store.put_tenant(tenant, event)
-        return _show(tenant, model)
+        return show_rate_limit(tenant, model)
 
 
 class ModelPermissions:
@@ -89,18 +82,6 @@ class ModelPermissions:
 
 def _limit(asked: int) -> int | None:
     return None if asked == NO_LIMIT else asked
-
-
-def _show(tenant: Tenant, model: str) -> Json:
-    quota = tenant.model_quotas.get(model, Quota())
-    limits = {field: getattr(quota, name) or NO_LIMIT for field, name in _NAME_OF.items()}
-    return {
-        "id": f"{_PREFIX}{model}",
-        "object": "project.rate_limit",
-        "model": model,
-        **limits,
-        "allod": {"concurrent": quota.concurrent},
-    }
 
 
 def _permissions(tenant: Tenant) -> Json:
