@@ -69,6 +69,18 @@ def test_every_path_of_the_architecture_is_there() -> None:
     assert [path for path in paths if not any((root / path).exists() for root in roots)] == []
 
 
+def test_what_the_architecture_finds_in_a_file_is_there() -> None:
+    """`name` in `file`, `name` of `file`, `file`: `name`."""
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    pairs = re.findall(r"`([A-Za-z_.]+)` (?:in|of) `(\S+\.py)`", page)
+    pairs += [(name, path) for path, name in re.findall(r"`(\S+\.py)`: `([A-Za-z_.]+)`", page)]
+    assert len(pairs) >= 4
+    for name, path in pairs:
+        assert re.search(rf"(?:def|class) {name.rpartition('.')[2]}\b", (SOURCE / path).read_text()), (
+            f"{name} in {path}"
+        )
+
+
 def test_the_architecture_has_every_room() -> None:
     """With a sentence for each, and each of its own rooms."""
     rows = (REPOSITORY / "docs" / "architecture.md").read_text().partition("\n## Rooms\n")[2].partition("\n## ")[0]
