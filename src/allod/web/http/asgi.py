@@ -8,7 +8,7 @@ leaves as a 500 without detail.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -42,7 +42,7 @@ class Call:
     start_ms: int
     caller: Caller | None = None
     administrator: Key | None = None
-    methods: Sequence[str] = ()  # those of the path, where it is none that the table has in full
+    methods: Collection[str] = ()  # that the path is for
     is_head: bool = False  # asked as HEAD, and answered as GET without the body
     watch: Watch | None = None  # over the client's connection
     started: bool = False  # whether the response has begun, so that an error can no longer be a status
@@ -157,11 +157,9 @@ class Application:
     def _route(self, call: Call) -> tuple[Route, tuple[str, ...]]:
         if call.headers.get(b"host", b"").lower() not in self._hosts:
             raise Denied("this host name is not served here", code="unknown_host")
-        found = self._router.find(call.method, call.path)
-        if found is None or found[1]:
-            call.methods = self._router.methods(call.path)
-        if found is not None:
-            return found
+        route, words, call.methods = self._router.find(call.method, call.path)
+        if route is not None:
+            return route, words
         if call.methods:
             raise method_not_allowed(call)
         raise Invalid(f"there is nothing at {call.path}", code="not_found")

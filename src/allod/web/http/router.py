@@ -6,7 +6,7 @@ In a path of the table `{}` stands for one part of a path, without a slash; `{*}
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Generic, TypeVar
 
 _PLACEHOLDER = re.compile(r"\{\*?\}")
@@ -26,20 +26,18 @@ class Router(Generic[_Target]):
             starts.setdefault(path.partition("{")[0], []).append((_compile(path), entries[path]))
         self._starts = sorted(starts.items(), key=lambda item: -len(item[0]))
 
-    def find(self, method: str, path: str) -> tuple[_Target, tuple[str, ...]] | None:
-        """What answers, and what stands in the path for each placeholder."""
-        exact = self._exact.get(path)
-        if exact is not None and method in exact:
-            return exact[method], ()
+    def find(self, method: str, path: str) -> tuple[_Target | None, tuple[str, ...], Collection[str]]:
+        """What answers, if anything does; what stands in the path for each placeholder; and the methods of the entry
+        that says most of the path, whether this is one of them or not."""
+        exact = self._exact.get(path, {})
+        if method in exact:
+            return exact[method], (), exact
+        methods = exact
         for match, targets in self._find_fitting(path):
+            methods = methods or targets
             if method in targets:
-                return targets[method], match.groups()
-        return None
-
-    def methods(self, path: str) -> list[str]:
-        """The methods of the entry that says most of the path, in the table's order; none where none fits."""
-        fitting = (targets for _, targets in self._find_fitting(path))
-        return list(self._exact.get(path) or next(fitting, {}))
+                return targets[method], match.groups(), methods
+        return None, (), methods
 
     def _find_fitting(self, path: str) -> Iterator[tuple[re.Match[str], dict[str, _Target]]]:
         for start, patterns in self._starts:
