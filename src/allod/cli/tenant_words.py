@@ -49,7 +49,7 @@ def changes_of(said: Mapping[str, Any]) -> Json:
     return changes
 
 
-def told(words: frozenset[str] | None) -> str:
+def tell_restriction(words: frozenset[str] | None) -> str:
     """A restriction as text."""
     return "any" if words is None else ", ".join(sorted(words)) or "none"
 
@@ -79,13 +79,13 @@ def _limit(text: str) -> int | None:
 
 def _limits(option: str, text: str, units: Sequence[str]) -> tuple[str, dict[str, int | None] | None]:
     """Whose limits these are, and all of them: those that are not named are lifted. `none` lifts every one."""
-    whose, limits = _parted(text)
+    whose, limits = _part(text)
     if limits == ["none"]:
         return whose, None
     return whose, {**dict.fromkeys(units), **_amounts(option, limits, units)}
 
 
-def _parted(text: str) -> tuple[str, list[str]]:
+def _part(text: str) -> tuple[str, list[str]]:
     """`a model's name tokens=5 engine-ms=7` as the name and the limits."""
     words = text.split()
     first = next((place for place, word in enumerate(words) if "=" in word or word == "none"), len(words))
@@ -99,10 +99,10 @@ def _amounts(option: str, limits: list[str], known: Sequence[str]) -> dict[str, 
         name, _, number = word.partition("=")
         name = name.replace("-", "_")
         if name not in known or not number.isdecimal():
-            names = ", ".join(f"{one.replace('_', '-')}=N" for one in known)
+            names = ", ".join(f"{unit.replace('_', '-')}=N" for unit in known)
             raise Invalid(f"{option}: {word!r} is not understood", code="invalid", param=option, hint=f"say {names}")
         amounts[name] = int(number)
     if not amounts:
-        names = ", ".join(f"{one.replace('_', '-')}=N" for one in known)
+        names = ", ".join(f"{unit.replace('_', '-')}=N" for unit in known)
         raise Invalid(f"{option} names no limit", code="invalid", param=option, hint=f"say {names}, or none to lift it")
     return amounts

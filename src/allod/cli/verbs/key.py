@@ -24,7 +24,7 @@ from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings
 from allod.cli.officer import account_here
 from allod.cli.running import dated_ms, take_up_news
-from allod.cli.tenant_words import told, word_or_any, words_or_any
+from allod.cli.tenant_words import tell_restriction, word_or_any, words_or_any
 from allod.core.errors import Invalid
 from allod.core.times import now_ms
 from allod.govern.tenancy.keys import MAX_GRACE_S
@@ -70,7 +70,7 @@ def run(words: argparse.Namespace) -> int:
         elif words.part == "revoke":
             _revoke(store, settings, words)
         else:
-            make = _added if words.part == "add" else _rotated
+            make = _add if words.part == "add" else _rotate
             key, secret = make(store, settings, words)
             take_up_news(settings)
             _hand_over(store, key, secret, as_json=words.json)
@@ -92,7 +92,7 @@ def _overlap_ms(text: str) -> int:
     return found
 
 
-def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
+def _add(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
     tenant = find_tenant(store, words.tenant)
     check_active(tenant)
     said = {"models": words.models, "clearance": words.clearance, "purposes": words.purposes}
@@ -103,7 +103,7 @@ def _added(store: TenantStore, settings: Settings, words: argparse.Namespace) ->
     return add_key(store, officer, tenant.id, name=words.name, life_ms=words.expires, scope=scope)
 
 
-def _rotated(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
+def _rotate(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
     old, officer = find_key(store, words.key), Officer(account_here(), dated_ms(settings))
     _refuse_own(old, settings)
     try:
@@ -121,7 +121,7 @@ def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -
         _refuse_own(key, settings)
         key = revoke_key(store, Officer(account_here(), now_ms()), key)
     take_up_news(settings)
-    print(json.dumps(_shown(store, key)) if words.json else f"{key.id} opens nothing any more")
+    print(json.dumps(_show(store, _find_owner(store, key), key)) if words.json else f"{key.id} opens nothing any more")
 
 
 def _refuse_own(key: Key, settings: Settings) -> None:
@@ -138,7 +138,7 @@ def _refuse_own(key: Key, settings: Settings) -> None:
 def _hand_over(store: TenantStore, key: Key, secret: str, *, as_json: bool) -> None:
     """The key on standard output, alone; what to know of it beside."""
     if as_json:
-        print(json.dumps({**_shown(store, key), "value": secret}))
+        print(json.dumps({**_show(store, _find_owner(store, key), key), "value": secret}))
         return
     ends = "" if key.expires_ms is None else f", until {_day(key.expires_ms)}"
     print(f"{key.id}{ends}; the key is shown this once:", file=sys.stderr, flush=True)
@@ -150,22 +150,22 @@ def _list(store: TenantStore, words: argparse.Namespace) -> None:
     owners: list[Tenant | None] = [find_tenant(store, words.tenant)] if words.tenant else [None]
     if not words.tenant:
         owners += list_tenants(store, include_archived=True)
-    found = [(key, owner) for owner in owners for key in list_keys(store, None if owner is None else owner.id)]
-    shown = [(key, why) for key, owner in found if not (why := _why_not(key, owner, time_ms)) or words.all]
+    found = [(owner, key) for owner in owners for key in list_keys(store, None if owner is None else owner.id)]
+    listed = [(owner, key, why) for owner, key in found if not (why := _why_not(key, owner, time_ms)) or words.all]
     if words.json:
-        print(json.dumps([{**_shown(store, key), "ended": why or None} for key, why in shown]))
+        print(json.dumps([{**_show(store, owner, key), "ended": why or None} for owner, key, why in listed]))
         return
-    for key, why in shown:
+    for _, key, why in listed:
         print(_line(key, why))
 
 
 def _line(key: Key, why_not: str) -> str:
     used = "never used" if key.last_used_ms is None else f"used {_day(key.last_used_ms)}"
     ends = why_not or ("" if key.expires_ms is None else f"until {_day(key.expires_ms)}")
-    scope = f"models {told(key.scope.models)}, up to {key.scope.clearance or 'any tier'}"
+    scope = f"models {tell_restriction(key.scope.models)}, up to {key.scope.clearance or 'any tier'}"
     owner = key.tenant_id or "(administration)"
     first = f"{key.id:28} {owner:30} ...{key.hint} {key.name:16} {scope}"
-    return "; ".join(part for part in (first, f"purposes {told(key.scope.purposes)}", used, ends) if part)
+    return "; ".join(part for part in (first, f"purposes {tell_restriction(key.scope.purposes)}", used, ends) if part)
 
 
 def _why_not(key: Key, owner: Tenant | None, time_ms: int) -> str:
@@ -177,9 +177,12 @@ def _why_not(key: Key, owner: Tenant | None, time_ms: int) -> str:
     return "expired" if key.expires_ms is not None and key.expires_ms <= time_ms else ""
 
 
-def _shown(store: TenantStore, key: Key) -> Json:
+def _find_owner(store: TenantStore, key: Key) -> Tenant | None:
+    return None if key.tenant_id is None else store.tenant(key.tenant_id)
+
+
+def _show(store: TenantStore, owner: Tenant | None, key: Key) -> Json:
     """The key as HTTP shows it; and beside that whose it is, and since when it is revoked."""
-    owner = None if key.tenant_id is None else store.tenant(key.tenant_id)
     (shown,) = show_keys(store, owner, [key])
     return {**shown, "project_id": key.tenant_id, "revoked_at": seconds_of(key.revoked_ms)}
 

@@ -69,7 +69,7 @@ def _check(words: argparse.Namespace, settings: Settings) -> int:
     except Invalid as error:
         if not error.code.startswith("policy_"):
             raise
-        return _told_unreadable(error, as_json=words.json)
+        return _tell_unreadable(error, as_json=words.json)
     if words.json:
         print(json.dumps({**asdict(report), "is_sound": report.is_sound}))
         return 0 if report.is_sound else 1
@@ -88,7 +88,7 @@ def _check(words: argparse.Namespace, settings: Settings) -> int:
     return 0 if report.is_sound else 1
 
 
-def _told_unreadable(error: Invalid, *, as_json: bool) -> int:
+def _tell_unreadable(error: Invalid, *, as_json: bool) -> int:
     """What is no policy at all is an error of the policy, not of whoever asks for its check."""
     finding = {"severity": "error", "code": error.code, "message": error.message}
     print(json.dumps({"findings": [finding], "is_sound": False}) if as_json else f"error: {error.message}\nNOT sound")
@@ -109,7 +109,7 @@ def _set(words: argparse.Namespace, settings: Settings) -> int:
 
 def _show(words: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
-    logged = _chosen(policies, words.which)
+    logged = _choose(policies, words.which)
     stored = policies.stored(logged.version.digest)
     if words.json:
         print(json.dumps({**_row(logged), "text": stored.text, "words": stored.schema}))
@@ -132,7 +132,7 @@ def _history(words: argparse.Namespace, settings: Settings) -> int:
     return 0 if found else 1
 
 
-def _chosen(policies: Policies, which: str | None) -> LoggedVersion:
+def _choose(policies: Policies, which: str | None) -> LoggedVersion:
     versions = policies.history().versions
     if which is None:
         found = list(versions[-1:])

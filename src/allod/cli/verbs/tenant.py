@@ -28,7 +28,7 @@ from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings
 from allod.cli.officer import account_here
 from allod.cli.running import dated_ms, take_up_news, the_log_to_itself
-from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, told
+from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, tell_restriction
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.core.times import now_ms
@@ -73,26 +73,26 @@ def run(words: argparse.Namespace) -> int:
                 num_receipts = recount(settings, store)
             print(json.dumps({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
             return 0
-        tenant = _changed(store, settings, words, nation)
+        tenant = _change(store, settings, words, nation)
         if words.part != "show":
             take_up_news(settings)
         _show(store, tenant, nation, as_json=words.json)
     return 0
 
 
-def _changed(store: TenantStore, settings: Settings, words: argparse.Namespace, nation: Nation) -> Tenant:
+def _change(store: TenantStore, settings: Settings, words: argparse.Namespace, nation: Nation) -> Tenant:
     """The tenant as it is after what was asked for."""
     if words.part == "add":
-        return add_tenant(store, _dated(settings), words.name, changes_of(vars(words)), nation)
+        return add_tenant(store, _date_now(settings), words.name, changes_of(vars(words)), nation)
     tenant = find_tenant(store, words.tenant)
     if words.part == "set":
-        return _set(store, _dated(settings), tenant, vars(words), nation)
+        return _set(store, _date_now(settings), tenant, vars(words), nation)
     if words.part == "archive" and tenant.archived_ms is None:
         return archive_tenant(store, Officer(account_here(), now_ms()), tenant)
     return tenant
 
 
-def _dated(settings: Settings) -> Officer:
+def _date_now(settings: Settings) -> Officer:
     return Officer(account_here(), dated_ms(settings))
 
 
@@ -108,29 +108,27 @@ def _list(store: TenantStore, nation: Nation, words: argparse.Namespace) -> None
     if words.json:
         print(json.dumps([show_tenant(tenant, nation) for tenant in tenants]))
         return
-    for one in tenants:
-        limits = "; ".join([*_told_quotas(one), *(_told_budget(budget) for budget in one.budgets)]) or "no limits"
-        ended = "  (archived)" if one.archived_ms is not None else ""
-        print(f"{one.id:30} {one.name:24} weight {one.weight:<4} {limits}{ended}")
+    for tenant in tenants:
+        limits = "; ".join([*_tell_quotas(tenant), *(_tell_budget(budget) for budget in tenant.budgets)]) or "no limits"
+        ended = "  (archived)" if tenant.archived_ms is not None else ""
+        print(f"{tenant.id:30} {tenant.name:24} weight {tenant.weight:<4} {limits}{ended}")
 
 
 def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) -> None:
-    used = {period: _used(store, tenant, period) for period in ("day", "month")}
+    used = {period: _add_up(store, tenant, period) for period in ("day", "month")}
     if as_json:
-        told_used = {period: asdict(totals) for period, totals in used.items()}
+        shown_used = {period: asdict(totals) for period, totals in used.items()}
         limits = [show_rate_limit(tenant, model) for model in sorted(tenant.model_quotas)]
-        print(json.dumps({**show_tenant(tenant, nation), "rate_limits": limits, "used": told_used}))
+        print(json.dumps({**show_tenant(tenant, nation), "rate_limits": limits, "used": shown_used}))
         return
     print(f"{tenant.id}  {tenant.name}" + ("  (archived)" if tenant.archived_ms is not None else ""))
-    print(
-        f"label     {tenant.tier or 'the lowest tier'}; markings {told(tenant.markings) if tenant.markings else 'none'}"
-    )
-    print(f"          places {told(tenant.jurisdictions)}; purposes {told(tenant.purposes)}")
-    print(f"may use   models {told(tenant.scope.models)}; up to {tenant.scope.clearance or 'any tier'}")
+    print(f"label     {tenant.tier or 'the lowest tier'}; markings {tell_restriction(tenant.markings)}")
+    print(f"          places {tell_restriction(tenant.jurisdictions)}; purposes {tell_restriction(tenant.purposes)}")
+    print(f"may use   models {tell_restriction(tenant.scope.models)}; up to {tenant.scope.clearance or 'any tier'}")
     print(f"share     weight {tenant.weight}, priority {tenant.priority}")
-    print(f"quota     {'; '.join(_told_quotas(tenant)) or 'none'}")
+    print(f"quota     {'; '.join(_tell_quotas(tenant)) or 'none'}")
     for budget in tenant.budgets:
-        print(f"budget    {_told_budget(budget)}")
+        print(f"budget    {_tell_budget(budget)}")
     for period, totals in used.items():
         tokens = totals.prompt_tokens + totals.completion_tokens
         energy = f", {totals.millijoules} mJ" + (" and more that nobody measured" if totals.unmetered else "")
@@ -140,12 +138,12 @@ def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) 
         )
 
 
-def _used(store: TenantStore, tenant: Tenant, period: str) -> Totals:
+def _add_up(store: TenantStore, tenant: Tenant, period: str) -> Totals:
     since_ms, until_ms = bounds_of("day" if period == "day" else "month", getattr(windows_at(now_ms()), period))
     return store.used(tenant_id=tenant.id, since_ms=since_ms, until_ms=until_ms)
 
 
-def _told_quotas(tenant: Tenant) -> Iterator[str]:
+def _tell_quotas(tenant: Tenant) -> Iterator[str]:
     for model, quota in (("", tenant.quota), *sorted(tenant.model_quotas.items())):
         limits = [
             f"{getattr(quota, unit)} {unit.replace('_', ' ')}"
@@ -156,6 +154,6 @@ def _told_quotas(tenant: Tenant) -> Iterator[str]:
             yield (f"{model}: " if model else "") + ", ".join(limits)
 
 
-def _told_budget(budget: Budget) -> str:
+def _tell_budget(budget: Budget) -> str:
     limits = [f"{getattr(budget, unit)} {unit}" for unit in BUDGET_UNITS if getattr(budget, unit) is not None]
     return f"{', '.join(limits)} a {budget.period}"
