@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from unicodedata import normalize
 
-# C0, DEL and C1 controls; line and paragraph separators; bidirectional embeddings, overrides and isolates; surrogates.
-_DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
+# C0, DEL and C1 controls; line and paragraph separators; surrogates; and what turns a line round: the bidirectional
+# marks, embeddings, overrides and isolates, and the byte order mark.
+_DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 # What Unicode calls Default_Ignorable_Code_Point: a reader sees nothing of it.
 _INVISIBLE = re.compile(

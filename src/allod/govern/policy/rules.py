@@ -58,7 +58,11 @@ def rules_in(text: str) -> tuple[Rule, ...]:
 
 
 def _check_characters(text: str) -> None:
-    """What is read must be what is meant: no character that is invisible or turns the text around."""
+    """What is read must be what is meant: no character that is invisible or turns the text around.
+
+    A policy decides, so it holds none of Unicode's control, format, private or unassigned characters at all: more than
+    `core/shown_text.py` refuses in a name.
+    """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
         raise Invalid(f"longer than {MAX_TEXT_BYTES} bytes", code="policy_too_long")
     for character in set(text) - set("\n\r\t"):

@@ -15,6 +15,7 @@ from hashlib import sha256
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, check_canonical
 from allod.core.digests import is_hex
 from allod.core.errors import Invalid
+from allod.core.shown_text import is_plain
 from allod.core.statements.shapes import LAST_MS, MAX_AMOUNT, MAX_TOKENS, is_id
 
 LOCAL = "local"  # the tenant that is there from the first start
@@ -27,8 +28,6 @@ MAX_DETAILS_BYTES = 16384
 _is_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch
 _is_text = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}").fullmatch
 _is_kind = re.compile(r"[a-z_]+(\.[a-z_]+)+").fullmatch
-# Control characters, line separators, and the marks that turn the direction of what follows.
-_unseen = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]").search
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +268,7 @@ def checked_name(name: str) -> str:
 
     No field's check, so that what was named before the rule can still be read, listed and ended.
     """
-    if _unseen(name) or not name.strip():
+    if not is_plain(name) or not name.strip():
         raise Invalid("name must be text that can be seen, without control characters", param="name")
     return name
 
