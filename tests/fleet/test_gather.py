@@ -20,7 +20,7 @@ from allod.core.errors import Unavailable
 from allod.core.labels import Label, Tier
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
 from allod.fleet.preflight.checks import ProbeResult, RunRequirements
-from allod.fleet.preflight.egress import reached
+from allod.fleet.preflight.egress import reach
 from allod.fleet.preflight.job import survey
 from allod.fleet.preflight.probe import ProbeOptions, ask_cuda, free_bytes, gather_command, read_facts
 from allod.fleet.site import Site
@@ -43,19 +43,19 @@ def test_an_address_that_answers_is_reached(listener: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = free.getsockname()[1]
-        found = reached((f"127.0.0.1:{listener}", f"127.0.0.1:{closed}", f"[::ffff:127.0.0.1]:{listener}"))
+        found = reach((f"127.0.0.1:{listener}", f"127.0.0.1:{closed}", f"[::ffff:127.0.0.1]:{listener}"))
     assert f"127.0.0.1:{listener}" in found
     assert f"127.0.0.1:{closed} (it refused)" in found
 
 
 def test_a_name_that_resolves_is_reached(listener: int) -> None:
     """A name service is a way out, whether or not the address then answers."""
-    assert reached((f"localhost:{listener}",)) == (f"localhost:{listener} (its name was resolved)",)
+    assert reach((f"localhost:{listener}",)) == (f"localhost:{listener} (its name was resolved)",)
 
 
 def test_silence_is_not_reached_and_does_not_take_long() -> None:
     """A name that cannot be, an address whose packets are thrown away (RFC 6666): both tries end."""
-    assert reached(("name.invalid:80", "[100::1]:9"), timeout_s=0.3) == ()
+    assert reach(("name.invalid:80", "[100::1]:9"), timeout_s=0.3) == ()
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare (util-linux)")
@@ -68,7 +68,7 @@ def test_nothing_is_reached_without_a_network(listener: int) -> None:
         ["unshare", "-Urn", *command], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert read_facts(done.stdout, num_ranks=1).reached == ()
-    assert reached((address,)) == (address,)
+    assert reach((address,)) == (address,)
 
 
 def fake_python(folder: Path, script: str) -> str:

@@ -16,7 +16,7 @@ import allod
 from allod.core.nations.nation import CHECK_RULES, Identifier, Nation
 from allod.core.nations.profile import read_nation
 from allod.govern import identifiers
-from allod.govern.identifiers import CHECKS, found_in, markings_in
+from allod.govern.identifiers import CHECKS, find_identifiers, markings_in
 
 GB = read_nation(
     tomllib.loads((Path(allod.__file__).parent / "nations" / "gb.toml").read_text(encoding="utf-8")), where="gb.toml"
@@ -69,7 +69,7 @@ def test_of_all_last_digits_only_the_check_digit_is_taken(body: int) -> None:
     valid = nhs_number(body)
     for last in range(10):
         number = f"999{body:06}{last}"
-        assert bool(found_in(f"number {number}.", GB)) == (number == valid)
+        assert bool(find_identifiers(f"number {number}.", GB)) == (number == valid)
 
 
 @given(bodies, st.integers(0, 8))
@@ -87,7 +87,7 @@ def test_a_card_number_passes_with_its_own_digit_only(body: int) -> None:
     """Luhn's rule, sixteen digits, in one piece or in groups of four."""
     number = card_number(f"4{body:014}")
     groups = " ".join(number[place : place + 4] for place in range(0, 16, 4))
-    assert [one.name for one in found_in(f"{number}; {groups}", GB)] == ["payment card number"] * 2
+    assert [one.name for one in find_identifiers(f"{number}; {groups}", GB)] == ["payment card number"] * 2
     wrong = number[:15] + str((int(number[15]) + 1) % 10)
     assert not CHECKS["luhn"](wrong)
 
@@ -96,7 +96,7 @@ def test_a_card_number_passes_with_its_own_digit_only(body: int) -> None:
 def test_an_account_number_passes_with_its_own_digits_only(bank: str, account: int) -> None:
     """ISO 7064 MOD 97-10 as IBANs have it: none of the other 96 remainders passes."""
     number = iban(f"{bank}{account:014}")
-    assert [one.name for one in found_in(f"to {number}", GB)] == ["IBAN of the United Kingdom"]
+    assert [one.name for one in find_identifiers(f"to {number}", GB)] == ["IBAN of the United Kingdom"]
     assert [check for check in range(2, 99) if CHECKS["mod97"](f"GB{check:02}{number[4:]}")] == [int(number[2:4])]
 
 
@@ -123,12 +123,12 @@ def test_numbers_as_people_write_them(text: str, name: str | None) -> None:
     """Together or in groups, in small letters, with the spaces and hyphens that word processors put in."""
     if name in ("CHI number", "NHS number", "payment card number of 15 digits"):
         text = repaired(text)
-    assert [one.name for one in found_in(text, GB)] == ([name] if name else [])
+    assert [one.name for one in find_identifiers(text, GB)] == ([name] if name else [])
 
 
 def repaired(text: str) -> str:
     """`text` with its last digit changed so that the number is valid."""
-    return next(text[:-1] + digit for digit in "0123456789" if found_in(text[:-1] + digit, GB))
+    return next(text[:-1] + digit for digit in "0123456789" if find_identifiers(text[:-1] + digit, GB))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def repaired(text: str) -> str:
 )
 def test_what_only_looks_like_one_is_left_alone(text: str) -> None:
     """Prefixes that are never given out, other suffixes, no such date, or a part of something longer."""
-    assert found_in(text, GB) == []
+    assert find_identifiers(text, GB) == []
     assert markings_in(text, GB) == frozenset()
 
 
@@ -156,7 +156,7 @@ def test_a_number_is_found_at_its_place_in_any_text(before: str, after: str, bod
     number = nhs_number(body)
     if number:
         text = f"{before}\n{number}\n{after}"
-        assert [text[one.start : one.end] for one in found_in(text, GB)] == [number]
+        assert [text[one.start : one.end] for one in find_identifiers(text, GB)] == [number]
         assert markings_in(text, GB) == PERSONAL
 
 
@@ -165,7 +165,7 @@ def test_a_number_is_found_at_its_place_in_any_text(before: str, after: str, bod
 )
 def test_all_are_found_in_their_order(parts: list[str]) -> None:
     """However near or far they stand from each other and from other digits."""
-    found = found_in(", ".join(parts), GB)
+    found = find_identifiers(", ".join(parts), GB)
     assert len(found) == sum(part in ("NC123456C", "LEE99602315J99AB") for part in parts)
     assert all(one.end <= other.start for one, other in pairwise(found))
 
@@ -175,7 +175,7 @@ def test_a_number_before_or_after_does_not_hide_one() -> None:
     number = nhs_number(18)
     assert number
     for text in (f"123 {number}", f"{number} 123", f"999 {number}", f"9999 {number[:3]} {number[3:6]} {number[6:]}"):
-        assert len(found_in(text, GB)) == 1, text
+        assert len(find_identifiers(text, GB)) == 1, text
 
 
 def nation_with(*rows: tuple[str, str, str]) -> Nation:
@@ -196,13 +196,13 @@ def test_of_two_kinds_at_one_place_the_one_that_passes_is_told() -> None:
         *("xz", "Examplia", "", ()),
         identifiers=(Identifier("card", "[0-9]{4}", "luhn", "CARD"), Identifier("plot", "[0-9]{4}", "mod11", "LAND")),
     )
-    assert [one.name for one in found_in("0019", nation)] == ["plot"]
-    assert [one.name for one in found_in("0000", nation)] == ["card"]
+    assert [one.name for one in find_identifiers("0019", nation)] == ["plot"]
+    assert [one.name for one in find_identifiers("0000", nation)] == ["card"]
 
 
 def test_what_is_found_does_not_say_the_number() -> None:
     """A name and two positions, so that neither a log nor an error can carry it."""
-    (found,) = found_in("x NC123456C", GB)
+    (found,) = find_identifiers("x NC123456C", GB)
     assert found == ("National Insurance number", 2, 11)
     assert "123456" not in repr(found)
 
@@ -222,7 +222,7 @@ def test_no_text_takes_long() -> None:
     what lies between is for a busy machine."""
     for text in adversarial():
         start = time.process_time()
-        found_in(text, GB)
+        find_identifiers(text, GB)
         markings_in(text, GB)
         assert time.process_time() - start < 10, text[:40]
 
@@ -246,7 +246,7 @@ def timed(text: str) -> float:
 def test_a_text_made_of_failing_numbers_is_taken_at_its_looks() -> None:
     """More failed checks than chance allows cost no more time, and err towards more care."""
     wrong = "999 000 0011 "
-    assert found_in(wrong, GB) == []
+    assert find_identifiers(wrong, GB) == []
     few, many = identifiers.MAX_FAILED_CHECKS, identifiers.MAX_FAILED_CHECKS + 2
     assert markings_in(wrong * few, GB) == frozenset()
     assert markings_in(wrong * many, GB) == PERSONAL

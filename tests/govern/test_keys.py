@@ -15,7 +15,7 @@ from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Nation
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy import keys
-from allod.govern.tenancy.keys import MAX_NEWS_AGE_S, KeyRing, read_or_make_key, rotated
+from allod.govern.tenancy.keys import MAX_NEWS_AGE_S, KeyRing, read_or_make_key, rotate
 from allod.govern.tenancy.store import Changes
 from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
@@ -440,7 +440,7 @@ def test_rotation_leaves_no_gap(realm: Realm) -> None:
     """Both keys work until the grace ends, then the successor alone; it may do what its predecessor might."""
     realm.tenant()
     secret, key = realm.key(created_ms=NOW_MS - 1000, expires_ms=NOW_MS + 9000, scope=Scope(models=frozenset({"m"})))
-    rotation = rotated(key, NOW_MS, 5)
+    rotation = rotate(key, NOW_MS, 5)
     realm.put(rotation.successor)
     realm.put(rotation.key)
     let_in = {
@@ -456,7 +456,7 @@ def test_rotation_leaves_no_gap(realm: Realm) -> None:
 def test_rotation_never_lengthens_a_life(realm: Realm) -> None:
     """A grace beyond the key's own end changes nothing of it; an admin key's successor is an admin key."""
     _, key = realm.key(None, expires_ms=NOW_MS + 10)
-    rotation = rotated(key, NOW_MS, 3600)
+    rotation = rotate(key, NOW_MS, 3600)
     assert rotation.key == key
     assert rotation.secret.startswith(ADMIN_PREFIX)
     assert rotation.successor.is_admin
@@ -477,5 +477,5 @@ def test_what_cannot_be_rotated_is_refused(realm: Realm, ended: dict[str, int], 
     realm.tenant()
     _, key = realm.key(**ended)
     with pytest.raises(Invalid) as caught:
-        rotated(key, NOW_MS, grace_s)
+        rotate(key, NOW_MS, grace_s)
     assert caught.value.param == param

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Invalid
-from allod.govern.tenancy.store import TOTALS, Bucket, Totals, summed
+from allod.govern.tenancy.store import TOTALS, Bucket, Totals, sum_charges
 from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
     LOCAL,
@@ -177,7 +177,9 @@ def test_totals_add_every_field() -> None:
 
 def test_charges_are_summed_by_minute_tenant_key_and_model() -> None:
     """The last millisecond of a minute and the first of the next are apart."""
-    sums = summed([charge(start_ms=59_999), charge(start_ms=60_000), charge(start_ms=60_001), charge(model="other")])
+    sums = sum_charges(
+        [charge(start_ms=59_999), charge(start_ms=60_000), charge(start_ms=60_001), charge(model="other")]
+    )
     assert {bucket: totals.requests for bucket, totals in sums.items()} == {
         Bucket(0, "proj_1", "key_1", "m"): 1,
         Bucket(1, "proj_1", "key_1", "m"): 2,

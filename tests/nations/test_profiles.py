@@ -13,7 +13,7 @@ from allod.core.errors import Invalid
 from allod.core.nations.identifier_patterns import fault_of
 from allod.core.nations.nation import Nation
 from allod.core.nations.profile import read_nation
-from allod.govern.identifiers import found_in, markings_in
+from allod.govern.identifiers import find_identifiers, markings_in
 
 PACKAGE = Path(__file__).parents[2] / "src" / "allod"
 FILES = {"gb": PACKAGE / "nations" / "gb.toml", "xz": Path(__file__).with_name("xz.toml")}
@@ -58,7 +58,7 @@ def test_the_invented_nation_keeps_its_own_rules() -> None:
     assert xz.label("GUARDED FOR FRIENDS").markings == {"FRIENDS", "COUNTED COPIES"}
     assert not xz.label("GUARDED FOR FRIENDS").allows_place("XX")
     assert xz.label("BURIED", jurisdictions=["XZ-S"]).is_impossible
-    found = [number for number in range(100) if found_in(f"of xz{number:02}-bad-1234.", xz)]
+    found = [number for number in range(100) if find_identifiers(f"of xz{number:02}-bad-1234.", xz)]
     assert len(found) == 1
     assert markings_in(f"of xz{found[0]:02}-bad-1234.", xz) == {"ABOUT A PERSON"}
 

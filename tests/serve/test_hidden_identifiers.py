@@ -13,7 +13,7 @@ from tests.hostile import texts
 from tests.serve.conftest import NATION, POLICY
 
 from allod.govern import readings
-from allod.govern.identifiers import found_in, markings_in
+from allod.govern.identifiers import find_identifiers, markings_in
 from allod.govern.policy.request import Model, PolicySite
 from allod.serve.controls import OVERLAP_CHARS, SLICE_CHARS, Controls
 from allod.web.openai.read import read_chat
@@ -130,7 +130,8 @@ def test_what_hides_is_redacted_as_a_whole(before: str, after: str, separator: s
     number = texts.number(texts.SEPARATORS[separator])
     text = f"{before} ; {number} ; {after}"
     assert any(
-        one.start <= len(before) + 3 and one.end >= len(before) + 3 + len(number) for one in found_in(text, NATION)
+        one.start <= len(before) + 3 and one.end >= len(before) + 3 + len(number)
+        for one in find_identifiers(text, NATION)
     )
 
 

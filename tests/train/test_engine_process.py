@@ -18,7 +18,7 @@ from allod.model.gguf import writer as gguf_writer
 from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.tokenizer_files import write_tokenizer
-from allod.model.network.weights import published
+from allod.model.network.weights import tensors_to_write
 from allod.train.exporting.engine import Engine
 
 AROUND = [bytes([byte]) for byte in b" a1'\nb2."]
@@ -38,7 +38,7 @@ def write_network(folder: Path) -> Path:
     shape = Shape(Tokenizer.load(folder).vocab, width=32, layers=1, heads=2, kv_heads=2, hidden=32, context=64)
     network = Network(shape)
     network.initialise(1)
-    tensors = {name: tensor.numpy for name, tensor in published(network).items()}
+    tensors = {name: tensor.numpy for name, tensor in tensors_to_write(network).items()}
     gguf_writer.write_model(folder / "m.gguf", shape, tensors, folder, kind="f16", keys={})
     return folder / "m.gguf"
 

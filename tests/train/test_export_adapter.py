@@ -25,7 +25,7 @@ from allod.model.gguf import writer as gguf_writer
 from allod.model.gguf.header import read_header
 from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer_files import write_tokenizer
-from allod.model.network.weights import published
+from allod.model.network.weights import tensors_to_write
 from allod.train.exporting.engine import Engine
 from allod.train.stages import export_adapter as stage
 from allod.train.tuning.lora import Base, LoraAdapter
@@ -43,7 +43,8 @@ def write_base(folder: Path) -> None:
     network.initialise(3)
     with torch.no_grad():
         tensors = {
-            name: (tensor * 6 if tensor.ndim == 2 else tensor).numpy for name, tensor in published(network).items()
+            name: (tensor * 6 if tensor.ndim == 2 else tensor).numpy
+            for name, tensor in tensors_to_write(network).items()
         }
     gguf_writer.write_model(folder / "weights.gguf", shape, tensors, folder, kind="f16", keys={})
 
@@ -191,7 +192,8 @@ def write_qwen2(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network(shape)
     network.initialise(3)
     tensors: dict[str, Any] = {
-        name: (tensor.detach() * (6 if tensor.ndim == 2 else 1)).numpy for name, tensor in published(network).items()
+        name: (tensor.detach() * (6 if tensor.ndim == 2 else 1)).numpy
+        for name, tensor in tensors_to_write(network).items()
     }
     generator = torch.Generator().manual_seed(5)
     for layer in range(shape.layers):

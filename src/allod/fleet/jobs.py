@@ -91,7 +91,7 @@ class JobStatus:
     restarts: int = 0
 
 
-def ended(exit_status: int) -> JobStatus:
+def status_of_exit(exit_status: int) -> JobStatus:
     """What an exit status means; negative, as Python has it, for a signal."""
     if exit_status == INTERRUPTED_STATUS:
         return JobStatus(State.INTERRUPTED, exit_status, "interrupted, and saved")

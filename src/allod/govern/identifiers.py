@@ -33,7 +33,7 @@ class FoundIdentifier(NamedTuple):
     end: int
 
 
-def found_in(text: str, nation: Nation) -> list[FoundIdentifier]:
+def find_identifiers(text: str, nation: Nation) -> list[FoundIdentifier]:
     """The identifiers in `text`, in their order and without overlap; in time that grows as its length does."""
     found: list[FoundIdentifier] = []
     for times, reading in enumerate(_readings(text)):
@@ -58,7 +58,7 @@ def _without_overlap(found: list[FoundIdentifier]) -> list[FoundIdentifier]:
 
 
 def markings_in(text: str, nation: Nation) -> frozenset[str]:
-    """The markings that `text` must carry for the identifiers in it: what `found_in` finds, and often sooner."""
+    """The markings that `text` must carry for what `find_identifiers` finds in it, and often sooner."""
     possible = {one.marking for one in nation.identifiers}
     found: set[str] = set()
     for reading in _readings(text):
@@ -77,7 +77,7 @@ def _readings(text: str) -> Iterator[str]:
 def _matches(text: str, identifiers: tuple[Identifier, ...]) -> Iterator[tuple[Identifier, int, int]]:
     if not identifiers or not any(digit in text for digit in "0123456789"):  # ten scans in C beat one of an expression
         return
-    search = _compiled(identifiers, readings.NOTHING if readings.NOTHING in text else "")
+    search = _compile(identifiers, readings.NOTHING if readings.NOTHING in text else "")
     checks_left = MAX_FAILED_CHECKS
     for digits in search.digits.finditer(text):
         start = max(0, digits.start() - search.reach)
@@ -109,7 +109,7 @@ class _IdentifierSearch(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _compiled(identifiers: tuple[Identifier, ...], nothing: str) -> _IdentifierSearch:
+def _compile(identifiers: tuple[Identifier, ...], nothing: str) -> _IdentifierSearch:
     """For texts in which `nothing`, if that is a character, stands for what shows nothing: four times the work."""
     reach = max(longest(one.pattern) for one in identifiers) * (2 if nothing else 1)
     rows = [(one, f"{widened(one.pattern, nothing)}(?![A-Z0-9])") for one in identifiers]

@@ -120,13 +120,13 @@ def layers(text: str) -> Iterator[str]:
 def read(text: str) -> str:
     """What `text` is read as; itself where it hides nothing. The time grows as its length does."""
     if "\\" in text or "&" in text or "%" in text or "\x1b" in text:
-        text = _ESCAPES.sub(_unescaped, text)
+        text = _ESCAPES.sub(_unescape, text)
     if not text.isascii():
-        text = _FOLDED.sub(_folded, text)
+        text = _FOLDED.sub(_fold, text)
     return _ROW.sub(NOTHING, text) if NOTHING * 2 in text else text
 
 
-def _folded(run: re.Match[str]) -> str:
+def _fold(run: re.Match[str]) -> str:
     return run[0].translate(_FOLDS)
 
 
@@ -144,7 +144,7 @@ def read_with_places(text: str, times: int = 1) -> Reading:
     starts: list[int] = []
     ends: list[int] = []
     for part in _PARTS.finditer(text):
-        for character in _FOLDED.sub(_folded, part[0] if len(part[0]) == 1 else _unescaped(part)):
+        for character in _FOLDED.sub(_fold, part[0] if len(part[0]) == 1 else _unescape(part)):
             if character == NOTHING and made and made[-1] == NOTHING:
                 ends[-1] = part.end()
                 continue
@@ -157,7 +157,7 @@ def read_with_places(text: str, times: int = 1) -> Reading:
     return Reading(again.text, [starts[start] for start in again.starts], [ends[end - 1] for end in again.ends])
 
 
-def _unescaped(escape: re.Match[str]) -> str:
+def _unescape(escape: re.Match[str]) -> str:
     """What it stands for; itself where it stands for nothing."""
     word = escape[0]
     if word[0] == "&":

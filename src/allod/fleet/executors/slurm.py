@@ -10,7 +10,7 @@ from datetime import date
 
 from allod.core.errors import Invalid, Unavailable
 from allod.fleet.executor import Report
-from allod.fleet.jobs import Job, JobId, JobStatus, State, ended
+from allod.fleet.jobs import Job, JobId, JobStatus, State, status_of_exit
 from allod.fleet.script import render
 from allod.fleet.site import Site
 from allod.fleet.waiting import wait_until_over
@@ -164,7 +164,7 @@ def read_status(state: str, reason: str, *, exit_code: str, restarts: str) -> Jo
         return JobStatus(State.CANCELLED, reason=reason, restarts=num_restarts)
     if state != "COMPLETED" and state not in _FAILED:
         return JobStatus(State.RUNNING, reason=reason, restarts=num_restarts)
-    status = ended(_exit_status(exit_code))
+    status = status_of_exit(_exit_status(exit_code))
     if state in _FAILED and status.state is State.DONE:
         return JobStatus(State.FAILED, reason=reason or state, restarts=num_restarts)
     return JobStatus(status.state, status.exit_status, status.reason or reason, num_restarts)

@@ -104,7 +104,7 @@ def _machine(facts: ProbeResult, site: Site) -> list[PreflightFinding]:
     if facts.machine is None:
         return [_unknown("machine")]
     fits = facts.machine == site.machine
-    return [_judged("machine", fits, f"is {facts.machine}" + ("" if fits else f"; {site.name} is {site.machine}"))]
+    return [_judge("machine", fits, f"is {facts.machine}" + ("" if fits else f"; {site.name} is {site.machine}"))]
 
 
 def _gpus(asked: RunRequirements, facts: ProbeResult) -> list[PreflightFinding]:
@@ -114,9 +114,9 @@ def _gpus(asked: RunRequirements, facts: ProbeResult) -> list[PreflightFinding]:
         return [_unknown("gpus")]
     if facts.num_gpus == 0:
         why = facts.gpus_reason or "no reason given"
-        return [_judged("gpus", False, f"torch sees none, and would train on the CPU without a word: {why}")]
+        return [_judge("gpus", False, f"torch sees none, and would train on the CPU without a word: {why}")]
     enough = facts.num_gpus >= asked.ranks_per_node
-    return [_judged("gpus", enough, f"torch sees {facts.num_gpus}, for {asked.ranks_per_node} ranks a node")]
+    return [_judge("gpus", enough, f"torch sees {facts.num_gpus}, for {asked.ranks_per_node} ranks a node")]
 
 
 def _all_reduce(asked: RunRequirements, facts: ProbeResult, site: Site) -> list[PreflightFinding]:
@@ -127,7 +127,7 @@ def _all_reduce(asked: RunRequirements, facts: ProbeResult, site: Site) -> list[
     fits = facts.all_reduce_mb_s >= site.all_reduce_floor_mb_s
     hint = "" if fits else ": the network's plugin for NCCL is probably not in use"
     speed = f"{_gb(facts.all_reduce_mb_s)} GB/s, at least {_gb(site.all_reduce_floor_mb_s)} wanted"
-    return [_judged("all_reduce", fits, speed + hint)]
+    return [_judge("all_reduce", fits, speed + hint)]
 
 
 def _gb(mb: int) -> str:
@@ -140,7 +140,7 @@ def _disk(facts: ProbeResult, site: Site) -> list[PreflightFinding]:
     if facts.free_bytes is None:
         return [_unknown("disk")]
     fits = facts.free_bytes >= site.min_free_bytes
-    return [_judged("disk", fits, f"{facts.free_bytes:,} bytes free, at least {site.min_free_bytes:,} wanted")]
+    return [_judge("disk", fits, f"{facts.free_bytes:,} bytes free, at least {site.min_free_bytes:,} wanted")]
 
 
 def _network(asked: RunRequirements, facts: ProbeResult, site: Site) -> list[PreflightFinding]:
@@ -149,8 +149,8 @@ def _network(asked: RunRequirements, facts: ProbeResult, site: Site) -> list[Pre
     if facts.reached is None:
         return [_unknown("network")]
     if facts.reached:
-        return [_judged("network", False, f"sealed, and yet it reaches {', '.join(facts.reached)}")]
-    return [_judged("network", True, f"none of {len(site.unreachable)} addresses was reached")]
+        return [_judge("network", False, f"sealed, and yet it reaches {', '.join(facts.reached)}")]
+    return [_judge("network", True, f"none of {len(site.unreachable)} addresses was reached")]
 
 
 def _walltime(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
@@ -158,9 +158,9 @@ def _walltime(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
     if not asked_s:
         return []
     if site.walltime_s and asked_s > site.walltime_s:
-        return [_judged("walltime", False, f"{asked_s} s asked for; {site.name} allows {site.walltime_s} s")]
+        return [_judge("walltime", False, f"{asked_s} s asked for; {site.name} allows {site.walltime_s} s")]
     fits = asked.estimate_s <= asked_s
-    return [_judged("walltime", fits, f"{asked_s} s, and the run is estimated at {asked.estimate_s} s")]
+    return [_judge("walltime", fits, f"{asked_s} s, and the run is estimated at {asked.estimate_s} s")]
 
 
 def _price(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
@@ -183,19 +183,19 @@ def _nodes(facts: ProbeResult, site: Site, today: date) -> list[PreflightFinding
         for one in site.exclusions_expired(today)
     ]
     bad = [one for one in site.exclusions if one.until >= today and one.node in (facts.nodes or ())]
-    findings += [_judged("nodes", False, f"{one.node} is excluded until {one.until}: {one.reason}") for one in bad]
+    findings += [_judge("nodes", False, f"{one.node} is excluded until {one.until}: {one.reason}") for one in bad]
     return findings
 
 
 def _terms(asked: RunRequirements, place: str) -> list[PreflightFinding]:
     findings = []
     if not asked.label.allows_place(place):
-        findings.append(_judged("label", False, f"the run's label does not allow processing in {place}"))
+        findings.append(_judge("label", False, f"the run's label does not allow processing in {place}"))
     for source in asked.sources:
         for fault in _faults_of(source, asked.label, place):
-            findings.append(_judged("terms", False, f"source {source.name}: {fault}"))
+            findings.append(_judge("terms", False, f"source {source.name}: {fault}"))
     if not findings:
-        findings.append(_judged("terms", True, f"{len(asked.sources)} sources fit the run's label and {place}"))
+        findings.append(_judge("terms", True, f"{len(asked.sources)} sources fit the run's label and {place}"))
     return findings
 
 
@@ -214,7 +214,7 @@ def _faults_of(source: SourceTerms, label: Label, place: str) -> list[str]:
     return faults
 
 
-def _judged(name: str, fits: bool, reason: str) -> PreflightFinding:
+def _judge(name: str, fits: bool, reason: str) -> PreflightFinding:
     return PreflightFinding(name, Severity.PASSED if fits else Severity.REFUSED, reason)
 
 

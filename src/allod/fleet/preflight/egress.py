@@ -9,7 +9,7 @@ from collections.abc import Collection
 TIMEOUT_S = 2.0
 
 
-def reached(addresses: Collection[str], *, timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
+def reach(addresses: Collection[str], *, timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
     """Those of `addresses` (`host:port`) that answer, with how; a name that resolves has answered."""
     found: list[str] = []
     # Daemons: a name service that never answers must not hold up the end of the process.

@@ -18,7 +18,7 @@ from pathlib import Path
 from allod.core.errors import Unavailable
 from allod.fleet.leaving import leave
 from allod.fleet.preflight.checks import ProbeResult
-from allod.fleet.preflight.egress import reached
+from allod.fleet.preflight.egress import reach
 
 TORCH_TIMEOUT_S = 180.0  # importing it from a cold network file system takes its time
 
@@ -61,7 +61,7 @@ def gather(questions: ProbeOptions) -> ProbeResult:
         gpus_reason=reason,
         all_reduce_mb_s=_all_reduce() if questions.all_reduce else None,
         free_bytes=free_bytes(Path(questions.folder)),
-        reached=None if questions.addresses is None else reached(questions.addresses),
+        reached=None if questions.addresses is None else reach(questions.addresses),
         nodes=(platform.node().split(".")[0],),
     )
 

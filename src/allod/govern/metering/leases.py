@@ -58,7 +58,7 @@ class Window:
     def exhausted(self, now_ms: int) -> Unavailable:
         """The error for a need that this window cannot meet any more."""
         return Unavailable(
-            f"too little is left of the limit of {_told(self.meter)}",
+            f"too little is left of the limit of {_describe(self.meter)}",
             code="budget_exhausted" if self.meter.is_budget else "rate_limited",
             retry_after_s=max(1.0, (self.until_ms - now_ms) / 1000),
         )
@@ -155,7 +155,7 @@ class Slices:
         totals = self._store.used(tenant_id=whose, since_ms=since_ms, until_ms=until_ms)
         if meter.unit == "millijoules" and totals.unmetered:
             window.is_unmeasured = True
-        used = _used(meter.unit, totals)
+        used = _measure(meter.unit, totals)
         if used:
             self._grant(window, used, gateway=LEDGER, limit=used)
         window.is_floored = True
@@ -194,7 +194,7 @@ def _leasing(window: Window) -> Iterator[None]:
 def _unmeasurable(meter: UsageLimit) -> Unavailable:
     """The error for a limit on energy where not all energy is known."""
     return Unavailable(
-        f"the limit of {_told(meter)} cannot be kept: not all energy is measured",
+        f"the limit of {_describe(meter)} cannot be kept: not all energy is measured",
         code="budget_unmeasurable",
         hint="whoever set it can limit tokens or engine_ms instead",
     )
@@ -202,19 +202,19 @@ def _unmeasurable(meter: UsageLimit) -> Unavailable:
 
 def _never(meter: UsageLimit, need: int) -> Invalid:
     return Invalid(
-        f"this may use {need} {meter.unit}, and the limit is {_told(meter)}",
+        f"this may use {need} {meter.unit}, and the limit is {_describe(meter)}",
         code="exceeds_limit",
         param="max_tokens" if meter.unit == "tokens" else None,
         hint="ask for a shorter answer, or of a shorter prompt",
     )
 
 
-def _used(unit: Unit, totals: Totals) -> int:
+def _measure(unit: Unit, totals: Totals) -> int:
     if unit == "tokens":
         return totals.prompt_tokens + totals.completion_tokens
     used: int = getattr(totals, unit)
     return used
 
 
-def _told(meter: UsageLimit) -> str:
+def _describe(meter: UsageLimit) -> str:
     return f"{meter.limit} {meter.unit} a {meter.period}"

@@ -69,7 +69,7 @@ def check_policy(text: str, nation: Nation) -> PolicyReport:
     forbidden = [(asked, decision) for asked, decision in answers if not decision.permitted]
     uncovered = [describe(asked) for asked, decision in forbidden if not decision.rules and decision.fault is None]
     counts = Counter(name for _, decision in answers for name in decision.rules)
-    opposed = _opposed(policy, forbidden)
+    opposed = _find_opposed(policy, forbidden)
     return PolicyReport(
         digest=policy.digest,
         num_asked=len(answers),
@@ -83,7 +83,7 @@ def check_policy(text: str, nation: Nation) -> PolicyReport:
     )
 
 
-def _opposed(policy: Policy, forbidden: _Answers) -> dict[str, tuple[str, ...]]:
+def _find_opposed(policy: Policy, forbidden: _Answers) -> dict[str, tuple[str, ...]]:
     """Rules that would permit something that is forbidden, and what forbids it, the most frequent first."""
     permits = "\n".join(rule.source for rule in policy.rules.values() if rule.effect == "permit")
     if not permits:

@@ -95,7 +95,7 @@ def parse_claim(text: str, nation: Nation) -> Claim:
     is_kept = _KEPT[found["said"]](found["names"].split(" or ") if found["names"] else [], nation)
     tests = (
         _of_tier(found["tier"], nation, or_above=found["above"] is not None),
-        _marked(found["markings"], nation),
+        _test_markings(found["markings"], nation),
         _between(found["since"], found["until"]),
         (lambda facts: True) if every else (lambda facts: facts.is_answer),
     )
@@ -142,7 +142,7 @@ def _of_tier(name: str | None, nation: Nation, *, or_above: bool) -> Test:
     return concerns
 
 
-def _marked(names: str | None, nation: Nation) -> Test:
+def _test_markings(names: str | None, nation: Nation) -> Test:
     if names is None:
         return lambda facts: True
     wanted = frozenset(name.strip() for name in names.split(","))
@@ -172,14 +172,14 @@ def _inside(places: list[str], nation: Nation) -> Test:
     return lambda facts: any(is_within(facts.jurisdiction, place) for place in places)
 
 
-def _decided_by(digests: list[str], nation: Nation) -> Test:
+def _test_policy(digests: list[str], nation: Nation) -> Test:
     for digest in digests or [""]:
         if not is_digest(digest):
             raise _refuse(f"{digest!r} is no digest; `allod policy history` lists them")
     return lambda facts: facts.policy in digests
 
 
-def _sealed(names: list[str], nation: Nation) -> Test:
+def _test_seal(names: list[str], nation: Nation) -> Test:
     _check_nothing_follows(names)
     return lambda facts: facts.seal == "sealed"
 
@@ -191,9 +191,9 @@ def _for_a_purpose(names: list[str], nation: Nation) -> Test:
 
 _KEPT: Mapping[str, Callable[[list[str], Nation], Test]] = {
     "reached a site outside": _inside,
-    "was answered unsealed": _sealed,
+    "was answered unsealed": _test_seal,
     "was answered without a purpose": _for_a_purpose,
-    "was decided by policy": _decided_by,
+    "was decided by policy": _test_policy,
 }
 
 

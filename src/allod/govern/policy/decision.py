@@ -70,7 +70,7 @@ class _Named:
         return id if id in self.ids else self.other
 
 
-def _named(kind: str, rules: Mapping[str, Rule]) -> _Named:
+def _collect_named(kind: str, rules: Mapping[str, Rule]) -> _Named:
     ids = frozenset(id for rule in rules.values() for named, id in rule.mentions if named == kind)
     return _Named(ids, "-" + max(ids, key=len, default=""))
 
@@ -97,8 +97,8 @@ def load_policy(text: str, nation: Nation) -> Policy:
         schema=words.schema,
         digest=digest,
         rules=rules,
-        _tenants=_named("Tenant", rules),
-        _keys=_named("Key", rules),
+        _tenants=_collect_named("Tenant", rules),
+        _keys=_collect_named("Key", rules),
         _decided=lru_cache(NUM_REMEMBERED)(_evaluator(text, digest, words, rules)),
     )
 

@@ -90,7 +90,7 @@ def _sufficient(policy: Policy, asked: PolicyRequest, sets: Iterable[_Changes]) 
         without_steps = tuple(change.part if change.is_step else change.words for change in changes)
         if num_found[parts] == NUM_ALTERNATIVES or without_steps in settled:
             continue
-        if policy.decide(_changed(asked, changes, policy.nation)).permitted:
+        if policy.decide(_apply_changes(asked, changes, policy.nation)).permitted:
             num_found[parts] += 1
             settled.add(without_steps)
             yield changes
@@ -99,10 +99,10 @@ def _sufficient(policy: Policy, asked: PolicyRequest, sets: Iterable[_Changes]) 
 def _single_changes(policy: Policy, asked: PolicyRequest, models: Iterable[Model]) -> Iterator[_Change]:
     """Every change worth trying, the nearest of a kind first; to label it lower comes last."""
     label, site, tiers = asked.label, asked.site, policy.nation.tiers
-    for purpose in _named_first(policy, "Purpose", policy.nation.purposes):
+    for purpose in _sort_named_first(policy, "Purpose", policy.nation.purposes):
         if label.purposes != frozenset({purpose}):
             yield _Change("purpose", frozenset({purpose}), f"the purpose {purpose}")
-    for place in _named_first(policy, "Place", filter(label.allows_place, vocabulary_of(policy.nation).places)):
+    for place in _sort_named_first(policy, "Place", filter(label.allows_place, vocabulary_of(policy.nation).places)):
         if place != site.jurisdiction:
             yield _Change("place", place, f"a site in {place}")
     if site.seal != "sealed":
@@ -124,18 +124,18 @@ def _single_changes(policy: Policy, asked: PolicyRequest, models: Iterable[Model
         yield _Change("marking", marking, f"no marking {marking}, if it needs none")
 
 
-def _named_first(policy: Policy, kind: str, words: Iterable[str]) -> list[str]:
+def _sort_named_first(policy: Policy, kind: str, words: Iterable[str]) -> list[str]:
     """Those that the policy's own rules speak of are the likeliest to matter, and the nation itself is the nearest."""
     named = {name for rule in policy.rules.values() for named, name in rule.mentions if named == kind}
     home = policy.nation.code.upper()
     return sorted(words, key=lambda word: (word not in named, not is_within(word, home), word))[:NUM_WORDS]
 
 
-def _changed(asked: PolicyRequest, changes: _Changes, nation: Nation) -> PolicyRequest:
+def _apply_changes(asked: PolicyRequest, changes: _Changes, nation: Nation) -> PolicyRequest:
     for change in changes:
         match change.part:
             case "tier" | "marking" | "purpose":
-                asked = replace(asked, label=_relabelled(asked.label, change, nation))
+                asked = replace(asked, label=_relabel(asked.label, change, nation))
             case "place":
                 asked = replace(asked, site=replace(asked.site, jurisdiction=change.to))
             case "seal":
@@ -149,7 +149,7 @@ def _changed(asked: PolicyRequest, changes: _Changes, nation: Nation) -> PolicyR
     return asked
 
 
-def _relabelled(label: Label, change: _Change, nation: Nation) -> Label:
+def _relabel(label: Label, change: _Change, nation: Nation) -> Label:
     """A tier or marking that restricts places takes that restriction along when it goes; what the label adds stays."""
     tier = change.to if change.part == "tier" else label.tier.name
     markings = label.markings - {change.to} if change.part == "marking" else label.markings

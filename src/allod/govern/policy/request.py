@@ -61,7 +61,7 @@ def request_of(asked: PolicyRequest, words: Vocabulary) -> tuple[dict[str, Any],
             "label": _label(asked.label.join(asked.model.label), words),
             "site": {
                 "id": asked.site.id,
-                "places": _named("Place", (p for p in words.places if is_within(asked.site.jurisdiction, p))),
+                "places": _list_names("Place", (p for p in words.places if is_within(asked.site.jurisdiction, p))),
                 "accredited": _level(asked.site.tier, words),
                 "seal": _name("Seal", _seal(asked.site.seal)),
             },
@@ -93,7 +93,7 @@ def _words(names: frozenset[str]) -> str:
 def _key(asked: PolicyRequest, words: Vocabulary) -> dict[str, Any]:
     attributes: dict[str, Any] = {"clearance": _level(asked.clearance, words)}
     if asked.models is not None:
-        attributes["models"] = _named("Model", asked.models)
+        attributes["models"] = _list_names("Model", asked.models)
     return {
         "uid": _name("Key", asked.key_id),
         "attrs": attributes,
@@ -111,11 +111,11 @@ def _model(model: Model) -> dict[str, Any]:
 
 
 def _label(label: Label, words: Vocabulary) -> dict[str, Any]:
-    said: dict[str, Any] = {**_level(label.tier, words), "markings": _named("Marking", label.markings)}
+    said: dict[str, Any] = {**_level(label.tier, words), "markings": _list_names("Marking", label.markings)}
     if label.purposes is not None:
-        said["purposes"] = _named("Purpose", label.purposes)
+        said["purposes"] = _list_names("Purpose", label.purposes)
     if label.jurisdictions is not None:
-        said["jurisdictions"] = _named("Place", filter(label.allows_place, words.places))
+        said["jurisdictions"] = _list_names("Place", filter(label.allows_place, words.places))
     return said
 
 
@@ -131,7 +131,7 @@ def _seal(kind: str) -> str:
     return known if known in SEALS else "none"
 
 
-def _named(kind: str, names: Iterable[str]) -> list[dict[str, str]]:
+def _list_names(kind: str, names: Iterable[str]) -> list[dict[str, str]]:
     return [_name(kind, name) for name in names]
 
 

@@ -46,7 +46,7 @@ def rules_in(text: str) -> tuple[Rule, ...]:
         raise Invalid("it has no rule", code="policy_empty", hint="to forbid everything, write a rule that does")
     if len(sources) > MAX_RULES:
         raise Invalid(f"more than {MAX_RULES} rules", code="policy_too_long")
-    parsed = [_parsed(source, number) for number, source in enumerate(sources, start=1)]
+    parsed = [_parse_rule(source, number) for number, source in enumerate(sources, start=1)]
     if _statements(text, "it") != parsed:  # what Cedar reads in the whole is what is explained rule by rule
         raise Invalid("its rules cannot be told apart", code="policy_syntax")
     rules = tuple(_rule(statement, source) for statement, source in zip(parsed, sources, strict=True))
@@ -90,7 +90,7 @@ def _sources(text: str) -> Iterator[str]:
         yield text[start:end]
 
 
-def _parsed(source: str, number: int) -> dict[str, Any]:
+def _parse_rule(source: str, number: int) -> dict[str, Any]:
     statements = _statements(source, f"rule {number}")
     if len(statements) != 1:
         raise Invalid(f"rule {number} is not one rule", code="policy_syntax")

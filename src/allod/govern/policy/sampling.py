@@ -32,7 +32,7 @@ def cases(policy: Policy) -> list[PolicyRequest]:
     parts = _parts(policy)
     found: dict[PolicyRequest, None] = {}
     for choice in _choices(parts, list(policy.rules.values())):
-        found[_asked(policy.nation, choice)] = None
+        found[_request(policy.nation, choice)] = None
         if len(found) == MAX_CASES:
             break
     return list(found)
@@ -42,8 +42,8 @@ def _parts(policy: Policy) -> _Parts:
     nation = policy.nation
     names = _names_in(policy)
     places = _places(nation, named=names["Place"])
-    markings = _told_apart(nation.markings, [*names["Marking"], *_restricting(nation)])
-    purposes = _told_apart(nation.purposes, names["Purpose"])
+    markings = _keep_telling(nation.markings, [*names["Marking"], *_restricting(nation)])
+    purposes = _keep_telling(nation.purposes, names["Purpose"])
     highest_first = nation.tiers[::-1]
     return {
         "tier": nation.tiers,
@@ -91,14 +91,14 @@ def _places(nation: Nation, named: Iterable[str]) -> list[str]:
 
     places = sorted(vocabulary_of(nation).places, key=lambda place: (num_excluding(place), place))
     allowed = [place for label in labels for place in label.jurisdictions or ()]
-    return _told_apart(places, [*named, *allowed])
+    return _keep_telling(places, [*named, *allowed])
 
 
 def _restricting(nation: Nation) -> list[str]:
     return [marking.name for marking in nation.markings.values() if marking.jurisdictions is not None]
 
 
-def _told_apart(words: Iterable[str], telling: Collection[str]) -> list[str]:
+def _keep_telling(words: Iterable[str], telling: Collection[str]) -> list[str]:
     """In the order of `words`: those that tell, and of the others the first and the last."""
     words = list(words)
     others = [word for word in words if word not in telling]
@@ -119,8 +119,8 @@ def _choices(parts: _Parts, rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
     for rule in rules:
         near = _near(rule, parts, plain)
         yield {name: values[0] for name, values in near.items()}
-        yield from islice(_drawn(near, random), MAX_CASES // 4 // len(rules))
-    yield from islice(_drawn(parts, random), MAX_CASES)
+        yield from islice(_draw(near, random), MAX_CASES // 4 // len(rules))
+    yield from islice(_draw(parts, random), MAX_CASES)
 
 
 def _near(rule: Rule, parts: _Parts, plain: Mapping[str, Any]) -> _Parts:
@@ -139,12 +139,12 @@ def _names(value: Any) -> tuple[str, ...]:
     return value if isinstance(value, tuple) else (str(value),)
 
 
-def _drawn(parts: _Parts, random: Random) -> Iterator[dict[str, Any]]:
+def _draw(parts: _Parts, random: Random) -> Iterator[dict[str, Any]]:
     while True:
         yield {name: random.choice(values) for name, values in parts.items()}
 
 
-def _asked(nation: Nation, choice: Mapping[str, Any]) -> PolicyRequest:
+def _request(nation: Nation, choice: Mapping[str, Any]) -> PolicyRequest:
     name = choice["model"]
     return PolicyRequest(
         action=choice["action"],

@@ -74,21 +74,21 @@ def vocabulary_of(nation: Nation) -> Vocabulary:
     )
     schema = _SCHEMA.format(
         name=_printable(nation.name),
-        tiers=_listed(tier.name for tier in nation.tiers),
-        markings=_listed(sorted(nation.markings)),
-        purposes=_listed(sorted(nation.purposes)),
-        places=_listed(sorted(places)),
-        seals=_listed(SEALS),
+        tiers=_list_words(tier.name for tier in nation.tiers),
+        markings=_list_words(sorted(nation.markings)),
+        purposes=_list_words(sorted(nation.purposes)),
+        places=_list_words(sorted(places)),
+        seals=_list_words(SEALS),
     )
     return Vocabulary(schema, nation.tiers, places)
 
 
-def _listed(words: Iterable[str]) -> str:
+def _list_words(words: Iterable[str]) -> str:
     """Cedar has no enumeration of nothing: a nation without markings gets one that no label can carry."""
-    return ", ".join(map(_quoted, words)) or '"(none)"'
+    return ", ".join(map(_quote, words)) or '"(none)"'
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     return '"' + _printable(word).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -40,7 +40,7 @@ class Database(Protocol):
         """Whether a connection that lay idle still leads to the database."""
         ...
 
-    def explained(self, error: Exception) -> AllodError:
+    def explain(self, error: Exception) -> AllodError:
         """What one of `errors` means to the caller."""
         ...
 
@@ -90,7 +90,7 @@ class Transactions:
     def checkpoint(self) -> None:
         """Bring what was committed into the database's own file, as far as that delays nobody."""
         if self._database.dialect.checkpoint:
-            with self._connected() as run:
+            with self._connect() as run:
                 run(self._database.dialect.checkpoint)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Transactions:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Run]:
-        with self._connected() as run:
+        with self._connect() as run:
             run(begin)
             try:
                 yield run
@@ -114,19 +114,19 @@ class Transactions:
             run("COMMIT")
 
     @contextmanager
-    def _connected(self) -> Iterator[Run]:
+    def _connect(self) -> Iterator[Run]:
         if not self._free.acquire(timeout=WAIT_S):
             raise Unavailable("the tenants' database is too slow", code="tenants_unavailable", retry_after_s=1)
         try:
-            with self._lent() as connection:
+            with self._lend() as connection:
                 yield Run(connection, self._database.dialect)
         except self._database.errors as error:
-            raise self._database.explained(error) from error
+            raise self._database.explain(error) from error
         finally:
             self._free.release()
 
     @contextmanager
-    def _lent(self) -> Iterator[Connection]:
+    def _lend(self) -> Iterator[Connection]:
         connection = self._take()
         try:
             yield connection

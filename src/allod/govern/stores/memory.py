@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from allod.core.shown_text import folded
 from allod.govern.stores import rules
-from allod.govern.tenancy.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, summed
+from allod.govern.tenancy.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, sum_charges
 from allod.govern.tenancy.tenants import Account, Charge, Event, Key, Tenant
 
 _Row = TypeVar("_Row", Tenant, Account, Key)
@@ -183,7 +183,7 @@ class MemoryStore:
             for old in [one for one in windows if one < window - rules.NUM_WINDOWS_KEPT]:
                 del windows[old]
             grants = windows.setdefault(window, defaultdict(int))
-            grant = rules.granted(amount=amount, limit=limit, taken=sum(grants.values()))
+            grant = rules.grant(amount=amount, limit=limit, taken=sum(grants.values()))
             grants[gateway] += grant
             return grant
 
@@ -198,7 +198,7 @@ class MemoryStore:
         with self._lock:
             rules.check_position(self._positions.get(origin), position, len(charges))
             ledger = self._ledger[origin]
-            for bucket, totals in summed(charges).items():
+            for bucket, totals in sum_charges(charges).items():
                 ledger[bucket] = ledger.get(bucket, Totals()) + totals
             for one in charges:
                 self._last_used[one.key_id] = max(one.start_ms, self._last_used.get(one.key_id, 0))

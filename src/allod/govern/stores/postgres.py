@@ -98,8 +98,8 @@ class PostgresDatabase:
             return False
         return True
 
-    def explained(self, error: Exception) -> AllodError:
-        """See `Database.explained`."""
+    def explain(self, error: Exception) -> AllodError:
+        """See `Database.explain`."""
         return Unavailable(
             f"the tenants' database does not answer: {str(error).strip() or type(error).__name__}",
             code="tenants_unavailable",

@@ -67,7 +67,7 @@ def check_lease(*, amount: int, limit: int, window: int = 0) -> None:
             raise Invalid(f"{param} is beyond 2^53 - 1", param=param)
 
 
-def granted(*, amount: int, limit: int, taken: int) -> int:
+def grant(*, amount: int, limit: int, taken: int) -> int:
     """How much of `amount` fits under `limit` when `taken` is granted already."""
     return max(0, min(amount, limit - taken))
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from allod.govern.stores import rules
 from allod.govern.stores.database import Run, Transactions
-from allod.govern.tenancy.store import MINUTE_MS, TOTALS, Position, Totals, UsageRow, summed
+from allod.govern.tenancy.store import MINUTE_MS, TOTALS, Position, Totals, UsageRow, sum_charges
 from allod.govern.tenancy.tenants import Charge
 
 _ADD_TO_LEDGER = (  # names of our own columns, nobody's input
@@ -46,7 +46,7 @@ class SqlLedger:
                 "WHERE tenant_id = :tenant_id AND meter = :meter AND number = :number {for_update}",
                 **which,
             )
-            grant = rules.granted(amount=amount, limit=limit, taken=taken)
+            grant = rules.grant(amount=amount, limit=limit, taken=taken)
             if grant:
                 _add_to_window(run, which, gateway, grant)
         return grant
@@ -72,7 +72,7 @@ class SqlLedger:
 
     def charge(self, origin: str, position: Position, charges: Sequence[Charge]) -> None:
         """See `TenantStore.charge`."""
-        sums, uses = summed(charges), _last_uses(charges)
+        sums, uses = sum_charges(charges), _last_uses(charges)
         with self._transactions.writing() as run:
             run(
                 "INSERT INTO positions (origin, num_entries, segment_offset) VALUES (:origin, 0, 0) "

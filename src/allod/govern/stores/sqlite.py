@@ -95,8 +95,8 @@ class SqliteDatabase:
         """See `Database.is_usable`. SQLite itself would go on with a file that has no name any more."""
         return self._is_there()
 
-    def explained(self, error: Exception) -> AllodError:
-        """See `Database.explained`."""
+    def explain(self, error: Exception) -> AllodError:
+        """See `Database.explain`."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it says in which place
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return _corrupt(str(error))
@@ -119,7 +119,7 @@ class SqliteDatabase:
             finally:
                 connection.close()
         except sqlite3.Error as error:
-            raise self.explained(error) from error
+            raise self.explain(error) from error
         if finding != "ok":
             raise _corrupt(finding)
 

@@ -195,7 +195,7 @@ class KeyRing:
         return entry
 
 
-def rotated(key: Key, now_ms: int, grace_s: float, *, random: Callable[[int], str] = secrets.token_urlsafe) -> Rotation:
+def rotate(key: Key, now_ms: int, grace_s: float, *, random: Callable[[int], str] = secrets.token_urlsafe) -> Rotation:
     """A successor that is made to last as long as `key` was, and `key` ending after `grace_s` if not before.
 
     Put the successor first: whatever happens between the two, one of them works. Raises Invalid for a key that has

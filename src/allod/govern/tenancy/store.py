@@ -220,7 +220,7 @@ class TenantStore(Protocol):
         ...
 
 
-def summed(charges: Iterable[Charge]) -> dict[Bucket, Totals]:
+def sum_charges(charges: Iterable[Charge]) -> dict[Bucket, Totals]:
     """The charges added up as the ledger keeps them."""
     sums: dict[Bucket, Totals] = {}
     for charge in charges:

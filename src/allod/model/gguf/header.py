@@ -134,7 +134,7 @@ class _HeaderReader(MetadataReader):
         if (metadata.get("general.type") == _ADAPTER) is not is_adapter:
             raise Malformed("it is no adapter" if is_adapter else "it is an adapter, and no model by itself")
         control_tokens = () if is_adapter else self._control_tokens(metadata, num_rows)
-        return _described(metadata, num_parameters, control_tokens)
+        return _describe(metadata, num_parameters, control_tokens)
 
     def _tensors(self, num_tensors: int, alignment: Any) -> tuple[int, int | None]:
         """Check that the tensors lie one after another to the end of the file.
@@ -159,11 +159,11 @@ class _HeaderReader(MetadataReader):
             if offset != expected:
                 raise Malformed(f"tensor {name} begins at {offset}, not at {expected}")
             end = expected + num_bytes
-            expected = _padded(end, alignment)
+            expected = _pad(end, alignment)
             num_parameters += math.prod(sizes)
             if name == "token_embd.weight":
                 num_rows = sizes[1] if len(sizes) == 2 else 1
-        begin = _padded(self._at, alignment)
+        begin = _pad(self._at, alignment)
         if not begin + end <= self._size <= begin + expected:  # writers differ in whether they pad the last tensor
             raise Malformed(f"its tensors end at byte {begin + end}, and the file has {self._size}")
         return num_parameters, num_rows
@@ -201,7 +201,7 @@ class _HeaderReader(MetadataReader):
         kinds = array("i", bytes(4 * tokens.length) if types is None else self._bytes_at(types.begin, 4 * types.length))
         marked = {number for number, kind in enumerate(kinds) if kind in _MARKED}
         found: set[str] = set()
-        for number in marked | listed | self._known(tokens):
+        for number in marked | listed | self._find_known_names(tokens):
             begin, end = tokens.begins[number : number + 2]
             data = self._bytes_at(begin + SIZE.size, end - begin - SIZE.size)
             if _is_control(data, kinds[number], listed=number in listed):
@@ -209,7 +209,7 @@ class _HeaderReader(MetadataReader):
                 _check_number(found)
         return found
 
-    def _known(self, tokens: PassedArray) -> set[int]:
+    def _find_known_names(self, tokens: PassedArray) -> set[int]:
         """The numbers of tokens that may be names that the engine knows; one of those may begin a longer text."""
         end = tokens.begins[-1]
         if end - tokens.begin > MAX_VOCABULARY_BYTES:
@@ -269,11 +269,11 @@ def _token(number: int, data: bytes) -> str:
     return name
 
 
-def _padded(length: int, alignment: int) -> int:
+def _pad(length: int, alignment: int) -> int:
     return -(-length // alignment) * alignment
 
 
-def _described(metadata: dict[str, Any], num_parameters: int, control_tokens: tuple[str, ...]) -> GgufHeader:
+def _describe(metadata: dict[str, Any], num_parameters: int, control_tokens: tuple[str, ...]) -> GgufHeader:
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
         raise Malformed("it names no general.architecture")

@@ -63,7 +63,9 @@ def _tokenizer(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[str,
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(number, token) for number, token in enumerate(SPECIAL_TOKENS, start=len(vocabulary))],
+        "added_tokens": [
+            _special_token(number, token) for number, token in enumerate(SPECIAL_TOKENS, start=len(vocabulary))
+        ],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": None,
@@ -83,7 +85,7 @@ def _tokenizer(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[str,
     }
 
 
-def _added(number: int, token: str) -> dict[str, Any]:
+def _special_token(number: int, token: str) -> dict[str, Any]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": number, "content": token, **plain, "special": True}
 

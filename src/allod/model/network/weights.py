@@ -36,7 +36,7 @@ _OTHERS_MAY_ADD = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers
 
 def save_model(network: Network, folder: Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write both files into `folder`, in float32. `metadata` joins the header, beside `format`."""
-    tensors = published(network)
+    tensors = tensors_to_write(network)
     (folder / CONFIG).write_text(json.dumps(config(network.shape), indent=2, sort_keys=True) + "\n")
     write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt", **(metadata or {})})
 
@@ -52,16 +52,16 @@ def load_model(folder: Path) -> Network:
                 for name in file.keys()  # noqa: SIM118 - the file is no dictionary
             }
             if found != {name: ("F32", size) for name, size in expected.items()}:
-                raise _damaged("its tensors are not those of the network that config.json describes")
+                raise _refuse("its tensors are not those of the network that config.json describes")
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
-        raise _damaged(str(error)) from error
+        raise _refuse(str(error)) from error
     network = Network(shape)
-    network.load_state_dict({**tensors, **_tied(shape, tensors)})
+    network.load_state_dict({**tensors, **_tie(shape, tensors)})
     return network
 
 
-def published(network: Network) -> dict[str, Tensor]:
+def tensors_to_write(network: Network) -> dict[str, Tensor]:
     """The tensors that are written, by name: a tied table once, under the name of the embeddings."""
     tensors = {name: tensor.detach() for name, tensor in network.state_dict().items()}
     if network.shape.tied:
@@ -115,12 +115,12 @@ def read_config(path: Path) -> Shape:
             tied=value["tie_word_embeddings"] is True,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(f"config.json: {error}") from error
+        raise _refuse(f"config.json: {error}") from error
     ours = config(shape)
     if {name: text for name, text in value.items() if name not in _OTHERS_MAY_ADD} != ours:
-        raise _damaged("config.json describes something other than a plain Llama")
+        raise _refuse("config.json describes something other than a plain Llama")
     if shape.width % shape.heads or shape.heads % shape.kv_heads or shape.head_width % 2:
-        raise _damaged("config.json: the heads do not divide the width")
+        raise _refuse("config.json: the heads do not divide the width")
     return shape
 
 
@@ -128,10 +128,10 @@ def expected_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     """Name and size of every tensor in the file, without making one."""
     with torch.device("meta"):
         network = Network(shape)
-    return {name: tuple(tensor.shape) for name, tensor in published(network).items()}
+    return {name: tuple(tensor.shape) for name, tensor in tensors_to_write(network).items()}
 
 
-def _tied(shape: Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tie(shape: Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"lm_head.weight": tensors["model.embed_tokens.weight"]} if shape.tied else {}
 
 
@@ -141,7 +141,7 @@ def _size(value: object, most: int) -> int:
     return value
 
 
-def _damaged(why: str) -> Invalid:
+def _refuse(why: str) -> Invalid:
     return Invalid(
         f"the weights cannot be read: {why}", code="weights_damaged", hint="write them again from their stage"
     )

@@ -117,13 +117,13 @@ class ControlTokens:
         self.names: Sequence[str] = sorted(set(names))
         spelt = sorted({each for name in self.names for each in _spellings(name)})
         spelt += _endings(spelt, written)
-        self._folded = sorted({each.lstrip() for each in spelt})  # what stands before it may be the template's
+        self._fold = sorted({each.lstrip() for each in spelt})  # what stands before it may be the template's
         self._cuts = tuple(cut for cut in set(cuts) if cut)
-        self._longest = max(map(len, self._folded), default=0)
+        self._longest = max(map(len, self._fold), default=0)
         self._split = {
             letter: re.compile(f"{re.escape(letter)}(?={rest})").split
-            for first, rest in _rests(self._folded).items()
-            for letter in {first, _raised(first)}
+            for first, rest in _rests(self._fold).items()
+            for letter in {first, _raise_letter(first)}
         }
 
     def plain(self, text: str) -> str:
@@ -179,18 +179,18 @@ class ControlTokens:
         """A text that ends, once trimmed, with the beginning of a name could be continued by what comes after it."""
         end = len(text.rstrip())
         at = max(end - self._longest + 1, 0)
-        tail = _folded(text[at:end])
+        tail = _fold(text[at:end])
         for begin in range(len(tail) - 1, -1, -1):
-            if tail[begin] in self._split and _begins_one(self._folded, tail[begin:]):
+            if tail[begin] in self._split and _begins_one(self._fold, tail[begin:]):
                 return text[: at + begin + 1] + BREAK + text[at + begin + 1 :]
         return text
 
 
 def _spellings(name: str) -> Iterator[str]:
     """What a text may say for `name`, folded: itself, and the bytes that it is made of symbols for."""
-    yield _told_apart(_folded(name), name)
+    yield _check_telling(_fold(name), name)
     with suppress(KeyError, UnicodeDecodeError):
-        yield _told_apart(_folded(bytes(_BYTES[symbol] for symbol in name).decode()), name)
+        yield _check_telling(_fold(bytes(_BYTES[symbol] for symbol in name).decode()), name)
 
 
 def _endings(names: Sequence[str], written: Iterable[str]) -> list[str]:
@@ -201,7 +201,7 @@ def _endings(names: Sequence[str], written: Iterable[str]) -> list[str]:
             if not names[place].startswith(begun):
                 break
             if names[place] != begun:
-                found.append(_told_apart(names[place][len(begun) :], names[place]))
+                found.append(_check_telling(names[place][len(begun) :], names[place]))
             if len(found) > MAX_ENDINGS:
                 raise Invalid("the chat template begins too many control tokens", code="control_tokens")
     return found
@@ -210,7 +210,7 @@ def _endings(names: Sequence[str], written: Iterable[str]) -> list[str]:
 def _beginnings(names: Sequence[str], written: Iterable[str]) -> Iterator[str]:
     """What the texts end with, folded, and what names begin with."""
     longest, firsts = max(map(len, names), default=0), {name[0] for name in names}
-    for text in {_folded(each)[-longest:] for each in written if longest}:
+    for text in {_fold(each)[-longest:] for each in written if longest}:
         for begin, letter in enumerate(text):
             if letter in firsts and _begins_one(names, text[begin:]):
                 yield text[begin:]
@@ -221,18 +221,18 @@ def _begins_one(names: Sequence[str], text: str) -> bool:
     return place < len(names) and names[place].startswith(text)
 
 
-def _told_apart(text: str, name: str) -> str:
+def _check_telling(text: str, name: str) -> str:
     """`text`, what a client might write of `name`. Raises Invalid where that could be anything."""
     if len(text.lstrip()) < 2 or BREAK in text:
         raise Invalid(f"no text could be told from the control token {name!r}", code="control_tokens")
     return text
 
 
-def _folded(text: str) -> str:
+def _fold(text: str) -> str:
     return text.translate(_FOLDS)
 
 
-def _raised(letter: str) -> str:
+def _raise_letter(letter: str) -> str:
     return letter.upper() if letter in ascii_lowercase else letter
 
 
@@ -244,7 +244,7 @@ def _spelt(text: str) -> str:
 def _letter(each: str) -> str:
     if each == " ":
         return f"[ {_SPACE}]"
-    return f"[{each}{_raised(each)}]" if each in ascii_lowercase else re.escape(each)
+    return f"[{each}{_raise_letter(each)}]" if each in ascii_lowercase else re.escape(each)
 
 
 def _rests(names: Sequence[str]) -> dict[str, str]:

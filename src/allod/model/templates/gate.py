@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 
 from allod.core.errors import Invalid
 from allod.model.templates.control_tokens import BREAK
-from allod.model.templates.growth import called_in, growth_fault
+from allod.model.templates.growth import find_called, growth_fault
 
 MAX_TEMPLATE_BYTES = 1 << 17
 MAX_DEPTH = 100  # of the syntax tree
@@ -222,15 +222,15 @@ def check_template(template: str, name: str = "the chat template") -> TemplateTe
     Raises Invalid (`template_refused`) with the line, and what stands there that may not.
     """
     if len(template.encode("utf-8", "replace")) > MAX_TEMPLATE_BYTES:
-        raise _refused(name, 1, f"it has more than {MAX_TEMPLATE_BYTES} bytes")
+        raise _refuse(name, 1, f"it has more than {MAX_TEMPLATE_BYTES} bytes")
     if BREAK in template:
-        raise _refused(name, template[: template.index(BREAK)].count("\n") + 1, "it holds the invisible U+2060")
+        raise _refuse(name, template[: template.index(BREAK)].count("\n") + 1, "it holds the invisible U+2060")
     try:
         return _Gate(name, _environment().parse(template)).check()
     except jinja2.TemplateSyntaxError as error:
-        raise _refused(name, error.lineno, f"it is no Jinja: {error.message}") from error
+        raise _refuse(name, error.lineno, f"it is no Jinja: {error.message}") from error
     except (RecursionError, ValueError) as error:  # numbers of too many digits are a ValueError
-        raise _refused(name, 1, "it is nested too deeply, or a number is too long") from error
+        raise _refuse(name, 1, "it is nested too deeply, or a number is too long") from error
 
 
 def _environment() -> jinja2.Environment:
@@ -239,7 +239,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _refused(name: str, line: int, why: str) -> Invalid:
+def _refuse(name: str, line: int, why: str) -> Invalid:
     return Invalid(
         f"{name} is refused at line {line}: {why}",
         code="template_refused",
@@ -266,12 +266,12 @@ class _Gate:
                 raise self._no(node, "a loop over a range in another one")
             self._check_node(node)
         self._check_expansion()
-        texts = TemplateTexts(frozenset(self._cuts), frozenset(self._written()))
+        texts = TemplateTexts(frozenset(self._cuts), frozenset(self._find_written()))
         if fault := growth_fault(self._tree):
             raise self._no(*fault)
         return texts
 
-    def _written(self) -> Iterator[str]:
+    def _find_written(self) -> Iterator[str]:
         for node in self._tree.find_all((nodes.TemplateData, nodes.Const)):
             text = node.data if isinstance(node, nodes.TemplateData) else node.value  # type: ignore[attr-defined]
             if isinstance(text, str) and text:
@@ -364,11 +364,11 @@ class _Gate:
         size(self._tree, frozenset())
         for macro in self._macros.values():
             for statement in macro.body:
-                if isinstance(statement, nodes.Output) and macro.name in called_in(statement):
+                if isinstance(statement, nodes.Output) and macro.name in find_called(statement):
                     raise self._no(statement, f"the macro {macro.name} calls itself without a condition")
 
     def _no(self, node: nodes.Node, why: str) -> Invalid:
-        return _refused(self._name, node.lineno or 1, why)
+        return _refuse(self._name, node.lineno or 1, why)
 
 
 def _is_range(node: nodes.Node) -> bool:

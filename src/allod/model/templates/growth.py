@@ -36,10 +36,10 @@ def growth_fault(tree: nodes.Template) -> tuple[nodes.Node, str] | None:
         for name in ring:
             for one in made.get(name, ()):
                 if sum(times for each, times in one.of.items() if each in ring) > 1:
-                    return one.node, f"{_shown(name)} is made of itself twice{_by_way_of(ring - {name})}"
+                    return one.node, f"{_show(name)} is made of itself twice{_by_way_of(ring - {name})}"
                 most = max(most, sum(times * grown.get(each, 1) for each, times in one.of.items() if each not in ring))
                 if most > MAX_GROWN:
-                    return one.node, f"{_shown(name)} is made of what there is {most} times"
+                    return one.node, f"{_show(name)} is made of what there is {most} times"
         grown |= dict.fromkeys(ring, most)
     return None
 
@@ -54,7 +54,7 @@ class _Makings:
         self.made: dict[str, list[Made]] = defaultdict(list)
         self._macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
         self._own = {"caller", *self._macros}
-        calls = {name: called_in(macro) & self._macros.keys() for name, macro in self._macros.items()}
+        calls = {name: find_called(macro) & self._macros.keys() for name, macro in self._macros.items()}
         self._rings = [ring for ring in _rings(calls) if len(ring) > 1 or any(each in calls[each] for each in ring)]
         for number, macro in enumerate(self._macros.values()):
             _set_apart(macro, number)
@@ -72,18 +72,18 @@ class _Makings:
             if isinstance(node, nodes.Assign):
                 self._add(node, node.target, self._of(node.node))
             elif isinstance(node, nodes.AssignBlock):
-                self._add(node, node.target, self._written(node.body))
+                self._add(node, node.target, self._count_written(node.body))
             elif isinstance(node, nodes.For):
                 self._add(node, node.target, self._of(node.iter))
             elif isinstance(node, nodes.With):
                 for target, value in zip(node.targets, node.values, strict=True):
                     self._add(node, target, self._of(value))
             elif isinstance(node, nodes.Macro):
-                self.made[f"{node.name}()"].append(Made(node, self._written_by(node)))
+                self.made[f"{node.name}()"].append(Made(node, self._count_written_by(node)))
                 for parameter in node.args:  # whichever it is
                     self.made[parameter.name] += [Made(node, self._of(value)) for value in node.defaults]
             elif isinstance(node, nodes.CallBlock):
-                self.made["caller()"].append(Made(node, self._written(node.body)))
+                self.made["caller()"].append(Made(node, self._count_written(node.body)))
             elif isinstance(node, nodes.Call):
                 self._read_call(node)
 
@@ -137,20 +137,20 @@ class _Makings:
             return {f"{node.node.name}()": 1}
         if isinstance(node, nodes.If):
             branches = [node.body, *(each.body for each in node.elif_), node.else_]
-            return _most(self._written(branch) for branch in branches)
+            return _most(self._count_written(branch) for branch in branches)
         if isinstance(node, nodes.For):
-            return {name: times * AGAIN for name, times in self._written([*node.body, *node.else_]).items()}
-        return self._written(node.iter_child_nodes())
+            return {name: times * AGAIN for name, times in self._count_written([*node.body, *node.else_]).items()}
+        return self._count_written(node.iter_child_nodes())
 
-    def _written_by(self, macro: nodes.Macro) -> dict[str, int]:
+    def _count_written_by(self, macro: nodes.Macro) -> dict[str, int]:
         again = {f"{each}()" for ring in self._rings if macro.name in ring for each in ring}
-        return {name: times for name, times in self._written(macro.body).items() if name not in again}
+        return {name: times for name, times in self._count_written(macro.body).items() if name not in again}
 
-    def _written(self, parts: Iterable[nodes.Node]) -> dict[str, int]:
+    def _count_written(self, parts: Iterable[nodes.Node]) -> dict[str, int]:
         return _sum(map(self._of, parts))
 
 
-def called_in(tree: nodes.Node) -> set[str]:
+def find_called(tree: nodes.Node) -> set[str]:
     """The names of what is called in it, methods left out."""
     return {call.node.name for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Name)}
 
@@ -215,9 +215,9 @@ def _rings(made_of: dict[str, set[str]]) -> list[set[str]]:
     return rings
 
 
-def _shown(name: str) -> str:
+def _show(name: str) -> str:
     return name.rpartition(":")[2][:60]
 
 
 def _by_way_of(others: set[str]) -> str:
-    return f", by way of {_shown(min(others))}" if others else ""
+    return f", by way of {_show(min(others))}" if others else ""

@@ -91,7 +91,7 @@ def calls_of(name: str, machine: str) -> list[SystemCall]:
         if call not in refused
     }
     known = {call: number for call, number in (refused | absent).items() if call not in allowed}
-    listed = [words for words in _listed(is_group=kept.is_group) if words[0] in known]
+    listed = [words for words in _list_calls(is_group=kept.is_group) if words[0] in known]
     explicit = {words[0] for words in listed}
     rest = [(call, *_NOTHING) for call in known if call not in explicit and call not in kept.rules(0)]
     calls = [
@@ -106,7 +106,7 @@ def calls_of(name: str, machine: str) -> list[SystemCall]:
     return [*calls, SystemCall(_LATER, syscalls.LAST + 1, _NOTHING, "ENOSYS")]
 
 
-def _listed(*, is_group: bool) -> Iterator[tuple[str, ...]]:
+def _list_calls(*, is_group: bool) -> Iterator[tuple[str, ...]]:
     for table in (_BY_EITHER, *(() if is_group else (_BY_AN_ENGINE,))):
         lines = " ; ".join(line.rstrip(";") for line in table.splitlines() if not line.endswith(":"))
         yield from (tuple(entry.split()) for entry in lines.split(";") if entry.strip())

@@ -26,7 +26,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _checked(result: int, what: str) -> int:
+def _check(result: int, what: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -36,19 +36,19 @@ def _checked(result: int, what: str) -> int:
 def syscall(number: int, *arguments: object, what: str) -> int:
     """A raw system call. Integers go as 64 bits, as the kernel's ABI wants them."""
     widened = (ctypes.c_long(item) if isinstance(item, int) else item for item in arguments)
-    return _checked(_libc().syscall(ctypes.c_long(number), *widened), what)
+    return _check(_libc().syscall(ctypes.c_long(number), *widened), what)
 
 
 def unshare(flags: int) -> None:
     """New namespaces for this process (unshare(2))."""
-    _checked(_libc().unshare(ctypes.c_int(flags)), "unshare")
+    _check(_libc().unshare(ctypes.c_int(flags)), "unshare")
 
 
 def mount(source: str | None, target: str, *, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
     """mount(2)."""
     words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
     result = _libc().mount(*words[:3], ctypes.c_ulong(flags), words[3])
-    _checked(result, f"mount {source or kind or ''} on {target}")
+    _check(result, f"mount {source or kind or ''} on {target}")
 
 
 def set_mount_attributes(target: str, attributes: int, *, recursive: bool) -> None:
@@ -62,8 +62,8 @@ def set_mount_attributes(target: str, attributes: int, *, recursive: bool) -> No
 def make_root(folder: str) -> None:
     """Make `folder`, a mount point, the root, and let go of the old one (pivot_root(2), its NOTES)."""
     os.chdir(folder)
-    _checked(_libc().pivot_root(b".", b"."), "pivot_root")
-    _checked(_libc().umount2(b".", ctypes.c_int(_MNT_DETACH)), "leave the old root")
+    _check(_libc().pivot_root(b".", b"."), "pivot_root")
+    _check(_libc().umount2(b".", ctypes.c_int(_MNT_DETACH)), "leave the old root")
     os.chdir("/")
 
 
@@ -71,7 +71,7 @@ def prctl(option: int, *arguments: object, what: str) -> int:
     """prctl(2), its unused arguments zero as several options demand."""
     padded = [*arguments, 0, 0, 0, 0][:4]
     widened = (ctypes.c_ulong(item) if isinstance(item, int) else item for item in padded)
-    return _checked(_libc().prctl(ctypes.c_int(option), *widened), what)
+    return _check(_libc().prctl(ctypes.c_int(option), *widened), what)
 
 
 def forbid_new_privileges() -> None:
@@ -95,7 +95,7 @@ def drop_capabilities() -> None:
             break
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
-    _checked(_libc().capset(header, nothing), "capset")
+    _check(_libc().capset(header, nothing), "capset")
 
 
 def load_filter(program: bytes) -> None:

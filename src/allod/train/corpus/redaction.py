@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from allod.core.nations.nation import Identifier, Nation
-from allod.govern.identifiers import found_in
+from allod.govern.identifiers import find_identifiers
 
 # RFC 5321 allows more; nobody writes it. Bounded everywhere, so that the work at one place of a text is.
 _EMAIL = re.compile(
@@ -55,7 +55,7 @@ class Redactor:
     def redacted(self, text: str) -> str:
         """The text without the personal data that was found. A document without a digit or an @ is not looked at."""
         pieces, end = [], 0
-        for found in found_in(text, self._nation):
+        for found in find_identifiers(text, self._nation):
             if _FRACTION.match(text, max(0, found.start - 2)):
                 continue
             self.counts[found.name] += 1

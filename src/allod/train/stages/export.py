@@ -17,7 +17,7 @@ from allod.model.gguf.writer import Tensors, check_kind, write_model
 from allod.model.network.llama import Network
 from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
-from allod.model.network.weights import CONFIG, config, load_model, published, write_tensors
+from allod.model.network.weights import CONFIG, config, load_model, tensors_to_write, write_tensors
 from allod.model.releases.licences import joint_licence
 from allod.train.exporting.engine import Engine
 from allod.train.exporting.export_checks import (
@@ -120,7 +120,7 @@ def _write_set(work: StageTask, network: Network, tokenizer: Tokenizer, keys: di
         "eos_token_id": [tokenizer.im_end, tokenizer.end_of_text],
         "pad_token_id": tokenizer.end_of_text,
     }
-    write_tensors(published(network), work.output / WEIGHTS, metadata={"format": "pt", **keys})
+    write_tensors(tensors_to_write(network), work.output / WEIGHTS, metadata={"format": "pt", **keys})
     _write_json(work.output / CONFIG, {**config(network.shape), **ends})
     _write_json(work.output / GENERATION_CONFIG, ends)
     for name in (TOKENIZER, TOKENIZER_CONFIG):
@@ -158,7 +158,7 @@ def _export(work: StageTask, trial: _Trial, kind: str, keys: dict[str, str]) -> 
 
 
 def _tensors(network: Network) -> Tensors:
-    return {name: tensor.to("cpu", torch.float32).numpy for name, tensor in published(network).items()}
+    return {name: tensor.to("cpu", torch.float32).numpy for name, tensor in tensors_to_write(network).items()}
 
 
 def _licence(recipe: Recipe) -> str:
