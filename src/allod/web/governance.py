@@ -24,7 +24,7 @@ from allod.core.statements.receipt import ANSWER
 from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import Policy
 from allod.prove.policy_history import LoggedVersion
-from allod.web.admin.asked import Asked
+from allod.web.admin.asked import AdminRequest
 from allod.web.explanations import ExplainBody, Explanations
 from allod.web.http.asgi import Call
 from allod.web.http.bodies import check_keys
@@ -97,7 +97,7 @@ class Governance:
         """`POST /v1/governance/explain`: what would be decided, by which rules, and what would have to change."""
         body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
         await check_keys(body)
-        asked = Asked(_actor(call), call.start_ms, call.query, body)
+        asked = AdminRequest(_actor(call), call.start_ms, call.query, body)
         asked.search()
         await _respond(call, await self._explain(asked.read(ExplainBody), call.start_ms))
 
@@ -160,8 +160,8 @@ def _one_at_a_time(work: Callable[_Words, _Made]) -> Callable[_Words, Awaitable[
     return run
 
 
-def _request_of(call: Call) -> Asked:
-    return Asked(_actor(call), call.start_ms, call.query)
+def _request_of(call: Call) -> AdminRequest:
+    return AdminRequest(_actor(call), call.start_ms, call.query)
 
 
 def _actor(call: Call) -> str:

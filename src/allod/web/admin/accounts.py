@@ -12,7 +12,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Account, Key, Scope, new_id
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, unsupported
 from allod.web.admin.keys import key_scope, refuse_scopes
 from allod.web.admin.listing import a_cursor, page
 
@@ -24,7 +24,7 @@ class Accounts:
         self._store = store
         self._nation = nation
 
-    def list_page(self, asked: Asked, project_id: str) -> Json:
+    def list_page(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET .../service_accounts`, in the order of their ids."""
         query = asked.search("after", "limit")
         limit, after = query.limit(), query.text("after")
@@ -35,7 +35,7 @@ class Accounts:
         found = self._store.accounts(project_id, after=after or "", limit=limit + 1)
         return page([_shown(account) for account in found], limit)
 
-    def create(self, asked: Asked, project_id: str) -> Json:
+    def create(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST .../service_accounts`: the account and its first key, which is shown in this answer alone."""
         body = asked.read(bodies.AccountCreate)
         find_active(self._store, project_id)
@@ -50,11 +50,11 @@ class Accounts:
             key = self._add_key(asked, account, body, scope)
         return {**_shown(account), "api_key": key}
 
-    def retrieve(self, asked: Asked, project_id: str, account_id: str) -> Json:
+    def retrieve(self, asked: AdminRequest, project_id: str, account_id: str) -> Json:
         """`GET .../service_accounts/{account}`."""
         return _shown(self._store.account(project_id, account_id))
 
-    def update(self, asked: Asked, project_id: str, account_id: str) -> Json:
+    def update(self, asked: AdminRequest, project_id: str, account_id: str) -> Json:
         """`POST .../service_accounts/{account}`: another name."""
         body = asked.read(bodies.AccountUpdate)
         if body.role == "owner":
@@ -70,13 +70,13 @@ class Accounts:
         self._store.put_account(account, event)
         return _shown(account)
 
-    def delete(self, asked: Asked, project_id: str, account_id: str) -> Json:
+    def delete(self, asked: AdminRequest, project_id: str, account_id: str) -> Json:
         """`DELETE .../service_accounts/{account}`, and its keys with it."""
         event = asked.officer.event("service_account.deleted", project_id, id=account_id)
         self._store.delete_account(project_id, account_id, event)
         return {"id": account_id, "object": "organization.project.service_account.deleted", "deleted": True}
 
-    def create_key(self, asked: Asked, project_id: str, account_id: str) -> Json:
+    def create_key(self, asked: AdminRequest, project_id: str, account_id: str) -> Json:
         """`POST .../service_accounts/{account}/api_keys`: another key beside the first, for a change without a gap."""
         body = asked.read(bodies.KeyCreate)
         refuse_scopes(body)
@@ -86,7 +86,7 @@ class Accounts:
         return self._add_key(asked, account, body, scope)
 
     def _add_key(
-        self, asked: Asked, account: Account, body: bodies.AccountCreate | bodies.KeyCreate, scope: Scope
+        self, asked: AdminRequest, account: Account, body: bodies.AccountCreate | bodies.KeyCreate, scope: Scope
     ) -> Json:
         key, secret = add_key(
             self._store,

@@ -17,7 +17,7 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AdminRequest:
     """`actor` is the id of the admin key that asks, `now_ms` the time by which everything in the request happens."""
 
     actor: str

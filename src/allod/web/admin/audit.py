@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from allod.app.administration.tenants import seconds_of
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Event
-from allod.web.admin.asked import Asked, Json
+from allod.web.admin.asked import AdminRequest, Json
 from allod.web.admin.listing import a_cursor, page, refuse_both
 from allod.web.admin.query import MAX_TIME_S, Query
 
@@ -23,7 +23,7 @@ class Audit:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def list_page(self, asked: Asked) -> Json:
+    def list_page(self, asked: AdminRequest) -> Json:
         """`GET audit_logs`."""
         times = (f"effective_at[{name}]" for name in _TIMES)
         query = asked.search("after", "before", "limit", "tenant_only", *times, lists=_LISTS)
@@ -32,7 +32,7 @@ class Audit:
         after, before = query.text("after"), query.text("before")
         if query.choice("tenant_only", "false", "true") == "true" or query.texts("actor_emails"):
             return page([], limit)  # there is no tenant above this realm, and nobody here has an address
-        search = _Search(self._store, query)
+        search = _EventSearch(self._store, query)
         if before is not None:
             with a_cursor("before"):
                 found = search.preceding(before, limit + 1)
@@ -43,7 +43,7 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
+class _EventSearch:
     """Events that the query asks for, read from the store in batches."""
 
     store: TenantStore

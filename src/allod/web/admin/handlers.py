@@ -13,7 +13,7 @@ from allod.core.errors import Denied, Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.web.admin.accounts import Accounts
-from allod.web.admin.asked import Asked, Json
+from allod.web.admin.asked import AdminRequest, Json
 from allod.web.admin.audit import Audit
 from allod.web.admin.keys import AdminKeys, ProjectKeys
 from allod.web.admin.limits import ModelPermissions, RateLimits
@@ -98,7 +98,7 @@ class Admin:
             raise _no_such_part()
         body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
         await check_keys(body)
-        asked = Asked(call.administrator.id, call.start_ms, call.query, body)
+        asked = AdminRequest(call.administrator.id, call.start_ms, call.query, body)
         if call.method == "GET":
             made = await asyncio.to_thread(action, asked, *ids)
         else:
@@ -130,7 +130,7 @@ class Admin:
         self._take_up_news()
         return made
 
-    def _nobody_of(self, asked: Asked, project_id: str) -> Json:
+    def _nobody_of(self, asked: AdminRequest, project_id: str) -> Json:
         self._store.tenant(project_id)
         return _nobody(asked)
 
@@ -201,7 +201,7 @@ def _of_both(retention: Retention, spending: Spending) -> Actions:
     }
 
 
-def _nobody(asked: Asked) -> Json:
+def _nobody(asked: AdminRequest) -> Json:
     """`GET users`: people have no accounts here; keys and service accounts do."""
     query = asked.search("after", "limit", lists=("emails",))
     if query.text("after") is not None:

@@ -17,7 +17,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Key, Scope
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, unsupported
 from allod.web.admin.listing import a_cursor, page, page_of_all
 
 
@@ -28,7 +28,7 @@ class ProjectKeys:
         self._store = store
         self._nation = nation
 
-    def list_page(self, asked: Asked, project_id: str) -> Json:
+    def list_page(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}/api_keys`, in the order of their ids."""
         query = asked.search("after", "limit", "owner_project_access")
         limit, after = query.limit(), query.text("after")
@@ -42,12 +42,12 @@ class ProjectKeys:
         found = islice(_living(self._store, project_id, after=after or ""), limit + 1)
         return page(show_keys(self._store, project, found), limit)
 
-    def retrieve(self, asked: Asked, project_id: str, key_id: str) -> Json:
+    def retrieve(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`GET projects/{id}/api_keys/{key}`."""
         key = _living_key(self._store, key_id, project_id)
         return show_keys(self._store, self._store.tenant(project_id), [key])[0]
 
-    def update(self, asked: Asked, project_id: str, key_id: str) -> Json:
+    def update(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`POST projects/{id}/api_keys/{key}`: another end of its life, another scope."""
         body = asked.read(bodies.KeyUpdate)
         refuse_scopes(body)
@@ -66,7 +66,7 @@ class ProjectKeys:
         self._store.put_key(key, event)
         return show_keys(self._store, project, [key])[0]
 
-    def delete(self, asked: Asked, project_id: str, key_id: str) -> Json:
+    def delete(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`DELETE projects/{id}/api_keys/{key}`: gateways know within a second."""
         key = revoke_key(self._store, asked.officer, _living_key(self._store, key_id, project_id))
         return {"id": key.id, "object": "organization.project.api_key.deleted", "deleted": True}
@@ -78,7 +78,7 @@ class AdminKeys:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def list_page(self, asked: Asked) -> Json:
+    def list_page(self, asked: AdminRequest) -> Json:
         """`GET admin_api_keys`, by their time."""
         query = asked.search("after", "limit", "order")
         keys = sorted(_living(self._store, None), key=lambda key: (key.created_ms, key.id))
@@ -86,18 +86,18 @@ class AdminKeys:
             keys.reverse()
         return page_of_all(show_keys(self._store, None, keys), query, limit=query.limit())
 
-    def create(self, asked: Asked) -> Json:
+    def create(self, asked: AdminRequest) -> Json:
         """`POST admin_api_keys`: the only answer that holds the key."""
         body = asked.read(bodies.AdminKeyCreate)
         life_ms = bodies.life_ms_of(body)
         key, secret = add_key(self._store, asked.officer, None, name=body.name, life_ms=life_ms)
         return {**show_keys(self._store, None, [key])[0], "value": secret}
 
-    def retrieve(self, asked: Asked, key_id: str) -> Json:
+    def retrieve(self, asked: AdminRequest, key_id: str) -> Json:
         """`GET admin_api_keys/{key}`."""
         return show_keys(self._store, None, [_living_key(self._store, key_id, None)])[0]
 
-    def delete(self, asked: Asked, key_id: str) -> Json:
+    def delete(self, asked: AdminRequest, key_id: str) -> Json:
         """`DELETE admin_api_keys/{key}`, unless none were left that lasts: nobody could make another."""
         key = revoke_key(self._store, asked.officer, _living_key(self._store, key_id, None))
         return {"id": key.id, "object": "organization.admin_api_key.deleted", "deleted": True}

@@ -12,7 +12,7 @@ from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, unsupported
 from allod.web.admin.listing import page_of_all
 from allod.web.admin.query import MAX_LIMIT
 
@@ -24,14 +24,14 @@ class RateLimits:
         self._store = store
         self._models = models
 
-    def list_page(self, asked: Asked, project_id: str) -> Json:
+    def list_page(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}/rate_limits`, by the models' names."""
         query = asked.search("after", "before", "limit")
         tenant = self._store.tenant(project_id)
         limits = [show_rate_limit(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
         return page_of_all(limits, query, limit=query.limit(usual=MAX_LIMIT))
 
-    def update(self, asked: Asked, project_id: str, limit_id: str) -> Json:
+    def update(self, asked: AdminRequest, project_id: str, limit_id: str) -> Json:
         """`POST projects/{id}/rate_limits/{id}`."""
         body = asked.read(bodies.RateLimitUpdate)
         changes = bodies.fields_of(body)
@@ -56,23 +56,23 @@ class ModelPermissions:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def retrieve(self, asked: Asked, project_id: str) -> Json:
+    def retrieve(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}/model_permissions`."""
         return _permissions(self._store.tenant(project_id))
 
-    def update(self, asked: Asked, project_id: str) -> Json:
+    def update(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}/model_permissions`."""
         body = asked.read(bodies.ModelPermissionsUpdate)
         if body.mode == "deny_list" and body.model_ids:
             raise unsupported("mode", "list what is allowed: models that come later would be allowed unseen")
         return _permissions(self._put(asked, project_id, None if body.mode == "deny_list" else body.model_ids))
 
-    def delete(self, asked: Asked, project_id: str) -> Json:
+    def delete(self, asked: AdminRequest, project_id: str) -> Json:
         """`DELETE projects/{id}/model_permissions`: every model again."""
         self._put(asked, project_id, None)
         return {"object": "project.model_permissions.deleted", "deleted": True}
 
-    def _put(self, asked: Asked, project_id: str, models: list[str] | None) -> Tenant:
+    def _put(self, asked: AdminRequest, project_id: str, models: list[str] | None) -> Tenant:
         tenant = find_active(self._store, project_id)
         scope = replace(tenant.scope, models=None if models is None else frozenset(models))
         tenant = replace(tenant, scope=scope)

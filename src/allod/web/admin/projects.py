@@ -7,7 +7,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, unsupported
 from allod.web.admin.listing import a_cursor, page
 
 _HINTS = {
@@ -24,7 +24,7 @@ class Projects:
         self._store = store
         self._nation = nation
 
-    def list_page(self, asked: Asked) -> Json:
+    def list_page(self, asked: AdminRequest) -> Json:
         """`GET projects`, in the order of their ids."""
         query = asked.search("after", "limit", "include_archived")
         limit, after = query.limit(), query.text("after")
@@ -35,18 +35,18 @@ class Projects:
         found = self._store.tenants(after=after or "", limit=limit + 1, include_archived=with_archived)
         return page([self._shown(tenant) for tenant in found], limit)
 
-    def create(self, asked: Asked) -> Json:
+    def create(self, asked: AdminRequest) -> Json:
         """`POST projects`."""
         body = asked.read(bodies.ProjectCreate)
         _refuse_unsupported(body)
         terms = bodies.fields_of(body.allod)
         return self._shown(add_tenant(self._store, asked.officer, body.name, terms, self._nation))
 
-    def retrieve(self, asked: Asked, project_id: str) -> Json:
+    def retrieve(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}`, archived or not."""
         return self._shown(self._store.tenant(project_id))
 
-    def update(self, asked: Asked, project_id: str) -> Json:
+    def update(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}`."""
         body = asked.read(bodies.ProjectUpdate)
         _refuse_unsupported(body)
@@ -54,7 +54,7 @@ class Projects:
         tenant = change_tenant(self._store, asked.officer, tenant, self._nation, name=body.name, terms=terms)
         return self._shown(tenant)
 
-    def archive(self, asked: Asked, project_id: str) -> Json:
+    def archive(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}/archive`: its keys open nothing any more, its receipts and usage stay."""
         asked.read(bodies.Empty)
         return self._shown(archive_tenant(self._store, asked.officer, self._store.tenant(project_id)))

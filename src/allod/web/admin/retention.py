@@ -6,7 +6,7 @@ from allod.app.administration.tenants import find_active
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json
+from allod.web.admin.asked import AdminRequest, Json
 
 ZERO, AS_THE_ORGANIZATION = "zero_data_retention", "organization_default"
 
@@ -18,21 +18,21 @@ class Retention:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def organization(self, asked: Asked) -> Json:
+    def organization(self, asked: AdminRequest) -> Json:
         """`GET data_retention`."""
         return {"object": "organization.data_retention", "type": ZERO}
 
-    def update_organization(self, asked: Asked) -> Json:
+    def update_organization(self, asked: AdminRequest) -> Json:
         """`POST data_retention`: what it already is."""
         _read(asked, ZERO)
         return self.organization(asked)
 
-    def project(self, asked: Asked, project_id: str) -> Json:
+    def project(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}/data_retention`."""
         tenant = self._store.tenant(project_id)
         return {"object": "project.data_retention", "type": self._store.setting(_name(tenant.id)) or ZERO}
 
-    def update_project(self, asked: Asked, project_id: str) -> Json:
+    def update_project(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}/data_retention`."""
         wanted = _read(asked, ZERO, AS_THE_ORGANIZATION)
         tenant = find_active(self._store, project_id)
@@ -46,7 +46,7 @@ def _name(tenant_id: str) -> str:
     return f"data_retention/{tenant_id}"
 
 
-def _read(asked: Asked, *possible: str) -> str:
+def _read(asked: AdminRequest, *possible: str) -> str:
     wanted = asked.read(bodies.RetentionUpdate).retention_type
     if wanted not in possible:
         raise Invalid(

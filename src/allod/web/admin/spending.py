@@ -14,7 +14,7 @@ from allod.govern.metering.windows import bounds_of, windows_at
 from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import Asked, Json
+from allod.web.admin.asked import AdminRequest, Json
 from allod.web.admin.bodies import MICROS_PER_CENT
 
 
@@ -25,53 +25,53 @@ class Spending:
         self._store = store
         self._currency = currency
 
-    def project(self, asked: Asked, project_id: str) -> Json:
+    def project(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}/spend_limit`."""
         tenant = self._store.tenant(project_id)
         micros = _micros_of(tenant)
         spent = self._store.used(tenant_id=tenant.id, since_ms=_month_ms(asked), until_ms=asked.now_ms + MINUTE_MS)
         return self._show("project", micros, spent)
 
-    def update_project(self, asked: Asked, project_id: str) -> Json:
+    def update_project(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}/spend_limit`."""
         micros = self._read(asked)
         self._put(asked, project_id, micros)
         return self.project(asked, project_id)
 
-    def delete_project(self, asked: Asked, project_id: str) -> Json:
+    def delete_project(self, asked: AdminRequest, project_id: str) -> Json:
         """`DELETE projects/{id}/spend_limit`."""
         _set(_micros_of(self._store.tenant(project_id)))
         self._put(asked, project_id, None)
         return {"object": "project.spend_limit.deleted", "deleted": True}
 
-    def organization(self, asked: Asked) -> Json:
+    def organization(self, asked: AdminRequest) -> Json:
         """`GET spend_limit`."""
         spent = self._store.used(tenant_id=None, since_ms=_month_ms(asked), until_ms=asked.now_ms + MINUTE_MS)
         return self._show("organization", self._organization_micros(), spent)
 
-    def update_organization(self, asked: Asked) -> Json:
+    def update_organization(self, asked: AdminRequest) -> Json:
         """`POST spend_limit`."""
         self._put_organization(asked, self._read(asked))
         return self.organization(asked)
 
-    def delete_organization(self, asked: Asked) -> Json:
+    def delete_organization(self, asked: AdminRequest) -> Json:
         """`DELETE spend_limit`."""
         _set(self._organization_micros())
         self._put_organization(asked, None)
         return {"object": "organization.spend_limit.deleted", "deleted": True}
 
-    def _read(self, asked: Asked) -> int:
+    def _read(self, asked: AdminRequest) -> int:
         body = asked.read(bodies.SpendLimitUpdate)
         if body.currency != self._currency:
             raise Invalid(f"this realm counts in {self._currency}", code="unsupported_parameter", param="currency")
         return body.threshold_amount * MICROS_PER_CENT
 
-    def _put(self, asked: Asked, project_id: str, micros: int | None) -> None:
+    def _put(self, asked: AdminRequest, project_id: str, micros: int | None) -> None:
         tenant = find_active(self._store, project_id)
         tenant = replace(tenant, budgets=change_budget(tenant.budgets, "month", {"micros": micros}))
         put_changed(self._store, asked.officer, tenant, {"allod": {"budgets": {"month": {"micros": micros}}}})
 
-    def _put_organization(self, asked: Asked, micros: int | None) -> None:
+    def _put_organization(self, asked: AdminRequest, micros: int | None) -> None:
         changes = {"allod": {"micros_per_month": micros}}
         event = asked.officer.event("organization.updated", None, changes_requested=changes)
         self._store.put_setting(ORGANIZATION_MICROS, "" if micros is None else str(micros), event)
@@ -101,5 +101,5 @@ def _set(micros: int | None) -> int:
     return micros
 
 
-def _month_ms(asked: Asked) -> int:
+def _month_ms(asked: AdminRequest) -> int:
     return bounds_of("month", windows_at(asked.now_ms).month)[0]

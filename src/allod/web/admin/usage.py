@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals, UsageRow
-from allod.web.admin.asked import Asked, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, unsupported
 from allod.web.admin.query import MAX_TIME_S, Query
 
 MINUTE_S = MINUTE_MS // 1000
@@ -47,19 +47,19 @@ class UsageReports:
         self._embeddings = _Report(lambda model: model in embedding_models, _embeddings)
         self._costs = _Report(lambda model: True, self._cost, "line_items", _COST_LIMITS, _COST_GROUPS)
 
-    def completions(self, asked: Asked) -> Json:
+    def completions(self, asked: AdminRequest) -> Json:
         """`GET usage/completions`."""
         return self._page(asked, self._completions)
 
-    def embeddings(self, asked: Asked) -> Json:
+    def embeddings(self, asked: AdminRequest) -> Json:
         """`GET usage/embeddings`."""
         return self._page(asked, self._embeddings)
 
-    def costs(self, asked: Asked) -> Json:
+    def costs(self, asked: AdminRequest) -> Json:
         """`GET costs`: by days. A line item is a model, its quantity the tokens that it read and wrote."""
         return self._page(asked, self._costs)
 
-    def _page(self, asked: Asked, report: _Report) -> Json:
+    def _page(self, asked: AdminRequest, report: _Report) -> Json:
         query = _search(asked, report)
         periods = _periods(asked, query, report.limits)
         sums = self._sums(query, periods, report)
@@ -126,7 +126,7 @@ class _Periods:
             start = end
 
 
-def _periods(asked: Asked, query: Query, limits: Mapping[str, tuple[int, int]]) -> _Periods:
+def _periods(asked: AdminRequest, query: Query, limits: Mapping[str, tuple[int, int]]) -> _Periods:
     """The periods that are asked for. Raises Invalid for times that are missing, out of range or turned round."""
     start, end = query.integer("start_time"), query.integer("end_time", lowest=1)
     if start is None:
@@ -148,7 +148,7 @@ def _periods(asked: Asked, query: Query, limits: Mapping[str, tuple[int, int]]) 
     return _Periods(start, last, width, str(last) if last < end else None)
 
 
-def _search(asked: Asked, report: _Report) -> Query:
+def _search(asked: AdminRequest, report: _Report) -> Query:
     """The query. Raises Invalid for what the ledger is not kept by."""
     lists = ("project_ids", "api_key_ids", "group_by", report.items, *_NOT_KEPT)
     query = asked.search("start_time", "end_time", "bucket_width", "limit", "page", lists=lists)
