@@ -259,6 +259,16 @@ def test_the_organization_is_for_administrators(wire: Wire, gateway: Gateway, pa
     assert reply.status == (400 if path.endswith("completions") else 200)  # usage wants to know from when
 
 
+def test_only_administrators_are_told_what_administration_has(wire: Wire, gateway: Gateway) -> None:
+    """Which paths there are, and for which methods, is no matter of anybody else's."""
+    for path, status in (("costs", 405), ("projects/local/archive/", 404), ("invites", 404)):
+        line = f"POST /v1/organization/{path}"
+        assert presenting(wire, line).status == 401
+        assert presenting(wire, line, f"authorization: Bearer {wire.key}").status == 403
+        reply = presenting(wire, line, f"authorization: Bearer {admin_key(gateway)}")
+        assert (reply.status, reply.headers.get("allow")) == (status, "GET, HEAD" if status == 405 else None)
+
+
 @pytest.mark.parametrize("path", ["/v1/organizations/projects", "/v1/organization", "/v1/governance/", "/v1/receipts"])
 def test_what_is_near_a_route_is_no_route(wire: Wire, gateway: Gateway, path: str) -> None:
     """404 whoever asks: no key opens a path that is nearly one."""
