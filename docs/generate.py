@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from allod.cli.main import parser_of_all
+from allod.core.stages import ROWS
 from allod.settings.tree import Settings
 from allod.train.recipe import Recipe, Source
 
@@ -80,8 +81,11 @@ def _recipe() -> Iterator[str]:
     yield _table("the top", Recipe)
     yield _table("`[[source]]`", Source)
     for one in dataclasses.fields(Recipe):
-        if isinstance(one.default_factory, type):
+        if isinstance(one.default_factory, type) and one.name != "tables":
             yield _table(f"`[{one.name}]`", one.default_factory)
+    for row in ROWS.values():
+        if row.options:
+            yield _table(f"`[{row.name}]`", row.options)
 
 
 def _table(title: str, part: type) -> str:

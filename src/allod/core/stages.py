@@ -9,13 +9,13 @@ machines reads the rows and knows no stage by its name.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["documents", "weights", "evaluation", "export", "beside"]
 
-LEARNT = "learnt"  # an input: whichever stage before it made the weights last
+COLLECTED, LEARNT = "documents", "weights"  # an input by its role: whichever stage before it made them last
 SOURCES, BASE, QUESTIONS = "sources", "base", "questions"  # what comes from outside a run
 
 # Records that a release keeps and somebody reads.
@@ -27,13 +27,16 @@ EVALUATION_FILE, REPORT_FILE, EXPORT_FILE = "evaluation.json", "report.json", "e
 class StageRow:
     """One stage.
 
-    `inputs` are stages, or `LEARNT`. `role` is what it makes: a stage `beside` stands in no chain. `weights` is the
-    file of a stage that learns. `records` are the outputs that a release keeps. `takes` comes from outside the run and
-    is named among its inputs; `reads` is a folder from outside that it may read. A stage that `shares_ranks` runs in
-    several processes at once; one that `fetches` needs the network, which no sealed process has.
+    `version` changes when the same inputs would now give something else. `inputs` are stages, `COLLECTED` or `LEARNT`.
+    `role` is what it makes: a stage `beside` stands in no chain. `weights` is the file of one that learns. `records`
+    are what a release keeps. `takes` comes from outside the run and is named among its inputs; `reads` is a
+    folder from outside that it may read. A stage that `shares_ranks` runs in several processes at once; one that
+    `fetches` needs the network, which no sealed process has. One with `options`, a dataclass, is run where the recipe
+    has a table of its name; the table's fields are its parameters.
     """
 
     name: str
+    version: int = 1
     inputs: tuple[str, ...] = ()
     role: Role
     weights: str = ""
@@ -44,11 +47,12 @@ class StageRow:
     shares_ranks: bool = False
     fetches: bool = False
     is_optional: bool = False
+    options: type[Any] | None = None
 
-    def inputs_after(self, before: Collection[str]) -> tuple[str, ...]:
-        """The stages that go into it, once those in `before` are done."""
-        learnt = [row.name for row in ROWS.values() if row.role == "weights" and row.name in before][-1:]
-        return tuple(name for one in self.inputs for name in (learnt if one == LEARNT else [one]))
+    def inputs_after(self, before: Iterable[str]) -> tuple[str, ...]:
+        """The stages that go into it, once those in `before` are done, in their order."""
+        made_last: dict[str, str] = {ROWS[name].role: name for name in before}
+        return tuple(made_last[one] if one in (COLLECTED, LEARNT) else one for one in self.inputs)
 
 
 PROBE = StageRow(name="probe", role="beside", needs_accelerators=True)
@@ -60,7 +64,7 @@ EXPORT = StageRow(
 _DOCUMENTS = (
     SOURCE,
     StageRow(name="clean", inputs=("source",), role="documents", records=(REPORT_FILE,)),
-    StageRow(name="dedupe", inputs=("clean",), role="documents", records=(REPORT_FILE,)),
+    StageRow(name="dedupe", inputs=(COLLECTED,), role="documents", records=(REPORT_FILE,)),
 )
 
 MODEL_STAGES = (

@@ -59,11 +59,9 @@ def _evaluate(recipe: Recipe) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """What a stage computes with. `version` changes when the same inputs would now give something else. `is_wanted`
-    says of an optional stage whether the recipe asks for it."""
+    """What a stage computes with. `is_wanted` says of an optional stage whether the recipe asks for it."""
 
     parameters: Parameters
-    version: int = 1
     is_wanted: Callable[[Recipe], bool] = lambda recipe: True
 
 
@@ -88,15 +86,21 @@ _COMPUTED = {
 def stages_of(recipe: Recipe) -> tuple[PipelineStage, ...]:
     """The stages that this recipe asks for, in their order."""
     rows = ADAPTER_STAGES if recipe.adapt.base else MODEL_STAGES
-    wanted = [row for row in rows if _COMPUTED[row.name].is_wanted(recipe)]
+    wanted = [row for row in rows if _computed(row).is_wanted(recipe)]
     names = [row.name for row in wanted]
     return tuple(_stage_of(row, names[:number]) for number, row in enumerate(wanted))
 
 
+def _computed(row: StageRow) -> _Computed:
+    if row.options is None:
+        return _COMPUTED[row.name]
+    return _Computed(lambda recipe: asdict(recipe.tables[row.name]), lambda recipe: row.name in recipe.tables)
+
+
 def _stage_of(row: StageRow, before: Sequence[str]) -> PipelineStage:
-    computed = _COMPUTED[row.name]
+    computed = _computed(row)
     return PipelineStage(
-        row.name, computed.version, row.inputs_after(before), computed.parameters, resumes=row.needs_accelerators
+        row.name, row.version, row.inputs_after(before), computed.parameters, resumes=row.needs_accelerators
     )
 
 

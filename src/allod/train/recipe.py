@@ -7,6 +7,7 @@ Two runs of one resolved recipe give the same bytes at every stage.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -206,6 +207,7 @@ class Recipe:
     adapt: Adapt = field(default_factory=Adapt)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
+    tables: Mapping[str, Any] = field(default_factory=dict)  # of stages whose row names its options, by stage
 
     def __post_init__(self) -> None:
         _check(self)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
+from allod.core.stages import ROWS
 from allod.core.tables import Complaint, Table
 from allod.train.recipe import Recipe
 
@@ -24,9 +25,14 @@ def read_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
     given = dict(values)
     if "source" in given:
         given["sources"] = given.pop("source")
-    values_of_recipe = Table(given, where, _error_of, MAX_LIST).read_fields(Recipe)
+    by_stage = {name: row.options for name, row in ROWS.items() if row.options and name in given}
+    own = Table({name: given.pop(name) for name in by_stage}, where, _error_of, MAX_LIST)
+    names = [item.name for item in fields(Recipe) if item.name != "tables"]
+    values_of_recipe = Table(given, where, _error_of, MAX_LIST).read_fields(Recipe, names)
+    values_by_stage = {name: own.table(name).read_fields(options) for name, options in by_stage.items()}
     with naming(where):
-        return Recipe(**values_of_recipe)
+        tables = {name: options(**values_by_stage[name]) for name, options in by_stage.items()}
+        return Recipe(**values_of_recipe, tables=tables)
 
 
 @contextmanager
@@ -42,6 +48,7 @@ def recipe_json(recipe: Recipe) -> dict[str, JsonValue]:
     """The recipe as plain values that `read_recipe` takes."""
     values = asdict(recipe)
     values["source"] = values.pop("sources")
+    values |= values.pop("tables")
     shown: dict[str, JsonValue] = plain(values)
     return shown
 

@@ -43,8 +43,9 @@ class Duplicate(NamedTuple):
 
 
 def run(work: StageTask) -> StageFacts:
-    """Drop the duplicates among the documents of the stage `clean`. Raises Unavailable (`interrupted`)."""
-    folder, held_out = work.inputs["clean"], HeldOut(work.recipe)
+    """Drop the duplicates among the documents of the stage before. Raises Unavailable (`interrupted`)."""
+    (folder,) = work.inputs.values()
+    held_out = HeldOut(work.recipe)
     seen = Seen(work.recipe.dedupe)
     duplicates: dict[str, Duplicate] = {}
     first = (document for document in read_documents(folder) if document in held_out)
