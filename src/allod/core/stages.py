@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from allod.core.errors import Invalid
+
 Role = Literal["documents", "weights", "evaluation", "export", "beside"]
 
 COLLECTED, LEARNT = "documents", "weights"  # an input by its role: whichever stage before it made them last
@@ -55,6 +57,22 @@ class StageRow:
         return tuple(made_last[one] if one in (COLLECTED, LEARNT) else one for one in self.inputs)
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which clean documents are learnt from: of so many words (`max_words` 0: no bound), of a source under one of
+    `licences` as it says them, and with one of `words` in them. Empty lists ask for nothing; what is held out stays."""
+
+    min_words: int = 0
+    max_words: int = 0
+    licences: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_words <= (self.max_words or self.min_words):
+            message = f"filter: from {self.min_words} to {self.max_words} words there is nothing"
+            raise Invalid(message, code="recipe_range", param="filter.min_words")
+
+
 PROBE = StageRow(name="probe", role="beside", needs_accelerators=True)
 UNPACK = StageRow(name="unpack", role="beside")
 SOURCE = StageRow(name="source", role="documents", records=(SOURCES_FILE, INDEX_FILE), takes=SOURCES, fetches=True)
@@ -64,6 +82,14 @@ EXPORT = StageRow(
 _DOCUMENTS = (
     SOURCE,
     StageRow(name="clean", inputs=("source",), role="documents", records=(REPORT_FILE,)),
+    StageRow(
+        name="filter",
+        inputs=("clean",),
+        role="documents",
+        records=(REPORT_FILE,),
+        is_optional=True,
+        options=Filter,
+    ),
     StageRow(name="dedupe", inputs=(COLLECTED,), role="documents", records=(REPORT_FILE,)),
 )
 

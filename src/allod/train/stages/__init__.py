@@ -6,5 +6,6 @@ pack.py       documents as tokens                            pretrain.py   a fre
 tune.py       it learns to answer                            evaluate.py   what it can do
 export.py     files for the engine                           adapt.py      a LoRA adapter
 export_adapter.py  it, as the engine loads it
+filter.py     of clean documents, those that are wanted
 unpack.py, probe.py  run like stages, and are none: a package's members; minutes as a size
 """
