@@ -78,11 +78,11 @@ class Site:
 
     def nodes_excluded(self, today: date) -> tuple[str, ...]:
         """The nodes not to be used today, by name."""
-        return tuple(sorted({one.node for one in self.exclusions if today <= one.until}))
+        return tuple(sorted({exclusion.node for exclusion in self.exclusions if today <= exclusion.until}))
 
     def exclusions_expired(self, today: date) -> tuple[Exclusion, ...]:
         """What no longer counts: whoever keeps the profile should look at these nodes and at its lines."""
-        return tuple(one for one in self.exclusions if today > one.until)
+        return tuple(exclusion for exclusion in self.exclusions if today > exclusion.until)
 
     def cost_micros(self, *, num_nodes: int, seconds: int) -> int | None:
         """What that many nodes cost for so long, rounded down once; None where no price is set."""

@@ -38,32 +38,33 @@ def find_identifiers(text: str, nation: Nation) -> list[FoundIdentifier]:
     found: list[FoundIdentifier] = []
     for times, reading in enumerate(_readings(text)):
         if not times:
-            found += [FoundIdentifier(one.name, start, end) for one, start, end in _matches(text, nation.identifiers)]
+            matches = _matches(text, nation.identifiers)
+            found += [FoundIdentifier(identifier.name, start, end) for identifier, start, end in matches]
         elif next(_matches(reading, nation.identifiers), None) is not None:
             made = readings.read_with_places(text, times)
-            for one, start, end in _matches(made.text, nation.identifiers):
-                found.append(FoundIdentifier(one.name, made.starts[start], made.ends[end - 1]))
+            for identifier, start, end in _matches(made.text, nation.identifiers):
+                found.append(FoundIdentifier(identifier.name, made.starts[start], made.ends[end - 1]))
     return _without_overlap(sorted(found, key=attrgetter("start")))
 
 
 def _without_overlap(found: list[FoundIdentifier]) -> list[FoundIdentifier]:
     """In place of those that overlap, the first of them, as long as they are together."""
     kept: list[FoundIdentifier] = []
-    for one in found:
-        if kept and one.start < kept[-1].end:
-            kept[-1] = kept[-1]._replace(end=max(kept[-1].end, one.end))
+    for identifier in found:
+        if kept and identifier.start < kept[-1].end:
+            kept[-1] = kept[-1]._replace(end=max(kept[-1].end, identifier.end))
         else:
-            kept.append(one)
+            kept.append(identifier)
     return kept
 
 
 def markings_in(text: str, nation: Nation) -> frozenset[str]:
     """The markings that `text` must carry for what `find_identifiers` finds in it, and often sooner."""
-    possible = {one.marking for one in nation.identifiers}
+    possible = {identifier.marking for identifier in nation.identifiers}
     found: set[str] = set()
     for reading in _readings(text):
-        for one, _, _ in _matches(reading, nation.identifiers):
-            found.add(one.marking)
+        for identifier, _, _ in _matches(reading, nation.identifiers):
+            found.add(identifier.marking)
             if found == possible:
                 return frozenset(found)
     return frozenset(found)
@@ -87,12 +88,12 @@ def _matches(text: str, identifiers: tuple[Identifier, ...]) -> Iterator[tuple[I
         place = 0
         while candidate := search.scan.search(near, place):
             place = candidate.start() + 1
-            for one, pattern in search.rows:
+            for identifier, pattern in search.rows:
                 match = pattern.match(near, place)
                 if match is None:
                     continue
-                if not checks_left or CHECKS[one.check](match[0].translate(_SEPARATORS)):
-                    yield one, start + match.start() - 1, start + match.end() - 1
+                if not checks_left or CHECKS[identifier.check](match[0].translate(_SEPARATORS)):
+                    yield identifier, start + match.start() - 1, start + match.end() - 1
                     place = match.end()
                     break
                 checks_left -= 1
@@ -111,14 +112,14 @@ class _IdentifierSearch(NamedTuple):
 @lru_cache(maxsize=16)
 def _compile(identifiers: tuple[Identifier, ...], nothing: str) -> _IdentifierSearch:
     """For texts in which `nothing`, if that is a character, stands for what shows nothing: four times the work."""
-    reach = max(longest(one.pattern) for one in identifiers) * (2 if nothing else 1)
-    rows = [(one, f"{widened(one.pattern, nothing)}(?![A-Z0-9])") for one in identifiers]
+    reach = max(longest(identifier.pattern) for identifier in identifiers) * (2 if nothing else 1)
+    rows = [(identifier, f"{widened(identifier.pattern, nothing)}(?![A-Z0-9])") for identifier in identifiers]
     scan = "|".join(pattern for _, pattern in rows)
     return _IdentifierSearch(
         reach,
         re.compile(f"[0-9]+(?:[^0-9]{{1,{reach}}}+[0-9]+)*+"),  # possessive: there is nothing to try again
         re.compile(f"[^A-Z0-9](?={scan})"),
-        [(one, re.compile(pattern)) for one, pattern in rows],
+        [(identifier, re.compile(pattern)) for identifier, pattern in rows],
     )
 
 

@@ -117,9 +117,9 @@ class LocalExecutor:
 def _family(pid: int) -> list[int]:
     """A process and its descendants: torchrun puts each rank into a session of its own, so no group holds them all."""
     family = [pid]
-    for one in family:  # which grows on the way
+    for member in family:  # which grows on the way
         with suppress(OSError):
-            for children in Path(f"/proc/{one}/task").glob("*/children"):
+            for children in Path(f"/proc/{member}/task").glob("*/children"):
                 family += map(int, children.read_text().split())
     return family
 

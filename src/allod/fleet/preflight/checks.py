@@ -84,12 +84,12 @@ def check(asked: RunRequirements, facts: ProbeResult, site: Site, *, today: date
         lambda: _nodes(facts, site, today),
         lambda: _terms(asked, asked.jurisdiction or site.jurisdiction),
     )
-    return [finding for one in checks for finding in one()]
+    return [finding for check in checks for finding in check()]
 
 
 def refuse_unless_ready(findings: Sequence[PreflightFinding]) -> None:
     """Raise Denied (`preflight_refused`) with all reasons if any finding forbids the run."""
-    reasons = [f"{one.check}: {one.reason}" for one in findings if one.severity is Severity.REFUSED]
+    reasons = [f"{finding.check}: {finding.reason}" for finding in findings if finding.severity is Severity.REFUSED]
     if reasons:
         raise Denied(
             "this run may not begin here: " + "; ".join(reasons),
@@ -179,11 +179,15 @@ def _price(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
 
 def _nodes(facts: ProbeResult, site: Site, today: date) -> list[PreflightFinding]:
     findings = [
-        PreflightFinding("nodes", Severity.NOTED, f"{one.node} is no longer excluded, since {one.until}: {one.reason}")
-        for one in site.exclusions_expired(today)
+        PreflightFinding(
+            "nodes", Severity.NOTED, f"{back.node} is no longer excluded, since {back.until}: {back.reason}"
+        )
+        for back in site.exclusions_expired(today)
     ]
-    bad = [one for one in site.exclusions if one.until >= today and one.node in (facts.nodes or ())]
-    findings += [_judge("nodes", False, f"{one.node} is excluded until {one.until}: {one.reason}") for one in bad]
+    excluded = [each for each in site.exclusions if each.until >= today and each.node in (facts.nodes or ())]
+    findings += [
+        _judge("nodes", False, f"{each.node} is excluded until {each.until}: {each.reason}") for each in excluded
+    ]
     return findings
 
 

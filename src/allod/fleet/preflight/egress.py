@@ -14,10 +14,10 @@ def reach(addresses: Collection[str], *, timeout_s: float = TIMEOUT_S) -> tuple[
     found: list[str] = []
     # Daemons: a name service that never answers must not hold up the end of the process.
     tries = [threading.Thread(target=_try, args=(address, timeout_s, found), daemon=True) for address in set(addresses)]
-    for one in tries:
-        one.start()
-    for one in tries:
-        one.join(2 * timeout_s)
+    for thread in tries:
+        thread.start()
+    for thread in tries:
+        thread.join(2 * timeout_s)
     return tuple(sorted(found))
 
 

@@ -31,7 +31,7 @@ with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     import torch
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-reason = "; ".join(str(one.message) for one in said)
+reason = "; ".join(str(warning.message) for warning in said)
 built = torch.version.cuda or torch.version.hip
 print(json.dumps([count, reason or f"torch {torch.__version__} is built for {built or 'CPUs only'}"]))
 """

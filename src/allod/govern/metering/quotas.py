@@ -148,7 +148,7 @@ class Quotas:
             for window in windows:
                 self._slices.tidy(window, self._now_ms)
             with self._lock:
-                if not account.running and all(one.until_ms <= self._now_ms for one in account.current.values()):
+                if not account.running and all(window.until_ms <= self._now_ms for window in account.current.values()):
                     self._accounts.pop(account.tenant.id, None)
         self._slices.return_all(self._now_ms)
 

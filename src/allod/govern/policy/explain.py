@@ -41,7 +41,7 @@ class Explanation:
             return f"The policy could not be evaluated: {self.decision.fault}"
         if not self.changes:
             return "No one change and no two changes would make it permitted."
-        return f"It would be permitted with {'; or with '.join(' and '.join(one) for one in self.changes)}."
+        return f"It would be permitted with {'; or with '.join(' and '.join(changes) for changes in self.changes)}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,8 +114,11 @@ def _choices(parts: _Parts, rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
     random = Random(0)  # noqa: S311 - a sample that can be repeated, not a secret
     for left, right in combinations(parts, 2):
         pairs = list(product(parts[left][1:], parts[right][1:]))
-        for one, other in [*pairs[-1:], *random.sample(pairs, min(len(pairs), MAX_PAIRS))]:  # the extremes for certain
-            yield {**plain, left: one, right: other}
+        for value, other in [
+            *pairs[-1:],
+            *random.sample(pairs, min(len(pairs), MAX_PAIRS)),
+        ]:  # the extremes for certain
+            yield {**plain, left: value, right: other}
     for rule in rules:
         near = _near(rule, parts, plain)
         yield {name: values[0] for name, values in near.items()}

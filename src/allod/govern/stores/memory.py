@@ -54,9 +54,8 @@ class MemoryStore:
 
     def tenants(self, *, after: str = "", limit: int = 100, include_archived: bool = False) -> list[Tenant]:
         with self._lock:
-            return _page(
-                (one for one in self._tenants.values() if include_archived or one.archived_ms is None), after, limit
-            )
+            tenants = self._tenants.values()
+            return _page((each for each in tenants if include_archived or each.archived_ms is None), after, limit)
 
     def put_tenant(self, tenant: Tenant, event: Event) -> None:
         with self._changing(event) as number:
@@ -74,8 +73,8 @@ class MemoryStore:
 
     def _check_name(self, tenant: Tenant) -> None:
         name = folded(tenant.name)
-        for one in (self._tenant_named.get(name), name if name in self._tenants else None):
-            if one not in (None, tenant.id):
+        for holder in (self._tenant_named.get(name), name if name in self._tenants else None):
+            if holder not in (None, tenant.id):
                 raise rules.same_name(tenant.name)
 
     def account(self, tenant_id: str, account_id: str) -> Account:
@@ -86,7 +85,7 @@ class MemoryStore:
 
     def accounts(self, tenant_id: str, *, after: str = "", limit: int = 100) -> list[Account]:
         with self._lock:
-            return _page((one for one in self._accounts.values() if one.tenant_id == tenant_id), after, limit)
+            return _page((each for each in self._accounts.values() if each.tenant_id == tenant_id), after, limit)
 
     def put_account(self, account: Account, event: Event) -> None:
         with self._changing(event):
@@ -180,7 +179,7 @@ class MemoryStore:
         rules.check_lease(amount=amount, limit=limit, window=window)
         with self._lock:
             windows = self._leases[tenant_id, meter]
-            for old in [one for one in windows if one < window - rules.NUM_WINDOWS_KEPT]:
+            for old in [number for number in windows if number < window - rules.NUM_WINDOWS_KEPT]:
                 del windows[old]
             grants = windows.setdefault(window, defaultdict(int))
             grant = rules.grant(amount=amount, limit=limit, taken=sum(grants.values()))
@@ -200,8 +199,8 @@ class MemoryStore:
             ledger = self._ledger[origin]
             for bucket, totals in sum_charges(charges).items():
                 ledger[bucket] = ledger.get(bucket, Totals()) + totals
-            for one in charges:
-                self._last_used[one.key_id] = max(one.start_ms, self._last_used.get(one.key_id, 0))
+            for charge in charges:
+                self._last_used[charge.key_id] = max(charge.start_ms, self._last_used.get(charge.key_id, 0))
             self._positions[origin] = position
 
     def position(self, origin: str) -> Position | None:

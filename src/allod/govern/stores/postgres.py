@@ -110,7 +110,7 @@ class PostgresDatabase:
 def _with_tls(given: dict[str, str]) -> dict[str, str]:
     """The options, with a verified server wherever they lead off this machine. Raises Invalid for less."""
     everything = {
-        one.keyword.decode(): one.val.decode() for one in Conninfo.get_defaults() if one.val is not None
+        option.keyword.decode(): option.val.decode() for option in Conninfo.get_defaults() if option.val is not None
     } | given
     hosts = everything.get("host", "").split(",") + everything.get("hostaddr", "").split(",")
     if all(_is_here(host) for host in hosts):

@@ -52,7 +52,7 @@ def _read(text: str, make: Callable[[dict[str, Any]], _Value]) -> _Value:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, Mapping):

@@ -65,8 +65,8 @@ class SqlStore(SqlLedger):
         """See `TenantStore.put_tenant`."""
         with self._changing(event) as (run, number):
             old = [tenant_from(body) for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
-            for one in old:
-                rules.check_tenant_change(one, tenant)
+            for before in old:
+                rules.check_tenant_change(before, tenant)
             if rules.checks_name(old[0] if old else None, tenant):
                 _check_name(run, tenant)
             keep_name(run, tenant)
@@ -146,13 +146,13 @@ class SqlStore(SqlLedger):
         """See `TenantStore.put_key`."""
         with self._changing(event) as (run, number):
             old = [key_from(body) for (body,) in run("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
-            if any(one.tenant_id != key.tenant_id for one in old):
+            if any(before.tenant_id != key.tenant_id for before in old):
                 raise rules.not_found("key", "key_id")
-            for one in old:
-                rules.check_key_change(one, key)
+            for before in old:
+                rules.check_key_change(before, key)
             if key.tenant_id is not None:
                 _tenant(run, key.tenant_id)
-                if key.account_id is not None and all(one.account_id != key.account_id for one in old):
+                if key.account_id is not None and all(before.account_id != key.account_id for before in old):
                     _account(run, key.tenant_id, key.account_id)
             if run("SELECT 1 FROM api_keys WHERE digest = :digest AND id <> :id", digest=key.digest, id=key.id):
                 raise rules.exists("key", "digest")

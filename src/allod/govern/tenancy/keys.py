@@ -251,7 +251,7 @@ def default_label(tenant: Tenant, nation: Nation) -> Label:
 
 def check_not_last_admin(key: Key, admin_keys: Iterable[Key]) -> None:
     """Raise Invalid (`last_admin_key`) if without `key` none of these would be left that lasts: who could make one?"""
-    if not any(one.id != key.id and one.revoked_ms is None and one.expires_ms is None for one in admin_keys):
+    if not any(other.id != key.id and other.revoked_ms is None and other.expires_ms is None for other in admin_keys):
         raise Invalid(
             "this is the last admin key that does not expire",
             code="last_admin_key",

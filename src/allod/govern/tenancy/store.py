@@ -70,7 +70,7 @@ class Totals:
         )
 
 
-TOTALS = tuple(one.name for one in fields(Totals))
+TOTALS = tuple(item.name for item in fields(Totals))
 
 
 class Bucket(NamedTuple):

@@ -29,17 +29,19 @@ class Made(NamedTuple):
 def growth_fault(tree: nodes.Template) -> tuple[nodes.Node, str] | None:
     """Where a template grows too much, and why; None where it does not. Names in its macros are changed by this."""
     made = _Makings(tree).made
-    rings = _rings({name: {each for one in makings for each in one.of} for name, makings in made.items()})
+    rings = _rings({name: {each for making in makings for each in making.of} for name, makings in made.items()})
     grown: dict[str, int] = {}
     for ring in rings:  # each after what it is made of
         most = 1
         for name in ring:
-            for one in made.get(name, ()):
-                if sum(times for each, times in one.of.items() if each in ring) > 1:
-                    return one.node, f"{_show(name)} is made of itself twice{_by_way_of(ring - {name})}"
-                most = max(most, sum(times * grown.get(each, 1) for each, times in one.of.items() if each not in ring))
+            for making in made.get(name, ()):
+                if sum(times for each, times in making.of.items() if each in ring) > 1:
+                    return making.node, f"{_show(name)} is made of itself twice{_by_way_of(ring - {name})}"
+                most = max(
+                    most, sum(times * grown.get(each, 1) for each, times in making.of.items() if each not in ring)
+                )
                 if most > MAX_GROWN:
-                    return one.node, f"{_show(name)} is made of what there is {most} times"
+                    return making.node, f"{_show(name)} is made of what there is {most} times"
         grown |= dict.fromkeys(ring, most)
     return None
 
