@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,25 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
     run.stage("evaluate", {"evaluation.json": b"{}"}, inputs=["pretrain"])
     run.stage("export", {"a.gguf": b"a"}, inputs=["tune", "evaluate"])
     assert "other weights were evaluated" in refused(stages_in(run.folder))
+
+
+def test_a_stage_that_may_be_left_out_counts_where_it_is_there(tmp_path: Path) -> None:
+    """A chain through a filter holds, and one that goes past it does not: nobody filters for show."""
+    run = adapter_run(tmp_path / "run")
+    run.stage("filter", {"report.json": b"{}"}, inputs=["clean"])
+    assert "the stage filter went into nothing" in refused(stages_in(run.folder))
+    through = FinishedRun(tmp_path / "through")
+    corpus(through)
+    shutil.rmtree(through.folder / "dedupe")
+    through.stage("filter", {"report.json": b"{}"}, inputs=["clean"])
+    through.stage("dedupe", {"report.json": b"{}"}, inputs=["filter"])
+    base = source_input(
+        name="base", sha256=BASE_DIGEST, licence="MIT", jurisdiction="GB", origin="us", date="", package=""
+    )
+    through.stage("adapt", {"adapter_model.safetensors": b"1"}, inputs=["dedupe"], given=[base])
+    through.stage("export_adapter", {"adapter.gguf": b"a"}, inputs=["dedupe", "adapt"])
+    chain = chain_of(stages_in(through.folder).values())
+    assert chain.keeping("report.json") == ["clean", "filter", "dedupe"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["stages"], ids=["source", "clean"])

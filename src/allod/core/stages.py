@@ -1,7 +1,7 @@
 """The stages of training, one row each: what a stage takes in, what it is for, and what is kept of it.
 
-    source → clean → dedupe → tokenizer → pack → pretrain → tune → evaluate → export        a model of one's own
-    source → clean → dedupe → adapt → export_adapter                                        an adapter of another's
+    source → clean → (filter) → dedupe → tokenizer → pack → pretrain → (tune) → evaluate → export    a model
+    source → clean → (filter) → dedupe → adapt → export_adapter                                      an adapter
 
 Who trains adds to a row what the stage computes with (`train/pipeline.py`). Who verifies, releases, or places jobs on
 machines reads the rows and knows no stage by its name.
