@@ -47,7 +47,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How fast. None: no limit. Nought is refused: who may do nothing is archived or revoked, and can be seen to be."""
+    """How fast a tenant may ask. None: no limit. 0 is refused: who may ask nothing is archived, where it is seen."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
