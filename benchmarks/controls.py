@@ -23,7 +23,7 @@ from allod.govern.policy.decision import default_text, load_policy
 from allod.govern.policy.request import Model, PolicySite
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing
-from allod.govern.tenancy.tenants import Budget, Event, Key, Quota, Tenant, api_key_digest, new_id
+from allod.govern.tenancy.tenants import AuditEvent, Budget, Key, Quota, Tenant, api_key_digest, new_id
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
@@ -50,10 +50,10 @@ def filled_store() -> MemoryStore:
             quota=Quota(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent=100),
             budgets=(Budget("day", tokens=10**15),),
         )
-        store.put_tenant(tenant, Event(new_id("audit_log-"), 0, "project.created", "benchmark"))
+        store.put_tenant(tenant, AuditEvent(new_id("audit_log-"), 0, "project.created", "benchmark"))
         digest = api_key_digest(secret_of(number))
         key = Key(f"key_{number:024x}", tenant.id, "a key", digest, secret_of(number)[-4:], 0)
-        store.put_key(key, Event(new_id("audit_log-"), 0, "api_key.created", "benchmark"))
+        store.put_key(key, AuditEvent(new_id("audit_log-"), 0, "api_key.created", "benchmark"))
     return store
 
 

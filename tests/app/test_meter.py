@@ -23,7 +23,7 @@ from allod.core.times import day_of
 from allod.govern.metering.ledger import ERASED, Ledger
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Changes, Position, Totals
-from allod.govern.tenancy.tenants import Charge, Event, Key, Tenant, api_key_digest
+from allod.govern.tenancy.tenants import AuditEvent, Charge, Key, Tenant, api_key_digest
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Entry, Log, open_log
@@ -79,10 +79,10 @@ class Books:
         self.log: Log = open_log(self.place / "log", KEY, self.calls)
         self.day_keys = DayKeys(self.place / "days")
         for tenant in TENANTS:
-            event = Event(f"e-{tenant}", 1, "project.created", "test")
+            event = AuditEvent(f"e-{tenant}", 1, "project.created", "test")
             self.store.put_tenant(Tenant(tenant, tenant, 1), event)
             digest = api_key_digest(tenant)
-            event = Event(f"k-{tenant}", 1, "api_key.created", "test")
+            event = AuditEvent(f"k-{tenant}", 1, "api_key.created", "test")
             self.store.put_key(Key(f"key_{tenant}", tenant, "k", digest, "1234", 1), event)
         self.restart()
 
@@ -427,7 +427,7 @@ def test_what_was_erased_is_nobodys_and_still_counts(books: Books, *, restarts: 
 def test_a_tenant_that_was_archived_is_still_charged(books: Books) -> None:
     """For what it used before."""
     books.write(2)
-    books.store.put_tenant(replace(books.store.tenant("a"), archived_ms=5), Event("e", 1, "project.archived", "t"))
+    books.store.put_tenant(replace(books.store.tenant("a"), archived_ms=5), AuditEvent("e", 1, "project.archived", "t"))
     books.restart()
     books.meter.catch_up()
     assert books.by_key() == {("a", "key_a"): 2}

@@ -28,7 +28,7 @@ from allod.govern.policy.decision import default_text
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.stores.sqlite import sqlite_store
 from allod.govern.tenancy.store import Position
-from allod.govern.tenancy.tenants import LOCAL, ORGANIZATION_MICROS, Budget, Event, Tenant, new_id, organization
+from allod.govern.tenancy.tenants import LOCAL, ORGANIZATION_MICROS, AuditEvent, Budget, Tenant, new_id, organization
 from allod.prove.tlog.log import Entry
 from allod.settings.tree import Settings, TenantsOptions
 
@@ -53,8 +53,8 @@ def num_open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def event() -> Event:
-    return Event(new_id("audit_log-"), 1, "project.updated", "test")
+def event() -> AuditEvent:
+    return AuditEvent(new_id("audit_log-"), 1, "project.updated", "test")
 
 
 def write_receipts(found: Opened, num: int) -> None:

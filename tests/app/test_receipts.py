@@ -18,7 +18,7 @@ from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.core.times import DAY_MS, day_of
 from allod.govern.stores.memory import MemoryStore
-from allod.govern.tenancy.tenants import Event, Tenant
+from allod.govern.tenancy.tenants import AuditEvent, Tenant
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Entry, Log, open_log
@@ -54,7 +54,7 @@ class Realm:
         self.day_keys = DayKeys(self.days)
         self.store = MemoryStore()
         for tenant in TENANTS:
-            event = Event(f"audit_log-{tenant}", START_MS, "project.created", "test")
+            event = AuditEvent(f"audit_log-{tenant}", START_MS, "project.created", "test")
             self.store.put_tenant(Tenant(id=tenant, name=tenant.upper(), created_ms=START_MS), event)
         self.num = 0
 

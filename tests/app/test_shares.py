@@ -12,7 +12,7 @@ from allod.app.gateway.shares import MONTH_KEPT_MS, Limit, Shares, Sharing
 from allod.core.times import DAY_MS
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Position
-from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Budget, Charge, Event, Quota, Tenant, new_id
+from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, AuditEvent, Budget, Charge, Quota, Tenant, new_id
 from allod.serve.fair_scheduler import Standing
 
 NOW_MS = 1_795_348_830_000  # 2026-11-22 12:00:30 UTC
@@ -27,8 +27,8 @@ class Office:
         self.shares = Shares(self.store, model="m")
         self.num_charged = 0
 
-    def event(self) -> Event:
-        return Event(new_id("audit_log-"), NOW_MS, "project.updated", "test")
+    def event(self) -> AuditEvent:
+        return AuditEvent(new_id("audit_log-"), NOW_MS, "project.updated", "test")
 
     def tenant(self, name: str, **terms: Any) -> None:
         self.store.put_tenant(Tenant(id=name, name=name, created_ms=0, **terms), self.event())

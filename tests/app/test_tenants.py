@@ -18,7 +18,7 @@ from allod.core.errors import Denied, Invalid
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import LOCAL, Event, Key, Scope, api_key_digest, local_tenant, new_id
+from allod.govern.tenancy.tenants import LOCAL, AuditEvent, Key, Scope, api_key_digest, local_tenant, new_id
 from allod.settings.files import load_nation
 from allod.settings.tree import RealmOptions, Settings, TenantsOptions
 
@@ -57,8 +57,8 @@ def opens(store: TenantStore, secret: str) -> bool:
     return True
 
 
-def event() -> Event:
-    return Event(new_id("audit_log-"), 1, "api_key.updated", "test")
+def event() -> AuditEvent:
+    return AuditEvent(new_id("audit_log-"), 1, "api_key.updated", "test")
 
 
 @pytest.fixture

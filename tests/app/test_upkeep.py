@@ -34,8 +34,8 @@ from allod.govern.tenancy.store import Position, TenantStore
 from allod.govern.tenancy.tenants import (
     LOCAL,
     ORGANIZATION_MICROS,
+    AuditEvent,
     Budget,
-    Event,
     Key,
     Quota,
     Tenant,
@@ -108,8 +108,8 @@ class Kept:
     allowance: Allowance
     upkeep: Upkeep
 
-    def event(self) -> Event:
-        return Event(new_id("audit_log-"), 1, "api_key.updated", "test")
+    def event(self) -> AuditEvent:
+        return AuditEvent(new_id("audit_log-"), 1, "api_key.updated", "test")
 
     def new_key(self, **changes: Any) -> tuple[str, Key]:
         """A key that was put in the store by another process."""

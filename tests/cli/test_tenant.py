@@ -22,8 +22,8 @@ from allod.core.statements.receipt import statement_bytes
 from allod.core.times import now_ms
 from allod.govern.policy.decision import default_text
 from allod.govern.tenancy.store import Position, TenantStore
+from allod.govern.tenancy.tenants import AuditEvent as AuditEvent
 from allod.govern.tenancy.tenants import Budget, Charge, Key, Quota, Scope, api_key_digest, local_tenant, new_id
-from allod.govern.tenancy.tenants import Event as AuditEvent
 from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.tlog.log import Entry, open_log
 

@@ -16,7 +16,7 @@ from tests.contracts.postgres import WHY_NOT
 from allod.core.errors import Invalid, Unavailable
 from allod.govern.stores.sqlite import sqlite_store
 from allod.govern.tenancy.store import TOTALS, TenantStore, Totals
-from allod.govern.tenancy.tenants import Account, Budget, Charge, Event, Key, Quota, Scope, Tenant, api_key_digest
+from allod.govern.tenancy.tenants import Account, AuditEvent, Budget, Charge, Key, Quota, Scope, Tenant, api_key_digest
 
 BEYOND = 2**53
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -51,8 +51,8 @@ def open_store(kind: str, address: str) -> TenantStore:
 numbers = iter(range(10**9))
 
 
-def event(**fields: Any) -> Event:
-    return Event(
+def event(**fields: Any) -> AuditEvent:
+    return AuditEvent(
         **{"id": f"audit_log-{next(numbers)}", "at_ms": 1, "kind": "project.created", "actor": "test", **fields}
     )
 

@@ -20,7 +20,7 @@ from allod.govern.tenancy.store import Changes
 from allod.govern.tenancy.tenants import (
     ADMIN_PREFIX,
     USE_PREFIX,
-    Event,
+    AuditEvent,
     Key,
     Scope,
     Tenant,
@@ -154,8 +154,8 @@ class Realm:
         self.store.put_key(key, self.event())
         self.ring.refresh(self.store)
 
-    def event(self) -> Event:
-        return Event(new_id("audit_log-"), NOW_MS, "api_key.created", "test")
+    def event(self) -> AuditEvent:
+        return AuditEvent(new_id("audit_log-"), NOW_MS, "api_key.created", "test")
 
     def is_let_in(self, secret: str, now_ms: int = NOW_MS) -> bool:
         try:

@@ -16,9 +16,9 @@ from allod.govern.tenancy.tenants import (
     LOCAL,
     USE_PREFIX,
     Account,
+    AuditEvent,
     Budget,
     Charge,
-    Event,
     Key,
     Quota,
     Scope,
@@ -45,8 +45,8 @@ def account(**fields: Any) -> Account:
     return Account(**{**given, **fields})
 
 
-def event(**fields: Any) -> Event:
-    return Event(**{"id": "audit_log-1", "at_ms": 1, "kind": "project.created", "actor": "key_1", **fields})
+def event(**fields: Any) -> AuditEvent:
+    return AuditEvent(**{"id": "audit_log-1", "at_ms": 1, "kind": "project.created", "actor": "key_1", **fields})
 
 
 def charge(**fields: Any) -> Charge:

@@ -31,7 +31,7 @@ from allod.core.nations.nation import Marking, Nation
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.store import Position, Totals
-from allod.govern.tenancy.tenants import Charge, Event, Key, Quota, Tenant, api_key_digest, local_tenant
+from allod.govern.tenancy.tenants import AuditEvent, Charge, Key, Quota, Tenant, api_key_digest, local_tenant
 from allod.web.admin.handlers import ENDINGS, PREFIX, Admin
 from allod.web.http.asgi import Application, Call, Handler, Route
 from allod.web.http.metrics import Metrics
@@ -201,8 +201,10 @@ class SlowStore(MemoryStore):
 
 def new_office(store: MemoryStore | None = None) -> Office:
     store = store or MemoryStore()
-    store.put_tenant(local_tenant(NOW_MS - 1000), Event("e-local", NOW_MS - 1000, "project.created", "start", "local"))
-    store.put_key(FIRST_KEY, Event("e-admin", NOW_MS - 1000, "api_key.created", "start"))
+    store.put_tenant(
+        local_tenant(NOW_MS - 1000), AuditEvent("e-local", NOW_MS - 1000, "project.created", "start", "local")
+    )
+    store.put_key(FIRST_KEY, AuditEvent("e-admin", NOW_MS - 1000, "api_key.created", "start"))
     return Office(store)
 
 
@@ -824,7 +826,7 @@ async def test_a_list_is_read_backwards(office: Office, limit: int) -> None:
         assert [entry["id"] for entry in page["data"]] == whole[max(0, index - limit) : index]
         assert page["has_more"] == (index > limit)
     tenant = replace(local_tenant(NOW_MS), model_quotas={"gone": Quota(concurrent=1)})
-    office.store.put_tenant(tenant, Event("e", NOW_MS, "project.updated", "start", "local"))
+    office.store.put_tenant(tenant, AuditEvent("e", NOW_MS, "project.updated", "start", "local"))
     page = await office.page("projects/local/rate_limits", limit=limit, before="rl-vectors")
     assert [entry["id"] for entry in page["data"]] == ["rl-chatty", "rl-gone"][-limit:]
     assert page["has_more"] == (limit == 1)
@@ -897,12 +899,12 @@ async def test_filters_of_the_audit_log(
     """Each filter by itself and together, however the store's answer is cut; times are whole seconds."""
     monkeypatch.setattr("allod.web.admin.audit._BATCH", batch)
     store = MemoryStore()
-    store.put_key(FIRST_KEY, Event("e-first", 1000, "login.succeeded", "start"))
+    store.put_key(FIRST_KEY, AuditEvent("e-first", 1000, "login.succeeded", "start"))
     rows = [("a", 1, "project.created"), ("c", 2, "project.created"), ("b", 1, "project.created")]
     for number, (project, actor, kind) in enumerate([*rows, ("b", 2, "project.updated"), (None, 1, "api_key.created")]):
         at_ms = (10 + number) * 1000 + 999
         details = {"id": project or "k"}
-        event = Event(f"e{number}", at_ms, kind, f"key_{actor}", project, details)
+        event = AuditEvent(f"e{number}", at_ms, kind, f"key_{actor}", project, details)
         store.put_setting("x", "y", event)
     office = Office(store)
     found = await office.listed(shapes.AuditLogListResponse, "audit_logs", **query)

@@ -26,7 +26,7 @@ from allod.engine.adapters.echo import EchoEngine
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import Engine
 from allod.engine.replicas.sealed import Replica, ReplicaOptions
-from allod.govern.tenancy.tenants import Event, local_tenant, new_id
+from allod.govern.tenancy.tenants import AuditEvent, local_tenant, new_id
 from allod.seal.launch import SealOptions
 from allod.web.http.asgi import Application
 from allod.web.routes import application
@@ -244,7 +244,7 @@ async def test_one_tenants_unsafe_day_key_is_its_own_trouble(tmp_path: Path) -> 
 
     async def test(client: Client) -> None:
         other = replace(local_tenant(1), id="other", name="Other")
-        made = Event(new_id("audit_log-"), 1, "project.created", "test")
+        made = AuditEvent(new_id("audit_log-"), 1, "project.created", "test")
         await asyncio.to_thread(client.realm.store.put_tenant, other, made)
         await asyncio.to_thread(client.realm.take_up_news)
         await asyncio.to_thread(day_key_file, client.realm, 0o644, bytes(32))

@@ -130,7 +130,7 @@ def _fold(run: re.Match[str]) -> str:
     return run[0].translate(_FOLDS)
 
 
-class Reading(NamedTuple):
+class PlainReading(NamedTuple):
     """`text` as it is read; `starts[i]` and `ends[i]` are where its character i comes from."""
 
     text: str
@@ -138,7 +138,7 @@ class Reading(NamedTuple):
     ends: list[int]
 
 
-def read_with_places(text: str, times: int = 1) -> Reading:
+def read_with_places(text: str, times: int = 1) -> PlainReading:
     """The same, so many times one after another, with the places: some twenty times the work."""
     made: list[str] = []
     starts: list[int] = []
@@ -152,9 +152,9 @@ def read_with_places(text: str, times: int = 1) -> Reading:
             starts.append(part.start())
             ends.append(part.end())
     if times == 1:
-        return Reading("".join(made), starts, ends)
+        return PlainReading("".join(made), starts, ends)
     again = read_with_places("".join(made), times - 1)
-    return Reading(again.text, [starts[start] for start in again.starts], [ends[end - 1] for end in again.ends])
+    return PlainReading(again.text, [starts[start] for start in again.starts], [ends[end - 1] for end in again.ends])
 
 
 def _unescape(escape: re.Match[str]) -> str:

@@ -31,7 +31,7 @@ class CatalogueEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MachinePace:
     """Seconds per token of the reference model (the catalogue's first) on this machine."""
 
     prefill_s: float
@@ -47,12 +47,12 @@ def find(catalogue: Sequence[CatalogueEntry], name: str) -> CatalogueEntry:
     raise Invalid(f"no model {name!r} in the catalogue", code="model_unknown", hint=f"there are: {known}")
 
 
-def first_answer_s(entry: CatalogueEntry, pace: Pace) -> float:
+def first_answer_s(entry: CatalogueEntry, pace: MachinePace) -> float:
     """Predicted seconds to a whole first answer."""
     return PROMPT_TOKENS * pace.prefill_s * entry.prefill_cost + ANSWER_TOKENS * pace.decode_s * entry.decode_cost
 
 
-def best_for(catalogue: Sequence[CatalogueEntry], pace: Pace) -> CatalogueEntry:
+def best_for(catalogue: Sequence[CatalogueEntry], pace: MachinePace) -> CatalogueEntry:
     """The last, so the best, entry that answers within PATIENCE_S; the first where none does."""
     bearable = [entry for entry in catalogue if first_answer_s(entry, pace) <= PATIENCE_S]
     return bearable[-1] if bearable else catalogue[0]

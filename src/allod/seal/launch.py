@@ -58,7 +58,7 @@ class SealOptions:
     prints goes to `output_fd` where that is given. One that `hears` reads what `tell` says, any other nothing.
     `max_memory_bytes` is what each of its processes may reserve. An island may also execute `execute_paths` and make in
     `scratch_dir` what it likes. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit`
-    leaves parts out, for the suite; with `accepts_omitted` a start goes on where exactly those are missing.
+    leaves parts out, for the suite; with `accepts_omitted` it starts without those, but not without any other.
     """
 
     command: tuple[str, ...]

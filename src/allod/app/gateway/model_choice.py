@@ -8,7 +8,7 @@ from pathlib import Path
 from allod.app.home import Home
 from allod.core.digests import digest_of_hex
 from allod.core.files.whole import write_whole
-from allod.model.catalogue import CatalogueEntry, Pace, best_for
+from allod.model.catalogue import CatalogueEntry, MachinePace, best_for
 from allod.model.store import Store
 from allod.settings.files import load_catalogue
 from allod.settings.tree import Settings
@@ -44,16 +44,16 @@ def entry_of(name: str, catalogue: tuple[CatalogueEntry, ...]) -> CatalogueEntry
     return next((one for one in catalogue if name in (one.name, digest_of_hex(one.sha256))), None)
 
 
-def kept_pace(settings: Settings) -> Pace | None:
+def kept_pace(settings: Settings) -> MachinePace | None:
     """What was measured of this machine; None where nothing was, or it cannot be read."""
     try:
         kept = json.loads(_pace_file(settings).read_text())
-        return Pace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
+        return MachinePace(prefill_s=float(kept["prefill_s"]), decode_s=float(kept["decode_s"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def keep_pace(settings: Settings, pace: Pace) -> None:
+def keep_pace(settings: Settings, pace: MachinePace) -> None:
     """Measure no more at the next start."""
     write_whole(_pace_file(settings), json.dumps({"prefill_s": pace.prefill_s, "decode_s": pace.decode_s}) + "\n")
 

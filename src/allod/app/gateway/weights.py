@@ -16,7 +16,7 @@ from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.engine.engine import Engine
-from allod.model.catalogue import CatalogueEntry, Pace, best_for
+from allod.model.catalogue import CatalogueEntry, MachinePace, best_for
 from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.prove.tlog.begun import is_begun
@@ -160,7 +160,7 @@ def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress:
     return best_for(catalogue, pace)
 
 
-async def _measure(settings: Settings, weights: Weights) -> Pace:
+async def _measure(settings: Settings, weights: Weights) -> MachinePace:
     """Seconds per token of the reference model, prompt and answer apart. Runs in the seal, like everything."""
     text = " ".join(f"{number} times {number} is {number * number}." for number in range(40))
     async with run_engine(settings, weights) as engine:
@@ -168,7 +168,9 @@ async def _measure(settings: Settings, weights: Weights) -> Pace:
         first_s, _, usage = await _time_answer(engine, text, num_tokens=1)
         whole_s, until_first_s, answered = await _time_answer(engine, text, num_tokens=33)
     num_decoded = max(answered.completion_tokens - 1, 1)
-    return Pace(prefill_s=first_s / max(usage.prompt_tokens, 1), decode_s=(whole_s - until_first_s) / num_decoded)
+    return MachinePace(
+        prefill_s=first_s / max(usage.prompt_tokens, 1), decode_s=(whole_s - until_first_s) / num_decoded
+    )
 
 
 async def _time_answer(engine: Engine, text: str, *, num_tokens: int) -> tuple[float, float, Usage]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from allod.core.shown_text import folded
 from allod.govern.stores import rules
 from allod.govern.tenancy.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, sum_charges
-from allod.govern.tenancy.tenants import Account, Charge, Event, Key, Tenant
+from allod.govern.tenancy.tenants import Account, AuditEvent, Charge, Key, Tenant
 
 _Row = TypeVar("_Row", Tenant, Account, Key)
 
@@ -31,7 +31,7 @@ class MemoryStore:
         self._keys: dict[str, Key] = {}
         self._key_versions: dict[str, int] = {}
         self._key_of_digest: dict[str, str] = {}
-        self._events: dict[str, Event] = {}  # oldest first
+        self._events: dict[str, AuditEvent] = {}  # oldest first
         self._settings: dict[str, str] = {}
         self._leases: dict[tuple[str, str], dict[int, dict[str, int]]] = defaultdict(dict)
         self._ledger: dict[str, dict[Bucket, Totals]] = defaultdict(dict)
@@ -57,7 +57,7 @@ class MemoryStore:
             tenants = self._tenants.values()
             return _page((each for each in tenants if include_archived or each.archived_ms is None), after, limit)
 
-    def put_tenant(self, tenant: Tenant, event: Event) -> None:
+    def put_tenant(self, tenant: Tenant, event: AuditEvent) -> None:
         with self._changing(event) as number:
             old = self._tenants.get(tenant.id)
             if old is not None:
@@ -87,14 +87,14 @@ class MemoryStore:
         with self._lock:
             return _page((each for each in self._accounts.values() if each.tenant_id == tenant_id), after, limit)
 
-    def put_account(self, account: Account, event: Event) -> None:
+    def put_account(self, account: Account, event: AuditEvent) -> None:
         with self._changing(event):
             self.tenant(account.tenant_id)
             if account.id in self._accounts:
                 self.account(account.tenant_id, account.id)
             self._accounts[account.id] = account
 
-    def delete_account(self, tenant_id: str, account_id: str, event: Event) -> None:
+    def delete_account(self, tenant_id: str, account_id: str, event: AuditEvent) -> None:
         with self._changing(event) as number:
             self.account(tenant_id, account_id)
             del self._accounts[account_id]
@@ -120,7 +120,7 @@ class MemoryStore:
             )
             return [self._with_use(key) for key in _page(found, after, limit)]
 
-    def put_key(self, key: Key, event: Event) -> None:
+    def put_key(self, key: Key, event: AuditEvent) -> None:
         with self._changing(event) as number:
             old = self._keys.get(key.id)
             if old is not None and old.tenant_id != key.tenant_id:
@@ -149,7 +149,7 @@ class MemoryStore:
         tenant_ids: Collection[str] = (),
         since_ms: int | None = None,
         until_ms: int | None = None,
-    ) -> list[Event]:
+    ) -> list[AuditEvent]:
         rules.check_page(limit)
         rules.check_filters(kind=kinds, tenant_id=tenant_ids)
         with self._lock:
@@ -170,7 +170,7 @@ class MemoryStore:
     def setting(self, name: str) -> str | None:
         return self._settings.get(name)
 
-    def put_setting(self, name: str, value: str, event: Event) -> None:
+    def put_setting(self, name: str, value: str, event: AuditEvent) -> None:
         rules.check_setting(name, value)
         with self._changing(event):
             self._settings[name] = value
@@ -257,7 +257,7 @@ class MemoryStore:
         pass
 
     @contextmanager
-    def _changing(self, event: Event) -> Iterator[int]:
+    def _changing(self, event: AuditEvent) -> Iterator[int]:
         """The number of a change; it and its event count if the block, which checks before it changes, ends well."""
         with self._lock:
             if event.id in self._events:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable
-from allod.govern.tenancy.tenants import Account, Budget, Event, Key, Quota, Scope, Tenant
+from allod.govern.tenancy.tenants import Account, AuditEvent, Budget, Key, Quota, Scope, Tenant
 
 _Value = TypeVar("_Value")
 
 
-def text_of(value: Tenant | Account | Key | Event) -> str:
+def text_of(value: Tenant | Account | Key | AuditEvent) -> str:
     """Canonical JSON of its fields; a set is a sorted list."""
     return canonical_json(_plain(value)).decode()
 
@@ -34,9 +34,9 @@ def key_from(text: str, last_used_ms: int | None = None) -> Key:
     return _read(text, lambda row: Key(**{**row, "scope": _scope(row["scope"]), "last_used_ms": last_used_ms}))
 
 
-def event_from(text: str) -> Event:
+def event_from(text: str) -> AuditEvent:
     """The event that `text_of` wrote."""
-    return _read(text, lambda row: Event(**row))
+    return _read(text, lambda row: AuditEvent(**row))
 
 
 def _read(text: str, make: Callable[[dict[str, Any]], _Value]) -> _Value:

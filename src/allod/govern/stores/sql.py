@@ -13,7 +13,7 @@ from allod.govern.stores.rows import account_from, event_from, key_from, tenant_
 from allod.govern.stores.schema import keep_name, prepare
 from allod.govern.stores.sql_ledger import SqlLedger, one_of
 from allod.govern.tenancy.store import Changes
-from allod.govern.tenancy.tenants import Account, Event, Key, Tenant
+from allod.govern.tenancy.tenants import Account, AuditEvent, Key, Tenant
 
 _KEYS = "SELECT body, last_ms FROM api_keys LEFT JOIN key_uses ON key_id = id"
 
@@ -61,7 +61,7 @@ class SqlStore(SqlLedger):
             )
         return [tenant_from(body) for (body,) in rows]
 
-    def put_tenant(self, tenant: Tenant, event: Event) -> None:
+    def put_tenant(self, tenant: Tenant, event: AuditEvent) -> None:
         """See `TenantStore.put_tenant`."""
         with self._changing(event) as (run, number):
             old = [tenant_from(body) for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
@@ -97,7 +97,7 @@ class SqlStore(SqlLedger):
             )
         return [account_from(body) for (body,) in rows]
 
-    def put_account(self, account: Account, event: Event) -> None:
+    def put_account(self, account: Account, event: AuditEvent) -> None:
         """See `TenantStore.put_account`."""
         with self._changing(event) as (run, _):
             _tenant(run, account.tenant_id)
@@ -111,7 +111,7 @@ class SqlStore(SqlLedger):
                 body=text_of(account),
             )
 
-    def delete_account(self, tenant_id: str, account_id: str, event: Event) -> None:
+    def delete_account(self, tenant_id: str, account_id: str, event: AuditEvent) -> None:
         """See `TenantStore.delete_account`."""
         with self._changing(event) as (run, number):
             _account(run, tenant_id, account_id)
@@ -142,7 +142,7 @@ class SqlStore(SqlLedger):
             )
         return [key_from(*row) for row in rows]
 
-    def put_key(self, key: Key, event: Event) -> None:
+    def put_key(self, key: Key, event: AuditEvent) -> None:
         """See `TenantStore.put_key`."""
         with self._changing(event) as (run, number):
             old = [key_from(body) for (body,) in run("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
@@ -168,7 +168,7 @@ class SqlStore(SqlLedger):
         tenant_ids: Collection[str] = (),
         since_ms: int | None = None,
         until_ms: int | None = None,
-    ) -> list[Event]:
+    ) -> list[AuditEvent]:
         """See `TenantStore.events`."""
         rules.check_page(limit)
         is_forwards = before is not None and after is None  # then those next to `before` are the oldest of them
@@ -198,7 +198,7 @@ class SqlStore(SqlLedger):
             rows = run("SELECT value FROM settings WHERE name = :name", name=name)
         return str(rows[0][0]) if rows else None
 
-    def put_setting(self, name: str, value: str, event: Event) -> None:
+    def put_setting(self, name: str, value: str, event: AuditEvent) -> None:
         """See `TenantStore.put_setting`."""
         rules.check_setting(name, value)
         with self._changing(event) as (run, _):
@@ -210,7 +210,7 @@ class SqlStore(SqlLedger):
             )
 
     @contextmanager
-    def _changing(self, event: Event) -> Iterator[tuple[Run, int]]:
+    def _changing(self, event: AuditEvent) -> Iterator[tuple[Run, int]]:
         """A transaction with the next number of a change, which no other has until this one ends, and its event."""
         with self._transactions.writing() as run:
             [(number,)] = run("UPDATE realm SET changes = changes + 1 RETURNING changes")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
-from allod.govern.tenancy.tenants import Event, new_id
+from allod.govern.tenancy.tenants import AuditEvent, new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class Officer:
     actor: str
     now_ms: int
 
-    def event(self, kind: str, tenant_id: str | None, **details: JsonValue) -> Event:
+    def event(self, kind: str, tenant_id: str | None, **details: JsonValue) -> AuditEvent:
         """What the audit log is to say; `id` is what it is about. Raises Invalid (`too_much`) for more than fits."""
         try:
-            return Event(new_id("audit_log-"), self.now_ms, kind, self.actor, tenant_id, details)
+            return AuditEvent(new_id("audit_log-"), self.now_ms, kind, self.actor, tenant_id, details)
         except Invalid as error:
             raise Invalid(f"too much at once for the audit log: {error.message}", code="too_much") from error

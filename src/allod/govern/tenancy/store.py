@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
-from allod.govern.tenancy.tenants import Account, Charge, Event, Key, Tenant
+from allod.govern.tenancy.tenants import Account, AuditEvent, Charge, Key, Tenant
 
 MINUTE_MS = 60_000
 GROUPS = frozenset({"tenant", "key", "model"})
@@ -109,7 +109,7 @@ class TenantStore(Protocol):
         """At most `limit` tenants (1 to 1000) in the order of their ids, from the one that follows `after`."""
         ...
 
-    def put_tenant(self, tenant: Tenant, event: Event) -> None:
+    def put_tenant(self, tenant: Tenant, event: AuditEvent) -> None:
         """Insert or replace it, with its audit event. What is archived stays archived: Invalid (`conflict`) for a
         tenant that is not, since it was read before. No two that are not archived have names that look the same, nor
         one the name that is another's id: Invalid (`tenant_exists`) for a name that is new to it."""
@@ -123,11 +123,11 @@ class TenantStore(Protocol):
         """The tenant's service accounts, in the order of their ids."""
         ...
 
-    def put_account(self, account: Account, event: Event) -> None:
+    def put_account(self, account: Account, event: AuditEvent) -> None:
         """Insert or replace it. It stays with its tenant."""
         ...
 
-    def delete_account(self, tenant_id: str, account_id: str, event: Event) -> None:
+    def delete_account(self, tenant_id: str, account_id: str, event: AuditEvent) -> None:
         """Remove it and revoke its keys as of the event's time."""
         ...
 
@@ -141,7 +141,7 @@ class TenantStore(Protocol):
         """The tenant's keys, revoked ones too, in the order of their ids; None for the realm's admin keys."""
         ...
 
-    def put_key(self, key: Key, event: Event) -> None:
+    def put_key(self, key: Key, event: AuditEvent) -> None:
         """Insert or replace it. It stays with its tenant, and no two have one digest (Invalid `key_exists`). What is
         revoked stays revoked: Invalid (`conflict`) for a key that is not, unless its digest is a new one."""
         ...
@@ -156,7 +156,7 @@ class TenantStore(Protocol):
         tenant_ids: Collection[str] = (),
         since_ms: int | None = None,
         until_ms: int | None = None,
-    ) -> list[Event]:
+    ) -> list[AuditEvent]:
         """Audit events, newest first: those that follow the event `after`, or precede the event `before`, in that
         order; at a time from `since_ms` up to but not including `until_ms`."""
         ...
@@ -165,7 +165,7 @@ class TenantStore(Protocol):
         """A word of the realm's, such as its budget or how long data is retained."""
         ...
 
-    def put_setting(self, name: str, value: str, event: Event) -> None:
+    def put_setting(self, name: str, value: str, event: AuditEvent) -> None:
         """Replace it, with its audit event."""
         ...
 

@@ -178,7 +178,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AuditEvent:
     """One line of the audit log of administration. `kind` is one of OpenAI's event types, such as `project.created`;
     `actor` is who did it, `details` what a reader needs to see what changed: JSON without secrets."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from allod.app.administration.tenants import seconds_of
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import Event
+from allod.govern.tenancy.tenants import AuditEvent
 from allod.web.admin.asked import AdminRequest, Json
 from allod.web.admin.listing import a_cursor, page, refuse_both
 from allod.web.admin.query import MAX_TIME_S, Query
@@ -49,9 +49,9 @@ class _EventSearch:
     store: TenantStore
     query: Query
 
-    def following(self, after: str | None, num: int) -> list[Event]:
+    def following(self, after: str | None, num: int) -> list[AuditEvent]:
         """The first `num` after that event, or of all."""
-        found: list[Event] = []
+        found: list[AuditEvent] = []
         while len(found) < num:
             batch = self._batch(num, after=after)
             found += filter(self._is_meant, batch)
@@ -60,9 +60,9 @@ class _EventSearch:
             after = batch[-1].id
         return found[:num]
 
-    def preceding(self, before: str, num: int) -> list[Event]:
+    def preceding(self, before: str, num: int) -> list[AuditEvent]:
         """The last `num` before that event."""
-        found: list[Event] = []
+        found: list[AuditEvent] = []
         while len(found) < num:
             batch = self._batch(num, before=before)
             found = [*filter(self._is_meant, batch), *found]
@@ -75,7 +75,7 @@ class _EventSearch:
         """How many to read at once: as many as are wanted, unless many of them may not be."""
         return _BATCH if self.query.texts("actor_ids") or self.query.texts("resource_ids") else num
 
-    def _batch(self, num: int, *, after: str | None = None, before: str | None = None) -> list[Event]:
+    def _batch(self, num: int, *, after: str | None = None, before: str | None = None) -> list[AuditEvent]:
         since_s, until_s = _range(self.query)
         return self.store.events(
             after=after,
@@ -87,7 +87,7 @@ class _EventSearch:
             until_ms=until_s * 1000,
         )
 
-    def _is_meant(self, event: Event) -> bool:
+    def _is_meant(self, event: AuditEvent) -> bool:
         actors, resources = self.query.texts("actor_ids"), self.query.texts("resource_ids")
         return (not actors or event.actor in actors) and (not resources or event.details.get("id") in resources)
 
@@ -101,7 +101,7 @@ def _range(query: Query) -> tuple[int, int]:
     return since, until
 
 
-def _shown(events: list[Event]) -> list[Json]:
+def _shown(events: list[AuditEvent]) -> list[Json]:
     return [
         {
             "id": event.id,
