@@ -46,7 +46,7 @@ from allod.train.learning.batches import TokenBatches
 from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.pipeline import PipelineStage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
-from allod.train.runs import RunFolder, opened
+from allod.train.runs import RunFolder, open_run
 from allod.train.sources.collect import content_digests
 from allod.train.stage_task import StageTask
 from allod.train.stages.pretrain import plan_of
@@ -129,7 +129,7 @@ class Pipeline:
 
     def pretrain(self, kind: type | None = None) -> None:
         """Pretrain, with its lineage."""
-        with optimiser(kind), opened(self.path, self.log) as run:
+        with optimiser(kind), open_run(self.path, self.log) as run:
             _forget(run, "pretrain")
             self.log.forget("pretrain")
             self._run(run, until="pretrain")
@@ -138,7 +138,7 @@ class Pipeline:
         return Shards(self.path / "pack", "train")
 
     def _shape(self, *, until: str) -> Shape:
-        with opened(self.path, self.log) as run:
+        with open_run(self.path, self.log) as run:
             self._run(run, until=until)
         return shape_of(self.recipe.size, vocab=self.corpus().pack.vocab, context=CONTEXT)
 

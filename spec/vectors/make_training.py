@@ -14,9 +14,9 @@ from allod.core.statements.training import (
     check_training_statement,
     derivation_of,
     key_of,
+    make_training_statement,
     source_input,
     stage_input,
-    training_statement,
 )
 
 AT = {"start_ms": 1_795_000_000_000, "end_ms": 1_795_000_000_900}
@@ -69,7 +69,7 @@ def stage(
         "energy": {"label": "UNAVAILABLE", "millijoules": None, "method": None},
         "seal": {"kind": "island", "proof": None}, "label": LABEL,
     }  # fmt: skip
-    return training_statement(digest, predicate), files
+    return make_training_statement(digest, predicate), files
 
 
 def as_version_1(manifest: bytes) -> str:

@@ -11,7 +11,14 @@ from typing import Any
 from allod.app.artefacts.log import ArtefactsLog
 from allod.core.canonical import JsonValue, canonical_json
 from allod.core.digests import sha256_hex
-from allod.core.statements.training import Input, derivation_of, key_of, source_input, stage_input, training_statement
+from allod.core.statements.training import (
+    Input,
+    derivation_of,
+    key_of,
+    make_training_statement,
+    source_input,
+    stage_input,
+)
 from allod.settings.tree import Settings
 
 LABEL: dict[str, JsonValue] = {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": None}
@@ -73,7 +80,7 @@ class FinishedRun:
         all_inputs = [*given, *(self._made[one] for one in inputs)]
         key = key_of(name, 1, parameters or {}, all_inputs)
         number = len(self.manifests)
-        manifest = training_statement(
+        manifest = make_training_statement(
             digest,
             {
                 "id": f"training_{sha256_hex(f'{self.folder}{name}'.encode())[:32]}",

@@ -13,7 +13,7 @@ import pytest
 
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import open_policies
-from allod.app.gateway.clock import NUM_LAST, Acceptances, Clock, ClockBounds, believed_clock, last_time_ms, running_ms
+from allod.app.gateway.clock import NUM_LAST, Acceptances, Clock, ClockBounds, clock_of_realm, last_time_ms, running_ms
 from allod.app.home import load_settings
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.clock import ClockAccepted, check_clock_statement, clock_statement
@@ -245,7 +245,7 @@ def test_what_is_older_than_an_acceptance_counts_no_more(receipts: Log) -> None:
 
 def test_beside_no_log_every_clock_is_believed(settings: Settings) -> None:
     """A realm that was only trained in has no receipts, and its first use makes the artefacts log's key."""
-    assert believed_clock(settings).now_ms() > 0
+    assert clock_of_realm(settings).now_ms() > 0
     (settings.home / "keys").mkdir()
     (settings.home / "keys" / "artefacts.key").touch()
-    assert believed_clock(settings).now_ms() > 0
+    assert clock_of_realm(settings).now_ms() > 0

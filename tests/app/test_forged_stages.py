@@ -22,7 +22,7 @@ from allod.core.statements.training import check_training_statement, derivation_
 from allod.settings.tree import Settings
 from allod.train.outputs import list_files
 from allod.train.pipeline import PipelineStage, stages_of
-from allod.train.resolving import record, recorded
+from allod.train.resolving import read_recorded, record
 
 STAGES = [stage.name for stage in stages_of(recipe())]
 
@@ -198,5 +198,5 @@ def test_a_forged_measurement_does_not_decide_how_long_is_learnt(tmp_path: Path,
     forged = replace(asked, size="1m", steps=3, minutes=0)
     record(tmp_path, asked, forged, {}, beside=tmp_path)
     with pytest.raises(Invalid) as caught:
-        recorded(tmp_path, asked, ArtefactsLog(settings))
+        read_recorded(tmp_path, asked, ArtefactsLog(settings))
     assert caught.value.code == "record_unlogged"

@@ -65,7 +65,7 @@ def event() -> AuditEvent:
 def shared(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     """A database that all gateways of the test share."""
     store = MemoryStore()
-    monkeypatch.setattr(tenants_module, "_opened", lambda settings: store)
+    monkeypatch.setattr(tenants_module, "_open", lambda settings: store)
     return store
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from allod.app.training.run import _unused
+from allod.app.training.run import _warn_of_unused
 from allod.app.training.site_jobs import Machines
 from allod.fleet.preflight.checks import Severity
 from allod.fleet.site import Site
@@ -24,9 +24,9 @@ def test_training_beside_an_accelerator_says_so() -> None:
     """A run here that does not use what is here is told before it begins; a site's own check is the preflight's."""
     here = Machines(site=Site(name="local", source="test", scheduler="local", jurisdiction="GB"))
     there = Machines(site=Site(name="there", source="test", scheduler="slurm", jurisdiction="GB"))
-    (found,) = _unused(["NVIDIA GH200 120GB"], here)
+    (found,) = _warn_of_unused(["NVIDIA GH200 120GB"], here)
     assert (found.severity, "on the CPU" in found.reason) == (Severity.NOTED, True)
-    assert _unused([], here) == _unused(["NVIDIA GH200 120GB"], there) == []
+    assert _warn_of_unused([], here) == _warn_of_unused(["NVIDIA GH200 120GB"], there) == []
 
 
 def test_a_machine_is_described_but_not_named() -> None:

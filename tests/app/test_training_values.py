@@ -14,7 +14,7 @@ from tests.train.test_pipeline import PREDICATE
 from allod.core.canonical import check_canonical
 from allod.core.errors import Invalid, Unavailable
 from allod.core.stages import ROWS
-from allod.core.statements.training import derivation_of, training_statement
+from allod.core.statements.training import derivation_of, make_training_statement
 from allod.model.gguf.adaptable import check_adaptable
 from allod.settings.files import load_recipe
 from allod.train import resolving
@@ -45,7 +45,7 @@ def test_a_stage_that_may_be_a_job_keeps_its_folder(table: dict[str, Any]) -> No
 def test_a_record_changes_size_and_steps_and_nothing_else() -> None:
     """Whoever edits what a run recorded cannot slip other sources or terms into it."""
     edited = {**recipe_json(recipe()), "size": "5m", "steps": 9, "name": "other", "source": []}
-    resolved = resolving.resolved_by(recipe(), edited)
+    resolved = resolving.resolve_by(recipe(), edited)
     assert (resolved.size, resolved.steps, resolved.minutes) == ("5m", 9, 0)
     assert (resolved.name, resolved.sources) == (recipe().name, recipe().sources)
 
@@ -53,17 +53,17 @@ def test_a_record_changes_size_and_steps_and_nothing_else() -> None:
 def test_a_recipe_that_moves_still_finds_its_files(tmp_path: Path) -> None:
     """The one that is kept in the run's folder is run from there: sources and question files lie where they lay."""
     asked = replace(recipe(), evaluate=Evaluate(questions="q"))
-    located = resolving.located(asked, tmp_path)
+    located = resolving.locate(asked, tmp_path)
     assert located.sources[0].path == str(tmp_path / "a")
     assert located.evaluate.questions == str(tmp_path / "q")
-    assert resolving.located(recipe(), tmp_path).evaluate.questions == ""
+    assert resolving.locate(recipe(), tmp_path).evaluate.questions == ""
 
 
 @pytest.mark.parametrize("measured", [None, [], {}, {"size": "auto", "steps": 1}, {"size": "1m", "steps": 10**12}])
 def test_a_record_that_says_no_size_is_refused(measured: Any) -> None:
     """Clearly, and within a recipe's own bounds."""
     with pytest.raises(Invalid):
-        resolving.resolved_by(recipe(), measured)
+        resolving.resolve_by(recipe(), measured)
 
 
 @pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "5", "\udcff"])
@@ -83,16 +83,16 @@ def test_the_flops_of_a_large_run_can_be_stated() -> None:
 def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
     """A record serves the recipe that it was made for; another one, or none, has to be measured."""
     asked, log = recipe(), MemoryLog()
-    assert resolving.recorded(tmp_path, asked, log) is None
-    measured = resolving.resolved_by(asked, {"size": "5m", "steps": 7})
+    assert resolving.read_recorded(tmp_path, asked, log) is None
+    measured = resolving.resolve_by(asked, {"size": "5m", "steps": 7})
     resolving.record(tmp_path, asked, measured, {"tokens_per_second": 1.5}, beside=tmp_path)
-    key, files = resolving.measuring_key(asked), resolving.measured_digest(measured)
+    key, files = resolving.key_of_measure(asked), resolving.digest_of_measure(measured)
     known: dict[str, Any] = {"stage": "probe", "version": 1, "key": key, "inputs": []}
-    known |= {"parameters": resolving.measuring_parameters(asked), "derivation": derivation_of(key, files)}
-    log.append([training_statement(files, {**PREDICATE, **known})])
-    assert resolving.recorded(tmp_path, asked, log) == measured
-    assert resolving.recorded(tmp_path, replace(asked, minutes=3), log) is None
-    assert load_recipe(tmp_path / "recipe.toml") == resolving.located(measured, tmp_path)
+    known |= {"parameters": resolving.parameters_of_measure(asked), "derivation": derivation_of(key, files)}
+    log.append([make_training_statement(files, {**PREDICATE, **known})])
+    assert resolving.read_recorded(tmp_path, asked, log) == measured
+    assert resolving.read_recorded(tmp_path, replace(asked, minutes=3), log) is None
+    assert load_recipe(tmp_path / "recipe.toml") == resolving.locate(measured, tmp_path)
 
 
 def test_a_missing_extra_is_named_before_the_first_stage() -> None:

@@ -150,12 +150,12 @@ def test_what_is_started_ahead_is_what_the_catalogues_model_needs(
     file.parent.mkdir(parents=True)
     file.write_bytes(gguf_bytes({"general.architecture": "llama"}))
     named = serving(settings, first.name)
-    with engine_seal.started_ahead(named) as ahead:
+    with engine_seal.start_ahead(named) as ahead:
         assert ahead is None
     (settings.home / "engine.log").touch()
-    with engine_seal.started_ahead(serving(settings, str(file))) as ahead:
+    with engine_seal.start_ahead(serving(settings, str(file))) as ahead:
         assert ahead is None
-    with engine_seal.started_ahead(named) as ahead:
+    with engine_seal.start_ahead(named) as ahead:
         weights = prepare_weights(named, silent)
         assert ahead is not None
         assert weights is not None

@@ -11,7 +11,7 @@ import pytest
 from tests.app.test_opening import write_receipts
 
 from allod.app.artefacts.released_models import ReleasedModels
-from allod.app.gateway.clock import believed_clock
+from allod.app.gateway.clock import clock_of_realm
 from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
 from allod.cli.main import main
@@ -71,7 +71,7 @@ def test_what_an_artefacts_log_vouches_for_falls_with_it(tmp_path: Path, change:
         ReleasedModels(settings).newest()
     if change is take_away:
         with pytest.raises(AllodError):
-            believed_clock(settings)
+            clock_of_realm(settings)
 
 
 @pytest.mark.parametrize("name", ["receipts", "artefacts"])

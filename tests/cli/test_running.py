@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import run_allod
 
 from allod.app.home import Home, load_settings
-from allod.cli.running import dated_ms, model_of_running, running
+from allod.cli.running import find_gateway, model_of_running, time_of_record_ms
 from allod.core.errors import Unavailable
 from allod.core.times import now_ms
 
@@ -40,7 +40,7 @@ def announced(home: Path, *words: str, url: str = URL) -> Iterator[None]:
 def test_a_gateway_is_found_however_its_home_was_said(tmp_path: Path, words: list[str]) -> None:
     """What is changed beside it must be told to it."""
     with announced(tmp_path, "allod.web", *(word.format(home=tmp_path) for word in words)):
-        assert running(Home(tmp_path)) == URL
+        assert find_gateway(Home(tmp_path)) == URL
         assert model_of_running(Home(tmp_path)) == "own.gguf"
 
 
@@ -48,7 +48,7 @@ def test_a_gateway_is_found_however_its_home_was_said(tmp_path: Path, words: lis
 def test_another_process_under_its_number_is_not_taken_for_it(tmp_path: Path, words: list[str]) -> None:
     """It would be given a key."""
     with announced(tmp_path, *(word.format(home=tmp_path) for word in words)):
-        assert running(Home(tmp_path)) is None
+        assert find_gateway(Home(tmp_path)) is None
         assert model_of_running(Home(tmp_path)) is None
 
 
@@ -78,7 +78,7 @@ def test_a_gateway_that_knows_of_a_wrong_clock_is_believed(tmp_path: Path) -> No
     words = "allod.web", f"--home={tmp_path}"
     with answering(told) as url, announced(tmp_path, *words, url=url):
         with pytest.raises(Unavailable) as caught:
-            dated_ms(load_settings(home=tmp_path))
+            time_of_record_ms(load_settings(home=tmp_path))
         ran = run_allod(tmp_path, "train", str(tmp_path / "recipe.toml"))
     assert (ran.returncode, "the clock says 1960" in ran.stderr) == (3, True)
     assert (caught.value.code, caught.value.message) == ("clock_wrong", "the clock says 1960")
@@ -89,6 +89,6 @@ def test_what_else_a_gateway_says_is_not_of_the_clock(tmp_path: Path, told: obje
     """Nor is silence: the log did not contradict."""
     before, words = now_ms(), ("allod.web", f"--home={tmp_path}")
     with answering(told) as url, announced(tmp_path, *words, url=url):
-        assert dated_ms(load_settings(home=tmp_path)) >= before
+        assert time_of_record_ms(load_settings(home=tmp_path)) >= before
     with announced(tmp_path, *words):
-        assert dated_ms(load_settings(home=tmp_path)) >= before
+        assert time_of_record_ms(load_settings(home=tmp_path)) >= before

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.core.labels import ANY, Label, Labelled, Tier, derived
+from allod.core.labels import ANY, Label, Labelled, Tier, derive
 
 TIERS = tuple(Tier(name, rank, "xz") for rank, name in enumerate(["LOW", "MIDDLE", "HIGH", "HIGHEST"]))
 LOWEST = Label(TIERS[0])
@@ -133,7 +133,7 @@ def test_whatever_is_made_carries_the_label_of_all_it_comes_from(graph: tuple[li
     sources, made = graph
     things = [Labelled(frozenset([number]), label) for number, label in enumerate(sources)]
     for inputs in made:
-        things.append(derived(lambda *origins: frozenset().union(*origins), *(things[number] for number in inputs)))
+        things.append(derive(lambda *origins: frozenset().union(*origins), *(things[number] for number in inputs)))
     for thing in things:
         origins = [sources[number] for number in thing.value]
         assert Plain.seen_in(thing.label) == Plain.of(*origins)
@@ -147,7 +147,7 @@ def test_a_value_without_a_label_cannot_be_made(label: Any) -> None:
         lambda: Labelled("value", label),
         lambda: replace(Labelled("value", LOWEST), label=label),
         lambda: Labelled("value"),  # type: ignore[call-arg]
-        lambda: derived(str),  # type: ignore[call-arg]
+        lambda: derive(str),  # type: ignore[call-arg]
     ]
     for attempt in attempts:
         with pytest.raises(TypeError):
@@ -155,9 +155,9 @@ def test_a_value_without_a_label_cannot_be_made(label: Any) -> None:
 
 
 def test_what_is_made_from_a_value_needs_its_label() -> None:
-    """`derived` takes labelled values only: a bare one among them is an error, not a value without demands."""
+    """`derive` takes labelled values only: a bare one among them is an error, not a value without demands."""
     with pytest.raises(AttributeError):
-        derived(str.join, Labelled(",", LOWEST), "bare")  # type: ignore[arg-type]
+        derive(str.join, Labelled(",", LOWEST), "bare")  # type: ignore[arg-type]
 
 
 def test_labels_of_two_nations_do_not_join() -> None:

@@ -112,7 +112,7 @@ def test_energy_is_modelled_and_says_so() -> None:
     site = replace(read(), power=NodePower(500, 177, "a guess"))
     assert site.power is not None
     assert site.power.label == "MODELLED"
-    assert site.modelled_joules(num_nodes=2, seconds=3600) == 3_600_000
-    assert site.modelled_grams(num_nodes=2, seconds=3600) == 177
-    assert site.modelled_grams(num_nodes=1, seconds=1) == 1
-    assert read().modelled_grams(num_nodes=1, seconds=1) is None
+    assert site.assumed_joules(num_nodes=2, seconds=3600) == 3_600_000
+    assert site.assumed_grams(num_nodes=2, seconds=3600) == 177
+    assert site.assumed_grams(num_nodes=1, seconds=1) == 1
+    assert read().assumed_grams(num_nodes=1, seconds=1) is None

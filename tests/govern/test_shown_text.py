@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from allod.core.errors import Invalid
-from allod.core.shown_text import is_plain, made_plain
+from allod.core.shown_text import is_plain, make_plain
 from allod.govern.policy.rules import rules_in
-from allod.govern.tenancy.tenants import checked_name
+from allod.govern.tenancy.tenants import check_name
 
 DECEIVING = [0x00, 0x1B, 0x7F, 0x9F, 0x61C, 0x200E, 0x200F, 0x2028, 0x2029, 0x202A, 0x202E, 0x2066, 0x2069, 0xFEFF]
 
@@ -17,9 +17,9 @@ def test_what_deceives_is_refused_everywhere(code: int) -> None:
     """In a tenant's or a key's name, in a document's name and others' text, in a policy."""
     text = f"a{chr(code)}b"
     assert not is_plain(text)
-    assert made_plain(text, limit=9) == "a?b"
+    assert make_plain(text, limit=9) == "a?b"
     with pytest.raises(Invalid, match="can be seen"):
-        checked_name(text)
+        check_name(text)
     with pytest.raises(Invalid, match="invisible character"):
         rules_in(f"// {text}")
 
@@ -28,4 +28,4 @@ def test_what_deceives_is_refused_everywhere(code: int) -> None:
 def test_what_a_script_needs_is_no_deceit(text: str) -> None:
     """Joiners and accents, and letters that are written from right to left."""
     assert is_plain(text)
-    assert checked_name(text) == text
+    assert check_name(text) == text

@@ -127,7 +127,7 @@ def test_what_was_in_force_at_a_time(tmp_path: Path) -> None:
     numbers = [(found.version.version if (found := history.at(time)) else None) for time in (999, 1_000, 1_999, 2_000)]
     assert numbers == [None, 1, 1, 3]
     spans = [(0, 999), (0, 1_000), (1_500, 1_999), (1_500, 2_000), (2_000, 9_000)]
-    assert [[found.version.version for found in history.during(*span)] for span in spans] == [
+    assert [[found.version.version for found in history.versions_during(*span)] for span in spans] == [
         [],
         [1],
         [1],

@@ -12,7 +12,7 @@ from tests.conftest import run_allod
 from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
 from allod.core.errors import Invalid
-from allod.prove.compare import compare, kept_note
+from allod.prove.compare import compare, read_note
 from allod.prove.formats.merkle import is_consistent
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.formats.tree_head import TreeHead
@@ -109,7 +109,7 @@ def test_a_bundle_holds_a_head(tmp_path: Path) -> None:
     log = open_log(tmp_path, KEY)
     log.append([Entry(b'{"predicate":{"id":"r0"}}', "r0")])
     bundle = bundle_for(log, "r0")
-    assert kept_note(bundle) == kept_note(b"\n " + bundle) == log.note == kept_note(log.note.encode())
+    assert read_note(bundle) == read_note(b"\n " + bundle) == log.note == read_note(log.note.encode())
     log.close()
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_head_is_refused(tmp_path: Path, data: bytes) -> None:
     """As wrong input, not as a log that is not consistent."""
     fill(tmp_path, 1)
     with pytest.raises(Invalid):
-        compare(tmp_path, KEY.verifier, kept_note(data))
+        compare(tmp_path, KEY.verifier, read_note(data))
 
 
 def test_the_command_says_it_of_both_logs(tmp_path: Path) -> None:

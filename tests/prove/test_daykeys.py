@@ -64,11 +64,11 @@ def test_only_the_tenant_can_open(tmp_path: Path) -> None:
     """The salt of a receipt goes to whom the receipt belongs."""
     keys = DayKeys(tmp_path)
     predicate = predicate_of(keys, "a")
-    assert nonce_of(keys.opening_salt("a", predicate)) == predicate["nonce"]
+    assert nonce_of(keys.salt_of_opening("a", predicate)) == predicate["nonce"]
     keys.use("b", DAY)
     for stranger in ("b", "c"):
         with pytest.raises(Denied):
-            keys.opening_salt(stranger, predicate)
+            keys.salt_of_opening(stranger, predicate)
 
 
 def test_destroying_a_key_is_erasure(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_destroying_a_key_is_erasure(tmp_path: Path) -> None:
     assert keys.destroy("a", DAY)
     for store in (keys, DayKeys(tmp_path)):
         with pytest.raises(Denied):
-            store.opening_salt("a", predicate)
+            store.salt_of_opening("a", predicate)
     assert not keys.destroy("a", DAY)
     assert keys.use("a", DAY).pseudonym != predicate["tenant"]
 

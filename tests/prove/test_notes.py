@@ -16,7 +16,7 @@ from allod.prove.formats.notes import (
     ED25519_COSIGNATURE,
     MLDSA44_COSIGNATURE,
     VerifierKey,
-    cosigned_at,
+    cosignature_time,
     is_signed,
     key_id,
     parse_note,
@@ -120,16 +120,18 @@ def test_an_ml_dsa_44_cosignature_verifies() -> None:
     )
     line = signature_line("w.example", key.id, stamp.to_bytes(8, "big") + private.sign(message))
     note = parse_note(KEY.sign(head.text) + line)
-    assert cosigned_at(note, VerifierKey.parse(str(key)), origin=head.origin, size=5, root=head.root) == stamp
+    assert cosignature_time(note, VerifierKey.parse(str(key)), origin=head.origin, size=5, root=head.root) == stamp
     with pytest.raises(Invalid):
-        cosigned_at(note, key, origin=head.origin, size=6, root=head.root)
+        cosignature_time(note, key, origin=head.origin, size=6, root=head.root)
 
 
 def test_a_witness_that_did_not_sign_is_no_witness() -> None:
     """Absent is not false."""
     head = TreeHead(KEY.name, 5, leaf_hash(b"x"))
     witness = VerifierKey("w.example", ED25519_COSIGNATURE, bytes(32))
-    assert cosigned_at(parse_note(KEY.sign(head.text)), witness, origin=head.origin, size=5, root=head.root) is None
+    assert (
+        cosignature_time(parse_note(KEY.sign(head.text)), witness, origin=head.origin, size=5, root=head.root) is None
+    )
 
 
 @given(st.integers(0, 2**62), st.lists(st.binary(min_size=32, max_size=32), max_size=63).map(tuple))

@@ -76,7 +76,7 @@ def verified_bundles(home_path: Path, answers: list[tuple[str, str]]) -> None:
     try:
         for receipt_id, text in answers:
             statement = log.statement(receipt_id)
-            salt = day_keys.opening_salt("local", check_statement(statement).predicate)
+            salt = day_keys.salt_of_opening("local", check_statement(statement).predicate)
             answer = canonical_json({"content": text, "tool_calls": []}).decode()
             bundle = Bundle(statement, log.proof(log.find(receipt_id).leaf), Opening(salt, answer=answer))
             assert verify(encode_bundle(bundle), trust).level == "logged"

@@ -25,7 +25,7 @@ def engine(weights: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def control(weights: Path) -> ControlTokens:
-    return read_header(weights).kept_apart()
+    return read_header(weights).keep_apart()
 
 
 def prompt_tokens(engine: Engine, messages: list[dict[str, str]]) -> list[int]:

@@ -26,7 +26,7 @@ class Read:
 
     def __init__(self, engine: Engine, path: Path, vocabulary: Vocabulary) -> None:
         header = read_header(path)
-        self.control = header.kept_apart()
+        self.control = header.keep_apart()
         self.cuts = header.cuts
         self.vocabulary = vocabulary
         self._engine = engine

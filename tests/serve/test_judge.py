@@ -205,8 +205,8 @@ async def test_the_schema_of_a_forced_call_is_made_once(
     front: MakeFront, monkeypatch: pytest.MonkeyPatch, ask: Any
 ) -> None:
     """It is checked, given to the engine and held against the answer, the same each time."""
-    made_schemas, real = [], tools._forced_schema
-    monkeypatch.setattr(tools, "_forced_schema", lambda asked: made_schemas.append(real(asked)) or made_schemas[-1])
+    made_schemas, real = [], tools._schema_of_choice
+    monkeypatch.setattr(tools, "_schema_of_choice", lambda asked: made_schemas.append(real(asked)) or made_schemas[-1])
     engine = ScriptedEngine('{"name": "answer", "arguments": {"a": 1}}')
     async with front(engine) as made:
         await ask(made.gateway, request(chat(tools=(ANSWER,), tool_choice="required")))
@@ -271,7 +271,7 @@ async def test_an_answer_too_long_to_be_searched_for_calls_is_text() -> None:
 
     for size, num_calls in ((100, 1), (tools.MAX_CALL_CHARS, 0)):
         text = json.dumps({"name": "answer", "arguments": {"a": "x" * size}})
-        assert len(await tools._found((ANSWER,), text, kept)) == num_calls
+        assert len(await tools._find_calls((ANSWER,), text, kept)) == num_calls
 
 
 async def test_an_answer_of_too_many_calls_is_text() -> None:
@@ -282,4 +282,4 @@ async def test_an_answer_of_too_many_calls_is_text() -> None:
 
     call = '<tool_call>{"name": "answer", "arguments": {}}</tool_call>'
     for number, num_calls in ((tools.MAX_CALLS, tools.MAX_CALLS), (tools.MAX_CALLS + 1, 0)):
-        assert len(await tools._found((ANSWER,), call * number, kept)) == num_calls
+        assert len(await tools._find_calls((ANSWER,), call * number, kept)) == num_calls

@@ -20,7 +20,7 @@ from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Tool, Usage
 from allod.engine.schemas.bounds import LIMITS, check_bounds
 from allod.engine.schemas.grammar import check_enforced, grammar_of
-from allod.engine.schemas.repetition import expanded
+from allod.engine.schemas.repetition import expanded_size
 from allod.govern.tenancy.tenants import Quota
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
@@ -174,13 +174,13 @@ async def test_a_refusal_names_keyword_and_place(judge: Judge, schema: dict[str,
 )
 def test_repetition_is_what_it_expands_to(pattern: str, size: int) -> None:
     """{m,n} written out, groups within groups multiplied."""
-    assert expanded(pattern) == min(size, 1 << 53)
+    assert expanded_size(pattern) == min(size, 1 << 53)
 
 
 @given(st.text(max_size=200) | st.text(r"()[]{}\,0123456789a?*+|^$", max_size=200))
 def test_every_text_has_a_size(pattern: str) -> None:
     """Also what is no expression."""
-    assert 0 <= expanded(pattern) <= 1 << 53
+    assert 0 <= expanded_size(pattern) <= 1 << 53
 
 
 async def test_tools_are_measured_together() -> None:

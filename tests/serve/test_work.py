@@ -122,7 +122,7 @@ async def test_an_answer_is_charged_as_counted_and_recorded(desk: Desk, clock: S
     work = await desk.work()
     async with work:
         clock.s += 0.25
-        work.counted(COUNTED)
+        work.note_counted(COUNTED)
     clock.s += 7  # until the disk has answered
     assert desk.ends == Ends([(COUNTED, 250)])
     await work.record(b"answer", "stop")
@@ -174,10 +174,10 @@ async def test_the_queue_hears_of_tokens_as_they_come(desk: Desk) -> None:
         served = []
         for number in (1, 2, 3):
             work.tally.count(FORESEEN, number, 0)
-            work.progressed()
+            work.note_progress()
             served.append(desk.standing().service)
         assert served == [cost_of(FORESEEN, number) for number in (1, 2, 3)]
-        work.counted(COUNTED)
+        work.note_counted(COUNTED)
     assert desk.standing().service == cost_of(20, 30)
 
 
@@ -189,7 +189,7 @@ async def fails(work: Work) -> None:
 
 
 async def fails_after_counting(work: Work) -> None:
-    work.counted(COUNTED)
+    work.note_counted(COUNTED)
     raise Invalid("it keeps no schema", code="schema_not_kept")
 
 
@@ -228,7 +228,7 @@ async def is_cancelled_after_pieces(work: Work) -> None:
 
 
 async def is_cancelled_after_counting(work: Work) -> None:
-    work.counted(COUNTED)
+    work.note_counted(COUNTED)
     await is_cancelled(work)
 
 
@@ -315,7 +315,7 @@ async def test_a_receipt_that_cannot_be_made_changes_no_charge(desk: Desk) -> No
             raise LOST
     work = await desk.work()
     async with work:
-        work.counted(COUNTED)
+        work.note_counted(COUNTED)
     with pytest.raises(Unavailable):
         await work.record(b"answer", "stop")
     assert [usage for usage, _ in desk.ends.settled] == [Usage(), COUNTED]

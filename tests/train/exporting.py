@@ -11,7 +11,7 @@ import torch
 from tests.train.packing import RECIPE, packed_run
 
 from allod.core.canonical import JsonValue
-from allod.core.statements.training import Input, derivation_of, key_of, training_statement
+from allod.core.statements.training import Input, derivation_of, key_of, make_training_statement
 from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.weights import save_model
@@ -68,7 +68,7 @@ def write_manifest(folder: Path, stage: str, given: Sequence[Input] = ()) -> str
         "parameters": {},
         "label": {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": None},
     }
-    (folder / "manifest.json").write_bytes(training_statement(files, predicate))
+    (folder / "manifest.json").write_bytes(make_training_statement(files, predicate))
     return derivation_of(key, files)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train.learning.batches import Section, Spans, TokenBatches, shuffled  # noqa: E402
+from allod.train.learning.batches import Section, Spans, TokenBatches, shuffle_place  # noqa: E402
 
 
 class Row:
@@ -36,7 +36,7 @@ def batches(num_tokens: int = 1000, *, rows: int = 4, seed: int = 1) -> TokenBat
 @given(count=st.integers(1, 300), key=st.text(max_size=5))
 def test_shuffled_is_a_permutation(count: int, key: str):
     """Every number below the count comes exactly once."""
-    assert sorted(shuffled(place, count, key=key) for place in range(count)) == list(range(count))
+    assert sorted(shuffle_place(place, count, key=key) for place in range(count)) == list(range(count))
 
 
 def test_every_window_comes_once_before_any_comes_again():

@@ -15,7 +15,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.settings.files import load_nation
 from allod.train.corpus.documents import Document, DocumentWriter, new_document, read_documents
 from allod.train.corpus.language import language_of, words_of
-from allod.train.corpus.normalising import normalised
+from allod.train.corpus.normalising import normalise
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean, Recipe
@@ -147,8 +147,8 @@ def test_a_list_of_names_has_no_language() -> None:
 @given(st.text())
 def test_a_normal_text_is_normal(text: str) -> None:
     """Cleaning what is clean changes nothing, so that a second pass makes no other corpus."""
-    once = normalised(text)
-    assert normalised(once) == once
+    once = normalise(text)
+    assert normalise(once) == once
     once.encode("utf-8")
 
 
@@ -166,7 +166,7 @@ def test_a_normal_text_is_normal(text: str) -> None:
 )
 def test_one_way_to_write_a_text(text: str, expected: str) -> None:
     """Line ends, accents, what cannot be seen, and white space that says nothing."""
-    assert normalised(text) == expected
+    assert normalise(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_one_way_to_write_a_text(text: str, expected: str) -> None:
 )
 def test_personal_data_is_replaced_by_what_it_was(text: str, expected: str) -> None:
     """The sentence stays one; what named somebody goes."""
-    assert Redactor(IDENTIFIERS).redacted(text) == expected
+    assert Redactor(IDENTIFIERS).redact(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -201,14 +201,14 @@ def test_personal_data_is_replaced_by_what_it_was(text: str, expected: str) -> N
 )
 def test_innocent_text_stays(text: str) -> None:
     """Dates, versions, cells and prices are nobody's."""
-    assert Redactor(IDENTIFIERS).redacted(text) == text
+    assert Redactor(IDENTIFIERS).redact(text) == text
 
 
 @pytest.mark.parametrize("piece", ["a.", "0 1", "01", "0(", "a@b.", "SW1A ", "+44 (0)", "AB"])
 def test_redaction_takes_time_as_the_text_is_long(piece: str) -> None:
     """A text that was made to be slow is not: no pattern goes back and forth without a bound."""
     began = time.process_time()
-    Redactor(IDENTIFIERS).redacted(piece * (200_000 // len(piece)))
+    Redactor(IDENTIFIERS).redact(piece * (200_000 // len(piece)))
     assert time.process_time() - began < 5
 
 

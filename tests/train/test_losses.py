@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 from allod.train.learning.losses import (  # noqa: E402
     CHUNK_ROWS,
     GOLDFISH_SPAN,
-    chunked_next_token_loss,
     goldfish_left_out,
     next_token_loss,
+    next_token_loss_in_chunks,
 )
 
 
@@ -32,7 +32,7 @@ def test_the_chunked_loss_is_the_loss(goldfish_k: int, time: int):
     for chunked in (False, True):
         values, table = drawn(3, time, 16).requires_grad_(), drawn(50, 16).requires_grad_()
         if chunked:
-            loss = chunked_next_token_loss(values, table, targets, goldfish_k=goldfish_k)
+            loss = next_token_loss_in_chunks(values, table, targets, goldfish_k=goldfish_k)
         else:
             loss = next_token_loss(values @ table.T, targets, goldfish_k=goldfish_k)
         (2 * loss).backward()

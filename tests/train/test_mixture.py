@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch comes with the train extra")
 
 from allod.core.errors import Invalid  # noqa: E402
-from allod.train.corpus.shards import Pack, PackedDocument, Shards, ShardWriter, packed_line, write_pack  # noqa: E402
+from allod.train.corpus.shards import Pack, PackedDocument, Shards, ShardWriter, write_line, write_pack  # noqa: E402
 from allod.train.stages.pretrain import sections_of  # noqa: E402
 
 
@@ -22,7 +22,7 @@ def corpus(tmp_path: Path) -> Shards:
     lines = []
     for name, length in lengths.items():
         first = writer.num_tokens
-        lines.append(packed_line(PackedDocument(name, "0" * 64, "train", first, length, length)))
+        lines.append(write_line(PackedDocument(name, "0" * 64, "train", first, length, length)))
         writer.append(np.full(length, 1 if name.startswith("novels") else 2))
     writer.close()
     (tmp_path / "documents.jsonl").write_bytes(b"".join(lines))

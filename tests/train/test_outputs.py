@@ -13,7 +13,7 @@ from tests.train.stage_logs import MemoryLog
 from allod.core.canonical import JsonValue
 from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
-from allod.core.statements.training import derivation_of, key_of, training_statement
+from allod.core.statements.training import derivation_of, key_of, make_training_statement
 from allod.train.outputs import check_files, list_files
 from allod.train.runs import RunFolder
 
@@ -66,7 +66,7 @@ def test_a_stage_cannot_write_its_own_manifest(partial: Path) -> None:
     digest = "sha256:" + sha256_hex(files)
     forged = {**PREDICATE, "seal": {"kind": "island"}, "derivation": derivation_of(KEY, digest)}
     (partial / "files.json").write_bytes(files)
-    (partial / "manifest.json").write_bytes(training_statement(digest, forged))
+    (partial / "manifest.json").write_bytes(make_training_statement(digest, forged))
     assert RunFolder(partial.parent, MemoryLog()).find("clean", KEY) is None
 
 

@@ -22,7 +22,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.tokenizer_files import SPECIAL_TOKENS
 from allod.train.corpus import shards as module
-from allod.train.corpus.canaries import control_canaries, planted_canaries, read_canaries
+from allod.train.corpus.canaries import canaries_to_plant, control_canaries, read_canaries
 from allod.train.corpus.shards import SPLITS, Shards, read_packed, token_dtype
 from allod.train.recipe import Canaries
 from allod.train.stages import pack as stage
@@ -156,7 +156,7 @@ def test_canaries_are_told_as_often_as_the_recipe_says(run: Path) -> None:
     """Each time as a document of its own, among the others, and never held out; the controls nowhere."""
     texts = texts_of(run)
     planted, controls = read_canaries(run / "pack")
-    assert (planted, controls) == (planted_canaries(RECIPE), control_canaries(RECIPE))
+    assert (planted, controls) == (canaries_to_plant(RECIPE), control_canaries(RECIPE))
     assert [len(canary.documents) for canary in planted] == [1, 3, 1, 3]
     assert {id for id in texts if id.startswith("canaries/")} == {id for one in planted for id in one.documents}
     assert all(texts[id] == canary.text for canary in planted for id in canary.documents)
@@ -168,10 +168,10 @@ def test_canaries_are_told_as_often_as_the_recipe_says(run: Path) -> None:
 def test_canaries_are_drawn_by_the_seed() -> None:
     """The same for a seed, others for another, no name twice."""
     many = replace(RECIPE, canaries=Canaries(count=300))
-    prefixes = [canary.prefix for canary in planted_canaries(many) + control_canaries(many)]
+    prefixes = [canary.prefix for canary in canaries_to_plant(many) + control_canaries(many)]
     assert len(set(prefixes)) == 600
-    assert planted_canaries(many) == planted_canaries(many)
-    assert not set(prefixes) & {canary.prefix for canary in planted_canaries(replace(many, seed=2))}
+    assert canaries_to_plant(many) == canaries_to_plant(many)
+    assert not set(prefixes) & {canary.prefix for canary in canaries_to_plant(replace(many, seed=2))}
 
 
 def test_a_held_out_name_that_is_no_documents_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from allod.train import stages
 from allod.train.pipeline import PipelineStage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe
-from allod.train.runs import Finished, RunFolder, opened
+from allod.train.runs import Finished, RunFolder, open_run
 
 PREDICATE: dict[str, JsonValue] = {
     "id": "training_1",
@@ -84,7 +84,7 @@ class Run:
                 for source in asked.sources
             ]
         }
-        with opened(self.path, self.log) as folder:
+        with open_run(self.path, self.log) as folder:
             return run_pipeline(asked, folder, given=given, perform=self.perform, finished=lambda *_: None)
 
     def perform(
@@ -245,7 +245,7 @@ def test_a_kill_before_the_manifest_keeps_the_work(run: Run) -> None:
     (run.path / "pretrain").rename(ended)
     (ended / "manifest.json").unlink()
     (ended / "checkpoints").mkdir()
-    with opened(run.path, run.log) as folder:
+    with open_run(run.path, run.log) as folder:
         assert folder.find("pretrain", done["pretrain"].statement.key) is None
         partial = folder.partial("pretrain", done["pretrain"].statement.key, resumes=True)
     assert sorted(path.name for path in partial.iterdir()) == ["checkpoints", "made.txt"]
@@ -253,7 +253,7 @@ def test_a_kill_before_the_manifest_keeps_the_work(run: Run) -> None:
 
 def test_two_runs_in_one_folder(run: Run) -> None:
     """The second is told who is there; nothing of the first is touched."""
-    with opened(run.path, run.log):
+    with open_run(run.path, run.log):
         script = (
             "import sys; from pathlib import Path; from allod.train.runs import opened\n"
             "try:\n    opened(Path(sys.argv[1]), None).__enter__()\n"
@@ -267,7 +267,7 @@ def test_two_runs_in_one_folder(run: Run) -> None:
 
 def test_resumable_work_is_kept_and_other_work_is_not(run: Run) -> None:
     """Pretraining finds its checkpoints again under the same key; under another key it starts from nothing."""
-    with opened(run.path, run.log) as folder:
+    with open_run(run.path, run.log) as folder:
         partial = folder.partial("pretrain", "sha256:" + "a" * 64, resumes=True)
         (partial / "checkpoints").mkdir()
         assert (folder.partial("pretrain", "sha256:" + "a" * 64, resumes=True) / "checkpoints").exists()
@@ -278,7 +278,7 @@ def test_resumable_work_is_kept_and_other_work_is_not(run: Run) -> None:
 
 def test_a_stage_that_left_nothing_is_not_done(tmp_path: Path) -> None:
     """An empty folder is no result."""
-    with opened(tmp_path, MemoryLog()) as folder:
+    with open_run(tmp_path, MemoryLog()) as folder:
         assert isinstance(folder, RunFolder)
         folder.partial("clean", "sha256:" + "a" * 64, resumes=False)
         with pytest.raises(Invalid, match="left nothing"):

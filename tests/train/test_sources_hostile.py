@@ -19,7 +19,7 @@ from allod.core.errors import Invalid
 from allod.train.corpus.documents import new_document
 from allod.train.recipe import Source
 from allod.train.recipe_reading import read_recipe
-from allod.train.runs import opened
+from allod.train.runs import open_run
 from allod.train.sources import archives, plain_text
 from allod.train.sources import files as reading_files
 from allod.train.sources.archives import read_members
@@ -136,7 +136,7 @@ def test_a_folder_that_others_may_write_is_no_runs_folder(tmp_path: Path) -> Non
     """Another user of the machine would write the manifests that we sign."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run").chmod(0o777)
-    with pytest.raises(Invalid) as refused, opened(tmp_path / "run", MemoryLog()):
+    with pytest.raises(Invalid) as refused, open_run(tmp_path / "run", MemoryLog()):
         pass
     assert refused.value.code == "run_permissions"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from allod.app.gateway.model_choice import is_at_hand
 from allod.app.home import Home
-from allod.cli.running import running
+from allod.cli.running import find_gateway
 from allod.cli.starting import gateway_command, get_model
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
@@ -115,10 +115,10 @@ def _error(error: dict[str, Any], status: int, retry_after: str | None = None) -
 
 
 @contextmanager
-def running_or_started(settings: Settings) -> Iterator[str]:
+def find_or_start_gateway(settings: Settings) -> Iterator[str]:
     """The URL of this realm's gateway; of one started for the call, and known to nobody else, where none runs."""
     home = Home(settings.home)
-    if url := running(home):
+    if url := find_gateway(home):
         yield url
         return
     print("starting a gateway for this call (`allod up` keeps one running)", file=sys.stderr)

@@ -54,19 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = words.run(words)
         print(end="", flush=True)  # here it can still be told that there is no room for it
     except AllodError as error:
-        return _ended(error, words)
+        return _end(error, words)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return 1
     except OSError as error:
-        return _ended(Unavailable(str(error)), words)
+        return _end(Unavailable(str(error)), words)
     finally:
         tell(sys.stdout)
     return status
 
 
-def _ended(error: AllodError, words: argparse.Namespace) -> int:
+def _end(error: AllodError, words: argparse.Namespace) -> int:
     """Tell of the error that is being handled: on stderr, and with --json on stdout, too, as one object."""
     if words.verbose:
         tell(sys.stderr, traceback.format_exc())

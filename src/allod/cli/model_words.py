@@ -7,7 +7,7 @@ from typing import Any
 
 from allod.app.artefacts.released_models import ReleasedModel
 from allod.app.training.lineage import Walk, WalkedSource, walk
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.core.statements.training import Input, TrainingStatement
 from allod.core.times import day_of
 from allod.model.releases.facts import where_lines, where_of
@@ -21,10 +21,10 @@ def print_walk(model: ReleasedModel) -> None:
     print(f"{told.name}  {told.digest}")
     print(f"  {model.artefact.kind}, {told.origin}, {told.licence}; {told.publisher} ({told.country})")
     print(f"  released {day_of(model.artefact.at_ms)}, statement {model.artefact.id}")
-    print(f"  evaluated: {made_plain(_figures(evaluation), limit=1000)}")
+    print(f"  evaluated: {make_plain(_figures(evaluation), limit=1000)}")
     print(f"  energy: {_energy(energy)}")
     for line in where_lines(where_of(walked.stages)):
-        print(f"  {made_plain(line, limit=1000)}")
+        print(f"  {make_plain(line, limit=1000)}")
     print("stages, last first")
     for stage in reversed(walked.stages):
         after = ", ".join(str(one["name"]) for one in stage.inputs if "derivation" in one)

@@ -24,7 +24,7 @@ LINE_EVERY_S = 5.0
 
 
 @contextmanager
-def shown(*, are_bytes: bool = True) -> Iterator[Report]:
+def show_progress(*, are_bytes: bool = True) -> Iterator[Report]:
     """A callable that takes (what, how much is done, how much there is) as often as one likes."""
     console = Console(stderr=True)
     if not console.is_terminal:

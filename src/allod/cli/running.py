@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from allod.app.gateway.clock import CLOCK_HINT, believed_clock
+from allod.app.gateway.clock import CLOCK_HINT, clock_of_realm
 from allod.app.home import Home
 from allod.core.errors import Unavailable
 from allod.settings.tree import Settings
@@ -21,19 +21,19 @@ from allod.settings.tree import Settings
 NEWS_TIMEOUT_S = 5
 
 
-def running(home: Home) -> str | None:
+def find_gateway(home: Home) -> str | None:
     """The announced gateway's URL, if its process lives and is ours: another user's gets no key from us."""
-    announced = _announced(home)
+    announced = _read_announcement(home)
     return str(announced["url"]) if announced else None
 
 
 def model_of_running(home: Home) -> str | None:
     """The name of the model that the gateway was started with; None where none runs."""
-    announced = _announced(home)
+    announced = _read_announcement(home)
     return announced.get("model") if announced else None
 
 
-def _announced(home: Home) -> dict[str, Any] | None:
+def _read_announcement(home: Home) -> dict[str, Any] | None:
     try:
         announced: dict[str, Any] = json.loads(home.gateway.read_text())
         process = Path("/proc", str(int(announced["pid"])))
@@ -45,12 +45,12 @@ def _announced(home: Home) -> dict[str, Any] | None:
     return announced if is_ours else None
 
 
-def dated_ms(settings: Settings) -> int:
+def time_of_record_ms(settings: Settings) -> int:
     """The time that what is made beside the gateway is dated by. What only ends a key or a tenant needs none.
 
     Raises Unavailable (`clock_wrong`) where this realm's log, or a gateway that runs here, contradicts the clock.
     """
-    time_ms, url = believed_clock(settings).now_ms(), running(Home(settings.home))
+    time_ms, url = clock_of_realm(settings).now_ms(), find_gateway(Home(settings.home))
     _, told = _readiness(url) if url else (0, None)
     if isinstance(told, dict) and told.get("code") == "clock_wrong":
         raise Unavailable(str(told.get("reason")), code="clock_wrong", hint=CLOCK_HINT)
@@ -60,10 +60,10 @@ def dated_ms(settings: Settings) -> int:
 def is_clock_believed(settings: Settings) -> bool:
     """Whether neither this realm's log nor a gateway that runs here may doubt it: one that is not ready might."""
     try:
-        believed_clock(settings).now_ms()
+        clock_of_realm(settings).now_ms()
     except Unavailable:
         return False
-    url = running(Home(settings.home))
+    url = find_gateway(Home(settings.home))
     return url is None or _readiness(url)[0] == 200
 
 
@@ -99,7 +99,7 @@ def take_up_news(settings: Settings) -> None:
     Where it cannot be told it learns by itself, within a second: that is said, and is no error of what was done.
     """
     home = Home(settings.home)
-    url = running(home)
+    url = find_gateway(home)
     if url is None:
         return
     where = urllib.parse.urlsplit(url)

@@ -14,10 +14,10 @@ def get_model(settings: Settings) -> None:
     """
     from allod.app.gateway.open_realm import open_realm
     from allod.app.gateway.weights import prepare_weights
-    from allod.cli.progress import shown
+    from allod.cli.progress import show_progress
 
     open_realm(settings).resources.close()
-    with shown() as progress:
+    with show_progress() as progress:
         prepare_weights(settings, progress)
 
 

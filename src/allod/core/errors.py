@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 
 _SHOWN_CHARACTERS = 4000
 
@@ -86,8 +86,8 @@ class VerificationError(AllodError):
 
 def explain(error: AllodError) -> str:
     """What a terminal shows: what happened and, after a blank line, what to do about it. Both may quote others."""
-    message = made_plain(error.message, limit=_SHOWN_CHARACTERS)
-    hint = "\n".join(made_plain(line, limit=_SHOWN_CHARACTERS) for line in (error.hint or "").split("\n"))
+    message = make_plain(error.message, limit=_SHOWN_CHARACTERS)
+    hint = "\n".join(make_plain(line, limit=_SHOWN_CHARACTERS) for line in (error.hint or "").split("\n"))
     return f"error: {message}" + (f"\n\nhint: {hint}" if hint else "")
 
 

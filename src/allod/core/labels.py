@@ -4,7 +4,7 @@ Labels form a lattice. `join` is the label of a thing derived from two others, n
 tier, both sets of markings, and only the places and purposes that both allow. An empty set of places or purposes
 allows none, so an impossible combination forbids by itself; `ANY` stands for "not restricted".
 
-A value whose label matters travels as `Labelled`, and what is made from such values by `derived`: there is no way from
+A value whose label matters travels as `Labelled`, and what is made from such values by `derive`: there is no way from
 one to the other that drops a label. What tiers and markings there are is a nation's to say (`nations/nation.py`).
 """
 
@@ -109,7 +109,7 @@ class Labelled(Generic[_Value]):
             raise TypeError(f"a value without a label: {type(self.label).__name__}")
 
 
-def derived(make: Callable[..., _Made], first: Labelled[Any], *others: Labelled[Any]) -> Labelled[_Made]:
+def derive(make: Callable[..., _Made], first: Labelled[Any], *others: Labelled[Any]) -> Labelled[_Made]:
     """What `make` makes of the values, under the join of their labels."""
     inputs = (first, *others)
     return Labelled(make(*(one.value for one in inputs)), reduce(Label.join, (one.label for one in inputs)))

@@ -16,7 +16,7 @@ _INVISIBLE = re.compile(
 )
 
 
-def folded(name: str) -> str:
+def fold(name: str) -> str:
     """A name as a reader tells it from others: two that are equal here look the same, or as good as the same.
 
     NFKC and case folding (Unicode 3.13, toNFKC_Casefold), without what cannot be seen; spaces of any kind are one.
@@ -30,7 +30,7 @@ def is_plain(text: str) -> bool:
     return _DECEIVING.search(text) is None
 
 
-def made_plain(text: str, *, limit: int) -> str:
+def make_plain(text: str, *, limit: int) -> str:
     """`text` with a question mark for each character that deceives, and cut after `limit` characters."""
     return _DECEIVING.sub("?", text[:limit]) + ("…" if len(text) > limit else "")
 

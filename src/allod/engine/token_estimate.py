@@ -9,12 +9,12 @@ BYTES_PER_TOKEN = 3  # of UTF-8 text, rather few: what is reserved should be eno
 _OFTEN_SINGLE = string.digits.encode() + string.punctuation.encode()  # these are often tokens by themselves
 
 
-def estimated_tokens(data: bytes) -> int:
+def estimate_tokens(data: bytes) -> int:
     """Rather too many than too few."""
     return _estimate(len(data), _num_single(data))
 
 
-def estimated_tokens_of(texts: Iterable[str], *, max_bytes: int) -> int:
+def estimate_tokens_of(texts: Iterable[str], *, max_bytes: int) -> int:
     """The same of `texts`, a line each, and of no more than the first `max_bytes` of all their lines."""
     num_bytes = num_single = 0
     for number, text in enumerate(texts):

@@ -90,13 +90,13 @@ class Site:
             return None
         return self.price.micros_per_node_hour * num_nodes * seconds // _SECONDS_PER_HOUR
 
-    def modelled_joules(self, *, num_nodes: int, seconds: int) -> int | None:
+    def assumed_joules(self, *, num_nodes: int, seconds: int) -> int | None:
         """The energy that the profile assumes; None where it assumes none."""
         return None if self.power is None else self.power.watts_per_node * num_nodes * seconds
 
-    def modelled_grams(self, *, num_nodes: int, seconds: int) -> int | None:
+    def assumed_grams(self, *, num_nodes: int, seconds: int) -> int | None:
         """Grams of CO2 equivalent for that energy, rounded up."""
-        joules = self.modelled_joules(num_nodes=num_nodes, seconds=seconds)
+        joules = self.assumed_joules(num_nodes=num_nodes, seconds=seconds)
         if joules is None or self.power is None:
             return None
         return -(-joules * self.power.grams_per_kwh // (1000 * _SECONDS_PER_HOUR))

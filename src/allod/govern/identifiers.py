@@ -13,7 +13,7 @@ from functools import lru_cache
 from operator import attrgetter, mul
 from typing import NamedTuple
 
-from allod.core.nations.identifier_patterns import GAP, longest, widened
+from allod.core.nations.identifier_patterns import GAP, longest, widen
 from allod.core.nations.nation import Identifier, Nation
 from allod.govern import readings
 
@@ -113,7 +113,7 @@ class _IdentifierSearch(NamedTuple):
 def _compile(identifiers: tuple[Identifier, ...], nothing: str) -> _IdentifierSearch:
     """For texts in which `nothing`, if that is a character, stands for what shows nothing: four times the work."""
     reach = max(longest(identifier.pattern) for identifier in identifiers) * (2 if nothing else 1)
-    rows = [(identifier, f"{widened(identifier.pattern, nothing)}(?![A-Z0-9])") for identifier in identifiers]
+    rows = [(identifier, f"{widen(identifier.pattern, nothing)}(?![A-Z0-9])") for identifier in identifiers]
     scan = "|".join(pattern for _, pattern in rows)
     return _IdentifierSearch(
         reach,

@@ -12,7 +12,7 @@ from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.tlog.reader import consistency_of, read_log
-from allod.prove.tlog.recovery import signed_head
+from allod.prove.tlog.recovery import read_signed_head
 
 Verdict = Literal["same", "grown", "shorter", "rewritten", "not_signed", "damaged"]
 
@@ -33,7 +33,7 @@ class Comparison:
         return self.verdict in ("same", "grown")
 
 
-def kept_note(data: bytes) -> str:
+def read_note(data: bytes) -> str:
     """The signed tree head in a file: a note, or the one in a bundle's proof. Raises Invalid; nothing is verified."""
     if data.lstrip()[:1] == b"{":
         return parse_bundle(data).proof.note
@@ -49,15 +49,15 @@ def compare(directory: Path, key: VerifierKey, note: str) -> Comparison:
     Raises Invalid (`bad_head`).
     """
     kept = TreeHead.of_signed(note)
-    if signed_head(note, key) is None:
+    if read_signed_head(note, key) is None:
         return Comparison("not_signed", "the tree head is not signed by this log's key", kept)
     try:
-        return _compared(directory, key, kept)
+        return _compare(directory, key, kept)
     except Invalid as error:  # a log that is gone is one that nobody can read
         return Comparison("damaged", error.message, kept)
 
 
-def _compared(directory: Path, key: VerifierKey, kept: TreeHead) -> Comparison:
+def _compare(directory: Path, key: VerifierKey, kept: TreeHead) -> Comparison:
     read = read_log(directory, key, lambda number, entry: None, as_it_is=True)
     head = read.head
     if kept.size > head.size:

@@ -45,7 +45,7 @@ class History:
         begun = [logged for logged in self.versions if logged.version.at_ms <= time_ms]
         return begun[-1] if begun else None
 
-    def during(self, since_ms: int, until_ms: int) -> list[LoggedVersion]:
+    def versions_during(self, since_ms: int, until_ms: int) -> list[LoggedVersion]:
         """Everything that was in force at some moment of that time, oldest first."""
         first = self.at(since_ms)
         later = [logged for logged in self.versions if since_ms < logged.version.at_ms <= until_ms]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from allod.core.errors import Invalid, VerificationError
 from allod.core.statements.receipt import ANSWER, REFUSAL, Statement, check_statement
 from allod.prove.formats.merkle import leaf_hash, root_from_inclusion
-from allod.prove.formats.notes import Note, VerifierKey, cosigned_at, is_signed, parse_note
+from allod.prove.formats.notes import Note, VerifierKey, cosignature_time, is_signed, parse_note
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.receipts.bundle import Bundle, Opening, parse_bundle
 from allod.prove.receipts.commitments import Role, commitment, nonce_of
@@ -87,7 +87,7 @@ def verify(bundle: bytes, trust: Trust, now_ms: int | None = None) -> Report:
         head = TreeHead.of(note)
         progress.passed(f"{len(bundle)} bytes")
     with progress.step():
-        key = _signing_log(note, head, trust)
+        key = _log_that_signed(note, head, trust)
         progress.passed(f"tree head of size {head.size} signed by {key.name}")
     with progress.step():
         times = _cosignatures(note, head, trust)
@@ -100,7 +100,7 @@ def verify(bundle: bytes, trust: Trust, now_ms: int | None = None) -> Report:
         progress.passed(f"{statement.kind} {statement.id}")
     with progress.step():
         opened = _check_opening(parsed.opening, statement)
-        progress.passed(_opening_detail(parsed.opening, opened))
+        progress.passed(_detail_of_opening(parsed.opening, opened))
     with progress.step():
         witnessed_ms = _quorum_time_ms(times, trust)
         progress.passed(_check_times(statement, witnessed_ms, now_ms))
@@ -109,7 +109,7 @@ def verify(bundle: bytes, trust: Trust, now_ms: int | None = None) -> Report:
     return Report(level, statement, head, parsed.proof.index, tuple(times), opened, witnessed_ms, steps)
 
 
-def _signing_log(note: Note, head: TreeHead, trust: Trust) -> VerifierKey:
+def _log_that_signed(note: Note, head: TreeHead, trust: Trust) -> VerifierKey:
     claimed = [key for key in trust.logs if key.name == head.origin and note.by(key)]
     if not claimed:
         trusted = " and ".join(sorted({key.name for key in trust.logs})[:NUM_NAMES]) or "no log"
@@ -124,7 +124,7 @@ def _cosignatures(note: Note, head: TreeHead, trust: Trust) -> dict[str, int]:
     """Seconds since 1970 by witness; 0 where a witness says nothing of the time."""
     found = {}
     for name, key in trust.witnesses.items():
-        stamp = cosigned_at(note, key, origin=head.origin, size=head.size, root=head.root)
+        stamp = cosignature_time(note, key, origin=head.origin, size=head.size, root=head.root)
         if stamp is not None:
             found[name] = stamp
     return found
@@ -160,7 +160,7 @@ def _check_opening(opening: Opening | None, statement: Statement) -> tuple[str, 
     return tuple(given)
 
 
-def _opening_detail(opening: Opening | None, opened: tuple[str, ...]) -> str:
+def _detail_of_opening(opening: Opening | None, opened: tuple[str, ...]) -> str:
     if opening is None:
         return "no opening given: commitments not checked"
     return f"salt checked; texts checked: {', '.join(opened) or 'none given'}"

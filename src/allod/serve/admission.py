@@ -48,7 +48,7 @@ class Admission:
         """What each tenant has waiting and running, its service and its share; the busy ones of a priority first."""
         return self._turns.standings()
 
-    async def _called(self, ticket: Ticket) -> None:
+    async def _wait_for_call(self, ticket: Ticket) -> None:
         """Return when the request's turn has come; a wait that is cancelled leaves the line as if it never was.
 
         Raises Unavailable after `max_wait_s`: what was foreseen on arrival may have been wrong.
@@ -107,7 +107,7 @@ class Turn:
     async def __aenter__(self) -> Turn:
         self._ticket = ticket = self._arrive(now_s=time.monotonic())
         if ticket.started_s is None:
-            await self._admission._called(ticket)
+            await self._admission._wait_for_call(ticket)
             assert ticket.started_s is not None
             self.waited_s = ticket.started_s - ticket.arrived_s
         self.started_ms = now_ms()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
 from allod.core.requests import Chat, Embed, Request, Usage
-from allod.engine.token_estimate import BYTES_PER_TOKEN, estimated_tokens_of
+from allod.engine.token_estimate import BYTES_PER_TOKEN, estimate_tokens_of
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenancy.tenants import Tenant
@@ -48,7 +48,7 @@ class Allowance:
         try:
             for one in (tenant,) if self.organization is None else (tenant, self.organization):
                 tokens = held.prompt_tokens + held.max_tokens
-                held.reservations += (await self._reserved(one, request, tokens, cost),)
+                held.reservations += (await self._reserve(one, request, tokens, cost),)
         except BaseException:
             self.release(held)
             raise
@@ -57,7 +57,7 @@ class Allowance:
     async def count_refusal(self, tenant: Tenant, request: Request) -> None:
         """A refusal is a request, and no more: whoever sends nothing but these is held to its quota as well."""
         nothing = Cost(millijoules=0)
-        reservation = await self._reserved(tenant, request, 0, nothing)
+        reservation = await self._reserve(tenant, request, 0, nothing)
         self._quotas.settle(reservation, tokens=0, cost=nothing)
 
     def settle(self, held: Held, usage: Usage, engine_ms: int) -> None:
@@ -74,7 +74,7 @@ class Allowance:
         for reservation in held.reservations:
             self._quotas.release(reservation)
 
-    async def _reserved(self, tenant: Tenant, request: Request, tokens: int, cost: Cost) -> Reservation:
+    async def _reserve(self, tenant: Tenant, request: Request, tokens: int, cost: Cost) -> Reservation:
         for _ in range(MAX_LEASES):
             found = self._quotas.reserve(
                 tenant, model=request.task.model, tokens=tokens, now_ms=request.start_ms, cost=cost
@@ -88,9 +88,9 @@ class Allowance:
 def _foreseen(prepared: Chat | Embed, context_tokens: int) -> tuple[int, int]:
     """Tokens of the prompt, estimated, and the most that the answer can have."""
     if not isinstance(prepared, Chat):
-        return estimated_tokens_of(prepared.texts, max_bytes=sys.maxsize), 0
+        return estimate_tokens_of(prepared.texts, max_bytes=sys.maxsize), 0
     max_bytes = context_tokens * BYTES_PER_TOKEN  # more than the context holds is never computed
-    prompt_tokens = estimated_tokens_of(prepared.texts, max_bytes=max_bytes)
+    prompt_tokens = estimate_tokens_of(prepared.texts, max_bytes=max_bytes)
     prompt_tokens = min(prompt_tokens + TOKENS_PER_MESSAGE * len(prepared.messages), context_tokens)
     left = max(1, context_tokens - prompt_tokens)
     return prompt_tokens, min(prepared.sampling.max_tokens or left, left)

@@ -105,11 +105,11 @@ class Work:
         """Text that goes to the client."""
         self._sent += [piece.text for piece in pieces]
 
-    def progressed(self) -> None:
+    def note_progress(self) -> None:
         """The engine has said how far it is."""
         self._turn.used(self.tally.completion_tokens)
 
-    def counted(self, usage: Usage) -> None:
+    def note_counted(self, usage: Usage) -> None:
         """The engine is done, and this is what it counted."""
         self._usage = usage
         self._turn.finish(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)

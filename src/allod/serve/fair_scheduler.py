@@ -178,9 +178,9 @@ class Turns:
     def _check_room(self, line: Line, queue: FairQueue) -> None:
         wait_s = self.wait_s(line, queue)
         if len(line.waiting) >= CROWDING * (self._num_waiting - self.num_waiting):
-            raise _overloaded("too many requests are waiting", wait_s)
+            raise _overload("too many requests are waiting", wait_s)
         if wait_s > self._max_wait_s:
-            raise _overloaded(f"it would wait {wait_s:.0f} s, and at most {self._max_wait_s:.0f} s are allowed", wait_s)
+            raise _overload(f"it would wait {wait_s:.0f} s, and at most {self._max_wait_s:.0f} s are allowed", wait_s)
 
     def _start(self, ticket: Ticket, now_s: float) -> None:
         ticket.started_s = now_s
@@ -207,5 +207,5 @@ class Turns:
         return patient if ticket is None or self._owed >= patient.cost else ticket
 
 
-def _overloaded(message: str, wait_s: float) -> Unavailable:
+def _overload(message: str, wait_s: float) -> Unavailable:
     return Unavailable(message, code="overloaded", retry_after_s=max(1, ceil(wait_s)))

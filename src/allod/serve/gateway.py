@@ -22,7 +22,7 @@ from typing import Literal, cast
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Usage
-from allod.core.shown_text import folded
+from allod.core.shown_text import fold
 from allod.engine.engine import Engine, EngineInfo
 from allod.engine.giving_way import give_way_if_long
 from allod.engine.salts import cache_salt
@@ -88,21 +88,21 @@ class Gateway:
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        chat, prepared = await self._prepared(caller, request)
-        request = await self._labelled(request)
-        async with await self._accepted(caller, request, prepared, _schemas_of(chat, prepared)) as work:
+        chat, prepared = await self._prepare(caller, request)
+        request = await self._label(request)
+        async with await self._accept(caller, request, prepared, _schemas_of(chat, prepared)) as work:
             engine, salt = self.engine_of(prepared.model), self._salt(request)
             completion = await engine.complete(prepared, salt=salt, tally=work.tally)
-            work.counted(completion.usage)
-            completion = await self._interpreted(work, chat, prepared, completion)
+            work.note_counted(completion.usage)
+            completion = await self._interpret(work, chat, prepared, completion)
         await give_way_if_long(request.body)
         await work.record(completion.committed_bytes(), completion.finish)
         return Labelled(completion, request.label)
 
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Pieces | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        chat, prepared = await self._prepared(caller, request)
-        request = await self._labelled(request)
+        chat, prepared = await self._prepare(caller, request)
+        request = await self._label(request)
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
 
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
@@ -114,10 +114,10 @@ class Gateway:
             )
         for text in embed.texts:
             self._check_length(embed.model, (text,), param="input")
-        request = await self._labelled(request)
-        async with await self._accepted(caller, request, embed) as work:
+        request = await self._label(request)
+        async with await self._accept(caller, request, embed) as work:
             made = await self.engine_of(embed.model).embed(embed, tally=work.tally)
-            work.counted(made.usage)
+            work.note_counted(made.usage)
         body = write(made)
         await work.record(body, "stop")
         return Labelled(body, request.label)
@@ -128,7 +128,7 @@ class Gateway:
         completion = None
         salt = self._salt(request)
         async with (
-            await self._accepted(caller, request, prepared, _schemas_of(chat, prepared)) as work,
+            await self._accept(caller, request, prepared, _schemas_of(chat, prepared)) as work,
             aclosing(self._pieces(chat, prepared, work, salt)) as pieces,
         ):
             async for item in pieces:
@@ -141,7 +141,7 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)
         yield completion
 
-    async def _labelled(self, request: Request) -> Request:
+    async def _label(self, request: Request) -> Request:
         """Step 3, by what the caller says: the strings themselves, not the JSON that a prompt makes of them."""
         label = await self.controls.label(request.label, request.task.strings(), request.task.model)
         await give_way_if_long(request.body)
@@ -150,15 +150,15 @@ class Gateway:
     def _salt(self, request: Request) -> str:
         return self._salt_of(request.tenant, request.label)
 
-    async def _prepared(self, caller: Caller, request: Request) -> tuple[Chat, Chat]:
+    async def _prepare(self, caller: Caller, request: Request) -> tuple[Chat, Chat]:
         """What is asked for, known to be within bounds, and what the engine will get of it."""
-        chat = await self._checked_chat(caller, request)
+        chat = await self._check_chat(caller, request)
         await give_way_if_long(request.body)
         prepared = tools.prepare(chat)
         await give_way_if_long(request.body)
         return chat, prepared
 
-    async def _checked_chat(self, caller: Caller, request: Request) -> Chat:
+    async def _check_chat(self, caller: Caller, request: Request) -> Chat:
         chat = cast(Chat, request.task)
         self.served(caller, chat.model)
         if not self.engine_of(chat.model).info.can_chat:
@@ -191,7 +191,7 @@ class Gateway:
                 param=param,
             )
 
-    async def _accepted(
+    async def _accept(
         self, caller: Caller, request: Request, prepared: Chat | Embed, asked: Sequence[Asked] = ()
     ) -> Work:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
@@ -241,7 +241,7 @@ class Gateway:
             )
         return served
 
-    async def _interpreted(self, work: Work, chat: Chat, prepared: Chat, completion: Completion) -> Completion:
+    async def _interpret(self, work: Work, chat: Chat, prepared: Chat, completion: Completion) -> Completion:
         """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
         judged = partial(self.judge.verdict, work.tenant_id)
         completion = await tools.interpret(chat, completion, schema=prepared.schema, judged=judged)
@@ -261,10 +261,10 @@ class Gateway:
         holding = tools.offers_tools(chat)
         async with aclosing(self.engine_of(prepared.model).stream(prepared, salt=salt, tally=work.tally)) as stream:
             async for item in stream:
-                work.progressed()
+                work.note_progress()
                 if isinstance(item, Completion):
-                    work.counted(item.usage)
-                    completion = await self._interpreted(work, chat, prepared, item)
+                    work.note_counted(item.usage)
+                    completion = await self._interpret(work, chat, prepared, item)
                     if not completion.tool_calls:
                         if held:
                             yield held
@@ -284,8 +284,8 @@ class Gateway:
 
 def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: EngineInfo) -> None:
     names = [model.name, *(adapter.name for adapter in adapters)]
-    looks = [folded(name) for name in names]
-    if twice := [name for name in names if looks.count(folded(name)) > 1]:
+    looks = [fold(name) for name in names]
+    if twice := [name for name in names if looks.count(fold(name)) > 1]:
         raise Invalid(f"two models are called {twice[0]!r}", code="model_name", hint="give one of them another name")
     described = {(adapter.name, adapter.digest) for adapter in adapters if adapter.base == model.name}
     if wrong := described ^ {(each.name, each.digest) for each in info.adapters}:

@@ -17,7 +17,7 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
-from allod.engine.schemas.bounds import refused
+from allod.engine.schemas.bounds import refusal
 from allod.engine.schemas.grammar import call_schema
 from allod.serve.schemas.json_text import json_value
 from allod.serve.schemas.judge import Asked, Verdict
@@ -41,7 +41,7 @@ async def check_tools(chat: Chat) -> None:
     for index, tool in enumerate(chat.tools):
         param = _place(index)
         if tool.parameters.get("type", "object") != "object":
-            raise refused("type at #: the arguments of a tool are an object", param=param)
+            raise refusal("type at #: the arguments of a tool are an object", param=param)
         size = await check_size(tool.parameters, param=param, num_before=size)
     if chat.tool_choice not in ("auto", "none", "required", *(tool.name for tool in chat.tools)):
         raise Invalid(f"tool_choice names {chat.tool_choice!r}, which is no tool here", param="tool_choice")
@@ -68,7 +68,7 @@ def _place(index: int) -> str:
     return f"tools[{index}].function.parameters"
 
 
-def _forced_place(chat: Chat) -> str:
+def _place_of_choice(chat: Chat) -> str:
     return next((_place(index) for index, tool in enumerate(chat.tools) if tool.name == chat.tool_choice), "tools")
 
 
@@ -90,7 +90,7 @@ def prepare(chat: Chat) -> Chat:
     messages = [_flat(message, is_evened=num_chars <= EVENED_CHARS) for message in chat.messages]
     if offers_tools(chat):
         messages = _with_instructions(messages, _instructions(chat))
-    schema = _forced_schema(chat) if is_forced(chat) else chat.schema
+    schema = _schema_of_choice(chat) if is_forced(chat) else chat.schema
     return replace(chat, messages=tuple(messages), schema=schema, tools=(), tool_choice="none")
 
 
@@ -110,22 +110,22 @@ async def interpret(chat: Chat, completion: Completion, *, schema: Json | None, 
     `schema` is the one that the engine was held to.
     """
     if is_forced(chat):
-        return await _forced(chat, completion, schema or {}, judged)
+        return await _read_forced(chat, completion, schema or {}, judged)
     if not offers_tools(chat):
         return completion
-    calls = await _found(chat.tools, completion.content or "", judged)
+    calls = await _find_calls(chat.tools, completion.content or "", judged)
     if not chat.parallel_tool_calls:
         calls = calls[:1]
     return replace(completion, content=None, tool_calls=calls, finish="tool_calls") if calls else completion
 
 
-async def _forced(chat: Chat, completion: Completion, schema: Json, judged: Judged) -> Completion:
+async def _read_forced(chat: Chat, completion: Completion, schema: Json, judged: Judged) -> Completion:
     """The call that was asked for. What was cut short is none: nobody may act on half of the arguments."""
     text = completion.content or ""
     verdict = await judged(schema, text, True)
     if is_broken(verdict, completion):
         message = "the model's call does not satisfy the tool's schema"
-        raise not_kept(verdict, chat, message, code="tool_call_invalid", param=_forced_place(chat))
+        raise not_kept(verdict, chat, message, code="tool_call_invalid", param=_place_of_choice(chat))
     if verdict != "kept":
         return completion
     call = ToolCall(chat.tool_choice, text) if chat.tool_choice != "required" else _call_of(_object(text))
@@ -158,13 +158,13 @@ def not_kept(verdict: Verdict, chat: Chat, message: str, *, code: str, param: st
     return Unavailable(message, code=code, hint="ask again", is_recorded=True)
 
 
-async def _found(tools: tuple[Tool, ...], text: str, judged: Judged) -> tuple[ToolCall, ...]:
+async def _find_calls(tools: tuple[Tool, ...], text: str, judged: Judged) -> tuple[ToolCall, ...]:
     """Every call in the text; none unless all of them are valid."""
     if len(text) > MAX_CALL_CHARS:
         return ()
     stripped = text.strip()
     fenced = _FENCE.match(stripped)
-    texts = _tagged(stripped) or [fenced.group(1) if fenced else stripped]
+    texts = _split_tagged(stripped) or [fenced.group(1) if fenced else stripped]
     if len(texts) > MAX_CALLS:
         return ()
     calls = []
@@ -177,7 +177,7 @@ async def _found(tools: tuple[Tool, ...], text: str, judged: Judged) -> tuple[To
     return tuple(calls)
 
 
-def _tagged(text: str) -> list[str]:
+def _split_tagged(text: str) -> list[str]:
     """What stands in <tool_call> tags, found in one pass: a call ends where its JSON ends."""
     found, at = [], 0
     while begin := _CALL_BEGINS.search(text, at):
@@ -202,7 +202,7 @@ def _call_of(value: Mapping[str, Any] | None) -> ToolCall | None:
     return ToolCall(value["name"], json.dumps(value["arguments"], ensure_ascii=False))
 
 
-def _forced_schema(chat: Chat) -> Json:
+def _schema_of_choice(chat: Chat) -> Json:
     """The arguments of the named tool, or a call of any of the tools."""
     for tool in chat.tools:
         if tool.name == chat.tool_choice:

@@ -14,7 +14,7 @@ from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.files.whole import sync
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.core.statements.training import FILES, MANIFEST
 from allod.prove.releases.lineage import MAX_LIST_BYTES
 
@@ -64,7 +64,7 @@ def check_files(folder: Path, digest: str) -> None:
 def _change(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     if before is None or now is None:
         return f"{name} is {'missing' if now is None else 'new'}"
-    listed = made_plain(str(before.get("sha256")), limit=64)
+    listed = make_plain(str(before.get("sha256")), limit=64)
     return f"{name} is changed (sha256 {now['sha256']} and not {listed})"
 
 
@@ -107,14 +107,14 @@ def refuse_lists(folder: Path) -> None:
 
 def make_durable(folder: Path, outputs: Iterable[str]) -> None:
     """Everything that counts, and the folders' names for it, on the disk."""
-    kept, folders = _kept(folder, outputs)
+    kept, folders = _files_to_keep(folder, outputs)
     for path in (*sorted(kept), *sorted(folders, reverse=True)):
         sync(path)
 
 
 def clear(folder: Path, outputs: Iterable[str]) -> None:
     """Delete what is no output, which nobody hashed."""
-    kept, folders = _kept(folder, outputs)
+    kept, folders = _files_to_keep(folder, outputs)
     for place in sorted(folders):
         for path in place.iterdir():
             if path not in kept and path not in folders:
@@ -122,7 +122,7 @@ def clear(folder: Path, outputs: Iterable[str]) -> None:
         sync(place)
 
 
-def _kept(folder: Path, outputs: Iterable[str]) -> tuple[set[Path], set[Path]]:
+def _files_to_keep(folder: Path, outputs: Iterable[str]) -> tuple[set[Path], set[Path]]:
     """The files of a finished stage, and the folders that they are in."""
     kept = {folder / FILES, folder / MANIFEST, *(folder / name for name in outputs)}
     return kept, {parent for path in kept for parent in path.parents if parent.is_relative_to(folder)}

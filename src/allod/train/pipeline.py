@@ -34,7 +34,7 @@ class PipelineStage:
     resumes: bool = False
 
 
-def _held_out(recipe: Recipe) -> dict[str, Any]:
+def _held_out_parameters(recipe: Recipe) -> dict[str, Any]:
     return {source.name: source.held_out for source in recipe.sources if source.held_out}
 
 
@@ -54,7 +54,7 @@ def _pretrain(recipe: Recipe) -> Mapping[str, Any]:
 def _evaluate(recipe: Recipe) -> Mapping[str, Any]:
     asked = asdict(recipe.evaluate)
     del asked["questions"]  # a folder's name; its content's digest stays
-    return {**asked, "held_out": _held_out(recipe), "seed": recipe.seed}
+    return {**asked, "held_out": _held_out_parameters(recipe), "seed": recipe.seed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,17 @@ class _Computed:
 _COMPUTED = {
     "source": _Computed(_source),
     "clean": _Computed(lambda recipe: asdict(recipe.clean)),
-    "dedupe": _Computed(lambda recipe: {**asdict(recipe.dedupe), "held_out": _held_out(recipe)}),
-    "tokenizer": _Computed(lambda recipe: {**asdict(recipe.tokenizer), "held_out": _held_out(recipe)}),
-    "pack": _Computed(lambda r: {**asdict(r.canaries), "held_out": _held_out(r), "seed": r.seed}),
+    "dedupe": _Computed(lambda recipe: {**asdict(recipe.dedupe), "held_out": _held_out_parameters(recipe)}),
+    "tokenizer": _Computed(lambda recipe: {**asdict(recipe.tokenizer), "held_out": _held_out_parameters(recipe)}),
+    "pack": _Computed(lambda r: {**asdict(r.canaries), "held_out": _held_out_parameters(r), "seed": r.seed}),
     "pretrain": _Computed(_pretrain),
     "tune": _Computed(
-        lambda r: {**asdict(r.tune), "held_out": _held_out(r), "seed": r.seed},
+        lambda r: {**asdict(r.tune), "held_out": _held_out_parameters(r), "seed": r.seed},
         is_wanted=lambda recipe: recipe.tune.steps > 0,
     ),
     "evaluate": _Computed(_evaluate),
     "export": _Computed(lambda recipe: {**asdict(recipe.export), "name": recipe.name}),
-    "adapt": _Computed(lambda r: {**asdict(r.adapt), "held_out": _held_out(r), "seed": r.seed}),
+    "adapt": _Computed(lambda r: {**asdict(r.adapt), "held_out": _held_out_parameters(r), "seed": r.seed}),
     "export_adapter": _Computed(lambda recipe: {"name": recipe.name}),
 }
 
@@ -86,19 +86,19 @@ _COMPUTED = {
 def stages_of(recipe: Recipe) -> tuple[PipelineStage, ...]:
     """The stages that this recipe asks for, in their order."""
     rows = ADAPTER_STAGES if recipe.adapt.base else MODEL_STAGES
-    wanted = [row for row in rows if _computed(row).is_wanted(recipe)]
+    wanted = [row for row in rows if _compute(row).is_wanted(recipe)]
     names = [row.name for row in wanted]
     return tuple(_stage_of(row, names[:number]) for number, row in enumerate(wanted))
 
 
-def _computed(row: StageRow) -> _Computed:
+def _compute(row: StageRow) -> _Computed:
     if row.options is None:
         return _COMPUTED[row.name]
     return _Computed(lambda recipe: asdict(recipe.tables[row.name]), lambda recipe: row.name in recipe.tables)
 
 
 def _stage_of(row: StageRow, before: Sequence[str]) -> PipelineStage:
-    computed = _computed(row)
+    computed = _compute(row)
     return PipelineStage(
         row.name, row.version, row.inputs_after(before), computed.parameters, resumes=row.needs_accelerators
     )

@@ -30,13 +30,13 @@ def read_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
     names = [item.name for item in fields(Recipe) if item.name != "tables"]
     values_of_recipe = Table(given, where, _error_of, MAX_LIST).read_fields(Recipe, names)
     values_by_stage = {name: own.table(name).read_fields(options) for name, options in by_stage.items()}
-    with naming(where):
+    with name_file(where):
         tables = {name: options(**values_by_stage[name]) for name, options in by_stage.items()}
         return Recipe(**values_of_recipe, tables=tables)
 
 
 @contextmanager
-def naming(where: str) -> Iterator[None]:
+def name_file(where: str) -> Iterator[None]:
     """Have what a recipe refuses begin with the name of the file that it comes from."""
     try:
         yield

@@ -18,7 +18,7 @@ from allod.core.errors import Invalid
 from allod.core.files.whole import write_whole
 from allod.core.statements.training import check_training_statement, key_of
 from allod.train.recipe import Recipe
-from allod.train.recipe_reading import naming, recipe_json, recipe_toml
+from allod.train.recipe_reading import name_file, recipe_json, recipe_toml
 from allod.train.stage_log import StageLog
 from allod.train.stage_task import StageFacts, as_stated
 
@@ -31,7 +31,7 @@ def is_resolved(recipe: Recipe) -> bool:
     return bool(recipe.adapt.base) or (recipe.steps > 0 and recipe.size != "auto")
 
 
-def recorded(folder: Path, given: Recipe, log: StageLog) -> Recipe | None:
+def read_recorded(folder: Path, given: Recipe, log: StageLog) -> Recipe | None:
     """`given` with what was recorded when it was asked for here before; None where something else was, or nothing.
 
     Of the record size and steps alone are believed. Raises Invalid where they are none, or were never measured here
@@ -40,9 +40,9 @@ def recorded(folder: Path, given: Recipe, log: StageLog) -> Recipe | None:
     record = read_record(folder / _RESOLVED)
     if record.get("given") != digest_of(recipe_json(given)):
         return None
-    resolved = resolved_by(given, record.get("recipe"))
-    logged = [check_training_statement(one).files for one in log.manifests_of(measuring_key(given))]
-    if measured_digest(resolved) not in logged:
+    resolved = resolve_by(given, record.get("recipe"))
+    logged = [check_training_statement(one).files for one in log.manifests_of(key_of_measure(given))]
+    if digest_of_measure(resolved) not in logged:
         raise Invalid(
             f"{_RESOLVED} says {resolved.size} and {resolved.steps} steps, which the artefacts log does not",
             code="record_unlogged",
@@ -51,17 +51,17 @@ def recorded(folder: Path, given: Recipe, log: StageLog) -> Recipe | None:
     return resolved
 
 
-def measuring_key(given: Recipe) -> str:
+def key_of_measure(given: Recipe) -> str:
     """The key of the statement that says what was measured for this recipe."""
-    return key_of(PROBE, PROBE_VERSION, measuring_parameters(given), [])
+    return key_of(PROBE, PROBE_VERSION, parameters_of_measure(given), [])
 
 
-def measuring_parameters(given: Recipe) -> dict[str, JsonValue]:
+def parameters_of_measure(given: Recipe) -> dict[str, JsonValue]:
     """What was asked for."""
     return {"given": digest_of(recipe_json(given))}
 
 
-def measured_digest(resolved: Recipe) -> str:
+def digest_of_measure(resolved: Recipe) -> str:
     """What came of it: the digest that the statement's subject has."""
     return digest_of({"size": resolved.size, "steps": resolved.steps})
 
@@ -70,7 +70,7 @@ def record(folder: Path, given: Recipe, resolved: Recipe, facts: StageFacts, *, 
     """Keep what was asked for, what it came to, and the facts that it follows from. `beside` is the recipe's folder."""
     values = {"given": digest_of(recipe_json(given)), "recipe": recipe_json(resolved), "probe": as_stated(facts)}
     write_whole(folder / _RESOLVED, json.dumps(values, indent=1) + "\n")
-    write_whole(folder / _RECIPE, recipe_toml(located(resolved, beside)))
+    write_whole(folder / _RECIPE, recipe_toml(locate(resolved, beside)))
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -82,18 +82,18 @@ def read_record(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def resolved_by(given: Recipe, measured: object) -> Recipe:
+def resolve_by(given: Recipe, measured: object) -> Recipe:
     """The recipe with the size and the steps that were measured, and nothing else of it. Raises Invalid."""
     if not isinstance(measured, Mapping):
         raise Invalid("no size and steps were recorded", code="recipe_type", hint=f"delete {_RESOLVED} of the run")
     size, steps = measured.get("size"), measured.get("steps")
     if not isinstance(size, str) or type(steps) is not int:
         raise Invalid(f"{_RESOLVED}: size must be a text, and steps a whole number", code="recipe_type")
-    with naming(_RESOLVED):
+    with name_file(_RESOLVED):
         return replace(given, size=size, steps=steps, minutes=0)
 
 
-def located(recipe: Recipe, beside: Path) -> Recipe:
+def locate(recipe: Recipe, beside: Path) -> Recipe:
     """The recipe with every path from the root on: what a file in another folder must say."""
 
     def whole(path: str) -> str:

@@ -37,7 +37,7 @@ from allod.core.statements.training import (
     TrainingStatement,
     check_training_statement,
     derivation_of,
-    training_statement,
+    make_training_statement,
 )
 from allod.prove.releases.lineage import MAX_LIST_BYTES
 from allod.train.outputs import check_files, clear, list_files, make_durable, refuse_lists, remove
@@ -56,7 +56,7 @@ class Finished:
 
 
 class RunFolder:
-    """The folder of one run. Only one process at a time may hold it: see `opened`."""
+    """The folder of one run. Only one process at a time may hold it: see `open_run`."""
 
     def __init__(self, path: Path, log: StageLog) -> None:
         self.path = path
@@ -85,7 +85,7 @@ class RunFolder:
                 return None
             check_files(folder, statement.files)
         except (Invalid, OSError) as error:
-            raise self._refused(
+            raise self._refusal(
                 folder, f"the stage {stage} is not what its manifest says", "stage_changed", error
             ) from error
         try:
@@ -93,7 +93,7 @@ class RunFolder:
         except Invalid as error:
             if error.code in _OF_THE_LOG:
                 raise
-            raise self._refused(folder, f"the stage {stage} was not made here", "stage_unlogged", error) from error
+            raise self._refusal(folder, f"the stage {stage} was not made here", "stage_unlogged", error) from error
         return Finished(folder, manifest, statement)
 
     def partial(self, stage: str, key: str, *, resumes: bool) -> Path:
@@ -119,7 +119,7 @@ class RunFolder:
             self._set_aside(folder)
             raise
         digest = f"sha256:{sha256_hex(files)}"
-        manifest = training_statement(digest, {**predicate, "derivation": derivation_of(key, digest)})
+        manifest = make_training_statement(digest, {**predicate, "derivation": derivation_of(key, digest)})
         statement = check_training_statement(manifest)
         try:
             check_sole_derivation(self.log, statement)
@@ -127,7 +127,7 @@ class RunFolder:
             if error.code == "derivation_differs":
                 self._set_aside(folder)
             raise
-        ended = self._ended_name(stage, key)
+        ended = self._name_when_ended(stage, key)
         folder.rename(ended)
         write_whole(ended / FILES, files.decode())
         write_whole(ended / MANIFEST, manifest.decode())
@@ -141,7 +141,7 @@ class RunFolder:
     def _adopt(self, stage: str, key: str) -> None:
         """Take over a stage that was killed between its leaf and its name; back to its partial folder if that was
         before its leaf."""
-        ended = self._ended_name(stage, key)
+        ended = self._name_when_ended(stage, key)
         if not ended.is_dir():
             return
         try:
@@ -166,7 +166,7 @@ class RunFolder:
         sync(self.path)
         remove(old)
 
-    def _refused(self, folder: Path, what: str, code: str, error: Invalid | OSError) -> Invalid:
+    def _refusal(self, folder: Path, what: str, code: str, error: Invalid | OSError) -> Invalid:
         reason = error.message if isinstance(error, Invalid) else f"{error.filename}: {error.strerror}"
         aside = self._set_aside(folder)
         return Invalid(
@@ -183,7 +183,7 @@ class RunFolder:
     def _partial_name(self, stage: str, key: str) -> Path:
         return self.path / f".partial-{stage}-{key.removeprefix('sha256:')[:16]}"
 
-    def _ended_name(self, stage: str, key: str) -> Path:
+    def _name_when_ended(self, stage: str, key: str) -> Path:
         return self.path / f".ended-{stage}-{key.removeprefix('sha256:')[:16]}"
 
 
@@ -192,7 +192,7 @@ def _names(files: bytes) -> list[str]:
 
 
 @contextmanager
-def opened(path: Path, log: StageLog) -> Iterator[RunFolder]:
+def open_run(path: Path, log: StageLog) -> Iterator[RunFolder]:
     """The run's folder, made if need be and held for this process alone; `log` is its realm's.
 
     Raises Unavailable (`run_in_use`) and Invalid (`run_permissions`).

@@ -23,7 +23,7 @@ from typing import IO
 import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Unavailable
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.core.times import now_ms
 from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.seal.endings import how_it_ended
@@ -239,7 +239,7 @@ class _Run:
         with path.open("rb") as log:
             log.seek(max(self._log_starts, path.stat().st_size - _TAIL_BYTES))
             lines = log.read(_TAIL_BYTES).decode(errors="replace").split("\n")
-        lines = [made_plain(line, limit=_TAIL_BYTES) for line in lines if line][-_TAIL_LINES:]
+        lines = [make_plain(line, limit=_TAIL_BYTES) for line in lines if line][-_TAIL_LINES:]
         return "\n".join([f"the end of {path.name}:", *lines])
 
 

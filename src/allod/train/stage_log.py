@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from allod.core.errors import Invalid
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.core.statements.training import TrainingStatement, check_training_statement
 
 _SAID_ANEW = frozenset({"id", "at", "measured", "energy"})  # what two honest runs of one stage differ in
@@ -47,7 +47,7 @@ def check_sole_derivation(log: StageLog, statement: TrainingStatement) -> None:
     """
     for manifest in log.manifests_of(statement.key):
         before = check_training_statement(manifest)
-        if before.derivation != statement.derivation and made_on(before) == made_on(statement):
+        if before.derivation != statement.derivation and environment_of(before) == environment_of(statement):
             raise Invalid(
                 f"the stage {statement.stage} has two derivations of one key on one machine: {before.id} made "
                 f"{before.derivation} (files {before.files}), and now it is {statement.derivation} "
@@ -58,7 +58,7 @@ def check_sole_derivation(log: StageLog, statement: TrainingStatement) -> None:
             )
 
 
-def made_on(statement: TrainingStatement) -> Mapping[str, Any]:
+def environment_of(statement: TrainingStatement) -> Mapping[str, Any]:
     """What the bits that come out may depend on, beside the inputs."""
     machine = statement.machine
     return {
@@ -104,4 +104,4 @@ def _short(text: str | None) -> str:
     """`None`: it is not said."""
     if text is None:
         return "unsaid"
-    return made_plain(text if len(text) <= 200 else f"{text[:199]}…", limit=200)
+    return make_plain(text if len(text) <= 200 else f"{text[:199]}…", limit=200)

@@ -10,7 +10,7 @@ from typing import Any
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.train.stage_task import StageFacts, StageProgress, as_stated
 
 _MAX_LINE_BYTES = 1 << 20
@@ -51,37 +51,37 @@ class Listener:
         elif "facts" in message:
             self.facts = _facts(message["facts"])
             self.max_rss = _count(message["max_rss"])
-            self.observed = _observed(message.get("observed", {}))
+            self.observed = _read_observed(message.get("observed", {}))
         else:
             said = message["error"]
             hint = None if said["hint"] is None else _text(said["hint"])
-            self.error = _KINDS[said["kind"]](_text(said["message"]), code=_matching(_CODE, said["code"]), hint=hint)
+            self.error = _KINDS[said["kind"]](_text(said["message"]), code=_match(_CODE, said["code"]), hint=hint)
 
 
 def _facts(told: dict[str, Any]) -> StageFacts:
     if len(told) > _MAX_FACTS:
         raise ValueError("too many facts")
-    return {_matching(_NAME, name): _fact(value) for name, value in told.items()}
+    return {_match(_NAME, name): _fact(value) for name, value in told.items()}
 
 
-def _observed(told: dict[str, Any]) -> dict[str, JsonValue]:
+def _read_observed(told: dict[str, Any]) -> dict[str, JsonValue]:
     """The machine as the stage saw it: facts, and lists of names."""
     if len(told) > _MAX_FACTS:
         raise ValueError("too much was observed")
-    return {_matching(_NAME, name): _seen(value) for name, value in told.items()}
+    return {_match(_NAME, name): _read_fact(value) for name, value in told.items()}
 
 
-def _seen(value: Any) -> JsonValue:
+def _read_fact(value: Any) -> JsonValue:
     if isinstance(value, list):
         if len(value) > _MAX_FACTS or not all(isinstance(one, str) for one in value):
             raise TypeError("no list of names")
-        return [made_plain(one, limit=_MAX_FACT_TEXT) for one in value]
+        return [make_plain(one, limit=_MAX_FACT_TEXT) for one in value]
     return as_stated({"seen": _fact(value)})["seen"]
 
 
 def _fact(value: Any) -> int | float | str | None:
     if isinstance(value, str):
-        return made_plain(value, limit=_MAX_FACT_TEXT)
+        return make_plain(value, limit=_MAX_FACT_TEXT)
     if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) < _MAX_NUMBER):
         raise ValueError("a number beyond all bounds")
     if value is not None and not isinstance(value, (int, float)):
@@ -90,7 +90,7 @@ def _fact(value: Any) -> int | float | str | None:
 
 
 def _text(value: Any) -> str:
-    return made_plain(str(value), limit=_MAX_TEXT)
+    return make_plain(str(value), limit=_MAX_TEXT)
 
 
 def _count(value: Any) -> int:
@@ -99,7 +99,7 @@ def _count(value: Any) -> int:
     return int(value)
 
 
-def _matching(pattern: re.Pattern[str], value: str) -> str:
+def _match(pattern: re.Pattern[str], value: str) -> str:
     if pattern.fullmatch(value) is None:
         raise ValueError("no name")
     return value

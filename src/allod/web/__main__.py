@@ -12,7 +12,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from allod.app.gateway.engine_seal import started_ahead
+from allod.app.gateway.engine_seal import start_ahead
 from allod.app.gateway.listening import listen
 from allod.app.home import Home, load_settings
 from allod.core.errors import AllodError, exit_status, explain
@@ -52,7 +52,7 @@ def main() -> int:
         )
         with closing(listen(settings.server.host, settings.server.port)) as listener:
             check_unlocked(Home(settings.home).receipts)  # before a model is fetched, and an engine started
-            with started_ahead(settings) as ahead:
+            with start_ahead(settings) as ahead:
                 _run(settings, listener, ahead)
     except AllodError as error:
         tell(sys.stderr, f"{explain(error)}\n")

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import uvloop
 
-from allod.app.gateway.engine import Weights, starting_engine
+from allod.app.gateway.engine import Weights, start_engine
 from allod.app.gateway.weights import prepare_weights
 from allod.model.store import silent
 from allod.seal.ahead import Ahead
@@ -33,6 +33,6 @@ async def _serve(settings: Settings, listener: socket.socket, weights: Weights |
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # while it starts
     server = replace(settings.server, port=listener.getsockname()[1])
     settings = replace(settings, server=server)
-    async with starting_engine(settings, weights, ahead) as (engine, started):
+    async with start_engine(settings, weights, ahead) as (engine, started):
         rest = await asyncio.to_thread(importlib.import_module, "allod.web.server")
         await rest.serve(settings, listener, weights, engine, started)

@@ -63,7 +63,7 @@ def judge_log(claim: Claim, directory: Path, key: VerifierKey) -> Judgement:
     def see(number: int, entry: bytes) -> None:
         nonlocal num_concerned, num_breaking, num_unreadable
         try:
-            verdict = _judged(claim, entry)
+            verdict = _judge_entry(claim, entry)
             breach = Breach(number, check_statement(entry).id) if verdict == "breaks" else None
         except Invalid:
             num_unreadable += 1
@@ -91,7 +91,7 @@ def bundles_of_breaches(judgement: Judgement, directory: Path, key: VerifierKey)
     return zip(judgement.breaches, bundles, strict=True)
 
 
-def _judged(claim: Claim, entry: bytes) -> str:
+def _judge_entry(claim: Claim, entry: bytes) -> str:
     """Canonical bytes can be read in one way only; the claim itself checks what it reads, and `verify` all the rest."""
     try:
         value = json.loads(entry)

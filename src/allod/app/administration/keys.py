@@ -23,7 +23,7 @@ from allod.govern.tenancy.tenants import (
     Scope,
     Tenant,
     api_key_digest,
-    checked_name,
+    check_name,
     new_api_key,
     new_id,
 )
@@ -61,7 +61,7 @@ def add_key(
         id=new_id("key_"),
         tenant_id=tenant_id,
         account_id=account_id,
-        name=checked_name(name),
+        name=check_name(name),
         digest=digest,
         hint=hint,
         scope=scope or Scope(),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from allod.app.gateway.model_choice import AUTO, kept_pace
+from allod.app.gateway.model_choice import AUTO, read_pace
 from allod.app.gateway.policy_models import catalogue_models, model_called
 from allod.core.errors import Invalid
 from allod.core.labels import Label
@@ -69,7 +69,7 @@ class Questions:
                 param="model",
                 hint=f"there are: {', '.join(self.models)}",
             )
-        label = caller.label.join(_declared(question, nation)).join(model.label)
+        label = caller.label.join(_label_from(question, nation)).join(model.label)
         return replace(self._controls.asked(caller, question.action, label), model=model)
 
     def _key(self, tenant: Tenant, key_id: str | None, now_ms: int) -> Key:
@@ -91,14 +91,14 @@ def controls_of(settings: Settings, policy: Policy, *, model: str | None = None,
     nation, realm = policy.nation, settings.realm
     tier = nation.tier(realm.tier) if realm.tier else nation.tiers[0]
     site = PolicySite(realm.site, realm.jurisdiction, tier, seal)
-    return Controls(policy=policy, nation=nation, model=_served(settings, nation, model), site=lambda: site)
+    return Controls(policy=policy, nation=nation, model=_model_to_serve(settings, nation, model), site=lambda: site)
 
 
-def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
+def _model_to_serve(settings: Settings, nation: Nation, wanted: str | None) -> Model:
     """The model that the settings name, as a gateway that serves it would describe it."""
     name = settings.model.name
     if name == AUTO:
-        name = _measured_best(settings) or wanted or name
+        name = _best_by_measure(settings) or wanted or name
     found = model_called(name, settings, nation)
     if found is None:
         message = f"there is no model {name!r} in the catalogue, and none was released"
@@ -109,13 +109,13 @@ def _served(settings: Settings, nation: Nation, wanted: str | None) -> Model:
     return found
 
 
-def _measured_best(settings: Settings) -> str | None:
+def _best_by_measure(settings: Settings) -> str | None:
     """What `auto` serves here, as the first start measured it."""
-    pace = kept_pace(settings)
+    pace = read_pace(settings)
     return None if pace is None else best_for(load_catalogue(), pace).name
 
 
-def _declared(question: Question, nation: Nation) -> Label:
+def _label_from(question: Question, nation: Nation) -> Label:
     purposes = None if question.purpose is None else [question.purpose]
     try:
         return nation.label(question.tier, markings=question.markings, purposes=purposes)

@@ -11,7 +11,7 @@ from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import LOCAL, Tenant, checked_name, new_id
+from allod.govern.tenancy.tenants import LOCAL, Tenant, check_name, new_id
 
 
 def show_tenant(tenant: Tenant, nation: Nation) -> Json:
@@ -36,7 +36,7 @@ def seconds_of(time_ms: int | None) -> int | None:
 
 def add_tenant(store: TenantStore, officer: Officer, name: str, terms: Changes, nation: Nation) -> Tenant:
     """A new tenant under these terms, and for the rest unrestricted."""
-    tenant = Tenant(id=new_id("proj_"), name=checked_name(name), created_ms=officer.now_ms)
+    tenant = Tenant(id=new_id("proj_"), name=check_name(name), created_ms=officer.now_ms)
     tenant = change_terms(tenant, terms, nation)
     data: Json = {"name": tenant.name, "title": tenant.name, "allod": _show_logged_terms(tenant, terms, nation)}
     store.put_tenant(tenant, officer.event("project.created", tenant.id, id=tenant.id, data=data))
@@ -51,7 +51,7 @@ def change_tenant(
     tenant = change_terms(old, terms, nation)
     changes: dict[str, JsonValue] = {}
     if name is not None:
-        tenant = replace(tenant, name=checked_name(name))
+        tenant = replace(tenant, name=check_name(name))
         changes["title"] = tenant.name
     if terms:
         changes["allod"] = _show_logged_terms(tenant, terms, nation)

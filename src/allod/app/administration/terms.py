@@ -36,7 +36,7 @@ def show_terms(tenant: Tenant, nation: Nation) -> Json:
         "priority": tenant.priority,
         "label": {
             "tier": tenant.tier or nation.lowest.tier.name,
-            **{name: _sorted(getattr(tenant, name)) for name in LABEL_WORDS[1:]},
+            **{name: _as_sorted(getattr(tenant, name)) for name in LABEL_WORDS[1:]},
         },
         "scope": show_scope(tenant.scope),
         "quota": asdict(tenant.quota),
@@ -46,7 +46,7 @@ def show_terms(tenant: Tenant, nation: Nation) -> Json:
 
 def show_scope(scope: Scope) -> Json:
     """What a key or a tenant may use."""
-    return {"models": _sorted(scope.models), "clearance": scope.clearance, "purposes": _sorted(scope.purposes)}
+    return {"models": _as_sorted(scope.models), "clearance": scope.clearance, "purposes": _as_sorted(scope.purposes)}
 
 
 def change_terms(tenant: Tenant, changes: Changes, nation: Nation) -> Tenant:
@@ -110,5 +110,5 @@ def _with_sets(words: Changes) -> Json:
     return {name: frozenset(value) if isinstance(value, list) else value for name, value in words.items()}
 
 
-def _sorted(words: frozenset[str] | None) -> list[str] | None:
+def _as_sorted(words: frozenset[str] | None) -> list[str] | None:
     return None if words is None else sorted(words)

@@ -89,7 +89,7 @@ class Policies:
             raise Invalid("this realm has no policy yet", code="no_policy", hint="`allod up` makes one")
         return read_history(self._log.read)
 
-    def stored(self, digest: str) -> StoredPolicy:
+    def find_stored(self, digest: str) -> StoredPolicy:
         """The policy with this digest. Raises Invalid (`no_such_policy`), (`policy_changed`) if it has another now."""
         try:
             found = StoredPolicy(_read(self._path(digest, "cedar")), _read(self._path(digest, "cedarschema")))
@@ -155,7 +155,7 @@ class Policies:
                 code="nation_changed",
                 hint="read the policy again with the new words in mind, then `allod policy set` it",
             )
-        policy = load_policy(self.stored(version.digest).text, self._nation)
+        policy = load_policy(self.find_stored(version.digest).text, self._nation)
         if policy.digest != version.digest:
             raise Invalid(
                 f"policy version {version.version} was checked against another schema",

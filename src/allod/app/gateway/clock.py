@@ -115,7 +115,7 @@ def last_time_ms(log: Log, accepted: ClockAccepted | None) -> int | None:
     return _last_of(list(enumerate(log.entries(size - num, num) if num else (), size - num)), accepted)
 
 
-def believed_clock(settings: Settings) -> Clock:
+def clock_of_realm(settings: Settings) -> Clock:
     """For what is dated beside the gateway; it is held against this realm's log of receipts. Blocks."""
     home = Home(settings.home)
     last = None
@@ -141,14 +141,14 @@ def _end_ms(entry: bytes) -> int | None:
 
 def _wrong(wall: int, against: str, other: int) -> Unavailable:
     return Unavailable(
-        f"the clock says {_told(wall)}, and {against} {_told(other)}",
+        f"the clock says {_as_text(wall)}, and {against} {_as_text(other)}",
         code="clock_wrong",
         hint=CLOCK_HINT,
         retry_after_s=2,
     )
 
 
-def _told(time_ms: int) -> str:
+def _as_text(time_ms: int) -> str:
     try:
         return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, ValueError, OSError):

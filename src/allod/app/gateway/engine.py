@@ -58,13 +58,13 @@ class Weights:
 @asynccontextmanager
 async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenerator[Engine, None]:
     """The engine that the settings name, ready to answer; the echo engine where there are no weights."""
-    async with starting_engine(settings, weights) as (engine, started):
+    async with start_engine(settings, weights) as (engine, started):
         await started
         yield engine
 
 
 @asynccontextmanager
-async def starting_engine(
+async def start_engine(
     settings: Settings, weights: Weights | None, ahead: Ahead | None = None
 ) -> AsyncGenerator[tuple[Engine, Awaitable[None]], None]:
     """The same while it starts, and what to await until it is ready to answer. Its `info` lacks the seal.
@@ -136,7 +136,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
             can_embed=header.can_embed,
             place=_place(settings),
             max_token_chars=header.max_token_chars,
-            control_tokens=header.kept_apart(),
+            control_tokens=header.keep_apart(),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
         pinned=pinned,

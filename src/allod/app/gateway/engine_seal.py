@@ -31,7 +31,7 @@ def engine_seal(settings: Settings, socket_dir: Path, *files: Path) -> SealOptio
 
 
 @contextmanager
-def started_ahead(settings: Settings) -> Iterator[Ahead | None]:
+def start_ahead(settings: Settings) -> Iterator[Ahead | None]:
     """The process for the catalogue's model that the settings name, which reads nothing until it is told.
 
     None for another model, whose files are yet to be found out, and in a home that has run no engine.

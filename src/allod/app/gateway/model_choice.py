@@ -24,7 +24,7 @@ def is_file_name(name: str) -> bool:
 
 def is_at_hand(settings: Settings) -> bool:
     """Whether the model can be served without a download and without measuring this machine first."""
-    catalogue, pace = load_catalogue(), kept_pace(settings)
+    catalogue, pace = load_catalogue(), read_pace(settings)
     if settings.model.name == AUTO:
         return pace is not None and _is_here(settings, best_for(catalogue, pace))
     entry = entry_of(settings.model.name, catalogue)
@@ -33,7 +33,7 @@ def is_at_hand(settings: Settings) -> bool:
 
 def path_at_hand(settings: Settings) -> Path | None:
     """The file of the catalogue's model that is meant; None for another, and where it is not here."""
-    catalogue, pace = load_catalogue(), kept_pace(settings)
+    catalogue, pace = load_catalogue(), read_pace(settings)
     name = settings.model.name
     entry = entry_of(name, catalogue) if name != AUTO else best_for(catalogue, pace) if pace is not None else None
     return None if entry is None else Store(Home(settings.home).store).find(entry.sha256)
@@ -44,7 +44,7 @@ def entry_of(name: str, catalogue: tuple[CatalogueEntry, ...]) -> CatalogueEntry
     return next((one for one in catalogue if name in (one.name, digest_of_hex(one.sha256))), None)
 
 
-def kept_pace(settings: Settings) -> MachinePace | None:
+def read_pace(settings: Settings) -> MachinePace | None:
     """What was measured of this machine; None where nothing was, or it cannot be read."""
     try:
         kept = json.loads(_pace_file(settings).read_text())

@@ -30,7 +30,7 @@ def open_store(settings: Settings) -> TenantStore:
 
     Raises Unavailable, and Invalid for an address that cannot be used.
     """
-    store = _opened(settings)
+    store = _open(settings)
     try:
         _make_first_tenant(store, settings)
     except BaseException:
@@ -39,7 +39,7 @@ def open_store(settings: Settings) -> TenantStore:
     return store
 
 
-def _opened(settings: Settings) -> TenantStore:
+def _open(settings: Settings) -> TenantStore:
     if not settings.tenants.database:
         return sqlite_store(Home(settings.home).tenants)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from allod.app.gateway.engine import ECHO_MODEL
 from allod.app.gateway.model_choice import entry_of, is_file_name
-from allod.app.gateway.weights import released_model
+from allod.app.gateway.weights import find_released
 from allod.core.nations.nation import Nation
 from allod.govern.policy.request import Model
 from allod.serve.served_model import ServedModel
@@ -22,7 +22,7 @@ def catalogue_models(nation: Nation) -> dict[str, Model]:
     }
 
 
-def described(served: ServedModel, nation: Nation) -> Model:
+def describe_model(served: ServedModel, nation: Nation) -> Model:
     """A model as the policy is told of it. Raises Invalid (`unknown_label`) for words that the nation does not have."""
     label = nation.label(served.tier, markings=served.markings)
     return Model(served.name, label, served.licence, served.country, served.informative)
@@ -37,5 +37,5 @@ def model_called(name: str, settings: Settings, nation: Nation) -> Model | None:
     entry = entry_of(name, load_catalogue())
     if entry is not None:
         return catalogue_models(nation)[entry.name]
-    released = released_model(settings, name)
-    return described(released, nation) if released is not None else None
+    released = find_released(settings, name)
+    return describe_model(released, nation) if released is not None else None

@@ -13,7 +13,7 @@ from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
 from allod.app.gateway.meter import DayNames
 from allod.app.gateway.open_realm import Opened, open_realm
-from allod.app.gateway.policy_models import catalogue_models, described
+from allod.app.gateway.policy_models import catalogue_models, describe_model
 from allod.app.gateway.receipts import ReceiptReader
 from allod.app.gateway.shares import Shares
 from allod.app.gateway.upkeep import Upkeep
@@ -74,7 +74,7 @@ class Realm:
                 hint="allod log fsck names every such entry",
             ) from error
         try:
-            salt = self._day_keys.opening_salt(tenant, predicate) if tenant is not None else None
+            salt = self._day_keys.salt_of_opening(tenant, predicate) if tenant is not None else None
         except Denied:  # another's receipt, or an erased one: it still verifies, closed
             salt = None
         return bundle_for(self._log, receipt_id, salt)
@@ -142,7 +142,7 @@ def _gateway(
     settings: Settings, opened: Opened, writer: LogWriter, engine: Engine, models: tuple[ServedModel, ...]
 ) -> Gateway:
     """`models` begins with the one that the others are adapters over."""
-    model, *adapters = (described(served, opened.nation) for served in models)
+    model, *adapters = (describe_model(served, opened.nation) for served in models)
     adapters = [replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters]  # made from both
 
     @lru_cache(maxsize=4)  # the same value for the same place and seal: by that a decision is remembered

@@ -80,9 +80,9 @@ class ReceiptReader:
             entries = reversed(self._entries(start, end - start))
             for number, entry in zip(reversed(range(start, end)), entries, strict=True):
                 if not search.see(number, entry):
-                    return self._named(search.found, number + 1)
+                    return self._with_names(search.found, number + 1)
             end = start
-        return self._named(search.found, end or None)
+        return self._with_names(search.found, end or None)
 
     def _entries(self, first: int, count: int) -> list[bytes]:
         try:
@@ -90,7 +90,7 @@ class ReceiptReader:
         except OSError as error:
             raise Unavailable(f"the log cannot be read ({error.strerror})", code="log_unavailable") from error
 
-    def _named(self, found: list[Found], before: int | None) -> Reading:
+    def _with_names(self, found: list[Found], before: int | None) -> Reading:
         named = [
             one if one.tenant_id else one._replace(tenant_id=self._tenant_of(_day(one.predicate), _name(one.predicate)))
             for one in found

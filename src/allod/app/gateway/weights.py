@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allod.app.gateway.engine import Adapter, Weights, run_engine
-from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, kept_pace
+from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, read_pace
 from allod.app.home import Home
 from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid
@@ -48,7 +48,7 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     elif is_file_name(name):
         weights = _own_weights(Path(name).absolute(), progress)
     else:
-        weights = _named(settings, name, catalogue, released, progress)
+        weights = _find_named(settings, name, catalogue, released, progress)
     progress("checking adapters", 0, 0)
     if released is None:
         return weights
@@ -56,11 +56,11 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     return replace(weights, adapters=tuple(adapters))
 
 
-def released_model(settings: Settings, name: str) -> ServedModel | None:
+def find_released(settings: Settings, name: str) -> ServedModel | None:
     """What a release of that name would be served as, once all behind it was checked; None where there is none."""
     released = _releases(settings)
     artefact = released.find(name) if released else None
-    return _served(released.check(artefact)) if released and artefact else None
+    return _as_served(released.check(artefact)) if released and artefact else None
 
 
 def _releases(settings: Settings) -> ReleasedModels | None:
@@ -75,7 +75,7 @@ def _releases(settings: Settings) -> ReleasedModels | None:
 
 def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Progress) -> Weights:
     home = Home(settings.home)
-    path = Store(home.store).find(entry.sha256) or _fetched(home, entry, progress)
+    path = Store(home.store).find(entry.sha256) or _fetch(home, entry, progress)
     served = ServedModel(
         name=entry.name,
         owner=entry.publisher,
@@ -87,13 +87,13 @@ def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Prog
     return Weights(path, served, read_header(path))
 
 
-def _fetched(home: Home, entry: CatalogueEntry, progress: Progress) -> Path:
+def _fetch(home: Home, entry: CatalogueEntry, progress: Progress) -> Path:
     from allod.model.fetch import ensure
 
     return ensure(entry, Store(home.store), directory=home.models, progress=progress)
 
 
-def _named(
+def _find_named(
     settings: Settings,
     name: str,
     catalogue: tuple[CatalogueEntry, ...],
@@ -109,17 +109,17 @@ def _named(
         known = ", ".join(["auto", *(one.name for one in catalogue), *(released.newest() if released else ())])
         raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
     if artefact.base is not None:
-        return _named(settings, artefact.base, catalogue, released, progress)
+        return _find_named(settings, artefact.base, catalogue, released, progress)
     progress(f"checking {name}", 0, 0)
     model = released.check(artefact)
-    return Weights(model.checked.weights, _served(model), model.header)
+    return Weights(model.checked.weights, _as_served(model), model.header)
 
 
 def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
-    return Adapter(model.checked.weights, replace(_served(model), base=weights.served.name))
+    return Adapter(model.checked.weights, replace(_as_served(model), base=weights.served.name))
 
 
-def _served(model: ReleasedModel) -> ServedModel:
+def _as_served(model: ReleasedModel) -> ServedModel:
     told = model.passport
     return ServedModel(
         name=told.name,
@@ -151,7 +151,7 @@ def _own_weights(path: Path, progress: Progress) -> Weights:
 
 def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress: Progress) -> CatalogueEntry:
     """The best model for this machine. What was measured is kept: the second start does not measure again."""
-    pace = kept_pace(settings)
+    pace = read_pace(settings)
     if pace is None:
         reference = _catalogue_weights(settings, catalogue[0], progress)
         progress("measuring this machine", 0, 0)

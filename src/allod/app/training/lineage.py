@@ -83,7 +83,7 @@ def walk(model: ReleasedModel) -> Walk:
     return Walk(model, tuple(stage.statement for stage in model.checked.chain.stages), sources)
 
 
-def affected_by(released: ReleasedModels, word: str) -> list[Trace]:
+def trace_document(released: ReleasedModels, word: str) -> list[Trace]:
     """What became of a document in every release of the log, superseded ones included.
 
     `word` is a document's id, the SHA-256 of its text, or a file that holds its text. A model that cannot be looked
@@ -131,7 +131,7 @@ def _digests_wanted(word: str) -> frozenset[str]:
     return frozenset({sha256_hex(data), sha256_hex(data.removeprefix(BOM_UTF8))})
 
 
-def _learnt_rather(before: str | None, now: str) -> str:
+def _prefer_learnt(before: str | None, now: str) -> str:
     """Of a document that is listed twice: it was held out only if it never was learnt from."""
     return VALIDATION if before in (None, VALIDATION) and now == VALIDATION else TRAIN
 
@@ -166,7 +166,7 @@ class _Records:
         for one in self.packed():
             if one.id in wanted or one.id == word or one.sha256 in digests:
                 wanted.add(one.id)
-                splits[one.id] = _learnt_rather(splits.get(one.id), one.split)
+                splits[one.id] = _prefer_learnt(splits.get(one.id), one.split)
         rules = self.dropped()
         return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
 

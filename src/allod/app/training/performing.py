@@ -28,14 +28,14 @@ def perform(
     """Have `stage` write `output`. Raises what it raised, and Unavailable (`clock_wrong`)."""
     if ROWS[stage].fetches:
         return _collect(around, prepared, output, meter)
-    return _sealed(around, prepared, stage, inputs=inputs, output=output, meter=meter)
+    return _run_sealed(around, prepared, stage, inputs=inputs, output=output, meter=meter)
 
 
 def _collect(around: Surroundings, prepared: Prepared, output: Path, meter: EnergyMeter) -> StageResult:
     """The first stage: fetching needs the network and is ours, what was fetched is opened in sealed processes."""
 
     def open_sealed(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
-        return _sealed(around, prepared, stage, inputs=inputs, output=output, meter=meter, limits=limits)
+        return _run_sealed(around, prepared, stage, inputs=inputs, output=output, meter=meter, limits=limits)
 
     sources = around.settings.home / "sources"
     places = SourcePlaces(
@@ -47,7 +47,7 @@ def _collect(around: Surroundings, prepared: Prepared, output: Path, meter: Ener
     return collect(prepared.recipe, prepared.digests, places, output, perform=open_sealed, report=around.told.progress)
 
 
-def _sealed(
+def _run_sealed(
     around: Surroundings,
     prepared: Prepared,
     stage: str,
@@ -84,7 +84,7 @@ def _sealed(
         report=report,
         stop=around.should_stop,
         log_path=log_dir / f"{stage}.log",
-        ranks=around.machines.shared_by(stage)[1],
+        ranks=around.machines.ranks_of(stage)[1],
         threads=around.machines.threads,
         limits=limits,
         unsafe_no_seal=around.options.unsafe_no_seal,

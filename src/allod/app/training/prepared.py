@@ -45,7 +45,7 @@ def prepare(around: Surroundings, recipe: Recipe) -> Prepared:
     outside = {SOURCES: _source_inputs(recipe, digests)}
     if recipe.adapt.base:
         entry = find(load_catalogue(), recipe.adapt.base)
-        folders[BASE] = _fetched(around, entry)
+        folders[BASE] = _fetch_base(around, entry)
         outside[BASE] = [_base_input(entry)]
     inputs = {name: outside[row.takes] for name, row in ROWS.items() if row.takes in outside}
     return Prepared(recipe, inputs, folders, digests)
@@ -66,7 +66,7 @@ def _source_inputs(recipe: Recipe, digests: Mapping[str, str]) -> list[Input]:
     ]
 
 
-def _fetched(around: Surroundings, entry: CatalogueEntry) -> Path:
+def _fetch_base(around: Surroundings, entry: CatalogueEntry) -> Path:
     """The folder of the model to adapt, fetched and checked."""
     home = Home(around.settings.home)
     weights = ensure(entry, Store(home.store), directory=home.models, progress=around.told.progress)

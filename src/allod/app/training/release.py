@@ -149,14 +149,14 @@ class _Run:
             check_files(folder / stage.name, stage.statement.files)
         export = self.chain.export
         self.name = str(export.statement.predicate["parameters"].get("name"))
-        self.served = folder / export.name / _served_file(self.chain)
+        self.served = folder / export.name / _file_to_serve(self.chain)
         if self.served.name not in export.files:
             raise Invalid(f"the stage {export.name} made no {self.served.name}", code="bad_lineage")
         self.digest = digest_of_hex(export.files[self.served.name].sha256)
         self.header = _header(self.served, self.chain)
         if self.chain.kind == "model":
             check_model_set(self.served.parent, filter(is_of_model_set, export.files))
-        self.sources = _licensed(folder)
+        self.sources = _check_licences(folder)
         self.evaluation = _evaluation(folder, self.chain)
 
     def used(self) -> dict[str, SourceUse]:
@@ -199,7 +199,7 @@ def _stages_behind(folder: Path, last: str) -> list[ChainStage]:
     return list(found.values())
 
 
-def _served_file(chain: Chain) -> str:
+def _file_to_serve(chain: Chain) -> str:
     """The last of the quantised files, or f16 where there is none; an adapter's is its only one."""
     if chain.kind == "adapter":
         return WEIGHTS_FILES["adapter"]
@@ -216,7 +216,7 @@ def _header(path: Path, chain: Chain) -> GgufHeader:
     return header
 
 
-def _licensed(folder: Path) -> tuple[SourceRecord, ...]:
+def _check_licences(folder: Path) -> tuple[SourceRecord, ...]:
     """The sources, each under terms that permit training."""
     sources = read_sources(folder / SOURCE.name / SOURCES_FILE)
     for one in sources:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.app.artefacts.log import ArtefactsLog
-from allod.app.gateway.clock import believed_clock
+from allod.app.gateway.clock import clock_of_realm
 from allod.app.training.performing import perform
 from allod.app.training.prepared import Prepared, prepare
 from allod.app.training.release import Released, release
@@ -28,9 +28,9 @@ from allod.train.energy import EnergyMeter
 from allod.train.environment import accelerators, check_packages
 from allod.train.pipeline import PipelineStage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
-from allod.train.recipe_reading import naming
-from allod.train.resolving import PROBE, is_resolved, record, recorded, resolved_by
-from allod.train.runs import Finished, opened
+from allod.train.recipe_reading import name_file
+from allod.train.resolving import PROBE, is_resolved, read_recorded, record, resolve_by
+from allod.train.runs import Finished, open_run
 from allod.train.sources.collect import check_sources
 from allod.train.stage_task import StageFacts
 
@@ -54,14 +54,14 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
     (`interrupted`) once `should_stop` turned true, (`clock_wrong`) while no statement could be dated, and for what may
     work later. The next call goes on from there.
     """
-    clock = believed_clock(settings)
+    clock = clock_of_realm(settings)
     clock.now_ms()
-    given = _asked(options)
+    given = _requested_recipe(options)
     check_sources(given)
     folder = (options.folder or settings.home / "runs" / given.name).absolute()
     _check_until(given, options.until)
     check_packages()
-    with opened(folder, ArtefactsLog(settings)) as run:
+    with open_run(folder, ArtefactsLog(settings)) as run:
         around = surroundings_of(settings, options, told, run=run, clock=clock, should_stop=should_stop)
         _preflight(around, given)
         recipe = _resolve(around, given)
@@ -74,10 +74,10 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
     return Trained(recipe, folder, stages, released)
 
 
-def _asked(options: TrainOptions) -> Recipe:
+def _requested_recipe(options: TrainOptions) -> Recipe:
     """The recipe as it was asked for: the file's, with what the command line says instead."""
     recipe = load_recipe(options.recipe)
-    with naming(options.recipe.name):
+    with name_file(options.recipe.name):
         if options.minutes is not None:
             recipe = replace(recipe, minutes=options.minutes, steps=0, size="auto")
         if options.size is not None:
@@ -110,7 +110,7 @@ def _preflight(around: Surroundings, given: Recipe) -> None:
         estimate_s=given.minutes * 60,
         jurisdiction="" if machines.has_scheduler else realm.jurisdiction,
     )
-    around.told.findings([*around.jobs.preflight(asked), *_unused(accelerators(), machines)])
+    around.told.findings([*around.jobs.preflight(asked), *_warn_of_unused(accelerators(), machines)])
 
 
 def _resolve(around: Surroundings, given: Recipe) -> Recipe:
@@ -118,7 +118,7 @@ def _resolve(around: Surroundings, given: Recipe) -> Recipe:
     resolved: Recipe = given
     facts: StageFacts = {}
     if not is_resolved(given):
-        if (known := recorded(around.run.path, given, around.run.log)) is not None:
+        if (known := read_recorded(around.run.path, given, around.run.log)) is not None:
             return known
         resolved, facts = _measure(around, given)
     record(around.run.path, given, resolved, facts, beside=around.options.beside)
@@ -132,7 +132,7 @@ def _measure(around: Surroundings, given: Recipe) -> tuple[Recipe, StageFacts]:
     folder.mkdir(exist_ok=True, mode=0o700)
     meter = EnergyMeter()
     result = perform(around, Prepared(given), PROBE, inputs={}, output=folder, meter=meter)
-    resolved = resolved_by(given, result.facts)
+    resolved = resolve_by(given, result.facts)
     around.run.log.append([measurement(around, given, resolved, result, meter)])
     return resolved, result.facts
 
@@ -156,7 +156,7 @@ def run_stages(around: Surroundings, prepared: Prepared) -> dict[str, Finished]:
     )
 
 
-def _unused(found: Sequence[str], machines: Machines) -> list[PreflightFinding]:
+def _warn_of_unused(found: Sequence[str], machines: Machines) -> list[PreflightFinding]:
     """What trains on the CPU beside an accelerator says so: nobody should wait for that unknowing."""
     if not found or machines.has_scheduler:
         return []

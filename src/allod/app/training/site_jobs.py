@@ -67,7 +67,7 @@ class Machines:
         """Whether stages are jobs of a site, rather than processes of ours."""
         return self.site.scheduler != "local"
 
-    def shared_by(self, stage: str) -> tuple[int, int]:
+    def ranks_of(self, stage: str) -> tuple[int, int]:
         """The nodes, and the processes on each, that do this stage together."""
         return (self.nodes, self.ranks) if ROWS[stage].shares_ranks else (1, 1)
 
@@ -123,7 +123,7 @@ class SiteJobs:
         job = self._job(stage, words, folder, read_paths=read_paths, write_path=write_path)
         listener = _Follower(folder / OUTPUT_FILE, self._report)
         self._look = listener.look
-        id = self._found(folder) or self._submit(job, folder)
+        id = self._find_job(folder) or self._submit(job, folder)
         started_ms = now_ms()
         status = self._executor.wait(id, lambda now: self._report(f"{stage}: job {id} {now.state.value}", 0, 0))
         listener.look()
@@ -166,7 +166,7 @@ class SiteJobs:
                 return
             time.sleep(min(left, 1.0))
 
-    def _found(self, folder: Path) -> str | None:
+    def _find_job(self, folder: Path) -> str | None:
         """The job that an earlier start submitted, if the scheduler still knows it."""
         path = folder / _ID
         if not path.exists():
@@ -195,7 +195,7 @@ class SiteJobs:
         read_paths: tuple[Path, ...],
         write_path: Path,
     ) -> Job:
-        nodes, ranks = self._machines.shared_by(stage)
+        nodes, ranks = self._machines.ranks_of(stage)
         scratch = folder / "scratch"
         scratch.mkdir(exist_ok=True, mode=0o700)
         write_whole(scratch / "words.json", json.dumps({**words, "stage": stage}))

@@ -6,12 +6,12 @@ import secrets
 
 from allod.app.training.surroundings import Surroundings
 from allod.core.canonical import JsonValue, digest_of
-from allod.core.statements.training import derivation_of, training_statement
+from allod.core.statements.training import derivation_of, make_training_statement
 from allod.train.energy import EnergyMeter, energy
 from allod.train.environment import code, environment, machine
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import recipe_json
-from allod.train.resolving import PROBE, PROBE_VERSION, measured_digest, measuring_key, measuring_parameters
+from allod.train.resolving import PROBE, PROBE_VERSION, digest_of_measure, key_of_measure, parameters_of_measure
 from allod.train.sealed import StageResult
 from allod.train.stage_task import as_stated
 
@@ -21,7 +21,7 @@ def predicate_of(
 ) -> dict[str, JsonValue]:
     """The statement's predicate but for what went in. Raises Unavailable (`clock_wrong`)."""
     around.clock.now_ms()  # the stage's times are this clock's
-    nodes, ranks = around.machines.shared_by(stage)
+    nodes, ranks = around.machines.ranks_of(stage)
     power = around.machines.site.power
     used = energy(
         None if around.machines.places(stage) else meter.millijoules(),
@@ -36,8 +36,8 @@ def predicate_of(
         "recipe": digest_of(recipe_json(recipe)),
         "code": code(),
         "environment": environment(around.machines.threads, nodes * ranks),
-        "stated": _stated(around, stage, nodes),
-        "observed": _observed(around, stage, result),
+        "stated": _state_place(around, stage, nodes),
+        "observed": _observe_place(around, stage, result),
         "seed": recipe.seed,
         "measured": {**as_stated(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
         "energy": used,
@@ -50,7 +50,7 @@ def measurement(
     around: Surroundings, given: Recipe, resolved: Recipe, result: StageResult, meter: EnergyMeter
 ) -> bytes:
     """What was measured, as a statement: before it is recorded where others may write."""
-    parameters, key, files = measuring_parameters(given), measuring_key(given), measured_digest(resolved)
+    parameters, key, files = parameters_of_measure(given), key_of_measure(given), digest_of_measure(resolved)
     known: dict[str, JsonValue] = {
         "stage": PROBE,
         "version": PROBE_VERSION,
@@ -59,10 +59,10 @@ def measurement(
         "parameters": parameters,
         "derivation": derivation_of(key, files),
     }
-    return training_statement(files, {**predicate_of(around, given, PROBE, result, meter), **known})
+    return make_training_statement(files, {**predicate_of(around, given, PROBE, result, meter), **known})
 
 
-def _stated(around: Surroundings, stage: str, nodes: int) -> dict[str, JsonValue]:
+def _state_place(around: Surroundings, stage: str, nodes: int) -> dict[str, JsonValue]:
     """Where it ran, by the site's profile or the settings: nobody here looked."""
     site, realm = around.machines.site, around.settings.realm
     if not around.machines.places(stage):
@@ -75,7 +75,7 @@ def _stated(around: Surroundings, stage: str, nodes: int) -> dict[str, JsonValue
     }
 
 
-def _observed(around: Surroundings, stage: str, result: StageResult) -> dict[str, JsonValue]:
+def _observe_place(around: Surroundings, stage: str, result: StageResult) -> dict[str, JsonValue]:
     """The machine as it was seen: by this process where it ran here; of a job, by the job's own."""
     if around.machines.places(stage):
         return {"by": "stage", "machine": dict(result.observed)}

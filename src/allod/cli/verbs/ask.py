@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from allod.app.home import Home, load_settings
-from allod.cli.client import Answer, Client, running_or_started
+from allod.cli.client import Answer, Client, find_or_start_gateway
 from allod.core.errors import Invalid
 
 MAX_PASSAGE_CHARS = 1_000_000
@@ -45,7 +45,7 @@ def run(words: argparse.Namespace) -> int:
         "stream_options": {"include_usage": True},
     }
     with (
-        running_or_started(settings) as url,
+        find_or_start_gateway(settings) as url,
         closing(Client(url, Home(settings.home))) as client,
     ):
         model = client.model()

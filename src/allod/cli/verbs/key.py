@@ -23,7 +23,7 @@ from allod.app.administration.terms import Json, change_scope
 from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings
 from allod.cli.officer import account_here
-from allod.cli.running import dated_ms, take_up_news
+from allod.cli.running import take_up_news, time_of_record_ms
 from allod.cli.tenant_words import tell_restriction, word_or_any, words_or_any
 from allod.core.errors import Invalid
 from allod.core.times import now_ms
@@ -99,12 +99,12 @@ def _add(store: TenantStore, settings: Settings, words: argparse.Namespace) -> t
     scope = change_scope(Scope(), said, load_nation(settings.realm.nation, home=settings.home))
     if words.expires == 0:
         raise Invalid("a key that ends at once opens nothing", code="invalid", param="--expires", hint="say 30d")
-    officer = Officer(account_here(), dated_ms(settings))
+    officer = Officer(account_here(), time_of_record_ms(settings))
     return add_key(store, officer, tenant.id, name=words.name, life_ms=words.expires, scope=scope)
 
 
 def _rotate(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
-    old, officer = find_key(store, words.key), Officer(account_here(), dated_ms(settings))
+    old, officer = find_key(store, words.key), Officer(account_here(), time_of_record_ms(settings))
     _refuse_own(old, settings)
     try:
         return rotate_key(store, officer, old, words.overlap / 1000)

@@ -23,7 +23,7 @@ from allod.core.errors import Invalid
 from allod.core.statements.clock import ClockAccepted, clock_statement
 from allod.core.statements.receipt import check_statement
 from allod.core.times import moment_text, now_ms
-from allod.prove.compare import Comparison, compare, kept_note
+from allod.prove.compare import Comparison, compare, read_note
 from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.formats.tree_head import TreeHead
@@ -70,7 +70,7 @@ def run(words: argparse.Namespace) -> int:
 
 def _compare(home: Home, words: argparse.Namespace) -> int:
     """0 if the log, the one that the head names, holds all that was kept; 1 if not. Raises Invalid for another's."""
-    note, origin = _kept(words.file)
+    note, origin = _read_kept(words.file)
     logs = {home.log_key: home.receipts, home.artefacts_key: home.artefacts}
     keys = {load_signing_key(path).verifier: directory for path, directory in logs.items() if path.exists()}
     for key, directory in keys.items():
@@ -81,24 +81,24 @@ def _compare(home: Home, words: argparse.Namespace) -> int:
         ours = " and ".join(key.name for key in keys)
         raise Invalid(f"the tree head is of {origin}, and this realm's logs are {ours}", code="log_origin")
     if words.json:
-        print(json.dumps(_shown(found)))
+        print(json.dumps(_comparison_json(found)))
     else:
         print(f"{origin}: {found.said}")
     return 0 if found.is_consistent else 1
 
 
-def _kept(file: str) -> tuple[str, str]:
+def _read_kept(file: str) -> tuple[str, str]:
     """The signed tree head in the file, and its log's name. Raises Invalid."""
     data = read_bounded(Path(file), MAX_BUNDLE_BYTES)
     try:
-        note = kept_note(data)
+        note = read_note(data)
         return note, TreeHead.of_signed(note).origin
     except Invalid as error:
         hint = "give it what `allod log head` printed, or a receipt's bundle"
         raise Invalid(f"{file} holds no tree head: {error.message}", code=error.code, hint=hint) from error
 
 
-def _shown(found: Comparison) -> dict[str, Any]:
+def _comparison_json(found: Comparison) -> dict[str, Any]:
     def shown(head: TreeHead | None) -> dict[str, Any] | None:
         return None if head is None else {"size": head.size, "root": head.root.hex()}
 
@@ -155,7 +155,14 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
             )
     is_sound = all(report.is_sound for report in reports.values())
     if words.json:
-        print(json.dumps({**_told(reports["receipts"]), "logs": {name: _told(one) for name, one in reports.items()}}))
+        print(
+            json.dumps(
+                {
+                    **_report_json(reports["receipts"]),
+                    "logs": {name: _report_json(one) for name, one in reports.items()},
+                }
+            )
+        )
     else:
         for name, report in reports.items():
             _print(name, report, was_asked=words.rebuild)
@@ -178,7 +185,7 @@ def _had(settings: Settings, name: str, key: VerifierKey) -> Had:
     return Had(charged=position.num_entries if position else 0)
 
 
-def _told(report: FsckReport) -> dict[str, Any]:
+def _report_json(report: FsckReport) -> dict[str, Any]:
     return {
         **asdict(report),
         "head": report.head.size,

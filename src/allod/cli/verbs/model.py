@@ -12,11 +12,11 @@ from allod.app.artefacts.released_models import ReleasedModels
 from allod.app.gateway.model_choice import is_file_name
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import Home, load_settings
-from allod.app.training.lineage import LEARNT, UNKNOWN, Trace, affected_by
+from allod.app.training.lineage import LEARNT, UNKNOWN, Trace, trace_document
 from allod.cli.model_words import print_walk, walk_json
-from allod.cli.progress import shown
+from allod.cli.progress import show_progress
 from allod.core.errors import Invalid, VerificationError
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.model.catalogue import CatalogueEntry
 from allod.model.gguf.header import read_header
 from allod.model.store import Store, check_digest, digest_of_file
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """One of the parts."""
-    parts = {"list": _list, "get": _get, "show": _show, "check": _check, "affected-by": _affected_by}
+    parts = {"list": _list, "get": _get, "show": _show, "check": _check, "affected-by": _tell_affected}
     return parts[words.part](words)
 
 
 def _list(words: argparse.Namespace) -> int:
     settings = load_settings()
-    rows = [*_catalogue_rows(settings), *_released_rows(settings)]
+    rows = [*_catalogue_rows(settings), *_rows_of_releases(settings)]
     if words.json:
         print(json.dumps(rows))
         return 0
@@ -83,7 +83,7 @@ def _catalogue_rows(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def _released_rows(settings: Settings) -> list[dict[str, Any]]:
+def _rows_of_releases(settings: Settings) -> list[dict[str, Any]]:
     """The realm's own. One that does not hold is not here: nothing could be done with it."""
     released = ReleasedModels(settings)
     rows = []
@@ -106,7 +106,7 @@ def _released_rows(settings: Settings) -> list[dict[str, Any]]:
 
 def _get(words: argparse.Namespace) -> int:
     settings = load_settings({"model.name": words.name})
-    with shown() as progress:
+    with show_progress() as progress:
         weights = prepare_weights(settings, progress)
         if weights is not None:
             check_digest(weights.path, weights.served.digest.removeprefix("sha256:"), progress)
@@ -139,11 +139,11 @@ def _show_imported(entry: CatalogueEntry, *, as_json: bool) -> int:
         print(json.dumps({**row, "origin": "imported", "publisher": entry.publisher, "country": entry.country}))
         return 0
     print(f"{entry.name}  sha256:{entry.sha256}")
-    print(_imported_from(entry))
+    print(_origin_of(entry))
     return 0
 
 
-def _imported_from(entry: CatalogueEntry) -> str:
+def _origin_of(entry: CatalogueEntry) -> str:
     return f"imported from {entry.publisher} ({entry.country}), {entry.licence}: its training is not known here"
 
 
@@ -182,7 +182,7 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
     header = read_header(file)
     why = "it was not released here: its training is not known"
     if entry is not None:
-        why = f"{entry.name} is {_imported_from(entry)}"
+        why = f"{entry.name} is {_origin_of(entry)}"
     if as_json:
         told = {key: value for key, value in asdict(header).items() if key in _SHOWN_OF_HEADER}
         failed = {"number": 0, "name": "release", "detail": why}
@@ -190,29 +190,29 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
         return 1
     sizes = f"{header.num_parameters:,} parameters, {header.context_tokens:,} tokens of context"
     template = f"chat template {header.template_digest}" if header.has_template else "no chat template"
-    print(f"gate: passed: {made_plain(header.architecture, limit=200)}, {sizes}, {template}")
+    print(f"gate: passed: {make_plain(header.architecture, limit=200)}, {sizes}, {template}")
     print(f"not verified: {why}; `allod up --model` serves it")
     return 1
 
 
-def _affected_by(words: argparse.Namespace) -> int:
+def _tell_affected(words: argparse.Namespace) -> int:
     """0; 1 where a model could not be looked into, so that the list may lack something, and where no record has the
     document: that shows nothing, for it may be meant by another name."""
-    traces = affected_by(ReleasedModels(load_settings()), words.document)
+    traces = trace_document(ReleasedModels(load_settings()), words.document)
     if words.json:
         print(json.dumps([asdict(trace) for trace in traces]))
     else:
         for trace in traces:
-            print(f"{trace.model:22} {trace.digest[:23]}…  {_described(trace)}")
+            print(f"{trace.model:22} {trace.digest[:23]}…  {_describe(trace)}")
         num_models = len({trace.digest for trace in traces if trace.how == LEARNT})
         if not traces:
-            print(f"{made_plain(words.document, limit=200)}: no release here has a record of such a document")
+            print(f"{make_plain(words.document, limit=200)}: no release here has a record of such a document")
         print(f"{num_models} {'model' if num_models == 1 else 'models'} learnt from it")
         print("what imported models learnt from is not known here")
     return 1 if not traces or any(trace.how == UNKNOWN for trace in traces) else 0
 
 
-def _described(trace: Trace) -> str:
+def _describe(trace: Trace) -> str:
     through = f", through its base {trace.base}" if trace.base else ""
     if trace.how == UNKNOWN:
         return f"cannot be told: {trace.reason or 'its base cannot be looked into'}{through}"
@@ -229,7 +229,7 @@ def _word(word: str) -> str:
     path = Path(word)
     if not path.exists():
         raise Invalid(f"there is no file {word}", code="model_unreadable")
-    with shown() as progress:
+    with show_progress() as progress:
         return f"sha256:{digest_of_file(path, progress)}"
 
 

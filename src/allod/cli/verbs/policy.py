@@ -12,7 +12,7 @@ from typing import Any
 from allod.app.artefacts.policies import Policies, nation_of, open_policies
 from allod.app.home import load_settings
 from allod.cli.officer import account_here
-from allod.cli.running import dated_ms
+from allod.cli.running import time_of_record_ms
 from allod.cli.verbs.policy_explain import add_explain_arguments, explain_request, read_text
 from allod.cli.verbs.policy_prove import prove_claim
 from allod.core.errors import Invalid
@@ -98,7 +98,7 @@ def _tell_unreadable(error: Invalid, *, as_json: bool) -> int:
 def _set(words: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
     text = read_text(words.file)
-    time_ms = dated_ms(settings)
+    time_ms = time_of_record_ms(settings)
     logged = policies.set(text, who=account_here(), note=words.note, even_so=words.even_so, now_ms=time_ms)
     if words.json:
         print(json.dumps(None if logged is None else _row(logged)))
@@ -110,7 +110,7 @@ def _set(words: argparse.Namespace, settings: Settings) -> int:
 def _show(words: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
     logged = _choose(policies, words.which)
-    stored = policies.stored(logged.version.digest)
+    stored = policies.find_stored(logged.version.digest)
     if words.json:
         print(json.dumps({**_row(logged), "text": stored.text, "words": stored.schema}))
     else:
@@ -120,7 +120,7 @@ def _show(words: argparse.Namespace, settings: Settings) -> int:
 
 def _history(words: argparse.Namespace, settings: Settings) -> int:
     history = open_policies(settings).history()
-    found = history.during(*span_ms(words.at)) if words.at else list(history.versions)
+    found = history.versions_during(*span_ms(words.at)) if words.at else list(history.versions)
     if words.json:
         print(json.dumps([_row(logged) for logged in found]))
     else:

@@ -33,11 +33,11 @@ def prove_claim(words: argparse.Namespace, settings: Settings) -> int:
         words.receipts.mkdir(parents=True, exist_ok=True)
         for breach, bundle in bundles_of_breaches(judged, home.receipts, key):
             (words.receipts / f"{breach.receipt_id}.receipt.json").write_bytes(bundle)
-    print(json.dumps(_judged(judged)) if words.json else _told(judged))
+    print(json.dumps(_judgement_json(judged)) if words.json else _judgement_text(judged))
     return 0 if judged.holds else 1
 
 
-def _judged(judged: Judgement) -> dict[str, Any]:
+def _judgement_json(judged: Judgement) -> dict[str, Any]:
     head = judged.read.head
     return {
         "claim": judged.claim.text,
@@ -52,7 +52,7 @@ def _judged(judged: Judgement) -> dict[str, Any]:
     }
 
 
-def _told(judged: Judgement) -> str:
+def _judgement_text(judged: Judgement) -> str:
     head = judged.read.head
     lines = [f"entry {breach.entry}: {breach.receipt_id}" for breach in judged.breaches[:NUM_LISTED]]
     if judged.num_breaking > len(lines):

@@ -27,7 +27,7 @@ from allod.app.gateway.meter import recount
 from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings
 from allod.cli.officer import account_here
-from allod.cli.running import dated_ms, take_up_news, the_log_to_itself
+from allod.cli.running import take_up_news, the_log_to_itself, time_of_record_ms
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, tell_restriction
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
@@ -93,7 +93,7 @@ def _change(store: TenantStore, settings: Settings, words: argparse.Namespace, n
 
 
 def _date_now(settings: Settings) -> Officer:
-    return Officer(account_here(), dated_ms(settings))
+    return Officer(account_here(), time_of_record_ms(settings))
 
 
 def _set(store: TenantStore, officer: Officer, tenant: Tenant, said: Mapping[str, Any], nation: Nation) -> Tenant:

@@ -13,9 +13,9 @@ from pathlib import Path
 from allod.app.home import load_settings
 from allod.app.training.run import Trained, as_rows, train
 from allod.app.training.surroundings import Told, TrainOptions
-from allod.cli.progress import shown
-from allod.cli.running import dated_ms
-from allod.core.shown_text import made_plain
+from allod.cli.progress import show_progress
+from allod.cli.running import time_of_record_ms
+from allod.core.shown_text import make_plain
 from allod.fleet.preflight.checks import PreflightFinding, Severity
 from allod.train.pipeline import PipelineStage, stages_of
 from allod.train.recipe import Recipe
@@ -77,8 +77,8 @@ def run(words: argparse.Namespace) -> int:
         unsafe_no_seal=words.unsafe_no_seal,
     )
     settings = load_settings()
-    dated_ms(settings)  # a gateway that runs here may know of a wrong clock what the log cannot tell
-    with _stop_wish() as should_stop, shown(are_bytes=False) as progress:
+    time_of_record_ms(settings)  # a gateway that runs here may know of a wrong clock what the log cannot tell
+    with _stop_wish() as should_stop, show_progress(are_bytes=False) as progress:
         told = _quiet(progress) if words.json else _Lines(progress).told
         trained = train(settings, options, told, should_stop=should_stop)
     print(json.dumps(_as_json(trained))) if words.json else _say_end(trained)
@@ -128,12 +128,12 @@ class _Lines:
         print(f"{stage.name:14} {state:>9}  {finished.statement.derivation[7:19]}  {', '.join(facts)}", flush=True)
         for name, value in measured.items():
             if name.startswith("unread_"):
-                print(f"  {name.removeprefix('unread_')}: {made_plain(str(value), limit=2000)}", flush=True)
+                print(f"  {name.removeprefix('unread_')}: {make_plain(str(value), limit=2000)}", flush=True)
 
 
 def _figure(value: object) -> str:
     """A stage said it: it may be anything."""
-    return f"{value:,}" if isinstance(value, int) else made_plain(str(value), limit=32)
+    return f"{value:,}" if isinstance(value, int) else make_plain(str(value), limit=32)
 
 
 def _say_end(trained: Trained) -> None:

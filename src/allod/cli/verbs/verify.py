@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print each step, then `verified` or the step that failed."""
+    """Print each step, then `tell_verified` or the step that failed."""
     home = default_home().absolute()
     trust_file = words.trust or home / "trust.policy"
     bundle = read_bounded(words.file, MAX_BUNDLE_BYTES)
@@ -40,7 +40,7 @@ def run(words: argparse.Namespace) -> int:
     except VerificationError as error:
         for number, name in enumerate(STEPS[: error.step - 1], 1):
             told.step(number, name, "passed")
-        return told.failed(error)
+        return told.tell_failed(error)
     for step in report.steps:
         told.step(step.number, step.name, step.detail)
     if words.lineage:
@@ -48,10 +48,10 @@ def run(words: argparse.Namespace) -> int:
 
         try:
             for followed in follow(report, trust, home):
-                told.followed(*followed)
+                told.tell_lineage(*followed)
         except VerificationError as error:
-            return told.failed(error, "lineage unknown" if error.code == UNKNOWN else "")
-    return told.verified(report)
+            return told.tell_failed(error, "lineage unknown" if error.code == UNKNOWN else "")
+    return told.tell_verified(report)
 
 
 @dataclass
@@ -67,14 +67,14 @@ class _Told:
         if not self.as_json:
             print(f"{number} {name}: {detail}")
 
-    def followed(self, steps: Iterable[Step], row: dict[str, Any]) -> None:
+    def tell_lineage(self, steps: Iterable[Step], row: dict[str, Any]) -> None:
         for step in steps:
             self.step(step.number, step.name, step.detail)
         self.lineage.append(row)
         if not self.as_json:
             print("\n".join(_lineage_lines(row)))
 
-    def verified(self, report: Report) -> int:
+    def tell_verified(self, report: Report) -> int:
         if self.as_json:
             print(json.dumps({"verified": True, "level": report.level, "steps": self.steps, **self._chain()}))
         else:
@@ -84,7 +84,7 @@ class _Told:
     def _chain(self) -> dict[str, Any]:
         return {"lineage": self.lineage} if self.lineage else {}
 
-    def failed(self, error: VerificationError, reason: str = "") -> int:
+    def tell_failed(self, error: VerificationError, reason: str = "") -> int:
         if self.as_json:
             failed = {"number": error.step, "name": error.name, "ok": False, "detail": error.message}
             print(json.dumps({"verified": False, "failed": failed, "steps": self.steps, **self._chain()}))

@@ -26,7 +26,7 @@ def follow(report: Report, trust: Trust, home: Path) -> Iterator[tuple[tuple[Ste
         for followed in follow_answer(report, trust, places):
             yield followed.steps, _chain_json(followed.release)
     except VerificationError as error:
-        imported = _imported(report, error) if error.code == UNKNOWN else ""
+        imported = _origin_note(report, error) if error.code == UNKNOWN else ""
         if not imported:
             raise
         unknown = VerificationError(imported, step=error.step, name=error.name)
@@ -34,7 +34,7 @@ def follow(report: Report, trust: Trust, home: Path) -> Iterator[tuple[tuple[Ste
         raise unknown from error
 
 
-def _imported(report: Report, error: VerificationError) -> str:
+def _origin_note(report: Report, error: VerificationError) -> str:
     """What the catalogue says of the answer's model; empty where it says nothing."""
     digest = report.statement.predicate["model"]["digest"]
     for entry in load_catalogue():

@@ -49,7 +49,7 @@ def fault_of(pattern: str) -> str | None:
     return _fault_of_expression(pattern) if holds_digit else "a match need not hold a digit outside its groups"
 
 
-def widened(pattern: str, nothing: str = "") -> str:
+def widen(pattern: str, nothing: str = "") -> str:
     """`pattern`, one that may be used, where separators are any of `GAP`, up to `MAX_GAP` of them: as people write.
 
     Before each character `nothing` may stand, one that no pattern has and that stands for what shows nothing.
@@ -61,12 +61,12 @@ def widened(pattern: str, nothing: str = "") -> str:
         if token["one"] and _SEPARATOR.fullmatch(token["one"]):
             num_required = (num_required or 0) + _repetitions(token)[0]
             continue
-        parts += [_gap(num_required, before), _repeated(token, before) if token["one"] and before else token[0]]
+        parts += [_gap(num_required, before), _repeat(token, before) if token["one"] and before else token[0]]
         num_required = None
     return "".join([*parts, _gap(num_required, before)])
 
 
-def _repeated(token: re.Match[str], before: str) -> str:
+def _repeat(token: re.Match[str], before: str) -> str:
     """Written out, which costs half of what a group does that repeats."""
     least, most = _repetitions(token)
     one = before + token["one"]

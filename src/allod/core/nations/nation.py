@@ -82,12 +82,12 @@ class Nation:
         """
         tier, implied = self.aliases.get(tier, (tier, frozenset()))
         step = self.tier(tier) if tier else self.tiers[0]
-        named = _known("markings", frozenset(markings) | implied, self.markings)
+        named = _check_known("markings", frozenset(markings) | implied, self.markings)
         label = Label(
             tier=step,
             markings=named,
-            jurisdictions=None if jurisdictions is None else _known("jurisdictions", jurisdictions, self.places),
-            purposes=None if purposes is None else _known("purposes", purposes, self.purposes),
+            jurisdictions=None if jurisdictions is None else _check_known("jurisdictions", jurisdictions, self.places),
+            purposes=None if purposes is None else _check_known("purposes", purposes, self.purposes),
         )
         for places in (self.tier_places.get(step.name), *(self.markings[name].jurisdictions for name in named)):
             if places is not None:
@@ -95,7 +95,7 @@ class Nation:
         return label
 
 
-def _known(param: str, words: Iterable[str], known: Collection[str]) -> frozenset[str]:
+def _check_known(param: str, words: Iterable[str], known: Collection[str]) -> frozenset[str]:
     named = frozenset(words)
     unknown = sorted(word for word in named if word not in known)
     if unknown and param == "jurisdictions" and (fault := fault_of_place(unknown[0])):

@@ -43,7 +43,7 @@ def read_nation(data: Mapping[str, Any], *, where: str) -> Nation:
     places = frozenset(_words(top, "places", PLACE))
     if faults := [fault for place in sorted(places) if (fault := fault_of_place(place))]:
         raise top.refuse("places", f"places: {faults[0]}")
-    markings = {name: _marking(name, row, places) for name, row in _named(top, "markings")}
+    markings = {name: _read_marking(name, row, places) for name, row in _tables_by_name(top, "markings")}
     purposes = top.table("purposes").check_names(_PURPOSE)
     return Nation(
         code=code,
@@ -51,7 +51,7 @@ def read_nation(data: Mapping[str, Any], *, where: str) -> Nation:
         source=top.text("source"),
         tiers=tuple(Tier(name, rank, code) for rank, name in enumerate(tiers)),
         tier_places=_tier_places(top.table("tier_places"), tiers, places),
-        aliases={name: _alias(name, row, tiers, markings) for name, row in _named(top, "aliases")},
+        aliases={name: _alias(name, row, tiers, markings) for name, row in _tables_by_name(top, "aliases")},
         markings=markings,
         places=places,
         purposes={name: purposes.text(name) for name in purposes.values},
@@ -75,7 +75,7 @@ def _some(table: Table, key: str, places: Collection[str]) -> frozenset[str]:
     return frozenset(words)
 
 
-def _marking(name: str, row: Table, places: Collection[str]) -> Marking:
+def _read_marking(name: str, row: Table, places: Collection[str]) -> Marking:
     row.check_keys({"meaning"}, {"jurisdictions"})
     only = _some(row, "jurisdictions", places) if "jurisdictions" in row.values else ANY
     return Marking(name, row.text("meaning"), only)
@@ -121,7 +121,7 @@ def _known(table: Table, word: str, known: Collection[str], what: str) -> str:
     return word
 
 
-def _named(top: Table, key: str) -> list[tuple[str, Table]]:
+def _tables_by_name(top: Table, key: str) -> list[tuple[str, Table]]:
     """Tables by their names, which are words of labels."""
     outer = top.table(key).check_names(_WORD)
     return [(name, outer.inner(name, row)) for name, row in outer.values.items()]

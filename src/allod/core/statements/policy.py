@@ -85,12 +85,12 @@ def check_policy_statement(data: bytes) -> PolicyVersion:
         version=number,
         at_ms=statement.start_ms,
         digest=digest,
-        previous=None if held["previous"] is None else _matched(DIGEST, held["previous"], "previous"),
-        nation=_matched(_CODE, nation["code"], "the nation's code"),
-        nation_digest=_matched(DIGEST, nation["digest"], "the nation's digest"),
-        schema=_matched(DIGEST, held["schema"], "schema"),
-        who=_matched(_TEXT, held["who"], "who"),
-        note=None if held["note"] is None else _matched(_TEXT, held["note"], "note"),
+        previous=None if held["previous"] is None else _match(DIGEST, held["previous"], "previous"),
+        nation=_match(_CODE, nation["code"], "the nation's code"),
+        nation_digest=_match(DIGEST, nation["digest"], "the nation's digest"),
+        schema=_match(DIGEST, held["schema"], "schema"),
+        who=_match(_TEXT, held["who"], "who"),
+        note=None if held["note"] is None else _match(_TEXT, held["note"], "note"),
     )
 
 
@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _matched(pattern: str, value: Any, what: str) -> str:
+def _match(pattern: str, value: Any, what: str) -> str:
     if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
         raise _refuse(f"{what} is not what it must be")
     return value

@@ -40,7 +40,7 @@ from allod.core.statements.shapes import (
     is_text,
     is_time,
     is_tokens,
-    refused,
+    refusal,
 )
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -67,7 +67,7 @@ def _text(value: JsonValue) -> str:
 def _finish(word: str) -> str:
     """How an answer finished, as JSON. Raises Invalid for what is no text."""
     if not is_text(word):
-        raise refused("predicate.answer.finish is not what it must be")
+        raise refusal("predicate.answer.finish is not what it must be")
     return _text(word)
 
 
@@ -283,32 +283,32 @@ def check_receipt(receipt: Receipt) -> None:
     answer, request, meter = receipt.answer, receipt.request, receipt.meter
     names = f"{receipt.id} {receipt.nonce} {receipt.tenant} {request.commitment}"
     if not are_names(names):
-        raise refused("its id, nonce, tenant or the request's commitment is not what it must be")
+        raise refusal("its id, nonce, tenant or the request's commitment is not what it must be")
     if not (is_time(receipt.start_ms) and is_time(receipt.end_ms) and receipt.start_ms <= receipt.end_ms):
-        raise refused(f"its times are {receipt.start_ms} and {receipt.end_ms}")
+        raise refusal(f"its times are {receipt.start_ms} and {receipt.end_ms}")
     if not (
         is_count(receipt.seq) and is_tokens(request.tokens) and (not receipt.sources or are_sources(receipt.sources))
     ):
-        raise refused(f"its number, prompt tokens ({request.tokens}) or sources are not what they must be")
+        raise refusal(f"its number, prompt tokens ({request.tokens}) or sources are not what they must be")
     if receipt.policy.decision != ("forbid" if answer is None else "permit"):
-        raise refused("predicate.policy.decision is not what it must be")
+        raise refusal("predicate.policy.decision is not what it must be")
     if answer is not None:
         _check_answer(answer)
         if receipt.model is None or receipt.engine is None:
-            raise refused("an answer has a model and an engine")
+            raise refusal("an answer has a model and an engine")
     if meter is not None:
         _check_meter(meter)
 
 
 def _check_answer(answer: AnswerPart) -> None:
     if not (is_commitment(answer.commitment) and is_tokens(answer.tokens)):
-        raise refused(f"predicate.answer is not what it must be: {answer.tokens} tokens")
+        raise refusal(f"predicate.answer is not what it must be: {answer.tokens} tokens")
 
 
 def _check_meter(meter: MeterPart) -> None:
     amounts = is_amount(meter.engine_ms) and is_amount(meter.micros) and is_cached(meter.cached_tokens)
     if not (amounts and is_key_name(meter.key)):
-        raise refused(
+        raise refusal(
             f"predicate.meter is not what it must be: {meter.engine_ms} ms, {meter.micros} micros, "
             f"{meter.cached_tokens} cached tokens"
         )
@@ -338,17 +338,17 @@ def check_statement(data: bytes) -> Statement:
     Answers and refusals are checked field by field; other types need only `id` and `at`. Raises Invalid.
     """
     if len(data) > MAX_STATEMENT_BYTES:
-        raise refused("longer than an entry of the log")
+        raise refusal("longer than an entry of the log")
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise refused(f"not JSON: {error}") from error
+        raise refusal(f"not JSON: {error}") from error
     if canonical_json(value) != data:
-        raise refused("not in canonical form")
+        raise refusal("not in canonical form")
     check_shape(_STATEMENT, value, "it")
     kind, predicate = value["predicateType"], value["predicate"]
     if value["_type"] != STATEMENT_TYPE or kind not in KNOWN_TYPES:
-        raise refused(f"unknown type {kind!r}")
+        raise refusal(f"unknown type {kind!r}")
     if kind in (ANSWER, REFUSAL):
         check_shape(ANSWER_SHAPE if kind == ANSWER else REFUSAL_SHAPE, predicate, "predicate")
         _check_subject(value["subject"], "answer" if kind == ANSWER else "request", predicate)
@@ -357,11 +357,11 @@ def check_statement(data: bytes) -> Statement:
         check_shape(ID_AND_TIMES, {key: predicate.get(key) for key in ("id", "at")}, "predicate")
     at = predicate["at"]
     if at["start_ms"] > at["end_ms"]:
-        raise refused("it ends before it starts")
+        raise refusal("it ends before it starts")
     subjects = tuple((each["name"], digest_of_hex(each["digest"]["sha256"])) for each in value["subject"])
     return Statement(kind, predicate["id"], at["start_ms"], at["end_ms"], predicate, subjects)
 
 
 def _check_subject(subjects: list[Any], name: str, predicate: Mapping[str, Any]) -> None:
     if subjects != [{"name": name, "digest": {"sha256": predicate[name]["commitment"]}}]:
-        raise refused(f"its subject is not the {name}'s commitment")
+        raise refusal(f"its subject is not the {name}'s commitment")

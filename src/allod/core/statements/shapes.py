@@ -34,7 +34,7 @@ class IfThere(NamedTuple):
     shape: Any
 
 
-def refused(message: str) -> Invalid:
+def refusal(message: str) -> Invalid:
     """The refusal of a statement."""
     return Invalid(message, code="bad_statement")
 
@@ -48,20 +48,20 @@ def check_shape(shape: Shape, value: Any, where: str) -> None:
             inner = shape[key]
             if callable(inner):  # most are: one call less for each field of a receipt
                 if not inner(item):
-                    raise refused(f"{where}.{key} is not what it must be")
+                    raise refusal(f"{where}.{key} is not what it must be")
             else:
                 check_shape(inner, item, f"{where}.{key}")
     elif isinstance(shape, (NullOr, IfThere)):
         if value is not None or isinstance(shape, IfThere):
             check_shape(shape.shape, value, where)
     elif not shape(value):
-        raise refused(f"{where} is not what it must be")
+        raise refusal(f"{where} is not what it must be")
 
 
 def _check_keys(shape: Mapping[str, Shape], value: Any, where: str) -> None:
     needed = {key for key, inner in shape.items() if not isinstance(inner, IfThere)}
     if not isinstance(value, dict) or not needed <= value.keys() <= shape.keys():
-        raise refused(f"{where} must have exactly: {', '.join(sorted(needed))}")
+        raise refusal(f"{where} must have exactly: {', '.join(sorted(needed))}")
 
 
 def _matches(pattern: str) -> Test:

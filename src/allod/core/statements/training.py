@@ -131,7 +131,7 @@ class ArtefactStatement:
     predicate: Mapping[str, Any]
 
 
-def training_statement(files: str, predicate: Mapping[str, JsonValue]) -> bytes:
+def make_training_statement(files: str, predicate: Mapping[str, JsonValue]) -> bytes:
     """The canonical statement of a stage. Raises Invalid for what `check_training_statement` would refuse."""
     data = _statement(TRAINING, str(predicate["stage"]), files, predicate)
     check_training_statement(data)

@@ -74,7 +74,7 @@ class EchoEngine:
                 code="context_length_exceeded",
                 param="messages",
             )
-        words, finish = _answer(chat, self._opening(chat.model))
+        words, finish = _answer(chat, self._first_words(chat.model))
         self.running += 1
         tally.count(prompt_tokens, 0, 0)
         try:
@@ -117,7 +117,7 @@ class EchoEngine:
     async def close(self) -> None:
         self._closed = True
 
-    def _opening(self, model: str) -> str:
+    def _first_words(self, model: str) -> str:
         return f"{model} " if any(adapter.name == model for adapter in self.info.adapters) else ""
 
 

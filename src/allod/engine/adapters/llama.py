@@ -83,13 +83,13 @@ class LlamaEngine:
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
-        async with await self._working(chat, salt, tally) as reading:
+        async with await self._work_on(chat, salt, tally) as reading:
             while await reading.goes_on():
-                yield reading.answer.taken()
+                yield reading.answer.take_pieces()
         yield reading.answer.completion()
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
-        async with await self._working(chat, salt, tally) as reading:
+        async with await self._work_on(chat, salt, tally) as reading:
             reading.is_gathered = True
             while await reading.goes_on():
                 pass
@@ -127,7 +127,7 @@ class LlamaEngine:
         await self._http.close()
         await asyncio.gather(*self._endings, return_exceptions=True)
 
-    async def _working(self, chat: Chat, salt: str, tally: Tally | None) -> _Working:
+    async def _work_on(self, chat: Chat, salt: str, tally: Tally | None) -> _Working:
         """Ask the engine, in a slot; `async with` it while the engine works on the chat."""
         tally = tally or Tally(self.info)
         tally.begin(self.info)
@@ -135,7 +135,7 @@ class LlamaEngine:
         applied = self._adapters.get(chat.model, self._bare)
         body = applied.body + _encode(_chat_body(chat, prompt))[1:]
         turn = await self._slots.take(salt + applied.salt, prompt)
-        body = _placed(body, turn)
+        body = _place_in_slot(body, turn)
         self._prompt_bytes += len(body)
         try:
             first_s = self._deadlines.first_word_s(self._prompt_bytes)
@@ -191,7 +191,7 @@ class LlamaEngine:
             is_ours = True
             await asyncio.sleep(POLL_S)
         if is_ours:
-            reading.answer.counted_in(slot)
+            reading.answer.count_in(slot)
 
     def _free(self, turn: Turn, num_bytes: int) -> None:
         self._prompt_bytes -= num_bytes
@@ -261,7 +261,7 @@ def _groups(texts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _placed(body: bytes, turn: Turn) -> bytes:
+def _place_in_slot(body: bytes, turn: Turn) -> bytes:
     """The rest of a chat's `body`, begun with the slot that it takes and whether what that holds may be reused."""
     return b'{"id_slot":%d,"cache_prompt":%b,%b' % (turn.slot, b"true" if turn.reuse else b"false", body)
 

@@ -76,7 +76,7 @@ class Answer:
         completion_tokens = min(max(completion_tokens, self._tally.completion_tokens), self.max_tokens)
         self._tally.count(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
 
-    def counted_in(self, slot: Slot) -> None:
+    def count_in(self, slot: Slot) -> None:
         """What the slot holds of it when the engine works on it no more."""
         prompt_tokens = min(slot.n_prompt_tokens, self.prompt_tokens or slot.n_prompt_tokens)
         made = slot.n_prompt_tokens - self.prompt_tokens + 1 if 0 < self.prompt_tokens <= slot.n_prompt_tokens else 0
@@ -118,7 +118,7 @@ class Answer:
             self.count(*used.counts())
         return num_texts > num_before
 
-    def taken(self) -> Pieces:
+    def take_pieces(self) -> Pieces:
         """The pieces that were added since they were last taken."""
         start, self._num_taken = self._num_taken, len(self._texts)
         texts = self._texts[start:]

@@ -21,7 +21,7 @@ import xllamacpp
 LAST_WORDS_S = 0.5  # for the engine's thread that writes its log: what says why is lost with it
 
 
-def listening(options: dict[str, Any]) -> xllamacpp.Server:
+def serve_model(options: dict[str, Any]) -> xllamacpp.Server:
     """A server that has loaded the model and listens, while this value lives.
 
     Threads that spin would starve a small machine: whoever starts this process to serve sets OMP_WAIT_POLICY and
@@ -71,7 +71,7 @@ def end_with_input() -> NoReturn:
 
 
 if __name__ == "__main__":
-    server = listening(json.loads(sys.stdin.readline()))  # said once it is known, while all the above is loaded
+    server = serve_model(json.loads(sys.stdin.readline()))  # said once it is known, while all the above is loaded
     if sys.argv[1:] == ["--on-trial"]:
         end_with_input()
     threading.Event().wait()

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
-from allod.engine.token_estimate import estimated_tokens
+from allod.engine.token_estimate import estimate_tokens
 
 MIN_SIMILARITY = 0.1  # of a prompt that must be there already for its slot to be worth more than an older one
 LONG_PROMPT = 64  # tokens to compute, estimated: a batch on a CPU
@@ -78,11 +78,11 @@ class Slots:
 
     def _choose(self, salt: str, prompt: bytes) -> _Held:
         free = self._free
-        if self._long and estimated_tokens(prompt) <= LONG_PROMPT:
+        if self._long and estimate_tokens(prompt) <= LONG_PROMPT:
             free = [held for held in free if held.slot < min(self._long)] or free
         held, length = _most_of(salt, prompt, free)
         left = len(prompt) - length
-        if estimated_tokens(prompt[length:]) > LONG_PROMPT:
+        if estimate_tokens(prompt[length:]) > LONG_PROMPT:
             upper = [other for other in free if other.slot >= self._upper]
             if left > length and held not in upper:  # what is there already saves less than others would wait
                 held = upper[0] if upper else held if length else max(free, key=lambda other: other.slot)

@@ -139,14 +139,14 @@ def read_events(lines: Iterable[bytes], events: list[Event]) -> bool:
 
 def read_refusal(response: Response) -> AllodError:
     """The error that a response reports. Raises Unavailable for what cannot be read."""
-    return _error(_decoded(_events, response.body).error or Failure(code=response.status))
+    return _error(_decode(_events, response.body).error or Failure(code=response.status))
 
 
 def read_slot(response: Response, number: int) -> Slot:
     """One slot of a response to `GET /slots`. Raises Unavailable where it is not there."""
     if response.status != 200:
         raise read_refusal(response)
-    for slot in _decoded(_slots, response.body):
+    for slot in _decode(_slots, response.body):
         if slot.id == number:
             return slot
     raise Unavailable("the engine does not know its slot", code="engine_response")
@@ -159,7 +159,7 @@ def read_vectors(response: Response, num_texts: int) -> tuple[list[tuple[float, 
     """
     if response.status != 200:
         raise read_refusal(response)
-    answer = _decoded(_vectors, response.body)
+    answer = _decode(_vectors, response.body)
     ordered = sorted(answer.data, key=lambda item: item.index)
     lengths = {len(item.embedding) for item in ordered}
     if [item.index for item in ordered] != list(range(num_texts)) or len(lengths) != 1 or 0 in lengths:
@@ -177,7 +177,7 @@ def openai_logprobs(logprobs: Logprobs | None, num_alternatives: int | None) -> 
     )
 
 
-def _decoded(decoder: msgspec.json.Decoder[_Said], body: bytes) -> _Said:
+def _decode(decoder: msgspec.json.Decoder[_Said], body: bytes) -> _Said:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as reason:

@@ -23,7 +23,7 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Unavailable
 from allod.core.files.whole import write_whole
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.core.times import now_ms
 from allod.engine.engine import Engine, EngineInfo, Perimeter, Tally
 from allod.engine.replicas.health import Health, Watched
@@ -154,12 +154,12 @@ class Replica:
                 engine = await self._next_after(engine)
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
-        return await self._tried_twice(lambda engine: engine.complete(chat, salt=salt, tally=tally))
+        return await self._try_twice(lambda engine: engine.complete(chat, salt=salt, tally=tally))
 
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
-        return await self._tried_twice(lambda engine: engine.embed(embed, tally=tally))
+        return await self._try_twice(lambda engine: engine.embed(embed, tally=tally))
 
-    async def _tried_twice(self, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
+    async def _try_twice(self, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
         engine = await self._up()
         try:
             return await ask(engine)
@@ -355,4 +355,4 @@ class Replica:
             lines = file.read(LOG_BYTES).decode(errors="replace").strip().splitlines()
         told = [line for line in lines if line.strip() and not line.startswith(("Traceback", " "))]
         errors = [line for line in told if _AN_ERROR.search(line)]
-        return made_plain((errors or told[-1:] or ["it left no log"])[0], limit=500)
+        return make_plain((errors or told[-1:] or ["it left no log"])[0], limit=500)

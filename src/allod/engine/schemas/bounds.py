@@ -19,7 +19,7 @@ from allod.core.errors import Invalid
 from allod.core.requests import Json
 from allod.core.shown_text import ends_of
 from allod.engine.schemas.places import REFERENCES, in_place, places, target_of, targets
-from allod.engine.schemas.repetition import expanded
+from allod.engine.schemas.repetition import expanded_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,16 @@ def check_bounds(schema: Json) -> None:
     """
     found = list(islice(places(schema), LIMITS.schemas + 1))
     if len(found) > LIMITS.schemas:
-        raise refused(f"more than {LIMITS.schemas} schemas in one")
+        raise refusal(f"more than {LIMITS.schemas} schemas in one")
     for place, each in found:
         for reason in _faults(each):
-            raise refused(f"{reason} at {place}")
+            raise refusal(f"{reason} at {place}")
     _check_patterns(found)
     _check_multiples(found)
     _Evaluations(schema, found).check()
 
 
-def refused(reason: str, *, param: str | None = None) -> Invalid:
+def refusal(reason: str, *, param: str | None = None) -> Invalid:
     """A schema that cannot be had; a place in it may be as long as the client's names."""
     shown = ends_of(reason, limit=_MAX_REASON)
     return Invalid(f"the schema cannot be used: {shown}", code="invalid_schema", param=param)
@@ -84,12 +84,12 @@ def _check_patterns(found: list[tuple[str, dict[str, Any]]]) -> None:
     for place, schema in found:
         for keyword, pattern in _patterns(schema):
             num_patterns += 1
-            num_characters += len(pattern) if len(pattern) > LIMITS.repetition else expanded(pattern)
+            num_characters += len(pattern) if len(pattern) > LIMITS.repetition else expanded_size(pattern)
             if num_characters > LIMITS.repetition:
                 reason = f"{keyword}: repetitions that expand to more than {LIMITS.repetition} characters at {place}"
-                raise refused(reason)
+                raise refusal(reason)
     if num_patterns > LIMITS.patterns:
-        raise refused(f"pattern: more than {LIMITS.patterns} of them")
+        raise refusal(f"pattern: more than {LIMITS.patterns} of them")
 
 
 def _check_multiples(found: list[tuple[str, dict[str, Any]]]) -> None:
@@ -102,7 +102,7 @@ def _check_multiples(found: list[tuple[str, dict[str, Any]]]) -> None:
             common = lcm(common, int(digits))
             if common > LIMITS.multiple:
                 reason = f"multipleOf: the steps have no common multiple below {LIMITS.multiple} at {place}"
-                raise refused(reason)
+                raise refusal(reason)
 
 
 def _faults(schema: dict[str, Any]) -> Iterator[str]:
@@ -151,23 +151,23 @@ class _Evaluations:
         for place, each in self._found:
             total += self._count(each)
             if total > LIMITS.evaluations:
-                raise refused(f"$ref: a value would be held against more than {LIMITS.evaluations} schemas at {place}")
+                raise refusal(f"$ref: a value would be held against more than {LIMITS.evaluations} schemas at {place}")
 
     def _count(self, schema: Any) -> int:
         if not isinstance(schema, dict):
             return 1
         if id(schema) in self._open:
             reason = "$ref: refers to itself without a property or an item in between"
-            raise refused(f"{reason} at {self._places[id(schema)]}")
+            raise refusal(f"{reason} at {self._places[id(schema)]}")
         if len(self._open) >= LIMITS.reference_chain + LIMITS.depth:
-            raise refused(f"$ref: a chain of more than {LIMITS.reference_chain} at {self._places[id(schema)]}")
+            raise refusal(f"$ref: a chain of more than {LIMITS.reference_chain} at {self._places[id(schema)]}")
         if id(schema) not in self._known:
             self._open.append(id(schema))
-            self._known[id(schema)] = min(1 + sum(map(self._count, self._judging(schema))), LIMITS.evaluations + 1)
+            self._known[id(schema)] = min(1 + sum(map(self._count, self._within(schema))), LIMITS.evaluations + 1)
             self._open.pop()
         return self._known[id(schema)]
 
-    def _judging(self, schema: dict[str, Any]) -> Iterator[Any]:
+    def _within(self, schema: dict[str, Any]) -> Iterator[Any]:
         yield from in_place(schema)
         for keyword in REFERENCES:
             reference = schema.get(keyword)
@@ -177,4 +177,4 @@ class _Evaluations:
             elif isinstance(reference, str):
                 shown = ends_of(reference, limit=_MAX_NAME)
                 reason = f"{keyword}: {shown!r} is no schema within this one, and no other is fetched,"
-                raise refused(f"{reason} at {self._places[id(schema)]}")
+                raise refusal(f"{reason} at {self._places[id(schema)]}")

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from allod.core.requests import Json
-from allod.engine.schemas.bounds import refused
+from allod.engine.schemas.bounds import refusal
 from allod.engine.schemas.places import places, rebuilt, target_of, targets
 
 # Where only one text may follow, the engine would take it from its tokenizer at once, which reads a control token's
@@ -45,7 +45,7 @@ _OPTIONS = {
 
 def grammar_of(schema: Json) -> str:
     """The grammar of the texts that are JSON and keep `schema`; an empty schema means any JSON object."""
-    evened = rebuilt(schema or _ANY_OBJECT, _evened)
+    evened = rebuilt(schema or _ANY_OBJECT, _even_out)
     return _HEAD + json.dumps({**evened, "x-guidance": _OPTIONS})
 
 
@@ -54,20 +54,20 @@ def check_enforced(schema: Json) -> None:
     for place, found in places(schema):
         for keyword in sorted(_NOT_ENFORCED & found.keys()):
             if found[keyword] is not False or keyword != "uniqueItems":
-                raise refused(f"{keyword} at {place} cannot be enforced while an answer is made")
+                raise refusal(f"{keyword} at {place} cannot be enforced while an answer is made")
 
 
 def call_schema(name: str, parameters: Json, *, at: str) -> dict[str, Any]:
     """The schema of a call of the tool `name`, to stand at `at` in another schema: references are led there."""
     return {
         "type": "object",
-        "properties": {"name": {"const": name}, "arguments": _moved(parameters, f"{at}/properties/arguments")},
+        "properties": {"name": {"const": name}, "arguments": _move(parameters, f"{at}/properties/arguments")},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
 
 
-def _moved(schema: Json, at: str) -> Any:
+def _move(schema: Json, at: str) -> Any:
     """`schema` as it must read at the place `at` of another one, which has its own meaning of "#"."""
     known = targets(schema)
 
@@ -80,7 +80,7 @@ def _moved(schema: Json, at: str) -> Any:
     return rebuilt(schema, led)
 
 
-def _evened(schema: dict[str, Any]) -> dict[str, Any]:
+def _even_out(schema: dict[str, Any]) -> dict[str, Any]:
     """2.0 is a count as good as 2; a format that is not known is a remark, and so is the dialect."""
     changed = dict(schema)
     for keyword in _COUNTS:

@@ -40,7 +40,7 @@ def children(schema: Any) -> Iterator[tuple[str, str, Any]]:
                 yield keyword, f"/{keyword}/{index}", child
         elif keyword in _MAPS and isinstance(value, dict):
             for name, child in value.items():
-                yield keyword, f"/{keyword}/{escaped(name)}", child
+                yield keyword, f"/{keyword}/{escape(name)}", child
 
 
 def places(schema: Json) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,6 +105,6 @@ def target_of(reference: Any, known: dict[str, tuple[str, Any]]) -> tuple[str, A
     return known.get(reference) or known.get(unquote(reference))
 
 
-def escaped(name: str) -> str:
+def escape(name: str) -> str:
     """A name as a step of a JSON pointer (RFC 6901)."""
     return name.replace("~", "~0").replace("/", "~1")

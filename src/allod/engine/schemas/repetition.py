@@ -11,7 +11,7 @@ _NOTHING = "*+?|^$"  # what stands for no character of its own
 _LIMIT = 1 << 53
 
 
-def expanded(pattern: str) -> int:
+def expanded_size(pattern: str) -> int:
     """Characters and classes that `pattern` has with every {m,n} written out, 2^53 at most.
 
     A reading that all dialects agree with; where it is no expression at all, whoever compiles it says so.

@@ -143,11 +143,11 @@ class SlurmExecutor:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise _missing(f"Slurm's command {command[0]} is not on this machine") from error
+            raise _missing_client(f"Slurm's command {command[0]} is not on this machine") from error
         except subprocess.TimeoutExpired:
             return _Answer("", f"Socket timed out: {command[0]} did not answer in {self._options.timeout_s} s", 1)
         if done.returncode != 0 and "establish a configuration source" in done.stderr:
-            raise _missing(f"Slurm's command {command[0]} knows no cluster")
+            raise _missing_client(f"Slurm's command {command[0]} knows no cluster")
         return _Answer(done.stdout.strip(), done.stderr.strip(), done.returncode)
 
 
@@ -176,7 +176,7 @@ def _exit_status(word: str) -> int:
     return status >> 8 if status >> 8 else -(status & 0x7F)
 
 
-def _missing(message: str) -> Unavailable:
+def _missing_client(message: str) -> Unavailable:
     return Unavailable(message, code="slurm_missing", hint="run this on a login node of the site")
 
 

@@ -171,7 +171,7 @@ def _price(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
     cost = site.cost_micros(num_nodes=asked.nodes, seconds=asked.estimate_s)
     if cost is not None and site.price is not None:
         said.append(f"{cost / 1_000_000:.2f} {site.price.currency}")
-    grams = site.modelled_grams(num_nodes=asked.nodes, seconds=asked.estimate_s)
+    grams = site.assumed_grams(num_nodes=asked.nodes, seconds=asked.estimate_s)
     if grams is not None:
         said.append(f"{grams:,} g of CO2 (MODELLED)")
     return [PreflightFinding("price", Severity.NOTED, f"pretraining would cost {' and '.join(said)}")] if said else []

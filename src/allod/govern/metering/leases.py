@@ -52,10 +52,10 @@ class Window:
         if not 0 <= need <= self.meter.limit:
             raise _never(self.meter, need)
         if need > self.available and need >= self.refused_need and now_ms < self.refused_until_ms:
-            raise self.exhausted(now_ms)
+            raise self.exhaustion(now_ms)
         return need
 
-    def exhausted(self, now_ms: int) -> Unavailable:
+    def exhaustion(self, now_ms: int) -> Unavailable:
         """The error for a need that this window cannot meet any more."""
         return Unavailable(
             f"too little is left of the limit of {_describe(self.meter)}",
@@ -79,7 +79,7 @@ class Slices:
 
         Who finds another at it waits `LEASING_S`, no longer: while the store is slow, requests must not queue up.
         """
-        with _leasing(window):
+        with _lease(window):
             with self.lock:
                 if window.is_closed or window.check(need, now_ms) <= window.available:
                     return
@@ -140,7 +140,7 @@ class Slices:
                 return
             window.available -= granted  # too little for this request may be enough for another gateway's
             window.refused_need, window.refused_until_ms = need, now_ms + REFUSAL_MS
-            refusal = window.exhausted(now_ms)
+            refusal = window.exhaustion(now_ms)
         self._give_back(window, granted)
         raise refusal
 
@@ -182,7 +182,7 @@ class Slices:
 
 
 @contextmanager
-def _leasing(window: Window) -> Iterator[None]:
+def _lease(window: Window) -> Iterator[None]:
     if not window.leasing.acquire(timeout=LEASING_S):
         raise Unavailable("the tenants' database is too slow", code="tenants_unavailable", retry_after_s=1)
     try:

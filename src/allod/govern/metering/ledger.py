@@ -57,19 +57,19 @@ def charge_of(predicate: Mapping[str, Any], kind: str, *, tenant_of: NameOf, key
         if not (isinstance(pseudonym, str) and isinstance(key_pseudonym, (str, NoneType))):
             raise TypeError("a pseudonym is text")
     except _LACKING as error:
-        raise _lacking(error) from error
+        raise _lack(error) from error
     tenant_id = tenant_of(day, pseudonym) or ERASED
     key_id = key_of(day, key_pseudonym) or "" if key_pseudonym is not None else ""
     try:
         return _charge(predicate, tenant_id, key_id)
     except _LACKING as error:
-        raise _lacking(error) from error
+        raise _lack(error) from error
 
 
 _LACKING = (KeyError, TypeError, AttributeError, ValueError, OverflowError, Invalid)
 
 
-def _lacking(error: Exception) -> Invalid:
+def _lack(error: Exception) -> Invalid:
     return Invalid(f"a receipt lacks what it must have: {error!r}", code="bad_statement")
 
 

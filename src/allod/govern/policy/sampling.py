@@ -42,7 +42,7 @@ def _parts(policy: Policy) -> _Parts:
     nation = policy.nation
     names = _names_in(policy)
     places = _places(nation, named=names["Place"])
-    markings = _keep_telling(nation.markings, [*names["Marking"], *_restricting(nation)])
+    markings = _keep_telling(nation.markings, [*names["Marking"], *_restrictions(nation)])
     purposes = _keep_telling(nation.purposes, names["Purpose"])
     highest_first = nation.tiers[::-1]
     return {
@@ -94,7 +94,7 @@ def _places(nation: Nation, named: Iterable[str]) -> list[str]:
     return _keep_telling(places, [*named, *allowed])
 
 
-def _restricting(nation: Nation) -> list[str]:
+def _restrictions(nation: Nation) -> list[str]:
     return [marking.name for marking in nation.markings.values() if marking.jurisdictions is not None]
 
 

@@ -55,14 +55,14 @@ class Run:
     def __call__(self, statement: str, /, **values: object) -> list[Row]:
         """The rows of one statement; none for a statement that returns none."""
         _check_storable(values)
-        self._cursor.execute(self._dialect.spelt(statement), values)
+        self._cursor.execute(self._dialect.spell(statement), values)
         return list(self._cursor.fetchall()) if self._cursor.description else []
 
     def many(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
         """The statement once for each of `rows`."""
         for row in rows:
             _check_storable(row)
-        self._cursor.executemany(self._dialect.spelt(statement), rows)
+        self._cursor.executemany(self._dialect.spell(statement), rows)
 
 
 class Transactions:

@@ -21,13 +21,13 @@ class SqlDialect:
     checkpoint: str  # brings what was committed into the file that a copy is made of
     parameter: str
 
-    def spelt(self, statement: str) -> str:
+    def spell(self, statement: str) -> str:
         """The statement as this database wants it."""
-        return _spelt(statement, self)
+        return _spell(statement, self)
 
 
 @cache
-def _spelt(statement: str, dialect: SqlDialect) -> str:
+def _spell(statement: str, dialect: SqlDialect) -> str:
     for word in ("number", "text", "table_end", "for_update"):
         statement = statement.replace("{" + word + "}", getattr(dialect, word))
     return re.sub(r":([a-z]\w*)", dialect.parameter, statement)

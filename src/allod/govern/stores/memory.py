@@ -10,7 +10,7 @@ from itertools import takewhile
 from threading import Lock
 from typing import TypeVar
 
-from allod.core.shown_text import folded
+from allod.core.shown_text import fold
 from allod.govern.stores import rules
 from allod.govern.tenancy.store import MINUTE_MS, Bucket, Changes, Position, Totals, UsageRow, sum_charges
 from allod.govern.tenancy.tenants import Account, AuditEvent, Charge, Key, Tenant
@@ -25,7 +25,7 @@ class MemoryStore:
         self._lock = Lock()
         self._version = 0
         self._tenants: dict[str, Tenant] = {}
-        self._tenant_named: dict[str, str] = {}  # the id by the name as `folded` reads it; of those not archived
+        self._tenant_named: dict[str, str] = {}  # the id by the name as `fold` reads it; of those not archived
         self._tenant_versions: dict[str, int] = {}  # the version that put each last, the latest last
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, Key] = {}
@@ -65,14 +65,14 @@ class MemoryStore:
             if rules.checks_name(old, tenant):
                 self._check_name(tenant)
             if old is not None and old.archived_ms is None:
-                del self._tenant_named[folded(old.name)]
+                del self._tenant_named[fold(old.name)]
             if tenant.archived_ms is None:
-                self._tenant_named[folded(tenant.name)] = tenant.id
+                self._tenant_named[fold(tenant.name)] = tenant.id
             self._tenants[tenant.id] = tenant
             _note(self._tenant_versions, tenant.id, number)
 
     def _check_name(self, tenant: Tenant) -> None:
-        name = folded(tenant.name)
+        name = fold(tenant.name)
         for holder in (self._tenant_named.get(name), name if name in self._tenants else None):
             if holder not in (None, tenant.id):
                 raise rules.same_name(tenant.name)

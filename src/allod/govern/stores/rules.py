@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid
-from allod.core.shown_text import folded
+from allod.core.shown_text import fold
 from allod.govern.tenancy.store import GROUPS, MINUTE_MS, Position
 from allod.govern.tenancy.tenants import Key, Tenant
 
@@ -33,7 +33,7 @@ def check_tenant_change(old: Tenant, new: Tenant) -> None:
 
 def checks_name(old: Tenant | None, new: Tenant) -> bool:
     """Whether the name is to be compared with the others': what was named before the rule can still be changed."""
-    return new.archived_ms is None and (old is None or folded(old.name) != folded(new.name))
+    return new.archived_ms is None and (old is None or fold(old.name) != fold(new.name))
 
 
 def same_name(name: str) -> Invalid:

@@ -7,7 +7,7 @@ changes: every change takes the next number under that row's lock, so that who h
 from __future__ import annotations
 
 from allod.core.errors import Unavailable
-from allod.core.shown_text import folded
+from allod.core.shown_text import fold
 from allod.govern.stores.database import Run
 from allod.govern.stores.dialect import SqlDialect
 from allod.govern.stores.rows import tenant_from
@@ -81,5 +81,5 @@ def keep_name(run: Run, tenant: Tenant) -> None:
         run(
             "INSERT INTO tenant_names (tenant_id, folded) VALUES (:id, :folded)",
             id=tenant.id,
-            folded=folded(tenant.name),
+            folded=fold(tenant.name),
         )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from allod.core.shown_text import folded
+from allod.core.shown_text import fold
 from allod.govern.stores import rules
 from allod.govern.stores.database import Database, Run, Transactions
 from allod.govern.stores.rows import account_from, event_from, key_from, tenant_from, text_of
@@ -233,7 +233,7 @@ def _check_name(run: Run, tenant: Tenant) -> None:
     if run(
         "SELECT 1 FROM tenant_names WHERE folded = :name AND tenant_id <> :id "
         "UNION SELECT 1 FROM tenants WHERE id = :name AND id <> :id",
-        name=folded(tenant.name),
+        name=fold(tenant.name),
         id=tenant.id,
     ):
         raise rules.same_name(tenant.name)

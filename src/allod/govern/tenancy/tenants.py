@@ -263,7 +263,7 @@ def api_key_digest(secret: str) -> str:
     return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def checked_name(name: str) -> str:
+def check_name(name: str) -> str:
     """The name that somebody gives now, if a reader sees all of it. Raises Invalid.
 
     No field's check, so that what was named before the rule can still be read, listed and ended.

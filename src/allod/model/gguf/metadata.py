@@ -57,7 +57,7 @@ class MetadataReader:
         if kind == STRING:
             return self._string()
         if kind == ARRAY:
-            return self._passed_array(key)
+            return self._pass_array(key)
         if kind not in _SCALARS:
             raise Malformed(f"key {key} has a value of the unknown type {kind}")
         value = self._number(_SCALARS[kind])
@@ -65,7 +65,7 @@ class MetadataReader:
             raise Malformed("general.alignment is no uint32")
         return value
 
-    def _passed_array(self, key: str) -> PassedArray:
+    def _pass_array(self, key: str) -> PassedArray:
         kind, length = self._number("<I"), self._number("<Q")
         self._num_items += length
         if self._num_items > MAX_ITEMS:

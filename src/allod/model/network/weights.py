@@ -44,7 +44,7 @@ def save_model(network: Network, folder: Path, *, metadata: Mapping[str, str] | 
 def load_model(folder: Path) -> Network:
     """The network in `folder`. Raises Invalid (`weights_damaged`) where it is not exactly what `config.json` says."""
     shape = read_config(folder / CONFIG)
-    expected = expected_shapes(shape)
+    expected = shapes_of(shape)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             found = {
@@ -124,7 +124,7 @@ def read_config(path: Path) -> Shape:
     return shape
 
 
-def expected_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+def shapes_of(shape: Shape) -> dict[str, tuple[int, ...]]:
     """Name and size of every tensor in the file, without making one."""
     with torch.device("meta"):
         network = Network(shape)

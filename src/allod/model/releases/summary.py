@@ -77,7 +77,7 @@ def summary_text(value: Mapping[str, Any]) -> str:
         f"{value['template']}. Rendered from the manifests of the training run; {BLANK} marks what they cannot say.",
         *_general_lines(value["general"]),
         *_sources_lines(value["sources"]),
-        *_processing_lines(value["processing"]),
+        *_lines_of_processing(value["processing"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -90,16 +90,16 @@ def _general_lines(general: Mapping[str, Any]) -> list[str]:
         "## 1. General information",
         "",
         f"- Provider: {_plain(provider['name'])} ({_plain(provider['country'])})",
-        f"- Contact: {_said(provider['contact'])}",
-        f"- Authorised representative: {_said(provider['representative'])}",
+        f"- Contact: {_as_text(provider['contact'])}",
+        f"- Authorised representative: {_as_text(provider['representative'])}",
         f"- Model: {_plain(model['name'])}, {model['version']}",
         f"- Depends on: {_model_named(base) if base else 'no other model'}",
-        f"- Placed on the Union market: {_said(model['placed_on_union_market'])}",
+        f"- Placed on the Union market: {_as_text(model['placed_on_union_market'])}",
         f"- Modalities: {', '.join(general['modalities'])}",
         f"- Size of the training data: {general['size']} ({general['num_tokens']} tokens)",
-        f"- Types of content: {_said(general['content'])}",
-        f"- Latest acquisition of data: {_said(general['latest_acquisition'])}",
-        f"- Languages kept by cleaning: {_said(general['languages'])}",
+        f"- Types of content: {_as_text(general['content'])}",
+        f"- Latest acquisition of data: {_as_text(general['latest_acquisition'])}",
+        f"- Languages kept by cleaning: {_as_text(general['languages'])}",
         f"- Trained until: {general['trained_until']}",
         *(f"- {_plain(line)}" for line in where_lines(general["where"])),
     ]
@@ -109,9 +109,9 @@ def _sources_lines(sources: Mapping[str, Any]) -> list[str]:
     lines = ["", "## 2. Data sources"]
     for title, said in (
         ("2.1 Publicly available datasets", _table(sources["public_datasets"])),
-        ("2.2 Private datasets obtained from third parties", [_said(sources["private_datasets"])]),
-        ("2.3 Data crawled and scraped from online sources", [_said(sources["crawled"])]),
-        ("2.4 User data", [_said(sources["user_data"])]),
+        ("2.2 Private datasets obtained from third parties", [_as_text(sources["private_datasets"])]),
+        ("2.3 Data crawled and scraped from online sources", [_as_text(sources["crawled"])]),
+        ("2.4 User data", [_as_text(sources["user_data"])]),
         ("2.5 Synthetic data", [f"- {_plain(one)}" for one in sources["synthetic"]] or ["none"]),
         ("2.6 Other sources", _table(sources["other"])),
     ):
@@ -119,17 +119,17 @@ def _sources_lines(sources: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _processing_lines(processing: Mapping[str, Any]) -> list[str]:
+def _lines_of_processing(processing: Mapping[str, Any]) -> list[str]:
     dropped = ", ".join(f"{number} by {_plain(rule)}" for rule, number in sorted(processing["dropped"].items()))
     return [
         "",
         "## 3. Data processing",
         "",
-        f"- Reservations of rights (text and data mining) respected by: {_said(processing['rights_reservations'])}",
+        f"- Reservations of rights (text and data mining) respected by: {_as_text(processing['rights_reservations'])}",
         f"- Licences: {', '.join(map(_plain, processing['licences']))}",
         f"- Documents dropped: {dropped or 'none'}",
-        f"- Illegal content removed by: {_said(processing['illegal_content'])}",
-        f"- Other: {_said(processing['other'])}",
+        f"- Illegal content removed by: {_as_text(processing['illegal_content'])}",
+        f"- Other: {_as_text(processing['other'])}",
     ]
 
 
@@ -181,7 +181,7 @@ def _model_named(base: Mapping[str, Any]) -> str:
     return f"{_plain(base['origin'])}, {base['sha256']}, {_plain(base['licence'])}; its own summary: {BLANK}"
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value is None:
         return BLANK
     return (", ".join(map(_plain, value)) or "none") if isinstance(value, list) else _plain(value)

@@ -236,7 +236,7 @@ def _raise_letter(letter: str) -> str:
     return letter.upper() if letter in ascii_lowercase else letter
 
 
-def _spelt(text: str) -> str:
+def _expression_for(text: str) -> str:
     """An expression for `text`, in either case. Said letter by letter: re.IGNORECASE takes ten times as long."""
     return "".join(_letter(each) for each in text)
 
@@ -267,6 +267,6 @@ def _tree(texts: Sequence[str]) -> str:
         left = text[len(shared) :]
         rest.setdefault(left[:1], []).append(left)
     if "" in rest:
-        return _spelt(shared)
-    branches = (_spelt(first) + _tree([each[1:] for each in many]) for first, many in rest.items())
-    return f"{_spelt(shared)}(?:{'|'.join(branches)})"
+        return _expression_for(shared)
+    branches = (_expression_for(first) + _tree([each[1:] for each in many]) for first, many in rest.items())
+    return f"{_expression_for(shared)}(?:{'|'.join(branches)})"

@@ -137,7 +137,7 @@ def is_signed(note: Note, key: VerifierKey) -> bool:
     return key.kind == ED25519 and bool(lines) and all(_is_ed25519(key.public, line.data, message) for line in lines)
 
 
-def cosigned_at(note: Note, key: VerifierKey, *, origin: str, size: int, root: bytes) -> int | None:
+def cosignature_time(note: Note, key: VerifierKey, *, origin: str, size: int, root: bytes) -> int | None:
     """When, in seconds since 1970, the witness cosigned; None if it did not. Raises Invalid for a false cosignature.
 
     The messages are those of C2SP tlog-cosignature; with several lines by one key the earliest time counts.

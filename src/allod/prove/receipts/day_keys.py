@@ -117,7 +117,7 @@ class DayKeys:
                 for key_id in key_ids:
                     self.key_name(tenant, day, key_id)
 
-    def opening_salt(self, tenant: str, predicate: Mapping[str, Any]) -> bytes:
+    def salt_of_opening(self, tenant: str, predicate: Mapping[str, Any]) -> bytes:
         """The salt of a statement's predicate, for its own tenant only.
 
         Raises Denied if the receipt is another tenant's or its day key was destroyed: the two look the same.

@@ -11,7 +11,7 @@ from allod.prove.formats.tree_head import TreeHead
 from allod.prove.receipts.bundle import Bundle, Opening, encode_bundle
 from allod.prove.tlog.log import Log
 from allod.prove.tlog.reader import LogRead, read_proved
-from allod.prove.tlog.tiles import derived_damaged
+from allod.prove.tlog.tiles import derived_damage
 
 
 def bundle_for(log: Log, receipt_id: str, salt: bytes | None = None) -> bytes:
@@ -24,7 +24,7 @@ def bundle_for(log: Log, receipt_id: str, salt: bytes | None = None) -> bytes:
     statement, proof = log.statement(receipt_id), log.proof(place.leaf)
     head = TreeHead.of_signed(proof.note)
     if root_from_inclusion(leaf_hash(statement), place.leaf, head.size, proof.path) != head.root:
-        raise derived_damaged(f"the proof of entry {place.leaf} does not lead to the tree head")
+        raise derived_damage(f"the proof of entry {place.leaf} does not lead to the tree head")
     return encode_bundle(Bundle(statement, proof, None if salt is None else Opening(salt)))
 
 

@@ -54,7 +54,7 @@ def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Foll
     number = len(STEPS) + 1
     with_model = report.statement.predicate.get("model")
     if with_model is None:
-        raise _failed("no model took part", number)
+        raise _failure("no model took part", number)
     digests = (*with_model["adapters"], with_model["digest"])
     try:
         key = _artefacts_key(report, trust)
@@ -62,7 +62,7 @@ def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Foll
     except Invalid as error:
         if error.code == "no_log":
             raise _not_released(digests[0], number) from error
-        raise _failed(error.message, number) from error
+        raise _failure(error.message, number) from error
     for digest in digests:
         followed = _follow(digest, releases, key=key, trust=trust, places=places, number=number)
         number += len(followed.steps)
@@ -75,7 +75,7 @@ def _follow(
     logged = releases.of(digest)
     if logged is None:
         raise _not_released(digest, number)
-    step = Step(number, ARTEFACT, _included(logged, releases, key=key, trust=trust, places=places, number=number))
+    step = Step(number, ARTEFACT, _check_included(logged, releases, key=key, trust=trust, places=places, number=number))
     release = check_release(
         places.store / hex_of(digest),
         logged.artefact,
@@ -91,10 +91,10 @@ def _models_key(places: Places, number: int) -> ModelPublicKey:
     try:
         return ModelPublicKey.parse(read_plain_file(places.public_key, limit_bytes=MAX_PEM_BYTES))
     except Invalid as error:
-        raise _failed(error.message, number) from error
+        raise _failure(error.message, number) from error
 
 
-def _included(
+def _check_included(
     logged: LoggedRelease, releases: Releases, *, key: VerifierKey, trust: Trust, places: Places, number: int
 ) -> str:
     """The release's own bundle, verified as a stranger's would be: its log, its witnesses, its place in the tree."""
@@ -102,7 +102,7 @@ def _included(
         (bundle,) = bundles_of(places.log, key, releases.read, [logged.entry])
         report = verify(bundle, trust)
     except AllodError as error:
-        raise _failed(error.message, number) from error
+        raise _failure(error.message, number) from error
     return f"{logged.artefact.id}, entry {report.index} of {report.head.size} in {report.head.origin}"
 
 
@@ -120,5 +120,5 @@ def _not_released(digest: str, number: int) -> VerificationError:
     return VerificationError(message, step=number, name=ARTEFACT, code=UNKNOWN)
 
 
-def _failed(message: str, number: int) -> VerificationError:
+def _failure(message: str, number: int) -> VerificationError:
     return VerificationError(message, step=number, name=ARTEFACT)

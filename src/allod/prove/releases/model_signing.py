@@ -68,7 +68,7 @@ def sign_folder(folder: Path, key: ModelKey, *, name: str = "", ignore: Collecti
             "dsseEnvelope": {
                 "payload": to_base64(payload),
                 "payloadType": _PAYLOAD_TYPE,
-                "signatures": [{"sig": to_base64(key.sign(_signed_text(payload))), "keyid": ""}],
+                "signatures": [{"sig": to_base64(key.sign(_text_to_sign(payload))), "keyid": ""}],
             },
         }
     )
@@ -87,7 +87,7 @@ def verify_folder(
     with _step(2):
         if not hmac.compare_digest(hint, public_key.hint):
             raise Invalid("it is by another key")
-        if not public_key.has_signed(_signed_text(payload), signed):
+        if not public_key.has_signed(_text_to_sign(payload), signed):
             raise Invalid("the signature is false")
     with _step(3):
         listed = _parse_statement(payload)
@@ -159,7 +159,7 @@ def _root_of(digests: Collection[str]) -> str:
     return sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
-def _signed_text(payload: bytes) -> bytes:
+def _text_to_sign(payload: bytes) -> bytes:
     """DSSE's pre-authentication encoding: what is signed is the payload with its type and both their lengths."""
     return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
 

@@ -33,7 +33,7 @@ def take_lock(directory: Path) -> int:
     Raises Unavailable (`log_locked`) while another has it.
     """
     make_private_directory(directory)
-    return _locked(os.open(_lock(directory), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return _take(os.open(_lock(directory), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def check_unlocked(directory: Path) -> None:
@@ -42,14 +42,14 @@ def check_unlocked(directory: Path) -> None:
         handle = os.open(_lock(directory), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    os.close(_locked(handle))
+    os.close(_take(handle))
 
 
 def _lock(directory: Path) -> Path:
     return directory / "lock"
 
 
-def _locked(handle: int) -> int:
+def _take(handle: int) -> int:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

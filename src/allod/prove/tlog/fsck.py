@@ -22,10 +22,10 @@ from allod.prove.tlog.recovery import (
     INDEX_FILES,
     check_reached,
     check_tail,
-    published_head,
+    read_published_head,
+    read_signed_head,
     receipt_id_of,
     replay,
-    signed_head,
 )
 from allod.prove.tlog.segment import MAGIC, Batch, Batches
 from allod.prove.tlog.state import Standing
@@ -102,7 +102,7 @@ class _Replay:
         self.num_heads = self.num_bytes = 0
         self.findings = [*had.wrong]
         # What the derived files say is read before the segment: beside a running writer they may only be behind it.
-        self.published = published_head(directory, key)
+        self.published = read_published_head(directory, key)
         self.index, self.indexed = self._open_index()
 
     def _open_index(self) -> tuple[Index | None, int]:
@@ -146,7 +146,7 @@ class _Replay:
     def _check_head(self, offset: int) -> None:
         self.num_heads += 1
         self.known.pop(self.standing.head, None)
-        if signed_head(self.standing.note, self.key) is None:
+        if read_signed_head(self.standing.note, self.key) is None:
             self.unsigned.append(offset)
 
     def check_end(self) -> None:

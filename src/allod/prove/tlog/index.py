@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from allod.prove.tlog.segment import MAGIC
-from allod.prove.tlog.tiles import derived_damaged
+from allod.prove.tlog.tiles import derived_damage
 
 _SCHEMA = """
 create table if not exists entry (id text primary key, leaf integer not null, offset integer not null) without rowid;
@@ -30,7 +30,7 @@ ROWS = 256
 _ADD = "insert or ignore into entry values "
 
 
-def indexed_size(path: Path) -> int:
+def read_indexed_size(path: Path) -> int:
     """How many leaves the index at `path` was told of; 0 where there is none, or none that can be read."""
     row = _look(path, "select size from state")
     return 0 if row is None else row[0]
@@ -150,9 +150,9 @@ class Index:
             with _any_damage_told(), self._reading:
                 row = self._read.execute(query, (asked,)).fetchone()
         except sqlite3.Error as error:
-            raise derived_damaged(f"index: {error}") from error
+            raise derived_damage(f"index: {error}") from error
         if row is not None and not _are_numbers(row):
-            raise derived_damaged("index: a place in it is no number")
+            raise derived_damage("index: a place in it is no number")
         return None if row is None else Place(*row)
 
     def places(self) -> dict[str, tuple[int, int]]:

@@ -27,9 +27,16 @@ from allod.prove.formats.merkle import (
 from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.proofs import Proof
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Place, batch_before_end, indexed_size
-from allod.prove.tlog.recovery import INDEX_FILES, check_reached, check_tail, damaged, published_head, signed_head
-from allod.prove.tlog.segment import MAGIC, Batch, Batches, written_end
+from allod.prove.tlog.index import Place, batch_before_end, read_indexed_size
+from allod.prove.tlog.recovery import (
+    INDEX_FILES,
+    check_reached,
+    check_tail,
+    damage,
+    read_published_head,
+    read_signed_head,
+)
+from allod.prove.tlog.segment import MAGIC, Batch, Batches, find_end
 
 Visit = Callable[[int, bytes], None]
 """(number of the entry, its exact bytes)."""
@@ -63,17 +70,17 @@ def read_log(
     the segment alone, for who asks how much of it is gone. Raises Invalid (`no_log`) where there is none,
     (`log_origin`) where it is another's and (`log_damaged`) for anything else that is not the log.
     """
-    published, indexed = published_head(directory, key), indexed_size(directory / INDEX_FILES[0])
+    published, indexed = read_published_head(directory, key), read_indexed_size(directory / INDEX_FILES[0])
     try:
         file = (directory / "segment").open("rb")
     except FileNotFoundError as error:
         raise Invalid("there is no log here", code="no_log") from error
     with file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise damaged("the segment does not start as one")
+            raise damage("the segment does not start as one")
         if (name := _name_in(file)) not in (None, key.name):
             raise Invalid(f"the log here is {name}, and the key that is trusted is of {key.name}", code="log_origin")
-        limit = written_end(file) if end is None else end
+        limit = find_end(file) if end is None else end
         is_alone = as_it_is or end is not None
         expected = [*known] if published is None or is_alone else [*known, published]
         read = _Pass(file, key, visit, expected).read(limit)
@@ -125,13 +132,13 @@ class _Pass:
         end = batches.end
         check_tail(self._file, end, limit, self._key)
         note = self._note.decode(errors="replace")
-        head = signed_head(note, self._key)
+        head = read_signed_head(note, self._key)
         if head is None:
-            raise damaged("its last tree head is not signed by this log's key")
+            raise damage("its last tree head is not signed by this log's key")
         if ahead := [size for size in self._roots if size > head.size]:
-            raise damaged(f"it had a signed tree head of size {max(ahead)} once, and now ends at {head.size}")
+            raise damage(f"it had a signed tree head of size {max(ahead)} once, and now ends at {head.size}")
         if self._roots:  # each one closed a batch
-            raise damaged(f"it had a signed tree head of size {min(self._roots)} once, and now has none of that size")
+            raise damage(f"it had a signed tree head of size {min(self._roots)} once, and now has none of that size")
         return LogRead(head, note, end)
 
     def _read_batch(self, batch: Batch) -> None:
@@ -141,9 +148,9 @@ class _Pass:
         frontier.extend(leaf_hashes(frame.payload for frame in batch.entries))
         head = TreeHead(self._key.name, frontier.size, frontier.root())
         if not batch.head.payload.startswith(f"{head.text}\n".encode()):
-            raise damaged(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
+            raise damage(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
         if self._roots.pop(head.size, {head.root}) != {head.root}:
-            raise damaged(f"it had another signed tree head of size {head.size} once")
+            raise damage(f"it had another signed tree head of size {head.size} once")
         self._note = batch.head.payload
 
 
@@ -158,7 +165,7 @@ def read_proved(
     picked = _Picked(numbers, size)
     again = read_log(directory, key, picked.see, end=read.end)
     if again.head != read.head:
-        raise damaged("it changed while it was read")
+        raise damage("it changed while it was read")
     for number, entry in sorted(picked.entries.items()):
         path = inclusion_proof(picked.node, number, size)
         yield entry, Proof(number, tuple(path), read.note)
@@ -172,7 +179,7 @@ def consistency_of(directory: Path, key: VerifierKey, read: LogRead, old: int) -
     picked = _Picked((), read.head.size)
     consistency_proof(picked.want, old, read.head.size)
     if read_log(directory, key, picked.see, end=read.end).head != read.head:
-        raise damaged("it changed while it was read")
+        raise damage("it changed while it was read")
     return consistency_proof(picked.node, old, read.head.size)
 
 

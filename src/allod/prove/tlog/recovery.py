@@ -23,7 +23,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.prove.formats.merkle import Frontier, leaf_hashes
 from allod.prove.formats.notes import DASH, VerifierKey, is_signed, parse_note
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Index, Place, Saved, indexed_size
+from allod.prove.tlog.index import Index, Place, Saved, read_indexed_size
 from allod.prove.tlog.segment import HEAD, MAGIC, Batch, Batches, read_frame
 from allod.prove.tlog.state import Growth, Standing
 
@@ -39,16 +39,19 @@ def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) ->
     An index that is damaged is made again from nothing. Raises Invalid (`log_damaged`).
     """
     try:
-        return _recovered(directory, key, file, anew=anew)
+        return _recover(directory, key, file, anew=anew)
     except sqlite3.Error:  # it could be read, as far as was needed, and not written; nothing that it says was refused
-        return _recovered(directory, key, file, anew=True)
+        return _recover(directory, key, file, anew=True)
 
 
-def _recovered(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[Standing, Index]:
+def _recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[Standing, Index]:
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
-        raise damaged("the segment does not start as one")
-    published, indexed = published_head(directory, key), 0 if anew else indexed_size(directory / INDEX_FILES[0])
+        raise damage("the segment does not start as one")
+    published, indexed = (
+        read_published_head(directory, key),
+        0 if anew else read_indexed_size(directory / INDEX_FILES[0]),
+    )
     resumed = None if anew else _resume(directory, key, file)
     index, standing = resumed or (None, Standing.empty(directory, key.name))
     start = standing.end
@@ -77,9 +80,9 @@ def _check_rest(file: BinaryIO, key: VerifierKey, standing: Standing) -> TreeHea
     batches = Batches(file, standing.end)
     for batch in batches:
         frontier.extend(leaf_hashes(frame.payload for frame in batch.entries))
-        head, note = _closing_head(batch, TreeHead(key.name, frontier.size, frontier.root()))
-    if not note or signed_head(note, key) != head:
-        raise damaged("its last tree head is not signed by this log's key")
+        head, note = _read_closing_head(batch, TreeHead(key.name, frontier.size, frontier.root()))
+    if not note or read_signed_head(note, key) != head:
+        raise damage("its last tree head is not signed by this log's key")
     if batches.problem:
         check_tail(file, batches.end, batches.limit, key)
     return head
@@ -95,19 +98,19 @@ def replay(standing: Standing, batch: Batch, ids: Sequence[str | None] | None = 
     ids = [receipt_id_of(entry) for entry in entries] if ids is None else ids
     growth = Growth.of(standing.frontier, entries, ids, offsets)
     expected = TreeHead(standing.head.origin, growth.frontier.size, growth.frontier.root())
-    head, note = _closing_head(batch, expected)
+    head, note = _read_closing_head(batch, expected)
     standing.advance(growth, head, note, head_offset=batch.head.offset)
 
 
-def _closing_head(batch: Batch, expected: TreeHead) -> tuple[TreeHead, str]:
+def _read_closing_head(batch: Batch, expected: TreeHead) -> tuple[TreeHead, str]:
     """The tree head that closes the batch, and its note. Raises Invalid (`log_damaged`) if it is not `expected`."""
     try:
         note = batch.head.payload.decode()
         head = TreeHead.of_signed(note)
     except (Invalid, UnicodeDecodeError) as error:
-        raise damaged(f"no tree head at byte {batch.head.offset}") from error
+        raise damage(f"no tree head at byte {batch.head.offset}") from error
     if head != expected:
-        raise damaged(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
+        raise damage(f"the tree head at byte {batch.head.offset} is not that of the entries before it")
     return head, note
 
 
@@ -120,7 +123,7 @@ def receipt_id_of(leaf: bytes) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def signed_head(note: str, key: VerifierKey) -> TreeHead | None:
+def read_signed_head(note: str, key: VerifierKey) -> TreeHead | None:
     """The tree head in `note` if `key` signed it for its own log."""
     try:
         parsed = parse_note(note)
@@ -130,7 +133,7 @@ def signed_head(note: str, key: VerifierKey) -> TreeHead | None:
     return head if head.origin == key.name and is_signed(parsed, key) else None
 
 
-def damaged(what: str) -> Invalid:
+def damage(what: str) -> Invalid:
     """The refusal to open."""
     return Invalid(f"the log is damaged: {what}", code="log_damaged", hint="allod log fsck says where")
 
@@ -152,7 +155,7 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, S
         return None
     try:
         saved = index.load()
-        standing = None if saved is None else _saved_standing(directory, saved, key, file, _walk_start(index, saved))
+        standing = None if saved is None else _read_saved(directory, saved, key, file, _walk_start(index, saved))
     except (sqlite3.Error, Invalid, Unavailable):
         standing = None
     if standing is not None:
@@ -161,17 +164,17 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, S
     return None
 
 
-def _saved_standing(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> Standing | None:
+def _read_saved(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> Standing | None:
     if saved.end > file.seek(0, os.SEEK_END):
         return None
     file.seek(min(saved.head, saved.end))
     frame = read_frame(file, saved.head)
     if isinstance(frame, str) or frame.kind != HEAD or frame.end != saved.end:
         return None
-    head = signed_head(frame.payload.decode(errors="replace"), key)
+    head = read_signed_head(frame.payload.decode(errors="replace"), key)
     if head is None or head.size != saved.size:
         return None
-    standing = Standing.resumed(directory, saved, frame.payload.decode())
+    standing = Standing.resume(directory, saved, frame.payload.decode())
     return standing if standing.frontier.root() == head.root and leads_to(file, head, saved.end, start) else None
 
 
@@ -206,21 +209,21 @@ def check_tail(file: BinaryIO, end: int, limit: int, key: VerifierKey) -> None:
     file.seek(end)
     tail = file.read(min(limit - end, MAX_TAIL_BYTES + 1))
     if len(tail) > MAX_TAIL_BYTES:
-        raise damaged(f"more follows byte {end} than one batch")
+        raise damage(f"more follows byte {end} than one batch")
     pattern = rb"%s\n[0-9]+\n[A-Za-z0-9+/=]{44}\n\n(?:%s [^\n]+\n)+" % (re.escape(key.name.encode()), DASH.encode())
     for found in re.finditer(pattern, tail):
-        head = signed_head(found[0].decode(errors="replace"), key)
+        head = read_signed_head(found[0].decode(errors="replace"), key)
         if head is not None and found.end() != len(tail):  # the next batch is written only after this one was durable
-            raise damaged(f"a signed tree head of size {head.size} follows the damage after byte {end}")
+            raise damage(f"a signed tree head of size {head.size} follows the damage after byte {end}")
 
 
-def published_head(directory: Path, key: VerifierKey) -> TreeHead | None:
+def read_published_head(directory: Path, key: VerifierKey) -> TreeHead | None:
     """The tree head in the file `checkpoint`, if `key` signed it.
 
     To be read before the segment, as is the index's size: beside a writer they can then only be behind it.
     """
     try:
-        return signed_head((directory / "checkpoint").read_text(), key)
+        return read_signed_head((directory / "checkpoint").read_text(), key)
     except (FileNotFoundError, UnicodeDecodeError):
         return None
 
@@ -233,6 +236,6 @@ def check_reached(head: TreeHead, published: TreeHead | None, indexed: int) -> N
     if published is not None and (
         published.size > head.size or (published.size == head.size and published.root != head.root)
     ):
-        raise damaged(f"a tree head of size {published.size} was published, and the segment ends at {head.size}")
+        raise damage(f"a tree head of size {published.size} was published, and the segment ends at {head.size}")
     if indexed > head.size:
-        raise damaged(f"the index knows {indexed} entries, and the segment ends at {head.size}")
+        raise damage(f"the index knows {indexed} entries, and the segment ends at {head.size}")

@@ -91,7 +91,7 @@ class Batches:
     def __init__(self, file: BinaryIO, offset: int = len(MAGIC), *, limit: int | None = None) -> None:
         self._file = file
         self.end = offset
-        self.limit = written_end(file) if limit is None else limit
+        self.limit = find_end(file) if limit is None else limit
         self.problem = ""
 
     def __iter__(self) -> Iterator[Batch]:
@@ -112,7 +112,7 @@ class Batches:
             self.problem = "entries without a tree head"
 
 
-def written_end(file: BinaryIO) -> int:
+def find_end(file: BinaryIO) -> int:
     """Where the zeros begin that the file ends in. A writer beside the reader only moves it on."""
     end = file.seek(0, os.SEEK_END)
     while end:

@@ -58,7 +58,7 @@ class Standing:
         return cls(Tiles(directory), frontier, TreeHead(origin, 0, frontier.root()))
 
     @classmethod
-    def resumed(cls, directory: Path, saved: Saved, note: str) -> Standing:
+    def resume(cls, directory: Path, saved: Saved, note: str) -> Standing:
         """From the index, for the caller to compare with the signed `note`. Raises Invalid."""
         tiles = Tiles(directory, saved.size, saved.edges)
         return cls(tiles, tiles.frontier(), TreeHead.of_signed(note), note, saved.head, saved.end)

@@ -134,14 +134,14 @@ class Tiles:
         except FileNotFoundError:
             tile = b""
         if len(tile) != TILE_BYTES:
-            raise derived_damaged(f"{name.path} is lost")
+            raise derived_damage(f"{name.path} is lost")
         if len(self._kept) >= 256:
             self._kept.clear()
         self._kept[name] = tile
         return tile
 
 
-def derived_damaged(what: str) -> Unavailable:
+def derived_damage(what: str) -> Unavailable:
     """The refusal to go by what can be made again from the segment: tiles, index."""
     return Unavailable(
         f"what is derived from the log is damaged: {what}", code="log_derived", hint="allod log fsck --rebuild"

@@ -82,11 +82,11 @@ class LogWriter:
 
     def _check_open(self) -> None:
         if self._closing:
-            raise self._stopped()
+            raise self._stop_error()
         if len(self._waiting) >= self._options.max_waiting:
             raise self._to_retry(Unavailable("too many receipts wait for the log", code="log_busy"))
 
-    def _stopped(self) -> Unavailable:
+    def _stop_error(self) -> Unavailable:
         return self._to_retry(Unavailable("the log writer has stopped", code="log_closed", hint="restart Allod"))
 
     def _to_retry(self, error: Unavailable) -> Unavailable:
@@ -139,7 +139,7 @@ class LogWriter:
         with self._gate:
             batch, self._waiting = self._batch + self._waiting, []
         if batch:
-            self._deliver([done for _, _, done in batch], self._stopped())
+            self._deliver([done for _, _, done in batch], self._stop_error())
 
     def _append(self, batch: list[_Waiting]) -> Outcome:
         try:

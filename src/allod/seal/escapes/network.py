@@ -75,7 +75,7 @@ def _dns(target: Target) -> None:
     _datagram(socket.AF_INET, (target.address_4, DNS_PORT), struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + question)
 
 
-def _checksummed_echo(payload: bytes) -> bytes:
+def _echo_with_checksum(payload: bytes) -> bytes:
     packet = _ICMP_ECHO + payload + b"\0" * (len(payload) % 2)
     total = sum(struct.unpack(f">{len(packet) // 2}H", packet))
     total = (total >> 16) + (total & 0xFFFF)
@@ -84,12 +84,12 @@ def _checksummed_echo(payload: bytes) -> bytes:
 
 def _ping(target: Target) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
-        sock.sendto(_checksummed_echo(target.payload), (target.address_4, 0))
+        sock.sendto(_echo_with_checksum(target.payload), (target.address_4, 0))
 
 
 def _raw_icmp(target: Target) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
-        sock.sendto(_checksummed_echo(target.payload), (target.address_4, 0))
+        sock.sendto(_echo_with_checksum(target.payload), (target.address_4, 0))
 
 
 def _raw_ip(target: Target) -> None:

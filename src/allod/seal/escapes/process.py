@@ -74,7 +74,7 @@ def _pidfd_signal(target: Target) -> None:
     syscall(_PIDFD_SEND_SIGNAL, _pidfd_open(target.victim_pid), target.signal, None, 0, what="pidfd_send_signal")
 
 
-def _owned_signal(target: Target) -> None:
+def _signal_by_owner(target: Target) -> None:
     reader, writer = socket.socketpair()
     fcntl.fcntl(reader, fcntl.F_SETOWN, target.victim_pid)
     fcntl.fcntl(reader, _F_SETSIG, target.signal)
@@ -82,7 +82,7 @@ def _owned_signal(target: Target) -> None:
     writer.send(b"x")
 
 
-def _queued_signal(target: Target) -> None:
+def _signal_by_queue(target: Target) -> None:
     _libc("sigqueue", target.victim_pid, target.signal, 0)
 
 
@@ -101,8 +101,10 @@ PROBES = (
     Probe("memory-call", "write the gateway's memory by process_vm_writev", _memory_call),
     Probe("ptrace", "attach to the gateway as a debugger", _ptrace),
     Probe("kill", "signal the gateway", _kill, leaves="signal"),
-    Probe("queued-signal", "signal the gateway by rt_sigqueueinfo", _queued_signal, leaves="signal"),
+    Probe("queued-signal", "signal the gateway by rt_sigqueueinfo", _signal_by_queue, leaves="signal"),
     Probe("pidfd-signal", "signal the gateway by a pidfd", _pidfd_signal, leaves="signal"),
     Probe("child", "start another program, in a session of its own, that sends", _child),
-    Probe("owned-signal", "have the kernel signal the gateway: F_SETOWN and O_ASYNC", _owned_signal, leaves="signal"),
+    Probe(
+        "owned-signal", "have the kernel signal the gateway: F_SETOWN and O_ASYNC", _signal_by_owner, leaves="signal"
+    ),
 )

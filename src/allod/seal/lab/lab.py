@@ -237,7 +237,7 @@ def _fork(become: Callable[[], None]) -> int:
 
 
 def _lay_cable(honeypot_pid: int) -> None:
-    netlink.bring_up("lo")
+    netlink.switch_on("lo")
     netlink.add_cable(INTERFACE, peer=FAR_INTERFACE, peer_pid=honeypot_pid)
     _connect_interface(INTERFACE, _ATTACKER)
     for setting, value in (("ping_group_range", "0 0"), ("tcp_fastopen", "5")):
@@ -246,7 +246,7 @@ def _lay_cable(honeypot_pid: int) -> None:
 
 
 def _connect_interface(name: str, addresses: tuple[str, ...]) -> None:
-    netlink.bring_up(name)
+    netlink.switch_on(name)
     for address in addresses:
         with suppress(OSError):  # no IPv6 on this kernel: those escapes then do not apply
             netlink.add_address(name, address)

@@ -36,7 +36,7 @@ def isolate_group(paths: Iterable[tuple[Path, bool]]) -> None:
     """As `isolate`, with loopback up, and a root that holds nothing but `paths` (and whether each may be written)."""
     isolate()
     socket.sethostname("localhost")
-    netlink.bring_up("lo")
+    netlink.switch_on("lo")
     unshare(CLONE_NEWNS)
     root.change(paths)
 

@@ -22,7 +22,7 @@ def add_cable(name: str, *, peer: str, peer_pid: int) -> None:
     _ask(_NEWLINK, _CREATE, _link() + _attribute(_IFNAME, name.encode() + b"\0") + kind)
 
 
-def bring_up(name: str) -> None:
+def switch_on(name: str) -> None:
     """Switch the interface on. Raises OSError."""
     _ask(_NEWLINK, 0, struct.pack("BxHiII", 0, 0, socket.if_nametoindex(name), _UP, _UP))
 

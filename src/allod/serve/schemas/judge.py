@@ -20,7 +20,7 @@ import msgspec
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Json
-from allod.engine.schemas.bounds import refused
+from allod.engine.schemas.bounds import refusal
 from allod.serve.schemas.judging import JudgingProcess, TooDear
 
 Verdict = Literal["kept", "broken", "cut", "not enforced", "too dear"]
@@ -76,7 +76,7 @@ class Judge:
             del question["param"]
             line = _line(question)
             digest = sha256(tenant.encode() + b"\n" + line).digest()
-            fault = self._faults[digest] if digest in self._faults else await self._found(tenant, line, digest)
+            fault = self._faults[digest] if digest in self._faults else await self._find_fault(tenant, line, digest)
             if fault is not None:
                 raise Invalid(fault, code="invalid_schema", param=asked.param)
 
@@ -95,12 +95,12 @@ class Judge:
         for process in self._processes:
             await asyncio.to_thread(process.end)
 
-    async def _found(self, tenant: str, line: bytes, digest: bytes) -> str | None:
+    async def _find_fault(self, tenant: str, line: bytes, digest: bytes) -> str | None:
         """The schema's fault, remembered; who asks while it is sought waits for the same answer."""
         task = self._seeking.get(digest)
         if task is None:
             if self._in_line[tenant] >= self._limits.num_in_line:
-                raise _overloaded()
+                raise _overload()
             self._in_line[tenant] += 1
             task = self._seeking[digest] = asyncio.create_task(self._fault(tenant, line))
             task.add_done_callback(lambda _: self._sought(tenant, digest))
@@ -121,17 +121,17 @@ class Judge:
             fault: str | None = await self._answer(tenant, line)
         except TooDear:
             reason = f"compiling it takes more than {self._limits.cpu_s:g} s of CPU time, or too much memory"
-            return refused(reason).message
+            return refusal(reason).message
         return fault
 
     async def _answer(self, tenant: str, line: bytes) -> Any:
         """A client that leaves does not end the process that others use: its question is answered, and dropped."""
-        task = asyncio.create_task(self._asked(tenant, line))
+        task = asyncio.create_task(self._ask(tenant, line))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return await asyncio.shield(task)
 
-    async def _asked(self, tenant: str, line: bytes) -> Any:
+    async def _ask(self, tenant: str, line: bytes) -> Any:
         async with self._turn_of(tenant) as process:
             return await asyncio.to_thread(process.answer, line)
 
@@ -148,7 +148,7 @@ class Judge:
                     own.release()
                     raise
         except TimeoutError:
-            raise _overloaded() from None
+            raise _overload() from None
         process = self._free.pop()
         try:
             yield process
@@ -162,5 +162,5 @@ def _line(question: Json) -> bytes:
     return msgspec.json.encode(question) + b"\n"
 
 
-def _overloaded() -> Unavailable:
+def _overload() -> Unavailable:
     return Unavailable("too many schemas wait", code="overloaded", retry_after_s=1)

@@ -33,16 +33,16 @@ class JudgingProcess:
         """The answer to one line. Raises TooDear, and Unavailable (`schema_unchecked`) when there is no process."""
         is_new = self._process is None or self._process.poll() is not None
         try:
-            return self._asked(question)
+            return self._ask(question)
         except EOFError:
             status = self.end()
         if status not in _OTHERS and (is_new or status == -signal.SIGPROF):
             raise TooDear
         try:
-            return self._asked(question)  # what it had kept of others may have been too much; or it was ended by others
+            return self._ask(question)  # what it had kept of others may have been too much; or it was ended by others
         except EOFError as error:
             if self.end() in _OTHERS:
-                raise _unchecked("it was ended") from error
+                raise _unchecked_error("it was ended") from error
             raise TooDear from error
 
     def end(self) -> int | None:
@@ -59,7 +59,7 @@ class JudgingProcess:
             process.kill()
             return process.wait()
 
-    def _asked(self, question: bytes) -> Any:
+    def _ask(self, question: bytes) -> Any:
         if self._process is None:
             self._start()
         connection = self._socket
@@ -69,7 +69,7 @@ class JudgingProcess:
             return json.loads(_line(connection))
         except TimeoutError as error:
             self.end()
-            raise _unchecked(f"no answer in {self._answer_s:g} s") from error
+            raise _unchecked_error(f"no answer in {self._answer_s:g} s") from error
         except OSError as error:
             raise EOFError from error
 
@@ -89,7 +89,7 @@ class JudgingProcess:
         try:
             _line(ours)
         except (OSError, EOFError) as error:
-            raise _unchecked(f"it does not start (status {self.end()})") from error
+            raise _unchecked_error(f"it does not start (status {self.end()})") from error
 
 
 def _line(connection: socket.socket) -> bytes:
@@ -102,5 +102,5 @@ def _line(connection: socket.socket) -> bytes:
     return parts
 
 
-def _unchecked(why: str) -> Unavailable:
+def _unchecked_error(why: str) -> Unavailable:
     return Unavailable(f"the process that checks schemas: {why}", code="schema_unchecked", retry_after_s=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allod.core.requests import Json
-from allod.engine.schemas.bounds import refused
+from allod.engine.schemas.bounds import refusal
 from allod.engine.schemas.places import REFERENCES, target_of, targets
 
 
@@ -17,7 +17,7 @@ def check_object(schema: Json) -> None:
     """
     reason = _Objects(schema).fault(schema, "#")
     if reason is not None:
-        raise refused(f"{reason}: the arguments of a tool are an object")
+        raise refusal(f"{reason}: the arguments of a tool are an object")
 
 
 class _Objects:

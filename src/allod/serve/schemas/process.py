@@ -21,7 +21,7 @@ import jsonschema_rs
 import llguidance
 
 from allod.core.errors import Invalid
-from allod.engine.schemas.bounds import check_bounds, refused
+from allod.engine.schemas.bounds import check_bounds, refusal
 from allod.engine.schemas.grammar import check_enforced, grammar_of
 from allod.engine.schemas.places import places
 from allod.serve.schemas import words
@@ -47,12 +47,12 @@ def serve(cpu_s: float, memory_bytes: int) -> None:
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         question = json.loads(line)
-        answer = _checked(**question) if "text" not in question else _kept(**question)
+        answer = _check(**question) if "text" not in question else _judge_text(**question)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _write(answer)
 
 
-def _checked(schema: Any, is_grammar: bool, is_arguments: bool = False) -> str | None:
+def _check(schema: Any, is_grammar: bool, is_arguments: bool = False) -> str | None:
     """What is told of a schema that cannot be used; None if it can be."""
     try:
         check_bounds(schema)
@@ -73,16 +73,16 @@ def _check_compiled(schema: Any) -> None:
         _validator(json.dumps(schema))
     except jsonschema_rs.ValidationError as error:
         is_pattern = isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Format) and error.kind.format == "regex"
-        raise refused(words.of_value(error.instance, error.instance_path, is_pattern=is_pattern)) from error
+        raise refusal(words.of_value(error.instance, error.instance_path, is_pattern=is_pattern)) from error
 
 
 def _check_grammar(schema: Any) -> None:
     fault = _grammar_fault(grammar_of(schema))
     if fault is not None:
-        raise refused(f"{words.of_grammar(fault)} at {_place(schema, fault)}")
+        raise refusal(f"{words.of_grammar(fault)} at {_place(schema, fault)}")
 
 
-def _kept(schema: Any, is_grammar: bool, text: str) -> str:
+def _judge_text(schema: Any, is_grammar: bool, text: str) -> str:
     """ "kept", or what else can be said of a text that a schema was for."""
     value = json_value(text)
     if value is not NOT_JSON and _validator(json.dumps(schema)).is_valid(value):

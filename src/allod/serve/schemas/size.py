@@ -6,7 +6,7 @@ from typing import Any
 
 from allod.core.requests import Json
 from allod.engine.giving_way import give_way
-from allod.engine.schemas.bounds import LIMITS, refused
+from allod.engine.schemas.bounds import LIMITS, refusal
 
 HOLDING_A_TURN = 300  # objects and lists, 0.3 ms or so, before others have their turn
 
@@ -25,7 +25,7 @@ async def check_size(schema: Json, *, param: str, num_before: tuple[int, int] = 
         num_values += num_here
         num_places += longest * num_here
         if num_places > LIMITS.places:
-            raise refused("names too long for how much they hold", param=param)
+            raise refusal("names too long for how much they hold", param=param)
         below: list[Any] = []
         num_here = name = 0
         for number, value in enumerate(holding):
@@ -43,8 +43,8 @@ async def check_size(schema: Json, *, param: str, num_before: tuple[int, int] = 
                 num_characters += sum([len(each) if isinstance(each, str) else 1 for each in value])
             if num_values + num_here > LIMITS.values or num_characters > LIMITS.characters:
                 what = f"more than {LIMITS.values} values or {LIMITS.characters} characters, all schemas together"
-                raise refused(what, param=param)
+                raise refusal(what, param=param)
         if not num_here:
             return num_values, num_characters
         holding, longest = below, longest + name
-    raise refused(f"nested more than {LIMITS.depth} deep", param=param)
+    raise refusal(f"nested more than {LIMITS.depth} deep", param=param)

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from allod.core.shown_text import ends_of
-from allod.engine.schemas.places import escaped
+from allod.engine.schemas.places import escape
 
 _MAX_VALUE = 100  # characters that are shown of a client's own
 _GRAMMAR = [  # what LLGuidance says, the first that is found in it
@@ -51,7 +51,7 @@ def of_value(value: Any, path: list[Any], *, is_pattern: bool) -> str:
     """What is to be told of a `value` that may not stand at `path` in a schema, the place said."""
     if not path:
         return "it is no JSON Schema: $id, $schema or $ref at # or below is no address"
-    place = "#" + "".join(f"/{escaped(str(step))}" for step in path)
+    place = "#" + "".join(f"/{escape(str(step))}" for step in path)
     shown = ends_of(json.dumps(value, ensure_ascii=False), limit=_MAX_VALUE)
     if is_pattern:
         return f"pattern: {shown} at {place} is no regular expression, or one that is too large"

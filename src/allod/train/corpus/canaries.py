@@ -45,7 +45,7 @@ class Canary:
         return f"{self.prefix}{self.secret}."
 
 
-def planted_canaries(recipe: Recipe) -> tuple[Canary, ...]:
+def canaries_to_plant(recipe: Recipe) -> tuple[Canary, ...]:
     """The recipe's canaries: the n-th is planted `repeats[n % len(repeats)]` times."""
     repeats = recipe.canaries.repeats or (1,)
     num_documents = 0
@@ -73,7 +73,7 @@ def canary_documents(canaries: Sequence[Canary]) -> Iterator[Document]:
 def write_canaries(folder: Path, recipe: Recipe) -> None:
     """Keep them in `folder` for the evaluation: a secret is known by the seed alone, so this is no secret either."""
     value = {
-        "planted": [asdict(canary) for canary in planted_canaries(recipe)],
+        "planted": [asdict(canary) for canary in canaries_to_plant(recipe)],
         "controls": [asdict(canary) for canary in control_canaries(recipe)],
     }
     (folder / CANARIES).write_bytes(canonical_json(value) + b"\n")

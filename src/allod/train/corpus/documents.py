@@ -12,7 +12,7 @@ from typing import IO, Self
 from allod.core.canonical import canonical_json
 from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
-from allod.core.shown_text import is_plain, made_plain
+from allod.core.shown_text import is_plain, make_plain
 
 MAX_FILE_BYTES = 64 << 20  # begin another file past this
 MAX_DOCUMENT_BYTES = 32 << 20
@@ -36,7 +36,7 @@ def new_document(source: str, name: str, text: str) -> Document:
         raise Invalid(
             f"{source} holds a document whose name has control characters, or more than {MAX_NAME_LENGTH}",
             code="document_name",
-            hint=f"rename {made_plain(name, limit=MAX_NAME_LENGTH)}",
+            hint=f"rename {make_plain(name, limit=MAX_NAME_LENGTH)}",
         )
     data = text.encode("utf-8")
     if len(data) > MAX_DOCUMENT_BYTES:

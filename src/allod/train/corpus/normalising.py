@@ -19,7 +19,7 @@ _TRANSLATED: dict[int, str | None] = {
 }
 
 
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """The text in Unicode's form NFC (UAX #15), with `\\n` as its only line end, without control characters, and with
     at most two empty lines in a row. Indentation stays. One line end at the end, unless nothing is left."""
     text = _LINE_ENDS.sub("\n", text)

@@ -52,7 +52,7 @@ class Redactor:
         names = [one.name for one in identifiers] + [name for name, _ in _ADDRESSES]
         self.counts = Counter(dict.fromkeys(names, 0))
 
-    def redacted(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """The text without the personal data that was found. A document without a digit or an @ is not looked at."""
         pieces, end = [], 0
         for found in find_identifiers(text, self._nation):

@@ -111,11 +111,11 @@ def read_pack(folder: Path) -> Pack:
         pack = Pack(**json.loads((folder / PACK).read_bytes()))
         numbers = [value for name, value in asdict(pack).items() if name != "dtype"]
     except (OSError, ValueError, TypeError) as error:
-        raise _damaged(f"{PACK}: {error}") from error
+        raise _damage(f"{PACK}: {error}") from error
     if any(type(number) is not int or number < 0 for number in numbers) or not pack.tokens_per_shard:
-        raise _damaged(f"{PACK} holds something that is no count")
+        raise _damage(f"{PACK} holds something that is no count")
     if pack.dtype != token_dtype(pack.vocab):
-        raise _damaged(f"{PACK}: {pack.dtype} for a vocabulary of {pack.vocab}")
+        raise _damage(f"{PACK}: {pack.dtype} for a vocabulary of {pack.vocab}")
     return pack
 
 
@@ -167,9 +167,9 @@ class Shards:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise _damaged(f"{path.name}: {error.strerror}") from error
+            raise _damage(f"{path.name}: {error.strerror}") from error
         if size != count * self._dtype.itemsize:
-            raise _damaged(f"{path.name} has {size} bytes, not {count * self._dtype.itemsize}")
+            raise _damage(f"{path.name} has {size} bytes, not {count * self._dtype.itemsize}")
         return np.memmap(path, dtype=self._dtype, mode="r")
 
 
@@ -181,7 +181,7 @@ class _Lines:
         tokens, places, place = [], [], 0
         with self._path.open("rb") as file:
             for line in file:
-                document = packed_document(line)
+                document = read_line(line)
                 if document.split == split:
                     tokens.append(document.first_token)
                     places.append(place)
@@ -193,13 +193,13 @@ class _Lines:
         number = int(np.searchsorted(self._tokens, offset, side="right")) - 1
         with self._path.open("rb") as file:
             file.seek(int(self._places[number]))
-            document = packed_document(file.readline())
+            document = read_line(file.readline())
         if not document.first_token <= offset < document.first_token + document.num_tokens:
-            raise _damaged(f"{DOCUMENTS}: token {offset} belongs to no document")
+            raise _damage(f"{DOCUMENTS}: token {offset} belongs to no document")
         return document
 
 
-def packed_line(document: PackedDocument) -> bytes:
+def write_line(document: PackedDocument) -> bytes:
     """One line of `documents.jsonl`."""
     return canonical_json(asdict(document)) + b"\n"
 
@@ -208,19 +208,19 @@ def read_packed(folder: Path) -> Iterator[PackedDocument]:
     """Every line of `documents.jsonl`. Raises Invalid (`shards_damaged`) for one that is none."""
     with (folder / DOCUMENTS).open("rb") as file:
         for line in file:
-            yield packed_document(line)
+            yield read_line(line)
 
 
-def packed_document(line: bytes) -> PackedDocument:
+def read_line(line: bytes) -> PackedDocument:
     """What a line of `documents.jsonl` says. Raises Invalid (`shards_damaged`) where it is none."""
     try:
         document = PackedDocument(**json.loads(line))
     except (ValueError, TypeError) as error:
-        raise _damaged(f"{DOCUMENTS}: {error}") from error
+        raise _damage(f"{DOCUMENTS}: {error}") from error
     if document.split not in SPLITS or type(document.first_token) is not int or type(document.num_tokens) is not int:
-        raise _damaged(f"{DOCUMENTS}: a line is no document")
+        raise _damage(f"{DOCUMENTS}: a line is no document")
     return document
 
 
-def _damaged(why: str) -> Invalid:
+def _damage(why: str) -> Invalid:
     return Invalid(f"the packed corpus cannot be read: {why}", code="shards_damaged", hint="pack it again")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allod.train.corpus.shards import PackedDocument, Split, packed_document, packed_line
+from allod.train.corpus.shards import PackedDocument, Split, read_line, write_line
 
 
 class Spill:
@@ -38,7 +38,7 @@ class Spill:
         document = PackedDocument(id, digest, self.split, self.num_tokens, len(tokens), num_bytes)
         self._line_places.append(self._lines.tell())
         self._ranks.append(rank)
-        self._lines.write(packed_line(document))
+        self._lines.write(write_line(document))
         self._tokens.write(np.array(tokens, dtype=self._dtype).tobytes())
         self.num_tokens += document.num_tokens
         self.num_bytes += num_bytes
@@ -52,7 +52,7 @@ class Spill:
         first_token = 0
         for number in np.argsort(np.array(self._ranks, dtype=np.uint64), kind="stable"):
             self._lines.seek(self._line_places[number])
-            document = packed_document(self._lines.readline())
+            document = read_line(self._lines.readline())
             place, end = document.first_token, document.first_token + document.num_tokens
             yield replace(document, first_token=first_token), tokens[place:end]
             first_token += document.num_tokens

@@ -95,45 +95,45 @@ def read_questions(path: Path) -> QuestionFile:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise _refused(path, f"cannot be read ({error.strerror})") from error
+        raise _refusal(path, f"cannot be read ({error.strerror})") from error
     if len(data) > MAX_FILE_BYTES:
-        raise _refused(path, f"is longer than {MAX_FILE_BYTES} bytes")
+        raise _refusal(path, f"is longer than {MAX_FILE_BYTES} bytes")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
-        raise _refused(path, f"is not strict JSON ({error})") from error
+        raise _refusal(path, f"is not strict JSON ({error})") from error
     return _file(path, value, sha256_hex(data))
 
 
 def _file(path: Path, value: object, sha256: str) -> QuestionFile:
     if not isinstance(value, dict) or value.keys() != {"name", "licence", "origin", "questions"}:
-        raise _refused(path, "must have name, licence, origin and questions, and nothing else")
+        raise _refusal(path, "must have name, licence, origin and questions, and nothing else")
     entries = value["questions"]
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_QUESTIONS:
-        raise _refused(path, f"must have 1 to {MAX_QUESTIONS} questions")
+        raise _refusal(path, f"must have 1 to {MAX_QUESTIONS} questions")
     if not all(_is_text(value[key]) and value[key] for key in ("name", "licence", "origin")):
-        raise _refused(path, "name, licence and origin must be text")
+        raise _refusal(path, "name, licence and origin must be text")
     if _NAME.fullmatch(value["name"]) is None:
-        raise _refused(path, "must be named in small letters, digits, - and _, at most 40")
+        raise _refusal(path, "must be named in small letters, digits, - and _, at most 40")
     questions = tuple(_question(path, number, entry) for number, entry in enumerate(entries, start=1))
     if len({question.id for question in questions}) != len(questions):
-        raise _refused(path, "has one id twice")
+        raise _refusal(path, "has one id twice")
     return QuestionFile(value["name"], value["licence"], value["origin"], questions, sha256)
 
 
 def _question(path: Path, number: int, entry: object) -> ChoiceQuestion:
     place = f"question {number}"
     if not isinstance(entry, dict) or entry.keys() != {"id", "prompt", "choices", "answer"}:
-        raise _refused(path, f"{place} must have id, prompt, choices and answer, and nothing else")
+        raise _refusal(path, f"{place} must have id, prompt, choices and answer, and nothing else")
     choices, answer = entry["choices"], entry["answer"]
     if not isinstance(choices, list) or not 2 <= len(choices) <= MAX_CHOICES:
-        raise _refused(path, f"{place} must have 2 to {MAX_CHOICES} choices")
+        raise _refusal(path, f"{place} must have 2 to {MAX_CHOICES} choices")
     if not all(_is_text(text) for text in (entry["id"], entry["prompt"], *choices)) or not all((entry["id"], *choices)):
-        raise _refused(path, f"{place} has a text that is empty, longer than {MAX_TEXT} characters, or none")
+        raise _refusal(path, f"{place} has a text that is empty, longer than {MAX_TEXT} characters, or none")
     if len(set(choices)) != len(choices):
-        raise _refused(path, f"{place} has one choice twice")
+        raise _refusal(path, f"{place} has one choice twice")
     if type(answer) is not int or not 0 <= answer < len(choices):
-        raise _refused(path, f"{place}: answer must be 0 to {len(choices) - 1}")
+        raise _refusal(path, f"{place}: answer must be 0 to {len(choices) - 1}")
     return ChoiceQuestion(entry["id"], entry["prompt"], tuple(choices), answer)
 
 
@@ -148,7 +148,7 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return value
 
 
-def _refused(path: Path, reason: str) -> Invalid:
+def _refusal(path: Path, reason: str) -> Invalid:
     return Invalid(
         f"{path.name} {reason}",
         code="questions_invalid",

@@ -53,7 +53,7 @@ class Engine:
                 "threads": threads,
                 **_ALONE,
             }
-            process = stack.enter_context(_started(folder / "errors"))
+            process = stack.enter_context(_start(folder / "errors"))
             stack.callback(_end, process)
             assert process.stdin is not None
             assert process.stdout is not None
@@ -85,13 +85,13 @@ class Engine:
         """The engine says nothing of a token that ends within a character, and goes on until the character is whole.
         Then a whole one is said in its place, and the token looked up among all that might have been."""
         is_whole = self._is_whole(token)
-        said = self._forced(before, token if is_whole else self._whole_token(), n_probs=1 if is_whole else _ALL)
+        said = self._force(before, token if is_whole else self._whole_token(), n_probs=1 if is_whole else _ALL)
         for one in (said, *said.get("top_logprobs", ())):
             if one["id"] == token:
                 return -float(one["logprob"])
         raise Unavailable("the engine said another token than it was made to", code="engine_response")
 
-    def _forced(self, before: Sequence[int], token: int, *, n_probs: int) -> dict[str, Any]:
+    def _force(self, before: Sequence[int], token: int, *, n_probs: int) -> dict[str, Any]:
         answer = self._complete(before, n_predict=1, n_probs=n_probs, logit_bias=[[token, _FORCED]], cache_prompt=True)
         said: dict[str, Any] = answer["completion_probabilities"][0]
         return said
@@ -151,7 +151,7 @@ class UnixConnection(http.client.HTTPConnection):
         self.close()
 
 
-def _started(errors: Path) -> subprocess.Popen[bytes]:
+def _start(errors: Path) -> subprocess.Popen[bytes]:
     """The engine's process, which ends when its standard input does."""
     command = [sys.executable, "-P", "-m", "allod.engine.adapters.llama_process", "--on-trial"]
     with errors.open("wb") as file:

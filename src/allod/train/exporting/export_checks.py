@@ -57,7 +57,7 @@ def sample_of(pack: Path, *, context: int) -> Sample:
 
 def texts_to_read(pack: Path, tokenizer: Tokenizer) -> list[str]:
     """Lines of the corpus and the strings made to tell tokenizers apart."""
-    decoded = (_beginning(Shards(pack, split), tokenizer) for split in SPLITS)
+    decoded = (_first_text(Shards(pack, split), tokenizer) for split in SPLITS)
     return list(
         dict.fromkeys(chain(chain.from_iterable(lines_of(text, NUM_LINES // 2) for text in decoded), strings()))
     )
@@ -124,7 +124,7 @@ def _greedy(network: Network, prompt: Sequence[int], count: int, ends: set[int])
     return said
 
 
-def _beginning(shards: Shards, tokenizer: Tokenizer) -> str:
+def _first_text(shards: Shards, tokenizer: Tokenizer) -> str:
     """The text of a split's first documents."""
     tokens = shards.window(0, min(shards.num_tokens, _TOKENS_TO_READ))
     return tokenizer.decode(tokens[tokens != tokenizer.end_of_text].tolist())

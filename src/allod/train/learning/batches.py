@@ -97,7 +97,7 @@ class TokenBatches:
         number = turn * self.sections.count(section) + self.sections[:place].count(section)
         time, number = divmod(number, self._num_windows(section))
         key = f"{self.seed}/{section.name}/{time}"
-        window = shuffled(number, self._num_windows(section), key=key)
+        window = shuffle_place(number, self._num_windows(section), key=key)
         start = window * self.context + _draw(f"{key}/offset", self.context)
         return section.tokens.window(start, self.context + 1)
 
@@ -106,7 +106,7 @@ class TokenBatches:
         return (section.tokens.num_tokens - 1) // self.context - 1
 
 
-def shuffled(place: int, count: int, *, key: str) -> int:
+def shuffle_place(place: int, count: int, *, key: str) -> int:
     """The `place`-th of the numbers below `count` in an order drawn from `key`, without making the order.
 
     A Feistel network of four rounds permutes the next power of four; numbers beyond `count` are walked through again

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from allod.core.errors import Invalid
 from allod.model.network.llama import Network, Shape
 from allod.train.learning.batches import TokenBatches
-from allod.train.learning.losses import chunked_next_token_loss, next_token_loss
+from allod.train.learning.losses import next_token_loss, next_token_loss_in_chunks
 from allod.train.learning.muon import Optimiser, Rates, whole
 from allod.train.learning.ranks import Ranks
 from allod.train.learning.schedule import Schedule
@@ -117,7 +117,7 @@ class Learner:
 
     def _loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         if self._compiled is None:
-            head = partial(chunked_next_token_loss, targets=targets, goldfish_k=self.plan.goldfish_k)
+            head = partial(next_token_loss_in_chunks, targets=targets, goldfish_k=self.plan.goldfish_k)
             loss: Tensor = self.network(tokens, head)
             return loss
         with torch.autocast("cuda", torch.bfloat16):

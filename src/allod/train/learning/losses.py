@@ -26,7 +26,7 @@ def next_token_loss(logits: Tensor, targets: Tensor, *, goldfish_k: int = 0) -> 
     return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=LEFT_OUT)
 
 
-def chunked_next_token_loss(values: Tensor, table: Tensor, targets: Tensor, *, goldfish_k: int = 0) -> Tensor:
+def next_token_loss_in_chunks(values: Tensor, table: Tensor, targets: Tensor, *, goldfish_k: int = 0) -> Tensor:
     """`next_token_loss` of the logits `values` [batch, time, width] × `table` [vocab, width], which are never whole.
 
     A few rows of logits at a time stay in a CPU's cache: a sixth of a step's time less (docs/log.md). On a GPU a

@@ -18,7 +18,7 @@ def used_s(device: torch.device) -> float:
     return time.process_time()
 
 
-def working_dtype(device: torch.device) -> torch.dtype:
+def dtype_of_products(device: torch.device) -> torch.dtype:
     """What products are computed in: bfloat16 on a GPU that has it, float32 otherwise.
 
     Half precision is slower on CPUs without matrix units, and would make the weights depend on which CPU it is.
@@ -29,9 +29,9 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 
 def matrix_peak(device: torch.device) -> float:
-    """Floating-point operations a second that a large product reaches, in `working_dtype`."""
+    """Floating-point operations a second that a large product reaches, in `dtype_of_products`."""
     size = SIZES[device.type]
-    left = torch.ones(size, size, dtype=working_dtype(device), device=device)
+    left = torch.ones(size, size, dtype=dtype_of_products(device), device=device)
     _ = left @ left
     begun, products = used_s(device), 0
     while (taken := used_s(device) - begun) < MEASURED_S:

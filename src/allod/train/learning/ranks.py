@@ -47,7 +47,7 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def join_ranks() -> Iterator[Ranks]:
     """Join the other ranks that torchrun has started, if it has, and leave them at the end.
 
     A rank on a CPU computes with one thread: threads that wait for each other by spinning cost more on a shared machine

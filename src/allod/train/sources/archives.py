@@ -45,7 +45,7 @@ def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
         raise _too_large(archive.name)
     read = {".deb": _debian_files, ".whl": _wheel_files}.get(archive.suffix)
     if read is None:
-        raise _damaged(archive.name, "it is neither a .deb nor a .whl")
+        raise _damage(archive.name, "it is neither a .deb nor a .whl")
     members: dict[str, bytes] = {}
     try:
         for name, content in read(archive, wants):
@@ -53,11 +53,11 @@ def read_members(archive: Path, wants: Wants) -> dict[str, bytes]:
                 raise _unsafe(archive.name, f"{name} is in it twice")
             members[name] = content
     except _DAMAGE as error:
-        raise _damaged(archive.name, str(error)) from error
+        raise _damage(archive.name, str(error)) from error
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise _damaged(archive.name, "it names a place that no file has") from error
+        raise _damage(archive.name, "it names a place that no file has") from error
     return members
 
 
@@ -82,20 +82,20 @@ def _data_member(archive: Path) -> bytes:
     """The xz-compressed tar archive with a Debian package's files."""
     with archive.open("rb") as file:
         if file.read(8) != b"!<arch>\n":
-            raise _damaged(archive.name, "it is no Debian package")
+            raise _damage(archive.name, "it is no Debian package")
         while header := file.read(60):
             if header[58:] != b"`\n" or not header[48:58].strip().isdigit():
-                raise _damaged(archive.name, "a header in it is broken")
+                raise _damage(archive.name, "a header in it is broken")
             name, size = header[:16].decode("latin-1").strip().rstrip("/"), int(header[48:58])
             if name == "data.tar.xz":
                 content = file.read(min(size, MAX_ARCHIVE_BYTES))
                 if len(content) != size:
-                    raise _damaged(archive.name, "it ends too soon")
+                    raise _damage(archive.name, "it ends too soon")
                 return content
             if name.startswith("data.tar"):
-                raise _damaged(archive.name, f"its files are in {name}, and only data.tar.xz is read")
+                raise _damage(archive.name, f"its files are in {name}, and only data.tar.xz is read")
             file.seek(size + size % 2, io.SEEK_CUR)
-    raise _damaged(archive.name, "it ends too soon")
+    raise _damage(archive.name, "it ends too soon")
 
 
 class _Unpacked:
@@ -113,7 +113,7 @@ class _Unpacked:
             piece = self._xz.decompress(self._content, _PIECE_BYTES)
             self._content = b""
             if not piece and self._xz.needs_input:
-                raise _damaged(self._archive, "it ends too soon")
+                raise _damage(self._archive, "it ends too soon")
             self._num_bytes += len(piece)
             if self._num_bytes > MAX_CONTENT_BYTES:
                 raise _too_large(self._archive)
@@ -138,7 +138,7 @@ def _wheel_files(archive: Path, wants: Wants) -> Iterator[tuple[str, bytes]]:
                 raise _too_large(archive.name)
             content = wheel.read(member)  # as much as the zip says, at most
             if len(content) != member.file_size:
-                raise _damaged(archive.name, f"{member.filename} is not as long as it says")
+                raise _damage(archive.name, f"{member.filename} is not as long as it says")
             yield member.filename, content
 
 
@@ -154,7 +154,7 @@ def _check_member(archive: str, name: str, size: int) -> None:
         raise _too_large(archive)
 
 
-def _damaged(archive: str, why: str) -> Invalid:
+def _damage(archive: str, why: str) -> Invalid:
     return Invalid(
         f"{archive} cannot be unpacked: {why}",
         code="archive_damaged",

@@ -25,7 +25,7 @@ class Bounds:
     read_s: float = 600
     read_s_a_mib: float = 10
 
-    def unpacking(self) -> Limits:
+    def limits_of_package(self) -> Limits:
         """Of one package."""
         return Limits(self.unpack_memory_bytes, self.unpack_s)
 

@@ -21,13 +21,13 @@ from typing import Protocol
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.prove.releases.lineage import MAX_LIST_BYTES
 from allod.train.outputs import remove
 from allod.train.recipe import Recipe, Source
 from allod.train.sealed import StageResult
 from allod.train.sources.bounds import BOUNDS
-from allod.train.sources.content import Counted, content_digest, held, row_of
+from allod.train.sources.content import Counted, content_digest, read_members, row_of
 from allod.train.sources.fetch import Package, download, read_package
 from allod.train.sources.files import Files, path_of
 from allod.train.sources.kinds import reader_of
@@ -147,30 +147,30 @@ class _Collector:
         """
         if source.path:
             place = path_of(source, beside=self._places.beside)
-            return _checked(source, _Held(place, held(source, place)), digest, where=source.path)
+            return _check(source, _Held(place, read_members(source, place)), digest, where=source.path)
         package = read_package(source.package)
         if brought := package.files_in(self._places.given):
-            return self._unpacked(source, brought[0], brought[0])
+            return self._unpack(source, brought[0], brought[0])
         for archive in package.files_in(self._places.cache):
             with suppress(Invalid):  # of another version, or damaged: it is fetched anew
-                return self._unpacked(source, archive, archive)
-        return self._fetched(source, package)
+                return self._unpack(source, archive, archive)
+        return self._fetch(source, package)
 
-    def _fetched(self, source: Source, package: Package) -> _Held:
+    def _fetch(self, source: Source, package: Package) -> _Held:
         cache = self._places.cache
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as folder:
             archive = download(package, Path(folder))
-            found = self._unpacked(source, archive, cache / archive.name)
+            found = self._unpack(source, archive, cache / archive.name)
             archive.replace(cache / archive.name)
         return found
 
-    def _unpacked(self, source: Source, archive: Path, kept_as: Path) -> _Held:
+    def _unpack(self, source: Source, archive: Path, kept_as: Path) -> _Held:
         folder = self._places.scratch / source.name
         remove(folder)
         folder.mkdir(parents=True, mode=0o700)
         try:
-            self.cpu_s += self._perform("unpack", {source.name: archive}, folder, BOUNDS.unpacking()).cpu_s
+            self.cpu_s += self._perform("unpack", {source.name: archive}, folder, BOUNDS.limits_of_package()).cpu_s
         except Unavailable as error:
             if error.code not in ("stage_limit", "stage_died"):
                 raise
@@ -179,11 +179,11 @@ class _Collector:
                 code="archive_unsafe",
                 hint=error.hint or "a package of text has no need of that; take it from the official place",
             ) from error
-        found = _Held(folder, held(source, folder), kept_as)
-        return _checked(source, found, content_digest(found.members), where=archive.name)
+        found = _Held(folder, read_members(source, folder), kept_as)
+        return _check(source, found, content_digest(found.members), where=archive.name)
 
 
-def _checked(source: Source, found: _Held, digest: str, *, where: str) -> _Held:
+def _check(source: Source, found: _Held, digest: str, *, where: str) -> _Held:
     """Raise Invalid unless it holds something, and that is what the recipe pins."""
     if not found.members:
         raise Invalid(
@@ -224,7 +224,7 @@ def _facts(found: Mapping[str, _Held]) -> dict[str, str]:
     facts: dict[str, str] = {}
     for source, one in found.items():
         if unread := one.members.unread:
-            said = [made_plain(f"{name} ({unread[name]})", limit=120) for name in sorted(unread)[:MAX_NAMED]]
+            said = [make_plain(f"{name} ({unread[name]})", limit=120) for name in sorted(unread)[:MAX_NAMED]]
             more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
             facts[f"unread_{source}"] = f"{len(unread)} not read: {', '.join(said)}{more}"
         if one.archive is not None:

@@ -25,7 +25,7 @@ class Counted:
     bytes: int = 0
 
 
-def held(source: Source, place: Path) -> Files | Unpacked:
+def read_members(source: Source, place: Path) -> Files | Unpacked:
     """Its members by path: files of its own at `place`, or what was unpacked there. Raises Invalid."""
     return Files(source, place) if source.path else Unpacked(place)
 

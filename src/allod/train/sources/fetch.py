@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.core.errors import Invalid, Unavailable
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 
 PACKAGE_TIMEOUT_S = 1800
 
@@ -94,7 +94,7 @@ def download(package: Package, folder: Path) -> Path:
     if result.returncode != 0 or len(archives) != 1:
         complaints = [line for line in result.stderr.splitlines() if line.startswith(("E:", "ERROR:"))]
         raise _unavailable(
-            package, made_plain(complaints[-1], limit=500) if complaints else f"{command[0]} left no archive"
+            package, make_plain(complaints[-1], limit=500) if complaints else f"{command[0]} left no archive"
         )
     return archives[0]
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from allod.core.digests import sha256_hex
 from allod.core.errors import Invalid
 from allod.core.files.plain import read_plain_file
-from allod.core.shown_text import made_plain
+from allod.core.shown_text import make_plain
 from allod.train.corpus.documents import MAX_DOCUMENT_BYTES
 from allod.train.recipe import Source
 from allod.train.sources.kinds import reader_of
@@ -121,7 +121,7 @@ def is_hidden(name: str) -> bool:
 
 def _path_refused(source: Source, why: str) -> Invalid:
     return Invalid(
-        f"source {source.name}: the path {source.path!r} is refused: {made_plain(why, limit=500)}",
+        f"source {source.name}: the path {source.path!r} is refused: {make_plain(why, limit=500)}",
         code="source_path",
         param="path",
         hint="give a file or a folder of .txt and .md files, from the recipe's folder on and without links",

@@ -63,12 +63,12 @@ class _Expression:
         self._name, self._refused = source.name, refused
         self._tokens = _TOKEN.findall(source.licence)
         if "".join(self._tokens) != re.sub(r"\s", "", source.licence):
-            raise self._malformed()
+            raise self._malformation()
 
     def permits(self) -> bool:
         answer = self._either(MAX_DEPTH)
         if self._tokens:
-            raise self._malformed()
+            raise self._malformation()
         return answer
 
     def _either(self, depth: int) -> bool:
@@ -85,15 +85,15 @@ class _Expression:
 
     def _one(self, depth: int) -> bool:
         if not self._tokens or depth == 0:
-            raise self._malformed()
+            raise self._malformation()
         if self._next("("):
             answer = self._either(depth - 1)
             if not self._next(")"):
-                raise self._malformed()
+                raise self._malformation()
             return answer
         identifier = self._tokens.pop(0)
         if identifier in ("AND", "OR", "WITH", ")"):
-            raise self._malformed()
+            raise self._malformation()
         if identifier not in PERMITTED:
             self._refused.append(identifier)
         return identifier in PERMITTED
@@ -104,7 +104,7 @@ class _Expression:
             return True
         return False
 
-    def _malformed(self) -> Invalid:
+    def _malformation(self) -> Invalid:
         return Invalid(
             f"source {self._name}: the licence is no SPDX expression of identifiers, AND, OR and brackets",
             code="licence_malformed",

@@ -37,10 +37,10 @@ class Unpacked(Mapping[str, bytes]):
             self._places = _places(said["members"])
             self.unread = {str(name): str(why) for name, why in said["unread"].items()}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise _damaged() from error
+            raise _damage() from error
         self.num_bytes = sum(size for _, size in self._places.values())
         if self._file.is_symlink() or not self._file.is_file() or self._file.stat().st_size != self.num_bytes:
-            raise _damaged()
+            raise _damage()
 
     def __getitem__(self, name: str) -> bytes:
         start, size = self._places[name]
@@ -67,5 +67,5 @@ def _places(sizes: list[tuple[str, int]]) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _damaged() -> Invalid:
+def _damage() -> Invalid:
     return Invalid("what was unpacked is not what its list says", code="archive_damaged")

@@ -43,10 +43,10 @@ def run(work: StageTask) -> StageFacts:
     base = Base(work.inputs["base"])
     texts = _texts(work, base)
     sample = HeldOutSample(texts.validation, options.context)
-    before = _measured(work, sample, base.logits)
+    before = _measure(work, sample, base.logits)
     adapter = LoraAdapter(base, options.base, rank=options.rank, seed=work.recipe.seed)
     losses = list(_learn(work, adapter, texts.train.windows(options.context)))
-    after = _measured(work, sample, adapter.logits)
+    after = _measure(work, sample, adapter.logits)
     weights = adapter.save(work.output)
     write_curve(losses, work.output, tokens_per_step=options.batch * options.context)
     texts.write(work.output / "documents.jsonl")
@@ -94,7 +94,7 @@ def _texts(work: StageTask, base: Base) -> Texts:
     return texts
 
 
-def _measured(work: StageTask, sample: HeldOutSample, logits: Logits) -> float:
+def _measure(work: StageTask, sample: HeldOutSample, logits: Logits) -> float:
     def report(done: int) -> None:
         stop_if_asked(work)
         work.report("measuring on held-out text", done, len(sample.windows))

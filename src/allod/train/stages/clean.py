@@ -13,7 +13,7 @@ from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
 from allod.train.corpus.documents import Document, DocumentWriter, read_documents
 from allod.train.corpus.language import LANGUAGES, language_of, words_of
-from allod.train.corpus.normalising import normalised
+from allod.train.corpus.normalising import normalise
 from allod.train.corpus.quality import fault_of
 from allod.train.corpus.redaction import Redactor
 from allod.train.recipe import Clean
@@ -49,9 +49,9 @@ def run(work: StageTask) -> StageFacts:
             if number % _REPORT_EVERY == 0:
                 work.report("cleaning documents", number, 0)
                 stop_if_asked(work)
-            if cleaned := _cleaned(document, options, tally):
+            if cleaned := _clean(document, options, tally):
                 if options.redact:
-                    cleaned = replace(cleaned, text=redactor.redacted(cleaned.text))
+                    cleaned = replace(cleaned, text=redactor.redact(cleaned.text))
                 writer.write(cleaned)
                 tally.num_kept[document.source] += 1
                 tally.num_bytes_kept += len(cleaned.text.encode("utf-8"))
@@ -75,11 +75,11 @@ def _check_languages(languages: tuple[str, ...]) -> None:
         )
 
 
-def _cleaned(document: Document, options: Clean, tally: _Tally) -> Document | None:
+def _clean(document: Document, options: Clean, tally: _Tally) -> Document | None:
     """The document with its text normalised, or None if a rule drops it."""
     tally.num_documents[document.source] += 1
     tally.num_bytes += len(document.text.encode("utf-8"))
-    text = normalised(document.text)
+    text = normalise(document.text)
     tally.num_normalised += text != document.text
     words = words_of(text)
     rule = fault_of(text, words, min_bytes=options.min_bytes)

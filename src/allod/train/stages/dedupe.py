@@ -50,7 +50,7 @@ def run(work: StageTask) -> StageFacts:
     duplicates: dict[str, Duplicate] = {}
     first = (document for document in read_documents(folder) if document in held_out)
     then = (document for document in read_documents(folder) if document not in held_out)
-    for document in _reported(work, chain(first, then)):
+    for document in _report_each(work, chain(first, then)):
         if found := seen.duplicate(document, is_held_out=document in held_out):
             duplicates[document.id] = found
     num_documents = num_bytes = num_bytes_kept = 0
@@ -75,7 +75,7 @@ def run(work: StageTask) -> StageFacts:
     return {**numbers, **{f"num_{rule}": counts[rule] for rule in _RULES}}
 
 
-def _reported(work: StageTask, documents: Iterator[Document]) -> Iterator[Document]:
+def _report_each(work: StageTask, documents: Iterator[Document]) -> Iterator[Document]:
     for number, document in enumerate(documents):
         if number % _REPORT_EVERY == 0:
             work.report("comparing documents", number, 0)

@@ -25,7 +25,7 @@ from allod.train.evaluation.held_out_text import HeldOutText, read_held_out_text
 from allod.train.evaluation.likelihoods import Continuation, likelihoods
 from allod.train.evaluation.questions import SHIPPED, ChoiceQuestion, QuestionFile, Score, read_questions, score_answers
 from allod.train.evaluation.recall import Recall, measure_recall
-from allod.train.learning.ranks import joined
+from allod.train.learning.ranks import join_ranks
 from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
 
@@ -42,7 +42,7 @@ def run(work: StageTask) -> StageFacts:
     (`interrupted`).
     """
     files = _question_files(work)
-    with joined() as ranks:
+    with join_ranks() as ranks:
         figures = _measure(work, load_model(_weights(work)).eval().to(ranks.device), files)
     gates = gates_of(
         work.recipe.evaluate,

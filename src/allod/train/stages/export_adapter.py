@@ -56,7 +56,7 @@ def run(work: StageTask) -> StageFacts:
                 keys=texts,
             )
     except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise _unsupported(f"it cannot be read: {error}") from error
+        raise _refusal(f"it cannot be read: {error}") from error
     header = read_header(path, is_adapter=True)
     if "base" in work.inputs:
         Engine(work.inputs["base"] / "weights.gguf", context=_CONTEXT, adapter=path).close()
@@ -68,7 +68,7 @@ def run(work: StageTask) -> StageFacts:
 
 def _architecture(base: Mapping[str, Any]) -> str:
     if base["model_type"] not in ADAPTABLE:
-        raise _unsupported(
+        raise _refusal(
             f"its base is a {base['model_type']}, and the engine applies adapters to {' and '.join(ADAPTABLE)}"
         )
     return str(base["model_type"])
@@ -80,7 +80,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     odd = [name for name, wanted in _PLAIN.items() if value.get(name, wanted) != wanted]
     odd += [name for name in ("rank_pattern", "alpha_pattern", "modules_to_save") if value.get(name)]
     if odd:
-        raise _unsupported(f"its {odd[0]} is {value[odd[0]]!r}")
+        raise _refusal(f"its {odd[0]} is {value[odd[0]]!r}")
     return value
 
 
@@ -88,11 +88,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _unsupported(f"{path.name}: {error}") from error
+        raise _refusal(f"{path.name}: {error}") from error
     if not isinstance(value, dict):
-        raise _unsupported(f"{path.name} holds no object")
+        raise _refusal(f"{path.name} holds no object")
     return value
 
 
-def _unsupported(why: str) -> Invalid:
+def _refusal(why: str) -> Invalid:
     return Invalid(f"the adapter cannot be exported: {why}", code="adapter_unsupported")

@@ -16,7 +16,7 @@ from typing import IO
 
 from allod.core.errors import Invalid
 from allod.model.network.tokenizer import Tokenizer
-from allod.train.corpus.canaries import canary_documents, planted_canaries, write_canaries
+from allod.train.corpus.canaries import canaries_to_plant, canary_documents, write_canaries
 from allod.train.corpus.documents import Document, read_documents
 from allod.train.corpus.held_out import HeldOut
 from allod.train.corpus.shards import (
@@ -25,8 +25,8 @@ from allod.train.corpus.shards import (
     Pack,
     ShardWriter,
     Split,
-    packed_line,
     token_dtype,
+    write_line,
     write_pack,
 )
 from allod.train.corpus.spill import Spill
@@ -74,7 +74,7 @@ def _encode(work: StageTask, tokenizer: Tokenizer, spills: Mapping[Split, Spill]
     """Encode everything into the spills."""
     held_out = HeldOut(work.recipe)
     ids = set[str]()  # of the held-out ones
-    planted = canary_documents(planted_canaries(work.recipe))
+    planted = canary_documents(canaries_to_plant(work.recipe))
     for batch in _batches(chain(read_documents(work.inputs["dedupe"]), planted)):
         stop_if_asked(work)
         for document, tokens in zip(batch, tokenizer.encode_batch([each.text for each in batch]), strict=True):
@@ -130,7 +130,7 @@ def _write_split(work: StageTask, spill: Spill, lines: IO[bytes], *, dtype: str)
         for number, (document, tokens) in enumerate(spill.read(), start=1):
             stop_if_asked(work)
             shards.append(tokens)
-            lines.write(packed_line(document))
+            lines.write(write_line(document))
             work.report(f"{spill.split} documents", number, len(spill))
 
 

@@ -24,8 +24,8 @@ from allod.train.learning.batches import Section, Spans, TokenBatches
 from allod.train.learning.checkpoints import Checkpoints
 from allod.train.learning.curve import write_curve
 from allod.train.learning.learner import Learner, Plan, whole_network
-from allod.train.learning.peaks import matrix_peak, used_s, working_dtype
-from allod.train.learning.ranks import joined
+from allod.train.learning.peaks import dtype_of_products, matrix_peak, used_s
+from allod.train.learning.ranks import join_ranks
 from allod.train.learning.schedule import Schedule
 from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.outputs import CHECKPOINTS
@@ -44,12 +44,12 @@ def run(work: StageTask) -> StageFacts:
     """
     corpus = Shards(work.inputs["pack"], "train")
     shape = shape_of(work.recipe.size, vocab=corpus.pack.vocab, context=work.recipe.pretrain.context)
-    with joined() as ranks:
+    with join_ranks() as ranks:
         learner = Learner(shape, plan_of(work.recipe, shape, corpus), ranks, seed=work.recipe.seed)
         checkpoints = Checkpoints(work.output / CHECKPOINTS, _key(work), ranks)
         begun_s = used_s(ranks.device)
         num_steps = _learn(work, learner, checkpoints)
-        measured = _measured(learner, num_steps, used_s(ranks.device) - begun_s)
+        measured = _measure(learner, num_steps, used_s(ranks.device) - begun_s)
         network = whole_network(learner.network)
         if ranks.leads:
             save_model(network, work.output)
@@ -124,7 +124,7 @@ def _key(work: StageTask) -> str:
     return sha256_hex(canonical_json(parts))
 
 
-def _measured(learner: Learner, num_steps: int, used: float) -> dict[str, int | float | str | None]:
+def _measure(learner: Learner, num_steps: int, used: float) -> dict[str, int | float | str | None]:
     """What the whole training took, and how fast its last `num_steps`, made in `used` seconds, were."""
     shape, plan, ranks = learner.network.shape, learner.plan, learner.ranks
     tokens = plan.schedule.steps * plan.batches.tokens_per_step
@@ -140,7 +140,7 @@ def _measured(learner: Learner, num_steps: int, used: float) -> dict[str, int | 
         "tokens_per_second_per_rank": speed,
         "mfu_milli": round(1000 * speed * shape.flops_per_token / peak) if speed else None,
         "matrix_peak_gflops": round(peak / 1e9),
-        "dtype": str(working_dtype(ranks.device)).removeprefix("torch."),
+        "dtype": str(dtype_of_products(ranks.device)).removeprefix("torch."),
         "ranks": ranks.count,
     }
 

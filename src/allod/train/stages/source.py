@@ -13,7 +13,7 @@ from allod.core.errors import Invalid
 from allod.train.corpus.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Source
 from allod.train.sources.bounds import BOUNDS
-from allod.train.sources.content import Counted, content_digest, held, row_of
+from allod.train.sources.content import Counted, content_digest, read_members, row_of
 from allod.train.sources.kinds import reader_of
 from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
@@ -32,7 +32,7 @@ def run(work: StageTask) -> StageFacts:
     with DocumentWriter(work.output) as writer, (work.output / "index.jsonl").open("wb") as index:
         for number, source in enumerate(sources):
             work.report(f"reading {source.name}", number, len(sources))
-            members = held(source, work.inputs[source.name])
+            members = read_members(source, work.inputs[source.name])
             digest = content_digest(members)
             counted = _read(work, source, members, before=total, into=(writer, index))
             rows.append(row_of(source, digest, counted))

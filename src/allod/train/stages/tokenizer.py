@@ -54,7 +54,7 @@ def vocabulary(learnt: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, 
         if token in ranks:
             continue
         if len(token) > 1:
-            parts = _merged(token, ranks)
+            parts = _merge(token, ranks)
             if len(parts) != 2:
                 continue
             merges.append((parts[0], parts[1]))
@@ -62,7 +62,7 @@ def vocabulary(learnt: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, 
     return list(ranks), merges
 
 
-def _merged(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+def _merge(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     """`token` in parts, after the merges known so far: always the earliest-learnt pair, the leftmost of equals."""
     parts = [token[place : place + 1] for place in range(len(token))]
     while len(parts) > 2:

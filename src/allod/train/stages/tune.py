@@ -26,7 +26,7 @@ from allod.train.corpus.shards import Shards
 from allod.train.evaluation.held_out_text import read_held_out_text
 from allod.train.evaluation.likelihoods import device_of
 from allod.train.learning.losses import next_token_loss
-from allod.train.learning.ranks import joined
+from allod.train.learning.ranks import join_ranks
 from allod.train.learning.schedule import Schedule
 from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
@@ -53,7 +53,7 @@ def run(work: StageTask) -> StageFacts:
     """
     tokenizer = Tokenizer.load(work.inputs["tokenizer"])
     held_out = read_held_out_text(work.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
-    with joined() as ranks:
+    with join_ranks() as ranks:
         network = load_model(work.inputs["pretrain"]).to(ranks.device)
         examples = _examples(work, context=network.shape.context)
         rows = chat_rows(examples, tokenizer, context=network.shape.context)
@@ -121,12 +121,12 @@ class _Batches:
         num_corpus = num_rows // CORPUS_PART if self._corpus.num_tokens > self._context else 0
         num_chats = num_rows - num_corpus
         chosen = torch.arange(step * num_chats, (step + 1) * num_chats) % len(self._rows.tokens)
-        text = [self._running_text(step, row) for row in range(num_corpus)]
+        text = [self._text_row(step, row) for row in range(num_corpus)]
         tokens = torch.cat([self._rows.tokens[chosen], *(row[None, :-1] for row in text)])
         targets = torch.cat([self._rows.targets[chosen], *(row[None, 1:] for row in text)])
         return tokens, targets
 
-    def _running_text(self, step: int, row: int) -> Tensor:
+    def _text_row(self, step: int, row: int) -> Tensor:
         drawn = hashlib.sha256(f"tune {self._seed} {step} {row}".encode()).digest()
         start = int.from_bytes(drawn[:8]) % (self._corpus.num_tokens - self._context)
         return torch.from_numpy(self._corpus.window(start, self._context + 1))

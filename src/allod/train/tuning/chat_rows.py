@@ -37,7 +37,7 @@ def chat_rows(examples: Sequence[Example], tokenizer: Tokenizer, *, context: int
     rows: list[list[int]] = []
     marks: list[list[bool]] = []
     num_examples = 0
-    for tokens, learnt in _encoded(examples, tokenizer):
+    for tokens, learnt in _encode(examples, tokenizer):
         if len(tokens) > context + 1:
             continue
         if not rows or len(rows[-1]) + len(tokens) > context + 1:
@@ -58,7 +58,7 @@ def chat_rows(examples: Sequence[Example], tokenizer: Tokenizer, *, context: int
     )
 
 
-def _encoded(examples: Sequence[Example], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[bool]]]:
+def _encode(examples: Sequence[Example], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[bool]]]:
     """Each exchange's tokens, and which of them are the assistant's: after its header, up to the end of its turn."""
     for example in examples:
         tokens = tokenizer.encode_chat(example.messages, add_generation_prompt=False)

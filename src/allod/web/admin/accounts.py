@@ -10,9 +10,9 @@ from allod.app.administration.terms import show_scope
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
-from allod.govern.tenancy.tenants import Account, Key, Scope, new_id
+from allod.govern.tenancy.tenants import Account, Key, Scope, check_name, new_id
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.keys import key_scope, refuse_scopes
 from allod.web.admin.listing import a_cursor, page
 
@@ -33,7 +33,7 @@ class Accounts:
             with a_cursor("after"):
                 self._store.account(project_id, after)
         found = self._store.accounts(project_id, after=after or "", limit=limit + 1)
-        return page([_shown(account) for account in found], limit)
+        return page([_account_json(account) for account in found], limit)
 
     def create(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST .../service_accounts`: the account and its first key, which is shown in this answer alone."""
@@ -42,33 +42,33 @@ class Accounts:
         if body.create_service_account_only and (body.expires_in_seconds or bodies.fields_of(body.allod)):
             raise Invalid("an account without a key has no key to limit", param="create_service_account_only")
         scope = key_scope(Scope(), body, self._nation)
-        account = Account(new_id("svc_acct_"), project_id, bodies.checked_name(body.name), "member", asked.now_ms)
+        account = Account(new_id("svc_acct_"), project_id, check_name(body.name), "member", asked.now_ms)
         event = asked.officer.event("service_account.created", project_id, id=account.id, data={"role": account.role})
         self._store.put_account(account, event)
         key = None
         if not body.create_service_account_only:
             key = self._add_key(asked, account, body, scope)
-        return {**_shown(account), "api_key": key}
+        return {**_account_json(account), "api_key": key}
 
     def retrieve(self, asked: AdminRequest, project_id: str, account_id: str) -> Json:
         """`GET .../service_accounts/{account}`."""
-        return _shown(self._store.account(project_id, account_id))
+        return _account_json(self._store.account(project_id, account_id))
 
     def update(self, asked: AdminRequest, project_id: str, account_id: str) -> Json:
         """`POST .../service_accounts/{account}`: another name."""
         body = asked.read(bodies.AccountUpdate)
         if body.role == "owner":
-            raise unsupported("role", "service accounts administer nothing here; admin keys do")
+            raise refusal("role", "service accounts administer nothing here; admin keys do")
         find_active(self._store, project_id)
         account = self._store.account(project_id, account_id)
         changes = bodies.fields_of(body)
         account = replace(account, **changes)
-        bodies.checked_name(account.name)
+        check_name(account.name)
         event = asked.officer.event(
             "service_account.updated", project_id, id=account.id, changes_requested={"allod": changes}
         )
         self._store.put_account(account, event)
-        return _shown(account)
+        return _account_json(account)
 
     def delete(self, asked: AdminRequest, project_id: str, account_id: str) -> Json:
         """`DELETE .../service_accounts/{account}`, and its keys with it."""
@@ -97,10 +97,10 @@ class Accounts:
             scope=scope,
             account_id=account.id,
         )
-        return _shown_once(key, secret)
+        return _secret_json(key, secret)
 
 
-def _shown(account: Account) -> Json:
+def _account_json(account: Account) -> Json:
     return {
         "id": account.id,
         "object": "organization.project.service_account",
@@ -110,7 +110,7 @@ def _shown(account: Account) -> Json:
     }
 
 
-def _shown_once(key: Key, secret: str) -> Json:
+def _secret_json(key: Key, secret: str) -> Json:
     return {
         "id": key.id,
         "object": "organization.project.service_account.api_key",

@@ -39,6 +39,6 @@ class AdminRequest:
         return Officer(self.actor, self.now_ms)
 
 
-def unsupported(param: str, hint: str) -> Invalid:
+def refusal(param: str, hint: str) -> Invalid:
     """The error for what the dialect knows and this realm does not do."""
     return Invalid(f"{param} cannot be set here", code="unsupported_parameter", param=param, hint=hint)

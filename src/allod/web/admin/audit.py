@@ -35,11 +35,11 @@ class Audit:
         search = _EventSearch(self._store, query)
         if before is not None:
             with a_cursor("before"):
-                found = search.preceding(before, limit + 1)
-            return {**page(_shown(found[-limit:]), limit), "has_more": len(found) > limit}
+                found = search.events_before(before, limit + 1)
+            return {**page(_events_json(found[-limit:]), limit), "has_more": len(found) > limit}
         with a_cursor("after"):
-            found = search.following(after, limit + 1)
-        return page(_shown(found), limit)
+            found = search.events_after(after, limit + 1)
+        return page(_events_json(found), limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _EventSearch:
     store: TenantStore
     query: Query
 
-    def following(self, after: str | None, num: int) -> list[AuditEvent]:
+    def events_after(self, after: str | None, num: int) -> list[AuditEvent]:
         """The first `num` after that event, or of all."""
         found: list[AuditEvent] = []
         while len(found) < num:
@@ -60,7 +60,7 @@ class _EventSearch:
             after = batch[-1].id
         return found[:num]
 
-    def preceding(self, before: str, num: int) -> list[AuditEvent]:
+    def events_before(self, before: str, num: int) -> list[AuditEvent]:
         """The last `num` before that event."""
         found: list[AuditEvent] = []
         while len(found) < num:
@@ -101,7 +101,7 @@ def _range(query: Query) -> tuple[int, int]:
     return since, until
 
 
-def _shown(events: list[AuditEvent]) -> list[Json]:
+def _events_json(events: list[AuditEvent]) -> list[Json]:
     return [
         {
             "id": event.id,

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from allod.core.canonical import MAX_SAFE_INTEGER
-from allod.govern.tenancy.tenants import checked_name as checked_name
 
 MAX_LIFE_S = 10 * 365 * 86_400
 MICROS_PER_CENT = 10_000

@@ -17,7 +17,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Key, Scope
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.listing import a_cursor, page, page_of_all
 
 
@@ -39,12 +39,12 @@ class ProjectKeys:
                 _key(self._store, after, project_id)
         if access not in ("any", show_access(project)):
             return page([], limit)
-        found = islice(_living(self._store, project_id, after=after or ""), limit + 1)
+        found = islice(_find_living(self._store, project_id, after=after or ""), limit + 1)
         return page(show_keys(self._store, project, found), limit)
 
     def retrieve(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`GET projects/{id}/api_keys/{key}`."""
-        key = _living_key(self._store, key_id, project_id)
+        key = _find_living_key(self._store, key_id, project_id)
         return show_keys(self._store, self._store.tenant(project_id), [key])[0]
 
     def update(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
@@ -52,7 +52,7 @@ class ProjectKeys:
         body = asked.read(bodies.KeyUpdate)
         refuse_scopes(body)
         project = find_active(self._store, project_id)
-        key = _living_key(self._store, key_id, project_id)
+        key = _find_living_key(self._store, key_id, project_id)
         if key.expires_ms is not None and key.expires_ms <= asked.now_ms:
             raise Invalid("the key has expired", code="key_expired", hint="make another")
         changes = {name: value for name, value in bodies.fields_of(body).items() if name == "expires_in_seconds"}
@@ -68,7 +68,7 @@ class ProjectKeys:
 
     def delete(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`DELETE projects/{id}/api_keys/{key}`: gateways know within a second."""
-        key = revoke_key(self._store, asked.officer, _living_key(self._store, key_id, project_id))
+        key = revoke_key(self._store, asked.officer, _find_living_key(self._store, key_id, project_id))
         return {"id": key.id, "object": "organization.project.api_key.deleted", "deleted": True}
 
 
@@ -81,7 +81,7 @@ class AdminKeys:
     def list_page(self, asked: AdminRequest) -> Json:
         """`GET admin_api_keys`, by their time."""
         query = asked.search("after", "limit", "order")
-        keys = sorted(_living(self._store, None), key=lambda key: (key.created_ms, key.id))
+        keys = sorted(_find_living(self._store, None), key=lambda key: (key.created_ms, key.id))
         if query.choice("order", "asc", "desc") == "desc":
             keys.reverse()
         return page_of_all(show_keys(self._store, None, keys), query, limit=query.limit())
@@ -95,11 +95,11 @@ class AdminKeys:
 
     def retrieve(self, asked: AdminRequest, key_id: str) -> Json:
         """`GET admin_api_keys/{key}`."""
-        return show_keys(self._store, None, [_living_key(self._store, key_id, None)])[0]
+        return show_keys(self._store, None, [_find_living_key(self._store, key_id, None)])[0]
 
     def delete(self, asked: AdminRequest, key_id: str) -> Json:
         """`DELETE admin_api_keys/{key}`, unless none were left that lasts: nobody could make another."""
-        key = revoke_key(self._store, asked.officer, _living_key(self._store, key_id, None))
+        key = revoke_key(self._store, asked.officer, _find_living_key(self._store, key_id, None))
         return {"id": key.id, "object": "organization.admin_api_key.deleted", "deleted": True}
 
 
@@ -112,10 +112,10 @@ def key_scope(scope: Scope, body: bodies.KeyCreate | bodies.KeyUpdate | bodies.A
 def refuse_scopes(body: bodies.KeyCreate | bodies.KeyUpdate) -> None:
     """The dialect's scopes name interfaces that this realm does not tell apart."""
     if "scopes" in bodies.fields_of(body):
-        raise unsupported("scopes", "say what the key may use in `allod.scope`: models, clearance, purposes")
+        raise refusal("scopes", "say what the key may use in `allod.scope`: models, clearance, purposes")
 
 
-def _living(store: TenantStore, tenant_id: str | None, *, after: str = "") -> Iterator[Key]:
+def _find_living(store: TenantStore, tenant_id: str | None, *, after: str = "") -> Iterator[Key]:
     """The tenant's keys that were not revoked, in the order of their ids; None for admin keys."""
     return (key for key in list_keys(store, tenant_id, after=after) if key.revoked_ms is None)
 
@@ -128,7 +128,7 @@ def _key(store: TenantStore, key_id: str, tenant_id: str | None) -> Key:
     return key
 
 
-def _living_key(store: TenantStore, key_id: str, tenant_id: str | None) -> Key:
+def _find_living_key(store: TenantStore, key_id: str, tenant_id: str | None) -> Key:
     key = _key(store, key_id, tenant_id)
     if key.revoked_ms is not None:
         raise Invalid("the key was deleted", code="not_found")

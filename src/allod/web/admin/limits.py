@@ -12,7 +12,7 @@ from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.listing import page_of_all
 from allod.web.admin.query import MAX_LIMIT
 
@@ -36,7 +36,7 @@ class RateLimits:
         body = asked.read(bodies.RateLimitUpdate)
         changes = bodies.fields_of(body)
         for param in changes.keys() - {*NAME_OF, "allod"}:
-            raise unsupported(param, "requests and tokens per minute can be limited, and budgets per day and month")
+            raise refusal(param, "requests and tokens per minute can be limited, and budgets per day and month")
         tenant = find_active(self._store, project_id)
         model = limit_id.removeprefix(ID_PREFIX)
         if not limit_id.startswith(ID_PREFIX) or model not in (*self._models, *tenant.model_quotas):
@@ -64,7 +64,7 @@ class ModelPermissions:
         """`POST projects/{id}/model_permissions`."""
         body = asked.read(bodies.ModelPermissionsUpdate)
         if body.mode == "deny_list" and body.model_ids:
-            raise unsupported("mode", "list what is allowed: models that come later would be allowed unseen")
+            raise refusal("mode", "list what is allowed: models that come later would be allowed unseen")
         return _permissions(self._put(asked, project_id, None if body.mode == "deny_list" else body.model_ids))
 
     def delete(self, asked: AdminRequest, project_id: str) -> Json:

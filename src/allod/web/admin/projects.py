@@ -7,7 +7,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.listing import a_cursor, page
 
 _HINTS = {
@@ -33,18 +33,18 @@ class Projects:
             with a_cursor("after"):
                 self._store.tenant(after)
         found = self._store.tenants(after=after or "", limit=limit + 1, include_archived=with_archived)
-        return page([self._shown(tenant) for tenant in found], limit)
+        return page([self._project_json(tenant) for tenant in found], limit)
 
     def create(self, asked: AdminRequest) -> Json:
         """`POST projects`."""
         body = asked.read(bodies.ProjectCreate)
         _refuse_unsupported(body)
         terms = bodies.fields_of(body.allod)
-        return self._shown(add_tenant(self._store, asked.officer, body.name, terms, self._nation))
+        return self._project_json(add_tenant(self._store, asked.officer, body.name, terms, self._nation))
 
     def retrieve(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}`, archived or not."""
-        return self._shown(self._store.tenant(project_id))
+        return self._project_json(self._store.tenant(project_id))
 
     def update(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}`."""
@@ -52,18 +52,18 @@ class Projects:
         _refuse_unsupported(body)
         tenant, terms = find_active(self._store, project_id), bodies.fields_of(body.allod)
         tenant = change_tenant(self._store, asked.officer, tenant, self._nation, name=body.name, terms=terms)
-        return self._shown(tenant)
+        return self._project_json(tenant)
 
     def archive(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}/archive`: its keys open nothing any more, its receipts and usage stay."""
         asked.read(bodies.Empty)
-        return self._shown(archive_tenant(self._store, asked.officer, self._store.tenant(project_id)))
+        return self._project_json(archive_tenant(self._store, asked.officer, self._store.tenant(project_id)))
 
-    def _shown(self, tenant: Tenant) -> Json:
+    def _project_json(self, tenant: Tenant) -> Json:
         return show_tenant(tenant, self._nation)
 
 
 def _refuse_unsupported(body: bodies.ProjectCreate | bodies.ProjectUpdate) -> None:
     for param, hint in _HINTS.items():
         if getattr(body, param, None) is not None:
-            raise unsupported(param, hint)
+            raise refusal(param, hint)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals, UsageRow
-from allod.web.admin.asked import AdminRequest, Json, unsupported
+from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.query import MAX_TIME_S, Query
 
 MINUTE_S = MINUTE_MS // 1000
@@ -154,7 +154,7 @@ def _search(asked: AdminRequest, report: _Report) -> Query:
     query = asked.search("start_time", "end_time", "bucket_width", "limit", "page", lists=lists)
     for param in _NOT_KEPT:
         if query.texts(param):
-            raise unsupported(param, "usage is kept by project, key and model")
+            raise refusal(param, "usage is kept by project, key and model")
     return query
 
 

@@ -46,7 +46,7 @@ def read_chat(body: bytes) -> ChatCall:
     chat = Chat(
         model=read.model,
         messages=tuple(_message(message, index) for index, message in enumerate(read.messages)),
-        sampling=_sampling(read),
+        sampling=_read_sampling(read),
         schema=_schema(read.response_format),
         tools=tuple(_tool(tool) for tool in read.tools or ()),
         tool_choice=_tool_choice(read),
@@ -95,7 +95,7 @@ def _without_nulls(value: Any) -> Any:
     return {name: each for name, each in value.items() if each is not None} if isinstance(value, dict) else value
 
 
-def _sampling(body: wire.ChatBody) -> Sampling:
+def _read_sampling(body: wire.ChatBody) -> Sampling:
     stop = () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     if not all(stop):
         raise Invalid("a stop sequence is empty", param="stop")

@@ -27,7 +27,7 @@ RValue = None | str | list["RValue"] | dict[str, "RValue"]
 
 def texts(index: bytes, database: bytes) -> dict[str, list[str]]:
     """The lines of every text in a lazy-load database (`.rdx` and `.rdb`), by name. Raises Invalid (`r_object`)."""
-    entries = _Reader(_unzipped(index, zlib.MAX_WBITS | 16)).value()
+    entries = _Reader(_unzip(index, zlib.MAX_WBITS | 16)).value()
     variables = entries.get("variables") if isinstance(entries, dict) else None
     if not isinstance(variables, dict):
         raise _broken("its index lists no variables")
@@ -48,7 +48,7 @@ def _content(name: str, place: RValue, database: bytes, *, limit: int) -> bytes:
             raise _broken(f"{name} has no place")
     if not 0 <= start <= end - 4 <= len(database) - 4:
         raise _broken(f"{name} lies outside of it")
-    content = _unzipped(database[start + 4 : end], zlib.MAX_WBITS, limit=min(limit, MAX_OBJECT_BYTES))
+    content = _unzip(database[start + 4 : end], zlib.MAX_WBITS, limit=min(limit, MAX_OBJECT_BYTES))
     if len(content) != struct.unpack_from(">I", database, start)[0]:
         raise _broken(f"{name} is not as long as it says")
     return content
@@ -64,7 +64,7 @@ def _lines(name: str, content: bytes) -> list[str]:
     return texts
 
 
-def _unzipped(data: bytes, wbits: int, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+def _unzip(data: bytes, wbits: int, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
     unzip = zlib.decompressobj(wbits)
     try:
         content = unzip.decompress(data, limit + 1)
@@ -115,7 +115,7 @@ class _Reader:
         else:
             raise _broken(f"it holds something else than texts (type {kind})")
         if flags & _HAS_ATTRIBUTES:
-            return _named(value, self._attributes(depth - 1))
+            return _name_values(value, self._attributes(depth - 1))
         return value
 
     def _attributes(self, depth: int) -> dict[str, RValue]:
@@ -173,7 +173,7 @@ class _Reader:
         return taken
 
 
-def _named(value: list[RValue], attributes: dict[str, RValue]) -> RValue:
+def _name_values(value: list[RValue], attributes: dict[str, RValue]) -> RValue:
     names = attributes.get("names")
     if not isinstance(names, list):
         return value

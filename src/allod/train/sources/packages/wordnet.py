@@ -43,7 +43,7 @@ def read(members: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
             if line.startswith(b"  "):  # the licence stands at the head of each file
                 continue
             try:
-                topic, text = _meaning(line)
+                topic, text = _read_meaning(line)
             except ValueError as error:
                 raise Invalid(f"{path}, line {number}: no meaning", code="wordnet") from error
             lines[topic].append(text)
@@ -52,7 +52,7 @@ def read(members: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
             yield topic, "\n".join(lines[topic]) + "\n"
 
 
-def _meaning(line: bytes) -> tuple[str, str]:
+def _read_meaning(line: bytes) -> tuple[str, str]:
     """`breathe, respire (verb): draw air into, and expel out of, the lungs`, and its topic."""
     match = _MEANING.fullmatch(line.rstrip())
     if match is None or int(match[1]) >= len(_TOPICS):
