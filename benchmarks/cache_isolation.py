@@ -31,7 +31,7 @@ from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.core.requests import Chat, Completion, Json, Sampling
 from allod.engine.adapters.llama import CHAT_PATH, LlamaEngine
-from allod.engine.adapters.llama_slots import Slots, Turn
+from allod.engine.adapters.llama_slots import SlotLease, Slots
 from allod.engine.replicas.sealed import Replica
 from allod.settings.environment import default_home
 from measure import machine, paired, rotated, spread
@@ -45,7 +45,7 @@ WAYS = ("free", "salted")
 class FreeEngine(LlamaEngine):
     """llama.cpp with its own choice of slots and everything reused."""
 
-    async def _parts(self, body: bytes, turn: Turn) -> AsyncGenerator[int | bytes, None]:
+    async def _parts(self, body: bytes, turn: SlotLease) -> AsyncGenerator[int | bytes, None]:
         async with aclosing(self._http.stream("POST", CHAT_PATH, b'{"cache_prompt":true,' + body[1:])) as parts:
             async for part in parts:
                 yield part

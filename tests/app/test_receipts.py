@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from allod.app.gateway import receipts
 from allod.app.gateway.meter import DayNames
-from allod.app.gateway.receipts import Reading, ReceiptReader, Wanted
+from allod.app.gateway.receipts import ReceiptPage, ReceiptReader, Wanted
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.core.times import DAY_MS, day_of
@@ -74,7 +74,7 @@ class Realm:
             predicate |= {"tenant": name, "policy": {"decision": decision}}
         return Entry(json.dumps({"predicateType": kind, "predicate": predicate}).encode(), f"r{self.num}")
 
-    def read(self, **wanted: Any) -> Reading:
+    def read(self, **wanted: Any) -> ReceiptPage:
         """As a gateway would that has just started: with no name in memory."""
         keys = DayKeys(self.days)
         names = DayNames(keys, self.store)

@@ -13,7 +13,7 @@ from allod.core.times import DAY_MS
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Position
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, AuditEvent, Budget, Charge, Quota, Tenant, new_id
-from allod.serve.fair_scheduler import Standing
+from allod.serve.fair_scheduler import QueueSnapshot
 
 NOW_MS = 1_795_348_830_000  # 2026-11-22 12:00:30 UTC
 MINUTE_END_MS, DAY_END_MS, MONTH_END_MS = NOW_MS + 30_000, 1_795_392_000_000, 1_796_083_200_000
@@ -40,10 +40,10 @@ class Office:
         )
         self.store.charge("log", Position(self.num_charged, self.num_charged), [charge])
 
-    def read(self, *standings: Standing, limit: int = 100, now_ms: int = NOW_MS) -> Sharing:
+    def read(self, *standings: QueueSnapshot, limit: int = 100, now_ms: int = NOW_MS) -> Sharing:
         return self.shares.read(standings, limit=limit, now_ms=now_ms)
 
-    def limits(self, now_ms: int = NOW_MS, standings: Sequence[Standing] = ()) -> list[Limit]:
+    def limits(self, now_ms: int = NOW_MS, standings: Sequence[QueueSnapshot] = ()) -> list[Limit]:
         """Of the only tenant."""
         (only,) = self.read(*standings, now_ms=now_ms).shown
         return list(only.limits)
@@ -54,8 +54,8 @@ def office() -> Office:
     return Office()
 
 
-def standing(tenant: str, *, running: int = 0, waiting: int = 0, priority: int = 0) -> Standing:
-    return Standing(tenant, priority, 1, num_waiting=waiting, num_running=running, service=5, share=0.25)
+def standing(tenant: str, *, running: int = 0, waiting: int = 0, priority: int = 0) -> QueueSnapshot:
+    return QueueSnapshot(tenant, priority, 1, num_waiting=waiting, num_running=running, service=5, share=0.25)
 
 
 def test_the_busy_come_first_then_who_used_most_today(office: Office) -> None:

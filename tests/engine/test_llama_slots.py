@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allod.core.errors import Unavailable
-from allod.engine.adapters.llama_slots import LONG_PROMPT, SlotQueue, Slots, Turn, common_prefix
+from allod.engine.adapters.llama_slots import LONG_PROMPT, SlotLease, SlotQueue, Slots, common_prefix
 
 SALTS = ("a", "b", "c")
 
 
-def used(slots: Slots, salt: str, prompt: bytes) -> Turn:
+def used(slots: Slots, salt: str, prompt: bytes) -> SlotLease:
     """A request that was answered."""
     turn = slots.take(salt, prompt)
     assert turn is not None
@@ -30,7 +30,7 @@ class Engine:
 
     content: dict[int, str] = field(default_factory=dict)
 
-    def end(self, turn: Turn, ending: str) -> None:
+    def end(self, turn: SlotLease, ending: str) -> None:
         """A refused request leaves what was there; one cut short may have left its own; an answered one has."""
         if ending != "refused":
             self.content[turn.slot] = turn.salt
@@ -48,7 +48,7 @@ steps = st.one_of(
 def test_what_is_reused_is_always_of_the_requests_own_salt(num_slots: int, told: list[Step]) -> None:
     """However requests begin, end, fail and are cut short, and whatever the engine then holds."""
     slots, engine = Slots(num_slots), Engine()
-    running: list[Turn] = []
+    running: list[SlotLease] = []
     for what, how in told:
         if isinstance(what, str):
             assert isinstance(how, bytes)
@@ -153,7 +153,7 @@ async def test_a_slot_that_is_given_back_is_the_next_ones_at_once() -> None:
     turn = await queue.take("a", b"")
     order: list[str] = []
 
-    async def ask(salt: str) -> Turn:
+    async def ask(salt: str) -> SlotLease:
         mine = await queue.take(salt, b"")
         order.append(salt)
         return mine

@@ -30,7 +30,7 @@ from allod.app.home import load_settings
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Sampling
 from allod.engine.adapters.llama import LlamaEngine
-from allod.engine.adapters.llama_slots import Slots, Turn
+from allod.engine.adapters.llama_slots import SlotLease, Slots
 from allod.engine.replicas.sealed import Replica, ReplicaOptions
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def run(weights: Path, tmp_path: Path) -> Run:
 class Blind(Slots):
     """Slots that take every salt for the same: the fault that the tests must find."""
 
-    def take(self, salt: str, prompt: bytes) -> Turn | None:
+    def take(self, salt: str, prompt: bytes) -> SlotLease | None:
         return super().take("everybody", prompt)
 
 

@@ -15,7 +15,7 @@ from tests.serve.vocabularies import VOCABULARIES, Vocabulary, hostile, spelling
 from allod.core.errors import Invalid
 from allod.model.gguf.header import read_header
 from allod.model.templates.control_tokens import ControlTokens
-from allod.train.exporting.engine import Engine
+from allod.train.exporting.engine import TrialEngine
 
 NUM_CHATS = 150
 ROLES = ("system", "user", "assistant", "user")
@@ -24,7 +24,7 @@ ROLES = ("system", "user", "assistant", "user")
 class Read:
     """One model in the engine, and what keeps texts apart from its control tokens."""
 
-    def __init__(self, engine: Engine, path: Path, vocabulary: Vocabulary) -> None:
+    def __init__(self, engine: TrialEngine, path: Path, vocabulary: Vocabulary) -> None:
         header = read_header(path)
         self.control = header.keep_apart()
         self.cuts = header.cuts
@@ -44,7 +44,7 @@ class Read:
 def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Read]:
     vocabulary = VOCABULARIES[request.param]
     path = write_model(tmp_path_factory.mktemp("vocabulary") / "model.gguf", vocabulary)
-    with Engine(path, context=1024) as engine:
+    with TrialEngine(path, context=1024) as engine:
         yield Read(engine, path, vocabulary)
 
 

@@ -29,9 +29,9 @@ from allod.govern.tenancy.tenants import Quota
 from allod.serve import execution
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance, Held
-from allod.serve.execution import Accepted, Work
+from allod.serve.execution import Accepted, Execution
 from allod.serve.fair_queue import cost_of
-from allod.serve.fair_scheduler import Standing
+from allod.serve.fair_scheduler import QueueSnapshot
 
 COUNTED = Usage(20, 30, cached_tokens=5)
 LOST = Unavailable("gone", code="engine_lost")
@@ -76,19 +76,19 @@ class Desk:
     def admission(self) -> Admission:
         return self.front.gateway.admission
 
-    async def work(self, asked: Request | None = None) -> Work:
+    async def work(self, asked: Request | None = None) -> Execution:
         """Work that is accepted and has not begun."""
         asked = asked or request(chat(sampling=Sampling(seed=1, max_tokens=MAX_TOKENS)))
         await self.front.prepared(asked)
         held = await self.allowance.hold(LIMITED, *to_hold(asked))
-        return Work(
+        return Execution(
             Accepted(asked, LIMITED, PERMITTED, held, ECHO),
             admission=self.admission,
             allowance=self.allowance,
             recorder=self.front.recorder,
         )
 
-    def standing(self) -> Standing:
+    def standing(self) -> QueueSnapshot:
         (found,) = [one for one in self.admission.snapshot() if one.tenant == "local"]
         return found
 
@@ -163,7 +163,7 @@ async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
     asked = request()
     held = await desk.allowance.hold(LIMITED, *to_hold(await desk.front.prepared(asked)))
     accepted = Accepted(asked, replace(LIMITED, priority=1), PERMITTED, held, ECHO)
-    async with Work(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
+    async with Execution(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
         assert desk.standing().priority == 1
 
 
@@ -184,50 +184,50 @@ async def test_the_queue_hears_of_tokens_as_they_come(desk: Desk) -> None:
 # Ended in another way
 
 
-async def fails(work: Work) -> None:
+async def fails(work: Execution) -> None:
     raise LOST
 
 
-async def fails_after_counting(work: Work) -> None:
+async def fails_after_counting(work: Execution) -> None:
     work.note_counted(COUNTED)
     raise Invalid("it keeps no schema", code="schema_not_kept")
 
 
-async def fails_after_pieces(work: Work) -> None:
+async def fails_after_pieces(work: Execution) -> None:
     work.tally.count(20, 5, 5)
     work.sent([Piece("one"), Piece(" two")])
     raise LOST
 
 
-async def fails_as_nobody_foresaw(work: Work) -> None:
+async def fails_as_nobody_foresaw(work: Execution) -> None:
     work.tally.count(20, 4, 0)
     work.sent([Piece("one")])
     raise ZeroDivisionError
 
 
-async def is_refused(work: Work) -> None:
+async def is_refused(work: Execution) -> None:
     raise Invalid("longer than the context", code="context_length_exceeded")
 
 
-async def is_cancelled(work: Work) -> None:
+async def is_cancelled(work: Execution) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
     await asyncio.sleep(1)
 
 
-async def is_cancelled_in_the_prompt(work: Work) -> None:
+async def is_cancelled_in_the_prompt(work: Execution) -> None:
     work.tally.count(7, 0, 3)
     await is_cancelled(work)
 
 
-async def is_cancelled_after_pieces(work: Work) -> None:
+async def is_cancelled_after_pieces(work: Execution) -> None:
     work.tally.count(20, 4, 0)
     work.sent([Piece("one")])
     await is_cancelled(work)
 
 
-async def is_cancelled_after_counting(work: Work) -> None:
+async def is_cancelled_after_counting(work: Execution) -> None:
     work.note_counted(COUNTED)
     await is_cancelled(work)
 
@@ -236,7 +236,7 @@ async def is_cancelled_after_counting(work: Work) -> None:
 class Case:
     """One way to end: what limits are charged, and what the receipt says."""
 
-    end: Callable[[Work], object]
+    end: Callable[[Execution], object]
     charged: Usage
     finish: str
     text: str = ""
@@ -326,7 +326,7 @@ async def test_a_receipt_that_cannot_be_made_changes_no_charge(desk: Desk) -> No
 
 
 @asynccontextmanager
-async def waiting(desk: Desk) -> AsyncIterator[asyncio.Task[Work]]:
+async def waiting(desk: Desk) -> AsyncIterator[asyncio.Task[Execution]]:
     """Work that waits in the line while another has the only place."""
     work = await desk.work()
     async with desk.admission.turn("other"):

@@ -15,7 +15,7 @@ from tests.serve.vocabularies import VOCABULARIES, hostile, spellings, write_mod
 from allod.core.errors import Invalid  # noqa: E402
 from allod.model.gguf.header import read_header  # noqa: E402
 from allod.model.templates.control_tokens import ControlTokens  # noqa: E402
-from allod.train.exporting.engine import Engine  # noqa: E402
+from allod.train.exporting.engine import TrialEngine  # noqa: E402
 from allod.train.tuning import lora_tokens  # noqa: E402
 from allod.train.tuning.lora_tokens import BaseTokenizer  # noqa: E402
 
@@ -37,7 +37,7 @@ def real(weights: Path) -> BaseTokenizer:
 @pytest.mark.slow
 def test_text_is_cut_as_the_engine_cuts_it(real: BaseTokenizer, weights: Path) -> None:
     """Figures, empty lines, other scripts, and a special token that is spelt out."""
-    with Engine(weights, context=512) as engine:
+    with TrialEngine(weights, context=512) as engine:
         for text, (*tokens, _) in zip(TEXTS, real.encode(TEXTS), strict=True):
             assert tokens == engine.tokens(text)
 

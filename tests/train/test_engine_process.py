@@ -19,7 +19,7 @@ from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.tokenizer_files import write_tokenizer
 from allod.model.network.weights import tensors_to_write
-from allod.train.exporting.engine import Engine
+from allod.train.exporting.engine import TrialEngine
 
 AROUND = [bytes([byte]) for byte in b" a1'\nb2."]
 LEADS = [bytes([byte]) for byte in range(0xC2, 0xF5)]
@@ -48,7 +48,7 @@ def neighbourhoods(every: int) -> list[str]:
     return [f"a{each}b {each}{each} '{each} 1{each}2\n{each}\n x" for each in known][::every]
 
 
-def read_otherwise(engine: Engine, tokenizer: Tokenizer, texts: list[str]) -> Iterator[str]:
+def read_otherwise(engine: TrialEngine, tokenizer: Tokenizer, texts: list[str]) -> Iterator[str]:
     """Texts of which the engine makes other tokens, found by halving."""
     whole = "".join(texts)
     if engine.tokens(whole) != tokenizer.encode(whole):
@@ -64,7 +64,7 @@ def read_otherwise(engine: Engine, tokenizer: Tokenizer, texts: list[str]) -> It
 def test_the_engine_cuts_text_at_the_same_places(folder: Path, every: int) -> None:
     """Around every character that Unicode knows; the slow run leaves none out."""
     tokenizer, texts = Tokenizer.load(folder), neighbourhoods(every)
-    with Engine(write_network(folder), context=64) as engine:
+    with TrialEngine(write_network(folder), context=64) as engine:
         batches = [texts[place : place + 256] for place in range(0, len(texts), 256)]
         assert [text for batch in batches for text in read_otherwise(engine, tokenizer, batch)] == []
 
@@ -72,7 +72,7 @@ def test_the_engine_cuts_text_at_the_same_places(folder: Path, every: int) -> No
 def test_another_split_cuts_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: under the name `gpt-2` many characters are cut otherwise."""
     monkeypatch.setattr(gguf_writer, "GGUF_SPLIT", "gpt-2")
-    with Engine(write_network(folder), context=64) as engine:
+    with TrialEngine(write_network(folder), context=64) as engine:
         assert len(list(read_otherwise(engine, Tokenizer.load(folder), neighbourhoods(97)))) > 100
 
 
@@ -80,7 +80,7 @@ def test_it_can_be_ended_at_any_moment(folder: Path) -> None:
     """The very moment that it listens, too, where taking it apart in one's own process once waited for ever."""
     weights, began = write_network(folder), time.monotonic()
     for _ in range(5):
-        Engine(weights, context=64).close()
+        TrialEngine(weights, context=64).close()
     assert time.monotonic() - began < 60
 
 
@@ -88,12 +88,12 @@ def test_what_it_does_not_load_is_refused_with_its_reason(tmp_path: Path) -> Non
     """In the engine's own words."""
     (tmp_path / "m.gguf").write_bytes(b"GGUF nonsense")
     with pytest.raises(Invalid, match="failed to load model") as caught:
-        Engine(tmp_path / "m.gguf", context=64)
+        TrialEngine(tmp_path / "m.gguf", context=64)
     assert caught.value.code == "engine_refused"
 
 
 def test_a_prompt_without_room_is_an_error(folder: Path) -> None:
     """Not a shorter prompt."""
-    with Engine(write_network(folder), context=64) as engine, pytest.raises(Unavailable) as caught:
+    with TrialEngine(write_network(folder), context=64) as engine, pytest.raises(Unavailable) as caught:
         engine.greedy([65] * 5000, 1)
     assert caught.value.code == "engine_response"

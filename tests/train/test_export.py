@@ -23,7 +23,7 @@ from allod.model.gguf import writer as gguf_writer
 from allod.model.gguf.header import read_header
 from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.weights import load_model
-from allod.train.exporting.engine import Engine
+from allod.train.exporting.engine import TrialEngine
 from allod.train.exporting.export_checks import engine_surprises, network_surprises, sample_of, texts_to_read
 from allod.train.exporting.round_trip import MIN_STRINGS, lines_of, strings
 from allod.train.recipe import Export, Recipe
@@ -106,7 +106,7 @@ def test_transformers_reads_the_set(run: Path) -> None:
         assert (theirs(tokens).logits - ours(tokens)).abs().max() == 0
         said = theirs.generate(tokens, max_new_tokens=12, do_sample=False)[0, tokens.shape[1] :].tolist()
     assert theirs.generation_config.eos_token_id == [ours.shape.vocab - 1, ours.shape.vocab - 3]
-    with Engine(run / "export" / "tiny-f16.gguf", context=CONTEXT) as engine:
+    with TrialEngine(run / "export" / "tiny-f16.gguf", context=CONTEXT) as engine:
         assert engine.greedy(tokens[0].tolist(), 12) == said
 
 
@@ -118,7 +118,7 @@ def test_the_engines_surprises_are_the_networks(run: Path) -> None:
     with torch.no_grad():
         likely = load_model(run / "pretrain")(torch.tensor([window]))[0, :-1].log_softmax(-1)
     wanted = -likely.gather(1, torch.tensor(window)[1:, None])[:, 0]
-    with Engine(run / "export" / "tiny-f16.gguf", context=CONTEXT) as engine:
+    with TrialEngine(run / "export" / "tiny-f16.gguf", context=CONTEXT) as engine:
         found = torch.tensor(engine.surprises(window))
     assert (found - wanted).abs().max() < 0.1
     assert (found - wanted).abs().mean() < 0.02
@@ -128,7 +128,7 @@ def test_characters_of_several_tokens_are_measured_too(run: Path) -> None:
     """The engine keeps to itself a token that ends within a character: text in Welsh, arrows and pounds has those."""
     network = load_model(run / "pretrain")
     tokens = Tokenizer.load(run / "tokenizer").encode("ŵy → £5, ☃ and 𝄞")[: network.shape.context]
-    with Engine(run / "export" / "tiny-f16.gguf", context=network.shape.context) as engine:
+    with TrialEngine(run / "export" / "tiny-f16.gguf", context=network.shape.context) as engine:
         found = torch.tensor(engine.surprises(tokens))
     with torch.inference_mode():
         logits = network(torch.tensor([tokens]))[0, :-1].float()
@@ -192,7 +192,7 @@ def test_the_sample_is_of_held_out_text(run: Path) -> None:
     assert sample.split == "validation"
     assert {len(window) for window in sample.windows} == {CONTEXT}
     assert len(set(sample.windows)) == len(sample.windows) > 1
-    with Engine(run / "export" / "tiny-f16.gguf", context=CONTEXT + 1) as engine:
+    with TrialEngine(run / "export" / "tiny-f16.gguf", context=CONTEXT + 1) as engine:
         theirs = engine_surprises(engine, sample)
     ours = network_surprises(load_model(run / "pretrain"), sample)
     assert len(theirs) == len(ours) == sample.num_predicted

@@ -26,7 +26,7 @@ from allod.model.gguf.header import read_header
 from allod.model.network.llama import Network, Shape
 from allod.model.network.tokenizer_files import write_tokenizer
 from allod.model.network.weights import tensors_to_write
-from allod.train.exporting.engine import Engine
+from allod.train.exporting.engine import TrialEngine
 from allod.train.stages import export_adapter as stage
 from allod.train.tuning.lora import Base, LoraAdapter
 
@@ -104,9 +104,11 @@ def test_the_engine_applies_it_as_peft_does(run: Path) -> None:
     """Over the base, token by token; and without it the base thinks otherwise."""
     tokens = list(TEXT.encode())
     wanted = surprises(torch.load(run / "logits.pt"), tokens)
-    with Engine(run / "base" / "weights.gguf", context=128, adapter=run / "export_adapter" / "adapter.gguf") as engine:
+    with TrialEngine(
+        run / "base" / "weights.gguf", context=128, adapter=run / "export_adapter" / "adapter.gguf"
+    ) as engine:
         found = engine.surprises(tokens)
-    with Engine(run / "base" / "weights.gguf", context=128) as engine:
+    with TrialEngine(run / "base" / "weights.gguf", context=128) as engine:
         plain = engine.surprises(tokens)
     assert apart(found, wanted) < 0.02
     assert apart(found, plain) > 0.2
@@ -118,7 +120,9 @@ def test_rows_in_the_wrong_order_would_be_seen(run: Path, tmp_path: Path, monkey
     monkeypatch.setattr(gguf_writer, "rotary_rows", lambda rows, heads: rows)
     stage.run(work_in(copy, "export_adapter", "adapt"))
     tokens = list(TEXT.encode())
-    with Engine(run / "base" / "weights.gguf", context=128, adapter=copy / "export_adapter" / "adapter.gguf") as engine:
+    with TrialEngine(
+        run / "base" / "weights.gguf", context=128, adapter=copy / "export_adapter" / "adapter.gguf"
+    ) as engine:
         found = engine.surprises(tokens)
     assert apart(found, surprises(torch.load(run / "logits.pt"), tokens)) > 0.02
 
@@ -226,9 +230,9 @@ def test_over_a_qwen2_it_loads_and_is_what_was_learnt(tmp_path: Path, monkeypatc
     stage.run(work_in(tmp_path, "export_adapter", "adapt", "base"))
     assert read_header(tmp_path / "export_adapter" / "adapter.gguf", is_adapter=True).architecture == "qwen2"
     adapter = tmp_path / "export_adapter" / "adapter.gguf"
-    with Engine(tmp_path / "base" / "weights.gguf", context=128, adapter=adapter) as engine:
+    with TrialEngine(tmp_path / "base" / "weights.gguf", context=128, adapter=adapter) as engine:
         found = engine.surprises(tokens)
-    with Engine(tmp_path / "base" / "weights.gguf", context=128) as engine:
+    with TrialEngine(tmp_path / "base" / "weights.gguf", context=128) as engine:
         plain = engine.surprises(tokens)
     assert apart(found, wanted) < 0.02
     assert apart(found, plain) > 0.2
@@ -259,9 +263,9 @@ def test_over_a_real_model_the_engine_and_peft_agree(weights: Path, tmp_path: Pa
         wanted = surprises(logits(torch.tensor([tokens])), tokens)
         for _ in range(8):
             said.append(int(logits(torch.tensor([said]))[0, -1].argmax()))
-    with Engine(weights, context=256, adapter=tmp_path / "export_adapter" / "adapter.gguf") as engine:
+    with TrialEngine(weights, context=256, adapter=tmp_path / "export_adapter" / "adapter.gguf") as engine:
         found, greedy = engine.surprises(tokens), engine.greedy(tokens, 8)
-    with Engine(weights, context=256) as engine:
+    with TrialEngine(weights, context=256) as engine:
         plain = engine.surprises(tokens)
     assert apart(found, wanted) < 0.1 < apart(found, plain)  # without an adapter they are 0.07 apart: four bits
     assert greedy == said[len(tokens) :]

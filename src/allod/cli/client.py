@@ -28,7 +28,7 @@ STOP_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ClientAnswer:
     """An answer and what its receipt needs: the exact body that was sent."""
 
     text: str
@@ -53,7 +53,7 @@ class Client:
             raise Denied("the local key may use no model that is served here", code="no_model")
         return described[0]
 
-    def chat(self, body: dict[str, Any], *, show: Callable[[str], None]) -> Answer:
+    def chat(self, body: dict[str, Any], *, show: Callable[[str], None]) -> ClientAnswer:
         """A streamed answer; `show` is given each piece as it comes. Raises what the gateway answers."""
         sent = json.dumps(body)
         response = self._request("POST", "/v1/chat/completions", sent.encode())
@@ -72,9 +72,9 @@ class Client:
             raise Unavailable(
                 "the answer broke off", code="stream_ended", hint="ask again; `allod up` shows the reason"
             )
-        return Answer("".join(texts), finish, response.headers["x-allod-receipt"], sent, usage)
+        return ClientAnswer("".join(texts), finish, response.headers["x-allod-receipt"], sent, usage)
 
-    def bundle(self, answer: Answer) -> bytes:
+    def bundle(self, answer: ClientAnswer) -> bytes:
         """The answer's bundle with everything that opens it."""
         bundle = json.loads(self._get(f"/v1/receipts/{answer.receipt_id}"))
         bundle["opening"]["request"] = answer.request_body

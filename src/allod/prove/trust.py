@@ -45,10 +45,10 @@ class Trust:
         """Read a policy file. Raises Invalid with the number of the line that is wrong."""
         if len(text) > MAX_TEXT or _FORBIDDEN.search(text):
             raise Invalid("the trust file is too long or has control characters", code="bad_trust")
-        return _Reader().read(text)
+        return _TrustReader().read(text)
 
 
-class _Reader:
+class _TrustReader:
     def __init__(self) -> None:
         self.logs: dict[bytes, VerifierKey] = {}
         self.witnesses: dict[str, VerifierKey] = {}

@@ -59,7 +59,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class _Progress:
+class _Steps:
     steps: list[Step] = field(default_factory=list)
 
     def passed(self, detail: str) -> None:
@@ -80,7 +80,7 @@ def verify(bundle: bytes, trust: Trust, now_ms: int | None = None) -> Report:
 
     Raises VerificationError, which carries the number and the name of the step that failed.
     """
-    progress = _Progress()
+    progress = _Steps()
     with progress.step():
         parsed = parse_bundle(bundle)
         note = parse_note(parsed.proof.note)

@@ -15,7 +15,7 @@ from allod.core.errors import Unavailable
 from allod.core.requests import Usage
 from allod.core.times import now_ms
 from allod.serve.fair_queue import Ticket
-from allod.serve.fair_scheduler import Standing, Turns
+from allod.serve.fair_scheduler import QueueSnapshot, Turns
 
 
 class Admission:
@@ -44,7 +44,7 @@ class Admission:
         """
         return Turn(self, tenant, weight, priority, prompt_tokens, max_tokens)
 
-    def snapshot(self) -> list[Standing]:
+    def snapshot(self) -> list[QueueSnapshot]:
         """What each tenant has waiting and running, its service and its share; the busy ones of a priority first."""
         return self._turns.standings()
 

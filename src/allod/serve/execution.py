@@ -31,7 +31,7 @@ class Accepted:
     engine: EngineInfo
 
 
-class Work:
+class Execution:
     """`async with` it for the request's turn at the engine."""
 
     __slots__ = (
@@ -59,7 +59,7 @@ class Work:
         self.engine_ms = 0
         self.tally = Tally(accepted.engine)  # the engine that answers writes what it has computed, and that it did
 
-    async def __aenter__(self) -> Work:
+    async def __aenter__(self) -> Execution:
         tenant, held = self._accepted.tenant, self._accepted.held
         turn = self._admission.turn(
             tenant.id,

@@ -46,7 +46,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueueSnapshot:
     """One tenant at one priority, for a page that shows the turns. `share`: its weight among those who are busy."""
 
     tenant: str
@@ -145,14 +145,14 @@ class Turns:
         ticket.queue.take(ticket)
         ticket.queue.rest(ticket.line)
 
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[QueueSnapshot]:
         """Every line that is remembered, those that are busy first."""
-        found: list[Standing] = []
+        found: list[QueueSnapshot] = []
         for priority, queue in enumerate((self._first, self._batch)):
             lines = [(line, bool(line.waiting or line.num_running)) for line in queue.lines()]
             whole = sum(line.weight for line, is_busy in lines if is_busy)
             found += [
-                Standing(
+                QueueSnapshot(
                     line.tenant,
                     priority,
                     line.weight,

@@ -31,7 +31,7 @@ from allod.serve import tools
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.serve.execution import Accepted, Work
+from allod.serve.execution import Accepted, Execution
 from allod.serve.recorder import Recorder
 from allod.serve.schemas.judge import Asked, Judge
 from allod.serve.schemas.size import check_size
@@ -193,7 +193,7 @@ class Gateway:
 
     async def _accept(
         self, caller: Caller, request: Request, prepared: Chat | Embed, asked: Sequence[Asked] = ()
-    ) -> Work:
+    ) -> Execution:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
         self.check()
         await self.recorder.prepare(request)
@@ -212,7 +212,7 @@ class Gateway:
         except BaseException:
             self.allowance.settle(held, Usage(), 0)  # a schema that is refused is a request, too
             raise
-        return Work(
+        return Execution(
             Accepted(request, caller.tenant, decision, held, engine),
             admission=self.admission,
             allowance=self.allowance,
@@ -241,7 +241,7 @@ class Gateway:
             )
         return served
 
-    async def _interpret(self, work: Work, chat: Chat, prepared: Chat, completion: Completion) -> Completion:
+    async def _interpret(self, work: Execution, chat: Chat, prepared: Chat, completion: Completion) -> Completion:
         """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
         judged = partial(self.judge.verdict, work.tenant_id)
         completion = await tools.interpret(chat, completion, schema=prepared.schema, judged=judged)
@@ -253,7 +253,7 @@ class Gateway:
         return completion
 
     async def _pieces(
-        self, chat: Chat, prepared: Chat, work: Work, salt: str
+        self, chat: Chat, prepared: Chat, work: Execution, salt: str
     ) -> AsyncGenerator[Pieces | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []

@@ -114,7 +114,7 @@ def run_sealed(
                 max_memory_bytes=limits.memory_bytes if limits else None,
                 unsafe_no_seal=unsafe_no_seal,
             )
-            run = _Run(stage, options, output, report=report, stop=stop, grace_s=grace_s, limits=limits)
+            run = _SealedRun(stage, options, output, report=report, stop=stop, grace_s=grace_s, limits=limits)
             return run.result(theirs)
 
 
@@ -144,7 +144,7 @@ def stage_environment(scratch: Path, *, threads: int, read_paths: tuple[Path, ..
     }
 
 
-class _Run:
+class _SealedRun:
     """One stage under way."""
 
     def __init__(

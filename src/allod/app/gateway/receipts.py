@@ -51,7 +51,7 @@ class Found(NamedTuple):
     tenant_id: str | None
 
 
-class Reading(NamedTuple):
+class ReceiptPage(NamedTuple):
     """What was found, and the `before` with which to read on; None at the log's beginning."""
 
     found: list[Found]
@@ -66,7 +66,7 @@ class ReceiptReader:
         self._find = find
         self._tenant_of = tenant_of
 
-    def read(self, wanted: Wanted) -> Reading:
+    def read(self, wanted: Wanted) -> ReceiptPage:
         """Fewer than the limit only where the reading reached one of its bounds; then `before` says where it stopped.
 
         Raises Unavailable where the log cannot be read.
@@ -90,12 +90,12 @@ class ReceiptReader:
         except OSError as error:
             raise Unavailable(f"the log cannot be read ({error.strerror})", code="log_unavailable") from error
 
-    def _with_names(self, found: list[Found], before: int | None) -> Reading:
+    def _with_names(self, found: list[Found], before: int | None) -> ReceiptPage:
         named = [
             one if one.tenant_id else one._replace(tenant_id=self._tenant_of(_day(one.predicate), _name(one.predicate)))
             for one in found
         ]
-        return Reading(named, before)
+        return ReceiptPage(named, before)
 
 
 class _Search:

@@ -10,7 +10,7 @@ from allod.core.times import DAY_MS
 from allod.govern.metering.windows import Numbers, Unit, bounds_of, meters_of, windows_at
 from allod.govern.tenancy.store import TenantStore, Totals
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
-from allod.serve.fair_scheduler import BATCH_PART, Standing
+from allod.serve.fair_scheduler import BATCH_PART, QueueSnapshot
 
 LONGEST_MS = 31 * DAY_MS
 MONTH_KEPT_MS = 60_000  # so long the month before today is not summed again: late charges come in with the next time
@@ -68,14 +68,14 @@ class Shares:
         self._tenants: dict[str, Tenant] = {}
         self._month: tuple[int, int, _Used] = (-1, 0, {})  # (day, when it was read, what it said)
 
-    def read(self, standings: Sequence[Standing], *, limit: int, now_ms: int) -> Sharing:
+    def read(self, standings: Sequence[QueueSnapshot], *, limit: int, now_ms: int) -> Sharing:
         """At most `limit` tenants: the busy ones first, then those that used most today, then the others by their ids.
 
         Raises Unavailable where the store cannot be asked.
         """
         self._refresh()
         numbers = windows_at(now_ms)
-        turns: dict[str, list[Standing]] = {}
+        turns: dict[str, list[QueueSnapshot]] = {}
         for standing in standings:
             turns.setdefault(standing.tenant, []).append(standing)
         today = self._used(*bounds_of("day", numbers.day))
@@ -128,7 +128,7 @@ class Shares:
 
 
 def _share(
-    tenant: Tenant, turns: Sequence[Standing], used: dict[str, _Used], numbers: Numbers, served: str, due: float
+    tenant: Tenant, turns: Sequence[QueueSnapshot], used: dict[str, _Used], numbers: Numbers, served: str, due: float
 ) -> TenantShare:
     return TenantShare(
         tenant,
@@ -141,7 +141,7 @@ def _share(
     )
 
 
-def _due(standings: Sequence[Standing]) -> dict[str, float]:
+def _due(standings: Sequence[QueueSnapshot]) -> dict[str, float]:
     """What is due to each tenant: its share of its priority's turns, and batches get one part where both want turns."""
     busy = {standing.priority for standing in standings if standing.share}
     parts = {0: 1 - 1 / BATCH_PART, 1: 1 / BATCH_PART} if len(busy) > 1 else {0: 1.0, 1: 1.0}
@@ -182,7 +182,7 @@ def _tokens(totals: Totals) -> int:
     return totals.prompt_tokens + totals.completion_tokens
 
 
-def _under_way(turns: Sequence[Standing]) -> int:
+def _under_way(turns: Sequence[QueueSnapshot]) -> int:
     return sum(standing.num_waiting + standing.num_running for standing in turns)
 
 

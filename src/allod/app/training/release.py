@@ -105,7 +105,7 @@ def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progre
     Unavailable (`log_locked`, `store_unusable`) for what may work later.
     """
     report("checking the run", 0, 0)
-    run = _Run(run_folder, last_stage)
+    run = _FinishedRun(run_folder, last_stage)
     _check_name(run.name)
     log = ReleaseLog(ArtefactsLog(settings))
     log.check_leaves(stage.statement for stage in run.chain.stages)
@@ -139,7 +139,7 @@ def models_key(settings: Settings) -> ModelKey:
     return key
 
 
-class _Run:
+class _FinishedRun:
     """A finished run, read and checked: nothing below believes more of it than this."""
 
     def __init__(self, folder: Path, last_stage: str) -> None:
@@ -249,7 +249,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _make(settings: Settings, run: _Run, target: Path, key: ModelKey, *, now_ms: int) -> None:
+def _make(settings: Settings, run: _FinishedRun, target: Path, key: ModelKey, *, now_ms: int) -> None:
     """Put the release together beside its place, check it as a stranger would, and move it there."""
     store = Store(target.parent)
     store.sweep()
@@ -263,7 +263,7 @@ def _make(settings: Settings, run: _Run, target: Path, key: ModelKey, *, now_ms:
         place(staged, target)
 
 
-def _copy(run: _Run, staged: Path) -> None:
+def _copy(run: _FinishedRun, staged: Path) -> None:
     copy_in(run.served, staged / WEIGHTS_FILES[run.chain.kind])
     if run.chain.kind == "model":
         for name in filter(is_of_model_set, run.chain.export.files):
@@ -273,7 +273,7 @@ def _copy(run: _Run, staged: Path) -> None:
             copy_in(run.folder / stage.name / name, staged / LINEAGE / stage.name / name)
 
 
-def _render(settings: Settings, run: _Run, staged: Path) -> None:
+def _render(settings: Settings, run: _FinishedRun, staged: Path) -> None:
     facts = ReleaseFacts(
         name=run.name,
         kind=run.chain.kind,

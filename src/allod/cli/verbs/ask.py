@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from allod.app.home import Home, load_settings
-from allod.cli.client import Answer, Client, find_or_start_gateway
+from allod.cli.client import Client, ClientAnswer, find_or_start_gateway
 from allod.core.errors import Invalid
 
 MAX_PASSAGE_CHARS = 1_000_000
@@ -102,7 +102,7 @@ def _write(path: Path, bundle: bytes) -> None:
     print(f"receipt {path}", file=sys.stderr)
 
 
-def _report(answer: Answer, model: str, receipt: Path | None) -> dict[str, object]:
+def _report(answer: ClientAnswer, model: str, receipt: Path | None) -> dict[str, object]:
     return {
         "answer": answer.text,
         "finish": answer.finish,

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Run the suite; nothing but a suite in which the control got out and the seal held is a success."""
-    progress = _Progress()
+    progress = _SuiteProgress()
     report = run_suite(progress, profile=words.profile)
     progress.end()
     if words.json:
@@ -40,7 +40,7 @@ def run(words: argparse.Namespace) -> int:
     return 0 if report.holds else 1
 
 
-class _Progress:
+class _SuiteProgress:
     """Each attempt and how long the rest takes, by the pace so far, on standard error."""
 
     def __init__(self) -> None:

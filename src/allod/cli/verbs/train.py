@@ -79,7 +79,7 @@ def run(words: argparse.Namespace) -> int:
     settings = load_settings()
     time_of_record_ms(settings)  # a gateway that runs here may know of a wrong clock what the log cannot tell
     with _stop_wish() as should_stop, show_progress(are_bytes=False) as progress:
-        told = _quiet(progress) if words.json else _Lines(progress).told
+        told = _quiet(progress) if words.json else _StatusLines(progress).told
         trained = train(settings, options, told, should_stop=should_stop)
     print(json.dumps(_as_json(trained))) if words.json else _say_end(trained)
     return 0
@@ -104,7 +104,7 @@ def _quiet(progress: StageProgress) -> Told:
     return Told(progress=progress, findings=lambda _: None, resolved=lambda _: None, stage=lambda *_: None)
 
 
-class _Lines:
+class _StatusLines:
     """What is said on the way: what was found, what will be made, one line a stage."""
 
     def __init__(self, progress: StageProgress) -> None:

@@ -21,9 +21,9 @@ import msgspec
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces, Usage
-from allod.engine.adapters.llama_generation import Answer, Reading
+from allod.engine.adapters.llama_generation import AnswerReading, Generation
 from allod.engine.adapters.llama_prompt import plain_json
-from allod.engine.adapters.llama_slots import SlotQueue, Slots, Turn
+from allod.engine.adapters.llama_slots import SlotLease, SlotQueue, Slots
 from allod.engine.adapters.llama_words import read_slot, read_vectors
 from allod.engine.engine import EngineInfo, Perimeter, Tally
 from allod.engine.http import UnixHttp
@@ -143,10 +143,10 @@ class LlamaEngine:
         except BaseException:
             self._free(turn, len(body))
             raise
-        answer = Answer(chat, self.info.context_tokens, tally)
-        return _Working(self, Reading(exchange, answer, turn, silence_s=self._deadlines.silence_s), len(body))
+        answer = Generation(chat, self.info.context_tokens, tally)
+        return _Working(self, AnswerReading(exchange, answer, turn, silence_s=self._deadlines.silence_s), len(body))
 
-    async def _end(self, reading: Reading, num_bytes: int, *, is_lost: bool) -> None:
+    async def _end(self, reading: AnswerReading, num_bytes: int, *, is_lost: bool) -> None:
         """Return when the engine has let go of the work.
 
         Who leaves early waits for that, to know what was computed; who has lost the engine does not.
@@ -161,7 +161,7 @@ class LlamaEngine:
         if not is_lost:
             await asyncio.shield(ending)
 
-    async def _leave(self, reading: Reading, num_bytes: int) -> None:
+    async def _leave(self, reading: AnswerReading, num_bytes: int) -> None:
         """Hang up, and learn what was computed."""
         try:
             reading.exchange.hang_up(self._deadlines.let_go_s)
@@ -170,7 +170,7 @@ class LlamaEngine:
             reading.exchange.end()
             self._free(reading.turn, num_bytes)
 
-    async def _hear_out(self, reading: Reading) -> None:
+    async def _hear_out(self, reading: AnswerReading) -> None:
         try:
             await reading.hear_out()
         except AllodError as error:
@@ -181,7 +181,7 @@ class LlamaEngine:
             async with asyncio.timeout(self._deadlines.let_go_s):
                 await self._learn(reading)
 
-    async def _learn(self, reading: Reading) -> None:
+    async def _learn(self, reading: AnswerReading) -> None:
         """Ask the slot how far it came. One that never worked on the request holds another's."""
         is_ours = reading.answer.has_begun
         while True:
@@ -193,7 +193,7 @@ class LlamaEngine:
         if is_ours:
             reading.answer.count_in(slot)
 
-    def _free(self, turn: Turn, num_bytes: int) -> None:
+    def _free(self, turn: SlotLease, num_bytes: int) -> None:
         self._prompt_bytes -= num_bytes
         self._slots.give_back(turn)
 
@@ -227,12 +227,12 @@ class _Working:
 
     __slots__ = ("_engine", "_num_bytes", "_reading")
 
-    def __init__(self, engine: LlamaEngine, reading: Reading, num_bytes: int) -> None:
+    def __init__(self, engine: LlamaEngine, reading: AnswerReading, num_bytes: int) -> None:
         self._engine = engine
         self._reading = reading
         self._num_bytes = num_bytes
 
-    async def __aenter__(self) -> Reading:
+    async def __aenter__(self) -> AnswerReading:
         return self._reading
 
     async def __aexit__(
@@ -261,7 +261,7 @@ def _groups(texts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _place_in_slot(body: bytes, turn: Turn) -> bytes:
+def _place_in_slot(body: bytes, turn: SlotLease) -> bytes:
     """The rest of a chat's `body`, begun with the slot that it takes and whether what that holds may be reused."""
     return b'{"id_slot":%d,"cache_prompt":%b,%b' % (turn.slot, b"true" if turn.reuse else b"false", body)
 

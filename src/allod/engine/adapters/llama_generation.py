@@ -18,7 +18,7 @@ from itertools import chain
 
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Finish, Json, Piece, Pieces
-from allod.engine.adapters.llama_slots import Turn
+from allod.engine.adapters.llama_slots import SlotLease
 from allod.engine.adapters.llama_words import (
     Event,
     Slot,
@@ -40,7 +40,7 @@ LINES_AT_ONCE = 256  # to read before others have their turn, by a sleep of 0: w
 LAST_WORD_S = 1.0  # until a response ends that has said that it is done
 
 
-class Answer:
+class Generation:
     """An answer as its pieces make it, and what the engine says that it took. `is_cut`: the engine went on too long."""
 
     def __init__(self, chat: Chat, context_tokens: int, tally: Tally) -> None:
@@ -137,13 +137,13 @@ class Answer:
         return Completion("".join(self._texts), self._finish, usage, logprobs=logprobs)
 
 
-class Reading:
+class AnswerReading:
     """The pieces of an answer, read from its exchange as they come; `turn` is the slot's in which it is made.
 
     `is_gathered` where nobody waits for the parts: then much of the answer is looked at together.
     """
 
-    def __init__(self, exchange: Exchange, answer: Answer, turn: Turn, *, silence_s: float) -> None:
+    def __init__(self, exchange: Exchange, answer: Generation, turn: SlotLease, *, silence_s: float) -> None:
         self.is_gathered = False
         self.exchange = exchange
         self.answer = answer

@@ -21,7 +21,7 @@ LONG_PROMPT = 64  # tokens to compute, estimated: a batch on a CPU
 
 
 @dataclass(slots=True)
-class Turn:
+class SlotLease:
     """A slot while one request has it. `reuse`: what it holds is of the request's own salt.
 
     Set `begun` when the engine has begun to answer: only then is it certain that the slot's old content is gone. An
@@ -36,7 +36,7 @@ class Turn:
 
 
 @dataclass(slots=True, eq=False)
-class _Held:
+class _HeldPrefix:
     """A free slot and what it holds; salt None: nobody knows whose, so nobody reuses it."""
 
     slot: int
@@ -49,11 +49,11 @@ class Slots:
 
     def __init__(self, num_slots: int) -> None:
         self._upper = num_slots // 2  # where the upper half begins
-        self._free = [_Held(slot) for slot in range(num_slots)]  # least recently used first
-        self._held_before: dict[int, _Held] = {}  # of busy slots
+        self._free = [_HeldPrefix(slot) for slot in range(num_slots)]  # least recently used first
+        self._held_before: dict[int, _HeldPrefix] = {}  # of busy slots
         self._long: set[int] = set()  # busy with a long prompt
 
-    def take(self, salt: str, prompt: bytes) -> Turn | None:
+    def take(self, salt: str, prompt: bytes) -> SlotLease | None:
         """The free slot that holds most of `prompt` under this salt, else the least recently used; None: all busy.
 
         A short prompt takes one below all long ones, and a new long one one of the upper half, where any is free.
@@ -63,20 +63,20 @@ class Slots:
         held = self._choose(salt, prompt)
         self._free.remove(held)
         self._held_before[held.slot] = held
-        return Turn(held.slot, reuse=held.salt == salt, salt=salt, prompt=prompt)
+        return SlotLease(held.slot, reuse=held.salt == salt, salt=salt, prompt=prompt)
 
-    def give_back(self, turn: Turn) -> None:
+    def give_back(self, turn: SlotLease) -> None:
         """End a turn, once the engine works on nothing of it any more."""
         before = self._held_before.pop(turn.slot)
         self._long.discard(turn.slot)
         if turn.begun:
-            self._free.append(_Held(turn.slot, turn.salt, turn.prompt))
+            self._free.append(_HeldPrefix(turn.slot, turn.salt, turn.prompt))
         elif turn.reuse:
             self._free.append(before)  # what was there and what may have come are of the same salt
         else:
-            self._free.insert(0, _Held(turn.slot))
+            self._free.insert(0, _HeldPrefix(turn.slot))
 
-    def _choose(self, salt: str, prompt: bytes) -> _Held:
+    def _choose(self, salt: str, prompt: bytes) -> _HeldPrefix:
         free = self._free
         if self._long and estimate_tokens(prompt) <= LONG_PROMPT:
             free = [held for held in free if held.slot < min(self._long)] or free
@@ -90,7 +90,7 @@ class Slots:
         return held
 
 
-def _most_of(salt: str, prompt: bytes, free: list[_Held]) -> tuple[_Held, int]:
+def _most_of(salt: str, prompt: bytes, free: list[_HeldPrefix]) -> tuple[_HeldPrefix, int]:
     """The slot that holds most of the prompt under this salt, and how many bytes; else the first, and 0."""
     best, longest, least = free[0], 0, MIN_SIMILARITY * len(prompt)
     for held in free:
@@ -106,13 +106,13 @@ class SlotQueue:
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._waiting: dict[asyncio.Future[Turn], tuple[str, bytes]] = {}  # in order; none while a slot is free
+        self._waiting: dict[asyncio.Future[SlotLease], tuple[str, bytes]] = {}  # in order; none while a slot is free
 
-    async def take(self, salt: str, prompt: bytes) -> Turn:
+    async def take(self, salt: str, prompt: bytes) -> SlotLease:
         """A turn, which must be given back. Raises Unavailable when the engine is closed while waiting."""
         if not self._waiting and (turn := self._slots.take(salt, prompt)) is not None:
             return turn
-        turn_to_come: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+        turn_to_come: asyncio.Future[SlotLease] = asyncio.get_running_loop().create_future()
         self._waiting[turn_to_come] = (salt, prompt)
         try:
             return await turn_to_come
@@ -122,7 +122,7 @@ class SlotQueue:
                 self.give_back(turn_to_come.result())
             raise
 
-    def give_back(self, turn: Turn) -> None:
+    def give_back(self, turn: SlotLease) -> None:
         """End a turn and begin the next one's."""
         self._slots.give_back(turn)
         self._hand_out()

@@ -28,7 +28,7 @@ from allod.prove.tlog.recovery import (
     replay,
 )
 from allod.prove.tlog.segment import MAGIC, Batch, Batches
-from allod.prove.tlog.state import Standing
+from allod.prove.tlog.state import LogState
 
 CheckEntry = Callable[[bytes], Statement]
 """What the entry says. Raises Invalid for one that nobody could read."""
@@ -96,7 +96,7 @@ class _Replay:
         self.charged = had.charged
         self.unsigned: list[int] = []
         self.check_entry = check_entry
-        self.standing = Standing.empty(directory, key.name)
+        self.standing = LogState.empty(directory, key.name)
         self.places: dict[str, tuple[int, int]] = {}
         self.batches: dict[int, int] = {}
         self.num_heads = self.num_bytes = 0

@@ -36,7 +36,7 @@ from allod.prove.tlog.segment import (
     encode_frames,
     read_frame,
 )
-from allod.prove.tlog.state import Growth, Standing
+from allod.prove.tlog.state import Growth, LogState
 from allod.prove.tlog.tiles import WIDTH, TileName
 
 SYSTEM_CALLS = FileCalls()
@@ -60,7 +60,7 @@ class Log:
     """Open with `open_log`. Only `append`, `make_room`, `flush` and `close` change it; those are for one thread."""
 
     def __init__(
-        self, directory: Path, key: SigningKey, segment: SegmentFile, standing: Standing, index: Index, lock: int
+        self, directory: Path, key: SigningKey, segment: SegmentFile, standing: LogState, index: Index, lock: int
     ) -> None:
         self._directory, self._key, self._segment = directory, key, segment
         self._standing, self._index, self._lock = standing, index, lock
@@ -247,7 +247,7 @@ def _create_segment(directory: Path, key: SigningKey) -> None:
     if (directory / "checkpoint").exists():
         raise Invalid("the log's segment is gone", code="log_damaged", hint="restore it; do not start it anew")
     draft = directory / "segment.draft"
-    note = key.sign(Standing.empty(directory, key.name).head.text)
+    note = key.sign(LogState.empty(directory, key.name).head.text)
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, MAGIC + encode_frame(HEAD, note.encode()))

@@ -25,7 +25,7 @@ from allod.prove.formats.notes import DASH, VerifierKey, is_signed, parse_note
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.tlog.index import Index, Place, Saved, read_indexed_size
 from allod.prove.tlog.segment import HEAD, MAGIC, Batch, Batches, read_frame
-from allod.prove.tlog.state import Growth, Standing
+from allod.prove.tlog.state import Growth, LogState
 
 INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
 FLUSH_EVERY = 10_000  # leaves
@@ -33,7 +33,7 @@ WALK_BYTES = 64 * 1024 * 1024  # read again at each opening: a quarter of a seco
 MAX_TAIL_BYTES = 128 * 1024 * 1024  # more than the largest batch
 
 
-def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[Standing, Index]:
+def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[LogState, Index]:
     """The standing of the log in `directory`, and its index, up to date; `anew` starts from nothing.
 
     An index that is damaged is made again from nothing. Raises Invalid (`log_damaged`).
@@ -44,7 +44,7 @@ def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) ->
         return _recover(directory, key, file, anew=True)
 
 
-def _recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[Standing, Index]:
+def _recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[LogState, Index]:
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise damage("the segment does not start as one")
@@ -53,7 +53,7 @@ def _recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -
         0 if anew else read_indexed_size(directory / INDEX_FILES[0]),
     )
     resumed = None if anew else _resume(directory, key, file)
-    index, standing = resumed or (None, Standing.empty(directory, key.name))
+    index, standing = resumed or (None, LogState.empty(directory, key.name))
     start = standing.end
     try:
         check_reached(_check_rest(file, key, standing), published, indexed)
@@ -71,7 +71,7 @@ def _recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -
     return standing, index
 
 
-def _check_rest(file: BinaryIO, key: VerifierKey, standing: Standing) -> TreeHead:
+def _check_rest(file: BinaryIO, key: VerifierKey, standing: LogState) -> TreeHead:
     """The tree head that the segment ends with, which goes on from `standing`. Writes nothing.
 
     Raises Invalid (`log_damaged`).
@@ -88,7 +88,7 @@ def _check_rest(file: BinaryIO, key: VerifierKey, standing: Standing) -> TreeHea
     return head
 
 
-def replay(standing: Standing, batch: Batch, ids: Sequence[str | None] | None = None) -> None:
+def replay(standing: LogState, batch: Batch, ids: Sequence[str | None] | None = None) -> None:
     """Count one batch of the segment; `ids` are its receipts' where they were read already.
 
     Raises Invalid if its tree head is not that of its leaves.
@@ -146,7 +146,7 @@ def _open_index(directory: Path, *, anew: bool = False) -> Index:
     return Index(directory / INDEX_FILES[0])
 
 
-def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, Standing] | None:
+def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, LogState] | None:
     if not (directory / INDEX_FILES[0]).exists():
         return None
     try:
@@ -164,7 +164,7 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, S
     return None
 
 
-def _read_saved(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> Standing | None:
+def _read_saved(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> LogState | None:
     if saved.end > file.seek(0, os.SEEK_END):
         return None
     file.seek(min(saved.head, saved.end))
@@ -174,7 +174,7 @@ def _read_saved(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO,
     head = read_signed_head(frame.payload.decode(errors="replace"), key)
     if head is None or head.size != saved.size:
         return None
-    standing = Standing.resume(directory, saved, frame.payload.decode())
+    standing = LogState.resume(directory, saved, frame.payload.decode())
     return standing if standing.frontier.root() == head.root and leads_to(file, head, saved.end, start) else None
 
 

@@ -36,7 +36,7 @@ class Growth(NamedTuple):
 
 
 @dataclass(slots=True)
-class Standing:
+class LogState:
     """`note` is the last signed tree head, in the frame that starts at `head_offset` and ends at `end`.
 
     `fresh` has (leaf, offset) of the receipts that the index has yet to be told of.
@@ -52,13 +52,13 @@ class Standing:
     fresh_batches: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, directory: Path, origin: str) -> Standing:
+    def empty(cls, directory: Path, origin: str) -> LogState:
         """Before the first tree head."""
         frontier = Frontier()
         return cls(Tiles(directory), frontier, TreeHead(origin, 0, frontier.root()))
 
     @classmethod
-    def resume(cls, directory: Path, saved: Saved, note: str) -> Standing:
+    def resume(cls, directory: Path, saved: Saved, note: str) -> LogState:
         """From the index, for the caller to compare with the signed `note`. Raises Invalid."""
         tiles = Tiles(directory, saved.size, saved.edges)
         return cls(tiles, tiles.frontier(), TreeHead.of_signed(note), note, saved.head, saved.end)

@@ -129,7 +129,7 @@ class Shards:
         self._split = split
         self._dtype = np.dtype(self.pack.dtype).newbyteorder("<")
         self._parts = [self._map(number, count) for number, count in enumerate(self._counts())]
-        self._lines: _Lines | None = None
+        self._lines: _DocumentLines | None = None
 
     def window(self, start: int, length: int) -> NDArray[np.int64]:
         """`length` tokens from `start` on. Raises Invalid (`shards_range`) unless all of them are there."""
@@ -155,7 +155,7 @@ class Shards:
         if not 0 <= offset < self.num_tokens:
             raise Invalid(f"token {offset} of {self.num_tokens} in {self._split}", code="shards_range")
         if self._lines is None:
-            self._lines = _Lines(self._folder, self._split)
+            self._lines = _DocumentLines(self._folder, self._split)
         return self._lines.document_at(offset)
 
     def _counts(self) -> list[int]:
@@ -173,7 +173,7 @@ class Shards:
         return np.memmap(path, dtype=self._dtype, mode="r")
 
 
-class _Lines:
+class _DocumentLines:
     """Where the lines of one split's documents begin, in 16 bytes a document: for looking up single tokens."""
 
     def __init__(self, folder: Path, split: Split) -> None:

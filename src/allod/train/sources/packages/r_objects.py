@@ -27,7 +27,7 @@ RValue = None | str | list["RValue"] | dict[str, "RValue"]
 
 def texts(index: bytes, database: bytes) -> dict[str, list[str]]:
     """The lines of every text in a lazy-load database (`.rdx` and `.rdb`), by name. Raises Invalid (`r_object`)."""
-    entries = _Reader(_unzip(index, zlib.MAX_WBITS | 16)).value()
+    entries = _ObjectReader(_unzip(index, zlib.MAX_WBITS | 16)).value()
     variables = entries.get("variables") if isinstance(entries, dict) else None
     if not isinstance(variables, dict):
         raise _broken("its index lists no variables")
@@ -55,7 +55,7 @@ def _content(name: str, place: RValue, database: bytes, *, limit: int) -> bytes:
 
 
 def _lines(name: str, content: bytes) -> list[str]:
-    lines = _Reader(content).value()
+    lines = _ObjectReader(content).value()
     if not isinstance(lines, list):
         raise _broken(f"{name} is no text")
     texts = [line for line in lines if isinstance(line, str)]
@@ -75,7 +75,7 @@ def _unzip(data: bytes, wbits: int, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
     return content
 
 
-class _Reader:
+class _ObjectReader:
     """Reads one object in XDR form, version 2 or 3."""
 
     def __init__(self, data: bytes) -> None:
