@@ -27,15 +27,15 @@ def print_walk(model: ReleasedModel) -> None:
         print(f"  {make_plain(line, limit=1000)}")
     print("stages, last first")
     for stage in reversed(walked.stages):
-        after = ", ".join(str(one["name"]) for one in stage.inputs if "derivation" in one)
+        after = ", ".join(str(item["name"]) for item in stage.inputs if "derivation" in item)
         print(f"  {stage.stage:15} {stage.derivation[:23]}…" + (f"  after {after}" if after else ""))
     base = model.checked.chain.base
     if base is not None:
         print("base")
         print(f"  {_base(base)}")
     print("sources")
-    for one in walked.sources:
-        print(f"  {_source(one)}")
+    for source in walked.sources:
+        print(f"  {_source(source)}")
     print("not controlled: " + "; ".join(f"{name}: {text}" for name, text in told.value["not_controlled"].items()))
 
 
@@ -49,7 +49,8 @@ def walk_json(model: ReleasedModel) -> dict[str, Any]:
         "base": _plain_base(walked),
         "stages": [_stage(stage) for stage in reversed(walked.stages)],
         "sources": [
-            {**asdict(one.source), "learnt": asdict(one.use), "dropped": dict(one.dropped)} for one in walked.sources
+            {**asdict(source.source), "learnt": asdict(source.use), "dropped": dict(source.dropped)}
+            for source in walked.sources
         ],
     }
 
@@ -66,7 +67,7 @@ def _stage(stage: TrainingStatement) -> dict[str, Any]:
         "statement": stage.digest,
         "start_ms": stage.start_ms,
         "end_ms": stage.end_ms,
-        "inputs": [dict(one) for one in stage.inputs],
+        "inputs": [dict(item) for item in stage.inputs],
         "stated": dict(stage.stated),
         "observed": {"machine": dict(stage.machine)},
         "measured": stage.predicate["measured"],
@@ -89,7 +90,7 @@ def _base(base: Input) -> str:
 
 def _figures(evaluation: dict[str, Any]) -> str:
     plain = [f"{name} {value}" for name, value in sorted(evaluation.items()) if isinstance(value, (str, int))]
-    return ", ".join(one for one in plain if not one.startswith("weights ")) or "see passport.json"
+    return ", ".join(text for text in plain if not text.startswith("weights ")) or "see passport.json"
 
 
 def _energy(energy: dict[str, Any]) -> str:

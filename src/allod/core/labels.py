@@ -112,7 +112,7 @@ class Labelled(Generic[_Value]):
 def derive(make: Callable[..., _Made], first: Labelled[Any], *others: Labelled[Any]) -> Labelled[_Made]:
     """What `make` makes of the values, under the join of their labels."""
     inputs = (first, *others)
-    return Labelled(make(*(one.value for one in inputs)), reduce(Label.join, (one.label for one in inputs)))
+    return Labelled(make(*(item.value for item in inputs)), reduce(Label.join, (item.label for item in inputs)))
 
 
 def is_within(place: str, other: str) -> bool:

@@ -54,7 +54,7 @@ class StageRow:
     def inputs_after(self, before: Iterable[str]) -> tuple[str, ...]:
         """The stages that go into it, once those in `before` are done, in their order."""
         made_last: dict[str, str] = {ROWS[name].role: name for name in before}
-        return tuple(made_last[one] if one in (COLLECTED, LEARNT) else one for one in self.inputs)
+        return tuple(made_last[item] if item in (COLLECTED, LEARNT) else item for item in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)

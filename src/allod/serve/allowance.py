@@ -46,9 +46,9 @@ class Allowance:
         )
         cost = Cost(engine_ms=1, micros=max(1, micros))
         try:
-            for one in (tenant,) if self.organization is None else (tenant, self.organization):
+            for item in (tenant,) if self.organization is None else (tenant, self.organization):
                 tokens = held.prompt_tokens + held.max_tokens
-                held.reservations += (await self._reserve(one, request, tokens, cost),)
+                held.reservations += (await self._reserve(item, request, tokens, cost),)
         except BaseException:
             self.release(held)
             raise

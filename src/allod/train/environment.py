@@ -71,7 +71,7 @@ def torch_accelerators() -> list[str] | None:
     if torch is None:
         return None
     try:
-        return [str(torch.cuda.get_device_name(one))[:_MAX_TEXT] for one in range(torch.cuda.device_count())]
+        return [str(torch.cuda.get_device_name(number))[:_MAX_TEXT] for number in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError):  # how torch says that there is no driver, or none that fits
         return []
 

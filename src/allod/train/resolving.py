@@ -41,7 +41,7 @@ def read_recorded(folder: Path, given: Recipe, log: StageLog) -> Recipe | None:
     if record.get("given") != digest_of(recipe_json(given)):
         return None
     resolved = resolve_by(given, record.get("recipe"))
-    logged = [check_training_statement(one).files for one in log.manifests_of(key_of_measure(given))]
+    logged = [check_training_statement(manifest).files for manifest in log.manifests_of(key_of_measure(given))]
     if digest_of_measure(resolved) not in logged:
         raise Invalid(
             f"{_RESOLVED} says {resolved.size} and {resolved.steps} steps, which the artefacts log does not",

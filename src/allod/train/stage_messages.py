@@ -73,9 +73,9 @@ def _read_observed(told: dict[str, Any]) -> dict[str, JsonValue]:
 
 def _read_fact(value: Any) -> JsonValue:
     if isinstance(value, list):
-        if len(value) > _MAX_FACTS or not all(isinstance(one, str) for one in value):
+        if len(value) > _MAX_FACTS or not all(isinstance(item, str) for item in value):
             raise TypeError("no list of names")
-        return [make_plain(one, limit=_MAX_FACT_TEXT) for one in value]
+        return [make_plain(item, limit=_MAX_FACT_TEXT) for item in value]
     return as_stated({"seen": _fact(value)})["seen"]
 
 

@@ -52,7 +52,7 @@ class ReleasedModels:
     def newest(self) -> dict[str, ArtefactStatement]:
         """What each name stands for now, in the order of the names. Nothing of it is checked but the log."""
         found = self.releases.releases if self.releases else ()
-        return dict(sorted({one.artefact.name: one.artefact for one in found}.items()))
+        return dict(sorted({item.artefact.name: item.artefact for item in found}.items()))
 
     def find(self, word: str) -> ArtefactStatement | None:
         """The release of that name, or of that digest (`sha256:<hex>` or hex); None where the log has none."""
@@ -64,7 +64,7 @@ class ReleasedModels:
 
     def adapters_of(self, digest: str) -> list[ArtefactStatement]:
         """The adapters whose base is the file with this digest, by the names that stand for them now."""
-        return [one for one in self.newest().values() if one.base == digest]
+        return [release for release in self.newest().values() if release.base == digest]
 
     def check(self, artefact: ArtefactStatement) -> ReleasedModel:
         """The release, if all of it holds. Raises VerificationError with the step that does not.

@@ -41,7 +41,7 @@ def path_at_hand(settings: Settings) -> Path | None:
 
 def entry_of(name: str, catalogue: tuple[CatalogueEntry, ...]) -> CatalogueEntry | None:
     """The catalogue's entry of that name, or of that digest (`sha256:<hex>`)."""
-    return next((one for one in catalogue if name in (one.name, digest_of_hex(one.sha256))), None)
+    return next((entry for entry in catalogue if name in (entry.name, digest_of_hex(entry.sha256))), None)
 
 
 def read_pace(settings: Settings) -> MachinePace | None:

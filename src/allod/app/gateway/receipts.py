@@ -92,8 +92,10 @@ class ReceiptReader:
 
     def _with_names(self, found: list[Found], before: int | None) -> ReceiptPage:
         named = [
-            one if one.tenant_id else one._replace(tenant_id=self._tenant_of(_day(one.predicate), _name(one.predicate)))
-            for one in found
+            item
+            if item.tenant_id
+            else item._replace(tenant_id=self._tenant_of(_day(item.predicate), _name(item.predicate)))
+            for item in found
         ]
         return ReceiptPage(named, before)
 

@@ -52,7 +52,7 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     progress("checking adapters", 0, 0)
     if released is None:
         return weights
-    adapters = [_adapter(released.check(one), weights) for one in released.adapters_of(weights.served.digest)]
+    adapters = [_adapter(released.check(adapter), weights) for adapter in released.adapters_of(weights.served.digest)]
     return replace(weights, adapters=tuple(adapters))
 
 
@@ -106,7 +106,7 @@ def _find_named(
         return _catalogue_weights(settings, entry, progress)
     artefact = released.find(name) if released else None
     if released is None or artefact is None:
-        known = ", ".join(["auto", *(one.name for one in catalogue), *(released.newest() if released else ())])
+        known = ", ".join(["auto", *(item.name for item in catalogue), *(released.newest() if released else ())])
         raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
     if artefact.base is not None:
         return _find_named(settings, artefact.base, catalogue, released, progress)

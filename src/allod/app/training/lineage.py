@@ -110,7 +110,7 @@ def trace_document(released: ReleasedModels, word: str) -> list[Trace]:
 def _every(released: ReleasedModels) -> Sequence[ArtefactStatement]:
     """One statement of each released file, the newest, in the order of the log."""
     found = released.releases.releases if released.releases else ()
-    return list({one.artefact.artefact_digest: one.artefact for one in found}.values())
+    return list({item.artefact.artefact_digest: item.artefact for item in found}.values())
 
 
 def _digests_wanted(word: str) -> frozenset[str]:
@@ -161,12 +161,12 @@ class _Records:
     def trace(self, word: str, digests: Collection[str]) -> list[Trace]:
         """What became of every document with this id or one of these digests, in whichever record it stands."""
         index = read_records(self._lineage / SOURCE.name / INDEX_FILE)
-        wanted = {one.id for one in index if one.id == word or one.sha256 in digests}
+        wanted = {record.id for record in index if record.id == word or record.sha256 in digests}
         splits: dict[str, str] = {}
-        for one in self.packed():
-            if one.id in wanted or one.id == word or one.sha256 in digests:
-                wanted.add(one.id)
-                splits[one.id] = _prefer_learnt(splits.get(one.id), one.split)
+        for document in self.packed():
+            if document.id in wanted or document.id == word or document.sha256 in digests:
+                wanted.add(document.id)
+                splits[document.id] = _prefer_learnt(splits.get(document.id), document.split)
         rules = self.dropped()
         return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
 

@@ -170,7 +170,7 @@ class _FinishedRun:
     def dropped(self) -> dict[str, int]:
         """How many documents each rule dropped."""
         reports = [read_dropped(self.folder / stage / REPORT_FILE) for stage in self.chain.keeping(REPORT_FILE)]
-        return dict(Counter(one.rule for report in reports for one in report.values()))
+        return dict(Counter(item.rule for report in reports for item in report.values()))
 
 
 def _last_stage(folder: Path) -> str:
@@ -195,7 +195,7 @@ def _stages_behind(folder: Path, last: str) -> list[ChainStage]:
             if name not in ROWS:
                 raise Invalid(f"a stage was made from {name!r}, which is none", code="bad_lineage")
             found[name] = read_stage_folder(folder / name)
-            wanted += [str(one["name"]) for one in found[name].statement.inputs if "derivation" in one]
+            wanted += [str(item["name"]) for item in found[name].statement.inputs if "derivation" in item]
     return list(found.values())
 
 
@@ -219,8 +219,8 @@ def _header(path: Path, chain: Chain) -> GgufHeader:
 def _check_licences(folder: Path) -> tuple[SourceRecord, ...]:
     """The sources, each under terms that permit training."""
     sources = read_sources(folder / SOURCE.name / SOURCES_FILE)
-    for one in sources:
-        check_licence(Source(one.name, one.kind, one.licence, one.jurisdiction, one.origin, one.date))
+    for source in sources:
+        check_licence(Source(source.name, source.kind, source.licence, source.jurisdiction, source.origin, source.date))
     return sources
 
 

@@ -235,7 +235,7 @@ def _word(word: str) -> str:
 
 def _of_catalogue(word: str) -> CatalogueEntry | None:
     digest = word.removeprefix("sha256:")
-    return next((one for one in load_catalogue() if word == one.name or digest == one.sha256), None)
+    return next((entry for entry in load_catalogue() if word == entry.name or digest == entry.sha256), None)
 
 
 def _unknown(word: str, released: ReleasedModels) -> Invalid:

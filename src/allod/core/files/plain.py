@@ -57,11 +57,11 @@ def _names(folder: Path, prefix: str, depth: int) -> Iterator[str]:
             found = iter((name,))
         else:
             raise _refuse(f"{name} is neither a file nor a folder")
-        for one in found:
+        for item in found:
             num_files += 1
             if num_files > MAX_FILES:
                 raise _refuse(f"it holds more than {MAX_FILES} files")
-            yield one
+            yield item
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

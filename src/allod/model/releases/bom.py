@@ -39,8 +39,11 @@ def bom(facts: ReleaseFacts) -> bytes:
         },
         "components": components,
         "dependencies": [
-            {"ref": _ref("model", facts.name), "dependsOn": sorted(str(one["bom-ref"]) for one in components)},
-            *({"ref": one["bom-ref"]} for one in components),
+            {
+                "ref": _ref("model", facts.name),
+                "dependsOn": sorted(str(component["bom-ref"]) for component in components),
+            },
+            *({"ref": component["bom-ref"]} for component in components),
         ],
     }
     return canonical_json(value)

@@ -96,14 +96,14 @@ def where_of(stages: Sequence[TrainingStatement]) -> dict[str, JsonValue]:
 def where_lines(where: Mapping[str, Any]) -> list[str]:
     """The same for people, a line for each thing that was said."""
     lines = []
-    for one in where["stated"]:
-        nodes = f", {one['nodes']} nodes of {one['accelerators_per_node']} accelerators" if one["nodes"] else ""
-        lines.append(f"stated: {one['site']} ({one['jurisdiction']}){nodes}: {', '.join(one['stages'])}")
-    for one in where["observed"]:
-        seen = ", ".join(str(one[name]) for name in ("processor", "architecture", "kernel") if one[name])
-        gpus = ", ".join([*(one["accelerators"] or []), *(one["torch_accelerators"] or [])])
+    for item in where["stated"]:
+        nodes = f", {item['nodes']} nodes of {item['accelerators_per_node']} accelerators" if item["nodes"] else ""
+        lines.append(f"stated: {item['site']} ({item['jurisdiction']}){nodes}: {', '.join(item['stages'])}")
+    for item in where["observed"]:
+        seen = ", ".join(str(item[name]) for name in ("processor", "architecture", "kernel") if item[name])
+        gpus = ", ".join([*(item["accelerators"] or []), *(item["torch_accelerators"] or [])])
         what = f"{seen or 'nothing'}, {gpus or 'no accelerator'}"
-        lines.append(f"observed by the {one['by']}: {what}: {', '.join(one['stages'])}")
+        lines.append(f"observed by the {item['by']}: {what}: {', '.join(item['stages'])}")
     return lines
 
 
@@ -129,8 +129,8 @@ class _Grouped:
 def energy_of(stages: Sequence[TrainingStatement]) -> dict[str, JsonValue]:
     """The energy of all stages: a sum where each has a figure, labelled as the least certain of them."""
     said = [stage.predicate["energy"] for stage in stages]
-    figures = [one.get("millijoules") for one in said]
-    labels = {one.get("label") for one in said}
+    figures = [part.get("millijoules") for part in said]
+    labels = {part.get("label") for part in said}
     if "UNAVAILABLE" in labels or None in figures:
         return {"label": "UNAVAILABLE", "millijoules": None}
     return {"label": "MODELLED" if "MODELLED" in labels else "METERED", "millijoules": sum(figures)}

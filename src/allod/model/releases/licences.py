@@ -9,5 +9,7 @@ def joint_licence(licences: Sequence[str]) -> str:
     """One SPDX expression that asks for what each of `licences` asks for (SPDX specification, annex D)."""
     if len(set(licences)) == 1:
         return licences[0]
-    parts = {part for one in licences for part in ([f"({one})"] if " OR " in one else one.split(" AND "))}
+    parts = {
+        part for licence in licences for part in ([f"({licence})"] if " OR " in licence else licence.split(" AND "))
+    }
     return " AND ".join(sorted(parts))

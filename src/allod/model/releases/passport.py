@@ -69,7 +69,7 @@ def passport(facts: ReleaseFacts) -> bytes:
                     "stage": stage.stage,
                     "derivation": stage.derivation,
                     "statement": stage.digest,
-                    "parents": [one.get("derivation", one.get("sha256")) for one in stage.inputs],
+                    "parents": [item.get("derivation", item.get("sha256")) for item in stage.inputs],
                 }
                 for stage in facts.stages
             ],

@@ -29,7 +29,9 @@ _SIZES = ((10**9, "less than 1 billion tokens"), (10**13, "1 billion to 10 trill
 
 def summary(facts: ReleaseFacts) -> bytes:
     """The summary in canonical JSON; `summary_text` shows it to people."""
-    own = [one for one in facts.sources if not one.package]  # files of the provider's: what they are, nothing here says
+    own = [
+        source for source in facts.sources if not source.package
+    ]  # files of the provider's: what they are, nothing here says
     from_others: JsonValue = None if own else []
     value: dict[str, JsonValue] = {
         "template": "Template of the AI Office for the public summary of training content, 24 July 2025",
@@ -51,16 +53,16 @@ def summary(facts: ReleaseFacts) -> bytes:
             "where": where_of(facts.stages),
         },
         "sources": {
-            "public_datasets": [_source(one, facts) for one in facts.sources if one.package],
+            "public_datasets": [_source(source, facts) for source in facts.sources if source.package],
             "private_datasets": from_others,
             "crawled": from_others,
             "user_data": from_others,
             "synthetic": _synthetic(facts),
-            "other": [_source(one, facts) for one in own],
+            "other": [_source(item, facts) for item in own],
         },
         "processing": {
             "rights_reservations": None,
-            "licences": sorted({one.licence for one in facts.sources}),
+            "licences": sorted({source.licence for source in facts.sources}),
             "dropped": dict(facts.dropped),
             "illegal_content": None,
             "other": None,
@@ -112,7 +114,7 @@ def _sources_lines(sources: Mapping[str, Any]) -> list[str]:
         ("2.2 Private datasets obtained from third parties", [_as_text(sources["private_datasets"])]),
         ("2.3 Data crawled and scraped from online sources", [_as_text(sources["crawled"])]),
         ("2.4 User data", [_as_text(sources["user_data"])]),
-        ("2.5 Synthetic data", [f"- {_plain(one)}" for one in sources["synthetic"]] or ["none"]),
+        ("2.5 Synthetic data", [f"- {_plain(source)}" for source in sources["synthetic"]] or ["none"]),
         ("2.6 Other sources", _table(sources["other"])),
     ):
         lines += ["", f"### {title}", "", *said]
@@ -160,7 +162,7 @@ def _synthetic(facts: ReleaseFacts) -> list[str]:
 
 def _languages(facts: ReleaseFacts) -> list[str] | None:
     kept = [stage.predicate["parameters"].get("languages") for stage in facts.stages if stage.stage == "clean"]
-    return [str(one) for one in kept[0]] if kept and isinstance(kept[0], list) else None
+    return [str(item) for item in kept[0]] if kept and isinstance(kept[0], list) else None
 
 
 def _size(num_tokens: int) -> str:

@@ -157,19 +157,19 @@ def _check_links(stages: tuple[ChainStage, ...]) -> dict[str, tuple[Input, ...]]
     outside: dict[str, tuple[Input, ...]] = {}
     before: dict[str, ChainStage] = {}
     for stage in stages:
-        given = tuple(one for one in stage.statement.inputs if "derivation" not in one)
-        made = [one for one in stage.statement.inputs if "derivation" in one]
-        if len({str(one["name"]) for one in stage.statement.inputs}) != len(stage.statement.inputs):
+        given = tuple(item for item in stage.statement.inputs if "derivation" not in item)
+        made = [item for item in stage.statement.inputs if "derivation" in item]
+        if len({str(item["name"]) for item in stage.statement.inputs}) != len(stage.statement.inputs):
             raise _refuse(f"{stage.name}: an input is named twice")
         if given:
             outside[stage.row.takes] = given
         _check_outside(stage.row, given, made)
-        for one in made:
-            parent = before.get(str(one["name"]))
+        for each in made:
+            parent = before.get(str(each["name"]))
             if parent is None:
-                raise _refuse(f"{stage.name}: its input {one['name']} is none of the stages before it")
-            if (one["derivation"], one["files"]) != (parent.statement.derivation, parent.statement.files):
-                raise _refuse(f"{stage.name}: its input {one['name']} is not the stage {parent.name} that is here")
+                raise _refuse(f"{stage.name}: its input {each['name']} is none of the stages before it")
+            if (each["derivation"], each["files"]) != (parent.statement.derivation, parent.statement.files):
+                raise _refuse(f"{stage.name}: its input {each['name']} is not the stage {parent.name} that is here")
         before[stage.name] = stage
     return outside
 
@@ -190,16 +190,16 @@ def _check_outside(row: StageRow, given: tuple[Input, ...], made: list[Input]) -
 
 def _check_all_are_used(chain: Chain) -> None:
     """Every stage went into a later one, and the export took the weights that were learnt last and their evaluation."""
-    used = {str(one["name"]) for stage in chain.stages for one in stage.statement.inputs}
+    used = {str(item["name"]) for stage in chain.stages for item in stage.statement.inputs}
     if idle := [stage.name for stage in chain.stages[:-1] if stage.name not in used]:
         raise _refuse(f"the stage {idle[0]} went into nothing")
     evaluations = chain.of_role("evaluation")
     needed = {chain.learnt.name, *(stage.name for stage in evaluations)}
-    exported = {str(one["name"]) for one in chain.export.statement.inputs}
+    exported = {str(item["name"]) for item in chain.export.statement.inputs}
     if missing := needed - exported:
         raise _refuse(f"the export did not take in {min(missing)}")
     for stage in evaluations:
-        if chain.learnt.name not in {str(one["name"]) for one in stage.statement.inputs}:
+        if chain.learnt.name not in {str(item["name"]) for item in stage.statement.inputs}:
             raise _refuse("other weights were evaluated than those that are exported")
 
 

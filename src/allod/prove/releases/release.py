@@ -60,11 +60,13 @@ class Releases:
 
     def newest(self, name: str) -> LoggedRelease | None:
         """What that name stands for now."""
-        return next((one for one in reversed(self.releases) if one.artefact.name == name), None)
+        return next((release for release in reversed(self.releases) if release.artefact.name == name), None)
 
     def of(self, digest: str) -> LoggedRelease | None:
         """The newest release of the file with this digest (`sha256:<hex>`)."""
-        return next((one for one in reversed(self.releases) if one.artefact.artefact_digest == digest), None)
+        return next(
+            (release for release in reversed(self.releases) if release.artefact.artefact_digest == digest), None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,9 @@ def check_release(
         passed(f"{num_records} files are what their stages made")
     with step():
         _check_sources(folder, chain)
-        passed(", ".join(f"{one['name']} ({one['licence']}, {one['jurisdiction']})" for one in chain.sources))
+        passed(
+            ", ".join(f"{source['name']} ({source['licence']}, {source['jurisdiction']})" for source in chain.sources)
+        )
     return CheckedRelease(folder, artefact, chain, files, tuple(steps))
 
 

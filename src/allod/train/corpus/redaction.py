@@ -49,7 +49,7 @@ class Redactor:
 
     def __init__(self, identifiers: Sequence[Identifier]) -> None:
         self._nation = Nation(code="", name="", source="", tiers=(), identifiers=tuple(identifiers))
-        names = [one.name for one in identifiers] + [name for name, _ in _ADDRESSES]
+        names = [identifier.name for identifier in identifiers] + [name for name, _ in _ADDRESSES]
         self.counts = Counter(dict.fromkeys(names, 0))
 
     def redact(self, text: str) -> str:

@@ -57,7 +57,7 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def _batch(network: nn.Module, asked: Sequence[Continuation], context: int) -> list[Likelihood]:
-    rows = [[*one.prompt, *one.tokens][-(context + 1) :] for one in asked]
+    rows = [[*question.prompt, *question.tokens][-(context + 1) :] for question in asked]
     inputs = torch.zeros(len(rows), max(map(len, rows)) - 1, dtype=torch.int64)
     for place, row in enumerate(rows):
         inputs[place, : len(row) - 1] = torch.tensor(row[:-1])

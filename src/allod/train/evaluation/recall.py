@@ -60,15 +60,17 @@ class _Asker:
         return Recall(
             repeats,
             len(canaries),
-            sum(one.num_greedy == one.num_tokens for one in said),
-            sum(one.num_tokens for one in said),
-            sum(one.num_greedy for one in said),
+            sum(part.num_greedy == part.num_tokens for part in said),
+            sum(part.num_tokens for part in said),
+            sum(part.num_greedy for part in said),
             sum(map(self._exposure, canaries, said)) / len(canaries),
         )
 
     def _exposure(self, canary: Canary, own: Likelihood) -> float:
         others = [secret for secret in self._others if secret != canary.secret]
-        likelier = sum(one.nats > own.nats for one in self._likelihoods([(canary.prefix, other) for other in others]))
+        likelier = sum(
+            likelihood.nats > own.nats for likelihood in self._likelihoods([(canary.prefix, other) for other in others])
+        )
         return math.log2((len(others) + 1) / (likelier + 1))
 
     def _likelihoods(self, asked: Sequence[tuple[str, str]]) -> list[Likelihood]:

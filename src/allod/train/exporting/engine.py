@@ -86,9 +86,9 @@ class TrialEngine:
         Then a whole one is said in its place, and the token looked up among all that might have been."""
         is_whole = self._is_whole(token)
         said = self._force(before, token if is_whole else self._whole_token(), n_probs=1 if is_whole else _ALL)
-        for one in (said, *said.get("top_logprobs", ())):
-            if one["id"] == token:
-                return -float(one["logprob"])
+        for item in (said, *said.get("top_logprobs", ())):
+            if item["id"] == token:
+                return -float(item["logprob"])
         raise Unavailable("the engine said another token than it was made to", code="engine_response")
 
     def _force(self, before: Sequence[int], token: int, *, n_probs: int) -> dict[str, Any]:

@@ -121,14 +121,14 @@ def collect(
     finally:
         remove(places.scratch)
     _check_read(recipe, digests, output / "sources.json")
-    facts = {**result.facts, **_facts(found), "num_unread": sum(len(one.members.unread) for one in found.values())}
+    facts = {**result.facts, **_facts(found), "num_unread": sum(len(item.members.unread) for item in found.values())}
     return replace(result, facts=facts, cpu_s=result.cpu_s + collector.cpu_s)
 
 
 def _limits(found: Mapping[str, _HeldSource]) -> Limits:
     return BOUNDS.reading(
-        num_files=sum(len(one.members) for one in found.values()),
-        num_bytes=sum(one.members.num_bytes for one in found.values()),
+        num_files=sum(len(item.members) for item in found.values()),
+        num_bytes=sum(item.members.num_bytes for item in found.values()),
     )
 
 

@@ -124,7 +124,7 @@ def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[ChoiceQue
         for question in questions
         for choice in question.choices
     ]
-    nats = iter([one.nats for one in likelihoods(network, asked, context=network.shape.context)])
+    nats = iter([likelihood.nats for likelihood in likelihoods(network, asked, context=network.shape.context)])
     chosen = []
     for question in questions:
         own = [next(nats) for _ in question.choices]

@@ -155,8 +155,8 @@ def _write(work: StageTask, examples: Sequence[Example], rows: ChatRows, losses:
         "num_examples": rows.num_examples,
         "num_too_long": rows.num_too_long,
         "examples": [
-            {"document": one.document, "kind": one.kind, "question": one.question, "answer": one.answer}
-            for one in examples
+            {"document": example.document, "kind": example.kind, "question": example.question, "answer": example.answer}
+            for example in examples
         ],
     }
     (work.output / EXAMPLES).write_bytes(canonical_json(summary) + b"\n")

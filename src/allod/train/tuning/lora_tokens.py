@@ -51,7 +51,7 @@ class BaseTokenizer:
         return [[*ids, self._end] for ids in found]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return [one.ids for one in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 def _split_name(path: Path) -> str:
