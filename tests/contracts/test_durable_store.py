@@ -132,7 +132,7 @@ def test_all_is_found_again(place: Place) -> None:
         before = (store.changes_since(0), store.events(), store.accounts("one"), store.key("key_1"))
     with closing(place.open()) as store:
         assert (store.changes_since(0), store.events(), store.accounts("one"), store.key("key_1")) == before
-        assert (store.setting("a"), store.position("log"), lease(store, 90)) == ("b", Position(3, 4), 10)
+        assert (store.read_setting("a"), store.position("log"), lease(store, 90)) == ("b", Position(3, 4), 10)
 
 
 @durable

@@ -147,7 +147,7 @@ def test_what_is_not_there_is_not_found(store: TenantStore, name: str) -> None:
     assert {refused(call)[0] for call in calls} <= {"not_found", "invalid"}
     if name.isprintable():
         assert {refused(call)[0] for call in calls} == {"not_found"}
-        assert store.setting(name) is None
+        assert store.read_setting(name) is None
         assert store.position(name) is None
 
 
@@ -192,7 +192,7 @@ def test_a_refused_change_leaves_nothing(store: TenantStore) -> None:
     for call in calls:
         refused(call)
     assert (store.changes_since(0), store.events()) == before
-    assert store.setting("x") is None
+    assert store.read_setting("x") is None
 
 
 def test_deleting_an_account_revokes_its_keys(store: TenantStore) -> None:
@@ -242,10 +242,10 @@ def test_events_are_read_newest_first_from_any_point(store: TenantStore) -> None
 
 def test_a_setting_is_a_word_by_name(store: TenantStore) -> None:
     """None until it is put, then the last that was."""
-    assert store.setting("retention") is None
+    assert store.read_setting("retention") is None
     for value in ("90 days", "", "ü" * 16_384):
         store.put_setting("retention", value, event())
-        assert store.setting("retention") == value
+        assert store.read_setting("retention") == value
 
 
 def test_ten_thousand_tenants(store: TenantStore) -> None:

@@ -244,7 +244,7 @@ def test_a_stage_that_may_be_left_out_counts_where_it_is_there(tmp_path: Path) -
     through.stage("adapt", {"adapter_model.safetensors": b"1"}, inputs=["dedupe"], given=[base])
     through.stage("export_adapter", {"adapter.gguf": b"a"}, inputs=["dedupe", "adapt"])
     chain = chain_of(stages_in(through.folder).values())
-    assert chain.keeping("report.json") == ["clean", "filter", "dedupe"]
+    assert chain.stages_that_keep("report.json") == ["clean", "filter", "dedupe"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["stages"], ids=["source", "clean"])

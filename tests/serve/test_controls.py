@@ -125,7 +125,7 @@ def test_the_policy_is_asked_about_this_caller_and_this_place(action: str) -> No
     caller = replace(CALLER, scope=scope, clearance=NATION.tiers[1])
     label = NATION.label("SECRET", markings=["SENSITIVE"])
     made = controls(NATION.label(markings=["LEGAL"]))
-    assert made.asked(caller, action, label) == PolicyRequest(  # type: ignore[arg-type]
+    assert made.request_for(caller, action, label) == PolicyRequest(  # type: ignore[arg-type]
         action=action,  # type: ignore[arg-type]
         tenant_id="local",
         key_id="key_local",
@@ -187,7 +187,7 @@ def test_a_decision_is_remembered_for_the_very_same_question(what: str) -> None:
         asked[what] = {"caller": replace(CALLER), "label": NATION.label("SECRET"), "model": "other"}[what]
     made.decide(action="chat", **asked)
     assert len(questions) == 2
-    assert questions[1] == made.asked(action="chat", **asked)
+    assert questions[1] == made.request_for(action="chat", **asked)
 
 
 def test_what_could_not_be_evaluated_is_asked_again() -> None:

@@ -195,13 +195,13 @@ async def fails_after_counting(work: Execution) -> None:
 
 async def fails_after_pieces(work: Execution) -> None:
     work.tally.count(20, 5, 5)
-    work.sent([Piece("one"), Piece(" two")])
+    work.note_sent([Piece("one"), Piece(" two")])
     raise LOST
 
 
 async def fails_as_nobody_foresaw(work: Execution) -> None:
     work.tally.count(20, 4, 0)
-    work.sent([Piece("one")])
+    work.note_sent([Piece("one")])
     raise ZeroDivisionError
 
 
@@ -223,7 +223,7 @@ async def is_cancelled_in_the_prompt(work: Execution) -> None:
 
 async def is_cancelled_after_pieces(work: Execution) -> None:
     work.tally.count(20, 4, 0)
-    work.sent([Piece("one")])
+    work.note_sent([Piece("one")])
     await is_cancelled(work)
 
 
@@ -286,7 +286,7 @@ async def test_a_client_that_is_gone_ends_it_too(desk: Desk) -> None:
         async with await desk.work() as work:
             for number, text in enumerate(("one", " two", " three"), start=1):
                 work.tally.count(20, 2 * number, 0)
-                work.sent([Piece(text)])
+                work.note_sent([Piece(text)])
                 yield text
 
     async with aclosing(stream()) as answer:

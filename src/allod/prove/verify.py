@@ -62,7 +62,7 @@ class Report:
 class _Steps:
     steps: list[Step] = field(default_factory=list)
 
-    def passed(self, detail: str) -> None:
+    def pass_step(self, detail: str) -> None:
         self.steps.append(Step(len(self.steps) + 1, STEPS[len(self.steps)], detail))
 
     @contextmanager
@@ -85,25 +85,25 @@ def verify(bundle: bytes, trust: Trust, now_ms: int | None = None) -> Report:
         parsed = parse_bundle(bundle)
         note = parse_note(parsed.proof.note)
         head = TreeHead.of(note)
-        progress.passed(f"{len(bundle)} bytes")
+        progress.pass_step(f"{len(bundle)} bytes")
     with progress.step():
         key = _log_that_signed(note, head, trust)
-        progress.passed(f"tree head of size {head.size} signed by {key.name}")
+        progress.pass_step(f"tree head of size {head.size} signed by {key.name}")
     with progress.step():
         times = _cosignatures(note, head, trust)
-        progress.passed(_check_quorum(times, trust))
+        progress.pass_step(_check_quorum(times, trust))
     with progress.step():
         _check_inclusion(parsed, head)
-        progress.passed(f"entry {parsed.proof.index} of {head.size}")
+        progress.pass_step(f"entry {parsed.proof.index} of {head.size}")
     with progress.step():
         statement = check_statement(parsed.statement)
-        progress.passed(f"{statement.kind} {statement.id}")
+        progress.pass_step(f"{statement.kind} {statement.id}")
     with progress.step():
         opened = _check_opening(parsed.opening, statement)
-        progress.passed(_detail_of_opening(parsed.opening, opened))
+        progress.pass_step(_detail_of_opening(parsed.opening, opened))
     with progress.step():
         witnessed_ms = _quorum_time_ms(times, trust)
-        progress.passed(_check_times(statement, witnessed_ms, now_ms))
+        progress.pass_step(_check_times(statement, witnessed_ms, now_ms))
     level = "logged" if trust.quorum is None else "witnessed"
     steps = tuple(progress.steps)
     return Report(level, statement, head, parsed.proof.index, tuple(times), opened, witnessed_ms, steps)

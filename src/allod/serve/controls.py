@@ -81,7 +81,7 @@ class Controls:
     def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> Decision:
         """Step 4. Raises Unavailable, with the reason, while a control cannot be checked."""
         self.check()
-        asked = self.asked(caller, action, label, model)
+        asked = self.request_for(caller, action, label, model)
         about = (self.policy, caller, label, asked.model, asked.site)
         remembered = self._decided.get((caller.key.id, action))
         if remembered is not None and all(map(is_, remembered[0], about)):  # the very values, none of which can change
@@ -93,7 +93,9 @@ class Controls:
             self._decided[caller.key.id, action] = about, decision
         return decision
 
-    def asked(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> PolicyRequest:
+    def request_for(
+        self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = ""
+    ) -> PolicyRequest:
         """The question that the policy is asked."""
         return PolicyRequest(
             action=action,

@@ -101,7 +101,7 @@ class Execution:
         """Whose request it is."""
         return self._accepted.tenant.id
 
-    def sent(self, pieces: Pieces) -> None:
+    def note_sent(self, pieces: Pieces) -> None:
         """Text that goes to the client."""
         self._sent += [piece.text for piece in pieces]
 

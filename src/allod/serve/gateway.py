@@ -108,7 +108,7 @@ class Gateway:
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
         embed = cast(Embed, request.task)
-        if self.served(caller, embed.model).base:
+        if self.find_served(caller, embed.model).base:
             raise Invalid(
                 f"{embed.model} answers chats and has no embeddings", code="unsupported_by_model", param="model"
             )
@@ -135,7 +135,7 @@ class Gateway:
                 if isinstance(item, Completion):
                     completion = item
                 else:
-                    work.sent(item)
+                    work.note_sent(item)
                     yield item
         completion = cast(Completion, completion)
         await work.record(completion.committed_bytes(), completion.finish)
@@ -160,7 +160,7 @@ class Gateway:
 
     async def _check_chat(self, caller: Caller, request: Request) -> Chat:
         chat = cast(Chat, request.task)
-        self.served(caller, chat.model)
+        self.find_served(caller, chat.model)
         if not self.engine_of(chat.model).info.can_chat:
             raise Invalid(
                 f"{chat.model} makes embeddings and answers no chats", code="unsupported_by_model", param="model"
@@ -228,7 +228,7 @@ class Gateway:
         allowed = caller.scope.models
         return {name: one for name, one in self.models.items() if allowed is None or name in allowed}
 
-    def served(self, caller: Caller, name: str) -> ServedModel:
+    def find_served(self, caller: Caller, name: str) -> ServedModel:
         """The model. To a key that may not use it, it is as one that there is not: no receipt either, nor a charge."""
         models = self.models_for(caller)
         served = models.get(name)

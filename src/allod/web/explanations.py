@@ -41,9 +41,9 @@ class Explanations:
         """What can be asked about, the served one first."""
         return list(self._questions.models)
 
-    def made(self, body: ExplainBody, now_ms: int) -> Json:
+    def explain(self, body: ExplainBody, now_ms: int) -> Json:
         """The answer to `body`. Blocks. Raises Invalid for words, tenants, keys and models that there are not."""
-        asked = self._questions.asked(Question(**msgspec.structs.asdict(body)), now_ms)
+        asked = self._questions.request_for(Question(**msgspec.structs.asdict(body)), now_ms)
         policy = self._controls.policy
         told = explain(policy, asked, self._questions.models.values())
         return show_explanation(policy, asked, told)

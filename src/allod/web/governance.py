@@ -48,7 +48,7 @@ class Governance:
         self._shares = _one_at_a_time(realm.shares.read)
         self._receipts = _one_at_a_time(realm.receipts.read)
         self._versions = _one_at_a_time(realm.policy_versions)
-        self._explain = _one_at_a_time(explanations.made)
+        self._explain = _one_at_a_time(explanations.explain)
         self._check = _one_at_a_time(self._check_once)
         self._models = explanations.models
         self._report: PolicyReport | None = None

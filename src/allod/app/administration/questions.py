@@ -51,7 +51,7 @@ class Questions:
         served = (controls.model, *controls.adapters.values())
         self.models = {model.name: model for model in (*served, *others, *served)}  # the served ones first
 
-    def asked(self, question: Question, now_ms: int) -> PolicyRequest:
+    def request_for(self, question: Question, now_ms: int) -> PolicyRequest:
         """What the main path would ask, but for markings that a text itself calls for. Blocks.
 
         Raises Invalid for words, tenants, keys and models that there are not, and for keys that open nothing.
@@ -70,7 +70,7 @@ class Questions:
                 hint=f"there are: {', '.join(self.models)}",
             )
         label = caller.label.join(_label_from(question, nation)).join(model.label)
-        return replace(self._controls.asked(caller, question.action, label), model=model)
+        return replace(self._controls.request_for(caller, question.action, label), model=model)
 
     def _key(self, tenant: Tenant, key_id: str | None, now_ms: int) -> Key:
         if key_id is None:

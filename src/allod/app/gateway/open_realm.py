@@ -80,7 +80,7 @@ def open_realm(settings: Settings) -> Opened:
         meter.catch_up()
         quotas = Quotas(store, gateway=settings.origin)
         if not settings.tenants.database:  # no other gateway holds slices of it
-            together = organization(store.setting(ORGANIZATION_MICROS))
+            together = organization(store.read_setting(ORGANIZATION_MICROS))
             quotas.reclaim((*store.changes_since(0).tenants, *([together] if together else [])), now_ms())
         return Opened(
             nation=nation,

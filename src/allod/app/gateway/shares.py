@@ -86,7 +86,7 @@ class Shares:
 
         active = [tenant for tenant in self._tenants.values() if tenant.archived_ms is None]
         chosen = sorted(active, key=rank)[:limit]
-        everybody = organization(self._store.setting(ORGANIZATION_MICROS))
+        everybody = organization(self._store.read_setting(ORGANIZATION_MICROS))
         limited = [*chosen, *([everybody] if everybody else [])]
         has_month = any(budget.period == "month" for tenant in limited for budget in tenant.budgets)
         used = {

@@ -87,7 +87,7 @@ class Upkeep:
         Whatever was in the store before the call is in force when it returns. Raises Unavailable.
         """
         self._keys.refresh(self._opened.store)
-        self._allowance.organization = organization(self._opened.store.setting(ORGANIZATION_MICROS))
+        self._allowance.organization = organization(self._opened.store.read_setting(ORGANIZATION_MICROS))
 
     def _read_policy(self) -> None:
         if self._opened.policies.has_changed():

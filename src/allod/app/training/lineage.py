@@ -70,10 +70,10 @@ def walk(model: ReleasedModel) -> Walk:
     """Follow a checked release back through its stages to its sources. Raises Invalid (`bad_record`)."""
     records = _Records(model)
     used: dict[str, SourceUse] = {}
-    for document in records.packed():
+    for document in records.read_packed():
         used.setdefault(document.source, SourceUse()).count(document)
     dropped: dict[str, Counter[str]] = {}
-    for stage, ids in records.dropped().items():
+    for stage, ids in records.read_dropped().items():
         for id_ in ids:
             dropped.setdefault(id_.partition("/")[0], Counter())[stage] += 1
     sources = tuple(
@@ -148,14 +148,14 @@ class _Records:
         """Where documents came from."""
         return read_sources(self._lineage / SOURCE.name / SOURCES_FILE)
 
-    def packed(self) -> Iterator[DocumentRecord]:
+    def read_packed(self) -> Iterator[DocumentRecord]:
         """What was learnt from or held out."""
-        (packed,) = self._chain.keeping(DOCUMENTS_FILE)
+        (packed,) = self._chain.stages_that_keep(DOCUMENTS_FILE)
         return read_records(self._lineage / packed / DOCUMENTS_FILE)
 
-    def dropped(self) -> dict[str, Mapping[str, Dropped]]:
+    def read_dropped(self) -> dict[str, Mapping[str, Dropped]]:
         """By stage, what it dropped, and by which rule; nothing where no report of it was kept."""
-        reports = {stage: self._lineage / stage / REPORT_FILE for stage in self._chain.keeping(REPORT_FILE)}
+        reports = {stage: self._lineage / stage / REPORT_FILE for stage in self._chain.stages_that_keep(REPORT_FILE)}
         return {stage: read_dropped(report) for stage, report in reports.items() if report.exists()}
 
     def trace(self, word: str, digests: Collection[str]) -> list[Trace]:
@@ -163,11 +163,11 @@ class _Records:
         index = read_records(self._lineage / SOURCE.name / INDEX_FILE)
         wanted = {record.id for record in index if record.id == word or record.sha256 in digests}
         splits: dict[str, str] = {}
-        for document in self.packed():
+        for document in self.read_packed():
             if document.id in wanted or document.id == word or document.sha256 in digests:
                 wanted.add(document.id)
                 splits[document.id] = _prefer_learnt(splits.get(document.id), document.split)
-        rules = self.dropped()
+        rules = self.read_dropped()
         return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
 
     def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, Dropped]]) -> Trace:

@@ -162,14 +162,16 @@ class _FinishedRun:
     def used(self) -> dict[str, SourceUse]:
         """What of each source was learnt from."""
         used: dict[str, SourceUse] = {}
-        (packed,) = self.chain.keeping(DOCUMENTS_FILE)
+        (packed,) = self.chain.stages_that_keep(DOCUMENTS_FILE)
         for document in read_records(self.folder / packed / DOCUMENTS_FILE):
             used.setdefault(document.source, SourceUse()).count(document)
         return used
 
-    def dropped(self) -> dict[str, int]:
+    def count_dropped(self) -> dict[str, int]:
         """How many documents each rule dropped."""
-        reports = [read_dropped(self.folder / stage / REPORT_FILE) for stage in self.chain.keeping(REPORT_FILE)]
+        reports = [
+            read_dropped(self.folder / stage / REPORT_FILE) for stage in self.chain.stages_that_keep(REPORT_FILE)
+        ]
         return dict(Counter(item.rule for report in reports for item in report.values()))
 
 
@@ -226,7 +228,7 @@ def _check_licences(folder: Path) -> tuple[SourceRecord, ...]:
 
 def _evaluation(folder: Path, chain: Chain) -> Mapping[str, Any]:
     """The evaluation, if it is of the weights that are exported. Raises Invalid (`not_evaluated`)."""
-    (stage,) = chain.keeping(EVALUATION_FILE)
+    (stage,) = chain.stages_that_keep(EVALUATION_FILE)
     evaluation = read_json(folder / stage / EVALUATION_FILE)
     learnt = chain.learnt.files.get(chain.learnt.row.weights)
     if not isinstance(evaluation, dict) or learnt is None or evaluation.get("weights") != digest_of_hex(learnt.sha256):
@@ -284,7 +286,7 @@ def _render(settings: Settings, run: _FinishedRun, staged: Path) -> None:
         stages=[stage.statement for stage in run.chain.stages],
         sources=run.sources,
         used=run.used(),
-        dropped=run.dropped(),
+        dropped=run.count_dropped(),
         evaluation=run.evaluation,
         architecture=run.header.architecture,
         num_parameters=run.header.num_parameters,

@@ -99,7 +99,7 @@ def _read_kept(file: str) -> tuple[str, str]:
 
 
 def _comparison_json(found: Comparison) -> dict[str, Any]:
-    def shown(head: TreeHead | None) -> dict[str, Any] | None:
+    def head_json(head: TreeHead | None) -> dict[str, Any] | None:
         return None if head is None else {"size": head.size, "root": head.root.hex()}
 
     return {
@@ -107,8 +107,8 @@ def _comparison_json(found: Comparison) -> dict[str, Any]:
         "is_consistent": found.is_consistent,
         "verdict": found.verdict,
         "said": found.said,
-        "kept": shown(found.kept),
-        "head": shown(found.head),
+        "kept": head_json(found.kept),
+        "head": head_json(found.head),
         "proof": [node.hex() for node in found.proof],
     }
 

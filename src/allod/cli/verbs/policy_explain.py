@@ -67,7 +67,7 @@ def explain_request(words: argparse.Namespace, settings: Settings) -> int:
         named = None if words.model is None else model_called(words.model, settings, policy.nation)
         others = (*catalogue_models(policy.nation).values(), *([named] if named else []))
         questions = Questions(controls, store, others)
-        asked = questions.asked(_question(words, named, store, settings), now_ms())
+        asked = questions.request_for(_question(words, named, store, settings), now_ms())
     asked = _what_if(words, asked, policy.nation)
     told = explain(policy, asked, questions.models.values())
     permitted = told.decision.permitted

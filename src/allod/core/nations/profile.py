@@ -61,7 +61,7 @@ def read_nation(data: Mapping[str, Any], *, where: str) -> Nation:
 
 def _tier_places(table: Table, tiers: Collection[str], places: Collection[str]) -> dict[str, frozenset[str]]:
     for name in table.values:
-        _known(table, name, tiers, "tier")
+        _check_word(table, name, tiers, "tier")
     return {name: _some(table, name, places) for name in table.values}
 
 
@@ -71,7 +71,7 @@ def _some(table: Table, key: str, places: Collection[str]) -> frozenset[str]:
     if not words:
         raise table.refuse(key, f"{key}: no place is left")
     for place in words:
-        _known(table, place, places, "place")
+        _check_word(table, place, places, "place")
     return frozenset(words)
 
 
@@ -87,8 +87,8 @@ def _alias(name: str, row: Table, tiers: Collection[str], markings: Collection[s
         raise row.refuse("", "is the name of a tier")
     named = _words(row, "markings", _WORD)
     for marking in named:
-        _known(row, marking, markings, "marking")
-    return _known(row, row.text("tier"), tiers, "tier"), frozenset(named)
+        _check_word(row, marking, markings, "marking")
+    return _check_word(row, row.text("tier"), tiers, "tier"), frozenset(named)
 
 
 def _identifiers(top: Table, markings: Collection[str]) -> tuple[Identifier, ...]:
@@ -100,10 +100,10 @@ def _identifiers(top: Table, markings: Collection[str]) -> tuple[Identifier, ...
             raise row.refuse("name", f"name: {name!r} stands twice")
         if fault := fault_of(pattern):
             raise row.refuse("pattern", f"pattern: {fault}")
-        check = _known(row, row.text("check"), CHECK_RULES, "check rule")
+        check = _check_word(row, row.text("check"), CHECK_RULES, "check rule")
         if check in DIGITS_ONLY and re.search("[A-Z]", pattern):
             raise row.refuse("pattern", f"pattern: the check rule {check} knows no letters")
-        found[name] = Identifier(name, pattern, check, _known(row, row.text("marking"), markings, "marking"))
+        found[name] = Identifier(name, pattern, check, _check_word(row, row.text("marking"), markings, "marking"))
     return tuple(found.values())
 
 
@@ -115,7 +115,7 @@ def _words(table: Table, key: str, form: re.Pattern[str]) -> tuple[str, ...]:
     return words
 
 
-def _known(table: Table, word: str, known: Collection[str], what: str) -> str:
+def _check_word(table: Table, word: str, known: Collection[str], what: str) -> str:
     if word not in known:
         raise table.refuse("", f"unknown {what} {word!r}; known: {', '.join(sorted(known)) or 'none'}")
     return word

@@ -58,7 +58,7 @@ class MemoryStore:
             return _page((each for each in tenants if include_archived or each.archived_ms is None), after, limit)
 
     def put_tenant(self, tenant: Tenant, event: AuditEvent) -> None:
-        with self._changing(event) as number:
+        with self._change(event) as number:
             old = self._tenants.get(tenant.id)
             if old is not None:
                 rules.check_tenant_change(old, tenant)
@@ -88,14 +88,14 @@ class MemoryStore:
             return _page((each for each in self._accounts.values() if each.tenant_id == tenant_id), after, limit)
 
     def put_account(self, account: Account, event: AuditEvent) -> None:
-        with self._changing(event):
+        with self._change(event):
             self.tenant(account.tenant_id)
             if account.id in self._accounts:
                 self.account(account.tenant_id, account.id)
             self._accounts[account.id] = account
 
     def delete_account(self, tenant_id: str, account_id: str, event: AuditEvent) -> None:
-        with self._changing(event) as number:
+        with self._change(event) as number:
             self.account(tenant_id, account_id)
             del self._accounts[account_id]
             for key in self._keys.values():
@@ -121,7 +121,7 @@ class MemoryStore:
             return [self._with_use(key) for key in _page(found, after, limit)]
 
     def put_key(self, key: Key, event: AuditEvent) -> None:
-        with self._changing(event) as number:
+        with self._change(event) as number:
             old = self._keys.get(key.id)
             if old is not None and old.tenant_id != key.tenant_id:
                 raise rules.not_found("key", "key_id")
@@ -167,12 +167,12 @@ class MemoryStore:
         nearest = found[:limit] if before is not None and after is None else found[-limit:]
         return nearest[::-1]
 
-    def setting(self, name: str) -> str | None:
+    def read_setting(self, name: str) -> str | None:
         return self._settings.get(name)
 
     def put_setting(self, name: str, value: str, event: AuditEvent) -> None:
         rules.check_setting(name, value)
-        with self._changing(event):
+        with self._change(event):
             self._settings[name] = value
 
     def lease(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int) -> int:
@@ -257,7 +257,7 @@ class MemoryStore:
         pass
 
     @contextmanager
-    def _changing(self, event: AuditEvent) -> Iterator[int]:
+    def _change(self, event: AuditEvent) -> Iterator[int]:
         """The number of a change; it and its event count if the block, which checks before it changes, ends well."""
         with self._lock:
             if event.id in self._events:

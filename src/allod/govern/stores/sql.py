@@ -63,7 +63,7 @@ class SqlStore(SqlLedger):
 
     def put_tenant(self, tenant: Tenant, event: AuditEvent) -> None:
         """See `TenantStore.put_tenant`."""
-        with self._changing(event) as (run, number):
+        with self._change(event) as (run, number):
             old = [tenant_from(body) for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
             for before in old:
                 rules.check_tenant_change(before, tenant)
@@ -99,7 +99,7 @@ class SqlStore(SqlLedger):
 
     def put_account(self, account: Account, event: AuditEvent) -> None:
         """See `TenantStore.put_account`."""
-        with self._changing(event) as (run, _):
+        with self._change(event) as (run, _):
             _tenant(run, account.tenant_id)
             if run("SELECT 1 FROM accounts WHERE id = :id", id=account.id):
                 _account(run, account.tenant_id, account.id)
@@ -113,7 +113,7 @@ class SqlStore(SqlLedger):
 
     def delete_account(self, tenant_id: str, account_id: str, event: AuditEvent) -> None:
         """See `TenantStore.delete_account`."""
-        with self._changing(event) as (run, number):
+        with self._change(event) as (run, number):
             _account(run, tenant_id, account_id)
             run("DELETE FROM accounts WHERE id = :id", id=account_id)
             for (body,) in run("SELECT body FROM api_keys WHERE account_id = :account_id", account_id=account_id):
@@ -144,7 +144,7 @@ class SqlStore(SqlLedger):
 
     def put_key(self, key: Key, event: AuditEvent) -> None:
         """See `TenantStore.put_key`."""
-        with self._changing(event) as (run, number):
+        with self._change(event) as (run, number):
             old = [key_from(body) for (body,) in run("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
             if any(before.tenant_id != key.tenant_id for before in old):
                 raise rules.not_found("key", "key_id")
@@ -192,8 +192,8 @@ class SqlStore(SqlLedger):
         found = [event_from(body) for (body,) in rows]
         return found[::-1] if is_forwards else found
 
-    def setting(self, name: str) -> str | None:
-        """See `TenantStore.setting`."""
+    def read_setting(self, name: str) -> str | None:
+        """See `TenantStore.read_setting`."""
         with self._transactions.reading() as run:
             rows = run("SELECT value FROM settings WHERE name = :name", name=name)
         return str(rows[0][0]) if rows else None
@@ -201,7 +201,7 @@ class SqlStore(SqlLedger):
     def put_setting(self, name: str, value: str, event: AuditEvent) -> None:
         """See `TenantStore.put_setting`."""
         rules.check_setting(name, value)
-        with self._changing(event) as (run, _):
+        with self._change(event) as (run, _):
             run(
                 "INSERT INTO settings (name, value) VALUES (:name, :value) "
                 "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -210,7 +210,7 @@ class SqlStore(SqlLedger):
             )
 
     @contextmanager
-    def _changing(self, event: AuditEvent) -> Iterator[tuple[Run, int]]:
+    def _change(self, event: AuditEvent) -> Iterator[tuple[Run, int]]:
         """A transaction with the next number of a change, which no other has until this one ends, and its event."""
         with self._transactions.writing() as run:
             [(number,)] = run("UPDATE realm SET changes = changes + 1 RETURNING changes")

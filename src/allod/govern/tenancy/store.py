@@ -161,7 +161,7 @@ class TenantStore(Protocol):
         order; at a time from `since_ms` up to but not including `until_ms`."""
         ...
 
-    def setting(self, name: str) -> str | None:
+    def read_setting(self, name: str) -> str | None:
         """A word of the realm's, such as its budget or how long data is retained."""
         ...
 

@@ -47,11 +47,11 @@ def write_tokenizer(folder: Path, tokens: Sequence[bytes], merges: Sequence[tupl
     """Write both files. `tokens` in the order of their ids, the 256 bytes first; `merges` in the order of learning."""
     symbols = byte_symbols()
 
-    def spelt(token: bytes) -> str:
+    def spell(token: bytes) -> str:
         return "".join(symbols[byte] for byte in token)
 
-    vocabulary = {spelt(token): number for number, token in enumerate(tokens)}
-    pairs = [[spelt(left), spelt(right)] for left, right in merges]
+    vocabulary = {spell(token): number for number, token in enumerate(tokens)}
+    pairs = [[spell(left), spell(right)] for left, right in merges]
     _write(folder / TOKENIZER, _tokenizer(vocabulary, pairs))
     _write(folder / TOKENIZER_CONFIG, _tokenizer_config())
 

@@ -86,7 +86,7 @@ class Chain:
         """The stages that make this."""
         return [stage for stage in self.stages if stage.row.role == role]
 
-    def keeping(self, record: str) -> list[str]:
+    def stages_that_keep(self, record: str) -> list[str]:
         """The stages that keep this record, by name."""
         return [stage.name for stage in self.stages if record in stage.row.records]
 

@@ -126,29 +126,27 @@ def check_release(
             message = str(error) if isinstance(error, OSError) else error.message
             raise VerificationError(message, step=number, name=name) from error
 
-    def passed(detail: str) -> None:
+    def note(detail: str) -> None:
         steps.append(Step(first_step + len(steps), STEPS[len(steps)], detail))
 
     with step():
         files = _check_signature(folder, artefact, public_key)
-        passed(f"{len(files)} files, signed by the models key {public_key.hint[:16]}")
+        note(f"{len(files)} files, signed by the models key {public_key.hint[:16]}")
     with step():
         _check_weights(artefact, files)
-        passed(f"{artefact.name} {artefact.artefact_digest}")
+        note(f"{artefact.name} {artefact.artefact_digest}")
     with step():
         chain = read_chain(folder)
         check_artefact(chain, artefact)
         _check_logged(chain, trainings)
-        passed(" → ".join(stage.name for stage in chain.stages) + f", {chain.root}")
+        note(" → ".join(stage.name for stage in chain.stages) + f", {chain.root}")
     with step():
         num_records = _check_records(chain, files)
         _check_evaluation(folder, chain)
-        passed(f"{num_records} files are what their stages made")
+        note(f"{num_records} files are what their stages made")
     with step():
         _check_sources(folder, chain)
-        passed(
-            ", ".join(f"{source['name']} ({source['licence']}, {source['jurisdiction']})" for source in chain.sources)
-        )
+        note(", ".join(f"{source['name']} ({source['licence']}, {source['jurisdiction']})" for source in chain.sources))
     return CheckedRelease(folder, artefact, chain, files, tuple(steps))
 
 
@@ -208,7 +206,7 @@ def _check_records(chain: Chain, files: dict[str, str]) -> int:
             raise Invalid(f"{name} is not what the stage {stage.name} made")
         num_records += 1
     for record in (SOURCES_FILE, INDEX_FILE, DOCUMENTS_FILE, EVALUATION_FILE):
-        for stage_name in chain.keeping(record):
+        for stage_name in chain.stages_that_keep(record):
             if f"{LINEAGE}/{stage_name}/{record}" not in files:
                 raise Invalid(f"{stage_name}/{record} is missing")
     return num_records
@@ -216,7 +214,7 @@ def _check_records(chain: Chain, files: dict[str, str]) -> int:
 
 def _check_evaluation(folder: Path, chain: Chain) -> None:
     """The evaluation that is kept must be of the weights that were learnt last."""
-    (stage,) = chain.keeping(EVALUATION_FILE)
+    (stage,) = chain.stages_that_keep(EVALUATION_FILE)
     data = read_plain_file(folder / LINEAGE / stage / EVALUATION_FILE, limit_bytes=MAX_LIST_BYTES)
     try:
         evaluated = json.loads(data)["weights"]

@@ -91,14 +91,14 @@ def _int_80(target: Target) -> None:
     ctypes.memmove(page + 128, payload, len(payload))
     call = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint] * 4)(page)
 
-    def checked(result: int) -> int:
+    def check(result: int) -> int:
         if result < 0:
             raise OSError(-result, f"int 0x80: {os.strerror(-result)}")
         return result
 
-    sock = checked(call(_I386_SOCKET, socket.AF_INET, socket.SOCK_STREAM, 0))
-    checked(call(_I386_CONNECT, sock, page + 64, len(address)))
-    checked(call(_I386_WRITE, sock, page + 128, len(payload)))
+    sock = check(call(_I386_SOCKET, socket.AF_INET, socket.SOCK_STREAM, 0))
+    check(call(_I386_CONNECT, sock, page + 64, len(address)))
+    check(call(_I386_WRITE, sock, page + 128, len(payload)))
 
 
 def _x32(target: Target) -> None:

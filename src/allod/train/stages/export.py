@@ -56,7 +56,7 @@ def run(work: StageTask) -> StageFacts:
     _write_set(work, network, tokenizer, keys)
     trial = _trial(work, network, tokenizer)
     files = [_export(work, trial, kind, keys) for kind in kinds_of(recipe)]
-    (work.output / EXPORT).write_bytes(canonical_json(trial.told(files)) + b"\n")
+    (work.output / EXPORT).write_bytes(canonical_json(trial.report(files)) + b"\n")
     return {
         "bits_per_token": trial.bits,
         **{f"bits_per_token_{file['kind']}": str(file["bits_per_token"]) for file in files},
@@ -85,7 +85,7 @@ class _Trial:
     def bits(self) -> float:
         return fmean(self.surprises)
 
-    def told(self, files: list[dict[str, JsonValue]]) -> dict[str, JsonValue]:
+    def report(self, files: list[dict[str, JsonValue]]) -> dict[str, JsonValue]:
         """What `export.json` says."""
         return {
             "files": files,

@@ -30,7 +30,7 @@ class Retention:
     def project(self, asked: AdminRequest, project_id: str) -> Json:
         """`GET projects/{id}/data_retention`."""
         tenant = self._store.tenant(project_id)
-        return {"object": "project.data_retention", "type": self._store.setting(_name(tenant.id)) or ZERO}
+        return {"object": "project.data_retention", "type": self._store.read_setting(_name(tenant.id)) or ZERO}
 
     def update_project(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}/data_retention`."""

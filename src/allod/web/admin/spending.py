@@ -77,7 +77,7 @@ class Spending:
         self._store.put_setting(ORGANIZATION_MICROS, "" if micros is None else str(micros), event)
 
     def _organization_micros(self) -> int | None:
-        word = self._store.setting(ORGANIZATION_MICROS)
+        word = self._store.read_setting(ORGANIZATION_MICROS)
         return int(word) if word else None
 
     def _show(self, whose: str, micros: int | None, spent: Totals) -> Json:

@@ -41,7 +41,7 @@ class OpenAI:
         asked = read.read_chat(body)
         await give_way_if_long(body)
         request = self._request(call, asked.chat, body)
-        served = self._gateway.served(_caller(call), asked.chat.model)
+        served = self._gateway.find_served(_caller(call), asked.chat.model)
         info = self._gateway.engine_of(served.name).info
         writer = write.AnswerWriter(
             id=f"chatcmpl-{call.id}",
