@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from allod.core.errors import Invalid
-from allod.core.nations.places import RESERVED, fault_of_place
 from allod.core.nations.profile import read_nation
+from allod.core.places import RESERVED, fault_of_place
 from allod.fleet.site_profile import read_site
 from allod.govern.policy.claims import parse_claim
 from allod.govern.tenancy.keys import default_label

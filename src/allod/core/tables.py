@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 from allod.core.errors import Invalid
-from allod.core.nations.places import fault_of_place
+from allod.core.places import fault_of_place
 
 _Part = TypeVar("_Part")
 

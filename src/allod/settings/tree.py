@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
-from allod.core.nations.places import fault_of_place
+from allod.core.places import fault_of_place
 from allod.core.tables import Complaint, Table
 from allod.govern.metering.prices import Prices
 from allod.settings.environment import default_home

@@ -14,7 +14,7 @@ from typing import Any
 
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Identifier
-from allod.core.nations.places import fault_of_place
+from allod.core.places import fault_of_place
 from allod.core.shown_text import is_plain
 
 MAX_SOURCES = 64

@@ -2,6 +2,5 @@
 
 nation.py               tiers, markings, places and purposes
 profile.py              the strict reading of a profile
-places.py               ISO 3166 codes
 identifier_patterns.py  what a pattern that finds identifiers may be made of
 """

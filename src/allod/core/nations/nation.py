@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
 from allod.core.labels import ANY, Label, Tier
-from allod.core.nations.places import fault_of_place
+from allod.core.places import fault_of_place
 
 # The check-digit rules that a profile may name; `govern.identifiers.CHECKS` holds one function for each.
 CHECK_RULES = frozenset({"format", "luhn", "mod11", "mod97"})

@@ -15,7 +15,7 @@ from allod.core.errors import Invalid
 from allod.core.labels import ANY, Tier
 from allod.core.nations.identifier_patterns import fault_of
 from allod.core.nations.nation import CHECK_RULES, DIGITS_ONLY, Identifier, Marking, Nation
-from allod.core.nations.places import PLACE, fault_of_place
+from allod.core.places import PLACE, fault_of_place
 from allod.core.tables import Complaint, Table
 
 MAX_WORDS = 64  # of one kind; as many as a list in a receipt holds

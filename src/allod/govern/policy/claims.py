@@ -26,7 +26,7 @@ from allod.core.digests import is_digest
 from allod.core.errors import Invalid
 from allod.core.labels import is_within
 from allod.core.nations.nation import Nation
-from allod.core.nations.places import fault_of_place
+from allod.core.places import fault_of_place
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.core.times import span_ms
 
