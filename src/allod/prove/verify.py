@@ -81,27 +81,27 @@ def verify(bundle: bytes, trust: Trust, now_ms: int | None = None) -> Report:
     Raises VerificationError, which carries the number and the name of the step that failed.
     """
     progress = _Steps()
-    with progress.step():
+    with progress.step():  # 1 bundle
         parsed = parse_bundle(bundle)
         note = parse_note(parsed.proof.note)
         head = TreeHead.of(note)
         progress.pass_step(f"{len(bundle)} bytes")
-    with progress.step():
+    with progress.step():  # 2 log
         key = _log_that_signed(note, head, trust)
         progress.pass_step(f"tree head of size {head.size} signed by {key.name}")
-    with progress.step():
+    with progress.step():  # 3 witnesses
         times = _cosignatures(note, head, trust)
         progress.pass_step(_check_quorum(times, trust))
-    with progress.step():
+    with progress.step():  # 4 inclusion
         _check_inclusion(parsed, head)
         progress.pass_step(f"entry {parsed.proof.index} of {head.size}")
-    with progress.step():
+    with progress.step():  # 5 statement
         statement = check_statement(parsed.statement)
         progress.pass_step(f"{statement.kind} {statement.id}")
-    with progress.step():
+    with progress.step():  # 6 opening
         opened = _check_opening(parsed.opening, statement)
         progress.pass_step(_detail_of_opening(parsed.opening, opened))
-    with progress.step():
+    with progress.step():  # 7 times
         witnessed_ms = _quorum_time_ms(times, trust)
         progress.pass_step(_check_times(statement, witnessed_ms, now_ms))
     level = "logged" if trust.quorum is None else "witnessed"

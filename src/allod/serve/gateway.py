@@ -89,20 +89,20 @@ class Gateway:
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
         chat, prepared = await self._prepare(caller, request)
-        request = await self._label(request)
-        async with await self._accept(caller, request, prepared, _schemas_of(chat, prepared)) as work:
-            engine, salt = self.engine_of(prepared.model), self._salt(request)
-            completion = await engine.complete(prepared, salt=salt, tally=work.tally)
+        request = await self._label(request)  # 3
+        async with await self._accept(caller, request, prepared, _schemas_of(chat, prepared)) as work:  # 4, 5
+            engine, salt = self.engine_of(prepared.model), self._salt(request)  # 6
+            completion = await engine.complete(prepared, salt=salt, tally=work.tally)  # 7
             work.note_counted(completion.usage)
             completion = await self._interpret(work, chat, prepared, completion)
         await give_way_if_long(request.body)
-        await work.record(completion.committed_bytes(), completion.finish)
+        await work.record(completion.committed_bytes(), completion.finish)  # 9
         return Labelled(completion, request.label)
 
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Pieces | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
         chat, prepared = await self._prepare(caller, request)
-        request = await self._label(request)
+        request = await self._label(request)  # 3
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
 
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
@@ -114,12 +114,12 @@ class Gateway:
             )
         for text in embed.texts:
             self._check_length(embed.model, (text,), param="input")
-        request = await self._label(request)
-        async with await self._accept(caller, request, embed) as work:
-            made = await self.engine_of(embed.model).embed(embed, tally=work.tally)
+        request = await self._label(request)  # 3
+        async with await self._accept(caller, request, embed) as work:  # 4, 5
+            made = await self.engine_of(embed.model).embed(embed, tally=work.tally)  # 6, 7
             work.note_counted(made.usage)
         body = write(made)
-        await work.record(body, "stop")
+        await work.record(body, "stop")  # 9
         return Labelled(body, request.label)
 
     async def _stream(
@@ -128,17 +128,17 @@ class Gateway:
         completion = None
         salt = self._salt(request)
         async with (
-            await self._accept(caller, request, prepared, _schemas_of(chat, prepared)) as work,
-            aclosing(self._pieces(chat, prepared, work, salt)) as pieces,
+            await self._accept(caller, request, prepared, _schemas_of(chat, prepared)) as work,  # 4, 5
+            aclosing(self._pieces(chat, prepared, work, salt)) as pieces,  # 6, 7
         ):
             async for item in pieces:
                 if isinstance(item, Completion):
                     completion = item
                 else:
                     work.note_sent(item)
-                    yield item
+                    yield item  # 8
         completion = cast(Completion, completion)
-        await work.record(completion.committed_bytes(), completion.finish)
+        await work.record(completion.committed_bytes(), completion.finish)  # 9
         yield completion
 
     async def _label(self, request: Request) -> Request:
