@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from allod.core.canonical import canonical_json, digest_of, sha256_hex
+from allod.core.canonical import canonical_json, digest_of
+from allod.core.digests import sha256_hex
 from allod.core.statements.policy import PolicyVersion, policy_statement
 
 TEXT = '@id("all")\n@reason("Whoever holds a key may ask.")\npermit (principal, action, resource);\n'

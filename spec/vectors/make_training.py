@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from allod.core.canonical import canonical_json, sha256_hex
+from allod.core.canonical import canonical_json
+from allod.core.digests import sha256_hex
 from allod.core.statements.training import (
     TRAINING_V1,
     artefact_statement,

@@ -76,7 +76,7 @@ class Stepping:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.step_ms = 0
         clock = Clock(None, wall_ms=lambda: now_ms() + self.step_ms)
-        patch.setattr(training, "believed_clock", lambda settings: clock)
+        patch.setattr(training, "clock_of_realm", lambda settings: clock)
 
     def forward(self, *_: object) -> None:
         self.step_ms = DAY_MS
