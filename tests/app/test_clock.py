@@ -14,7 +14,7 @@ import pytest
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import open_policies
 from allod.app.gateway.clock import NUM_LAST, Acceptances, Clock, ClockBounds, clock_of_realm, last_time_ms, running_ms
-from allod.app.home import load_settings
+from allod.app.home import Home, load_settings
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.clock import ClockAccepted, check_clock_statement, clock_statement
 from allod.core.statements.policy import POLICY
@@ -249,3 +249,13 @@ def test_beside_no_log_every_clock_is_believed(settings: Settings) -> None:
     (settings.home / "keys").mkdir()
     (settings.home / "keys" / "artefacts.key").touch()
     assert clock_of_realm(settings).now_ms() > 0
+
+
+def test_who_only_reads_makes_no_key(tmp_path: Path) -> None:
+    """The clock watches acceptances four times a second: where the log was never begun, or was taken away with all
+    that was kept of it, no key appears by that."""
+    settings = load_settings(home=tmp_path / "home")
+    with pytest.raises(Invalid) as caught:
+        ArtefactsLog(settings).read(lambda number, entry: None)
+    assert caught.value.code == "no_log"
+    assert not Home(settings.home).artefacts_key.exists()

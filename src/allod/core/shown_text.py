@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from unicodedata import normalize
 
-# C0, DEL and C1 controls; line and paragraph separators; surrogates; and what turns a line round: the bidirectional
-# marks, embeddings, overrides and isolates, and the byte order mark.
-_DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+# C0, DEL and C1 controls; line and paragraph separators; bidirectional embeddings, overrides and isolates; surrogates.
+_DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# The bidirectional marks and the byte order mark: others' text may have them, and what was kept of it stays readable.
+_MARKS = re.compile("[\u061c\u200e\u200f\ufeff]")
 
 # What Unicode calls Default_Ignorable_Code_Point: a reader sees nothing of it.
 _INVISIBLE = re.compile(
@@ -28,6 +30,11 @@ def fold(name: str) -> str:
 def is_plain(text: str) -> bool:
     """Whether `text` is one line that looks like what it says."""
     return _DECEIVING.search(text) is None
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is such a line, and without the marks that a name has no use for."""
+    return is_plain(name) and _MARKS.search(name) is None
 
 
 def make_plain(text: str, *, limit: int) -> str:

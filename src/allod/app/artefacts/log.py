@@ -85,6 +85,8 @@ class ArtefactsLog:
         Invalid: (`no_log`), (`log_damaged`) or (`bad_bundle`) for a log that does not verify, or was put back,
         (`key_gone`) where its key is.
         """
+        if not self.has_history:  # nor is a key made for what only reads
+            raise Invalid("there is no log here", code="no_log")
         key = self.key
         last = [] if self._last_read is None else [self._last_read]
         read = read_log(self._directory, key, visit, known=[*last, *heads_of_bundles(self.home, key)])

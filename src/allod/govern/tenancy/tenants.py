@@ -15,7 +15,7 @@ from hashlib import sha256
 from allod.core.canonical import MAX_SAFE_INTEGER, JsonValue, canonical_json, check_canonical
 from allod.core.digests import is_hex
 from allod.core.errors import Invalid
-from allod.core.shown_text import is_plain
+from allod.core.shown_text import is_plain_name
 from allod.core.statements.shapes import LAST_MS, MAX_AMOUNT, MAX_TOKENS, is_id
 
 LOCAL = "local"  # the tenant that is there from the first start
@@ -268,7 +268,7 @@ def check_name(name: str) -> str:
 
     No field's check, so that what was named before the rule can still be read, listed and ended.
     """
-    if not is_plain(name) or not name.strip():
+    if not is_plain_name(name) or not name.strip():
         raise Invalid("name must be text that can be seen, without control characters", param="name")
     return name
 
