@@ -68,7 +68,7 @@ class Steps:
         model = Model("m", self.nation.lowest, "Apache-2.0", "GB", informative=True)
         site = PolicySite("north", "GB", self.nation.tiers[0], "sealed")
         policy = load_policy(default_text(), self.nation)
-        self.controls = Controls(policy=policy, nation=self.nation, model=model, site=lambda: site)
+        self.controls = Controls(policy=policy, nation=self.nation, models=[model], site=lambda name: site)
         self.allowance = Allowance(Quotas(self.store, gateway="a"), Prices())
         self.admission = Admission(num_running=64, num_waiting=256)
         chat = Chat("m", ({"role": "user", "content": TEXT},), Sampling(seed=1, max_tokens=100))

@@ -24,7 +24,7 @@ class Office:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self.shares = Shares(self.store, model="m")
+        self.shares = Shares(self.store, models=["m"])
         self.num_charged = 0
 
     def event(self) -> AuditEvent:

@@ -171,8 +171,8 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
         controls = Controls(
             policy=opened.policy,
             nation=opened.nation,
-            model=Model("m", opened.nation.lowest),
-            site=lambda: PolicySite("local", "ZZ", opened.tier, "none"),
+            models=[Model("m", opened.nation.lowest)],
+            site=lambda model: PolicySite("local", "ZZ", opened.tier, "none"),
         )
         allowance = Allowance(seen.quotas, Prices())
         upkeep = Upkeep(seen, keys=keys, controls=controls, allowance=allowance)

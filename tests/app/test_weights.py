@@ -11,10 +11,10 @@ from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes,
 
 from allod.app.gateway import engine_seal
 from allod.app.gateway.engine import replica_options
-from allod.app.gateway.weights import A_RELEASE, prepare_weights
+from allod.app.gateway.weights import A_RELEASE, check_memory, prepare_all, prepare_weights
 from allod.app.home import Home, load_settings
 from allod.app.training.release import Released, release
-from allod.core.errors import Invalid, VerificationError
+from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.model.store import silent
 from allod.seal.launch import SealOptions
 from allod.settings.files import load_catalogue
@@ -184,3 +184,34 @@ def test_an_adapter_is_no_model_by_itself(settings: Settings, tmp_path: Path) ->
     file.write_bytes(gguf_bytes({"general.architecture": "llama", "general.type": "adapter"}, is_model=False))
     with pytest.raises(Invalid, match="no model by itself"):
         prepare_weights(serving(settings, str(file)), silent)
+
+
+def test_several_models_are_prepared_in_their_order(settings: Settings, tmp_path: Path) -> None:
+    """The first stands for the gateway; none is named twice, and none beside the first is chosen by itself."""
+    files = [tmp_path / f"{name}.gguf" for name in ("one", "two")]
+    for file in files:
+        file.write_bytes(gguf_bytes({"general.architecture": "llama", "general.name": file.stem}))
+    names = [str(file) for file in files]
+    prepared = prepare_all(several(settings, *names), silent)
+    assert [weights.served.name for weights in prepared if weights] == ["one", "two"]
+    with pytest.raises(Invalid) as caught:
+        prepare_all(several(settings, names[0], names[0]), silent)
+    assert caught.value.code == "model_name"
+    with pytest.raises(Invalid) as caught:
+        load_settings({"model.name": names[0], "model.others": ("auto",)}, home=settings.home)
+    assert caught.value.param == "model.others"
+
+
+def test_models_that_do_not_fit_together_are_refused_before_a_start(tmp_path: Path) -> None:
+    """By what the kernel says is available; where it says nothing, nothing is refused."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16000 kB\nMemAvailable:    1000 kB\n")
+    check_memory(1000 << 10, meminfo)
+    with pytest.raises(Unavailable) as caught:
+        check_memory((1000 << 10) + 1, meminfo)
+    assert caught.value.code == "memory_short"
+    check_memory(1 << 60, tmp_path / "nothing")
+
+
+def several(settings: Settings, first: str, *others: str) -> Settings:
+    return replace(settings, model=replace(settings.model, name=first, others=others))

@@ -34,6 +34,7 @@ from allod.serve.controls import Controls
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Answered as Recorded
 from allod.serve.recorder import Recorder
+from allod.serve.router import Candidate, Router
 from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
 from allod.settings.files import load_nation
@@ -189,19 +190,18 @@ def front(tmp_path: Path) -> MakeFront:
         quotas, keys = Quotas(MemoryStore(), gateway="a"), KeyRing(NATION, monotonic_s=lambda: 0.0)
         keys.refresh(MemoryStore())
         gateway = Gateway(
-            model=SERVED,
-            adapters=adapters,
+            router=Router([Candidate(engine, (SERVED, *adapters), admission)]),
             keys=keys,
             controls=Controls(
                 policy=POLICY,
                 nation=NATION,
-                model=Model("m", NATION.lowest),
-                adapters=[Model(each.name, NATION.label(each.tier, markings=each.markings)) for each in adapters],
-                site=lambda: PolicySite("north", "GB", NATION.tiers[0], engine.info.seal),
+                models=[
+                    Model("m", NATION.lowest),
+                    *(Model(each.name, NATION.label(each.tier, markings=each.markings)) for each in adapters),
+                ],
+                site=lambda model: PolicySite("north", "GB", NATION.tiers[0], engine.info.seal),
             ),
             allowance=Allowance(quotas, PRICES),
-            engine=engine,
-            admission=admission,
             recorder=recorder,
             salt_secret=bytes(32),
             judge=Judge(),

@@ -26,7 +26,7 @@ SITE = PolicySite("north", "GB", NATION.tiers[0], "sealed")
 
 
 def controls(model: Label = NATION.lowest, site: PolicySite = SITE) -> Controls:
-    return Controls(policy=POLICY, nation=NATION, model=Model("m", model), site=lambda: site)
+    return Controls(policy=POLICY, nation=NATION, models=[Model("m", model)], site=lambda name: site)
 
 
 def labelled(text: str, declared: Label = NATION.lowest, model: Label = NATION.lowest) -> Label:
@@ -152,8 +152,8 @@ def test_the_site_is_looked_at_for_each_decision() -> None:
     made = Controls(
         policy=POLICY,
         nation=NATION,
-        model=Model("m", NATION.lowest),
-        site=lambda: replace(SITE, seal=seals.pop(0)),
+        models=[Model("m", NATION.lowest)],
+        site=lambda model: replace(SITE, seal=seals.pop(0)),
     )
     sensitive = NATION.label(markings=["SENSITIVE"])
     assert [made.decide(CALLER, "chat", sensitive).permitted for _ in range(2)] == [True, False]
@@ -173,7 +173,7 @@ def test_a_decision_is_remembered_for_the_very_same_question(what: str) -> None:
     sites = [SITE]
     other = Model("other", NATION.lowest)
     made = Controls(
-        policy=POLICY, nation=NATION, model=other, site=lambda: sites[0], adapters=[Model("m", NATION.lowest)]
+        policy=POLICY, nation=NATION, models=[other, Model("m", NATION.lowest)], site=lambda model: sites[0]
     )
     made.policy = Noting()  # type: ignore[assignment]
     for _ in range(3):

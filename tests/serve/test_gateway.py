@@ -138,7 +138,7 @@ async def test_the_steps_come_in_the_order_of_their_numbers(
             (gateway.recorder, "prepare"),
             (gateway.controls, "decide"),
             (gateway.allowance, "hold"),
-            (gateway.admission, "turn"),
+            (gateway.router.first.admission, "turn"),
             (engine, generate),
             (gateway.allowance, "settle"),
             (gateway.recorder, "record_answer"),
@@ -166,7 +166,7 @@ async def test_what_the_model_was_made_from_is_decided_on(front: MakeFront, ask:
     """A harmless question to a model that learned from SECRET texts is a SECRET one."""
     engine = ScriptedEngine("x")
     async with front(engine) as made:
-        made.gateway.controls.model = Model("m", NATION.label("SECRET"))
+        made.gateway.controls.models["m"] = Model("m", NATION.label("SECRET"))
         with pytest.raises(Denied, match="above-accreditation"):
             await ask(made.gateway, request())
         (statement,) = await made.receipts()
@@ -179,8 +179,8 @@ async def test_an_answers_label_covers_all_that_went_into_it(front: MakeFront, w
     model = NATION.label(markings=["COMMERCIAL"], jurisdictions=["GB"])
     expected = declared.join(model).join(NATION.label(markings=["PERSONAL DATA"]))
     async with front(ScriptedEngine("x")) as made:
-        made.gateway.controls.model = Model("m", model)
-        made.gateway.controls.site = lambda: PolicySite("north", "GB", NATION.tiers[-1], "sealed")
+        made.gateway.controls.models["m"] = Model("m", model)
+        made.gateway.controls.site = lambda model: PolicySite("north", "GB", NATION.tiers[-1], "sealed")
         label = await way(made.gateway, CALLER, about_a_person(label=declared))
         (statement,) = await made.receipts()
     assert label == expected
@@ -196,7 +196,11 @@ async def test_while_a_control_is_in_doubt_nothing_is_done(front: MakeFront, ask
         for asked in (request(), request(tier="SECRET")):
             with pytest.raises(Unavailable, match="behind"):
                 await ask(gateway, asked)
-        assert (gateway.admission.inside, gateway.admission.snapshot(), engine.asked) == (0, [], [])
+        assert (gateway.router.first.admission.inside, gateway.router.first.admission.snapshot(), engine.asked) == (
+            0,
+            [],
+            [],
+        )
         gateway.controls.report("ledger", None)
         await ask(gateway, request(id="r2"))
         assert [statement.id for statement in await made.receipts()] == ["r2"]
@@ -209,7 +213,7 @@ async def test_what_is_forbidden_is_refused_though_the_line_is_full(front: MakeF
     """4 before 5: who may not ask hears so whatever the load, and takes nobody's place."""
     engine = ScriptedEngine("x")
     async with front(engine, num_running=1, num_waiting=0) as made:
-        async with made.gateway.admission.turn("other"):
+        async with made.gateway.router.first.admission.turn("other"):
             with pytest.raises(Denied) as caught:
                 await ask(made.gateway, request(tier="SECRET"))
         (statement,) = await made.receipts()
@@ -269,7 +273,7 @@ async def test_a_reached_limit_leaves_no_receipt_and_takes_no_turn(front: MakeFr
         for number in range(3):
             with pytest.raises(Unavailable) as caught:
                 await way(made.gateway, caller, request(id=f"no{number}"))
-            assert (caught.value.code, made.gateway.admission.inside) == ("rate_limited", 0)
+            assert (caught.value.code, made.gateway.router.first.admission.inside) == ("rate_limited", 0)
             assert caught.value.retry_after_s
         assert [statement.id for statement in await made.receipts()] == ["r1"]
     assert len(engine.asked) == 1
@@ -280,7 +284,7 @@ async def test_a_limit_is_met_before_the_line(front: MakeFront, way: Way) -> Non
     async with front(ScriptedEngine("x"), num_running=1, num_waiting=0) as made:
         caller = limited(requests_per_minute=1)
         await way(made.gateway, caller, request())
-        async with made.gateway.admission.turn("other"):
+        async with made.gateway.router.first.admission.turn("other"):
             with pytest.raises(Unavailable) as caught:
                 await way(made.gateway, caller, request())
     assert caught.value.code == "rate_limited"
@@ -290,7 +294,7 @@ async def test_who_finds_the_line_full_keeps_its_limit(front: MakeFront, way: Wa
     """What was held for a turn that never came is given back: the one request of the minute is still there."""
     async with front(ScriptedEngine("x"), num_running=1, num_waiting=0) as made:
         caller = limited(requests_per_minute=1, concurrent=1)
-        async with made.gateway.admission.turn("other"):
+        async with made.gateway.router.first.admission.turn("other"):
             for _ in range(3):
                 with pytest.raises(Unavailable, match="too many requests are waiting"):
                     await way(made.gateway, caller, request())
@@ -321,7 +325,7 @@ async def test_the_turn_is_the_callers_tenants(front: MakeFront, way: Way) -> No
         caller = replace(CALLER, tenant=replace(CALLER.tenant, weight=7, priority=1))
         asking = asyncio.create_task(way(made.gateway, caller, request()))
         await until(lambda: len(engine.asked) == 1)
-        (standing,) = made.gateway.admission.snapshot()
+        (standing,) = made.gateway.router.first.admission.snapshot()
         assert (standing.tenant, standing.weight, standing.priority) == ("local", 7, 1)
         engine.gate.set()
         await asking
@@ -331,7 +335,7 @@ async def test_an_overloaded_request_leaves_no_receipt(front: MakeFront, ask: As
     """Nothing was done for it, so there is nothing to prove; it is told when to come back."""
     engine = ScriptedEngine("x")
     async with front(engine, num_running=1, num_waiting=0) as made:
-        async with made.gateway.admission.turn("other"):
+        async with made.gateway.router.first.admission.turn("other"):
             with pytest.raises(Unavailable) as caught:
                 await ask(made.gateway, request())
         assert await made.receipts() == []
@@ -342,13 +346,13 @@ async def test_an_overloaded_request_leaves_no_receipt(front: MakeFront, ask: As
 async def test_who_leaves_the_line_leaves_no_receipt(front: MakeFront, ask: Ask) -> None:
     """A client that goes before its turn has come had no answer begun."""
     async with front(ScriptedEngine("x"), num_running=1) as made:
-        async with made.gateway.admission.turn("other"):
+        async with made.gateway.router.first.admission.turn("other"):
             asking = asyncio.create_task(ask(made.gateway, request()))
-            await until(lambda: made.gateway.admission.inside == 2)
+            await until(lambda: made.gateway.router.first.admission.inside == 2)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-        assert made.gateway.admission.inside == 0
+        assert made.gateway.router.first.admission.inside == 0
         assert await made.receipts() == []
 
 
@@ -360,7 +364,7 @@ async def test_every_end_gives_the_turn_back(front: MakeFront, ask: Ask, error: 
         for number in range(3):
             with suppress(AllodError):
                 await ask(made.gateway, request(id=f"r{number}"))
-        assert made.gateway.admission.inside == 0
+        assert made.gateway.router.first.admission.inside == 0
     assert len(engine.asked) == 3
 
 
@@ -408,7 +412,7 @@ async def test_salts_differ_by_tenant_and_by_label(front: MakeFront, ask_chat: A
     """What one tenant asked speeds up nobody else, and nothing under another label: also one that the text made."""
     engine = ScriptedEngine("x")
     async with front(engine) as made:
-        made.gateway.controls.site = lambda: PolicySite("north", "GB", NATION.tiers[-1], "sealed")
+        made.gateway.controls.site = lambda model: PolicySite("north", "GB", NATION.tiers[-1], "sealed")
         for asked in (
             request(id="r0"),
             request(chat(messages=({"role": "user", "content": "What else?"},)), id="r1"),

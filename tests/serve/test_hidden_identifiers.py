@@ -21,8 +21,8 @@ from allod.web.openai.read import read_chat
 CONTROLS = Controls(
     policy=POLICY,
     nation=NATION,
-    model=Model("echo", NATION.lowest),
-    site=lambda: PolicySite("north", "GB", NATION.tiers[0], "sealed"),
+    models=[Model("echo", NATION.lowest)],
+    site=lambda model: PolicySite("north", "GB", NATION.tiers[0], "sealed"),
 )
 
 

@@ -359,7 +359,7 @@ async def test_new_requests_are_refused_during_a_restart_and_those_in_line_are_a
     ):
         await anext(running)
         waiting = asyncio.create_task(answered(made.gateway, request(saying("hello"), id="r2")))
-        await until(lambda: made.gateway.admission.inside == 2)
+        await until(lambda: made.gateway.router.first.admission.inside == 2)
         os.kill(process_of(replica).pid, signal.SIGKILL)
         await until(lambda: replica.process is None)
         for ask in (answered, streamed_by, embedded):

@@ -68,7 +68,7 @@ class Desk:
             charged.prompt_tokens,
             charged.completion_tokens,
         )
-        (standing,) = self.front.gateway.admission.snapshot()
+        (standing,) = self.front.gateway.router.first.admission.snapshot()
         assert standing.service == cost_of(charged.prompt_tokens, charged.completion_tokens)
         return charged
 

@@ -74,7 +74,7 @@ class Desk:
 
     @property
     def admission(self) -> Admission:
-        return self.front.gateway.admission
+        return self.front.gateway.router.first.admission
 
     async def work(self, asked: Request | None = None) -> Execution:
         """Work that is accepted and has not begun."""

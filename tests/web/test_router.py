@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from allod.web.http.router import Router
+from allod.web.http.router import PathRouter
 
-ROUTER = Router(
+ROUTER = PathRouter(
     {
         ("GET", "/things/{*}"): "anything",
         ("POST", "/things/{*}"): "any change",
@@ -63,6 +63,6 @@ def test_the_order_of_the_table_decides_nothing() -> None:
     """A rest that comes first hides no other entry."""
     table = {("GET", "/a/{*}"): "rest", ("GET", "/a/{}"): "part", ("GET", "/a/b/{*}"): "deeper", ("GET", "/a/b"): "b"}
     for entries in (table, dict(reversed(table.items()))):
-        router = Router(entries)
+        router = PathRouter(entries)
         found = [router.find("GET", path)[:2] for path in ("/a/b", "/a/c", "/a/b/c", "/a/c/d")]
         assert found == [("b", ()), ("part", ("c",)), ("deeper", ("c",)), ("rest", ("c/d",))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,3 +99,8 @@ def load_settings(overrides: dict[str, Any] | None = None, *, home: Path | None 
     if not loaded.realm.name:
         loaded = replace(loaded, realm=replace(loaded.realm, name=place.realm_name()))
     return loaded
+
+
+def models_said(names: Sequence[str] | None) -> dict[str, Any]:
+    """What `--model NAME`, said once or more, sets: all that are served, whatever the file says."""
+    return {"model.name": names[0], "model.others": tuple(names[1:])} if names else {}

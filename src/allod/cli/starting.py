@@ -8,21 +8,22 @@ from allod.settings.tree import Settings
 
 
 def get_model(settings: Settings) -> None:
-    """Fetch it, or measure which it is to be, with progress shown. What that takes is loaded only here.
+    """Fetch what is to be served, or measure which it is, with progress shown. What that takes is loaded only here.
 
     Raises before that whatever a gateway of this realm would refuse to start for: another that runs, a damaged log.
     """
     from allod.app.gateway.open_realm import open_realm
-    from allod.app.gateway.weights import prepare_weights
+    from allod.app.gateway.weights import prepare_all
     from allod.cli.progress import show_progress
 
     open_realm(settings).resources.close()
     with show_progress() as progress:
-        prepare_weights(settings, progress)
+        prepare_all(settings, progress)
 
 
 def gateway_command(settings: Settings) -> list[str]:
     """The command line of the gateway's process."""
-    command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}", f"--model={settings.model.name}"]
+    command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}"]
+    command += [f"--model={name}" for name in settings.models]
     command.append(f"--port={settings.server.port}")
     return [*command, "--unsafe-no-seal"] if settings.unsafe_no_seal else command

@@ -5,7 +5,7 @@ A control that cannot be checked says no: without a policy that verifies, or beh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import is_
 from typing import Literal
 
@@ -42,34 +42,35 @@ def _slices(strings: Iterable[str]) -> Iterator[str]:
 
 
 class Controls:
-    """The rules in force at one gateway. `site` is asked each time: a restarted engine may have another seal.
-
-    `adapters` are served over `model`, each by its name; any other name means `model` itself.
-    """
+    """The rules in force at one gateway. `models` are those that it serves, the first of which is meant where none is
+    named. `site` is where a model is served, and asked each time: a restarted engine may have another seal."""
 
     def __init__(
         self,
         *,
         policy: Policy,
         nation: Nation,
-        model: Model,
-        site: Callable[[], PolicySite],
-        adapters: Iterable[Model] = (),
+        models: Sequence[Model],
+        site: Callable[[str], PolicySite],
     ) -> None:
         self.policy = policy
         self.nation = nation
-        self.model = model
-        self.adapters = {adapter.name: adapter for adapter in adapters}
+        self.models = {model.name: model for model in models}
         self.site = site
         self._faults: dict[str, AllodError] = {}
         self._decided: dict[tuple[str, str], tuple[tuple[object, ...], Decision]] = {}
+
+    @property
+    def model(self) -> Model:
+        """What is meant where no model is named."""
+        return next(iter(self.models.values()))
 
     async def label(self, declared: Label, strings: Iterable[str], model: str = "") -> Label:
         """Step 3: what was declared, with the markings that `strings` call for and the model's own label.
 
         A long text, or many, are read in slices, and others have their turn in between.
         """
-        label = declared.join(self.adapters.get(model, self.model).label)
+        label = declared.join((self.models[model] if model else self.model).label)
         for number, text in enumerate(_slices(strings)):
             if number:
                 await give_way()
@@ -97,15 +98,16 @@ class Controls:
         self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = ""
     ) -> PolicyRequest:
         """The question that the policy is asked."""
+        about = self.models[model] if model else self.model
         return PolicyRequest(
             action=action,
             tenant_id=caller.tenant.id,
             key_id=caller.key.id,
             clearance=caller.clearance,
             models=caller.scope.models,
-            model=self.adapters.get(model, self.model),
+            model=about,
             label=label,
-            site=self.site(),
+            site=self.site(about.name),
         )
 
     def check(self) -> None:

@@ -5,7 +5,7 @@
 3 label         what was declared, what the text calls for, the model's     (web) `Controls.label`
 4 decide        permit or forbid by policy; forbid → refusal receipt        `Controls.decide`
 5 admit         quota and budget, then the tenant's fair turn               `Allowance`, `Admission.turn`
-6 route         to the model's engine, and there to a replica that is up    `Gateway.engine_of`, `Engine`
+6 route         to the model's engine, and there to a replica that is up    `Router.route`, `Engine`
 7 generate      in the sealed engine, under the salt of tenant and label    `Engine`
 8 stream        while the answer is collected                               (web)
 9 record        durable first; only then is the answer complete             `Recorder`
@@ -22,17 +22,16 @@ from typing import Literal, cast
 from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Usage
-from allod.core.shown_text import fold
-from allod.engine.engine import Engine, EngineInfo
+from allod.engine.engine import Engine
 from allod.engine.giving_way import give_way_if_long
 from allod.engine.salts import cache_salt
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.serve import tools
-from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.execution import Accepted, Execution
 from allod.serve.recorder import Recorder
+from allod.serve.router import Router
 from allod.serve.schemas.judge import Asked, Judge
 from allod.serve.schemas.size import check_size
 from allod.serve.served_model import ServedModel
@@ -42,49 +41,40 @@ LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
 
 class Gateway:
-    """Answers requests. A `Request` that comes in has passed steps 1 and 2, and carries its declared label.
-
-    `adapters` are served over `model`, each by its name. Raises Invalid (`adapter_not_loaded`) for one that `engine`
-    does not hold as it is described: its answers would be the model's own under another name.
-    """
+    """Answers requests. A `Request` that comes in has passed steps 1 and 2, and carries its declared label."""
 
     def __init__(
         self,
         *,
-        model: ServedModel,
-        adapters: Sequence[ServedModel] = (),
+        router: Router,
         keys: KeyRing,
         controls: Controls,
         allowance: Allowance,
-        engine: Engine,
-        admission: Admission,
         recorder: Recorder,
         salt_secret: bytes,
         judge: Judge,
     ) -> None:
-        self.model = model
-        self.models = {served.name: served for served in (model, *adapters)}
-        _check_adapters(model, adapters, engine.info)
+        self.router = router
         self.keys = keys
         self.controls = controls
         self.allowance = allowance
-        self.engines = (engine,)
-        self._engine_by_model = dict.fromkeys(self.models, engine)
-        self.admission = admission
         self.recorder = recorder
         self.judge = judge
         self._salt_of = lru_cache(maxsize=4096)(partial(cache_salt, salt_secret))
 
-    def check(self) -> None:
-        """Raise Unavailable, with the reason, while no request would be let in. `/readyz` asks this as they do.
+    def check(self, model: str | None = None) -> None:
+        """Raise Unavailable, with the reason, while no request to `model` would be let in; None: to any of the models.
 
         Tenants' keys may be too old, the clock wrong, the log failing, a control unchecked, or the engine lost.
+        `/readyz` asks this as requests do.
         """
         self.keys.check_news()
         self.recorder.check()
         self.controls.check()
-        for engine in self.engines:
-            engine.check_ready()
+        if model is None:
+            self.router.check_ready()
+        else:
+            self.router.route(model).engine.check_ready()
 
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
@@ -195,10 +185,11 @@ class Gateway:
         self, caller: Caller, request: Request, prepared: Chat | Embed, asked: Sequence[Asked] = ()
     ) -> Execution:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
-        self.check()
+        candidate = self.router.route(prepared.model)  # 6, as it is now: all that follows is about this one
+        engine = candidate.engine.info
+        self.check(prepared.model)
         await self.recorder.prepare(request)
         action: Literal["chat", "embed"] = "chat" if isinstance(prepared, Chat) else "embed"
-        engine = self.engine_of(prepared.model).info  # as it is now: all that follows is about this one
         decision = self.controls.decide(caller, action, request.label, prepared.model)
         if not decision.permitted:
             await self.allowance.count_refusal(caller.tenant, request)
@@ -214,19 +205,19 @@ class Gateway:
             raise
         return Execution(
             Accepted(request, caller.tenant, decision, held, engine),
-            admission=self.admission,
+            admission=candidate.admission,
             allowance=self.allowance,
             recorder=self.recorder,
         )
 
     def engine_of(self, model: str) -> Engine:
-        """Step 6: the engine that answers for that model, which is known to be served."""
-        return self._engine_by_model[model]
+        """The engine that answers for that model, which is known to be served."""
+        return self.router.route(model).engine
 
     def models_for(self, caller: Caller) -> dict[str, ServedModel]:
         """The models that this caller's key and tenant may use, by name: it is told of no others."""
         allowed = caller.scope.models
-        return {name: one for name, one in self.models.items() if allowed is None or name in allowed}
+        return {name: served for name, served in self.router.models.items() if allowed is None or name in allowed}
 
     def find_served(self, caller: Caller, name: str) -> ServedModel:
         """The model. To a key that may not use it, it is as one that there is not: no receipt either, nor a charge."""
@@ -280,17 +271,6 @@ class Gateway:
                         continue
                     item, held = held, []
                 yield item
-
-
-def _check_adapters(model: ServedModel, adapters: Sequence[ServedModel], info: EngineInfo) -> None:
-    names = [model.name, *(adapter.name for adapter in adapters)]
-    looks = [fold(name) for name in names]
-    if twice := [name for name in names if looks.count(fold(name)) > 1]:
-        raise Invalid(f"two models are called {twice[0]!r}", code="model_name", hint="give one of them another name")
-    described = {(adapter.name, adapter.digest) for adapter in adapters if adapter.base == model.name}
-    if wrong := described ^ {(each.name, each.digest) for each in info.adapters}:
-        name = min(wrong)[0]
-        raise Invalid(f"{name!r} is no adapter over {model.name!r} that the engine holds", code="adapter_not_loaded")
 
 
 def _schemas_of(chat: Chat, prepared: Chat) -> list[Asked]:

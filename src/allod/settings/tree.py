@@ -20,6 +20,8 @@ from allod.govern.metering.prices import Prices
 from allod.settings.environment import default_home
 from allod.settings.files import read_toml
 
+MAX_OTHERS = 15  # models beside the first
+
 _Tree = TypeVar("_Tree")
 _SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
 
@@ -50,6 +52,7 @@ class ModelOptions:
     """What is served, and what its engine may use."""
 
     name: str = "auto"  # the model to serve: `auto`, one of the catalogue or of one's own, or a GGUF file
+    others: tuple[str, ...] = ()  # models to serve beside it, each in an engine of its own; not `auto`
     slots: int = 4  # requests that the engine works on at once
     context_tokens: int = 4096  # the longest prompt with its answer; at most what the model was made for
     threads: int = 0  # of the engine; 0: physical cores less one, at least one
@@ -81,6 +84,11 @@ class Settings:
     is_private: bool = False  # a gateway for one `allod ask`, announced to nobody else
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The names of all models to serve, the first of which stands for the gateway."""
+        return (self.model.name, *self.model.others)
+
+    @property
     def origin(self) -> str:
         """The receipts log's name."""
         return f"{self.realm.name}/receipts/{self.realm.site}"
@@ -95,7 +103,7 @@ def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None
     settings = Settings(home=home)
     file = home / "allod.toml"
     if file.exists():
-        table = Table(read_toml(file), str(file), _error_of, limit=0)  # no setting is a list
+        table = Table(read_toml(file), str(file), _error_of, limit=MAX_OTHERS)
         settings = replace(settings, **table.read_fields(Settings, only=_SECTIONS))
     for name, value in (overrides or {}).items():
         if value is not None:
@@ -131,6 +139,12 @@ def _check(settings: Settings) -> None:
         "prices.micros_per_1k_completion_tokens": (settings.prices.micros_per_1k_completion_tokens, 0, 10**12),
         "prices.micros_per_engine_second": (settings.prices.micros_per_engine_second, 0, 10**12),
     }
+    if len(settings.model.others) > MAX_OTHERS or "auto" in settings.model.others:
+        raise Invalid(
+            f"model.others names at most {MAX_OTHERS} models, and none of them is auto",
+            code="settings_range",
+            param="model.others",
+        )
     limits |= {
         f"deadlines.{each.name}": (getattr(settings.deadlines, each.name), 1, 86_400) for each in fields(Deadlines)
     }

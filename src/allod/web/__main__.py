@@ -14,7 +14,7 @@ from pathlib import Path
 
 from allod.app.gateway.engine_seal import start_ahead
 from allod.app.gateway.listening import listen
-from allod.app.home import Home, load_settings
+from allod.app.home import Home, load_settings, models_said
 from allod.core.errors import AllodError, exit_status, explain
 from allod.core.telling import tell
 from allod.prove.tlog.begun import check_unlocked
@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m allod.web")
     parser.add_argument("--home", type=Path)
     parser.add_argument("--port", type=int)
-    parser.add_argument("--model")
+    parser.add_argument("--model", action="append")
     parser.add_argument("--unsafe-no-seal", action="store_true", default=None)
     parser.add_argument("--private", action="store_true", default=None)
     words = parser.parse_args()
@@ -44,7 +44,7 @@ def main() -> int:
         settings = load_settings(
             {
                 "server.port": words.port,
-                "model.name": words.model,
+                **models_said(words.model),
                 "unsafe_no_seal": words.unsafe_no_seal,
                 "is_private": words.private,
             },

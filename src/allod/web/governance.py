@@ -56,12 +56,12 @@ class Governance:
     async def shares(self, call: Call) -> None:
         """`GET /v1/governance/shares`: who has turns now, and what each tenant used today of what it may."""
         query = _request_of(call).search("limit")
-        gateway = self._realm.gateway
-        sharing = await self._shares(gateway.admission.snapshot(), limit=query.limit(usual=100), now_ms=call.start_ms)
+        router = self._realm.gateway.router
+        sharing = await self._shares(list(router.snapshots()), limit=query.limit(usual=100), now_ms=call.start_ms)
         answer = {
             "object": "governance.shares",
             "at_ms": call.start_ms,
-            "num_slots": sum(engine.info.slots for engine in gateway.engines),
+            "num_slots": router.num_slots,
             "currency": self._realm.settings.prices.currency,
             "num_tenants": sharing.num_tenants,
             "common_limits": [asdict(limit) for limit in sharing.common],

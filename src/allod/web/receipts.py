@@ -10,6 +10,7 @@ import msgspec
 
 from allod.app.gateway.realm import Realm
 from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.web.admin.query import Query
 from allod.web.http.asgi import Call
 from allod.web.http.errors import retry_after
 from allod.web.http.exchange import JSON, TEXT, Headers
@@ -68,8 +69,11 @@ class Evidence:
         await call.respond(200, data, TEXT if name == "checkpoint" else BINARY)
 
     async def seal(self, call: Call) -> None:
-        """`GET /v1/seal`: the engine's perimeter as the kernel shows it at this moment."""
-        await call.respond(200, msgspec.json.encode(await self._keyed.run(self._realm.seal)))
+        """`GET /v1/seal`: an engine's perimeter as the kernel shows it at this moment; `?model=` says whose."""
+        model = Query(call.query, names=("model",)).text("model")
+        if model is not None and call.caller is not None:
+            self._realm.gateway.find_served(call.caller, model)  # a key is told of no model that it may not use
+        await call.respond(200, msgspec.json.encode(await self._keyed.run(self._realm.seal, model)))
 
 
 class HealthPages:

@@ -21,7 +21,7 @@ def application(realm: Realm) -> Application:
     """Every route; docs/api.md has a sentence for each."""
     settings, gateway = realm.settings, realm.gateway
     metrics = Metrics(
-        requests_inside=lambda: gateway.admission.inside, num_unreadable=lambda: realm.meter.num_unreadable
+        requests_inside=lambda: gateway.router.num_inside, num_unreadable=lambda: realm.meter.num_unreadable
     )
     openai = OpenAI(
         gateway,
@@ -36,8 +36,8 @@ def application(realm: Realm) -> Application:
     admin = Admin(
         realm.store,
         nation=gateway.controls.nation,
-        models=list(gateway.models),
-        embedding_models=[name for name in gateway.models if not gateway.engine_of(name).info.can_chat],
+        models=list(gateway.router.models),
+        embedding_models=[name for name in gateway.router.models if not gateway.engine_of(name).info.can_chat],
         currency=settings.prices.currency,
         take_up_news=realm.take_up_news,
         check_clock=realm.check_clock,

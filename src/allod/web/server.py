@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -18,12 +18,12 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from allod.app.gateway.engine import ECHO_MODEL, Weights
-from allod.app.gateway.realm import Realm, run_realm
+from allod.app.gateway.engine import StartingEngine
+from allod.app.gateway.realm import Realm, Serving, run_realm
 from allod.app.home import Home
 from allod.core.deadlines import Deadlines
 from allod.core.files.whole import write_whole
-from allod.engine.engine import Engine
+from allod.serve.router import Candidate
 from allod.settings.tree import Settings
 from allod.web.http.exchange import WATCH, Watch
 from allod.web.routes import application
@@ -38,15 +38,12 @@ CONTINUE = b"HTTP/1.1 100 "  # how what is no response begins
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def serve(
-    settings: Settings, listener: socket.socket, weights: Weights | None, engine: Engine, started: Awaitable[None]
-) -> None:
-    """Open the realm while the engine starts, then answer until SIGINT or SIGTERM. Raises AllodError when it cannot."""
-    model = weights.served if weights is not None else ECHO_MODEL
-    adapters = tuple(adapter.served for adapter in weights.adapters) if weights is not None else ()
-    async with run_realm(settings, engine, model, adapters) as realm:
-        gc.collect()  # while the engine still reads its weights
-        await started
+async def serve(settings: Settings, listener: socket.socket, engines: Sequence[StartingEngine]) -> None:
+    """Open the realm while the engines start, then answer until SIGINT or SIGTERM. Raises AllodError when it cannot."""
+    async with run_realm(settings, *(Serving(each.engine, each.served) for each in engines)) as realm:
+        gc.collect()  # while the engines still read their weights
+        for each in engines:
+            await each.started
         await answer(realm, listener)
 
 
@@ -296,20 +293,24 @@ def announce(realm: Realm) -> None:
 
 def greet(realm: Realm) -> None:
     """Tell whoever started the gateway what it serves and where."""
-    model = realm.gateway.model
-    over = [each for each in realm.gateway.models.values() if each.base]
     lines = [
-        f"model {model.name} ({model.licence}, {model.owner})",
-        *(f"      {each.name}, an adapter over it ({each.licence}, {each.owner})" for each in over),
-        f"seal  {realm.gateway.engine_of(model.name).info.seal}",
+        *(line for candidate in realm.gateway.router.candidates for line in _lines_of(candidate)),
         f"key   {Home(realm.settings.home).local_key}",
         f"admin {Home(realm.settings.home).admin_key}",
         f"ready {url_of(realm.settings)}",
     ]
-    if not model.informative:
-        lines.insert(1, "      too small to be right: its answers show that everything runs, they are not information")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _lines_of(candidate: Candidate) -> Iterator[str]:
+    model, *adapters = candidate.models
+    yield f"model {model.name} ({model.licence}, {model.owner})"
+    if not model.informative:
+        yield "      too small to be right: its answers show that everything runs, they are not information"
+    for adapter in adapters:
+        yield f"      {adapter.name}, an adapter over it ({adapter.licence}, {adapter.owner})"
+    yield f"seal  {candidate.engine.info.seal}"
 
 
 def url_of(settings: Settings) -> str:

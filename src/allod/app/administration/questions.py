@@ -48,7 +48,7 @@ class Questions:
     def __init__(self, controls: Controls, store: TenantStore, others: Iterable[Model] = ()) -> None:
         self._controls = controls
         self._store = store
-        served = (controls.model, *controls.adapters.values())
+        served = controls.models.values()
         self.models = {model.name: model for model in (*served, *others, *served)}  # the served ones first
 
     def request_for(self, question: Question, now_ms: int) -> PolicyRequest:
@@ -70,7 +70,8 @@ class Questions:
                 hint=f"there are: {', '.join(self.models)}",
             )
         label = caller.label.join(_label_from(question, nation)).join(model.label)
-        return replace(self._controls.request_for(caller, question.action, label), model=model)
+        served = model.name if model.name in self._controls.models else ""
+        return replace(self._controls.request_for(caller, question.action, label, served), model=model)
 
     def _key(self, tenant: Tenant, key_id: str | None, now_ms: int) -> Key:
         if key_id is None:
@@ -91,7 +92,9 @@ def controls_of(settings: Settings, policy: Policy, *, model: str | None = None,
     nation, realm = policy.nation, settings.realm
     tier = nation.tier(realm.tier) if realm.tier else nation.tiers[0]
     site = PolicySite(realm.site, realm.jurisdiction, tier, seal)
-    return Controls(policy=policy, nation=nation, model=_model_to_serve(settings, nation, model), site=lambda: site)
+    return Controls(
+        policy=policy, nation=nation, models=[_model_to_serve(settings, nation, model)], site=lambda name: site
+    )
 
 
 def _model_to_serve(settings: Settings, nation: Nation, wanted: str | None) -> Model:

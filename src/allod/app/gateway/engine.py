@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from allod.app.gateway.engine_seal import SOCKET_DIR_PREFIX, engine_seal
+from allod.app.gateway.engine_seal import ENGINE_LOG, SOCKET_DIR_PREFIX, engine_seal
 from allod.app.gateway.model_choice import ECHO
 from allod.app.home import Home
 from allod.core.canonical import JsonValue, digest_of
@@ -55,6 +55,28 @@ class Weights:
     adapters: tuple[Adapter, ...] = ()
 
 
+class StartingEngine(NamedTuple):
+    """An engine, what it runs (None: nothing, it echoes), and what to await until it is ready to answer."""
+
+    weights: Weights | None
+    engine: Engine
+    started: Awaitable[None]
+
+    @property
+    def served(self) -> tuple[ServedModel, ...]:
+        """Its model, then the adapters over it."""
+        if self.weights is None:
+            return (ECHO_MODEL,)
+        return (self.weights.served, *(adapter.served for adapter in self.weights.adapters))
+
+
+def log_name_of(weights: Weights | None, *, is_first: bool) -> str:
+    """Where an engine's words are kept: one file each, and the first has the name that it has alone."""
+    if is_first or weights is None:
+        return ENGINE_LOG
+    return f"engine-{hex_of(weights.served.digest)[:12]}.log"
+
+
 @asynccontextmanager
 async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenerator[Engine, None]:
     """The engine that the settings name, ready to answer; the echo engine where there are no weights."""
@@ -65,11 +87,11 @@ async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenera
 
 @asynccontextmanager
 async def start_engine(
-    settings: Settings, weights: Weights | None, ahead: Ahead | None = None
+    settings: Settings, weights: Weights | None, ahead: Ahead | None = None, *, log_name: str = ENGINE_LOG
 ) -> AsyncGenerator[tuple[Engine, Awaitable[None]], None]:
     """The same while it starts, and what to await until it is ready to answer. Its `info` lacks the seal.
 
-    Its process may have been started `ahead`.
+    Its process may have been started `ahead`. What it says is kept in the file `log_name` of the home.
     """
     if weights is None:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,7 +101,7 @@ async def start_engine(
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
         place = ahead.options.socket_dir if ahead else None
-        options = await asyncio.to_thread(replica_options, settings, weights, place or Path(directory.name))
+        options = await asyncio.to_thread(replica_options, settings, weights, place or Path(directory.name), log_name)
         replica = Replica(replace(options, ahead=ahead))
         starting = asyncio.create_task(replica.start())
         try:
@@ -93,7 +115,9 @@ async def start_engine(
         await asyncio.to_thread(directory.cleanup)
 
 
-def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> ReplicaOptions:
+def replica_options(
+    settings: Settings, weights: Weights, socket_dir: Path, log_name: str = ENGINE_LOG
+) -> ReplicaOptions:
     """How to start llama.cpp's server for these weights, sealed. Raises Invalid for adapters that it could not use."""
     header = weights.header
     if weights.adapters and header.can_embed:
@@ -119,7 +143,7 @@ def replica_options(settings: Settings, weights: Weights, socket_dir: Path) -> R
     pinned = tuple((path, hex_of(served.digest)) for path, served in _files(weights))
     files = {"model": str(weights.path), "adapters": [str(adapter.path) for adapter in weights.adapters]}
     return ReplicaOptions(
-        seal=engine_seal(settings, socket_dir, *(path for path, _ in pinned)),
+        seal=engine_seal(settings, socket_dir, *(path for path, _ in pinned), log_name=log_name),
         socket_path=socket_path,
         make_engine=_llama_engine,
         words=json.dumps({**options, **files, "socket": socket_path}).encode(),

@@ -14,17 +14,17 @@ from allod.seal.launch import SealOptions, python_read_paths
 from allod.settings.tree import Settings
 
 SOCKET_DIR_PREFIX = "allod-"
-ENGINE_LOG = "engine.log"  # in the home
+ENGINE_LOG = "engine.log"  # in the home; of the only engine, or the first
 
 
-def engine_seal(settings: Settings, socket_dir: Path, *files: Path) -> SealOptions:
+def engine_seal(settings: Settings, socket_dir: Path, *files: Path, log_name: str = ENGINE_LOG) -> SealOptions:
     """llama.cpp's process, which may read these `files` once it is told what to do with them."""
     return SealOptions(
         command=(sys.executable, "-P", "-m", "allod.engine.adapters.llama_process"),
         socket_dir=socket_dir,
         read_paths=(*python_read_paths(), *files),
         environment={"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONDONTWRITEBYTECODE": "1"},
-        log_path=settings.home / ENGINE_LOG,
+        log_path=settings.home / log_name,
         hears=True,
         unsafe_no_seal=settings.unsafe_no_seal,
     )

@@ -23,12 +23,16 @@ def is_file_name(name: str) -> bool:
 
 
 def is_at_hand(settings: Settings) -> bool:
-    """Whether the model can be served without a download and without measuring this machine first."""
+    """Whether the models can be served without a download and without measuring this machine first."""
     catalogue, pace = load_catalogue(), read_pace(settings)
-    if settings.model.name == AUTO:
-        return pace is not None and _is_here(settings, best_for(catalogue, pace))
-    entry = entry_of(settings.model.name, catalogue)
-    return entry is None or _is_here(settings, entry)
+
+    def is_here(name: str) -> bool:
+        if name == AUTO:
+            return pace is not None and _is_here(settings, best_for(catalogue, pace))
+        entry = entry_of(name, catalogue)
+        return entry is None or _is_here(settings, entry)
+
+    return all(map(is_here, settings.models))
 
 
 def path_at_hand(settings: Settings) -> Path | None:

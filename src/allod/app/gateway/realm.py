@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
@@ -18,6 +18,7 @@ from allod.app.gateway.receipts import ReceiptReader
 from allod.app.gateway.shares import Shares
 from allod.app.gateway.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
+from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import check_statement
 from allod.engine.engine import Engine, EnginePlace
 from allod.govern.policy.request import Model, PolicySite
@@ -31,6 +32,7 @@ from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Recorder
+from allod.serve.router import Candidate, Router
 from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
 from allod.settings.tree import Settings
@@ -51,7 +53,9 @@ class Realm:
         self.policies = opened.policies
         self.meter = opened.meter
         self.check_clock = opened.clock.now_ms
-        self.shares = Shares(opened.store, model=gateway.model.name)
+        self.shares = Shares(
+            opened.store, models=[served.name for served in gateway.router.models.values() if not served.base]
+        )
         names = DayNames(opened.day_keys, opened.store)
         self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)
         self._log = opened.log
@@ -94,12 +98,16 @@ class Realm:
             reason = error.message if isinstance(error, Invalid) else str(error)
             raise Unavailable(f"no policy can be relied on: {reason}", code="policy_unavailable") from error
 
-    def seal(self) -> dict[str, Any]:
-        """The engine's perimeter as the kernel shows it now; no rows for one that is no process.
+    def seal(self, model: str | None = None) -> dict[str, Any]:
+        """The perimeter of a model's engine as the kernel shows it now; no rows for one that is no process.
 
-        Raises Unavailable while there is none to look at.
+        Without `model` it is the first model's. Raises Unavailable while there is none to look at, and Invalid
+        (`model_not_found`).
         """
-        engine = self.gateway.engine_of(self.gateway.model.name)
+        router = self.gateway.router
+        if model is not None and model not in router.models:
+            raise Invalid(f"the model {model!r} is not served here", code="model_not_found", param="model")
+        engine = (router.first if model is None else router.route(model)).engine
         seen = engine.evidence()
         return {
             "kind": seen.kind,
@@ -111,24 +119,27 @@ class Realm:
         }
 
 
-@asynccontextmanager
-async def run_realm(
-    settings: Settings, engine: Engine, model: ServedModel, adapters: tuple[ServedModel, ...] = ()
-) -> AsyncGenerator[Realm, None]:
-    """Put the gateway in front of a running engine, with everything it needs; close it all on the way out.
+class Serving(NamedTuple):
+    """An engine and what is served from it: a model, then the adapters that the engine holds over it."""
 
-    `adapters` are those that the engine holds over `model`.
-    """
+    engine: Engine
+    models: tuple[ServedModel, ...]
+
+
+@asynccontextmanager
+async def run_realm(settings: Settings, *served: Serving) -> AsyncGenerator[Realm, None]:
+    """Put the gateway in front of running engines, with everything it needs; close it all on the way out."""
     opened = await asyncio.to_thread(open_realm, settings)
     loop = asyncio.get_running_loop()
     writer = LogWriter(opened.log, lambda waiting, outcome: _deliver_in(loop, waiting, outcome))
     try:
-        gateway = _gateway(settings, opened, writer, engine, (model, *adapters))
+        gateway = _gateway(settings, opened, writer, served)
         upkeep = Upkeep(opened, keys=gateway.keys, controls=gateway.controls, allowance=gateway.allowance)
         await upkeep.start()
         try:
             models = await asyncio.to_thread(catalogue_models, opened.nation)
-            await asyncio.to_thread(engine.keep_evidence)  # only now: a start that is refused keeps nothing
+            for serving in served:
+                await asyncio.to_thread(serving.engine.keep_evidence)  # only now: a start that is refused keeps nothing
             yield Realm(settings, opened, gateway=gateway, upkeep=upkeep, models=tuple(models.values()))
         finally:
             await upkeep.stop()
@@ -138,35 +149,27 @@ async def run_realm(
         await asyncio.to_thread(opened.resources.close)
 
 
-def _gateway(
-    settings: Settings, opened: Opened, writer: LogWriter, engine: Engine, models: tuple[ServedModel, ...]
-) -> Gateway:
-    """`models` begins with the one that the others are adapters over."""
-    model, *adapters = (describe_model(served, opened.nation) for served in models)
-    adapters = [replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters]  # made from both
+def _gateway(settings: Settings, opened: Opened, writer: LogWriter, served: Sequence[Serving]) -> Gateway:
+    router = Router([_candidate(settings, serving) for serving in served])
 
-    @lru_cache(maxsize=4)  # the same value for the same place and seal: by that a decision is remembered
-    def site_of(place: EnginePlace, seal: str) -> PolicySite:
+    @lru_cache(maxsize=64)  # the same value for the same place and seal: by that a decision is remembered
+    def site_in(place: EnginePlace, seal: str) -> PolicySite:
         return PolicySite(place.site, place.jurisdiction, opened.tier, seal)
 
+    def site_of(model: str) -> PolicySite:
+        info = router.route(model).engine.info
+        return site_in(info.place, info.seal)
+
     return Gateway(
-        model=models[0],
-        adapters=models[1:],
+        router=router,
         keys=KeyRing(opened.nation),
         controls=Controls(
             policy=opened.policy,
             nation=opened.nation,
-            model=model,
-            adapters=adapters,
-            site=lambda: site_of(engine.info.place, engine.info.seal),
+            models=[model for serving in served for model in _describe_all(serving.models, opened.nation)],
+            site=site_of,
         ),
         allowance=Allowance(opened.quotas, settings.prices),
-        engine=engine,
-        admission=Admission(
-            num_running=engine.info.slots,
-            num_waiting=settings.server.num_waiting,
-            max_wait_s=settings.tenants.max_wait_s,
-        ),
         recorder=Recorder(
             writer=writer,
             day_keys=opened.day_keys,
@@ -176,6 +179,23 @@ def _gateway(
         salt_secret=opened.salt_secret,
         judge=Judge(),
     )
+
+
+def _candidate(settings: Settings, serving: Serving) -> Candidate:
+    """Each engine has turns of its own: who waits for one keeps nobody from another."""
+    admission = Admission(
+        num_running=serving.engine.info.slots,
+        num_waiting=settings.server.num_waiting,
+        max_wait_s=settings.tenants.max_wait_s,
+    )
+    return Candidate(serving.engine, serving.models, admission)
+
+
+def _describe_all(models: tuple[ServedModel, ...], nation: Nation) -> Iterator[Model]:
+    """As a policy is told of them: an adapter is made from its model, too, and has both labels."""
+    model, *adapters = (describe_model(served, nation) for served in models)
+    yield model
+    yield from (replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters)
 
 
 def _deliver_in(loop: asyncio.AbstractEventLoop, waiting: list[Done], outcome: Outcome) -> None:

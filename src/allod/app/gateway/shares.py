@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,12 +58,12 @@ class Sharing(NamedTuple):
 class Shares:
     """Reads the store; for one thread at a time. Holds every tenant in memory, so that a reading costs what changed.
 
-    `model` is the one that is served. What was used is what the ledger says: up to a second behind the last answer.
+    `models` are those that are served. What was used is what the ledger says: up to a second behind the last answer.
     """
 
-    def __init__(self, store: TenantStore, *, model: str) -> None:
+    def __init__(self, store: TenantStore, *, models: Collection[str]) -> None:
         self._store = store
-        self._model = model
+        self._models = models
         self._version = 0
         self._tenants: dict[str, Tenant] = {}
         self._month: tuple[int, int, _Used] = (-1, 0, {})  # (day, when it was read, what it said)
@@ -96,7 +96,7 @@ class Shares:
         }
         due = _due(standings)
         shown = [
-            _share(tenant, turns.get(tenant.id, ()), used, numbers, self._model, due.get(tenant.id, 0.0))
+            _share(tenant, turns.get(tenant.id, ()), used, numbers, self._models, due.get(tenant.id, 0.0))
             for tenant in chosen
         ]
         common = _by_time(everybody, _all_as(everybody, used), numbers) if everybody else ()
@@ -128,7 +128,12 @@ class Shares:
 
 
 def _share(
-    tenant: Tenant, turns: Sequence[QueueSnapshot], used: dict[str, _Used], numbers: Numbers, served: str, due: float
+    tenant: Tenant,
+    turns: Sequence[QueueSnapshot],
+    used: dict[str, _Used],
+    numbers: Numbers,
+    served: Collection[str],
+    due: float,
 ) -> TenantShare:
     return TenantShare(
         tenant,
@@ -151,12 +156,14 @@ def _due(standings: Sequence[QueueSnapshot]) -> dict[str, float]:
     return due
 
 
-def _at_a_time(tenant: Tenant, under_way: int, served: str) -> Iterator[Limit]:
+def _at_a_time(tenant: Tenant, under_way: int, served: Collection[str]) -> Iterator[Limit]:
+    """What a model has under way is all of it where one is served; it is not counted by model where there are more."""
     if tenant.quota.concurrent is not None:
         yield Limit("requests", "now", tenant.quota.concurrent, under_way)
-    concurrent = tenant.model_quotas.get(served, Quota()).concurrent
-    if concurrent is not None:
-        yield Limit("requests", "now", concurrent, under_way, served)
+    for model in served:
+        concurrent = tenant.model_quotas.get(model, Quota()).concurrent
+        if concurrent is not None:
+            yield Limit("requests", "now", concurrent, under_way if len(served) == 1 else None, model)
 
 
 def _by_time(tenant: Tenant, used: dict[str, _Used], numbers: Numbers) -> Iterator[Limit]:

@@ -13,7 +13,7 @@ from allod.app.gateway.engine import Adapter, Weights, run_engine
 from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, read_pace
 from allod.app.home import Home
 from allod.core.digests import digest_of_hex
-from allod.core.errors import Invalid
+from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.engine.engine import Engine
 from allod.model.catalogue import CatalogueEntry, MachinePace, best_for
@@ -28,6 +28,38 @@ if TYPE_CHECKING:  # loaded where a release is named: a start of another model n
     from allod.app.artefacts.released_models import ReleasedModel, ReleasedModels
 
 A_RELEASE = b'"urn:allod:artefact:v1"'  # in its statement, which stands in the log as it is
+
+
+def prepare_all(settings: Settings, progress: Progress) -> tuple[Weights | None, ...]:
+    """All the models that the settings name, each as `prepare_weights` has it.
+
+    Raises Invalid (`model_name`) for one that is named twice, and Unavailable (`memory_short`) where several do not fit
+    into this machine's memory together.
+    """
+    prepared = tuple(
+        prepare_weights(replace(settings, model=replace(settings.model, name=name)), progress)
+        for name in settings.models
+    )
+    names = [ECHO if weights is None else weights.served.name for weights in prepared]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise Invalid(f"the model {twice[0]} is named twice", code="model_name", hint="each is served once")
+    if len(prepared) > 1:
+        check_memory(sum(weights.path.stat().st_size for weights in prepared if weights is not None))
+    return prepared
+
+
+def check_memory(needed_bytes: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Raise Unavailable (`memory_short`) where less is available than models' files take; not where nobody says."""
+    try:
+        found = re.search(r"^MemAvailable: +([0-9]+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        return
+    if found is not None and needed_bytes > int(found[1]) << 10:
+        raise Unavailable(
+            f"the models take {needed_bytes >> 20} MiB together, and {int(found[1]) >> 10} MiB are available",
+            code="memory_short",
+            hint="serve fewer of them here, or smaller ones",
+        )
 
 
 def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:

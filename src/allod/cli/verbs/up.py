@@ -7,7 +7,7 @@ import os
 
 from allod.app.gateway.listening import listen
 from allod.app.gateway.model_choice import is_at_hand
-from allod.app.home import load_settings
+from allod.app.home import load_settings, models_said
 from allod.cli.starting import gateway_command, get_model
 
 
@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the verb."""
     parser.add_argument("--port", type=int, help="where to listen on loopback (8400); 0 chooses a free one")
     parser.add_argument(
-        "--model", metavar="NAME|FILE", help="a model of the catalogue or of one's own, a GGUF file, or auto"
+        "--model",
+        metavar="NAME|FILE",
+        action="append",
+        help="a model of the catalogue or of one's own, a GGUF file, or auto; said again, another beside it",
     )
     parser.add_argument(
         "--unsafe-no-seal",
@@ -27,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Get the model, if it is not at hand and the port is free, then become the gateway's process."""
-    overrides = {"server.port": words.port, "model.name": words.model, "unsafe_no_seal": words.unsafe_no_seal}
+    overrides = {"server.port": words.port, **models_said(words.model), "unsafe_no_seal": words.unsafe_no_seal}
     settings = load_settings(overrides)
     if not is_at_hand(settings):
         listen(settings.server.host, settings.server.port).close()

@@ -20,7 +20,7 @@ from allod.govern.tenancy.tenants import Key
 from allod.web.http.errors import ErrorDialect, headers_of, status_of
 from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond
 from allod.web.http.metrics import Metrics
-from allod.web.http.router import Router
+from allod.web.http.router import PathRouter
 
 _SAID_ONCE = (b"host", b"authorization", b"x-api-key", b"x-allod-tier", b"x-allod-markings", b"x-allod-purpose")
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Route:
 
 
 class Application:
-    """Serves `routes`, by method and path as a `Router` reads them.
+    """Serves `routes`, by method and path as a `PathRouter` reads them.
 
     `hosts` are the names it answers to: a page elsewhere that points a name of its own at this machine (DNS
     rebinding) is refused. `dialect` is for what goes wrong before there is a route.
@@ -91,7 +91,7 @@ class Application:
         dialect: ErrorDialect,
     ) -> None:
         self._routes = routes
-        self._router = Router(routes)
+        self._router = PathRouter(routes)
         self._paths = {path for (_, path), route in routes.items() if route.is_counted}
         self._keys = keys
         self._hosts = hosts

@@ -13,7 +13,7 @@ _PLACEHOLDER = re.compile(r"\{\*?\}")
 _Target = TypeVar("_Target")
 
 
-class Router(Generic[_Target]):
+class PathRouter(Generic[_Target]):
     """`table` is by method and path. The entry counts that says most of a path: all of it, or how it starts."""
 
     def __init__(self, table: Mapping[tuple[str, str], _Target]) -> None:
@@ -22,7 +22,7 @@ class Router(Generic[_Target]):
             entries.setdefault(path, {})[method] = target
         self._exact = {path: targets for path, targets in entries.items() if "{" not in path}
         starts: dict[str, list[tuple[re.Pattern[str], dict[str, _Target]]]] = {}
-        for path in sorted(entries.keys() - self._exact.keys(), key=lambda path: "{*}" in path):
+        for path in sorted(entries.keys() - self._exact.keys(), key=lambda path: ("{*}" in path, path)):
             starts.setdefault(path.partition("{")[0], []).append((_compile(path), entries[path]))
         self._starts = sorted(starts.items(), key=lambda item: -len(item[0]))
 

@@ -1,0 +1,87 @@
+"""Step 6: from a model's name to what answers for it. One candidate for each model; replicas of one will be several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from allod.core.errors import Invalid, Unavailable
+from allod.core.shown_text import fold
+from allod.engine.engine import Engine
+from allod.serve.admission import Admission
+from allod.serve.fair_scheduler import QueueSnapshot
+from allod.serve.served_model import ServedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """An engine, the turns at it, and what is served from it: a model, then the adapters over that.
+
+    Raises Invalid (`adapter_not_loaded`) for an adapter that the engine does not hold as it is described: its answers
+    would be the model's own under another name.
+    """
+
+    engine: Engine
+    models: tuple[ServedModel, ...]
+    admission: Admission
+
+    def __post_init__(self) -> None:
+        model, *adapters = self.models
+        described = {(adapter.name, adapter.digest) for adapter in adapters if adapter.base == model.name}
+        if wrong := described ^ {(held.name, held.digest) for held in self.engine.info.adapters}:
+            name = min(wrong)[0]
+            raise Invalid(
+                f"{name!r} is no adapter over {model.name!r} that the engine holds", code="adapter_not_loaded"
+            )
+
+
+class Router:
+    """Which candidate answers for which model. Raises Invalid (`model_name`) for two names that look the same."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = tuple(candidates)
+        names = [served.name for candidate in self.candidates for served in candidate.models]
+        looks = [fold(name) for name in names]
+        if twice := [name for name in names if looks.count(fold(name)) > 1]:
+            raise Invalid(
+                f"two models are called {twice[0]!r}", code="model_name", hint="give one of them another name"
+            )
+        self.models = {served.name: served for candidate in self.candidates for served in candidate.models}
+        self._by_model = {served.name: candidate for candidate in self.candidates for served in candidate.models}
+
+    @property
+    def first(self) -> Candidate:
+        """What stands for the gateway where no model is named: the one that was named first when it was started."""
+        return self.candidates[0]
+
+    def route(self, model: str) -> Candidate:
+        """What answers for that model, which is known to be served."""
+        return self._by_model[model]
+
+    def check_ready(self) -> None:
+        """Raise Unavailable, with the reason, while an engine is not ready. Whoever asks may not know of the model."""
+        for candidate in self.candidates:
+            try:
+                candidate.engine.check_ready()
+            except Unavailable as error:
+                if len(self.candidates) == 1:
+                    raise
+                message = f"of {len(self.candidates)} engines one is not ready: {error.message}"
+                raise Unavailable(
+                    message, code=error.code, hint=error.hint, retry_after_s=error.retry_after_s
+                ) from error
+
+    @property
+    def num_inside(self) -> int:
+        """Requests that run or wait, at all engines."""
+        return sum(candidate.admission.inside for candidate in self.candidates)
+
+    @property
+    def num_slots(self) -> int:
+        """Requests that run at a time, at all engines."""
+        return sum(candidate.engine.info.slots for candidate in self.candidates)
+
+    def snapshots(self) -> Iterator[QueueSnapshot]:
+        """What each tenant has waiting and running, an engine at a time."""
+        for candidate in self.candidates:
+            yield from candidate.admission.snapshot()
