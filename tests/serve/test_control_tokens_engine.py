@@ -25,7 +25,7 @@ def engine(weights: Path) -> Iterator[TrialEngine]:
 
 @pytest.fixture(scope="module")
 def control(weights: Path) -> ControlTokens:
-    return read_header(weights).keep_apart()
+    return read_header(weights).control_token_guard()
 
 
 def prompt_tokens(engine: TrialEngine, messages: list[dict[str, str]]) -> list[int]:

@@ -26,7 +26,7 @@ class Read:
 
     def __init__(self, engine: TrialEngine, path: Path, vocabulary: Vocabulary) -> None:
         header = read_header(path)
-        self.control = header.keep_apart()
+        self.control = header.control_token_guard()
         self.cuts = header.cuts
         self.vocabulary = vocabulary
         self._engine = engine

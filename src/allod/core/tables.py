@@ -51,7 +51,7 @@ class Table:
     limit: int
     path: str = ""
 
-    def refuse(self, key: str, problem: str) -> Invalid:
+    def refusal(self, key: str, problem: str) -> Invalid:
         """The error for a value that may not stand there."""
         return self.error_of(Complaint("wrong", self.where, self.path, key, problem))
 
@@ -69,13 +69,13 @@ class Table:
     def check_form(self, key: str, word: Any, form: re.Pattern[str]) -> str:
         """The word, if it is text of that form."""
         if not isinstance(word, str) or form.fullmatch(word) is None:
-            raise self.refuse(key, f"{key}: {word!r} is not text of the form {form.pattern}")
+            raise self.refusal(key, f"{key}: {word!r} is not text of the form {form.pattern}")
         return word
 
     def check_names(self, form: re.Pattern[str]) -> Table:
         """Itself, if its keys are of that form and not too many."""
         if len(self.values) > self.limit:
-            raise self.refuse("", f"more than {self.limit}")
+            raise self.refusal("", f"more than {self.limit}")
         for name in self.values:
             self.check_form(name, name, form)
         return self
@@ -88,21 +88,21 @@ class Table:
         """A place that a standard knows."""
         place = self.values.get(key, "")
         if fault := fault_of_place(place):
-            raise self.refuse(key, f"{key}: {fault}")
+            raise self.refusal(key, f"{key}: {fault}")
         return str(place)
 
     def one_of(self, key: str, words: Collection[str]) -> str:
         """One of these words; what is not there is empty."""
         word = self.values.get(key, "")
         if word not in words:
-            raise self.refuse(key, f"{key}: {word!r} is none of {', '.join(filter(None, words))}")
+            raise self.refusal(key, f"{key}: {word!r} is none of {', '.join(filter(None, words))}")
         return str(word)
 
     def number(self, key: str, low: int, high: int, *, default: int = 0) -> int:
         """A whole number within bounds."""
         number = self.values.get(key, default)
         if type(number) is not int or not low <= number <= high:
-            raise self.refuse(key, f"{key}: {number!r} is not a whole number from {low} to {high}")
+            raise self.refusal(key, f"{key}: {number!r} is not a whole number from {low} to {high}")
         return number
 
     def words(self, key: str, form: re.Pattern[str]) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Table:
     def inner(self, key: str, value: Any) -> Table:
         """The value of a key as a table."""
         if not isinstance(value, Mapping):
-            raise self.refuse(key, f"{key} must be a table")
+            raise self.refusal(key, f"{key} must be a table")
         return replace(self, values=value, path=f"{self.path}.{key}".strip("."))
 
     def read(self, part: type[_Part]) -> _Part:
@@ -143,12 +143,12 @@ class Table:
             items = self._list(key, value)
             return tuple(self._field(f"{key}[{number}]", kind.__args__[0], item) for number, item in enumerate(items))
         if type(value) is not kind:
-            raise self.refuse(key, f"{key} must be {kind.__name__}")
+            raise self.refusal(key, f"{key} must be {kind.__name__}")
         return value
 
     def _list(self, key: str, value: Any) -> Sequence[Any]:
         if not isinstance(value, (list, tuple)):  # a tuple: what was a value of ours before
-            raise self.refuse(key, f"{key} must be a list")
+            raise self.refusal(key, f"{key} must be a list")
         if len(value) > self.limit:
-            raise self.refuse(key, f"{key}: more than {self.limit}")
+            raise self.refusal(key, f"{key}: more than {self.limit}")
         return value

@@ -46,11 +46,11 @@ def span_ms(text: str) -> tuple[int, int]:
     """
     is_day = _DAY.fullmatch(text) is not None
     if not is_day and _MOMENT.fullmatch(text) is None:
-        raise _refuse(f"{text!r} is no time")
+        raise _refusal(f"{text!r} is no time")
     try:
         moment = datetime.fromisoformat(f"{text}T00:00Z" if is_day else text)
     except ValueError as error:
-        raise _refuse(f"{text!r} is not in the calendar") from error
+        raise _refusal(f"{text!r} is not in the calendar") from error
     first_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
     return first_ms, first_ms + DAY_MS - 1 if is_day else first_ms
 
@@ -60,6 +60,6 @@ def moment_text(time_ms: int) -> str:
     return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     hint = "a UTC day, as 2026-11-01, or a moment with its zone, as 2026-11-01T09:30Z or 2026-11-01T09:30+01:00"
     return Invalid(message, code="bad_time", hint=hint)

@@ -101,7 +101,7 @@ def _power(table: Table) -> NodePower | None:
 def _day(row: Table, key: str) -> date:
     day = row.values[key]
     if not isinstance(day, date) or isinstance(day, datetime):
-        raise row.refuse(key, f"{key}: {day!r} is not a day (2026-11-30, without quotes)")
+        raise row.refusal(key, f"{key}: {day!r} is not a day (2026-11-30, without quotes)")
     return day
 
 

@@ -79,7 +79,7 @@ class Gateway:
     async def answer(self, caller: Caller, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
         chat, prepared = await self._prepare(caller, request)
-        request = await self._label(request)  # 3
+        request = await self._with_label(request)  # 3
         async with await self._accept(caller, request, prepared, _schemas_of(chat, prepared)) as work:  # 4, 5
             engine, salt = self.engine_of(prepared.model), self._salt(request)  # 6
             completion = await engine.complete(prepared, salt=salt, tally=work.tally)  # 7
@@ -92,7 +92,7 @@ class Gateway:
     async def stream(self, caller: Caller, request: Request) -> Labelled[AsyncGenerator[Pieces | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
         chat, prepared = await self._prepare(caller, request)
-        request = await self._label(request)  # 3
+        request = await self._with_label(request)  # 3
         return Labelled(self._stream(caller, request, chat, prepared), request.label)
 
     async def embed(self, caller: Caller, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
@@ -104,7 +104,7 @@ class Gateway:
             )
         for text in embed.texts:
             self._check_length(embed.model, (text,), param="input")
-        request = await self._label(request)  # 3
+        request = await self._with_label(request)  # 3
         async with await self._accept(caller, request, embed) as work:  # 4, 5
             made = await self.engine_of(embed.model).embed(embed, tally=work.tally)  # 6, 7
             work.note_counted(made.usage)
@@ -131,7 +131,7 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)  # 9
         yield completion
 
-    async def _label(self, request: Request) -> Request:
+    async def _with_label(self, request: Request) -> Request:
         """Step 3, by what the caller says: the strings themselves, not the JSON that a prompt makes of them."""
         label = await self.controls.label(request.label, request.task.strings(), request.task.model)
         await give_way_if_long(request.body)

@@ -98,7 +98,7 @@ def _is_output(name: str) -> bool:
     return not parts[-1].startswith(".") and parts[0] not in (CHECKPOINTS, FILES, MANIFEST)
 
 
-def refuse_lists(folder: Path) -> None:
+def check_no_own_list(folder: Path) -> None:
     """A stage that writes its own list or manifest, or a link in their place, wants to be believed too much."""
     for name in (FILES, MANIFEST):
         if os.path.lexists(folder / name):

@@ -86,19 +86,19 @@ _COMPUTED = {
 def stages_of(recipe: Recipe) -> tuple[PipelineStage, ...]:
     """The stages that this recipe asks for, in their order."""
     rows = ADAPTER_STAGES if recipe.adapt.base else MODEL_STAGES
-    wanted = [row for row in rows if _compute(row).is_wanted(recipe)]
+    wanted = [row for row in rows if _computation_of(row).is_wanted(recipe)]
     names = [row.name for row in wanted]
     return tuple(_stage_of(row, names[:number]) for number, row in enumerate(wanted))
 
 
-def _compute(row: StageRow) -> _Computed:
+def _computation_of(row: StageRow) -> _Computed:
     if row.options is None:
         return _COMPUTED[row.name]
     return _Computed(lambda recipe: asdict(recipe.tables[row.name]), lambda recipe: row.name in recipe.tables)
 
 
 def _stage_of(row: StageRow, before: Sequence[str]) -> PipelineStage:
-    computed = _compute(row)
+    computed = _computation_of(row)
     return PipelineStage(
         row.name, row.version, row.inputs_after(before), computed.parameters, resumes=row.needs_accelerators
     )
@@ -131,14 +131,14 @@ def run_pipeline(
     """
     done: dict[str, Finished] = {}
     for stage in stages_of(recipe):
-        done[stage.name], was_there = _stage(stage, recipe, run, done=done, given=given, perform=perform)
+        done[stage.name], was_there = _run_stage(stage, recipe, run, done=done, given=given, perform=perform)
         finished(stage, done[stage.name], was_there)
         if stage.name == until:
             break
     return done
 
 
-def _stage(
+def _run_stage(
     stage: PipelineStage,
     recipe: Recipe,
     run: RunFolder,

@@ -40,7 +40,7 @@ from allod.core.statements.training import (
     make_training_statement,
 )
 from allod.prove.releases.lineage import MAX_LIST_BYTES
-from allod.train.outputs import check_files, clear, list_files, make_durable, refuse_lists, remove
+from allod.train.outputs import check_files, check_no_own_list, clear, list_files, make_durable, remove
 from allod.train.stage_log import StageLog, check_logged, check_sole_derivation
 
 _OF_THE_LOG = frozenset({"log_damaged", "no_log", "bad_bundle", "log_origin"})  # says nothing of the stage
@@ -113,7 +113,7 @@ class RunFolder:
         key = str(predicate["key"])
         folder = self._partial_name(stage, key)
         try:
-            refuse_lists(folder)
+            check_no_own_list(folder)
             files = list_files(folder)
         except Invalid:
             self._set_aside(folder)

@@ -160,7 +160,7 @@ def replica_options(
             can_embed=header.can_embed,
             place=_place(settings),
             max_token_chars=header.max_token_chars,
-            control_tokens=header.keep_apart(),
+            control_tokens=header.control_token_guard(),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
         pinned=pinned,

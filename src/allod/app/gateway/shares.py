@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from allod.core.times import DAY_MS
-from allod.govern.metering.windows import Numbers, Unit, bounds_of, meters_of, windows_at
+from allod.govern.metering.windows import Numbers, Unit, bounds_of, limits_of, windows_at
 from allod.govern.tenancy.store import TenantStore, Totals
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Quota, Tenant, organization
 from allod.serve.fair_scheduler import BATCH_PART, QueueSnapshot
@@ -168,7 +168,7 @@ def _at_a_time(tenant: Tenant, under_way: int, served: Collection[str]) -> Itera
 
 def _by_time(tenant: Tenant, used: dict[str, _Used], numbers: Numbers) -> Iterator[Limit]:
     for model in (None, *sorted(tenant.model_quotas)):
-        for meter in meters_of(tenant, model or ""):
+        for meter in limits_of(tenant, model or ""):
             if model is not None and not meter.name.endswith(f":{model}"):
                 continue  # the tenant's own, which stands there already
             totals = used[meter.period].get((tenant.id, model), _NOTHING)

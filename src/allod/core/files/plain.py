@@ -39,39 +39,39 @@ def read_plain_file(path: Path, *, limit_bytes: int) -> bytes:
     with os.fdopen(_open_plain(path), "rb") as file:
         data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
-        raise _refuse(f"{path.name} is longer than {limit_bytes} bytes")
+        raise _refusal(f"{path.name} is longer than {limit_bytes} bytes")
     return data
 
 
 def _names(folder: Path, prefix: str, depth: int) -> Iterator[str]:
     if depth == 0:
-        raise _refuse("it is nested too deeply")
+        raise _refusal("it is nested too deeply")
     num_files = 0
     for entry in _entries(folder):
         name = prefix + entry.name
         if not _is_text(name):
-            raise _refuse(f"the name {name!r} is not text")
+            raise _refusal(f"the name {name!r} is not text")
         if entry.is_dir(follow_symlinks=False):
             found: Iterator[str] = _names(Path(entry.path), f"{name}/", depth - 1)
         elif entry.is_file(follow_symlinks=False):
             found = iter((name,))
         else:
-            raise _refuse(f"{name} is neither a file nor a folder")
+            raise _refusal(f"{name} is neither a file nor a folder")
         for item in found:
             num_files += 1
             if num_files > MAX_FILES:
-                raise _refuse(f"it holds more than {MAX_FILES} files")
+                raise _refusal(f"it holds more than {MAX_FILES} files")
             yield item
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         if folder.is_symlink():
-            raise _refuse(f"{folder.name} is a symbolic link")
+            raise _refusal(f"{folder.name} is a symbolic link")
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise _refuse(f"{folder.name} cannot be read ({error.strerror})") from error
+        raise _refusal(f"{folder.name} cannot be read ({error.strerror})") from error
 
 
 def _open_plain(path: Path) -> int:
@@ -79,10 +79,10 @@ def _open_plain(path: Path) -> int:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise _refuse(f"{path.name} cannot be read ({error.strerror})") from error
+        raise _refusal(f"{path.name} cannot be read ({error.strerror})") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise _refuse(f"{path.name} is no plain file")
+        raise _refusal(f"{path.name} is no plain file")
     return handle
 
 
@@ -94,5 +94,5 @@ def _is_text(name: str) -> bool:
     return name.isprintable()
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     return Invalid(f"the folder is refused: {message}", code="bad_folder")

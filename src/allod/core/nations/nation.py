@@ -1,6 +1,6 @@
 """Nation profiles: the tiers, markings, places and purposes that one nation's labels are made of.
 
-A profile is data (`nations/<code>.toml`, read by `nation_profile.read_nation`): another nation is another file.
+A profile is data (`nations/<code>.toml`, read by `profile.read_nation`): another nation is another file.
 `Nation.label` is the one way from words to a Label; a word that the profile does not know is refused, never dropped.
 """
 

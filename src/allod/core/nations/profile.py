@@ -39,10 +39,10 @@ def read_nation(data: Mapping[str, Any], *, where: str) -> Nation:
     code = top.text("code", _CODE)
     tiers = _words(top, "tiers", _WORD)
     if not tiers:
-        raise top.refuse("tiers", "tiers: there must be one at least")
+        raise top.refusal("tiers", "tiers: there must be one at least")
     places = frozenset(_words(top, "places", PLACE))
     if faults := [fault for place in sorted(places) if (fault := fault_of_place(place))]:
-        raise top.refuse("places", f"places: {faults[0]}")
+        raise top.refusal("places", f"places: {faults[0]}")
     markings = {name: _read_marking(name, row, places) for name, row in _tables_by_name(top, "markings")}
     purposes = top.table("purposes").check_names(_PURPOSE)
     return Nation(
@@ -69,7 +69,7 @@ def _some(table: Table, key: str, places: Collection[str]) -> frozenset[str]:
     """A restriction to places, which must leave one: what may be nowhere is a mistake, not a profile."""
     words = _words(table, key, PLACE)
     if not words:
-        raise table.refuse(key, f"{key}: no place is left")
+        raise table.refusal(key, f"{key}: no place is left")
     for place in words:
         _check_word(table, place, places, "place")
     return frozenset(words)
@@ -84,7 +84,7 @@ def _read_marking(name: str, row: Table, places: Collection[str]) -> Marking:
 def _alias(name: str, row: Table, tiers: Collection[str], markings: Collection[str]) -> tuple[str, frozenset[str]]:
     row.check_keys({"tier", "markings"})
     if name in tiers:
-        raise row.refuse("", "is the name of a tier")
+        raise row.refusal("", "is the name of a tier")
     named = _words(row, "markings", _WORD)
     for marking in named:
         _check_word(row, marking, markings, "marking")
@@ -97,12 +97,12 @@ def _identifiers(top: Table, markings: Collection[str]) -> tuple[Identifier, ...
         row.check_keys({"name", "pattern", "check", "marking"})
         name, pattern = row.text("name"), row.text("pattern")
         if name in found:
-            raise row.refuse("name", f"name: {name!r} stands twice")
+            raise row.refusal("name", f"name: {name!r} stands twice")
         if fault := fault_of(pattern):
-            raise row.refuse("pattern", f"pattern: {fault}")
+            raise row.refusal("pattern", f"pattern: {fault}")
         check = _check_word(row, row.text("check"), CHECK_RULES, "check rule")
         if check in DIGITS_ONLY and re.search("[A-Z]", pattern):
-            raise row.refuse("pattern", f"pattern: the check rule {check} knows no letters")
+            raise row.refusal("pattern", f"pattern: the check rule {check} knows no letters")
         found[name] = Identifier(name, pattern, check, _check_word(row, row.text("marking"), markings, "marking"))
     return tuple(found.values())
 
@@ -111,13 +111,13 @@ def _words(table: Table, key: str, form: re.Pattern[str]) -> tuple[str, ...]:
     words = table.words(key, form)
     for place, word in enumerate(words):
         if word in words[:place]:
-            raise table.refuse(key, f"{key}: {word!r} stands twice")
+            raise table.refusal(key, f"{key}: {word!r} stands twice")
     return words
 
 
 def _check_word(table: Table, word: str, known: Collection[str], what: str) -> str:
     if word not in known:
-        raise table.refuse("", f"unknown {what} {word!r}; known: {', '.join(sorted(known)) or 'none'}")
+        raise table.refusal("", f"unknown {what} {word!r}; known: {', '.join(sorted(known)) or 'none'}")
     return word
 
 

@@ -66,20 +66,20 @@ def check_policy_statement(data: bytes) -> PolicyVersion:
     """The version in `data`, if it is a well-formed statement of this type with exactly its fields. Raises Invalid."""
     statement = check_statement(data)
     if statement.kind != POLICY:
-        raise _refuse(f"it is a {statement.kind}")
+        raise _refusal(f"it is a {statement.kind}")
     held = statement.predicate
     if held.keys() != {"id", "at", "version", "previous", "nation", "schema", "who", "note"}:
-        raise _refuse("its fields are not those of a policy statement")
+        raise _refusal("its fields are not those of a policy statement")
     if statement.start_ms != statement.end_ms:
-        raise _refuse("it comes into force at one moment")
+        raise _refusal("it comes into force at one moment")
     number, nation = held["version"], held["nation"]
     if type(number) is not int or not 1 <= number <= MAX_SAFE_INTEGER:
-        raise _refuse("a version is a number from 1 on")
+        raise _refusal("a version is a number from 1 on")
     if not isinstance(nation, dict) or nation.keys() != {"code", "digest"}:
-        raise _refuse("a nation is a code and a digest")
+        raise _refusal("a nation is a code and a digest")
     digest = statement.digest_of_subject("policy")
     if digest is None:
-        raise _refuse("its subject is not one policy")
+        raise _refusal("its subject is not one policy")
     return PolicyVersion(
         id=statement.id,
         version=number,
@@ -112,9 +112,9 @@ def _plain(value: Any) -> Any:
 
 def _match(pattern: str, value: Any, what: str) -> str:
     if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
-        raise _refuse(f"{what} is not what it must be")
+        raise _refusal(f"{what} is not what it must be")
     return value
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     return Invalid(f"not a policy statement: {message}", code="bad_statement")

@@ -169,13 +169,13 @@ class AnswerReading:
                 await asyncio.sleep(0)
             elif self._failure is not None:
                 raise self._failure
-            elif self._is_done or not (data := await self._come()):
+            elif self._is_done or not (data := await self._read_more()):
                 break
             else:
                 self._take(data)
         return False
 
-    async def _come(self) -> bytes:
+    async def _read_more(self) -> bytes:
         """What has come; more of it at once where the answer has begun and nobody waits for its parts."""
         if not self.answer.has_words:
             return await self.exchange.read()

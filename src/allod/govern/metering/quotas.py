@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from allod.core.errors import Unavailable
 from allod.govern.metering.leases import Slices, Window
-from allod.govern.metering.windows import Numbers, Unit, UsageLimit, bounds_of, meters_of, windows_at
+from allod.govern.metering.windows import Numbers, Unit, UsageLimit, bounds_of, limits_of, windows_at
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Quota, Tenant
 
@@ -161,7 +161,7 @@ class Quotas:
         with self._lock:
             self._advance(now_ms)
         for tenant in tenants:
-            for meter in meters_of(tenant, ""):
+            for meter in limits_of(tenant, ""):
                 if meter.is_budget:
                     self._slices.reclaim(Window(tenant.id, meter, getattr(self._numbers, meter.period)))
 
@@ -201,7 +201,7 @@ class Quotas:
             account.by_model.clear()
         windows = account.by_model.get(model)
         if windows is None:
-            windows = tuple(self._window(account, meter) for meter in meters_of(account.tenant, model))
+            windows = tuple(self._window(account, meter) for meter in limits_of(account.tenant, model))
             account.by_model[model] = windows
         return windows
 

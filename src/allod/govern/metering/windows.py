@@ -57,7 +57,7 @@ def bounds_of(period: Period, number: int) -> tuple[int, int]:
     return number * length_ms, (number + 1) * length_ms
 
 
-def meters_of(tenant: Tenant, model: str) -> tuple[UsageLimit, ...]:
+def limits_of(tenant: Tenant, model: str) -> tuple[UsageLimit, ...]:
     """Everything that limits the tenant's use of `model`: its own quota, that for the model, its budgets."""
     return tuple(
         (*_of_quota(tenant.quota, ""), *_of_quota(tenant.model_quotas.get(model), model), *_of_budgets(tenant))

@@ -88,10 +88,10 @@ def parse_claim(text: str, nation: Nation) -> Claim:
     words = " ".join(text.split())
     found = _CLAIM.fullmatch(words) if len(words) <= MAX_CHARACTERS else None
     if found is None:
-        raise _refuse("it is none of the sentences that can be decided")
+        raise _refusal("it is none of the sentences that can be decided")
     every = found["said"] == "was decided by policy"
     if every != (found["word"] == "every"):
-        raise _refuse(f"`{found['said']}` goes with `{'every' if every else 'no'}`")
+        raise _refusal(f"`{found['said']}` goes with `{'every' if every else 'no'}`")
     is_kept = _KEPT[found["said"]](found["names"].split(" or ") if found["names"] else [], nation)
     tests = (
         _of_tier(found["tier"], nation, or_above=found["above"] is not None),
@@ -155,7 +155,7 @@ def _between(since: str | None, until: str | None) -> Test:
         return lambda facts: True
     since_ms, until_ms = span_ms(since)[0], span_ms(until)[1]
     if since_ms > until_ms:
-        raise _refuse(f"{since} is after {until}")
+        raise _refusal(f"{since} is after {until}")
     return lambda facts: facts.start_ms <= until_ms and since_ms <= facts.end_ms
 
 
@@ -165,7 +165,7 @@ def _between(since: str | None, until: str | None) -> Test:
 def _inside(places: list[str], nation: Nation) -> Test:
     for place in places or [""]:
         if fault := fault_of_place(place):
-            raise _refuse(fault)
+            raise _refusal(fault)
         if not any(is_within(place, known) for known in nation.places):
             known = ", ".join(sorted(nation.places))
             raise Invalid(f"not a claim: unknown place {place!r}", code="bad_claim", hint=f"known places: {known}")
@@ -175,7 +175,7 @@ def _inside(places: list[str], nation: Nation) -> Test:
 def _test_policy(digests: list[str], nation: Nation) -> Test:
     for digest in digests or [""]:
         if not is_digest(digest):
-            raise _refuse(f"{digest!r} is no digest; `allod policy history` lists them")
+            raise _refusal(f"{digest!r} is no digest; `allod policy history` lists them")
     return lambda facts: facts.policy in digests
 
 
@@ -199,7 +199,7 @@ _KEPT: Mapping[str, Callable[[list[str], Nation], Test]] = {
 
 def _check_nothing_follows(names: list[str]) -> None:
     if names:
-        raise _refuse(f"{names[0]!r} is too much")
+        raise _refusal(f"{names[0]!r} is too much")
 
 
 # Reading strictly
@@ -223,5 +223,5 @@ def _number(value: Any) -> int:
     return value
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     return Invalid(f"not a claim: {message}", code="bad_claim", hint=f"what can be decided:\n{GRAMMAR}")

@@ -50,7 +50,7 @@ class MemoryStore:
         try:
             return self._tenants[tenant_id]
         except KeyError:
-            raise rules.not_found("tenant", "tenant_id") from None
+            raise rules.not_found_error("tenant", "tenant_id") from None
 
     def tenants(self, *, after: str = "", limit: int = 100, include_archived: bool = False) -> list[Tenant]:
         with self._lock:
@@ -62,7 +62,7 @@ class MemoryStore:
             old = self._tenants.get(tenant.id)
             if old is not None:
                 rules.check_tenant_change(old, tenant)
-            if rules.checks_name(old, tenant):
+            if rules.must_check_name(old, tenant):
                 self._check_name(tenant)
             if old is not None and old.archived_ms is None:
                 del self._tenant_named[fold(old.name)]
@@ -75,12 +75,12 @@ class MemoryStore:
         name = fold(tenant.name)
         for holder in (self._tenant_named.get(name), name if name in self._tenants else None):
             if holder not in (None, tenant.id):
-                raise rules.same_name(tenant.name)
+                raise rules.same_name_error(tenant.name)
 
     def account(self, tenant_id: str, account_id: str) -> Account:
         account = self._accounts.get(account_id)
         if account is None or account.tenant_id != tenant_id:
-            raise rules.not_found("account", "account_id")
+            raise rules.not_found_error("account", "account_id")
         return account
 
     def accounts(self, tenant_id: str, *, after: str = "", limit: int = 100) -> list[Account]:
@@ -106,7 +106,7 @@ class MemoryStore:
     def key(self, key_id: str) -> Key:
         key = self._keys.get(key_id)
         if key is None:
-            raise rules.not_found("key", "key_id")
+            raise rules.not_found_error("key", "key_id")
         return self._with_use(key)
 
     def keys(
@@ -124,7 +124,7 @@ class MemoryStore:
         with self._change(event) as number:
             old = self._keys.get(key.id)
             if old is not None and old.tenant_id != key.tenant_id:
-                raise rules.not_found("key", "key_id")
+                raise rules.not_found_error("key", "key_id")
             if old is not None:
                 rules.check_key_change(old, key)
             if key.tenant_id is not None:
@@ -132,7 +132,7 @@ class MemoryStore:
                 if key.account_id is not None and (old is None or old.account_id != key.account_id):
                     self.account(key.tenant_id, key.account_id)
             if self._key_of_digest.get(key.digest, key.id) != key.id:
-                raise rules.exists("key", "digest")
+                raise rules.exists_error("key", "digest")
             if old is not None:
                 del self._key_of_digest[old.digest]
             self._key_of_digest[key.digest] = key.id
@@ -261,14 +261,14 @@ class MemoryStore:
         """The number of a change; it and its event count if the block, which checks before it changes, ends well."""
         with self._lock:
             if event.id in self._events:
-                raise rules.exists("event", "id")
+                raise rules.exists_error("event", "id")
             yield self._version + 1
             self._version += 1
             self._events[event.id] = event
 
     def _event(self, event_id: str, param: str) -> str:
         if event_id not in self._events:
-            raise rules.not_found("event", param)
+            raise rules.not_found_error("event", param)
         return event_id
 
     def _with_use(self, key: Key) -> Key:

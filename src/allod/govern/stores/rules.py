@@ -15,12 +15,12 @@ MAX_SETTING = 16384  # characters
 NUM_WINDOWS_KEPT = 5  # of each meter: enough for gateways whose clocks differ by less than that
 
 
-def not_found(what: str, param: str) -> Invalid:
+def not_found_error(what: str, param: str) -> Invalid:
     """The one answer for what does not exist and for what is another tenant's."""
     return Invalid(f"no such {what}", code="not_found", param=param)
 
 
-def exists(what: str, param: str) -> Invalid:
+def exists_error(what: str, param: str) -> Invalid:
     """The answer to a second one where there can be one only."""
     return Invalid(f"there is such a {what} already", code=f"{what}_exists", param=param)
 
@@ -31,12 +31,12 @@ def check_tenant_change(old: Tenant, new: Tenant) -> None:
         raise _conflict("the tenant was archived", "archived_ms")
 
 
-def checks_name(old: Tenant | None, new: Tenant) -> bool:
+def must_check_name(old: Tenant | None, new: Tenant) -> bool:
     """Whether the name is to be compared with the others': what was named before the rule can still be changed."""
     return new.archived_ms is None and (old is None or fold(old.name) != fold(new.name))
 
 
-def same_name(name: str) -> Invalid:
+def same_name_error(name: str) -> Invalid:
     """The answer to a name that a reader could take for another tenant's."""
     return Invalid(
         f"there is a tenant already whose name or id looks like {name!r}",

@@ -67,7 +67,7 @@ class SqlStore(SqlLedger):
             old = [tenant_from(body) for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
             for before in old:
                 rules.check_tenant_change(before, tenant)
-            if rules.checks_name(old[0] if old else None, tenant):
+            if rules.must_check_name(old[0] if old else None, tenant):
                 _check_name(run, tenant)
             keep_name(run, tenant)
             run(
@@ -126,7 +126,7 @@ class SqlStore(SqlLedger):
         with self._transactions.reading() as run:
             rows = run(f"{_KEYS} WHERE id = :id", id=key_id)
         if not rows:
-            raise rules.not_found("key", "key_id")
+            raise rules.not_found_error("key", "key_id")
         return key_from(*rows[0])
 
     def keys(
@@ -147,7 +147,7 @@ class SqlStore(SqlLedger):
         with self._change(event) as (run, number):
             old = [key_from(body) for (body,) in run("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
             if any(before.tenant_id != key.tenant_id for before in old):
-                raise rules.not_found("key", "key_id")
+                raise rules.not_found_error("key", "key_id")
             for before in old:
                 rules.check_key_change(before, key)
             if key.tenant_id is not None:
@@ -155,7 +155,7 @@ class SqlStore(SqlLedger):
                 if key.account_id is not None and all(before.account_id != key.account_id for before in old):
                     _account(run, key.tenant_id, key.account_id)
             if run("SELECT 1 FROM api_keys WHERE digest = :digest AND id <> :id", digest=key.digest, id=key.id):
-                raise rules.exists("key", "digest")
+                raise rules.exists_error("key", "digest")
             _write_key(run, key, number)
 
     def events(
@@ -215,7 +215,7 @@ class SqlStore(SqlLedger):
         with self._transactions.writing() as run:
             [(number,)] = run("UPDATE realm SET changes = changes + 1 RETURNING changes")
             if run("SELECT 1 FROM events WHERE id = :id", id=event.id):
-                raise rules.exists("event", "id")
+                raise rules.exists_error("event", "id")
             run(
                 "INSERT INTO events (number, id, at_ms, kind, tenant_id, body) "
                 "VALUES (:number, :id, :at_ms, :kind, :tenant_id, :body)",
@@ -236,13 +236,13 @@ def _check_name(run: Run, tenant: Tenant) -> None:
         name=fold(tenant.name),
         id=tenant.id,
     ):
-        raise rules.same_name(tenant.name)
+        raise rules.same_name_error(tenant.name)
 
 
 def _tenant(run: Run, tenant_id: str) -> Tenant:
     rows = run("SELECT body FROM tenants WHERE id = :id", id=tenant_id)
     if not rows:
-        raise rules.not_found("tenant", "tenant_id")
+        raise rules.not_found_error("tenant", "tenant_id")
     return tenant_from(rows[0][0])
 
 
@@ -251,7 +251,7 @@ def _account(run: Run, tenant_id: str, account_id: str) -> Account:
         "SELECT body FROM accounts WHERE id = :id AND tenant_id = :tenant_id", id=account_id, tenant_id=tenant_id
     )
     if not rows:
-        raise rules.not_found("account", "account_id")
+        raise rules.not_found_error("account", "account_id")
     return account_from(rows[0][0])
 
 
@@ -275,5 +275,5 @@ def _event_number(run: Run, event_id: str | None, param: str) -> int | None:
         return None
     rows = run("SELECT number FROM events WHERE id = :id", id=event_id)
     if not rows:
-        raise rules.not_found("event", param)
+        raise rules.not_found_error("event", param)
     return int(rows[0][0])

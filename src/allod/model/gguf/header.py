@@ -92,7 +92,7 @@ class GgufHeader:
         """Whether the model was made for embeddings: its header says how to pool."""
         return self.pooling != _POOLING_NONE
 
-    def keep_apart(self) -> ControlTokens:
+    def control_token_guard(self) -> ControlTokens:
         """What keeps texts apart from the control tokens. Raises Invalid where nothing could (`control_tokens`)."""
         return ControlTokens(self.control_tokens, cuts=self.cuts, written=self.written)
 

@@ -52,10 +52,10 @@ def load_model(folder: Path) -> Network:
                 for name in file.keys()  # noqa: SIM118 - the file is no dictionary
             }
             if found != {name: ("F32", size) for name, size in expected.items()}:
-                raise _refuse("its tensors are not those of the network that config.json describes")
+                raise _refusal("its tensors are not those of the network that config.json describes")
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
-        raise _refuse(str(error)) from error
+        raise _refusal(str(error)) from error
     network = Network(shape)
     network.load_state_dict({**tensors, **_tie(shape, tensors)})
     return network
@@ -115,12 +115,12 @@ def read_config(path: Path) -> Shape:
             tied=value["tie_word_embeddings"] is True,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _refuse(f"config.json: {error}") from error
+        raise _refusal(f"config.json: {error}") from error
     ours = config(shape)
     if {name: text for name, text in value.items() if name not in _OTHERS_MAY_ADD} != ours:
-        raise _refuse("config.json describes something other than a plain Llama")
+        raise _refusal("config.json describes something other than a plain Llama")
     if shape.width % shape.heads or shape.heads % shape.kv_heads or shape.head_width % 2:
-        raise _refuse("config.json: the heads do not divide the width")
+        raise _refusal("config.json: the heads do not divide the width")
     return shape
 
 
@@ -141,7 +141,7 @@ def _size(value: object, most: int) -> int:
     return value
 
 
-def _refuse(why: str) -> Invalid:
+def _refusal(why: str) -> Invalid:
     return Invalid(
         f"the weights cannot be read: {why}", code="weights_damaged", hint="write them again from their stage"
     )

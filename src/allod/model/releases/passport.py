@@ -100,28 +100,28 @@ def passport(facts: ReleaseFacts) -> bytes:
 def read_passport(data: bytes) -> Passport:
     """A passport from its bytes. Raises Invalid (`bad_passport`) for what `passport` does not write."""
     if len(data) > MAX_PASSPORT_BYTES:
-        raise _refuse("too long")
+        raise _refusal("too long")
     try:
         value = json.loads(data)
         check_canonical(value)
         if canonical_json(value) != data:
-            raise _refuse("not in canonical form")
+            raise _refusal("not in canonical form")
     except (ValueError, RecursionError) as error:
-        raise _refuse("not JSON") from error
+        raise _refusal("not JSON") from error
     if not isinstance(value, dict) or value.keys() != _FIELDS_OF.get(str(value.get("format")), set()):
-        raise _refuse("its fields are not those of a passport")
+        raise _refusal("its fields are not those of a passport")
     publisher, label = value["publisher"], value["label"]
     if not isinstance(publisher, dict) or publisher.keys() != {"name", "country"}:
-        raise _refuse("its publisher is a name and a country")
+        raise _refusal("its publisher is a name and a country")
     if not isinstance(label, dict) or label.keys() != _LABEL_FIELDS or not isinstance(label["markings"], list):
-        raise _refuse("its label is not one")
+        raise _refusal("its label is not one")
     texts = [value["name"], *publisher.values(), value["licence"], label["tier"], *label["markings"]]
     if not all(isinstance(text, str) and _TEXT.fullmatch(text) for text in texts):
-        raise _refuse("one of its texts is missing")
+        raise _refusal("one of its texts is missing")
     if not is_digest(value["digest"]):
-        raise _refuse("its digest is none")
+        raise _refusal("its digest is none")
     if value["origin"] not in ("from-scratch", "adapted", "imported") or not isinstance(value["informative"], bool):
-        raise _refuse("its origin, or whether it informs, is not said")
+        raise _refusal("its origin, or whether it informs, is not said")
     return Passport(
         name=value["name"],
         digest=value["digest"],
@@ -136,5 +136,5 @@ def read_passport(data: bytes) -> Passport:
     )
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     return Invalid(f"not a passport: {message}", code="bad_passport")

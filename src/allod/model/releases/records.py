@@ -74,7 +74,7 @@ def read_sources(path: Path) -> tuple[SourceRecord, ...]:
             for row in rows
         )
     except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise _refuse(path, "a source does not say what it must") from error
+        raise _refusal(path, "a source does not say what it must") from error
 
 
 _SOURCE_TEXTS = ("name", "kind", "licence", "jurisdiction", "origin", "date", "package", "sha256")
@@ -96,7 +96,7 @@ def read_records(path: Path) -> Iterator[DocumentRecord]:
                     num_bytes=int(row.get("num_bytes", row.get("bytes", 0))),
                 )
             except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-                raise _refuse(path, f"line {number} is no document") from error
+                raise _refusal(path, f"line {number} is no document") from error
 
 
 def read_dropped(path: Path) -> Mapping[str, Dropped]:
@@ -105,7 +105,7 @@ def read_dropped(path: Path) -> Mapping[str, Dropped]:
     try:
         return {_text(row["id"]): Dropped(_text(row["rule"]), _text(row.get("of", ""))) for row in report["dropped"]}
     except (LookupError, TypeError, AttributeError) as error:
-        raise _refuse(path, "it does not say what was dropped") from error
+        raise _refusal(path, "it does not say what was dropped") from error
 
 
 def read_json(path: Path) -> Any:
@@ -114,13 +114,13 @@ def read_json(path: Path) -> Any:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise _refuse(path, str(error.strerror)) from error
+        raise _refusal(path, str(error.strerror)) from error
     if len(data) > MAX_FILE_BYTES:
-        raise _refuse(path, f"longer than {MAX_FILE_BYTES} bytes")
+        raise _refusal(path, f"longer than {MAX_FILE_BYTES} bytes")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _refuse(path, "no JSON") from error
+        raise _refusal(path, "no JSON") from error
 
 
 def _text(value: Any) -> str:
@@ -136,5 +136,5 @@ def _split(value: Any) -> str:
     return str(value)
 
 
-def _refuse(path: Path, message: str) -> Invalid:
+def _refusal(path: Path, message: str) -> Invalid:
     return Invalid(f"{path.parent.name}/{path.name}: {message}", code="bad_record")

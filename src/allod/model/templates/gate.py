@@ -222,15 +222,15 @@ def check_template(template: str, name: str = "the chat template") -> TemplateTe
     Raises Invalid (`template_refused`) with the line, and what stands there that may not.
     """
     if len(template.encode("utf-8", "replace")) > MAX_TEMPLATE_BYTES:
-        raise _refuse(name, 1, f"it has more than {MAX_TEMPLATE_BYTES} bytes")
+        raise _refusal(name, 1, f"it has more than {MAX_TEMPLATE_BYTES} bytes")
     if BREAK in template:
-        raise _refuse(name, template[: template.index(BREAK)].count("\n") + 1, "it holds the invisible U+2060")
+        raise _refusal(name, template[: template.index(BREAK)].count("\n") + 1, "it holds the invisible U+2060")
     try:
         return _Gate(name, _environment().parse(template)).check()
     except jinja2.TemplateSyntaxError as error:
-        raise _refuse(name, error.lineno, f"it is no Jinja: {error.message}") from error
+        raise _refusal(name, error.lineno, f"it is no Jinja: {error.message}") from error
     except (RecursionError, ValueError) as error:  # numbers of too many digits are a ValueError
-        raise _refuse(name, 1, "it is nested too deeply, or a number is too long") from error
+        raise _refusal(name, 1, "it is nested too deeply, or a number is too long") from error
 
 
 def _environment() -> jinja2.Environment:
@@ -239,7 +239,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _refuse(name: str, line: int, why: str) -> Invalid:
+def _refusal(name: str, line: int, why: str) -> Invalid:
     return Invalid(
         f"{name} is refused at line {line}: {why}",
         code="template_refused",
@@ -368,7 +368,7 @@ class _Gate:
                     raise self._no(statement, f"the macro {macro.name} calls itself without a condition")
 
     def _no(self, node: nodes.Node, why: str) -> Invalid:
-        return _refuse(self._name, node.lineno or 1, why)
+        return _refusal(self._name, node.lineno or 1, why)
 
 
 def _is_range(node: nodes.Node) -> bool:

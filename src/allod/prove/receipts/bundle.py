@@ -47,15 +47,15 @@ def encode_bundle(bundle: Bundle) -> bytes:
 def parse_bundle(data: bytes) -> Bundle:
     """Read a bundle strictly: bounded, no unknown or repeated key, text only. Raises Invalid."""
     if len(data) > MAX_BUNDLE_BYTES:
-        raise _refuse("larger than 4 MiB")
+        raise _refusal("larger than 4 MiB")
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
-        raise _refuse("not JSON") from error
+        raise _refusal("not JSON") from error
     _check_keys(document, required={"statement", "proof"}, optional={"opening"})
     statement = _text_of(document, "statement").encode()
     if len(statement) > MAX_STATEMENT_BYTES:
-        raise _refuse("the statement is too long")
+        raise _refusal("the statement is too long")
     opening = _read_opening(document["opening"]) if "opening" in document else None
     return Bundle(statement, Proof.parse(_text_of(document, "proof")), opening)
 
@@ -68,17 +68,17 @@ def _read_opening(value: Any) -> Opening:
 
 def _check_keys(value: Any, *, required: set[str], optional: set[str]) -> None:
     if not isinstance(value, dict) or not required <= value.keys() <= required | optional:
-        raise _refuse(f"an object with {', '.join(sorted(required))} and nothing unknown is expected")
+        raise _refusal(f"an object with {', '.join(sorted(required))} and nothing unknown is expected")
 
 
 def _text_of(value: dict[str, Any], name: str) -> str:
     text = value[name]
     if not isinstance(text, str):
-        raise _refuse(f"{name} is not text")
+        raise _refusal(f"{name} is not text")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # a lone surrogate
-        raise _refuse(f"{name} is not text") from error
+        raise _refusal(f"{name} is not text") from error
     return text
 
 
@@ -89,5 +89,5 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     return Invalid(f"not a bundle: {message}", code="bad_bundle")

@@ -95,14 +95,14 @@ class Chain:
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise _refuse(f"there is no stage {name}")
+        raise _refusal(f"there is no stage {name}")
 
 
 def read_stage(manifest: bytes, files: bytes) -> ChainStage:
     """A stage from its two files, which must belong together. Raises Invalid."""
     statement = check_training_statement(manifest)
     if digest_of_bytes(files) != statement.files:
-        raise _refuse(f"{statement.stage}: its list of files is not the one that its manifest names")
+        raise _refusal(f"{statement.stage}: its list of files is not the one that its manifest names")
     return ChainStage(statement, _read_files(files, statement.stage))
 
 
@@ -111,14 +111,14 @@ def chain_of(stages: Iterable[ChainStage]) -> Chain:
     by_name: dict[str, ChainStage] = {}
     for stage in stages:
         if stage.name in by_name:
-            raise _refuse(f"the stage {stage.name} is there twice")
+            raise _refusal(f"the stage {stage.name} is there twice")
         by_name[stage.name] = stage
     rows = ADAPTER_STAGES if ADAPTER_STAGES[-1].name in by_name else MODEL_STAGES
     order = [row.name for row in rows]
     if unknown := by_name.keys() - set(order):
-        raise _refuse(f"the stage {min(unknown)} has no place in it")
+        raise _refusal(f"the stage {min(unknown)} has no place in it")
     if missing := {row.name for row in rows if not row.is_optional} - by_name.keys():
-        raise _refuse(f"the stage {min(missing, key=order.index)} is missing")
+        raise _refusal(f"the stage {min(missing, key=order.index)} is missing")
     ordered = tuple(by_name[name] for name in order if name in by_name)
     outside = _check_links(ordered)
     chain = Chain(ordered, outside.get(SOURCES, ()), next(iter(outside.get(BASE, ())), None))
@@ -130,14 +130,14 @@ def check_artefact(chain: Chain, artefact: ArtefactStatement) -> None:
     """Raise Invalid unless `artefact` speaks of what this chain made, and of each of its stages."""
     base = None if chain.base is None else chain.base["sha256"]
     if (artefact.kind, artefact.base) != (chain.kind, base):
-        raise _refuse("the artefact's kind or base is another")
+        raise _refusal("the artefact's kind or base is another")
     if artefact.derivation != chain.root:
-        raise _refuse("the artefact's derivation is not the one that its stages lead to")
+        raise _refusal("the artefact's derivation is not the one that its stages lead to")
     if list(artefact.stages) != rows_of(chain):
-        raise _refuse("the artefact names other stages")
+        raise _refusal("the artefact names other stages")
     made = {digest_of_hex(file.sha256) for file in chain.export.files.values()}
     if artefact.artefact_digest not in made:
-        raise _refuse("the artefact is no file that its last stage made")
+        raise _refusal("the artefact is no file that its last stage made")
 
 
 def rows_of(chain: Chain) -> list[dict[str, str]]:
@@ -160,16 +160,16 @@ def _check_links(stages: tuple[ChainStage, ...]) -> dict[str, tuple[Input, ...]]
         given = tuple(item for item in stage.statement.inputs if "derivation" not in item)
         made = [item for item in stage.statement.inputs if "derivation" in item]
         if len({str(item["name"]) for item in stage.statement.inputs}) != len(stage.statement.inputs):
-            raise _refuse(f"{stage.name}: an input is named twice")
+            raise _refusal(f"{stage.name}: an input is named twice")
         if given:
             outside[stage.row.takes] = given
         _check_outside(stage.row, given, made)
         for each in made:
             parent = before.get(str(each["name"]))
             if parent is None:
-                raise _refuse(f"{stage.name}: its input {each['name']} is none of the stages before it")
+                raise _refusal(f"{stage.name}: its input {each['name']} is none of the stages before it")
             if (each["derivation"], each["files"]) != (parent.statement.derivation, parent.statement.files):
-                raise _refuse(f"{stage.name}: its input {each['name']} is not the stage {parent.name} that is here")
+                raise _refusal(f"{stage.name}: its input {each['name']} is not the stage {parent.name} that is here")
         before[stage.name] = stage
     return outside
 
@@ -178,43 +178,43 @@ def _check_outside(row: StageRow, given: tuple[Input, ...], made: list[Input]) -
     """Sources and a base model come in at the stages that take them, nothing anywhere else."""
     if row.takes == SOURCES:
         if not given or made:
-            raise _refuse(f"{row.name}: it takes in sources and nothing else")
+            raise _refusal(f"{row.name}: it takes in sources and nothing else")
     elif row.takes == BASE:
         if len(given) != 1 or given[0]["name"] != BASE:
-            raise _refuse(f"{row.name}: it takes in one base model")
+            raise _refusal(f"{row.name}: it takes in one base model")
     elif given:
-        raise _refuse(f"{row.name}: its input {given[0]['name']} comes from outside the run")
+        raise _refusal(f"{row.name}: its input {given[0]['name']} comes from outside the run")
     if row.takes != SOURCES and not made:
-        raise _refuse(f"{row.name}: nothing went into it")
+        raise _refusal(f"{row.name}: nothing went into it")
 
 
 def _check_all_are_used(chain: Chain) -> None:
     """Every stage went into a later one, and the export took the weights that were learnt last and their evaluation."""
     used = {str(item["name"]) for stage in chain.stages for item in stage.statement.inputs}
     if idle := [stage.name for stage in chain.stages[:-1] if stage.name not in used]:
-        raise _refuse(f"the stage {idle[0]} went into nothing")
+        raise _refusal(f"the stage {idle[0]} went into nothing")
     evaluations = chain.of_role("evaluation")
     needed = {chain.learnt.name, *(stage.name for stage in evaluations)}
     exported = {str(item["name"]) for item in chain.export.statement.inputs}
     if missing := needed - exported:
-        raise _refuse(f"the export did not take in {min(missing)}")
+        raise _refusal(f"the export did not take in {min(missing)}")
     for stage in evaluations:
         if chain.learnt.name not in {str(item["name"]) for item in stage.statement.inputs}:
-            raise _refuse("other weights were evaluated than those that are exported")
+            raise _refusal("other weights were evaluated than those that are exported")
 
 
 def _read_files(data: bytes, stage: str) -> dict[str, OutputFile]:
     if len(data) > MAX_LIST_BYTES:
-        raise _refuse(f"{stage}: its list of files is too long")
+        raise _refusal(f"{stage}: its list of files is too long")
     try:
         rows = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _refuse(f"{stage}: its list of files is no JSON") from error
+        raise _refusal(f"{stage}: its list of files is no JSON") from error
     if not isinstance(rows, list) or not 0 < len(rows) <= MAX_OUTPUTS or not all(map(_is_row, rows)):
-        raise _refuse(f"{stage}: its list of files is not what it must be")
+        raise _refusal(f"{stage}: its list of files is not what it must be")
     files = {row["name"]: OutputFile(row["sha256"], row["bytes"]) for row in rows}
     if len(files) != len(rows) or canonical_json(rows) != data:
-        raise _refuse(f"{stage}: its list of files names one twice, or is not canonical")
+        raise _refusal(f"{stage}: its list of files names one twice, or is not canonical")
     return files
 
 
@@ -229,5 +229,5 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     return Invalid(f"the lineage does not hold: {message}", code="bad_lineage")

@@ -55,9 +55,9 @@ class ModelPublicKey:
         try:
             key = load_pem_public_key(pem)
         except ValueError as error:
-            raise _refuse() from error
+            raise _refusal() from error
         if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
-            raise _refuse()
+            raise _refusal()
         return cls(key)
 
 
@@ -85,9 +85,9 @@ class ModelKey:
         try:
             key = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError) as error:
-            raise _refuse() from error
+            raise _refusal() from error
         if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-            raise _refuse()
+            raise _refusal()
         return cls(key)
 
 
@@ -105,5 +105,5 @@ def load_model_key(path: Path) -> ModelKey:
     return ModelKey.parse(read_secret(path))
 
 
-def _refuse() -> Invalid:
+def _refusal() -> Invalid:
     return Invalid("not an ECDSA key on P-256 in PEM", code="bad_key")

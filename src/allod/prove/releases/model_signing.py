@@ -110,17 +110,17 @@ def _check_same(held: Mapping[str, str], listed: Mapping[str, str]) -> None:
 def _parse_bundle(data: bytes) -> tuple[bytes, bytes, str]:
     """The envelope's payload, its one signature, and what names the key."""
     if len(data) > MAX_SIGNATURE_BYTES:
-        raise _refuse(f"longer than {MAX_SIGNATURE_BYTES} bytes")
+        raise _refusal(f"longer than {MAX_SIGNATURE_BYTES} bytes")
     bundle = _read_json(data)
     envelope, key = _member(bundle, "dsseEnvelope"), _member(_member(bundle, "verificationMaterial"), "publicKey")
     signatures, hint = envelope.get("signatures"), key.get("hint")
     if bundle.get("mediaType") != _BUNDLE_TYPE or envelope.get("payloadType") != _PAYLOAD_TYPE:
-        raise _refuse("another type of bundle")
+        raise _refusal("another type of bundle")
     if not isinstance(signatures, list) or len(signatures) != 1 or not isinstance(signatures[0], dict):
-        raise _refuse("one signature is expected")
+        raise _refusal("one signature is expected")
     texts = (envelope.get("payload"), signatures[0].get("sig"), hint)
     if not all(isinstance(text, str) for text in texts) or not str(hint).isascii():
-        raise _refuse("its payload, its signature or its key is missing")
+        raise _refusal("its payload, its signature or its key is missing")
     return from_base64(str(texts[0]), "the payload"), from_base64(str(texts[1]), "the signature"), str(hint)
 
 
@@ -130,26 +130,26 @@ def _parse_statement(payload: bytes) -> dict[str, str]:
     subjects, predicate = statement.get("subject"), _member(statement, "predicate")
     how, resources = _member(predicate, "serialization"), predicate.get("resources")
     if statement.get("_type") != STATEMENT_TYPE or statement.get("predicateType") != _PREDICATE_TYPE:
-        raise _refuse("another type of statement")
+        raise _refusal("another type of statement")
     if (how.get("method"), how.get("hash_type"), how.get("allow_symlinks")) != ("files", "sha256", False):
-        raise _refuse("only whole files by SHA-256, without links, are read here")
+        raise _refusal("only whole files by SHA-256, without links, are read here")
     if not isinstance(resources, list) or len(resources) > MAX_FILES:
-        raise _refuse("its list of files is missing or too long")
+        raise _refusal("its list of files is missing or too long")
     listed = dict(map(_resource, resources))
     if len(listed) != len(resources):
-        raise _refuse("a file is listed twice")
+        raise _refusal("a file is listed twice")
     subject = subjects[0] if isinstance(subjects, list) and len(subjects) == 1 else None
     if not isinstance(subject, dict) or subject.get("digest") != {"sha256": _root_of(listed.values())}:
-        raise _refuse("its files do not add up to its subject")
+        raise _refusal("its files do not add up to its subject")
     return listed
 
 
 def _resource(value: Any) -> tuple[str, str]:
     if not isinstance(value, dict) or value.keys() != {"name", "algorithm", "digest"}:
-        raise _refuse("a file is a name, an algorithm and a digest")
+        raise _refusal("a file is a name, an algorithm and a digest")
     name, digest = value["name"], value["digest"]
     if value["algorithm"] != "sha256" or not isinstance(name, str) or not isinstance(digest, str):
-        raise _refuse("a file is named by its SHA-256")
+        raise _refusal("a file is named by its SHA-256")
     from_hex(digest, "a file's digest", size=32)
     return name, digest
 
@@ -168,9 +168,9 @@ def _read_json(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
-        raise _refuse("not JSON") from error
+        raise _refusal("not JSON") from error
     if not isinstance(value, dict):
-        raise _refuse("not an object")
+        raise _refusal("not an object")
     return value
 
 
@@ -184,7 +184,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _member(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     member = value.get(name)
     if not isinstance(member, dict):
-        raise _refuse(f"{name} is missing")
+        raise _refusal(f"{name} is missing")
     return member
 
 
@@ -196,5 +196,5 @@ def _step(number: int) -> Iterator[None]:
         raise VerificationError(error.message, step=number, name=STEPS[number - 1], hint=error.hint) from error
 
 
-def _refuse(message: str) -> Invalid:
+def _refusal(message: str) -> Invalid:
     return Invalid(f"not a model's signature: {message}", code="bad_signature")

@@ -35,7 +35,7 @@ class BaseTokenizer:
         self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.pre_tokenizer = _split(_split_name(folder / name))
         self._tokenizer.encode_special_tokens = True  # inverse to its name: their names in a text are ordinary text
-        self._apart = read_header(folder / name).keep_apart()
+        self._apart = read_header(folder / name).control_token_guard()
         self._control = {self._tokenizer.token_to_id(each) for each in self._apart.names}
         found = (self._tokenizer.token_to_id(end) for end in _ENDS)
         self._end: int = next((number for number in found if number is not None), tokenizer.eos_token_id)

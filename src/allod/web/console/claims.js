@@ -49,7 +49,7 @@ function withDigest(text, digest) {
   return make("span", {}, `${text} `, make("code", {}, digest));
 }
 
-/** What the evidence shows and what not, as ARCHITECTURE.md section 7 allows it to be said. */
+/** What the evidence shows and what not, in words that claim no more. */
 export function meaning({ predicateType }, { isWitnessed, hasText, isClosed = false }) {
   const what = `${predicateType === ANSWER ? "answered" : "refused"} ${isClosed ? "one" : "this"} question`;
   const how = predicateType === ANSWER && hasText ? " with this answer" : "";
