@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
-from allod.web import receipts
+from allod.web import evidence
 from allod.web.http.exchange import WATCH, ClientLeft, read_body
 from allod.web.server import BoundedHeads
 
@@ -258,7 +258,7 @@ def test_a_gateway_may_open_as_many_files_as_the_system_allows(start_gateway: Ca
 
 async def test_evidence_takes_one_thread_of_a_lane() -> None:
     """However many ask, and the others are served in turn."""
-    lane, inside, most = receipts.Lane(1), 0, 0
+    lane, inside, most = evidence.Lane(1), 0, 0
     lock = threading.Lock()
 
     def read() -> bool:
@@ -278,7 +278,7 @@ async def test_evidence_takes_one_thread_of_a_lane() -> None:
 async def test_too_many_that_ask_for_evidence_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """429 with a time, and the place of whoever was answered or left is free again."""
     monkeypatch.setattr(receipts, "MAX_WAITING", 3)
-    lane, may_end = receipts.Lane(1), threading.Event()
+    lane, may_end = evidence.Lane(1), threading.Event()
     asking = [asyncio.ensure_future(lane.run(may_end.wait, 5)) for _ in range(4)]
     await asyncio.sleep(0.05)
     with pytest.raises(Unavailable) as caught:

@@ -24,7 +24,7 @@ from allod.core.statements.receipt import ANSWER
 from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import Policy
 from allod.prove.policy_history import LoggedVersion
-from allod.web.admin.asked import AdminRequest
+from allod.web.admin.request import AdminRequest
 from allod.web.explanations import ExplainBody, Explanations
 from allod.web.http.asgi import Call
 from allod.web.http.bodies import check_keys

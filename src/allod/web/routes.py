@@ -7,13 +7,13 @@ from functools import partial
 from allod.app.gateway.realm import Realm
 from allod.core.times import now_ms
 from allod.web.admin.handlers import Admin
+from allod.web.evidence import Evidence, HealthPages
 from allod.web.governance import Governance
 from allod.web.http.asgi import Application, Route
 from allod.web.http.metrics import Metrics
 from allod.web.openai.handlers import OpenAI
 from allod.web.openai.write import ERRORS
 from allod.web.pages import Pages
-from allod.web.receipts import Evidence, HealthPages
 from allod.web.static import Console
 
 

@@ -12,9 +12,9 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Account, Key, Scope, check_name, new_id
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.keys import key_scope, refuse_scopes
 from allod.web.admin.listing import a_cursor, page
+from allod.web.admin.request import AdminRequest, Json, refusal
 
 
 class Accounts:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from allod.app.administration.tenants import seconds_of
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import AuditEvent
-from allod.web.admin.asked import AdminRequest, Json
 from allod.web.admin.listing import a_cursor, page, refuse_both
 from allod.web.admin.query import MAX_TIME_S, Query
+from allod.web.admin.request import AdminRequest, Json
 
 _BATCH = 1000
 _KEY_PREFIX = "key_"

@@ -13,12 +13,12 @@ from allod.core.errors import Denied, Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.web.admin.accounts import Accounts
-from allod.web.admin.asked import AdminRequest, Json
 from allod.web.admin.audit import Audit
 from allod.web.admin.keys import AdminKeys, ProjectKeys
 from allod.web.admin.limits import ModelPermissions, RateLimits
 from allod.web.admin.listing import page
 from allod.web.admin.projects import Projects
+from allod.web.admin.request import AdminRequest, Json
 from allod.web.admin.retention import Retention
 from allod.web.admin.spending import Spending
 from allod.web.admin.usage import UsageReports

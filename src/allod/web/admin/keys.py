@@ -17,8 +17,8 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Key, Scope
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.listing import a_cursor, page, page_of_all
+from allod.web.admin.request import AdminRequest, Json, refusal
 
 
 class ProjectKeys:

@@ -12,9 +12,9 @@ from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.listing import page_of_all
 from allod.web.admin.query import MAX_LIMIT
+from allod.web.admin.request import AdminRequest, Json, refusal
 
 
 class RateLimits:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from allod.core.errors import Invalid
-from allod.web.admin.asked import Json
 from allod.web.admin.query import Query
+from allod.web.admin.request import Json
 
 
 def page(entries: Sequence[Json], limit: int) -> Json:

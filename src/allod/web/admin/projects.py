@@ -7,8 +7,8 @@ from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.listing import a_cursor, page
+from allod.web.admin.request import AdminRequest, Json, refusal
 
 _HINTS = {
     "external_key_id": "keys of other services are not used here",

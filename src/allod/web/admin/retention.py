@@ -6,7 +6,7 @@ from allod.app.administration.tenants import find_active
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import TenantStore
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json
+from allod.web.admin.request import AdminRequest, Json
 
 ZERO, AS_THE_ORGANIZATION = "zero_data_retention", "organization_default"
 

@@ -14,8 +14,8 @@ from allod.govern.metering.windows import bounds_of, windows_at
 from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, Tenant
 from allod.web.admin import bodies
-from allod.web.admin.asked import AdminRequest, Json
 from allod.web.admin.bodies import MICROS_PER_CENT
+from allod.web.admin.request import AdminRequest, Json
 
 
 class Spending:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from allod.core.errors import Invalid
 from allod.govern.tenancy.store import MINUTE_MS, TenantStore, Totals, UsageRow
-from allod.web.admin.asked import AdminRequest, Json, refusal
 from allod.web.admin.query import MAX_TIME_S, Query
+from allod.web.admin.request import AdminRequest, Json, refusal
 
 MINUTE_S = MINUTE_MS // 1000
 _WIDTH_S = {"1d": 86_400, "1h": 3600, "1m": MINUTE_S}
