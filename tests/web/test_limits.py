@@ -277,7 +277,7 @@ async def test_evidence_takes_one_thread_of_a_lane() -> None:
 
 async def test_too_many_that_ask_for_evidence_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """429 with a time, and the place of whoever was answered or left is free again."""
-    monkeypatch.setattr(receipts, "MAX_WAITING", 3)
+    monkeypatch.setattr(evidence, "MAX_WAITING", 3)
     lane, may_end = evidence.Lane(1), threading.Event()
     asking = [asyncio.ensure_future(lane.run(may_end.wait, 5)) for _ in range(4)]
     await asyncio.sleep(0.05)
