@@ -15,6 +15,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.app.finished_runs import gguf_bytes
 from tests.conftest import Gateway, run_allod, run_gateway
 from tests.scenarios.test_answers import http_get
 from tests.serve.tiny_model import write_tiny_model
@@ -108,3 +109,11 @@ def test_one_that_is_named_twice_is_refused_before_a_start(
     done = run_allod(tmp_path, "up", "--port=0", f"--model={file}", f"--model={file}")
     assert (done.returncode, "named twice" in done.stderr) == (2, True)
     assert not (tmp_path / "engine.log").exists()
+
+
+def test_whose_engine_does_not_start_is_said(digests: dict[str, tuple[Path, str]], tmp_path: Path) -> None:
+    """And the other's, which did, has ended with the gateway."""
+    file = tmp_path / "empty.gguf"
+    file.write_bytes(gguf_bytes({"general.architecture": "llama", "general.name": "empty"}))  # passes the gate alone
+    done = run_allod(tmp_path / "home", "up", "--port=0", f"--model={digests['one'][0]}", f"--model={file}")
+    assert (done.returncode, done.stderr.startswith("error: empty: ")) == (3, True), done.stderr

@@ -255,8 +255,8 @@ def test_two_runs_in_one_folder(run: Run) -> None:
     """The second is told who is there; nothing of the first is touched."""
     with open_run(run.path, run.log):
         script = (
-            "import sys; from pathlib import Path; from allod.train.runs import opened\n"
-            "try:\n    opened(Path(sys.argv[1]), None).__enter__()\n"
+            "import sys; from pathlib import Path; from allod.train.runs import open_run\n"
+            "try:\n    open_run(Path(sys.argv[1]), None).__enter__()\n"
             "except Exception as error: print(error.code)"
         )
         said = subprocess.run(

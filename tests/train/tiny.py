@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from copy import copy
 from typing import Any
 
 from allod.train.recipe import Recipe, Source
@@ -14,7 +14,8 @@ def source(name: str, held_out: tuple[str, ...] = ()) -> Source:
 
 
 def tiny(recipe: Recipe, size: str = "0.1m", **changes: Any) -> Recipe:
-    """`recipe` with `changes` and a size that its check would refuse."""
-    small = replace(recipe, size="1m", **changes)
-    object.__setattr__(small, "size", size)
+    """`recipe` with `changes` and a size, which its check would refuse."""
+    small = copy(recipe)
+    for name, value in {"size": size, **changes}.items():
+        object.__setattr__(small, name, value)
     return small
