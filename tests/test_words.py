@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-SOURCE = Path(__file__).parents[1] / "src" / "allod"
+from tests.test_house import SOURCE, modules
 
 IRREGULAR = frozenset(
     {"begun", "built", "chosen", "done", "drawn", "found", "given", "held", "kept", "known", "learnt", "left", "lent"}
@@ -26,12 +25,6 @@ THINGS = frozenset(
 )
 
 
-def trees(source: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Each module as (path below the package, syntax tree)."""
-    for file in sorted(source.rglob("*.py")):
-        yield file.relative_to(source).as_posix(), ast.parse(file.read_text())
-
-
 def begins_with_participle(name: str) -> bool:
     """By a list, and by how its first word ends."""
     first = name.strip("_").split("_")[0]
@@ -41,7 +34,7 @@ def begins_with_participle(name: str) -> bool:
 def functions_named_by_a_participle(source: Path) -> list[str]:
     return [
         f"{path}: {node.name}"
-        for path, tree in trees(source)
+        for path, tree in modules(source)
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and begins_with_participle(node.name)
@@ -53,7 +46,7 @@ def functions_named_by_a_participle(source: Path) -> list[str]:
 
 def classes_of_one_name(source: Path) -> list[str]:
     places = defaultdict(list)
-    for path, tree in trees(source):
+    for path, tree in modules(source):
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(path)
@@ -63,7 +56,7 @@ def classes_of_one_name(source: Path) -> list[str]:
 def loops_over_one(source: Path) -> list[str]:
     return [
         f"{path}:{node.target.lineno}"
-        for path, tree in trees(source)
+        for path, tree in modules(source)
         for node in ast.walk(tree)
         if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)) and ast.unparse(node.target) == "one"
     ]
@@ -88,7 +81,7 @@ def files_that_are_too_long(source: Path) -> list[str]:
 def rooms_that_import_each_other(source: Path) -> list[str]:
     """Folders, a sub-room being one of its own, from which imports lead round to themselves."""
     leads: dict[str, set[str]] = defaultdict(set)
-    for path, tree in trees(source):
+    for path, tree in modules(source):
         room = path.rpartition("/")[0]
         for module in modules_imported(tree):
             file = source.parent.joinpath(*module.split(".")).with_suffix(".py")
@@ -163,7 +156,7 @@ def test_every_exception_is_used() -> None:
     """A name that nobody bears any more is no exception."""
     names = {
         node.name
-        for _, tree in trees(SOURCE)
+        for _, tree in modules(SOURCE)
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     }
