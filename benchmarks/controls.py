@@ -14,9 +14,10 @@ import hmac
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from allod.core.canonical import digest_of
-from allod.core.requests import Chat, Request, Sampling, Usage
+from allod.core.requests import Chat, Sampling, Usage
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import default_text, load_policy
@@ -27,6 +28,7 @@ from allod.govern.tenancy.tenants import AuditEvent, Budget, Key, Quota, Tenant,
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
+from allod.serve.request import Request
 from allod.settings.files import load_nation
 from allod.web.http.labels import label_of
 
@@ -72,7 +74,10 @@ class Steps:
         self.allowance = Allowance(Quotas(self.store, gateway="a"), Prices())
         self.admission = Admission(num_running=64, num_waiting=256)
         chat = Chat("m", ({"role": "user", "content": TEXT},), Sampling(seed=1, max_tokens=100))
-        self.request = Request("r", "", "", self.nation.lowest, chat, b"", self.now_ms)
+        self.keys.refresh(self.store)
+        self.request = Request(
+            "r", self.keys.caller_of(secret_of(0), self.now_ms), self.nation.lowest, chat, b"", self.now_ms
+        )
 
     async def authenticate(self, number: int) -> None:
         self.caller = self.keys.caller_of(secret_of(number % 50), self.now_ms)
@@ -94,7 +99,8 @@ class Steps:
         assert self.controls.decide(self.callers[number], "chat", self.label_).permitted
 
     async def admit(self, number: int) -> None:
-        held = await self.allowance.hold(self.caller.tenant, self.request, self.request.task, 4096)
+        request = replace(self.request, caller=self.caller)
+        held = await self.allowance.hold(request, request.task, 4096)
         async with self.admission.turn(
             self.caller.tenant.id, prompt_tokens=held.prompt_tokens, max_tokens=held.max_tokens
         ) as turn:

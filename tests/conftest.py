@@ -70,7 +70,8 @@ def environment(home: Path) -> dict[str, str]:
 def run_gateway(home: Path, model: str, *words: str, prefix: tuple[str, ...] = ()) -> Iterator[Gateway]:
     """`allod up` at a free port, behind a command `prefix`; stopped by SIGTERM at the end if it still runs."""
     home.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):  # it may be there and lead nowhere: `exists` would deny it
+    (CACHE / "store").mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # it may be there already
         (home / "store").symlink_to(CACHE / "store")
     with running(
         home, [*prefix, sys.executable, "-m", "allod.cli", "up", "--port=0", f"--model={model}", *words]

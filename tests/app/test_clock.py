@@ -13,12 +13,13 @@ import pytest
 
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import open_policies
-from allod.app.gateway.clock import NUM_LAST, Acceptances, Clock, ClockBounds, clock_of_realm, last_time_ms, running_ms
+from allod.app.gateway.clock import NUM_LAST, Acceptances, clock_of_realm, last_time_ms
 from allod.app.home import Home, load_settings
 from allod.core.errors import Invalid, Unavailable
 from allod.core.statements.clock import ClockAccepted, check_clock_statement, clock_statement
 from allod.core.statements.policy import POLICY
 from allod.prove.formats.signing_key import SigningKey
+from allod.prove.receipts.clock import Clock, ClockBounds, running_ms
 from allod.prove.tlog.log import Entry, Log, open_log
 from allod.prove.tlog.reader import LogRead, Visit
 from allod.settings.tree import Settings

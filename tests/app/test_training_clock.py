@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from allod.app.artefacts.log import ArtefactsLog
-from allod.app.gateway.clock import Clock
 from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
 from allod.app.training import performing
@@ -19,6 +18,7 @@ from allod.app.training.run import train
 from allod.app.training.surroundings import Told, TrainOptions
 from allod.core.errors import Unavailable
 from allod.core.times import now_ms
+from allod.prove.receipts.clock import Clock
 from allod.prove.releases.release import read_releases
 from allod.prove.tlog.log import Entry
 from allod.settings.tree import Settings

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
-from allod.core.requests import Chat, Completion, Request, Sampling, ToolCall, Usage, new_request_id
+from allod.core.requests import Completion, Sampling, ToolCall, Usage, new_request_id
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 calls = st.lists(st.builds(ToolCall, name=texts, arguments=texts), max_size=3).map(tuple)
@@ -59,13 +59,6 @@ def test_values_on_the_path_do_not_change() -> None:
     """A value that is recorded must be the value that was answered."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Sampling(seed=1).seed = 2  # type: ignore[misc]
-
-
-def test_a_request_without_a_label_cannot_be_made() -> None:
-    """So nothing can be routed, recorded or answered without one."""
-    chat = Chat("m", (), Sampling(seed=1))
-    with pytest.raises(TypeError):
-        Request("r", "t", "k", None, chat, b"", 0)  # type: ignore[arg-type]
 
 
 def test_ids_sort_by_the_time_that_they_begin_with() -> None:

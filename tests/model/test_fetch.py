@@ -273,11 +273,12 @@ def test_a_store_without_room_is_unavailable(place: Place, monkeypatch: pytest.M
 
 
 def test_a_store_that_cannot_be_made_is_unavailable(place: Place) -> None:
-    """A file where its directory would be."""
+    """A file where its directory would be, which the error names."""
     place.root.write_bytes(b"")
     with pytest.raises(Unavailable) as caught:
         place.ensure()
     assert caught.value.code == "store_unusable"
+    assert str(place.root) in caught.value.message
 
 
 def test_another_version_is_not_taken(place: Place) -> None:

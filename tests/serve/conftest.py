@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Sampling, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Sampling, Usage
 from allod.core.statements.receipt import Statement, check_statement
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import EngineInfo, EnginePlace, Perimeter, Tally
@@ -34,6 +34,7 @@ from allod.serve.controls import Controls
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Answered as Recorded
 from allod.serve.recorder import Recorder
+from allod.serve.request import Request
 from allod.serve.router import Candidate, Router
 from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
@@ -225,12 +226,18 @@ def chat(**changes: Any) -> Chat:
 def request(task: Chat | Embed | None = None, *, id: str = "r1", tier: str = "OFFICIAL", **changes: Any) -> Request:
     """What steps 1 to 3 make of a call."""
     fields: dict[str, Any] = {"label": NATION.label(tier), "start_ms": START_MS, **changes}
-    return Request(id=id, tenant="local", key="key_local", task=task or chat(), body=b'{"the":"body"}', **fields)
+    return Request(id=id, task=task or chat(), body=b'{"the":"body"}', **{"caller": CALLER, **fields})
 
 
-def to_hold(asked: Request) -> tuple[Request, Chat | Embed, int]:
-    """The request, what the engine gets of it (the same where there are no tools), and how many tokens that holds."""
-    return asked, asked.task, CONTEXT_TOKENS
+def by(tenant: Tenant, asked: Request) -> Request:
+    """The same request from that tenant."""
+    return replace(asked, caller=replace(asked.caller, tenant=tenant))
+
+
+def to_hold(asked: Request, tenant: Tenant = TENANT) -> tuple[Request, Chat | Embed, int]:
+    """The request of that tenant, what the engine gets of it (the same where there are no tools), and how many tokens
+    that holds."""
+    return by(tenant, asked), asked.task, CONTEXT_TOKENS
 
 
 def write_body(made: Embeddings) -> bytes:
@@ -240,18 +247,18 @@ def write_body(made: Embeddings) -> bytes:
 
 async def streamed(gateway: Gateway, asked: Request) -> list[Answered]:
     """A streamed answer, to its end."""
-    async with aclosing((await gateway.stream(CALLER, asked)).value) as answer:
+    async with aclosing((await gateway.stream(asked)).value) as answer:
         return [part async for item in answer for part in ([item] if isinstance(item, Completion) else item)]
 
 
 async def embedded(gateway: Gateway, asked: Request) -> bytes:
     """Vectors for the same caller and label."""
-    return (await gateway.embed(CALLER, replace(asked, task=Embed("m", ("a cat",))), write_body)).value
+    return (await gateway.embed(replace(asked, task=Embed("m", ("a cat",))), write_body)).value
 
 
 async def answered(gateway: Gateway, asked: Request) -> Completion:
     """A whole answer."""
-    return (await gateway.answer(CALLER, asked)).value
+    return (await gateway.answer(asked)).value
 
 
 Ask = Callable[[Gateway, Request], Coroutine[Any, Any, Any]]

@@ -78,15 +78,15 @@ async def test_a_key_may_be_for_one_adapter_alone(front: MakeFront) -> None:
     """A scope names models, and an adapter is one: the model below it, and another, are to its key as none at all."""
     caller = replace(CALLER, scope=Scope(models=frozenset({"law"})))
     async with front(scripted(LAW, SECRETS), adapters=[LAW, SECRETS]) as made:
-        await made.gateway.answer(caller, request(chat(model="law")))
+        await made.gateway.answer(request(chat(model="law"), caller=caller))
         told = set()
         for name in ("m", "secrets", "nothing"):
             with pytest.raises(Invalid) as caught:
-                await made.gateway.answer(caller, request(chat(model=name), id=name))
+                await made.gateway.answer(request(chat(model=name), id=name, caller=caller))
             error = caught.value
             told.add((error.code, error.param, error.hint, error.message.replace(repr(name), "")))
             with pytest.raises(Invalid) as caught:
-                await made.gateway.embed(caller, request(Embed(name, ("a cat",))), write_body)
+                await made.gateway.embed(request(Embed(name, ("a cat",)), caller=caller), write_body)
             assert caught.value.message == error.message
     assert told == {("model_not_found", "model", "there is 'law'", "the model  is not served here")}
 
@@ -104,7 +104,7 @@ async def test_an_adapter_makes_no_embeddings(front: MakeFront) -> None:
     engine = scripted(LAW)
     async with front(engine, adapters=[LAW]) as made:
         with pytest.raises(Invalid) as caught:
-            await made.gateway.embed(CALLER, request(Embed("law", ("a cat",))), write_body)
+            await made.gateway.embed(request(Embed("law", ("a cat",))), write_body)
     assert (caught.value.code, engine.asked) == ("unsupported_by_model", [])
 
 

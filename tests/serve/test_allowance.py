@@ -9,15 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.serve.conftest import START_MS, TENANT, chat, request, to_hold
+from tests.serve.conftest import START_MS, TENANT, by, chat, request, to_hold
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.requests import Embed, Request, Sampling, Usage
+from allod.core.requests import Embed, Sampling, Usage
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import NeedsLease, Quotas, Reservation
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.tenants import Budget, Quota, Tenant, organization
 from allod.serve.allowance import BYTES_PER_TOKEN, MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Held
+from allod.serve.request import Request
 
 PROMPT_TOKENS = 100
 MICROS = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=1_000)  # a millionth a token
@@ -62,7 +63,7 @@ def asked(max_tokens: int | None = 100, *, prompt_tokens: int = PROMPT_TOKENS, *
 
 async def refusal(made: Allowance, tenant: Tenant, one: Request) -> AllodError:
     with pytest.raises(AllodError) as caught:
-        await made.hold(tenant, *to_hold(one))
+        await made.hold(*to_hold(one, tenant))
     return caught.value
 
 
@@ -74,7 +75,7 @@ async def is_left(made: Allowance, tenant: Tenant, tokens: int) -> None:
     probe = replace(tenant, quota=replace(tenant.quota, requests_per_minute=None))
     assert (await refusal(made, probe, asked(tokens - PROMPT_TOKENS + 1))).code in ("rate_limited", "exceeds_limit")
     made.release(
-        await made.hold(probe, *to_hold(asked(tokens - PROMPT_TOKENS, start_ms=START_MS + 2_000)))
+        await made.hold(*to_hold(asked(tokens - PROMPT_TOKENS, start_ms=START_MS + 2_000), probe))
     )  # a no holds for 1 s
 
 
@@ -85,14 +86,14 @@ async def test_a_tenant_without_limits_is_held_to_none() -> None:
     """However much it asks for, and although the store is gone: nothing is asked of it."""
     made = allowance(Quotas(Gone(), gateway="a"))
     for _ in range(50):
-        await made.hold(TENANT, *to_hold(asked(10**6)))
+        await made.hold(*to_hold(asked(10**6)))
 
 
 async def test_prompt_and_answer_are_held_together() -> None:
     """Until it is settled nobody else can have them, though nothing was used yet."""
     made = allowance()
-    await made.hold(LIMITED, *to_hold(asked(300)))
-    await made.hold(LIMITED, *to_hold(asked(400)))
+    await made.hold(*to_hold(asked(300), LIMITED))
+    await made.hold(*to_hold(asked(400), LIMITED))
     assert (await refusal(made, LIMITED, asked(1))).code == "rate_limited"
 
 
@@ -112,7 +113,7 @@ async def test_prompt_and_answer_are_held_together() -> None:
 )
 async def test_what_a_request_may_use_is_foreseen(one: Request, foreseen: tuple[int, int]) -> None:
     """From its length in bytes, its messages, what it asks for, and what the engine's context has room for."""
-    held = await allowance().hold(TENANT, *to_hold(one))
+    held = await allowance().hold(*to_hold(one))
     assert (held.prompt_tokens, held.max_tokens) == foreseen
 
 
@@ -126,29 +127,29 @@ async def test_what_no_window_can_hold_is_told_so() -> None:
 async def test_a_refusal_says_when_to_come_back() -> None:
     """At the end of the minute in which the request started, by the time that its receipt would say."""
     made, one = allowance(), asked(900)
-    await made.hold(LIMITED, *to_hold(one))
+    await made.hold(*to_hold(one, LIMITED))
     error = await refusal(made, LIMITED, one)
     assert isinstance(error, Unavailable)
     assert error.retry_after_s == 60 - START_MS % 60_000 / 1000
-    await made.hold(LIMITED, *to_hold(replace(one, start_ms=START_MS + 60_000)))
+    await made.hold(*to_hold(replace(one, start_ms=START_MS + 60_000), LIMITED))
 
 
 async def test_a_limit_of_one_model_counts_for_that_model() -> None:
     """The name that the request asks for is the one that is counted."""
     tenant = replace(TENANT, model_quotas={"m": Quota(concurrent=1)})
     made = allowance()
-    await made.hold(tenant, *to_hold(asked()))
+    await made.hold(*to_hold(asked(), tenant))
     assert (await refusal(made, tenant, asked())).code == "rate_limited"
-    await made.hold(tenant, *to_hold(request(chat(model="n"))))
+    await made.hold(*to_hold(request(chat(model="n")), tenant))
 
 
 async def test_money_is_held_at_the_price_of_what_is_foreseen() -> None:
     """A budget cannot be spent twice by two that run at the same time."""
     tenant = replace(TENANT, budgets=(Budget("day", micros=500),))
     made = allowance()
-    await made.hold(tenant, *to_hold(asked(200)))
+    await made.hold(*to_hold(asked(200), tenant))
     assert (await refusal(made, tenant, asked(101))).code == "budget_exhausted"
-    await made.hold(tenant, *to_hold(asked(100, start_ms=START_MS + 2_000)))
+    await made.hold(*to_hold(asked(100, start_ms=START_MS + 2_000), tenant))
     assert (await refusal(made, tenant, asked(100, prompt_tokens=8))).code == "budget_exhausted"
 
 
@@ -158,7 +159,7 @@ async def test_money_is_held_at_the_price_of_what_is_foreseen() -> None:
 async def test_what_was_used_is_charged_and_the_rest_given_back() -> None:
     """Of 1,000 held 30 were used: 970 are left, to the token."""
     made = allowance()
-    held = await made.hold(LIMITED, *to_hold(asked(900)))
+    held = await made.hold(*to_hold(asked(900), LIMITED))
     made.settle(held, Usage(10, 20), engine_ms=5)
     await is_left(made, LIMITED, 970)
 
@@ -168,8 +169,8 @@ async def test_release_gives_everything_back() -> None:
     tenant = replace(TENANT, quota=Quota(requests_per_minute=1, tokens_per_minute=1_000, concurrent=1))
     made = allowance()
     for _ in range(5):
-        made.release(await made.hold(tenant, *to_hold(asked(900))))
-    made.settle(await made.hold(tenant, *to_hold(asked(900))), Usage(1, 1), engine_ms=1)
+        made.release(await made.hold(*to_hold(asked(900), tenant)))
+    made.settle(await made.hold(*to_hold(asked(900), tenant)), Usage(1, 1), engine_ms=1)
     assert (await refusal(made, tenant, asked(1, prompt_tokens=8))).code == "rate_limited"
 
 
@@ -185,7 +186,7 @@ async def test_each_budget_is_charged_what_its_receipt_will_say(budget: Budget, 
     """Tokens of prompt and answer, the engine's time, money: used up exactly, nothing more is held."""
     tenant = replace(TENANT, budgets=(budget,))
     made = allowance()
-    held = await made.hold(tenant, *to_hold(asked(100)))
+    held = await made.hold(*to_hold(asked(100), tenant))
     made.settle(held, usage, engine_ms)
     assert (await refusal(made, tenant, asked(1, prompt_tokens=8))).code == "budget_exhausted"
 
@@ -195,7 +196,7 @@ async def test_what_is_free_exhausts_no_money() -> None:
     tenant = replace(TENANT, budgets=(Budget("day", micros=1),))
     made = allowance(prices=Prices())
     for _ in range(5):
-        held = await made.hold(tenant, *to_hold(asked()))
+        held = await made.hold(*to_hold(asked(), tenant))
         assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
         made.settle(held, Usage(100, 100), engine_ms=1_000)
 
@@ -204,7 +205,7 @@ async def test_money_is_charged_for_the_engines_time() -> None:
     """Nobody knows before how long it will be; it counts against the next."""
     tenant = replace(TENANT, budgets=(Budget("day", micros=1_000),))
     made = allowance(prices=Prices(micros_per_engine_second=2_000))
-    made.settle(await made.hold(tenant, *to_hold(asked())), Usage(1, 1), engine_ms=500)
+    made.settle(await made.hold(*to_hold(asked(), tenant)), Usage(1, 1), engine_ms=500)
     assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
 
 
@@ -217,10 +218,10 @@ async def test_a_refusal_counts_as_a_request_and_as_no_more() -> None:
     tenant = replace(TENANT, quota=quota, budgets=(Budget("day", tokens=1_000, engine_ms=1, micros=1_000),))
     made, one = allowance(), asked(900)
     for _ in range(2):
-        await made.count_refusal(tenant, one)
-    made.release(await made.hold(tenant, *to_hold(one)))
-    await made.count_refusal(tenant, one)
-    for refused in (made.count_refusal(tenant, one), made.hold(tenant, *to_hold(one))):
+        await made.count_refusal(by(tenant, one))
+    made.release(await made.hold(*to_hold(one, tenant)))
+    await made.count_refusal(by(tenant, one))
+    for refused in (made.count_refusal(by(tenant, one)), made.hold(*to_hold(one, tenant))):
         with pytest.raises(Unavailable) as caught:
             await refused
         assert caught.value.code == "rate_limited"
@@ -228,7 +229,7 @@ async def test_a_refusal_counts_as_a_request_and_as_no_more() -> None:
 
 async def test_a_refusal_asks_nothing_of_what_cannot_be_measured() -> None:
     """A budget of energy keeps answers out where none is metered; a refusal uses none."""
-    await allowance().count_refusal(replace(TENANT, budgets=(Budget("day", millijoules=5),)), asked())
+    await allowance().count_refusal(by(replace(TENANT, budgets=(Budget("day", millijoules=5),)), asked()))
 
 
 # All tenants together
@@ -245,36 +246,36 @@ def shared() -> Allowance:
 async def test_what_one_tenant_spends_no_other_can(shared: Allowance) -> None:
     """Each is within its own limits; together they are at the end of theirs."""
     for name in ("a", "b"):
-        held = await shared.hold(replace(TENANT, id=name), *to_hold(asked(400)))
+        held = await shared.hold(*to_hold(asked(400), replace(TENANT, id=name)))
         shared.settle(held, Usage(PROMPT_TOKENS, 400), engine_ms=1)
     assert (await refusal(shared, replace(TENANT, id="c"), asked(1, prompt_tokens=8))).code == "budget_exhausted"
 
 
 async def test_what_all_have_in_common_is_given_back_too(shared: Allowance) -> None:
     """Settled for less, or released: the rest is there for the others."""
-    shared.release(await shared.hold(TENANT, *to_hold(asked(900))))
-    shared.settle(await shared.hold(TENANT, *to_hold(asked(900))), Usage(100, 0), engine_ms=1)
-    await shared.hold(replace(TENANT, id="b"), *to_hold(asked(800)))
+    shared.release(await shared.hold(*to_hold(asked(900))))
+    shared.settle(await shared.hold(*to_hold(asked(900))), Usage(100, 0), engine_ms=1)
+    await shared.hold(*to_hold(asked(800), replace(TENANT, id="b")))
 
 
 async def test_where_all_together_may_not_the_tenant_gets_its_own_back(shared: Allowance) -> None:
     """A refusal for what others spent takes nothing of its own: neither tokens nor its place nor a request."""
     tenant = replace(TENANT, id="b", quota=Quota(requests_per_minute=1, tokens_per_minute=1_000, concurrent=1))
-    shared.settle(await shared.hold(TENANT, *to_hold(asked(900))), Usage(1_000, 0), engine_ms=1)
+    shared.settle(await shared.hold(*to_hold(asked(900))), Usage(1_000, 0), engine_ms=1)
     for _ in range(3):
         assert (await refusal(shared, tenant, asked(900))).code == "budget_exhausted"
     shared.organization = None
-    await shared.hold(tenant, *to_hold(asked(900)))
+    await shared.hold(*to_hold(asked(900), tenant))
 
 
 async def test_where_the_tenant_may_not_nothing_of_all_is_held(shared: Allowance) -> None:
     """Its refusals leave the others' money alone."""
     tenant = replace(TENANT, id="b", quota=Quota(concurrent=1))
-    first = await shared.hold(tenant, *to_hold(asked(1)))
+    first = await shared.hold(*to_hold(asked(1), tenant))
     for _ in range(5):
         assert (await refusal(shared, tenant, asked(800))).code == "rate_limited"
     shared.release(first)
-    await shared.hold(TENANT, *to_hold(asked(900)))
+    await shared.hold(*to_hold(asked(900)))
 
 
 async def test_who_leaves_between_the_two_leaves_nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,13 +294,13 @@ async def test_who_leaves_between_the_two_leaves_nothing_held(monkeypatch: pytes
     made = allowance(quotas)
     made.organization = organization("1000")
     tenant = replace(LIMITED, quota=Quota(tokens_per_minute=1_000, concurrent=1))
-    holding = asyncio.create_task(made.hold(tenant, *to_hold(asked(900))))
+    holding = asyncio.create_task(made.hold(*to_hold(asked(900), tenant)))
     await asyncio.to_thread(leasing.wait, 10)
     holding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await holding
     leave.set()
-    await made.hold(tenant, *to_hold(asked(900)))
+    await made.hold(*to_hold(asked(900), tenant))
 
 
 # Leases
@@ -331,9 +332,9 @@ async def test_two_gateways_share_one_limit() -> None:
     """What one has charged the other cannot have, whoever leased it first."""
     store = MemoryStore()
     one, other = (allowance(Quotas(store, gateway=name)) for name in ("a", "b"))
-    one.settle(await one.hold(LIMITED, *to_hold(asked(500))), Usage(100, 500), engine_ms=1)
+    one.settle(await one.hold(*to_hold(asked(500), LIMITED)), Usage(100, 500), engine_ms=1)
     assert (await refusal(other, LIMITED, asked(500))).code == "rate_limited"
-    await other.hold(LIMITED, *to_hold(asked(200)))
+    await other.hold(*to_hold(asked(200), LIMITED))
 
 
 def test_nothing_held_is_nothing_to_settle() -> None:

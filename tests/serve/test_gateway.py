@@ -15,9 +15,11 @@ import pytest
 from tests.serve.conftest import (
     CALLER,
     NATION,
+    TENANT,
     Ask,
     MakeFront,
     ScriptedEngine,
+    by,
     chat,
     embedded,
     request,
@@ -28,7 +30,7 @@ from tests.serve.conftest import (
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.labels import Label
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Request, Tool, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Tool, Usage
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.engine.salts import cache_salt
 from allod.govern.policy.request import Model, PolicySite
@@ -36,6 +38,7 @@ from allod.govern.tenancy.keys import Caller
 from allod.govern.tenancy.tenants import Quota
 from allod.prove.tlog.segment import FileCalls
 from allod.serve.gateway import Gateway
+from allod.serve.request import Request
 
 CLOCK = Tool("clock", "The time", {"type": "object"})
 
@@ -80,11 +83,11 @@ Way = Callable[[Gateway, Caller, Request], Coroutine[Any, Any, Label]]
 
 
 async def whole(gateway: Gateway, caller: Caller, asked: Request) -> Label:
-    return (await gateway.answer(caller, asked)).label
+    return (await gateway.answer(replace(asked, caller=caller))).label
 
 
 async def in_pieces(gateway: Gateway, caller: Caller, asked: Request) -> Label:
-    found = await gateway.stream(caller, asked)
+    found = await gateway.stream(replace(asked, caller=caller))
     async with aclosing(found.value) as answer:
         async for _ in answer:
             pass
@@ -93,7 +96,7 @@ async def in_pieces(gateway: Gateway, caller: Caller, asked: Request) -> Label:
 
 async def as_vectors(gateway: Gateway, caller: Caller, asked: Request) -> Label:
     embed = Embed("m", tuple(asked.task.texts))
-    return (await gateway.embed(caller, replace(asked, task=embed), write_body)).label
+    return (await gateway.embed(replace(asked, task=embed, caller=caller), write_body)).label
 
 
 @pytest.fixture(params=[whole, in_pieces, as_vectors])
@@ -416,7 +419,7 @@ async def test_salts_differ_by_tenant_and_by_label(front: MakeFront, ask_chat: A
         for asked in (
             request(id="r0"),
             request(chat(messages=({"role": "user", "content": "What else?"},)), id="r1"),
-            replace(request(id="r2"), tenant="other"),
+            by(replace(TENANT, id="other"), request(id="r2")),
             request(id="r3", tier="SECRET"),
             request(id="r4", label=NATION.label(markings=["SENSITIVE"])),
             about_a_person(id="r5"),
@@ -434,7 +437,7 @@ async def test_pieces_come_as_they_are_made(front: MakeFront) -> None:
     for asked in (request(), request(chat(tools=(CLOCK,), tool_choice="auto"))):
         engine = ScriptedEngine("It", " rains.")
         engine.gate.clear()
-        async with front(engine) as made, aclosing((await made.gateway.stream(CALLER, asked)).value) as answer:
+        async with front(engine) as made, aclosing((await made.gateway.stream(asked)).value) as answer:
             assert [await anext(answer), await anext(answer)] == [[Piece("It")], [Piece(" rains.")]]
             engine.gate.set()
             last = await anext(answer)
@@ -523,7 +526,7 @@ async def test_an_answer_that_was_cancelled_is_noted_as_that(front: MakeFront, a
 async def test_a_stream_that_is_left_is_noted_as_cancelled(front: MakeFront) -> None:
     """With exactly the pieces that were handed over."""
     async with front(ScriptedEngine("one", " two", " three")) as made:
-        async with aclosing((await made.gateway.stream(CALLER, request())).value) as answer:
+        async with aclosing((await made.gateway.stream(request())).value) as answer:
             assert [await anext(answer), await anext(answer)] == [[Piece("one")], [Piece(" two")]]
         (statement,) = await made.receipts()
         assert made.commits_to(statement, committed("one two"))
@@ -547,7 +550,7 @@ async def test_a_stream_whose_receipt_fails_never_ends_well(front: MakeFront, di
     shown = []
     async with front(ScriptedEngine("x"), calls=disk.calls) as made:
         with pytest.raises(Unavailable) as caught:
-            async with aclosing((await made.gateway.stream(CALLER, request())).value) as answer:
+            async with aclosing((await made.gateway.stream(request())).value) as answer:
                 async for item in answer:
                     shown.append(item)
         assert await made.receipts() == []
@@ -588,7 +591,7 @@ async def test_whatever_the_engine_would_read_is_searched(front: MakeFront, aske
     """3: a person's number marks the request wherever it stands; marked, it needs a seal that this engine lacks."""
     async with front(ScriptedEngine("x")) as made:
         with pytest.raises(Denied):
-            await made.gateway.answer(CALLER, request(asked))
+            await made.gateway.answer(request(asked))
         (statement,) = await made.receipts()
     policy = statement.predicate["policy"]
     assert (policy["label"]["markings"], policy["rules"]) == (["PERSONAL DATA"], ["needs-a-sealed-engine"])
@@ -601,7 +604,7 @@ async def test_nothing_is_generated_while_the_log_is_known_not_to_work(front: Ma
         await asyncio.to_thread(made.writer.close)
         for _ in range(3):
             with pytest.raises(Unavailable):
-                await made.gateway.answer(CALLER, request())
+                await made.gateway.answer(request())
         assert len(engine.asked) == 0
         with pytest.raises(Unavailable):
             made.recorder.check()

@@ -18,8 +18,10 @@ from tests.serve.conftest import (
     PERMITTED,
     POLICY,
     START_MS,
+    TENANT,
     MakeFront,
     ScriptedEngine,
+    by,
     chat,
     recorded,
     request,
@@ -153,7 +155,7 @@ async def test_tenants_and_days_cannot_be_told_to_be_one(front: MakeFront) -> No
         request(id="r0"),
         request(id="r1", start_ms=START_MS + 1),
         request(id="r2", start_ms=START_MS + DAY_MS),
-        replace(request(id="r3"), tenant="other"),
+        by(replace(TENANT, id="other"), request(id="r3")),
     ]
     async with front(ENGINE, now_ms=lambda: START_MS + 2 * DAY_MS) as made:
         for one_asked in asked:

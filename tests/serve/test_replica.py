@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from tests.serve.conftest import CALLER, MakeFront, answered, chat, embedded, request, until
+from tests.serve.conftest import MakeFront, answered, chat, embedded, request, until
 from tests.serve.conftest import streamed as streamed_by
 
 from allod.core.canonical import digest_of
@@ -312,6 +312,18 @@ async def test_a_request_of_before_waits_for_the_next_engine(run: Run, ask: Ask)
         assert (await ask(replica, saying("hello"))).content == "hello"
 
 
+async def test_a_request_that_was_decided_on_for_another_seal_is_not_sent(run: Run) -> None:
+    """Policy was asked about the seal that there was before a restart: who asks again is decided on anew."""
+    async with run() as replica:
+        asked, meant = saying("hello"), replace(replica.info, seal="another")
+        with pytest.raises(Unavailable) as caught:
+            await replica.complete(asked, salt="s", tally=Tally(meant))
+        assert (caught.value.code, caught.value.retry_after_s) == ("seal_changed", 1)
+        with pytest.raises(Unavailable, match="under another seal"):
+            await anext(replica.stream(asked, salt="s", tally=Tally(meant)))
+        assert (await replica.complete(asked, salt="s", tally=Tally(replica.info))).content == "hello"
+
+
 @pytest.mark.parametrize(
     ("number", "said", "is_memory"),
     [
@@ -355,7 +367,7 @@ async def test_new_requests_are_refused_during_a_restart_and_those_in_line_are_a
     async with (
         run() as replica,
         front(replica, num_running=1) as made,
-        aclosing((await made.gateway.stream(CALLER, request(saying("talk")))).value) as running,
+        aclosing((await made.gateway.stream(request(saying("talk")))).value) as running,
     ):
         await anext(running)
         waiting = asyncio.create_task(answered(made.gateway, request(saying("hello"), id="r2")))

@@ -16,13 +16,14 @@ from allod.app.home import load_settings
 from allod.core.canonical import digest_of
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.labels import Label
-from allod.core.requests import Chat, Request, Sampling
+from allod.core.requests import Chat, Sampling
 from allod.core.statements.receipt import check_statement
 from allod.core.times import now_ms
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import EnginePlace, LoadedAdapter
 from allod.govern.tenancy.keys import Caller
 from allod.serve.admission import Admission
+from allod.serve.request import Request
 from allod.serve.router import Candidate, Router
 from allod.serve.served_model import ServedModel
 
@@ -64,8 +65,7 @@ def request(caller: Caller, name: str, *, id: str, label: Label | None = None) -
     task = Chat(name, ({"role": "user", "content": "Why?"},), Sampling(seed=1))
     return Request(
         id=id,
-        tenant=caller.tenant.id,
-        key=caller.key.id,
+        caller=caller,
         task=task,
         body=b"{}",
         label=label or caller.label,
@@ -80,9 +80,9 @@ async def test_receipts_name_the_engine_of_the_model_that_was_asked(tmp_path: Pa
         caller = await caller_of(realm)
         names = ["a", "b", "b", "a", "b", "a"]
         asked = [request(caller, name, id=f"r{number}") for number, name in enumerate(names)]
-        await asyncio.gather(*(realm.gateway.answer(caller, each) for each in asked))
+        await asyncio.gather(*(realm.gateway.answer(each) for each in asked))
         engines["b"].info = replace(engines["b"].info, name="engine of b, again")
-        await realm.gateway.answer(caller, request(caller, "b", id="last"))
+        await realm.gateway.answer(request(caller, "b", id="last"))
         told = {}
         for id in [each.id for each in asked] + ["last"]:
             bundle = await asyncio.to_thread(realm._log.statement, id)
@@ -104,8 +104,8 @@ async def test_who_waits_for_one_engine_keeps_nobody_from_another(tmp_path: Path
         for turn in turns:
             await turn.__aenter__()
         with pytest.raises(Unavailable, match="too many requests are waiting"):
-            await realm.gateway.answer(caller, request(caller, "a", id="r1"))
-        answer = await realm.gateway.answer(caller, request(caller, "b", id="r2"))
+            await realm.gateway.answer(request(caller, "a", id="r1"))
+        answer = await realm.gateway.answer(request(caller, "b", id="r2"))
         assert answer.value.finish == "stop"
         assert router.num_inside == len(turns)
         assert {each.tenant for each in router.snapshots() if each.num_running} == {"other"}
@@ -120,9 +120,9 @@ async def test_an_engine_that_is_lost_is_only_its_models_trouble(tmp_path: Path)
         caller = await caller_of(realm)
         lost.is_lost = True
         with pytest.raises(Unavailable) as told:
-            await realm.gateway.answer(caller, request(caller, "b", id="r1"))
+            await realm.gateway.answer(request(caller, "b", id="r1"))
         assert (told.value.code, told.value.retry_after_s) == ("engine_starting", 2)
-        assert (await realm.gateway.answer(caller, request(caller, "a", id="r2"))).value.finish == "stop"
+        assert (await realm.gateway.answer(request(caller, "a", id="r2"))).value.finish == "stop"
         with pytest.raises(Unavailable, match=r"^of 2 engines one is not ready: the engine is") as told:
             realm.gateway.check()
         assert (told.value.code, told.value.retry_after_s) == ("engine_starting", 2)
@@ -135,9 +135,9 @@ async def test_policy_is_asked_about_the_seal_of_the_models_own_engine(tmp_path:
     ) as realm:
         caller = await caller_of(realm)
         marked = caller.label.join(realm.gateway.controls.nation.label(markings=["SENSITIVE"]))
-        assert (await realm.gateway.answer(caller, request(caller, "a", id="r1", label=marked))).value
+        assert (await realm.gateway.answer(request(caller, "a", id="r1", label=marked))).value
         with pytest.raises(Denied, match="seal"):
-            await realm.gateway.answer(caller, request(caller, "b", id="r2", label=marked))
+            await realm.gateway.answer(request(caller, "b", id="r2", label=marked))
 
 
 async def test_each_models_label_is_its_own(tmp_path: Path) -> None:
@@ -148,9 +148,7 @@ async def test_each_models_label_is_its_own(tmp_path: Path) -> None:
         Serving(Engine("two"), (replace(model("b"), markings=("PERSONAL DATA",)),)),
     ) as realm:
         caller = await caller_of(realm)
-        labels = [
-            (await realm.gateway.answer(caller, request(caller, name, id=f"r{name}"))).label for name in ("a", "b")
-        ]
+        labels = [(await realm.gateway.answer(request(caller, name, id=f"r{name}"))).label for name in ("a", "b")]
         assert ["PERSONAL DATA" in label.markings for label in labels] == [False, True]
 
 

@@ -418,7 +418,7 @@ async def test_a_schema_that_is_refused_is_a_request(front: MakeFront) -> None:
         for number, code in enumerate(("invalid_schema", "invalid_schema", "rate_limited")):
             asked = request(chat(schema={"type": "objekt", "title": str(number)}), id=f"r{number}")
             with pytest.raises(AllodError) as caught:
-                await made.gateway.answer(limited, asked)
+                await made.gateway.answer(replace(asked, caller=limited))
             assert caught.value.code == code
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.serve.conftest import CALLER, Front, MakeFront, answered, chat, request, until
+from tests.serve.conftest import Front, MakeFront, answered, chat, request, until
 
 from allod.app.gateway.engine import replica_options
 from allod.app.gateway.weights import prepare_weights
@@ -117,7 +117,7 @@ Leave = Callable[[Desk, Chat], Coroutine[None, None, None]]
 
 
 async def to_its_end(desk: Desk, asked: Chat) -> None:
-    async with aclosing((await desk.front.gateway.stream(CALLER, request(asked))).value) as answer:
+    async with aclosing((await desk.front.gateway.stream(request(asked))).value) as answer:
         async for _ in answer:
             pass
 
@@ -128,7 +128,7 @@ async def whole_to_its_end(desk: Desk, asked: Chat) -> None:
 
 
 async def after_some_pieces(desk: Desk, asked: Chat) -> None:
-    async with aclosing((await desk.front.gateway.stream(CALLER, request(asked))).value) as answer:
+    async with aclosing((await desk.front.gateway.stream(request(asked))).value) as answer:
         for _ in range(9):
             await anext(answer)
 
@@ -186,7 +186,7 @@ async def test_an_answer_whose_engine_was_killed_is_charged_the_last_that_it_sai
     """The same to all who count, and at least what the client got."""
     pieces = 0
     with pytest.raises(AllodError) as caught:
-        async with aclosing((await desk.front.gateway.stream(CALLER, request(LONG))).value) as answer:
+        async with aclosing((await desk.front.gateway.stream(request(LONG))).value) as answer:
             async for _ in answer:
                 pieces += 1
                 if pieces == 9:

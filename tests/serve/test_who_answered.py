@@ -10,15 +10,16 @@ from itertools import count
 from random import Random
 
 import pytest
-from tests.serve.conftest import CALLER, WAYS, Ask, MakeFront, request, write_body
+from tests.serve.conftest import WAYS, Ask, MakeFront, request, write_body
 
 from allod.core.canonical import digest_of
 from allod.core.errors import Unavailable
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Request, Usage
+from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Usage
 from allod.core.statements.receipt import Statement
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import EngineInfo, EnginePlace, Perimeter, Tally
 from allod.serve.gateway import Gateway
+from allod.serve.request import Request
 
 NUM_ANSWERS = 1000
 RESTART_EVERY = 50  # answers, of one of the two
@@ -114,7 +115,7 @@ async def ask_one(gateway: Gateway, number: int, way: str) -> Said:
             found.append(f"{'ab'[is_b]} {start}")
             return write_body(made)
 
-        await gateway.embed(CALLER, replace(asked, task=Embed("m", ("a cat",))), write)
+        await gateway.embed(replace(asked, task=Embed("m", ("a cat",))), write)
         return Said(asked.id, found[0])
     answer = await WAYS[way](gateway, asked)
     completion = answer if isinstance(answer, Completion) else answer[-1]

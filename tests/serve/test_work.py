@@ -16,6 +16,7 @@ from tests.serve.conftest import (
     Front,
     MakeFront,
     ScriptedEngine,
+    by,
     chat,
     request,
     to_hold,
@@ -23,7 +24,7 @@ from tests.serve.conftest import (
 )
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.core.requests import Embed, Piece, Request, Sampling, Usage, chat_answer
+from allod.core.requests import Embed, Piece, Sampling, Usage, chat_answer
 from allod.core.statements.receipt import ANSWER
 from allod.govern.tenancy.tenants import Quota
 from allod.serve import execution
@@ -32,6 +33,7 @@ from allod.serve.allowance import Allowance, Held
 from allod.serve.execution import Accepted, Execution
 from allod.serve.fair_queue import cost_of
 from allod.serve.fair_scheduler import QueueSnapshot
+from allod.serve.request import Request
 
 COUNTED = Usage(20, 30, cached_tokens=5)
 LOST = Unavailable("gone", code="engine_lost")
@@ -78,11 +80,11 @@ class Desk:
 
     async def work(self, asked: Request | None = None) -> Execution:
         """Work that is accepted and has not begun."""
-        asked = asked or request(chat(sampling=Sampling(seed=1, max_tokens=MAX_TOKENS)))
+        asked = by(LIMITED, asked or request(chat(sampling=Sampling(seed=1, max_tokens=MAX_TOKENS))))
         await self.front.prepared(asked)
-        held = await self.allowance.hold(LIMITED, *to_hold(asked))
+        held = await self.allowance.hold(*to_hold(asked, LIMITED))
         return Execution(
-            Accepted(asked, LIMITED, PERMITTED, held, ECHO),
+            Accepted(asked, PERMITTED, held, ECHO),
             admission=self.admission,
             allowance=self.allowance,
             recorder=self.front.recorder,
@@ -94,7 +96,7 @@ class Desk:
 
     async def is_as_before(self) -> bool:
         """Whether the only place at the engine and the tenant's only request at a time are free."""
-        self.allowance.release(await self.allowance.hold(LIMITED, *to_hold(request())))
+        self.allowance.release(await self.allowance.hold(*to_hold(request(), LIMITED)))
         self.ends.num_released -= 1
         return self.admission.inside == 0
 
@@ -161,8 +163,8 @@ async def test_its_turn_is_the_tenants_by_weight_and_by_what_is_foreseen(desk: D
 async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
     """Priority 1 waits behind those who wait for an answer."""
     asked = request()
-    held = await desk.allowance.hold(LIMITED, *to_hold(await desk.front.prepared(asked)))
-    accepted = Accepted(asked, replace(LIMITED, priority=1), PERMITTED, held, ECHO)
+    held = await desk.allowance.hold(*to_hold(await desk.front.prepared(asked), LIMITED))
+    accepted = Accepted(by(replace(LIMITED, priority=1), asked), PERMITTED, held, ECHO)
     async with Execution(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
         assert desk.standing().priority == 1
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from allod.app.gateway import open_realm as opening
-from allod.app.gateway.clock import Clock
 from allod.app.gateway.engine import ECHO_MODEL
 from allod.app.gateway.realm import Realm, Serving, run_realm
 from allod.app.gateway.upkeep import NEWS_EVERY_S
@@ -27,6 +26,7 @@ from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import Engine
 from allod.engine.replicas.sealed import Replica, ReplicaOptions
 from allod.govern.tenancy.tenants import AuditEvent, local_tenant, new_id
+from allod.prove.receipts.clock import Clock
 from allod.seal.launch import SealOptions
 from allod.web.http.asgi import Application
 from allod.web.routes import application

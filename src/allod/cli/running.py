@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from allod.app.gateway.clock import CLOCK_HINT, clock_of_realm
+from allod.app.gateway.clock import clock_of_realm
 from allod.app.home import Home
 from allod.core.errors import Unavailable
+from allod.prove.receipts.clock import CLOCK_HINT
 from allod.settings.tree import Settings
 
 NEWS_TIMEOUT_S = 5

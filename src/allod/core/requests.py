@@ -9,7 +9,6 @@ from secrets import token_hex
 from typing import Any, Literal, NamedTuple
 
 from allod.core.canonical import canonical_json
-from allod.core.labels import Label
 
 Finish = Literal["stop", "length", "tool_calls"]
 Json = Mapping[str, Any]
@@ -64,12 +63,10 @@ class Chat:
     top_logprobs: int | None = None
 
     @property
-    def texts(self) -> Iterator[str]:
+    def texts(self) -> tuple[str, ...]:
         """What each message says, and the words of the schema."""
-        for message in self.messages:
-            yield message.get("content") or ""
-        if self.schema is not None:
-            yield json.dumps(self.schema, ensure_ascii=False)
+        said = tuple([message.get("content") or "" for message in self.messages])
+        return said if self.schema is None else (*said, json.dumps(self.schema, ensure_ascii=False))
 
     def strings(self) -> Iterator[str]:
         """All that the caller says, each as it is before JSON is made of it: messages, calls, tools, schema, stop."""
@@ -114,23 +111,6 @@ class Embed:
     def strings(self) -> Iterator[str]:
         """Each of them."""
         yield from self.texts
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One authenticated, labelled request. `body` holds the exact bytes that the client sent; `key` is the key's id."""
-
-    id: str
-    tenant: str
-    key: str
-    label: Label
-    task: Chat | Embed
-    body: bytes
-    start_ms: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.label, Label):
-            raise TypeError("a request without a label")  # none is assumed: what is made of it must carry one
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ def ensure(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Pr
     try:
         return _fetch(entry, store, directory=directory, progress=progress)
     except OSError as error:
-        raise Unavailable(f"the store cannot take {entry.name}: {error.strerror}", code="store_unusable") from error
+        reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+        raise Unavailable(f"the store cannot take {entry.name}: {reason}", code="store_unusable") from error
 
 
 def _fetch(entry: CatalogueEntry, store: Store, *, directory: Path, progress: Progress) -> Path:

@@ -13,7 +13,6 @@ from types import TracebackType
 
 from allod.core.errors import Unavailable
 from allod.core.requests import Usage
-from allod.core.times import now_ms
 from allod.serve.fair_queue import Ticket
 from allod.serve.fair_scheduler import QueueSnapshot, Turns
 
@@ -86,7 +85,7 @@ class Turn:
     Without either it pays for the tokens that were last told, or for what was foreseen if none were.
     """
 
-    __slots__ = ("_admission", "_arrive", "_ticket", "started_ms", "waited_s")
+    __slots__ = ("_admission", "_arrive", "_ticket")
     _ticket: Ticket
 
     def __init__(
@@ -101,16 +100,11 @@ class Turn:
             prompt_tokens=prompt_tokens,
             max_tokens=max_tokens,
         )
-        self.started_ms = 0  # when the turn came, since 1970
-        self.waited_s = 0.0
 
     async def __aenter__(self) -> Turn:
         self._ticket = ticket = self._arrive(now_s=time.monotonic())
         if ticket.started_s is None:
             await self._admission._wait_for_call(ticket)
-            assert ticket.started_s is not None
-            self.waited_s = ticket.started_s - ticket.arrived_s
-        self.started_ms = now_ms()
         return self
 
     async def __aexit__(

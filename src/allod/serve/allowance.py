@@ -7,11 +7,12 @@ import sys
 from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
-from allod.core.requests import Chat, Embed, Request, Usage
+from allod.core.requests import Chat, Embed, Usage
 from allod.engine.token_estimate import BYTES_PER_TOKEN, estimate_tokens_of
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenancy.tenants import Tenant
+from allod.serve.request import Request
 
 MAX_LEASES = 8  # each brings what lacks, unless others take it in the same moment
 TOKENS_PER_MESSAGE = 8  # what a chat template adds
@@ -37,7 +38,7 @@ class Allowance:
         self._prices = prices
         self.organization: Tenant | None = None
 
-    async def hold(self, tenant: Tenant, request: Request, prepared: Chat | Embed, context_tokens: int) -> Held:
+    async def hold(self, request: Request, prepared: Chat | Embed, context_tokens: int) -> Held:
         """`prepared` is what an engine with that context will get. Raises Unavailable with `retry_after_s` where a
         limit is reached, Invalid for what no limit could hold."""
         held = Held((), *_foreseen(prepared, context_tokens))
@@ -46,18 +47,20 @@ class Allowance:
         )
         cost = Cost(engine_ms=1, micros=max(1, micros))
         try:
-            for item in (tenant,) if self.organization is None else (tenant, self.organization):
+            for tenant in (request.caller.tenant, self.organization):
+                if tenant is None:
+                    continue
                 tokens = held.prompt_tokens + held.max_tokens
-                held.reservations += (await self._reserve(item, request, tokens, cost),)
+                held.reservations += (await self._reserve(tenant, request, tokens, cost),)
         except BaseException:
             self.release(held)
             raise
         return held
 
-    async def count_refusal(self, tenant: Tenant, request: Request) -> None:
+    async def count_refusal(self, request: Request) -> None:
         """A refusal is a request, and no more: whoever sends nothing but these is held to its quota as well."""
         nothing = Cost(millijoules=0)
-        reservation = await self._reserve(tenant, request, 0, nothing)
+        reservation = await self._reserve(request.caller.tenant, request, 0, nothing)
         self._quotas.settle(reservation, tokens=0, cost=nothing)
 
     def settle(self, held: Held, usage: Usage, engine_ms: int) -> None:

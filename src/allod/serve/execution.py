@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from allod.core.requests import Pieces, Request, Usage
+from allod.core.requests import Pieces, Usage
 from allod.engine.engine import EngineInfo, Tally
 from allod.govern.policy.decision import Decision
-from allod.govern.tenancy.tenants import Tenant
 from allod.serve.admission import Admission, Turn
 from allod.serve.allowance import Allowance, Held
 from allod.serve.recorder import Answered, Recorder
+from allod.serve.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,6 @@ class Accepted:
     """A request that policy permits and that its tenant can afford, and the engine that it is meant for."""
 
     request: Request
-    tenant: Tenant
     decision: Decision
     held: Held
     engine: EngineInfo
@@ -60,7 +59,7 @@ class Execution:
         self.tally = Tally(accepted.engine)  # the engine that answers writes what it has computed, and that it did
 
     async def __aenter__(self) -> Execution:
-        tenant, held = self._accepted.tenant, self._accepted.held
+        tenant, held = self._accepted.request.caller.tenant, self._accepted.held
         turn = self._admission.turn(
             tenant.id,
             weight=tenant.weight,
@@ -95,11 +94,6 @@ class Execution:
                 usage=usage,
                 engine_ms=self.engine_ms,
             )
-
-    @property
-    def tenant_id(self) -> str:
-        """Whose request it is."""
-        return self._accepted.tenant.id
 
     def note_sent(self, pieces: Pieces) -> None:
         """Text that goes to the client."""

@@ -17,7 +17,7 @@ from allod.core.canonical import digest_of
 from allod.core.digests import sha256_hex
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label
-from allod.core.requests import Chat, Request, Usage, chat_answer
+from allod.core.requests import Chat, Embed, Usage, chat_answer
 from allod.core.statements.receipt import (
     AnswerPart,
     EnginePart,
@@ -36,7 +36,8 @@ from allod.govern.metering.prices import Prices
 from allod.govern.policy.decision import Decision
 from allod.prove.receipts.commitments import commitment, nonce_of
 from allod.prove.receipts.day_keys import DayKeys
-from allod.prove.tlog.writer import LogWriter, Outcome
+from allod.prove.tlog.writer import Done, LogWriter, Outcome
+from allod.serve.request import Request
 
 # Turns of the event loop that a statement waits for company: microseconds to a lone one. Each batch costs the writer's
 # thread a wake-up, a signature and an fdatasync, as much CPU as an answer does; docs/log.md has the measurement.
@@ -83,9 +84,9 @@ class Recorder:
 
     async def prepare(self, request: Request) -> None:
         """Have the tenant's key of the day in memory. Raises Unavailable where it can be neither read nor made."""
-        day = day_of(request.start_ms)
-        if self._day_keys.known(request.tenant, day) is None:
-            await asyncio.to_thread(self._day_keys.use, request.tenant, day)
+        day, tenant = day_of(request.start_ms), request.caller.tenant.id
+        if self._day_keys.known(tenant, day) is None:
+            await asyncio.to_thread(self._day_keys.use, tenant, day)
 
     async def record_answer(self, request: Request, decision: Decision, answered: Answered) -> None:
         """Return once the receipt is durable. Raises Unavailable if it cannot be made so.
@@ -153,38 +154,37 @@ class Recorder:
     def _statement(self, request: Request, decision: Decision, outcome: Answered | EnginePlace) -> bytes:
         """Of an answer, or of a refusal at that place."""
         answered = outcome if isinstance(outcome, Answered) else None
-        day = day_of(request.start_ms)
-        day_key = self._day_keys.use(request.tenant, day)
-        salt = day_key.salt(request.id)
         usage = answered.usage if answered is not None else None
         model, engine, seal = self._parts(answered.made_by, request.task.model) if answered else (None, None, None)
         place = outcome.made_by.place if isinstance(outcome, Answered) else outcome
+        params = _params(request.task)
+        day, tenant = day_of(request.start_ms), request.caller.tenant.id
+        day_key = self._day_keys.use(tenant, day)
+        key_name = self._day_keys.key_name(tenant, day, request.caller.key.id)
+        salt = day_key.salt(request.id)
+        nonce = nonce_of(salt)
+        made = None
+        if answered is not None:
+            tokens = usage.completion_tokens if usage else None
+            made = AnswerPart(commitment("answer", salt, answered.answer), tokens, answered.finish)
+        asked = commitment("request", salt, request.body)
+        end_ms = max(self._now_ms(), request.start_ms)
         return statement_bytes(
             Receipt(
                 id=request.id,
                 seq=next(self._numbers),
-                nonce=nonce_of(salt),
+                nonce=nonce,
                 start_ms=request.start_ms,
-                end_ms=max(self._now_ms(), request.start_ms),
-                request=RequestPart(
-                    commitment=commitment("request", salt, request.body),
-                    tokens=usage.prompt_tokens if usage else None,
-                    params=_params(request),
-                ),
-                answer=None
-                if answered is None
-                else AnswerPart(
-                    commitment=commitment("answer", salt, answered.answer),
-                    tokens=usage.completion_tokens if usage else None,
-                    finish=answered.finish,
-                ),
+                end_ms=end_ms,
+                request=RequestPart(asked, usage.prompt_tokens if usage else None, params),
+                answer=made,
                 policy=self._policy(decision, request.label),
                 site=self._site(place),
                 tenant=day_key.pseudonym,
                 model=model,
                 engine=engine,
                 seal=seal,
-                meter=self._meter(self._day_keys.key_name(request.tenant, day, request.key), answered),
+                meter=self._meter(key_name, answered),
             )
         )
 
@@ -196,6 +196,17 @@ class Recorder:
             prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_ms=answered.engine_ms
         )
         return MeterPart(key, engine_ms=answered.engine_ms, cached_tokens=usage.cached_tokens, micros=micros)
+
+
+def deliver_in(loop: asyncio.AbstractEventLoop, waiting: list[Done], outcome: Outcome) -> None:
+    """From the writer's thread into the event loop, once for the whole batch."""
+
+    def settle() -> None:
+        for done in waiting:
+            done(outcome)
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle)
 
 
 def _parts_of(info: EngineInfo, model_name: str) -> tuple[ModelPart, EnginePart, SealPart]:
@@ -221,12 +232,11 @@ def _policy_part(decision: Decision, label: Label) -> PolicyPart:
     )
 
 
-def _params(request: Request) -> dict[str, int | str | bool | None]:
+def _params(task: Chat | Embed) -> dict[str, int | str | bool | None]:
     """How the answer was asked for, in integers; texts and schemas only by their digest."""
-    chat = request.task
-    if not isinstance(chat, Chat):
-        return {"num_texts": len(chat.texts)}
-    sampling = chat.sampling
+    if not isinstance(task, Chat):
+        return {"num_texts": len(task.texts)}
+    sampling = task.sampling
     params: dict[str, int | str | bool | None] = {
         "max_tokens": sampling.max_tokens,
         "seed": sampling.seed,
@@ -235,9 +245,9 @@ def _params(request: Request) -> dict[str, int | str | bool | None]:
     }
     if sampling.stop:
         params["stop"] = digest_of(sampling.stop)
-    if chat.schema is not None:
-        schema = json.dumps(chat.schema, sort_keys=True, separators=(",", ":"))
+    if task.schema is not None:
+        schema = json.dumps(task.schema, sort_keys=True, separators=(",", ":"))
         params["schema"] = f"sha256:{sha256_hex(schema.encode())}"
-    if chat.tools:
-        params["num_tools"] = len(chat.tools)
+    if task.tools:
+        params["num_tools"] = len(task.tools)
     return params

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from allod.core.errors import Invalid, Unavailable
+from allod.core.labels import Tier
 from allod.core.shown_text import fold
-from allod.engine.engine import Engine
+from allod.engine.engine import Engine, EnginePlace
+from allod.govern.policy.request import PolicySite
 from allod.serve.admission import Admission
 from allod.serve.fair_scheduler import QueueSnapshot
 from allod.serve.served_model import ServedModel
@@ -85,3 +88,20 @@ class Router:
         """What each tenant has waiting and running, an engine at a time."""
         for candidate in self.candidates:
             yield from candidate.admission.snapshot()
+
+
+def sites_of(router: Router, tier: Tier) -> Callable[[str], PolicySite]:
+    """Where a model is served now, as a policy is told of it: there nothing above `tier` may be processed.
+
+    The same value for the same place and seal: by that a decision is remembered.
+    """
+
+    @lru_cache(maxsize=64)
+    def site_in(place: EnginePlace, seal: str) -> PolicySite:
+        return PolicySite(place.site, place.jurisdiction, tier, seal)
+
+    def site_of(model: str) -> PolicySite:
+        info = router.route(model).engine.info
+        return site_in(info.place, info.seal)
+
+    return site_of

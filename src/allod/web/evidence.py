@@ -72,7 +72,7 @@ class Evidence:
         """`GET /v1/seal`: an engine's perimeter as the kernel shows it at this moment; `?model=` says whose."""
         model = Query(call.query, names=("model",)).text("model")
         if model is not None and call.caller is not None:
-            self._realm.gateway.find_served(call.caller, model)  # a key is told of no model that it may not use
+            self._realm.gateway.find_candidate(call.caller, model)  # a key is told of no model that it may not use
         await call.respond(200, msgspec.json.encode(await self._keyed.run(self._realm.seal, model)))
 
 

@@ -37,7 +37,9 @@ def application(realm: Realm) -> Application:
         realm.store,
         nation=gateway.controls.nation,
         models=list(gateway.router.models),
-        embedding_models=[name for name in gateway.router.models if not gateway.engine_of(name).info.can_chat],
+        embedding_models=[
+            name for name in gateway.router.models if not gateway.router.route(name).engine.info.can_chat
+        ],
         currency=settings.prices.currency,
         take_up_news=realm.take_up_news,
         check_clock=realm.check_clock,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
-from allod.app.gateway.clock import Acceptances, Clock, last_time_ms
+from allod.app.gateway.clock import Acceptances, last_time_ms
 from allod.app.gateway.meter import DayNames, Meter, check_log_is_there
 from allod.app.gateway.open_store import open_store
 from allod.app.home import Home
@@ -20,6 +20,7 @@ from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import Policy
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import ORGANIZATION_MICROS, organization
+from allod.prove.receipts.clock import Clock
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.trust import trust_text

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from typing import Any, NamedTuple
 
 from allod.app.artefacts.log import ArtefactsLog
@@ -20,19 +20,19 @@ from allod.app.gateway.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import check_statement
-from allod.engine.engine import Engine, EnginePlace
-from allod.govern.policy.request import Model, PolicySite
+from allod.engine.engine import Engine
+from allod.govern.policy.request import Model
 from allod.govern.tenancy.keys import KeyRing
 from allod.prove.policy_history import LoggedVersion
 from allod.prove.receipts.from_log import bundle_for
-from allod.prove.tlog.writer import Done, LogWriter, Outcome
+from allod.prove.tlog.writer import LogWriter
 from allod.seal.evidence import describe
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.gateway import Gateway
-from allod.serve.recorder import Recorder
-from allod.serve.router import Candidate, Router
+from allod.serve.recorder import Recorder, deliver_in
+from allod.serve.router import Candidate, Router, sites_of
 from allod.serve.schemas.judge import Judge
 from allod.serve.served_model import ServedModel
 from allod.settings.tree import Settings
@@ -130,8 +130,7 @@ class Serving(NamedTuple):
 async def run_realm(settings: Settings, *served: Serving) -> AsyncGenerator[Realm, None]:
     """Put the gateway in front of running engines, with everything it needs; close it all on the way out."""
     opened = await asyncio.to_thread(open_realm, settings)
-    loop = asyncio.get_running_loop()
-    writer = LogWriter(opened.log, lambda waiting, outcome: _deliver_in(loop, waiting, outcome))
+    writer = LogWriter(opened.log, partial(deliver_in, asyncio.get_running_loop()))
     try:
         gateway = _gateway(settings, opened, writer, served)
         upkeep = Upkeep(opened, keys=gateway.keys, controls=gateway.controls, allowance=gateway.allowance)
@@ -151,15 +150,6 @@ async def run_realm(settings: Settings, *served: Serving) -> AsyncGenerator[Real
 
 def _gateway(settings: Settings, opened: Opened, writer: LogWriter, served: Sequence[Serving]) -> Gateway:
     router = Router([_candidate(settings, serving) for serving in served])
-
-    @lru_cache(maxsize=64)  # the same value for the same place and seal: by that a decision is remembered
-    def site_in(place: EnginePlace, seal: str) -> PolicySite:
-        return PolicySite(place.site, place.jurisdiction, opened.tier, seal)
-
-    def site_of(model: str) -> PolicySite:
-        info = router.route(model).engine.info
-        return site_in(info.place, info.seal)
-
     return Gateway(
         router=router,
         keys=KeyRing(opened.nation),
@@ -167,7 +157,7 @@ def _gateway(settings: Settings, opened: Opened, writer: LogWriter, served: Sequ
             policy=opened.policy,
             nation=opened.nation,
             models=[model for serving in served for model in _describe_all(serving.models, opened.nation)],
-            site=site_of,
+            site=sites_of(router, opened.tier),
         ),
         allowance=Allowance(opened.quotas, settings.prices),
         recorder=Recorder(
@@ -196,14 +186,3 @@ def _describe_all(models: tuple[ServedModel, ...], nation: Nation) -> Iterator[M
     model, *adapters = (describe_model(served, nation) for served in models)
     yield model
     yield from (replace(adapter, label=adapter.label.join(model.label)) for adapter in adapters)
-
-
-def _deliver_in(loop: asyncio.AbstractEventLoop, waiting: list[Done], outcome: Outcome) -> None:
-    """From the writer's thread into the event loop, once for the whole batch."""
-
-    def settle() -> None:
-        for done in waiting:
-            done(outcome)
-
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(settle)

@@ -8,11 +8,11 @@ from functools import reduce
 from pathlib import Path
 
 from allod.app.artefacts.policies import nation_of
-from allod.app.gateway.clock import Clock
 from allod.app.training.site_jobs import Machines, SiteJobs
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
 from allod.fleet.preflight.checks import PreflightFinding
+from allod.prove.receipts.clock import Clock
 from allod.settings.files import load_site
 from allod.settings.tree import Settings
 from allod.train.pipeline import PipelineStage

@@ -139,7 +139,7 @@ class Replica:
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
-        engine, begun = await self._up(), False
+        engine, begun = await self._up(tally), False
         while True:
             try:
                 async with aclosing(engine.stream(chat, salt=salt, tally=tally)) as answer:
@@ -151,39 +151,43 @@ class Replica:
                 if begun or error.code != "engine_lost":
                     raise
                 begun = True  # once more, and no more than that
-                engine = await self._next_after(engine)
+                engine = await self._next_after(engine, tally)
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
-        return await self._try_twice(lambda engine: engine.complete(chat, salt=salt, tally=tally))
+        return await self._try_twice(tally, lambda engine: engine.complete(chat, salt=salt, tally=tally))
 
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
-        return await self._try_twice(lambda engine: engine.embed(embed, tally=tally))
+        return await self._try_twice(tally, lambda engine: engine.embed(embed, tally=tally))
 
-    async def _try_twice(self, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
-        engine = await self._up()
+    async def _try_twice(self, tally: Tally | None, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
+        engine = await self._up(tally)
         try:
             return await ask(engine)
         except Unavailable as error:
             if error.code != "engine_lost":
                 raise
-        return await ask(await self._next_after(engine))
+        return await ask(await self._next_after(engine, tally))
 
-    async def _up(self) -> StartedEngine:
+    async def _up(self, tally: Tally | None) -> StartedEngine:
         """The engine that is up, for a request that was let in while one was: a restart is waited for, but not one that
-        has failed already."""
+        has failed already. Raises Unavailable (`seal_changed`) where it is not the seal that policy was asked about.
+        """
         if self._engine is None and not self._has_failed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.deadlines.next_s):
                     await self._changed.wait()
         self.check_ready()
         assert self._engine is not None
+        if tally is not None and tally.made_by.seal != self._engine.info.seal:
+            message = "the engine was started again under another seal while the request waited"
+            raise Unavailable(message, code="seal_changed", retry_after_s=1)
         return self._engine
 
-    async def _next_after(self, lost: StartedEngine) -> StartedEngine:
+    async def _next_after(self, lost: StartedEngine, tally: Tally | None) -> StartedEngine:
         """The engine to try instead of one that lost a connection: another, or the same if its process lives on."""
         if self._engine is lost:
             await asyncio.sleep(2 * self._options.poll_s)  # so that `_watch` has looked
-        return await self._up()
+        return await self._up(tally)
 
     def _not_up(self) -> Unavailable:
         return Unavailable(self._reason, code="engine_starting", retry_after_s=ceil(self._start_s))

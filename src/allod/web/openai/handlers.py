@@ -10,10 +10,11 @@ import msgspec
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.labels import Label
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Request
-from allod.engine.giving_way import give_way_if_long
+from allod.core.requests import Chat, Completion, Embed, Embeddings
+from allod.engine.giving_way import LONG_BYTES, give_way
 from allod.govern.tenancy.keys import Caller
 from allod.serve.gateway import Gateway
+from allod.serve.request import Request
 from allod.serve.served_model import ServedModel
 from allod.web.http.asgi import Call
 from allod.web.http.bodies import check_keys
@@ -39,10 +40,10 @@ class OpenAI:
         """`POST /v1/chat/completions`."""
         body = await self._body(call)
         asked = read.read_chat(body)
-        await give_way_if_long(body)
+        if len(body) > LONG_BYTES:
+            await give_way()
         request = self._request(call, asked.chat, body)
-        served = self._gateway.find_served(_caller(call), asked.chat.model)
-        info = self._gateway.engine_of(served.name).info
+        info = self._gateway.find_candidate(request.caller, asked.chat.model).engine.info
         writer = write.AnswerWriter(
             id=f"chatcmpl-{call.id}",
             model=asked.chat.model,
@@ -53,7 +54,7 @@ class OpenAI:
         if asked.stream:
             await call.unless_client_leaves(self._stream(call, request, writer))
         else:
-            answer = await call.unless_client_leaves(self._gateway.answer(_caller(call), request))
+            answer = await call.unless_client_leaves(self._gateway.answer(request))
             self._count(answer.value)
             await call.respond(200, writer.whole(answer.value), (*JSON, *_about(call, answer.label)))
 
@@ -61,13 +62,14 @@ class OpenAI:
         """`POST /v1/embeddings`."""
         body = await self._body(call)
         asked = read.read_embed(body)
-        await give_way_if_long(body)
+        if len(body) > LONG_BYTES:
+            await give_way()
 
         def write_body(made: Embeddings) -> bytes:
             self._metrics.count_tokens(prompt=made.usage.prompt_tokens, completion=0)
             return write.embeddings(asked.embed.model, made, as_base64=asked.base64)
 
-        work = self._gateway.embed(_caller(call), self._request(call, asked.embed, body), write_body)
+        work = self._gateway.embed(self._request(call, asked.embed, body), write_body)
         answer = await call.unless_client_leaves(work)
         await call.respond(200, answer.value, (*JSON, *_about(call, answer.label)))
 
@@ -93,7 +95,7 @@ class OpenAI:
                 "informative": served.informative,
                 "digest": served.digest,
                 "base": served.base or None,
-                "context_tokens": self._gateway.engine_of(served.name).info.context_tokens,
+                "context_tokens": self._gateway.router.route(served.name).engine.info.context_tokens,
             },
         }
 
@@ -102,7 +104,7 @@ class OpenAI:
 
         From then on a client has `answer_s` to read it all: one that reads a little now and then keeps no slot longer.
         """
-        answer = await self._gateway.stream(_caller(call), request)
+        answer = await self._gateway.stream(request)
         try:
             async with asyncio.timeout(None) as limit, aclosing(answer.value) as items:
                 async for item in items:
@@ -124,13 +126,14 @@ class OpenAI:
     async def _body(self, call: Call) -> bytes:
         body = await read_body(call.receive, call.headers, limit_bytes=self._body_limit_bytes)
         await check_keys(body)
-        await give_way_if_long(body)
+        if len(body) > LONG_BYTES:
+            await give_way()
         return body
 
     def _request(self, call: Call, task: Chat | Embed, body: bytes) -> Request:
         caller = _caller(call)
         label = label_of(call.headers, caller.label, self._gateway.controls.nation)
-        return Request(call.id, caller.tenant.id, caller.key.id, label, task, body, call.start_ms)
+        return Request(call.id, caller, label, task, body, call.start_ms)
 
     def _count(self, completion: Completion) -> None:
         usage = completion.usage

@@ -1,0 +1,28 @@
+"""One request as it travels the main path: who asks, for what, and under which label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from allod.core.labels import Label
+from allod.core.requests import Chat, Embed
+from allod.govern.tenancy.keys import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Its `id` is its receipt's, too; `body` holds the exact bytes that the client sent.
+
+    Raises TypeError where there is no label: none is assumed, for what is made of it must carry one.
+    """
+
+    id: str
+    caller: Caller
+    label: Label
+    task: Chat | Embed
+    body: bytes
+    start_ms: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, Label):
+            raise TypeError("a request without a label")
