@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from allod.core.errors import Invalid, Unavailable
+from allod.fleet.executors import local
 from allod.fleet.executors.local import LocalExecutor, LocalOptions
-from allod.fleet.jobs import OUTPUT_FILE, Job, State
+from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, State
 
 SOURCE = Path(__file__).parents[2] / "src"
 COUNTING = Path(__file__).with_name("counting.py")
@@ -22,9 +24,9 @@ COUNTING = Path(__file__).with_name("counting.py")
 @pytest.fixture
 def executor() -> Iterator[LocalExecutor]:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    local = LocalExecutor(LocalOptions(environment=environment, grace_s=1, poll_s=0.05))
-    yield local
-    local.close()
+    here = LocalExecutor(LocalOptions(environment=environment, grace_s=1, poll_s=0.05))
+    yield here
+    here.close()
 
 
 def shell(script: str, folder: Path, **changes: object) -> Job:
@@ -39,11 +41,16 @@ def wait_for(text: str, folder: Path) -> None:
     raise AssertionError((folder / OUTPUT_FILE).read_text())
 
 
+def interrupt(id: JobId) -> None:
+    """The machine is wanted back: every process of the job hears it, as from a site's scheduler."""
+    local._send(signal.SIGUSR1, local._family(int(id)))
+
+
 def test_an_interrupted_job_is_neither_done_nor_failed(executor: LocalExecutor, tmp_path: Path) -> None:
     """Status 75 says: saved, start me again. Nobody does so by himself: the machine was wanted back."""
     id = executor.submit(shell("trap 'exit 75' USR1; echo ready; while sleep 0.05; do :; done", tmp_path))
     wait_for("ready", tmp_path)
-    executor.interrupt(id)
+    interrupt(id)
     final = executor.wait(id, lambda _: None)
     assert (final.state, final.exit_status) == (State.INTERRUPTED, 75)
 
@@ -93,7 +100,7 @@ def test_two_ranks_are_interrupted_together_and_go_on(executor: LocalExecutor, t
     job = Job(name="count", command=(sys.executable, str(COUNTING), "30"), folder=tmp_path, ranks_per_node=2)
     id = executor.submit(job)
     wait_for("from 0", tmp_path)
-    executor.interrupt(id)
+    interrupt(id)
     assert executor.wait(id, lambda _: None).state is State.INTERRUPTED
     saved = (tmp_path / "count").read_text()
     assert executor.wait(executor.submit(job), lambda _: None).state is State.DONE

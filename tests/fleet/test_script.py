@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.fleet.jobs import Job, torchrun_command
+from allod.fleet.jobs import Job, ranks_command
 from allod.fleet.script import render
 from allod.fleet.site import Container, Site
 
@@ -112,14 +112,14 @@ def test_no_more_gpus_are_asked_for_than_there_are_ranks(isambard: Site) -> None
 
 def test_one_rank_needs_no_torchrun() -> None:
     """The command is run as it is."""
-    assert torchrun_command(1, ("a", "b")) == ("a", "b")
+    assert ranks_command(job(command=("a", "b")), "--standalone") == ("a", "b")
     assert "allod.fleet.ranks" not in render(job(), HERE)
     assert "allod.fleet.ranks" in render(job(nodes=2), HERE)
 
 
 def test_two_ranks_of_this_machine_are_started_by_torchrun() -> None:
     """With a rendezvous of its own."""
-    assert torchrun_command(2, ("a", "--nnodes=9"), python="/opt/python") == (
+    assert ranks_command(job(ranks_per_node=2, command=("a", "--nnodes=9")), "--standalone") == (
         *("/opt/python", "-m", "allod.fleet.ranks", "--nnodes=1", "--nproc-per-node=2"),
         *("--standalone", "--no-python", "a", "--nnodes=9"),
     )

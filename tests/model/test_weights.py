@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers", reason="transformers comes wi
 
 from allod.core.errors import Invalid  # noqa: E402
 from allod.model.network.llama import Network, Shape  # noqa: E402
-from allod.model.network.weights import load_model, save_model  # noqa: E402
+from allod.model.network.weights import load_model, save_model, tensors_to_write, write_tensors  # noqa: E402
 
 TIED = Shape(vocab=300, width=64, layers=2, heads=2, kv_heads=1, hidden=128, context=32)
 UNTIED = Shape(vocab=300, width=64, layers=2, heads=2, kv_heads=2, hidden=128, context=32, tied=False)
@@ -27,7 +27,7 @@ def new_network(shape: Shape) -> Network:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_model(new_network(TIED), tmp_path, metadata={"allod.derivation": "sha256:00", "b": "1", "a": "2"})
+    save_model(new_network(TIED), tmp_path)
     return tmp_path
 
 
@@ -57,15 +57,21 @@ def test_transformers_reads_them(shape: Shape, tmp_path: Path):
 def test_the_same_network_is_the_same_bytes(tmp_path: Path, folder: Path):
     """Nothing of the time, the directory or the order of metadata is in the file."""
     (tmp_path / "other").mkdir()
-    save_model(new_network(TIED), tmp_path / "other", metadata={"a": "2", "b": "1", "allod.derivation": "sha256:00"})
+    save_model(new_network(TIED), tmp_path / "other")
     for name in ("weights.safetensors", "config.json"):
         assert (tmp_path / "other" / name).read_bytes() == (folder / name).read_bytes()
+    tensors = tensors_to_write(new_network(TIED))
+    write_tensors(tensors, tmp_path / "one", metadata={"a": "1", "b": "2"})
+    write_tensors(tensors, tmp_path / "two", metadata={"b": "2", "a": "1"})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_the_library_reads_the_same_tensors_and_metadata(folder: Path):
     """The header written here is the format's own."""
+    metadata = {"format": "pt", "allod.derivation": "sha256:00"}
+    write_tensors(tensors_to_write(new_network(TIED)), folder / "weights.safetensors", metadata=metadata)
     with safetensors.safe_open(folder / "weights.safetensors", framework="pt") as file:
-        assert file.metadata() == {"format": "pt", "allod.derivation": "sha256:00", "b": "1", "a": "2"}
+        assert file.metadata() == metadata
     tensors = safetensors.load_file(folder / "weights.safetensors")
     assert torch.equal(tensors["model.norm.weight"], torch.ones(64))
     assert "lm_head.weight" not in tensors

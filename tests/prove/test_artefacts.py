@@ -18,10 +18,13 @@ from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, check_policy_statement, nation_digest, policy_statement
 from allod.core.statements.receipt import check_statement
 from allod.prove.formats.signing_key import SigningKey
-from allod.prove.policy_history import History, LoggedVersion, append_version, check_policy_bundle, read_history
+from allod.prove.policy_history import History, LoggedVersion, append_version, read_history
+from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.receipts.from_log import bundle_for
 from allod.prove.tlog.log import Entry, open_log
 from allod.prove.tlog.reader import read_log
+from allod.prove.trust import Trust
+from allod.prove.verify import verify
 
 VECTORS = json.loads((Path(__file__).parents[2] / "spec" / "vectors" / "policies.json").read_text())
 KEY = SigningKey("realm.example/artefacts", bytes([5]) * 32)
@@ -165,14 +168,15 @@ def test_an_entry_that_is_no_statement_is_not_passed_over(tmp_path: Path) -> Non
 def test_a_bundle_shows_its_version_to_anybody_with_the_key(tmp_path: Path) -> None:
     """And to nobody with another realm's key; a changed statement is not the one that was logged."""
     bundle = append(tmp_path, FIRST)
-    version, report = check_policy_bundle(bundle, KEY.verifier)
+    report = verify(bundle, Trust((KEY.verifier,)))
+    version = check_policy_statement(parse_bundle(bundle).statement)
     assert (version, report.level, report.head.size) == (FIRST, "logged", 1)
     for name, seed in ((KEY.name, 6), ("other.example/artefacts", 5)):
         with pytest.raises(VerificationError) as failed:
-            check_policy_bundle(bundle, SigningKey(name, bytes([seed]) * 32).verifier)
+            verify(bundle, Trust((SigningKey(name, bytes([seed]) * 32).verifier,)))
         assert failed.value.name == "log"
     with pytest.raises(VerificationError) as failed:
-        check_policy_bundle(bundle.replace(b"cli:officer", b"cli:another"), KEY.verifier)
+        verify(bundle.replace(b"cli:officer", b"cli:another"), Trust((KEY.verifier,)))
     assert failed.value.name == "inclusion"
 
 

@@ -4,16 +4,14 @@ Labels form a lattice. `join` is the label of a thing derived from two others, n
 tier, both sets of markings, and only the places and purposes that both allow. An empty set of places or purposes
 allows none, so an impossible combination forbids by itself; `ANY` stands for "not restricted".
 
-A value whose label matters travels as `Labelled`, and what is made from such values by `derive`: there is no way from
-one to the other that drops a label. What tiers and markings there are is a nation's to say (`nations/nation.py`).
+A value whose label matters travels as `Labelled`. What tiers and markings there are is a nation's to say
+(`nations/nation.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import reduce
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
@@ -21,7 +19,6 @@ from allod.core.errors import Invalid
 ANY: frozenset[str] | None = None
 
 _Value = TypeVar("_Value")
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +75,6 @@ class Label:
         """Whether it may be processed there: `GB` allows `GB-SCT`, not the other way round."""
         return self.jurisdictions is None or any(is_within(jurisdiction, place) for place in self.jurisdictions)
 
-    def allows_purpose(self, purpose: str) -> bool:
-        """Whether it may be used for that."""
-        return self.purposes is None or purpose in self.purposes
-
     @property
     def is_impossible(self) -> bool:
         """Whether it leaves no place or no purpose at all."""
@@ -107,12 +100,6 @@ class Labelled(Generic[_Value]):
     def __post_init__(self) -> None:
         if not isinstance(self.label, Label):
             raise TypeError(f"a value without a label: {type(self.label).__name__}")
-
-
-def derive(make: Callable[..., _Made], first: Labelled[Any], *others: Labelled[Any]) -> Labelled[_Made]:
-    """What `make` makes of the values, under the join of their labels."""
-    inputs = (first, *others)
-    return Labelled(make(*(item.value for item in inputs)), reduce(Label.join, (item.label for item in inputs)))
 
 
 def is_within(place: str, other: str) -> bool:

@@ -106,9 +106,3 @@ def ranks_command(job: Job, *rendezvous: str) -> tuple[str, ...]:
         job.python, "-m", "allod.fleet.ranks",
         f"--nnodes={job.nodes}", f"--nproc-per-node={job.ranks_per_node}", *rendezvous, "--no-python", *job.command,
     )  # fmt: skip
-
-
-def torchrun_command(ranks: int, command: tuple[str, ...], *, python: str = "") -> tuple[str, ...]:
-    """The command that runs `command` as `ranks` ranks on this machine."""
-    job = Job(name="local", command=command, folder=Path("/"), ranks_per_node=ranks, python=python or sys.executable)
-    return ranks_command(job, "--standalone")

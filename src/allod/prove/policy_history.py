@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from allod.core.errors import Invalid
 from allod.core.statements.policy import POLICY, PolicyVersion, check_policy_statement, policy_statement
 from allod.core.statements.receipt import check_statement
-from allod.prove.formats.notes import VerifierKey
-from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.tlog.log import Entry, Log
 from allod.prove.tlog.reader import LogRead, Read
-from allod.prove.trust import Trust
-from allod.prove.verify import Report, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +71,6 @@ def append_version(log: Log, history: History, version: PolicyVersion) -> Logged
     _check_follows(history.versions, version)
     appended = log.append([Entry(policy_statement(version), version.id)])
     return LoggedVersion(appended.leaf, version)
-
-
-def check_policy_bundle(bundle: bytes, key: VerifierKey) -> tuple[PolicyVersion, Report]:
-    """The version that a bundle of this log speaks of, and how it verified. Raises VerificationError and Invalid."""
-    report = verify(bundle, Trust((key,)))
-    return check_policy_statement(parse_bundle(bundle).statement), report
 
 
 def _check_follows(before: Sequence[LoggedVersion], version: PolicyVersion) -> None:

@@ -39,9 +39,9 @@ def load_nation(code: str, *, home: Path | None = None) -> Nation:
     return nation
 
 
-def load_catalogue(file: Path | None = None) -> tuple[CatalogueEntry, ...]:
+def load_catalogue() -> tuple[CatalogueEntry, ...]:
     """The models that Allod knows how to get, in the catalogue's order."""
-    rows = read_toml(file or _SHIPPED / "models.toml")["model"]
+    rows = read_toml(_SHIPPED / "models.toml")["model"]
     return tuple(
         CatalogueEntry(**{**row, "packages": tuple(row["packages"]), "members": tuple(row["members"])}) for row in rows
     )

@@ -48,10 +48,9 @@ _OF_THE_LOG = frozenset({"log_damaged", "no_log", "bad_bundle", "log_origin"})  
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A stage that is done: its folder, its manifest's bytes and what they say."""
+    """A stage that is done: its folder and what its manifest says."""
 
     folder: Path
-    manifest: bytes
     statement: TrainingStatement
 
 
@@ -94,7 +93,7 @@ class RunFolder:
             if error.code in _OF_THE_LOG:
                 raise
             raise self._refusal(folder, f"the stage {stage} was not made here", "stage_unlogged", error) from error
-        return Finished(folder, manifest, statement)
+        return Finished(folder, statement)
 
     def partial(self, stage: str, key: str, *, resumes: bool) -> Path:
         """The folder in which a stage is made. Empty, unless it `resumes` and was begun with the same key."""
@@ -136,7 +135,7 @@ class RunFolder:
         self.log.append([manifest])
         clear(ended, outputs)
         self._replace(stage, ended)
-        return Finished(self.stage(stage), manifest, statement)
+        return Finished(self.stage(stage), statement)
 
     def _adopt(self, stage: str, key: str) -> None:
         """Take over a stage that was killed between its leaf and its name; back to its partial folder if that was

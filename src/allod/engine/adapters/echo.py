@@ -18,6 +18,7 @@ from allod.engine.giving_way import give_way
 from allod.engine.schemas.places import target_of, targets
 
 NOWHERE = EnginePlace("local", "ZZ")
+CONTEXT_TOKENS = 4096
 DIMENSIONS = 8
 CHARS_A_TURN = 64 << 10  # counted, 0.7 ms or so, before others have their turn
 MAX_WORD_CHARS = 1 << 10
@@ -28,28 +29,20 @@ MAX_DEPTH = 16  # of them, one through another
 class EchoEngine:
     """Answers a chat with its last message, word by word; a schema with its smallest instance.
 
-    Under an adapter the answer begins with the adapter's name. `delay_s` is waited before each word, so that
-    cancellation and overload can be tried out. It keeps nothing of a prompt, so that every salt is as good.
+    Under an adapter the answer begins with the adapter's name. It keeps nothing of a prompt, so that every salt is as
+    good.
     """
 
-    def __init__(
-        self,
-        *,
-        delay_s: float = 0.0,
-        context_tokens: int = 4096,
-        slots: int = 4,
-        adapters: tuple[LoadedAdapter, ...] = (),
-        place: EnginePlace = NOWHERE,
-    ) -> None:
+    def __init__(self, *, adapters: tuple[LoadedAdapter, ...] = (), place: EnginePlace = NOWHERE) -> None:
         self.info = EngineInfo(
             name="echo",
             build=digest_of("echo 1"),
-            config=digest_of({"context_tokens": context_tokens}),
+            config=digest_of({"context_tokens": CONTEXT_TOKENS}),
             replay="exact",
             model_digest=digest_of("echo model"),
             template_digest=digest_of("echo template"),
-            context_tokens=context_tokens,
-            slots=slots,
+            context_tokens=CONTEXT_TOKENS,
+            slots=4,
             can_chat=True,
             can_embed=True,
             place=place,
@@ -57,7 +50,6 @@ class EchoEngine:
             max_token_chars=MAX_WORD_CHARS,
         )
         self.running = 0
-        self._delay_s = delay_s
         self._closed = False
 
     async def stream(
@@ -79,7 +71,7 @@ class EchoEngine:
         tally.count(prompt_tokens, 0, 0)
         try:
             for word in words:
-                await asyncio.sleep(self._delay_s)
+                await asyncio.sleep(0)
                 self.check_ready()
                 tally.completion_tokens += 1
                 yield [Piece(word, _logprobs(word, chat.top_logprobs))]

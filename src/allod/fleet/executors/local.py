@@ -13,7 +13,7 @@ from pathlib import Path
 
 from allod.core.errors import Invalid, Unavailable
 from allod.fleet.executor import Report
-from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, JobStatus, State, status_of_exit, torchrun_command
+from allod.fleet.jobs import OUTPUT_FILE, Job, JobId, JobStatus, State, ranks_command, status_of_exit
 from allod.fleet.waiting import wait_until_over
 
 
@@ -52,7 +52,7 @@ class LocalExecutor:
         """Start it. Raises Unavailable (`job_not_started`) if the system refuses, Invalid for more than one node."""
         if job.nodes != 1:
             raise Invalid(f"{job.name} wants {job.nodes} nodes; this machine is one", code="job_nodes")
-        command = torchrun_command(job.ranks_per_node, job.command, python=job.python)
+        command = ranks_command(job, "--standalone")
         try:
             with (job.folder / OUTPUT_FILE).open("ab") as out:
                 process = subprocess.Popen(
@@ -62,7 +62,7 @@ class LocalExecutor:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C at the terminal is for us: jobs are told by `interrupt`
+                    start_new_session=True,  # Ctrl-C at the terminal is for us: we end jobs
                 )
         except OSError as error:
             raise Unavailable(f"{job.name} could not be started: {error}", code="job_not_started") from error
@@ -87,11 +87,6 @@ class LocalExecutor:
     def wait(self, id: JobId, report: Report) -> JobStatus:
         """Until it is over."""
         return wait_until_over(lambda: self.state(id), report, lambda: self._sleep(self._options.poll_s))
-
-    def interrupt(self, id: JobId) -> None:
-        """Tell every rank that the machine is wanted back: it saves and ends with status 75."""
-        if not self.state(id).state.is_over:
-            _send(signal.SIGUSR1, _family(self._find(id).process.pid))
 
     def close(self) -> None:
         """Cancel every job that still runs."""

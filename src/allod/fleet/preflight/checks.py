@@ -53,7 +53,6 @@ class RunRequirements:
     ranks_per_node: int = 1
     needs_gpus: bool = False
     is_sealed: bool = True
-    walltime_s: int = 0
     estimate_s: int = 0
     jurisdiction: str = ""
 
@@ -154,13 +153,10 @@ def _network(asked: RunRequirements, facts: ProbeResult, site: Site) -> list[Pre
 
 
 def _walltime(asked: RunRequirements, site: Site) -> list[PreflightFinding]:
-    asked_s = asked.walltime_s or site.walltime_s
-    if not asked_s:
+    if not site.walltime_s:
         return []
-    if site.walltime_s and asked_s > site.walltime_s:
-        return [_judge("walltime", False, f"{asked_s} s asked for; {site.name} allows {site.walltime_s} s")]
-    fits = asked.estimate_s <= asked_s
-    return [_judge("walltime", fits, f"{asked_s} s, and the run is estimated at {asked.estimate_s} s")]
+    fits = asked.estimate_s <= site.walltime_s
+    return [_judge("walltime", fits, f"{site.walltime_s} s, and the run is estimated at {asked.estimate_s} s")]
 
 
 def _price(asked: RunRequirements, site: Site) -> list[PreflightFinding]:

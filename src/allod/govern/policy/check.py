@@ -43,16 +43,6 @@ class PolicyReport:
     findings: tuple[RuleFinding, ...]
 
     @property
-    def permits_everything(self) -> bool:
-        """Whether no question was refused."""
-        return self.num_permitted == self.num_asked
-
-    @property
-    def forbids_everything(self) -> bool:
-        """Whether every question was refused."""
-        return self.num_permitted == 0
-
-    @property
     def is_sound(self) -> bool:
         """Whether nothing was found that is an error."""
         return all(finding.severity != "error" for finding in self.findings)

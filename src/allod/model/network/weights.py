@@ -34,11 +34,11 @@ _NAMES = {  # of our shape, in LlamaConfig; and the most that is believed
 _OTHERS_MAY_ADD = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache"}
 
 
-def save_model(network: Network, folder: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write both files into `folder`, in float32. `metadata` joins the header, beside `format`."""
+def save_model(network: Network, folder: Path) -> None:
+    """Write both files into `folder`, in float32."""
     tensors = tensors_to_write(network)
     (folder / CONFIG).write_text(json.dumps(config(network.shape), indent=2, sort_keys=True) + "\n")
-    write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt", **(metadata or {})})
+    write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_model(folder: Path) -> Network:

@@ -74,13 +74,11 @@ def sign_folder(folder: Path, key: ModelKey, *, name: str = "", ignore: Collecti
     )
 
 
-def verify_folder(
-    folder: Path, signature: bytes, public_key: ModelPublicKey, *, ignore: Collection[str] = (SIGNATURE_FILE,)
-) -> Mapping[str, str]:
+def verify_folder(folder: Path, signature: bytes, public_key: ModelPublicKey) -> Mapping[str, str]:
     """The folder's files and their SHA-256 (hex), if `public_key` signed exactly them.
 
-    Only `ignore` is left out: what the signature itself says may be ignored is not believed. Raises VerificationError
-    with the step that failed.
+    Only SIGNATURE_FILE is left out: what the signature itself says may be ignored is not believed. Raises
+    VerificationError with the step that failed.
     """
     with _step(1):
         payload, signed, hint = _parse_bundle(signature)
@@ -92,7 +90,7 @@ def verify_folder(
     with _step(3):
         listed = _parse_statement(payload)
     with _step(4):
-        held = digests_in(folder, ignore=ignore)
+        held = digests_in(folder, ignore=(SIGNATURE_FILE,))
         _check_same(held, listed)
     return held
 

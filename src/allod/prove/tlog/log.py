@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.whole import sync
-from allod.prove.formats.merkle import HASH_BYTES, consistency_proof, inclusion_proof
+from allod.prove.formats.merkle import HASH_BYTES, inclusion_proof
 from allod.prove.formats.proofs import Proof
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.formats.tree_head import TreeHead
@@ -147,13 +147,6 @@ class Log:
             standing = self._standing
             path = inclusion_proof(standing.tiles.node, leaf, standing.head.size)
             return Proof(leaf, tuple(path), standing.note)
-
-    def consistency(self, old: int, new: int) -> list[bytes]:
-        """Hashes that show the tree of size `old` to be a prefix of that of size `new`."""
-        with self._changing:
-            if new > self.head.size:
-                raise Invalid(f"the log has no size {new} yet", code="no_such_entry")
-            return consistency_proof(self._standing.tiles.node, old, new)
 
     def resource(self, path: str) -> bytes:
         """What C2SP tlog-tiles serves at this path: `checkpoint`, `tile/<L>/<N>` or `tile/entries/<N>`.

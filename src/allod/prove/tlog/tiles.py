@@ -18,7 +18,6 @@ from allod.prove.formats.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, node_ha
 TILE_HEIGHT = 8
 WIDTH = 1 << TILE_HEIGHT
 TILE_BYTES = WIDTH * HASH_BYTES
-MAX_LEVEL = 7
 
 
 class TileName(NamedTuple):
