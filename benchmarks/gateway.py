@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -143,7 +143,9 @@ def start_smg(stack: ExitStack, way: Way) -> Target:
     return Target(port, KEY, process.pid)
 
 
-def _answering(command: list[str], port: int, log: Path, environment: dict[str, str]):  # type: ignore[no-untyped-def]
+def _answering(
+    command: list[str], port: int, log: Path, environment: dict[str, str]
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     request = chat_request(port, KEY, mock_engine.MODEL, stream=False)
     return started(command, is_ready=lambda: listens(port) and answers(port, request), log=log, environment=environment)
 

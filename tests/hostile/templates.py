@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - templates are as long as they are
 """Chat templates as data: programs of a stranger's that are refused, and those that honest models come with.
 
-`TEMPLATES` has (name, template, whether it is honest). The honest ones have the public shapes of model families, written
+`HONEST` and `HOSTILE` have (name, template). The honest ones have the public shapes of model families, written
 anew: their loops, conditions, macros, filters and methods.
 """
 
@@ -276,5 +276,3 @@ HOSTILE = (
     ("half a string", "{{ 'a }}"),
     ("a statement that nobody has", "{% exec 'id' %}"),
 )  # fmt: skip
-
-TEMPLATES = [(name, text, True) for name, text in HONEST] + [(name, text, False) for name, text in HOSTILE]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from tests.hostile.templates import HONEST, HOSTILE
 
 from allod.core.errors import Invalid
 from allod.model.network.tokenizer_files import CHAT_TEMPLATE
 from allod.model.templates.gate import check_template
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
-from templates import HONEST, HOSTILE
 
 
 def refused(template: str) -> str:

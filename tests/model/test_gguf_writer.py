@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 gguf = pytest.importorskip("gguf")
-np = pytest.importorskip("numpy")
-torch = pytest.importorskip("torch")
+pytest.importorskip("numpy")
+pytest.importorskip("torch")
 
+import numpy as np
 from gguf.quants import dequantize
 
 from allod.core.errors import Invalid

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 transformers = pytest.importorskip("transformers", reason="transformers comes with the train extra")
+
+import torch  # noqa: E402
 
 from allod.model.network.llama import Network, Shape  # noqa: E402
 from allod.model.network.weights import config  # noqa: E402
@@ -16,11 +18,11 @@ UNTIED = Shape(vocab=300, width=64, layers=3, heads=2, kv_heads=1, hidden=128, c
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def llama(network: Network):
+def llama(network: Network) -> torch.nn.Module:
     """transformers' own network with the same weights."""
     other = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config(network.shape)))
     other.load_state_dict(network.state_dict(), strict=True)
@@ -29,7 +31,7 @@ def llama(network: Network):
 
 @pytest.mark.parametrize("shape", [PLAIN, GROUPED, UNTIED], ids=["plain", "grouped heads", "untied"])
 @pytest.mark.parametrize(("batch", "time"), [(1, 1), (2, 17), (3, 64)])
-def test_logits_are_the_same_bits(shape: Shape, batch: int, time: int):
+def test_logits_are_the_same_bits(shape: Shape, batch: int, time: int) -> None:
     """In float32 the largest difference from transformers is 0.0."""
     network = Network(shape)
     network.initialise(1)
@@ -39,7 +41,7 @@ def test_logits_are_the_same_bits(shape: Shape, batch: int, time: int):
 
 
 @pytest.mark.parametrize("shape", [PLAIN, GROUPED, UNTIED], ids=["plain", "grouped heads", "untied"])
-def test_gradients_are_those_of_transformers(shape: Shape):
+def test_gradients_are_those_of_transformers(shape: Shape) -> None:
     """What is learned from a batch is what transformers would learn, but for rounding."""
     network = Network(shape)
     network.initialise(1)
@@ -53,12 +55,12 @@ def test_gradients_are_those_of_transformers(shape: Shape):
 
 
 @pytest.mark.parametrize("shape", [PLAIN, GROUPED, UNTIED], ids=["plain", "grouped heads", "untied"])
-def test_parameters_are_counted(shape: Shape):
+def test_parameters_are_counted(shape: Shape) -> None:
     """The shape knows its number of parameters without making one."""
     assert shape.num_parameters == sum(parameter.numel() for parameter in Network(shape).parameters())
 
 
-def test_a_seed_is_a_network():
+def test_a_seed_is_a_network() -> None:
     """The same seed gives the same weights; another seed gives others."""
     first, again, other = Network(PLAIN), Network(PLAIN), Network(PLAIN)
     for network, seed in ((first, 7), (again, 7), (other, 8)):
@@ -68,7 +70,7 @@ def test_a_seed_is_a_network():
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
 
 
-def test_no_token_sees_what_comes_after_it():
+def test_no_token_sees_what_comes_after_it() -> None:
     """Changing a later token changes nothing before it."""
     network = Network(GROUPED)
     network.initialise(1)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors comes with the train extra")
 transformers = pytest.importorskip("transformers", reason="transformers comes with the train extra")
+
+import torch  # noqa: E402
 
 from allod.core.errors import Invalid  # noqa: E402
 from allod.model.network.llama import Network, Shape  # noqa: E402
@@ -32,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("shape", [TIED, UNTIED], ids=["tied", "untied"])
-def test_what_is_written_is_read(shape: Shape, tmp_path: Path):
+def test_what_is_written_is_read(shape: Shape, tmp_path: Path) -> None:
     """Every tensor and the shape come back as they were."""
     network = new_network(shape)
     save_model(network, tmp_path)
@@ -42,7 +45,7 @@ def test_what_is_written_is_read(shape: Shape, tmp_path: Path):
 
 
 @pytest.mark.parametrize("shape", [TIED, UNTIED], ids=["tied", "untied"])
-def test_transformers_reads_them(shape: Shape, tmp_path: Path):
+def test_transformers_reads_them(shape: Shape, tmp_path: Path) -> None:
     """LlamaForCausalLM loads the folder, lacks nothing, and gives the same logits."""
     network = new_network(shape)
     save_model(network, tmp_path)
@@ -54,7 +57,7 @@ def test_transformers_reads_them(shape: Shape, tmp_path: Path):
         assert torch.equal(other.eval()(tokens).logits, network(tokens))
 
 
-def test_the_same_network_is_the_same_bytes(tmp_path: Path, folder: Path):
+def test_the_same_network_is_the_same_bytes(tmp_path: Path, folder: Path) -> None:
     """Nothing of the time, the directory or the order of metadata is in the file."""
     (tmp_path / "other").mkdir()
     save_model(new_network(TIED), tmp_path / "other")
@@ -66,7 +69,7 @@ def test_the_same_network_is_the_same_bytes(tmp_path: Path, folder: Path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_the_library_reads_the_same_tensors_and_metadata(folder: Path):
+def test_the_library_reads_the_same_tensors_and_metadata(folder: Path) -> None:
     """The header written here is the format's own."""
     metadata = {"format": "pt", "allod.derivation": "sha256:00"}
     write_tensors(tensors_to_write(new_network(TIED)), folder / "weights.safetensors", metadata=metadata)
@@ -90,7 +93,7 @@ def test_the_library_reads_the_same_tensors_and_metadata(folder: Path):
     ],
     ids=["cut", "longer", "renamed", "another shape", "endless header", "pickle", "empty"],
 )
-def test_damaged_weights_are_refused(folder: Path, damage):
+def test_damaged_weights_are_refused(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     """Whatever is wrong with the file, it is the same clear error."""
     path = folder / "weights.safetensors"
     path.write_bytes(damage(path.read_bytes()))
@@ -111,7 +114,7 @@ def test_damaged_weights_are_refused(folder: Path, damage):
         ("model_type", "gpt2"),
     ],
 )
-def test_a_configuration_that_is_not_ours_is_refused(folder: Path, name: str, value: object):
+def test_a_configuration_that_is_not_ours_is_refused(folder: Path, name: str, value: object) -> None:
     """A size that the weights do not have, an impossible one, another architecture, code: none is tried."""
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def test_a_page_is_answered_from(start_gateway: Start, shared_data: Path) -> Non
     assert offline.stdout.endswith("verified\n"), offline.stderr
 
 
-async def aenumerate(stream):  # type: ignore[no-untyped-def]
+async def aenumerate(stream: AsyncIterable[object]) -> AsyncIterator[tuple[int, object]]:
     number = 0
     async for item in stream:
         yield number, item
@@ -181,4 +181,5 @@ def http_get(gateway: Gateway, path: str) -> str:
 
     request = urllib.request.Request(gateway.url + path, headers=gateway.headers)
     with urllib.request.urlopen(request, timeout=30) as response:
-        return response.read().decode()
+        page: bytes = response.read()
+    return page.decode()

@@ -13,11 +13,12 @@ from tests.serve.conftest import START_MS, TENANT, by, chat, request, to_hold
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Sampling, Usage
+from allod.engine.token_estimate import BYTES_PER_TOKEN
 from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import NeedsLease, Quotas, Reservation
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.tenants import Budget, Quota, Tenant, organization
-from allod.serve.allowance import BYTES_PER_TOKEN, MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Held
+from allod.serve.allowance import MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Held
 from allod.serve.request import Request
 
 PROMPT_TOKENS = 100

@@ -27,12 +27,12 @@ def pixels(png: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("losses", [[3.0], [2.0, 2.0], [7.0, 6.0, 5.5, 5.2], [9 - n / 500 for n in range(3000)]])
-def test_it_is_a_picture(losses: list[float]):
+def test_it_is_a_picture(losses: list[float]) -> None:
     """Any number of losses, one and equal ones included, makes a whole PNG."""
     assert {len(row) for row in pixels(draw(losses))} == {WIDTH}
 
 
-def test_a_falling_loss_falls():
+def test_a_falling_loss_falls() -> None:
     """The line is high at the left and low at the right."""
     rows = pixels(draw([7 - number / 20 for number in range(100)]))
     heights = [[row for row in range(HEIGHT) if rows[row][column] in (EVERY, SMOOTH)] for column in (90, WIDTH - 40)]
@@ -40,7 +40,7 @@ def test_a_falling_loss_falls():
     assert rows[0][0] == BACKGROUND
 
 
-def test_the_same_losses_are_the_same_bytes(tmp_path: Path):
+def test_the_same_losses_are_the_same_bytes(tmp_path: Path) -> None:
     """No time and no name of a program is in the files; numbers have six decimals."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

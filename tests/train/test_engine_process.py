@@ -1,5 +1,4 @@
 """The engine that exported files are tried in: it cuts text as the tokenizer does, and it can always be ended."""
-# ruff: noqa: E402 - imported once it is known that the train extra is there
 
 from __future__ import annotations
 
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("gguf")
+
 
 from allod.core.errors import Invalid, Unavailable
 from allod.model.gguf import writer as gguf_writer

@@ -11,19 +11,20 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from tests.train.tiny import tiny  # noqa: E402
-from tests.train.tuning import RECIPE, TEXTS, pretrained_run  # noqa: E402
+import torch
+from tests.train.tiny import tiny
+from tests.train.tuning import RECIPE, TEXTS, pretrained_run
 
-from allod.core.errors import Denied, Invalid, exit_status  # noqa: E402
-from allod.model.network.weights import load_model  # noqa: E402
-from allod.train.corpus.documents import new_document  # noqa: E402
-from allod.train.evaluation.cloze import cloze_questions  # noqa: E402
-from allod.train.evaluation.questions import ChoiceQuestion  # noqa: E402
-from allod.train.recipe import Evaluate, Recipe, Tune  # noqa: E402
-from allod.train.stage_task import StageFacts, StageTask  # noqa: E402
-from allod.train.stages import evaluate, pretrain  # noqa: E402
+from allod.core.errors import Denied, Invalid, exit_status
+from allod.model.network.weights import load_model
+from allod.train.corpus.documents import new_document
+from allod.train.evaluation.cloze import cloze_questions
+from allod.train.evaluation.questions import ChoiceQuestion
+from allod.train.recipe import Evaluate, Recipe, Tune
+from allod.train.stage_task import StageFacts, StageTask
+from allod.train.stages import evaluate, pretrain
 
 PRETRAINED = tiny(RECIPE, tune=Tune(steps=0))
 INPUTS = ("dedupe", "tokenizer", "pack", "pretrain")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from allod.model.network.llama import Network, Shape  # noqa: E402
-from allod.train.evaluation.likelihoods import Continuation, likelihoods  # noqa: E402
+import torch
+
+from allod.model.network.llama import Network, Shape
+from allod.train.evaluation.likelihoods import Continuation, likelihoods
 
 CONTEXT = 16
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("gguf")
 
+import torch
 from safetensors import safe_open
 from tests.train.exporting import CONTEXT, EXPORTED, copy_of, trained_run, write_manifest
 from tests.train.packing import interrupted_after, work_in

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 pytest.importorskip("gguf")
 
+import torch
 from safetensors.torch import save_file
 from tests.train.exporting import write_manifest
 from tests.train.packing import RECIPE, work_in

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from allod.train.learning.losses import (  # noqa: E402
+import torch
+
+from allod.train.learning.losses import (
     CHUNK_ROWS,
     GOLDFISH_SPAN,
     goldfish_left_out,
@@ -25,7 +27,7 @@ def tokens(*sizes: int, below: int = 50) -> torch.Tensor:
 
 @pytest.mark.parametrize("goldfish_k", [0, 4])
 @pytest.mark.parametrize("time", [32, CHUNK_ROWS])
-def test_the_chunked_loss_is_the_loss(goldfish_k: int, time: int):
+def test_the_chunked_loss_is_the_loss(goldfish_k: int, time: int) -> None:
     """Value and gradients are those of the loss over whole logits, whether or not the last chunk is full."""
     targets = tokens(3, time)
     results = []
@@ -42,13 +44,13 @@ def test_the_chunked_loss_is_the_loss(goldfish_k: int, time: int):
 
 
 @pytest.mark.parametrize("k", [2, 4, 10])
-def test_goldfish_leaves_out_one_in_k(k: int):
+def test_goldfish_leaves_out_one_in_k(k: int) -> None:
     """About every k-th target counts for nothing."""
     share = goldfish_left_out(tokens(64, 512), k).float().mean().item()
     assert share == pytest.approx(1 / k, rel=0.1)
 
 
-def test_goldfish_leaves_out_the_same_wherever_the_words_stand():
+def test_goldfish_leaves_out_the_same_wherever_the_words_stand() -> None:
     """A passage that comes again, elsewhere in a window, loses the same tokens: repeats do not give them away."""
     passage = tokens(60)
     before, after = tokens(1, 100), tokens(1, 37)
@@ -58,7 +60,7 @@ def test_goldfish_leaves_out_the_same_wherever_the_words_stand():
     assert first.any()
 
 
-def test_nothing_is_learned_of_what_is_left_out():
+def test_nothing_is_learned_of_what_is_left_out() -> None:
     """The gradient at a target that is left out is nought."""
     targets = tokens(2, 64)
     logits = drawn(2, 64, 50).requires_grad_()

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from allod.core.errors import Invalid  # noqa: E402
-from allod.train.corpus.shards import Pack, PackedDocument, Shards, ShardWriter, write_line, write_pack  # noqa: E402
-from allod.train.stages.pretrain import sections_of  # noqa: E402
+
+from allod.core.errors import Invalid
+from allod.train.corpus.shards import Pack, PackedDocument, Shards, ShardWriter, write_line, write_pack
+from allod.train.stages.pretrain import sections_of
 
 
 @pytest.fixture
@@ -30,13 +31,13 @@ def corpus(tmp_path: Path) -> Shards:
     return Shards(tmp_path, "train")
 
 
-def test_without_a_mixture_all_text_counts_by_its_length(corpus: Shards):
+def test_without_a_mixture_all_text_counts_by_its_length(corpus: Shards) -> None:
     """There is one section, of everything."""
     (section,) = sections_of(corpus, ())
     assert section.tokens.num_tokens == 105
 
 
-def test_a_section_is_all_documents_of_its_source_and_no_other(corpus: Shards):
+def test_a_section_is_all_documents_of_its_source_and_no_other(corpus: Shards) -> None:
     """However they lie between each other, and in the order in which they are named."""
     plays, novels, again = sections_of(corpus, ("plays", "novels", "plays"))
     assert plays == again
@@ -45,7 +46,7 @@ def test_a_section_is_all_documents_of_its_source_and_no_other(corpus: Shards):
     assert set(novels.tokens.window(0, 65).tolist()) == {1}
 
 
-def test_a_source_without_text_is_refused(corpus: Shards):
+def test_a_source_without_text_is_refused(corpus: Shards) -> None:
     """The name is said, and what there is instead."""
     with pytest.raises(Invalid, match="poems") as refused:
         sections_of(corpus, ("novels", "poems"))

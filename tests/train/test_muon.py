@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from allod.model.network.llama import Network, Shape  # noqa: E402
-from allod.train.learning.muon import Optimiser, Rates, orthogonalise  # noqa: E402
+import torch
+
+from allod.model.network.llama import Network, Shape
+from allod.train.learning.muon import Optimiser, Rates, orthogonalise
 
 SHAPE = Shape(vocab=64, width=64, layers=2, heads=2, kv_heads=1, hidden=128, context=16)
 
@@ -28,7 +30,7 @@ def fill_gradients(network: Network, seed: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96), (96, 32)], ids=["square", "wide", "tall"])
-def test_orthogonalised_matrices_have_about_equal_singular_values(size: tuple[int, int]):
+def test_orthogonalised_matrices_have_about_equal_singular_values(size: tuple[int, int]) -> None:
     """All but the smallest singular values end near one, and the directions stay what they were."""
     matrix = drawn(*size)
     found = orthogonalise(matrix[None])[0]
@@ -39,13 +41,13 @@ def test_orthogonalised_matrices_have_about_equal_singular_values(size: tuple[in
     assert torch.nn.functional.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.9
 
 
-def test_matrices_of_one_size_do_not_disturb_each_other():
+def test_matrices_of_one_size_do_not_disturb_each_other() -> None:
     """Made orthogonal together or alone, the result is the same but for rounding."""
     pair = torch.stack((drawn(32, 48), 100 * drawn(32, 48, seed=2)))
     torch.testing.assert_close(orthogonalise(pair)[1], orthogonalise(pair[1:])[0], rtol=1e-3, atol=1e-4)
 
 
-def test_muon_is_for_the_matrices_of_the_layers():
+def test_muon_is_for_the_matrices_of_the_layers() -> None:
     """Tables and norms, which are no maps from values to values, are left to Adam."""
     optimiser = Optimiser(new_network().named_parameters(), Rates())
     assert all(".layers." in name and "norm" not in name for name in optimiser.matrices)
@@ -53,7 +55,7 @@ def test_muon_is_for_the_matrices_of_the_layers():
     assert set(optimiser.others) >= {"model.embed_tokens.weight", "model.norm.weight"}
 
 
-def test_adam_is_torchs():
+def test_adam_is_torchs() -> None:
     """Tables and norms end where torch's own Adam would have brought them."""
     network, other = new_network(), new_network()
     rates = Rates(tables=0.01, norms=0.01)
@@ -68,7 +70,7 @@ def test_adam_is_torchs():
         torch.testing.assert_close(network.state_dict()[name], other.state_dict()[name], rtol=1e-5, atol=1e-6)
 
 
-def test_the_state_is_all_that_is_remembered():
+def test_the_state_is_all_that_is_remembered() -> None:
     """An optimiser with another's state makes the same step, to the bit."""
     network, other = new_network(), new_network()
     optimiser = Optimiser(network.named_parameters(), Rates())
@@ -85,7 +87,7 @@ def test_the_state_is_all_that_is_remembered():
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
-def test_a_share_of_the_rate_is_a_share_of_the_step():
+def test_a_share_of_the_rate_is_a_share_of_the_step() -> None:
     """Half the rate moves a matrix half as far."""
     moved = []
     for share in (0.5, 1.0):

@@ -1,7 +1,5 @@
 """The stage that packs documents as tokens, and what reads them back."""
 
-# ruff: noqa: E402 - imported once it is known that the train extra is there
-
 from __future__ import annotations
 
 import json
@@ -12,8 +10,9 @@ import pytest
 
 pytest.importorskip("rustbpe")
 pytest.importorskip("tokenizers")
-np = pytest.importorskip("numpy")
+pytest.importorskip("numpy")
 
+import numpy as np
 from tests.train.packing import CHAPTERS, RECIPE, interrupted_after, packed_run, work_in, write_documents
 from tests.train.tiny import source
 

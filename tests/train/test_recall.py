@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from tests.train.tuning import RECIPE, pretrained_run  # noqa: E402
+import torch
+from tests.train.tuning import RECIPE, pretrained_run
 
-from allod.model.network.tokenizer import Tokenizer  # noqa: E402
-from allod.model.network.weights import load_model  # noqa: E402
-from allod.train.corpus.canaries import Canary, read_canaries  # noqa: E402
-from allod.train.evaluation.recall import measure_recall  # noqa: E402
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import load_model
+from allod.train.corpus.canaries import Canary, read_canaries
+from allod.train.evaluation.recall import measure_recall
 
 
 class Parrot(torch.nn.Module):

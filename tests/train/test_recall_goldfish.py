@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from tests.train.packing import packed_run  # noqa: E402
-from tests.train.tiny import source, tiny  # noqa: E402
-from tests.train.tuning import RECIPE, novel  # noqa: E402
+import torch
+from tests.train.packing import packed_run
+from tests.train.tiny import source, tiny
+from tests.train.tuning import RECIPE, novel
 
-from allod.model.network.tokenizer import Tokenizer  # noqa: E402
-from allod.model.network.weights import load_model  # noqa: E402
-from allod.train.corpus.canaries import read_canaries  # noqa: E402
-from allod.train.evaluation.recall import Recall, measure_recall  # noqa: E402
-from allod.train.recipe import Canaries, Pretrain, Recipe, TokenizerOptions  # noqa: E402
-from allod.train.stage_task import StageTask  # noqa: E402
-from allod.train.stages import pretrain  # noqa: E402
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import load_model
+from allod.train.corpus.canaries import read_canaries
+from allod.train.evaluation.recall import Recall, measure_recall
+from allod.train.recipe import Canaries, Pretrain, Recipe, TokenizerOptions
+from allod.train.stage_task import StageTask
+from allod.train.stages import pretrain
 
 STEPS = 100
 PLANTED = tiny(

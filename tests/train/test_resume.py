@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from tests.train.pretraining import new_work, write_corpus  # noqa: E402
+from tests.train.pretraining import new_work, write_corpus
 
-from allod.core.errors import Unavailable  # noqa: E402
-from allod.train.stages import pretrain  # noqa: E402
+from allod.core.errors import Unavailable
+from allod.train.stages import pretrain
 
 TRAIN = """
 import sys, time
@@ -114,7 +114,7 @@ def stopped_after(steps: int, folder: Path, pack: Path) -> None:
     assert stopped.value.code == "interrupted"
 
 
-def test_a_run_that_is_asked_to_stop_goes_on_from_there(pack: Path, whole: str, tmp_path: Path):
+def test_a_run_that_is_asked_to_stop_goes_on_from_there(pack: Path, whole: str, tmp_path: Path) -> None:
     """Stopped twice, it ends in the bytes of a run that was left alone, and makes no step twice."""
     stopped_after(5, tmp_path, pack)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-5"]
@@ -126,7 +126,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_from_there(pack: Path, whole: str, 
 
 
 @pytest.mark.parametrize("damage", ["torn", "changed", "nothing said", "not all of it"])
-def test_a_damaged_checkpoint_is_passed_over(pack: Path, whole: str, tmp_path: Path, damage: str):
+def test_a_damaged_checkpoint_is_passed_over(pack: Path, whole: str, tmp_path: Path, damage: str) -> None:
     """Whatever is wrong with the newest, the one before it is taken, and the end is the same."""
     for steps in (4, 4):
         stopped_after(steps, tmp_path, pack)
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_passed_over(pack: Path, whole: str, tmp_path: P
     assert digest(tmp_path) == whole
 
 
-def test_a_checkpoint_of_another_recipe_is_passed_over(pack: Path, whole: str, tmp_path: Path):
+def test_a_checkpoint_of_another_recipe_is_passed_over(pack: Path, whole: str, tmp_path: Path) -> None:
     """Weights that were trained with another seed are not gone on with."""
     asked = iter(range(1000))
     with pytest.raises(Unavailable):
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_recipe_is_passed_over(pack: Path, whole: str, t
     assert digest(tmp_path) == whole
 
 
-def test_two_checkpoints_are_kept(pack: Path, tmp_path: Path):
+def test_two_checkpoints_are_kept(pack: Path, tmp_path: Path) -> None:
     """Older ones are removed as newer ones are safe."""
     for _ in range(4):
         stopped_after(2, tmp_path, pack)
@@ -166,7 +166,7 @@ def test_two_checkpoints_are_kept(pack: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (2, 2)])
-def test_ranks_may_change_on_the_way(pack: Path, whole: str, tmp_path: Path, first: int, then: int):
+def test_ranks_may_change_on_the_way(pack: Path, whole: str, tmp_path: Path, first: int, then: int) -> None:
     """Begun on one number of ranks and ended on another: the bytes of one rank that was left alone."""
     folder = tmp_path / "pretrain"
     train(pack, folder, ranks=first, stop_after=10)
@@ -176,7 +176,7 @@ def test_ranks_may_change_on_the_way(pack: Path, whole: str, tmp_path: Path, fir
 
 
 @pytest.mark.slow
-def test_kill_it_anywhere(pack: Path, whole: str, tmp_path: Path):
+def test_kill_it_anywhere(pack: Path, whole: str, tmp_path: Path) -> None:
     """Twenty kills at random moments, mid-step and mid-save, then one run to the end: the same bytes."""
     script = tmp_path / "kill.py"
     script.write_text(KILL)

@@ -8,21 +8,22 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with the train extra")
+pytest.importorskip("torch", reason="torch comes with the train extra")
 
-from tests.train.packing import interrupted_after, work_in  # noqa: E402
-from tests.train.tiny import tiny  # noqa: E402
-from tests.train.tuning import CONTEXT, RECIPE, TEXTS, pretrained_run  # noqa: E402
+import torch
+from tests.train.packing import interrupted_after, work_in
+from tests.train.tiny import tiny
+from tests.train.tuning import CONTEXT, RECIPE, TEXTS, pretrained_run
 
-from allod.core.errors import Invalid, Unavailable  # noqa: E402
-from allod.model.network.tokenizer import Tokenizer  # noqa: E402
-from allod.model.network.weights import load_model, save_model  # noqa: E402
-from allod.train.learning.losses import LEFT_OUT  # noqa: E402
-from allod.train.recipe import Recipe  # noqa: E402
-from allod.train.stage_task import StageTask  # noqa: E402
-from allod.train.stages import tune  # noqa: E402
-from allod.train.tuning.chat_rows import chat_rows  # noqa: E402
-from allod.train.tuning.examples import Example  # noqa: E402
+from allod.core.errors import Invalid, Unavailable
+from allod.model.network.tokenizer import Tokenizer
+from allod.model.network.weights import load_model, save_model
+from allod.train.learning.losses import LEFT_OUT
+from allod.train.recipe import Recipe
+from allod.train.stage_task import StageTask
+from allod.train.stages import tune
+from allod.train.tuning.chat_rows import chat_rows
+from allod.train.tuning.examples import Example
 
 INPUTS = ("dedupe", "tokenizer", "pack", "pretrain")
 OUTPUTS = ["config.json", "examples.json", "losses.jsonl", "weights.safetensors"]
