@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from allod.core.canonical import digest_of
 from allod.core.requests import Chat, Sampling, Usage
-from allod.govern.metering.prices import Prices
+from allod.govern.metering.prices import ModelPrices
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import default_text, load_policy
 from allod.govern.policy.request import Model, PolicySite
@@ -71,7 +71,7 @@ class Steps:
         site = PolicySite("north", "GB", self.nation.tiers[0], "sealed")
         policy = load_policy(default_text(), self.nation)
         self.controls = Controls(policy=policy, nation=self.nation, models=[model], site=lambda name: site)
-        self.allowance = Allowance(Quotas(self.store, gateway="a"), Prices())
+        self.allowance = Allowance(Quotas(self.store, gateway="a"), {"m": ModelPrices()})
         self.admission = Admission(num_running=64, num_waiting=256)
         chat = Chat("m", ({"role": "user", "content": TEXT},), Sampling(seed=1, max_tokens=100))
         self.keys.refresh(self.store)

@@ -64,9 +64,11 @@ def _settings() -> str:
     for section in dataclasses.fields(Settings):
         kind = section.default_factory
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            said = comments_of(inspect.getsource(kind))
+            said = comments_of("\n".join(inspect.getsource(part) for part in kind.__mro__[:-1]))
+            made = kind()
             rows += [
-                f"| `{section.name}.{one.name}` | {one.type} | `{one.default!r}` | {said.get(one.name, '')} |"
+                f"| `{section.name}.{one.name}` | {one.type} "
+                f"| `{getattr(made, one.name)!r}` | {said.get(one.name, '')} |"
                 for one in dataclasses.fields(kind)
             ]
     return "\n".join(rows)

@@ -11,7 +11,7 @@ import pytest
 
 import allod
 from allod.core.errors import Invalid
-from allod.govern.metering.prices import Prices
+from allod.govern.metering.prices import ModelPrices, Prices
 from allod.settings.environment import default_home
 from allod.settings.files import load_catalogue, load_nation
 from allod.settings.tree import Settings, load
@@ -68,6 +68,8 @@ def test_words_of_the_command_line_win(tmp_path: Path) -> None:
         ("[model]\nName = 'x'\n", "Name"),
         ("[tenants]\npassword = 'x'\n", "password"),
         ("[prices]\nmicros_per_1k_tokens = 5\n", "micros_per_1k_tokens"),
+        ("[prices.models.m]\nmicros_per_1k_tokens = 5\n", "micros_per_1k_tokens"),
+        ("[prices.models.m]\ncurrency = 'EUR'\n", "currency"),
     ],
 )
 def test_an_unknown_key_is_an_error_and_is_named(tmp_path: Path, text: str, param: str) -> None:
@@ -94,6 +96,9 @@ def test_a_file_cannot_switch_the_seal_off(tmp_path: Path, text: str) -> None:
         ("[realm]\nname = 1979-05-27\n", "name"),
         ("server = 5\n", "server"),
         ("[prices]\nmicros_per_engine_second = 0.5\n", "micros_per_engine_second"),
+        ("[prices]\nmodels = 5\n", "models"),
+        ("[prices.models]\nm = 5\n", "m"),
+        ("[prices.models.m]\nmicros_per_engine_second = 0.5\n", "micros_per_engine_second"),
         ("[tenants]\nmax_wait_s = '60'\n", "max_wait_s"),
         ("[[server]]\nport = 1\n", "server"),
         ("[server.port]\nvalue = 1\n", "port"),
@@ -128,6 +133,12 @@ def test_a_number_out_of_range_is_an_error(tmp_path: Path, section: str, name: s
     from_file = refusal(written(tmp_path, f"[{section}]\n{name} = {value}\n"))
     assert (from_file.code, from_file.param) == ("settings_range", f"{section}.{name}")
     assert refusal(tmp_path / "absent", **{f"{section}__{name}": value}).code == "settings_range"
+
+
+def test_a_models_price_out_of_range_is_an_error(tmp_path: Path) -> None:
+    """As the realm's own is; the model is named."""
+    error = refusal(written(tmp_path, '[prices.models."qwen-0.5b"]\nmicros_per_engine_second = -1\n'))
+    assert (error.code, error.param) == ("settings_range", "prices.models.qwen-0.5b.micros_per_engine_second")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "127.0.0.1.example.org", "127.1"])
@@ -203,7 +214,26 @@ def test_every_word_on_governing_can_be_set(tmp_path: Path) -> None:
     )
     assert (settings.realm.nation, settings.realm.tier, settings.tenants.max_wait_s) == ("xz-north", "TOP SECRET", 5)
     assert settings.tenants.database == "postgresql://allod@db.example:5432/allod?sslmode=verify-full"
-    assert settings.prices == Prices("EUR", 1, 2, 3)
+    assert settings.prices == Prices(1, 2, 3, "EUR")
+
+
+def test_a_model_has_its_own_prices_and_the_rest_are_as_for_all(tmp_path: Path) -> None:
+    """What is not said for it, 0 included, is what the realm says; an adapter without any has its model's."""
+    text = """
+        [prices]
+        micros_per_1k_prompt_tokens = 1
+        micros_per_1k_completion_tokens = 2
+        [prices.models."qwen-0.5b"]
+        micros_per_1k_prompt_tokens = 0
+        micros_per_engine_second = 3
+        [prices.models.law]
+        """
+    prices = load(home=written(tmp_path, text)).prices
+    own = ModelPrices(0, 2, 3)
+    assert prices.models == {"qwen-0.5b": own, "law": ModelPrices(1, 2, 0)}
+    assert (prices.prices_of("qwen-0.5b", ""), prices.prices_of("medicine", "qwen-0.5b")) == (own, own)
+    assert prices.prices_of("law", "qwen-0.5b") == ModelPrices(1, 2, 0)
+    assert prices.prices_of("other", "") is prices.prices_of("medicine", "other") is prices
 
 
 @pytest.mark.parametrize("nation", ["", "g", "GB", "../gb", "gb/x", "-gb", "x" * 33, "ŵ", "gb\\n"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from allod.app.gateway.shares import MONTH_KEPT_MS, Limit, Shares, Sharing
+from allod.app.gateway.shares import MONTH_KEPT_MS, EngineQueue, Limit, Shares, Sharing
 from allod.core.times import DAY_MS
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Position
@@ -41,7 +41,10 @@ class Office:
         self.store.charge("log", Position(self.num_charged, self.num_charged), [charge])
 
     def read(self, *standings: QueueSnapshot, limit: int = 100, now_ms: int = NOW_MS) -> Sharing:
-        return self.shares.read(standings, limit=limit, now_ms=now_ms)
+        return self.read_all((4, standings), limit=limit, now_ms=now_ms)
+
+    def read_all(self, *engines: EngineQueue, limit: int = 100, now_ms: int = NOW_MS) -> Sharing:
+        return self.shares.read(engines, limit=limit, now_ms=now_ms)
 
     def limits(self, now_ms: int = NOW_MS, standings: Sequence[QueueSnapshot] = ()) -> list[Limit]:
         """Of the only tenant."""
@@ -83,6 +86,23 @@ def test_what_is_due_adds_up_to_the_whole(office: Office) -> None:
         "night": 0.125,
     }
     assert {one.tenant.id: one.share for one in office.read(night).shown} == {"night": 1.0, "a": 0.0, "b": 0.0}
+
+
+def test_of_several_engines_what_is_due_adds_up_to_the_whole_too(office: Office) -> None:
+    """Each that has work counts by its slots; whether batches wait behind others is a matter of each by itself."""
+    for name in ("a", "b", "night"):
+        office.tenant(name)
+    everything = {name: replace(standing(name, running=1), share=1.0) for name in ("a", "b")}
+    night = replace(standing("night", running=1, priority=1), share=1.0)
+    idle = (8, [replace(standing("a"), share=0.0)])
+
+    def due(*engines: EngineQueue) -> dict[str, float]:
+        return {one.tenant.id: one.share for one in office.read_all(*engines).shown if one.share}
+
+    assert due((4, [everything["a"]]), (4, [everything["a"]]), idle) == {"a": 1.0}
+    assert due((6, [everything["a"]]), (2, [everything["b"]])) == {"a": 0.75, "b": 0.25}
+    assert due((4, [everything["a"]]), (4, [night])) == {"a": 0.5, "night": 0.5}
+    assert due((4, [everything["a"], night]), (4, [everything["b"]])) == {"a": 0.4375, "night": 0.0625, "b": 0.5}
 
 
 def test_changes_of_tenants_are_seen(office: Office) -> None:

@@ -25,7 +25,6 @@ from allod.app.home import Home, load_settings
 from allod.core.errors import AllodError, Denied, Unavailable
 from allod.core.statements.receipt import statement_bytes
 from allod.core.times import now_ms
-from allod.govern.metering.prices import Prices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.policy.decision import default_text
 from allod.govern.policy.request import Model, PolicySite
@@ -174,7 +173,7 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
             models=[Model("m", opened.nation.lowest)],
             site=lambda model: PolicySite("local", "ZZ", opened.tier, "none"),
         )
-        allowance = Allowance(seen.quotas, Prices())
+        allowance = Allowance(seen.quotas, {})
         upkeep = Upkeep(seen, keys=keys, controls=controls, allowance=allowance)
         try:
             async with asyncio.timeout(20):

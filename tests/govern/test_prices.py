@@ -7,11 +7,11 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allod.govern.metering.prices import Prices
+from allod.govern.metering.prices import ModelPrices
 
 amounts = st.integers(0, 10**12)
 prices = st.builds(
-    Prices,
+    ModelPrices,
     micros_per_1k_prompt_tokens=amounts,
     micros_per_1k_completion_tokens=amounts,
     micros_per_engine_second=amounts,
@@ -20,12 +20,12 @@ prices = st.builds(
 
 def test_what_was_never_priced_is_free() -> None:
     """Without a line in the settings nobody is charged, however much was used."""
-    assert Prices().micros_of(prompt_tokens=2**40, completion_tokens=2**40, engine_ms=2**40) == 0
+    assert ModelPrices().micros_of(prompt_tokens=2**40, completion_tokens=2**40, engine_ms=2**40) == 0
 
 
 def test_a_thousand_tokens_and_a_second_cost_what_the_settings_say() -> None:
     """Each part at its own price, and none at another's."""
-    made = Prices(
+    made = ModelPrices(
         micros_per_1k_prompt_tokens=3, micros_per_1k_completion_tokens=50, micros_per_engine_second=700
     ).micros_of
     assert made(prompt_tokens=1000, completion_tokens=0, engine_ms=0) == 3
@@ -36,14 +36,14 @@ def test_a_thousand_tokens_and_a_second_cost_what_the_settings_say() -> None:
 
 def test_it_is_rounded_once_for_the_whole() -> None:
     """Three parts of six tenths are one whole: rounding each of them would charge nothing."""
-    made = Prices(micros_per_1k_prompt_tokens=6, micros_per_1k_completion_tokens=6, micros_per_engine_second=6)
+    made = ModelPrices(micros_per_1k_prompt_tokens=6, micros_per_1k_completion_tokens=6, micros_per_engine_second=6)
     assert made.micros_of(prompt_tokens=100, completion_tokens=100, engine_ms=100) == 1
     assert made.micros_of(prompt_tokens=100, completion_tokens=0, engine_ms=0) == 0
 
 
 @given(prices, amounts, amounts, amounts)
 def test_the_charge_is_exact_but_for_less_than_a_millionth(
-    made: Prices, prompt_tokens: int, completion_tokens: int, engine_ms: int
+    made: ModelPrices, prompt_tokens: int, completion_tokens: int, engine_ms: int
 ) -> None:
     """By fractions, whatever the size: no float comes near money."""
     exact = (

@@ -25,6 +25,12 @@ from allod.prove.receipts.bundle import parse_bundle
 
 pytestmark = pytest.mark.slow
 NAMES = ("one", "two")
+PRICES = """
+[prices]
+micros_per_1k_prompt_tokens = 3000
+[prices.models.two]
+micros_per_1k_prompt_tokens = 5000
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +47,9 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, s
 
 @pytest.fixture(scope="module")
 def gateway(digests: dict[str, tuple[Path, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    files = [str(digests[name][0]) for name in NAMES]
-    with run_gateway(tmp_path_factory.mktemp("several"), files[0], f"--model={files[1]}") as up:
+    files, home = [str(digests[name][0]) for name in NAMES], tmp_path_factory.mktemp("several")
+    (home / "allod.toml").write_text(PRICES)
+    with run_gateway(home, files[0], f"--model={files[1]}") as up:
         yield up
 
 
@@ -87,6 +94,12 @@ def test_receipts_name_the_right_one_through_a_restart(gateway: Gateway, digests
     assert after["model"] == before["two"]["model"]
     assert after["seal"]["proof"] != before["two"]["seal"]["proof"]
     assert after["seal"]["proof"] == seal_of(gateway, "two")["proof"]
+
+
+def test_each_costs_what_is_said_of_it(gateway: Gateway) -> None:
+    """The one as all do, the other what stands under its name."""
+    told = [ask(gateway, name) for name in NAMES]
+    assert [each["meter"]["micros"] / each["request"]["tokens"] for each in told] == [3, 5]
 
 
 def test_a_key_for_one_of_them_knows_of_no_other(gateway: Gateway) -> None:

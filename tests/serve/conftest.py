@@ -15,7 +15,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Piec
 from allod.core.statements.receipt import Statement, check_statement
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import EngineInfo, EnginePlace, Perimeter, Tally
-from allod.govern.metering.prices import Prices
+from allod.govern.metering.prices import ModelPrices
 from allod.govern.metering.quotas import Quotas
 from allod.govern.policy.decision import Decision, default_text, load_policy
 from allod.govern.policy.request import Model, PolicySite
@@ -59,7 +59,7 @@ POLICY = load_policy(default_text(), NATION)
 PERMITTED = Decision(True, ("permit-use",), "It is allowed.", policy=POLICY.digest)
 FORBIDDEN = Decision(False, ("above-clearance",), "It is not.", policy=POLICY.digest)
 ECHO = EchoEngine(place=EnginePlace("north", "GB")).info
-PRICES = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=2_000, micros_per_engine_second=0)
+PRICES = ModelPrices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=2_000)
 
 
 def recorded(
@@ -182,11 +182,7 @@ def front(tmp_path: Path) -> MakeFront:
 
         log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())
         writer, day_keys = LogWriter(log, deliver), DayKeys(tmp_path / "days")
-        parts: dict[str, Any] = {
-            "prices": PRICES,
-            "now_ms": lambda: START_MS + 50,
-        }
-        recorder = Recorder(writer=writer, day_keys=day_keys, **{**parts, **changes})
+        recorder = Recorder(writer=writer, day_keys=day_keys, **{"now_ms": lambda: START_MS + 50, **changes})
         admission = Admission(num_running=num_running, num_waiting=num_waiting)
         quotas, keys = Quotas(MemoryStore(), gateway="a"), KeyRing(NATION, monotonic_s=lambda: 0.0)
         keys.refresh(MemoryStore())
@@ -202,7 +198,7 @@ def front(tmp_path: Path) -> MakeFront:
                 ],
                 site=lambda model: PolicySite("north", "GB", NATION.tiers[0], engine.info.seal),
             ),
-            allowance=Allowance(quotas, PRICES),
+            allowance=Allowance(quotas, dict.fromkeys(["m", *(each.name for each in adapters)], PRICES)),
             recorder=recorder,
             salt_secret=bytes(32),
             judge=Judge(),

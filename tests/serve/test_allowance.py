@@ -14,7 +14,7 @@ from tests.serve.conftest import START_MS, TENANT, by, chat, request, to_hold
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Embed, Sampling, Usage
 from allod.engine.token_estimate import BYTES_PER_TOKEN
-from allod.govern.metering.prices import Prices
+from allod.govern.metering.prices import ModelPrices
 from allod.govern.metering.quotas import NeedsLease, Quotas, Reservation
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.tenants import Budget, Quota, Tenant, organization
@@ -22,7 +22,7 @@ from allod.serve.allowance import MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Hel
 from allod.serve.request import Request
 
 PROMPT_TOKENS = 100
-MICROS = Prices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=1_000)  # a millionth a token
+MICROS = ModelPrices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion_tokens=1_000)  # a millionth a token
 LIMITED = replace(TENANT, quota=Quota(tokens_per_minute=1_000))
 
 
@@ -51,8 +51,9 @@ class Restless:
         self.threads.append(threading.current_thread())
 
 
-def allowance(quotas: Any = None, prices: Prices = MICROS) -> Allowance:
-    return Allowance(quotas or Quotas(MemoryStore(), gateway="a"), prices)
+def allowance(quotas: Any = None, **prices: ModelPrices) -> Allowance:
+    """Of two models, m and n, which cost `MICROS` unless it is said."""
+    return Allowance(quotas or Quotas(MemoryStore(), gateway="a"), {"m": MICROS, "n": MICROS, **prices})
 
 
 def asked(max_tokens: int | None = 100, *, prompt_tokens: int = PROMPT_TOKENS, **changes: Any) -> Request:
@@ -195,7 +196,7 @@ async def test_each_budget_is_charged_what_its_receipt_will_say(budget: Budget, 
 async def test_what_is_free_exhausts_no_money() -> None:
     """A budget of a millionth lasts for ever where nothing costs anything; at a time, it lets one in."""
     tenant = replace(TENANT, budgets=(Budget("day", micros=1),))
-    made = allowance(prices=Prices())
+    made = allowance(m=ModelPrices())
     for _ in range(5):
         held = await made.hold(*to_hold(asked(), tenant))
         assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
@@ -205,9 +206,21 @@ async def test_what_is_free_exhausts_no_money() -> None:
 async def test_money_is_charged_for_the_engines_time() -> None:
     """Nobody knows before how long it will be; it counts against the next."""
     tenant = replace(TENANT, budgets=(Budget("day", micros=1_000),))
-    made = allowance(prices=Prices(micros_per_engine_second=2_000))
+    made = allowance(m=ModelPrices(micros_per_engine_second=2_000))
     made.settle(await made.hold(*to_hold(asked(), tenant)), Usage(1, 1), engine_ms=500)
     assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
+
+
+async def test_each_model_is_held_and_charged_at_its_own_prices() -> None:
+    """What the dear one may cost is more than the budget has; the cheap one runs, and says what it cost."""
+    tenant = replace(TENANT, budgets=(Budget("day", micros=1_000),))
+    made = allowance(n=ModelPrices(micros_per_1k_completion_tokens=20_000))
+    held = await made.hold(*to_hold(asked(100), tenant))
+    assert made.settle(held, Usage(100, 90), engine_ms=1) == 190
+    dear = replace(asked(41), task=replace(asked(41).task, model="n"))
+    assert (await refusal(made, tenant, dear)).code == "budget_exhausted"
+    dear = replace(asked(40), task=replace(asked(40).task, model="n"), start_ms=START_MS + 2_000)
+    assert made.settle(await made.hold(*to_hold(dear, tenant)), Usage(100, 5), engine_ms=1) == 100
 
 
 # What is forbidden
@@ -340,6 +353,6 @@ async def test_two_gateways_share_one_limit() -> None:
 
 def test_nothing_held_is_nothing_to_settle() -> None:
     """The same calls serve those whom nothing limits."""
-    for held in (Held((), 1, 1), Held((Reservation(),), 1, 1)):
+    for held in (Held((), 1, 1, MICROS), Held((Reservation(),), 1, 1, MICROS)):
         allowance().settle(held, Usage(1, 1), engine_ms=1)
         allowance().release(held)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from allod.core.statements.receipt import check_statement
 from allod.core.times import now_ms
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import EnginePlace, LoadedAdapter
+from allod.govern.metering.quotas import Cost, NeedsLease
 from allod.govern.tenancy.keys import Caller
+from allod.govern.tenancy.tenants import Budget
 from allod.serve.admission import Admission
 from allod.serve.request import Request
 from allod.serve.router import Candidate, Router
@@ -93,6 +96,39 @@ async def test_receipts_name_the_engine_of_the_model_that_was_asked(tmp_path: Pa
         assert told["last"]["engine"]["name"] == "engine of b, again"
 
 
+async def test_each_model_is_charged_at_its_own_prices(tmp_path: Path) -> None:
+    """Receipts, ledger and limit say one and the same; an adapter costs what the model does that it lies over."""
+    text = "[prices]\nmicros_per_1k_prompt_tokens = 1000\n[prices.models.echo]\nmicros_per_1k_prompt_tokens = 7000\n"
+    await asyncio.to_thread((tmp_path / "allod.toml").write_text, text)
+    held = (LoadedAdapter(LAW.name, LAW.digest),)
+    served = Serving(Engine("one"), (model("a"),)), Serving(Engine("two", adapters=held), (model("echo"), LAW))
+    async with realm_of(tmp_path, *served) as realm:
+        caller, limit = await caller_of(realm), 1_000
+        tenant = replace(caller.tenant, budgets=(Budget("day", micros=limit),))
+        caller = replace(caller, tenant=tenant)
+        charged = {}
+        for name in ("a", "echo", "law"):
+            await realm.gateway.answer(request(caller, name, id=name))
+            told = check_statement(await asyncio.to_thread(realm._log.statement, name)).predicate
+            charged[name] = told["meter"]["micros"] / told["request"]["tokens"]
+            limit -= told["meter"]["micros"]
+        assert charged == {"a": 1, "echo": 7, "law": 7}
+        total = partial(realm.store.used, tenant_id=tenant.id, since_ms=0, until_ms=now_ms() + 1)
+        async with asyncio.timeout(10):
+            while (ledger := await asyncio.to_thread(total)).requests < len(charged):  # noqa: ASYNC110 (a thread writes)
+                await asyncio.sleep(0.02)
+        assert ledger.micros == 1_000 - limit
+        quotas = realm.gateway.allowance._quotas
+        ask = partial(quotas.reserve, tenant, model="a", tokens=0, now_ms=now_ms())
+        needed = ask(cost=Cost(micros=limit + 1))
+        assert isinstance(needed, NeedsLease)
+        with pytest.raises(Unavailable, match="micros a day"):
+            await asyncio.to_thread(quotas.lease, needed)
+        if isinstance(needed := ask(cost=Cost(micros=limit)), NeedsLease):
+            await asyncio.to_thread(quotas.lease, needed)
+            assert not isinstance(ask(cost=Cost(micros=limit)), NeedsLease)
+
+
 async def test_who_waits_for_one_engine_keeps_nobody_from_another(tmp_path: Path) -> None:
     """No turn is left at the one, and no place in its line; the other answers."""
     async with realm_of(
@@ -108,7 +144,8 @@ async def test_who_waits_for_one_engine_keeps_nobody_from_another(tmp_path: Path
         answer = await realm.gateway.answer(request(caller, "b", id="r2"))
         assert answer.value.finish == "stop"
         assert router.num_inside == len(turns)
-        assert {each.tenant for each in router.snapshots() if each.num_running} == {"other"}
+        standings = [each for _, standings in router.snapshots() for each in standings]
+        assert {each.tenant for each in standings if each.num_running} == {"other"}
         for turn in turns:
             await turn.__aexit__(None, None, None)
 

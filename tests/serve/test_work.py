@@ -57,9 +57,9 @@ class Watched(Allowance):
         self.__dict__.update(allowance.__dict__)
         self._ends = ends
 
-    def settle(self, held: Held, usage: Usage, engine_ms: int) -> None:
+    def settle(self, held: Held, usage: Usage, engine_ms: int) -> int:
         self._ends.settled.append((usage, engine_ms))
-        super().settle(held, usage, engine_ms)
+        return super().settle(held, usage, engine_ms)
 
     def release(self, held: Held) -> None:
         self._ends.num_released += 1
@@ -276,6 +276,7 @@ async def test_it_settles_exactly_once_however_it_ends(desk: Desk, clock: Simple
     predicate = statement.predicate
     assert (statement.kind, statement.id, predicate["policy"]["decision"]) == (ANSWER, "r1", "permit")
     assert (predicate["answer"]["finish"], predicate["meter"]["engine_ms"]) == (case.finish, 500)
+    assert predicate["meter"]["micros"] == case.charged.prompt_tokens + 2 * case.charged.completion_tokens
     assert (predicate["request"]["tokens"], predicate["answer"]["tokens"]) == case.tokens
     assert desk.standing().service == cost_of(case.charged.prompt_tokens, case.charged.completion_tokens)
     assert desk.front.commits_to(statement, chat_answer(case.text))

@@ -96,6 +96,19 @@ async def test_each_answers_by_its_own_name(tmp_path: Path) -> None:
     assert (status, refused["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_whoever_starts_it_is_told_of_prices_of_what_is_not_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be a slip, or be served another day: the start goes on. What is served is not named, adapters too."""
+    tables = [f"[prices.models.{name}]\nmicros_per_engine_second = 5\n" for name in ("lew", "echo", "law", "Echo")]
+    await asyncio.to_thread((tmp_path / "home").mkdir)
+    await asyncio.to_thread((tmp_path / "home" / "allod.toml").write_text, "".join(tables))
+    async with realm_with_adapters(tmp_path) as (realm, _):
+        greet(realm)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("price")]
+    assert told == [f"price {name!r} is named in [prices.models] and is not served" for name in ("Echo", "lew")]
+
+
 async def test_whoever_starts_it_is_told_of_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Below the model that they lie over, each with its licence."""
     async with realm_with_adapters(tmp_path) as (realm, _):

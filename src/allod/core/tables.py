@@ -139,12 +139,20 @@ class Table:
     def _field(self, key: str, kind: Any, value: Any) -> Any:
         if isinstance(kind, type) and is_dataclass(kind):
             return self.inner(key, value).read(kind)
+        if get_origin(kind) is Mapping:
+            return self._tables(key, kind.__args__[1], value)
         if get_origin(kind) is tuple:
             items = self._list(key, value)
             return tuple(self._field(f"{key}[{number}]", kind.__args__[0], item) for number, item in enumerate(items))
         if type(value) is not kind:
             raise self.refusal(key, f"{key} must be {kind.__name__}")
         return value
+
+    def _tables(self, key: str, kind: Any, value: Any) -> dict[str, Any]:
+        """Tables by name. What one leaves out is as in the table that they stand in."""
+        around = {item.name: self.values[item.name] for item in fields(kind) if item.name in self.values}
+        named = self.inner(key, value)
+        return {name: named.inner(name, {**around, **named.table(name).values}).read(kind) for name in named.values}
 
     def _list(self, key: str, value: Any) -> Sequence[Any]:
         if not isinstance(value, (list, tuple)):  # a tuple: what was a value of ours before

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allod.core.errors import Unavailable
 from allod.core.requests import Chat, Embed, Usage
 from allod.engine.token_estimate import BYTES_PER_TOKEN, estimate_tokens_of
-from allod.govern.metering.prices import Prices
+from allod.govern.metering.prices import ModelPrices
 from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenancy.tenants import Tenant
 from allod.serve.request import Request
@@ -20,20 +21,22 @@ TOKENS_PER_MESSAGE = 8  # what a chat template adds
 
 @dataclass(slots=True)
 class Held:
-    """What one request may use: language tokens, estimated for its prompt and at most for its answer."""
+    """What one request may use: language tokens, estimated for its prompt, at most for its answer, at these prices."""
 
     reservations: tuple[Reservation, ...]
     prompt_tokens: int
     max_tokens: int
+    prices: ModelPrices
 
 
 class Allowance:
     """Holds what a request may use before its turn, and charges what it used when it is over.
 
-    `organization` stands for all tenants, where they have a limit in common.
+    `prices` are those of the models that are served, by name. `organization` stands for all tenants, where they have a
+    limit in common.
     """
 
-    def __init__(self, quotas: Quotas, prices: Prices) -> None:
+    def __init__(self, quotas: Quotas, prices: Mapping[str, ModelPrices]) -> None:
         self._quotas = quotas
         self._prices = prices
         self.organization: Tenant | None = None
@@ -41,10 +44,8 @@ class Allowance:
     async def hold(self, request: Request, prepared: Chat | Embed, context_tokens: int) -> Held:
         """`prepared` is what an engine with that context will get. Raises Unavailable with `retry_after_s` where a
         limit is reached, Invalid for what no limit could hold."""
-        held = Held((), *_foreseen(prepared, context_tokens))
-        micros = self._prices.micros_of(
-            prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0
-        )
+        held = Held((), *_foreseen(prepared, context_tokens), self._prices[request.task.model])
+        micros = held.prices.micros_of(prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0)
         cost = Cost(engine_ms=1, micros=max(1, micros))
         try:
             for tenant in (request.caller.tenant, self.organization):
@@ -63,14 +64,15 @@ class Allowance:
         reservation = await self._reserve(request.caller.tenant, request, 0, nothing)
         self._quotas.settle(reservation, tokens=0, cost=nothing)
 
-    def settle(self, held: Held, usage: Usage, engine_ms: int) -> None:
-        """Charge what was used."""
+    def settle(self, held: Held, usage: Usage, engine_ms: int) -> int:
+        """Charge what was used; how many millionths that is, for the receipt."""
         tokens = usage.prompt_tokens + usage.completion_tokens
-        micros = self._prices.micros_of(
+        micros = held.prices.micros_of(
             prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_ms=engine_ms
         )
         for reservation in held.reservations:
             self._quotas.settle(reservation, tokens=tokens, cost=Cost(engine_ms=engine_ms, micros=micros))
+        return micros
 
     def release(self, held: Held) -> None:
         """Give everything back: the request never had its turn."""

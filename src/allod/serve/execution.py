@@ -37,6 +37,7 @@ class Execution:
         "_accepted",
         "_admission",
         "_allowance",
+        "_micros",
         "_recorder",
         "_sent",
         "_start_s",
@@ -55,6 +56,7 @@ class Execution:
         self._sent: list[str] = []
         self._usage: Usage | None = None
         self._start_s = 0.0
+        self._micros = 0
         self.engine_ms = 0
         self.tally = Tally(accepted.engine)  # the engine that answers writes what it has computed, and that it did
 
@@ -83,7 +85,7 @@ class Execution:
         if self._usage is None:
             self._turn.finish_early(usage or Usage())
         await self._turn.__aexit__(kind, error, trace)
-        self._allowance.settle(self._accepted.held, usage or Usage(), self.engine_ms)
+        self._micros = self._allowance.settle(self._accepted.held, usage or Usage(), self.engine_ms)
         if error is not None:
             self._recorder.record_unfinished(
                 self._accepted.request,
@@ -93,6 +95,7 @@ class Execution:
                 reason=error,
                 usage=usage,
                 engine_ms=self.engine_ms,
+                micros=self._micros,
             )
 
     def note_sent(self, pieces: Pieces) -> None:
@@ -110,5 +113,5 @@ class Execution:
 
     async def record(self, answer: bytes, finish: str) -> None:
         """Step 9: return once the receipt is durable."""
-        answered = Answered(answer, finish, self.tally.made_by, self._usage, self.engine_ms)
+        answered = Answered(answer, finish, self.tally.made_by, self._usage, self.engine_ms, self._micros)
         await self._recorder.record_answer(self._accepted.request, self._accepted.decision, answered)

@@ -32,7 +32,6 @@ from allod.core.statements.receipt import (
 )
 from allod.core.times import day_of
 from allod.engine.engine import EngineInfo, EnginePlace
-from allod.govern.metering.prices import Prices
 from allod.govern.policy.decision import Decision
 from allod.prove.receipts.commitments import commitment, nonce_of
 from allod.prove.receipts.day_keys import DayKeys
@@ -54,22 +53,15 @@ class Answered:
     made_by: EngineInfo
     usage: Usage | None
     engine_ms: int = 0
+    micros: int = 0  # what the tenant was charged
 
 
 class Recorder:
-    """Writes statements about what engines answered, charged at `prices`."""
+    """Writes statements about what engines answered."""
 
-    def __init__(
-        self,
-        *,
-        writer: LogWriter,
-        day_keys: DayKeys,
-        prices: Prices,
-        now_ms: Callable[[], int],
-    ) -> None:
+    def __init__(self, *, writer: LogWriter, day_keys: DayKeys, now_ms: Callable[[], int]) -> None:
         self._writer = writer
         self._day_keys = day_keys
-        self._prices = prices
         self._now_ms = now_ms
         self._gathered: list[tuple[bytes, str, Callable[[Outcome], None]]] = []
         self._numbers = itertools.count()
@@ -115,12 +107,13 @@ class Recorder:
         reason: BaseException,
         usage: Usage | None = None,
         engine_ms: int = 0,
+        micros: int = 0,
     ) -> None:
         """Note an answer that broke off, as far as it was sent. Nobody waits for it, and nobody was promised it."""
         finish = "cancelled" if isinstance(reason, (asyncio.CancelledError, GeneratorExit)) else "error"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
             answer = sent if isinstance(sent, bytes) else chat_answer(sent)
-            answered = Answered(answer, finish, made_by, usage, engine_ms)
+            answered = Answered(answer, finish, made_by, usage, engine_ms, micros)
             self._writer.submit(self._statement(request, decision, answered), request.id, lambda outcome: None)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
@@ -192,10 +185,7 @@ class Recorder:
         if answered is None:
             return MeterPart(key)
         usage = answered.usage or Usage()
-        micros = self._prices.micros_of(
-            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_ms=answered.engine_ms
-        )
-        return MeterPart(key, engine_ms=answered.engine_ms, cached_tokens=usage.cached_tokens, micros=micros)
+        return MeterPart(key, answered.engine_ms, usage.cached_tokens, answered.micros)
 
 
 def deliver_in(loop: asyncio.AbstractEventLoop, waiting: list[Done], outcome: Outcome) -> None:

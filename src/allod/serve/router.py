@@ -84,10 +84,10 @@ class Router:
         """Requests that run at a time, at all engines."""
         return sum(candidate.engine.info.slots for candidate in self.candidates)
 
-    def snapshots(self) -> Iterator[QueueSnapshot]:
-        """What each tenant has waiting and running, an engine at a time."""
+    def snapshots(self) -> Iterator[tuple[int, list[QueueSnapshot]]]:
+        """Of each engine: how many requests run at a time, and what each tenant has waiting and running."""
         for candidate in self.candidates:
-            yield from candidate.admission.snapshot()
+            yield candidate.engine.info.slots, candidate.admission.snapshot()
 
 
 def sites_of(router: Router, tier: Tier) -> Callable[[str], PolicySite]:

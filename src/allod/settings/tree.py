@@ -16,7 +16,7 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid
 from allod.core.places import fault_of_place
 from allod.core.tables import Complaint, Table
-from allod.govern.metering.prices import Prices
+from allod.govern.metering.prices import ModelPrices, Prices
 from allod.settings.environment import default_home
 from allod.settings.files import read_toml
 
@@ -135,9 +135,6 @@ def _check(settings: Settings) -> None:
         "model.ready_timeout_s": (settings.model.ready_timeout_s, 1, 86_400),
         "model.spare_mib": (settings.model.spare_mib, 16, 1 << 24),
         "tenants.max_wait_s": (settings.tenants.max_wait_s, 1, 86_400),
-        "prices.micros_per_1k_prompt_tokens": (settings.prices.micros_per_1k_prompt_tokens, 0, 10**12),
-        "prices.micros_per_1k_completion_tokens": (settings.prices.micros_per_1k_completion_tokens, 0, 10**12),
-        "prices.micros_per_engine_second": (settings.prices.micros_per_engine_second, 0, 10**12),
     }
     if len(settings.model.others) > MAX_OTHERS or "auto" in settings.model.others:
         raise Invalid(
@@ -147,6 +144,12 @@ def _check(settings: Settings) -> None:
         )
     limits |= {
         f"deadlines.{each.name}": (getattr(settings.deadlines, each.name), 1, 86_400) for each in fields(Deadlines)
+    }
+    own = {f"prices.models.{name}": prices for name, prices in settings.prices.models.items()}
+    limits |= {
+        f"{where}.{each.name}": (getattr(prices, each.name), 0, 10**12)
+        for where, prices in {"prices": settings.prices, **own}.items()
+        for each in fields(ModelPrices)
     }
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:

@@ -304,8 +304,10 @@ def announce(realm: Realm) -> None:
 
 def greet(realm: Realm) -> None:
     """Tell whoever started the gateway what it serves and where."""
+    priced = realm.settings.prices.models.keys() - realm.gateway.router.models.keys()
     lines = [
         *(line for candidate in realm.gateway.router.candidates for line in _lines_of(candidate)),
+        *(f"price {name!r} is named in [prices.models] and is not served" for name in sorted(priced)),
         f"key   {Home(realm.settings.home).local_key}",
         f"admin {Home(realm.settings.home).admin_key}",
         f"ready {url_of(realm.settings)}",

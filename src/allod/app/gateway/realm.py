@@ -150,6 +150,7 @@ async def run_realm(settings: Settings, *served: Serving) -> AsyncGenerator[Real
 
 def _gateway(settings: Settings, opened: Opened, writer: LogWriter, served: Sequence[Serving]) -> Gateway:
     router = Router([_candidate(settings, serving) for serving in served])
+    prices = {name: settings.prices.prices_of(name, model.base) for name, model in router.models.items()}
     return Gateway(
         router=router,
         keys=KeyRing(opened.nation),
@@ -159,13 +160,8 @@ def _gateway(settings: Settings, opened: Opened, writer: LogWriter, served: Sequ
             models=[model for serving in served for model in _describe_all(serving.models, opened.nation)],
             site=sites_of(router, opened.tier),
         ),
-        allowance=Allowance(opened.quotas, settings.prices),
-        recorder=Recorder(
-            writer=writer,
-            day_keys=opened.day_keys,
-            prices=settings.prices,
-            now_ms=opened.clock.now_ms,
-        ),
+        allowance=Allowance(opened.quotas, prices),
+        recorder=Recorder(writer=writer, day_keys=opened.day_keys, now_ms=opened.clock.now_ms),
         salt_secret=opened.salt_secret,
         judge=Judge(),
     )

@@ -16,6 +16,7 @@ LONGEST_MS = 31 * DAY_MS
 MONTH_KEPT_MS = 60_000  # so long the month before today is not summed again: late charges come in with the next time
 _NOTHING = Totals()
 _Used = dict[tuple[str, str | None], Totals]  # by tenant, and by model where it is said
+EngineQueue = tuple[int, Sequence[QueueSnapshot]]  # an engine's slots, and who has turns or waits there
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class TenantShare:
-    """One tenant. `share` is what is due to it of the engine's work now, `service` what it was charged for turns since
+    """One tenant. `share` is what is due to it of all engines' work now, `service` what it was charged for turns since
     the gateway last forgot."""
 
     tenant: Tenant
@@ -68,7 +69,7 @@ class Shares:
         self._tenants: dict[str, Tenant] = {}
         self._month: tuple[int, int, _Used] = (-1, 0, {})  # (day, when it was read, what it said)
 
-    def read(self, standings: Sequence[QueueSnapshot], *, limit: int, now_ms: int) -> Sharing:
+    def read(self, engines: Sequence[EngineQueue], *, limit: int, now_ms: int) -> Sharing:
         """At most `limit` tenants: the busy ones first, then those that used most today, then the others by their ids.
 
         Raises Unavailable where the store cannot be asked.
@@ -76,7 +77,7 @@ class Shares:
         self._refresh()
         numbers = windows_at(now_ms)
         turns: dict[str, list[QueueSnapshot]] = {}
-        for standing in standings:
+        for standing in (each for _, standings in engines for each in standings):
             turns.setdefault(standing.tenant, []).append(standing)
         today = self._used(*bounds_of("day", numbers.day))
 
@@ -94,7 +95,7 @@ class Shares:
             "day": today,
             "month": _sum(today, self._month_before(numbers, now_ms)) if has_month else today,
         }
-        due = _due(standings)
+        due = _due(engines)
         shown = [
             _share(tenant, turns.get(tenant.id, ()), used, numbers, self._models, due.get(tenant.id, 0.0))
             for tenant in chosen
@@ -146,13 +147,19 @@ def _share(
     )
 
 
-def _due(standings: Sequence[QueueSnapshot]) -> dict[str, float]:
-    """What is due to each tenant: its share of its priority's turns, and batches get one part where both want turns."""
-    busy = {standing.priority for standing in standings if standing.share}
-    parts = {0: 1 - 1 / BATCH_PART, 1: 1 / BATCH_PART} if len(busy) > 1 else {0: 1.0, 1: 1.0}
+def _due(engines: Sequence[EngineQueue]) -> dict[str, float]:
+    """What is due to each tenant of the work of the engines that have some, each of which counts by its slots.
+
+    At an engine it is a share of its priority's turns, and batches get one part where both want turns.
+    """
+    asked = [(slots, busy) for slots, standings in engines if (busy := [each for each in standings if each.share])]
     due: dict[str, float] = {}
-    for standing in standings:
-        due[standing.tenant] = due.get(standing.tenant, 0.0) + standing.share * parts[standing.priority]
+    for slots, busy in asked:
+        weight = slots / sum(each for each, _ in asked)
+        are_both = len({standing.priority for standing in busy}) > 1
+        parts = (1 - 1 / BATCH_PART, 1 / BATCH_PART) if are_both else (1.0, 1.0)
+        for standing in busy:
+            due[standing.tenant] = due.get(standing.tenant, 0.0) + standing.share * parts[standing.priority] * weight
     return due
 
 

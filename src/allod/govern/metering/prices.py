@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
-    """What tenants are charged, in millionths of `currency`; 0 is free of charge."""
+class ModelPrices:
+    """What tenants are charged for a model's answers, in millionths of the realm's currency; 0 is free of charge."""
 
-    currency: str = "GBP"  # a code of ISO 4217, in which the ledger counts
     micros_per_1k_prompt_tokens: int = 0  # for a thousand tokens of prompts
     micros_per_1k_completion_tokens: int = 0  # for a thousand tokens of answers
     micros_per_engine_second: int = 0  # for a second at the engine, from a request's turn to its end
@@ -21,3 +21,15 @@ class Prices:
             + completion_tokens * self.micros_per_1k_completion_tokens
             + engine_ms * self.micros_per_engine_second
         ) // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Prices(ModelPrices):
+    """A realm's: those of every model that has none of its own, and those of the others by name."""
+
+    currency: str = "GBP"  # a code of ISO 4217, in which the ledger counts
+    models: Mapping[str, ModelPrices] = field(default_factory=dict)  # `[prices.models."NAME"]`: what differs for it
+
+    def prices_of(self, model: str, base: str) -> ModelPrices:
+        """A model's own; an adapter's own, else its base's; else those of every model."""
+        return self.models.get(model) or self.models.get(base or model, self)
