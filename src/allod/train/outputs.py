@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json
-from allod.core.digests import sha256_hex
+from allod.core.digests import digest_of_bytes, sha256_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.files.whole import sync
@@ -43,7 +43,7 @@ def list_files(folder: Path) -> bytes:
 def check_files(folder: Path, digest: str) -> None:
     """Raise Invalid, naming the file, unless `folder` holds what its files.json lists, and that has this digest."""
     listed = read_plain_file(folder / FILES, limit_bytes=MAX_LIST_BYTES)
-    if f"sha256:{sha256_hex(listed)}" != digest:
+    if digest_of_bytes(listed) != digest:
         raise Invalid(f"{FILES} is not the list that the manifest names")
     found = list_files(folder)
     if found == listed:

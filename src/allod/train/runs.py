@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.core.canonical import JsonValue
-from allod.core.digests import sha256_hex
+from allod.core.digests import digest_of_bytes, hex_of
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import read_plain_file
 from allod.core.files.whole import sync, write_whole
@@ -117,7 +117,7 @@ class RunFolder:
         except Invalid:
             self._set_aside(folder)
             raise
-        digest = f"sha256:{sha256_hex(files)}"
+        digest = digest_of_bytes(files)
         manifest = make_training_statement(digest, {**predicate, "derivation": derivation_of(key, digest)})
         statement = check_training_statement(manifest)
         try:
@@ -180,10 +180,10 @@ class RunFolder:
         return aside
 
     def _partial_name(self, stage: str, key: str) -> Path:
-        return self.path / f".partial-{stage}-{key.removeprefix('sha256:')[:16]}"
+        return self.path / f".partial-{stage}-{hex_of(key)[:16]}"
 
     def _name_when_ended(self, stage: str, key: str) -> Path:
-        return self.path / f".ended-{stage}-{key.removeprefix('sha256:')[:16]}"
+        return self.path / f".ended-{stage}-{hex_of(key)[:16]}"
 
 
 def _names(files: bytes) -> list[str]:

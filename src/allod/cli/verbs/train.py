@@ -15,6 +15,7 @@ from allod.app.training.run import Trained, as_rows, train
 from allod.app.training.surroundings import Told, TrainOptions
 from allod.cli.progress import show_progress
 from allod.cli.running import time_of_record_ms
+from allod.core.digests import hex_of
 from allod.core.shown_text import make_plain
 from allod.fleet.preflight.checks import PreflightFinding, Severity
 from allod.train.pipeline import PipelineStage, stages_of
@@ -125,7 +126,8 @@ class _StatusLines:
         measured = finished.statement.predicate["measured"]
         facts = [words.format(_figure(measured[name])) for name, words in _SHOWN.items() if name in measured]
         state = "as before" if was_there else f"{took_s:.1f} s"
-        print(f"{stage.name:14} {state:>9}  {finished.statement.derivation[7:19]}  {', '.join(facts)}", flush=True)
+        derivation = hex_of(finished.statement.derivation)[:12]
+        print(f"{stage.name:14} {state:>9}  {derivation}  {', '.join(facts)}", flush=True)
         for name, value in measured.items():
             if name.startswith("unread_"):
                 print(f"  {name.removeprefix('unread_')}: {make_plain(str(value), limit=2000)}", flush=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.files.plain import digest_of_plain_file, read_plain_file
 from allod.core.shown_text import make_plain
@@ -228,5 +229,5 @@ def _facts(found: Mapping[str, _HeldSource]) -> dict[str, str]:
             more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
             facts[f"unread_{source}"] = f"{len(unread)} not read: {', '.join(said)}{more}"
         if one.archive is not None:
-            facts[f"archive_{source}"] = f"{one.archive.name} sha256:{digest_of_plain_file(one.archive)}"
+            facts[f"archive_{source}"] = f"{one.archive.name} {digest_of_hex(digest_of_plain_file(one.archive))}"
     return facts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from allod.core.canonical import JsonValue, canonical_json
-from allod.core.digests import sha256_hex
+from allod.core.digests import digest_of_bytes
 from allod.core.errors import Denied, Invalid
 from allod.train.corpus.documents import Document, read_documents
 from allod.train.corpus.held_out import HeldOut
@@ -62,7 +62,7 @@ def run(work: StageTask) -> StageFacts:
         "base": options.base,
         "gates": {"min_gain_percent": options.min_gain_percent},
         "num_tokens": sample.num_tokens,
-        "weights": f"sha256:{sha256_hex(weights.read_bytes())}",
+        "weights": digest_of_bytes(weights.read_bytes()),
     }
     (work.output / "evaluation.json").write_bytes(canonical_json(evaluation) + b"\n")
     _check_gate(options, before, after)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.core.canonical import JsonValue, canonical_json
+from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid
 from allod.core.files.plain import digest_of_plain_file
 from allod.model.network.llama import Network
@@ -103,12 +104,12 @@ def _measure(work: StageTask, network: Network, files: Sequence[QuestionFile]) -
 def _write(work: StageTask, figures: _Figures, gates: Sequence[Gate]) -> None:
     text = figures.held_out
     evaluation: dict[str, JsonValue] = {
-        "weights": f"sha256:{digest_of_plain_file(_weights(work) / WEIGHTS)}",
+        "weights": digest_of_hex(digest_of_plain_file(_weights(work) / WEIGHTS)),
         "bits_per_byte": _decimal(figures.bits_per_byte),
         "held_out": {"documents": text.num_documents, "bytes": text.num_bytes, "tokens": len(text.tokens)},
         "cloze": _score(figures.cloze),
         "multiple_choice": {
-            file.name: {"file": f"sha256:{file.sha256}", "licence": file.licence, **_score(score)}
+            file.name: {"file": digest_of_hex(file.sha256), "licence": file.licence, **_score(score)}
             for file, score in figures.choices
         },
         "canaries": [_recall(recall) for recall in figures.recalls],
