@@ -19,7 +19,7 @@ VERBS = frozenset({"embed", "exceed", "feed", "need", "proceed", "put", "read", 
 # Functions whose name begins with a participle, and may: they are called by a thing, of which it says more, or are how
 # a database is held while a block runs (`with transactions.reading() as run`).
 THINGS = frozenset(
-    {"_held_out_parameters", "_missing_client", "_requested_recipe", "_string", "_unchecked_error", "assumed_grams"}
+    {"_missing_client", "_requested_recipe", "_string", "_unchecked_error", "assumed_grams"}
     | {"assumed_joules", "committed_bytes", "derived_damage", "expanded_size", "known", "reading", "reading_s"}
     | {"running_ms", "signing_key", "writing"}
 )

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from tests.train.stage_logs import MemoryLog
 
-from allod.core.canonical import JsonValue
+from allod.core.canonical import JsonValue, digest_of
 from allod.core.errors import Invalid, Unavailable
-from allod.core.stages import ROWS
+from allod.core.stages import COLLECTED, MODEL_STAGES, ROWS, StageRow
 from allod.core.statements.training import Input, source_input
-from allod.train import stages
+from allod.train import pipeline, stages
 from allod.train.pipeline import PipelineStage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe
@@ -283,6 +283,28 @@ def test_a_stage_that_left_nothing_is_not_done(tmp_path: Path) -> None:
         folder.partial("clean", "sha256:" + "a" * 64, resumes=False)
         with pytest.raises(Invalid, match="left nothing"):
             folder.finish("clean", {**PREDICATE, "key": "sha256:" + "a" * 64})
+
+
+@pytest.mark.parametrize(
+    ("changes", "digest"),
+    [
+        ({"filter": {"min_words": 2}}, "c12fd9a3a9e739e0de356bed934eb522b4ff83b018cdae2ae85b6a2a4f12707b"),
+        ({"adapt": {"base": "b"}}, "69b3f64862e0169b5c5949aca155b9f5258a04246645f9de0fcf6205d64f11c4"),
+    ],
+)
+def test_what_stages_compute_with_is_no_accident(changes: dict[str, Any], digest: str) -> None:
+    """It is in every key: with other parameters, whatever they are, all finished runs would be made anew."""
+    made = {stage.name: stage.parameters for stage in stages_of(recipe(**changes))}
+    assert digest_of(made) == f"sha256:{digest}"
+
+
+def test_a_row_alone_says_what_a_stage_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds a stage adds nothing to the pipeline, be it drawn by chance or not."""
+    row = StageRow(name="draw", inputs=(COLLECTED,), parameters=("dedupe", "held_out", "seed"), role="documents")
+    monkeypatch.setattr(pipeline, "MODEL_STAGES", (*MODEL_STAGES[:2], row))
+    drawn = stages_of(recipe(seed=7))[-1]
+    assert drawn.inputs == ("clean",)
+    assert drawn.parameters == {"similarity_percent": 80, "permutations": 128, "held_out": {}, "seed": 7}
 
 
 def test_every_stage_of_the_table_has_a_file_and_nothing_else_does() -> None:

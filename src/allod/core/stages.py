@@ -3,8 +3,7 @@
     source → clean → (filter) → dedupe → tokenizer → pack → pretrain → (tune) → evaluate → export    a model
     source → clean → (filter) → dedupe → adapt → export_adapter                                      an adapter
 
-Who trains adds to a row what the stage computes with (`train/pipeline.py`). Who verifies, releases, or places jobs on
-machines reads the rows and knows no stage by its name.
+Who trains, verifies, releases, or places jobs on machines reads the rows and knows no stage by its name.
 """
 
 from __future__ import annotations
@@ -29,17 +28,18 @@ EVALUATION_FILE, REPORT_FILE, EXPORT_FILE = "evaluation.json", "report.json", "e
 class StageRow:
     """One stage.
 
-    `version` changes when the same inputs would now give something else. `inputs` are stages, `COLLECTED` or `LEARNT`.
-    `role` is what it makes: a stage `beside` stands in no chain. `weights` is the file of one that learns. `records`
-    are what a release keeps. `takes` comes from outside the run and is named among its inputs; `reads` is a
-    folder from outside that it may read. A stage that `shares_ranks` runs in several processes at once; one that
-    `fetches` needs the network, which no sealed process has. One with `options`, a dataclass, is run where the recipe
-    has a table of its name; the table's fields are its parameters.
+    `version` changes when the same inputs would now give something else. `inputs` are stages, `COLLECTED` or `LEARNT`;
+    `parameters` the recipe's tables and values that it computes with, by name. `role` is what it makes: a stage
+    `beside` stands in no chain. `weights` is the file of one that learns. `records` are what a release keeps. `takes`
+    comes from outside the run and is named among its inputs; `reads` is a folder from outside that it may read. A stage
+    that `shares_ranks` runs in several processes at once; one that `fetches` needs the network, which no sealed process
+    has. One with `options`, a dataclass, is run where the recipe has a table of its name.
     """
 
     name: str
     version: int = 1
     inputs: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     role: Role
     weights: str = ""
     records: tuple[str, ...] = ()
@@ -75,31 +75,52 @@ class Filter:
 
 PROBE = StageRow(name="probe", role="beside", needs_accelerators=True)
 UNPACK = StageRow(name="unpack", role="beside")
-SOURCE = StageRow(name="source", role="documents", records=(SOURCES_FILE, INDEX_FILE), takes=SOURCES, fetches=True)
+SOURCE = StageRow(
+    name="source",
+    parameters=(SOURCES,),
+    role="documents",
+    records=(SOURCES_FILE, INDEX_FILE),
+    takes=SOURCES,
+    fetches=True,
+)
 EXPORT = StageRow(
-    name="export", inputs=("tokenizer", "pack", LEARNT, "evaluate"), role="export", records=(EXPORT_FILE,)
+    name="export",
+    inputs=("tokenizer", "pack", LEARNT, "evaluate"),
+    parameters=("export", "name"),
+    role="export",
+    records=(EXPORT_FILE,),
 )
 _DOCUMENTS = (
     SOURCE,
-    StageRow(name="clean", inputs=("source",), role="documents", records=(REPORT_FILE,)),
+    StageRow(name="clean", inputs=("source",), parameters=("clean",), role="documents", records=(REPORT_FILE,)),
     StageRow(
         name="filter",
         inputs=("clean",),
+        parameters=("filter",),
         role="documents",
         records=(REPORT_FILE,),
         is_optional=True,
         options=Filter,
     ),
-    StageRow(name="dedupe", inputs=(COLLECTED,), role="documents", records=(REPORT_FILE,)),
+    StageRow(
+        name="dedupe", inputs=(COLLECTED,), parameters=("dedupe", "held_out"), role="documents", records=(REPORT_FILE,)
+    ),
 )
 
 MODEL_STAGES = (
     *_DOCUMENTS,
-    StageRow(name="tokenizer", inputs=("dedupe",), role="documents"),
-    StageRow(name="pack", inputs=("dedupe", "tokenizer"), role="documents", records=(DOCUMENTS_FILE, "pack.json")),
+    StageRow(name="tokenizer", inputs=("dedupe",), parameters=("tokenizer", "held_out"), role="documents"),
+    StageRow(
+        name="pack",
+        inputs=("dedupe", "tokenizer"),
+        parameters=("canaries", "held_out", "seed"),
+        role="documents",
+        records=(DOCUMENTS_FILE, "pack.json"),
+    ),
     StageRow(
         name="pretrain",
         inputs=("pack", "tokenizer"),
+        parameters=("pretrain", "size", "steps", "seed"),
         role="weights",
         weights="weights.safetensors",
         records=("losses.jsonl",),
@@ -109,6 +130,7 @@ MODEL_STAGES = (
     StageRow(
         name="tune",
         inputs=("dedupe", "tokenizer", "pack", "pretrain"),
+        parameters=("tune", "held_out", "seed"),
         role="weights",
         weights="weights.safetensors",
         records=("losses.jsonl", "examples.json"),
@@ -118,6 +140,7 @@ MODEL_STAGES = (
     StageRow(
         name="evaluate",
         inputs=("dedupe", "tokenizer", "pack", LEARNT),
+        parameters=("evaluate", "held_out", "seed"),
         role="evaluation",
         records=(EVALUATION_FILE,),
         reads=QUESTIONS,
@@ -130,6 +153,7 @@ ADAPTER_STAGES = (
     StageRow(
         name="adapt",
         inputs=("dedupe",),
+        parameters=("adapt", "held_out", "seed"),
         role="weights",
         weights="adapter_model.safetensors",
         records=(DOCUMENTS_FILE, EVALUATION_FILE, "losses.jsonl"),
@@ -137,6 +161,13 @@ ADAPTER_STAGES = (
         reads=BASE,
         needs_accelerators=True,
     ),
-    StageRow(name="export_adapter", inputs=("dedupe", "adapt"), role="export", records=(EXPORT_FILE,), reads=BASE),
+    StageRow(
+        name="export_adapter",
+        inputs=("dedupe", "adapt"),
+        parameters=("name",),
+        role="export",
+        records=(EXPORT_FILE,),
+        reads=BASE,
+    ),
 )
 ROWS = {row.name: row for row in (UNPACK, PROBE, *MODEL_STAGES, *ADAPTER_STAGES)}

@@ -8,18 +8,16 @@ manifest holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from allod.core.canonical import JsonValue
-from allod.core.stages import ADAPTER_STAGES, MODEL_STAGES, StageRow
+from allod.core.stages import ADAPTER_STAGES, MODEL_STAGES, SOURCES, StageRow
 from allod.core.statements.training import Input, key_of, stage_input
-from allod.train.recipe import Recipe
+from allod.train.recipe import CHANGES_NOTHING, Recipe
 from allod.train.recipe_reading import plain
 from allod.train.runs import Finished, RunFolder
-
-Parameters = Callable[[Recipe], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,78 +28,35 @@ class PipelineStage:
     name: str
     version: int
     inputs: tuple[str, ...]
-    parameters: Parameters
+    parameters: Mapping[str, JsonValue]
     resumes: bool = False
-
-
-def _held_out_parameters(recipe: Recipe) -> dict[str, Any]:
-    return {source.name: source.held_out for source in recipe.sources if source.held_out}
-
-
-def _source(recipe: Recipe) -> Mapping[str, Any]:
-    return {
-        source.name: {"kind": source.kind, "tier": source.tier, "markings": source.markings}
-        for source in recipe.sources
-    }
-
-
-def _pretrain(recipe: Recipe) -> Mapping[str, Any]:
-    learning = asdict(recipe.pretrain)
-    del learning["checkpoint_every_s"]  # how often progress is saved changes nothing of what is learnt
-    return {**learning, "size": recipe.size, "steps": recipe.steps, "seed": recipe.seed}
-
-
-def _evaluate(recipe: Recipe) -> Mapping[str, Any]:
-    asked = asdict(recipe.evaluate)
-    del asked["questions"]  # a folder's name; its content's digest stays
-    return {**asked, "held_out": _held_out_parameters(recipe), "seed": recipe.seed}
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """What a stage computes with. `is_wanted` says of an optional stage whether the recipe asks for it."""
-
-    parameters: Parameters
-    is_wanted: Callable[[Recipe], bool] = lambda recipe: True
-
-
-_COMPUTED = {
-    "source": _Computed(_source),
-    "clean": _Computed(lambda recipe: asdict(recipe.clean)),
-    "dedupe": _Computed(lambda recipe: {**asdict(recipe.dedupe), "held_out": _held_out_parameters(recipe)}),
-    "tokenizer": _Computed(lambda recipe: {**asdict(recipe.tokenizer), "held_out": _held_out_parameters(recipe)}),
-    "pack": _Computed(lambda r: {**asdict(r.canaries), "held_out": _held_out_parameters(r), "seed": r.seed}),
-    "pretrain": _Computed(_pretrain),
-    "tune": _Computed(
-        lambda r: {**asdict(r.tune), "held_out": _held_out_parameters(r), "seed": r.seed},
-        is_wanted=lambda recipe: recipe.tune.steps > 0,
-    ),
-    "evaluate": _Computed(_evaluate),
-    "export": _Computed(lambda recipe: {**asdict(recipe.export), "name": recipe.name}),
-    "adapt": _Computed(lambda r: {**asdict(r.adapt), "held_out": _held_out_parameters(r), "seed": r.seed}),
-    "export_adapter": _Computed(lambda recipe: {"name": recipe.name}),
-}
 
 
 def stages_of(recipe: Recipe) -> tuple[PipelineStage, ...]:
     """The stages that this recipe asks for, in their order."""
     rows = ADAPTER_STAGES if recipe.adapt.base else MODEL_STAGES
-    wanted = [row for row in rows if _computation_of(row).is_wanted(recipe)]
+    wanted = [row for row in rows if not row.is_optional or recipe.asks_for(row.name)]
     names = [row.name for row in wanted]
-    return tuple(_stage_of(row, names[:number]) for number, row in enumerate(wanted))
+    return tuple(_stage_of(recipe, row, names[:number]) for number, row in enumerate(wanted))
 
 
-def _computation_of(row: StageRow) -> _Computed:
-    if row.options is None:
-        return _COMPUTED[row.name]
-    return _Computed(lambda recipe: asdict(recipe.tables[row.name]), lambda recipe: row.name in recipe.tables)
+def _stage_of(recipe: Recipe, row: StageRow, before: Sequence[str]) -> PipelineStage:
+    parameters: dict[str, JsonValue] = {}
+    for name in row.parameters:
+        parameters |= _values_of(recipe, name)
+    return PipelineStage(row.name, row.version, row.inputs_after(before), parameters, resumes=row.needs_accelerators)
 
 
-def _stage_of(row: StageRow, before: Sequence[str]) -> PipelineStage:
-    computed = _computation_of(row)
-    return PipelineStage(
-        row.name, row.version, row.inputs_after(before), computed.parameters, resumes=row.needs_accelerators
-    )
+def _values_of(recipe: Recipe, name: str) -> dict[str, JsonValue]:
+    """What a name in a row stands for: a value, or a table's fields, but for those that change nothing."""
+    if name == SOURCES:  # their digests and terms are among the inputs
+        kept = ("kind", "tier", "markings")
+        return {source.name: {key: plain(getattr(source, key)) for key in kept} for source in recipe.sources}
+    part = recipe.part(name)
+    if not is_dataclass(part) or isinstance(part, type):
+        return {name: plain(part)}
+    counted = {item.name for item in fields(part) if item.metadata != CHANGES_NOTHING}
+    return {key: plain(value) for key, value in asdict(part).items() if key in counted}
 
 
 class Performer(Protocol):
@@ -131,7 +86,7 @@ def run_pipeline(
     """
     done: dict[str, Finished] = {}
     for stage in stages_of(recipe):
-        done[stage.name], was_there = _run_stage(stage, recipe, run, done=done, given=given, perform=perform)
+        done[stage.name], was_there = _run_stage(stage, run, done=done, given=given, perform=perform)
         finished(stage, done[stage.name], was_there)
         if stage.name == until:
             break
@@ -140,7 +95,6 @@ def run_pipeline(
 
 def _run_stage(
     stage: PipelineStage,
-    recipe: Recipe,
     run: RunFolder,
     *,
     done: Mapping[str, Finished],
@@ -152,12 +106,11 @@ def _run_stage(
         for name in stage.inputs
     ]
     inputs = [*given.get(stage.name, ()), *made]
-    parameters = plain(stage.parameters(recipe))
-    key = key_of(stage.name, stage.version, parameters, inputs)
+    key = key_of(stage.name, stage.version, stage.parameters, inputs)
     if found := run.find(stage.name, key):
         return found, True
     output = run.partial(stage.name, key, resumes=stage.resumes)
     folders = {name: done[name].folder for name in stage.inputs}
     predicate = perform(stage, key=key, inputs=folders, output=output)
-    known = {"stage": stage.name, "version": stage.version, "key": key, "inputs": inputs, "parameters": parameters}
-    return run.finish(stage.name, {**predicate, **known}), False
+    known: dict[str, JsonValue] = {"stage": stage.name, "version": stage.version, "key": key, "inputs": inputs}
+    return run.finish(stage.name, {**predicate, **known, "parameters": stage.parameters}), False

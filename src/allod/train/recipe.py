@@ -18,6 +18,7 @@ from allod.core.places import fault_of_place
 from allod.core.shown_text import is_plain
 
 MAX_SOURCES = 64
+CHANGES_NOTHING = MappingProxyType({"changes": "nothing"})  # of a field: whatever it says, a stage makes the same
 _NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 _SOURCE_NAME = r"[a-z][a-z0-9_-]{0,62}"
 _SIZE = r"auto|[1-9][0-9]{0,3}m|[1-9][0-9]{0,1}b"
@@ -129,7 +130,7 @@ class Pretrain:
     context: int = 256
     mixture: tuple[str, ...] = ()
     goldfish_k: int = 0
-    checkpoint_every_s: int = 30
+    checkpoint_every_s: int = field(default=30, metadata=CHANGES_NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ class Evaluate:
     that the model says word for word.
     """
 
-    questions: str = ""
+    questions: str = field(default="", metadata=CHANGES_NOTHING)  # a folder's name; its digest counts
     questions_sha256: str = ""
     num_cloze: int = 400
     max_bits_per_byte_milli: int = 0
@@ -211,6 +212,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def held_out(self) -> Mapping[str, tuple[str, ...]]:
+        """What is never trained on, by source; of sources that hold out something."""
+        return {source.name: source.held_out for source in self.sources if source.held_out}
+
+    def part(self, name: str) -> Any:
+        """A table or a value by its name, the tables of stages whose row names their options included."""
+        return self.tables[name] if name in self.tables else getattr(self, name)
+
+    def asks_for(self, stage: str) -> bool:
+        """Whether an optional stage is wanted."""
+        return self.tune.steps > 0 if stage == "tune" else stage in self.tables
 
 
 def _check(recipe: Recipe) -> None:

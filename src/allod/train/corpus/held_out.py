@@ -11,7 +11,7 @@ class HeldOut:
     `persuasion` holds out `austen/persuasion/chapter-01` and every other chapter."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self._names = {source.name: frozenset(source.held_out) for source in recipe.sources}
+        self._names = {source: frozenset(names) for source, names in recipe.held_out.items()}
 
     def __contains__(self, document: Document) -> bool:
         names = self._names.get(document.source)
