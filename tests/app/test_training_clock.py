@@ -12,7 +12,6 @@ import pytest
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
-from allod.app.training import performing
 from allod.app.training import run as training
 from allod.app.training.run import train
 from allod.app.training.surroundings import Told, TrainOptions
@@ -22,6 +21,7 @@ from allod.prove.receipts.clock import Clock
 from allod.prove.releases.release import read_releases
 from allod.prove.tlog.log import Entry
 from allod.settings.tree import Settings
+from allod.train import sealed
 
 DAY_MS = 86_400_000
 RECIPE = """
@@ -104,7 +104,7 @@ def test_no_stage_begins_after_a_step(tmp_path: Path, monkeypatch: pytest.Monkey
     """Hours of work would be for nothing: what was logged before the step stays, and no other stage starts."""
     place, clock = Place(tmp_path), Stepping(monkeypatch)
     begun: list[str] = []
-    monkeypatch.setattr(performing, "run_sealed", _noting(begun, performing.run_sealed))
+    monkeypatch.setattr(sealed, "run_sealed", _noting(begun, sealed.run_sealed))
     place.refused("clean", stage=clock.forward)
     assert (begun, place.num_manifests()) == (["source"], 1)
 

@@ -151,7 +151,7 @@ def executor() -> LocalExecutor:
 
 def test_a_survey_is_a_job_like_any_other(tmp_path: Path, laptop: Site) -> None:
     """One rank on this machine; nothing is asked of the network for a run that is not sealed."""
-    facts = survey(executor(), asked(is_sealed=False), laptop, folder=tmp_path, report=lambda _: None)
+    facts = survey(executor(), asked(is_sealed=False), laptop, folder=tmp_path)
     assert facts.machine == platform.machine()
     assert facts.nodes == (platform.node().split(".")[0],)
     assert facts.free_bytes
@@ -161,7 +161,7 @@ def test_a_survey_is_a_job_like_any_other(tmp_path: Path, laptop: Site) -> None:
 def test_a_survey_that_fails_is_no_survey(tmp_path: Path, laptop: Site) -> None:
     """Its output says why."""
     with pytest.raises(Unavailable, match="said so") as caught:
-        survey(executor(), asked(), laptop, folder=tmp_path, report=lambda _: None,
+        survey(executor(), asked(), laptop, folder=tmp_path,
                python=fake_python(tmp_path, "echo said so; exit 1"))  # fmt: skip
     assert caught.value.code == "preflight_failed"
 
@@ -170,6 +170,6 @@ def test_a_survey_that_fails_is_no_survey(tmp_path: Path, laptop: Site) -> None:
 @pytest.mark.skipif(find_spec("torch") is None, reason="no torch")
 def test_two_ranks_measure_how_fast_they_add_up(tmp_path: Path, laptop: Site) -> None:
     """A real all-reduce under torchrun; anything between a megabyte and a terabyte a second is a figure."""
-    facts = survey(executor(), asked(ranks_per_node=2, is_sealed=False), laptop, folder=tmp_path, report=lambda _: None)
+    facts = survey(executor(), asked(ranks_per_node=2, is_sealed=False), laptop, folder=tmp_path)
     assert facts.all_reduce_mb_s is not None
     assert 1 < facts.all_reduce_mb_s < 10**6

@@ -170,7 +170,7 @@ def test_the_preflight_runs_where_the_run_would(runs: Runs, loopback: Site) -> N
     asked = RunRequirements(label=Label(Tier("OFFICIAL", 0, "gb")), nodes=2, is_sealed=False)
     site = replace(loopback, all_reduce_floor_mb_s=1)
     facts = survey(
-        runs.executor, asked, site, folder=runs.folder, report=lambda _: None,
+        runs.executor, asked, site, folder=runs.folder,
         environment={"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert facts.all_reduce_mb_s

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allod.train.recipe import Recipe
-from allod.train.recipe_reading import recipe_json
-from allod.train.sealed import StageResult, run_sealed
+from allod.train.sealed import StageResult, run_sealed, words_of
 from allod.train.sources import collect as collecting
 from allod.train.sources.collect import Perform, SourcePlaces
 from allod.train.stage_task import Limits, StageFacts, StageTask
@@ -41,11 +40,7 @@ def sealed(recipe: Recipe, log: Path) -> Perform:
     def perform(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
         return run_sealed(
             stage,
-            {
-                "recipe": recipe_json(recipe),
-                "inputs": {name: str(path) for name, path in inputs.items()},
-                "output": str(output),
-            },
+            words_of(recipe, inputs, output),
             read_paths=tuple(inputs.values()),
             write_path=output,
             report=lambda *_: None,

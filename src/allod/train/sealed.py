@@ -24,11 +24,15 @@ import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Unavailable
 from allod.core.shown_text import make_plain
+from allod.core.stages import ROWS
 from allod.core.times import now_ms
 from allod.fleet.jobs import INTERRUPTED_STATUS
 from allod.seal.endings import how_it_ended
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
+from allod.train.energy import EnergyMeter
+from allod.train.recipe import Recipe
+from allod.train.recipe_reading import recipe_json
 from allod.train.stage_messages import Listener
 from allod.train.stage_task import Limits, StageFacts, StageProgress
 
@@ -71,6 +75,51 @@ class StageResult:
     ended_ms: int
     max_rss: int
     observed: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+def words_of(recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> dict[str, JsonValue]:
+    """What a stage's process is told, but for the stage (stage_process.py)."""
+    return {
+        "recipe": recipe_json(recipe),
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "output": str(output),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedStages:
+    """Stages of one run, each in a sealed process of this machine: it reads its inputs, writes its folder and reaches
+    nothing else. `meter` counts while they run; what they print is kept below `logs`."""
+
+    recipe: Recipe
+    meter: EnergyMeter
+    report: StageProgress
+    stop: Callable[[], bool]
+    logs: Path
+    ranks: int
+    threads: int
+    unsafe_no_seal: bool
+
+    def run(self, stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits | None = None) -> StageResult:
+        """Have `stage` write `output`. Raises what `run_sealed` raises."""
+        self.logs.mkdir(exist_ok=True, mode=0o700)
+        return run_sealed(
+            stage,
+            words_of(self.recipe, inputs, output),
+            read_paths=tuple(inputs.values()),
+            write_path=output,
+            report=self._report,
+            stop=self.stop,
+            log_path=self.logs / f"{stage}.log",
+            ranks=self.ranks if ROWS[stage].shares_ranks else 1,
+            threads=self.threads,
+            limits=limits,
+            unsafe_no_seal=self.unsafe_no_seal,
+        )
+
+    def _report(self, what: str, done: int, total: int) -> None:
+        self.meter.sample()
+        self.report(what, done, total)
 
 
 def run_sealed(

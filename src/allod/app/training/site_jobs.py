@@ -101,7 +101,6 @@ class SiteJobs:
             asked,
             self._machines.site,
             folder=folder,
-            report=lambda _: None,
             environment=_environment(folder, self._machines.threads),
             prefix=command_line(self._seal((sys.executable,), scratch, is_alone=is_alone, write_path=folder))[:-1],
         )

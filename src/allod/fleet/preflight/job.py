@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allod.core.errors import Unavailable
-from allod.fleet.executor import Executor, Report
+from allod.fleet.executor import Executor
 from allod.fleet.jobs import OUTPUT_FILE, Job, State
 from allod.fleet.preflight.checks import ProbeResult, RunRequirements
 from allod.fleet.preflight.probe import ProbeOptions, gather_command, read_facts
@@ -32,7 +32,6 @@ def survey(
     site: Site,
     *,
     folder: Path,
-    report: Report,
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
     prefix: tuple[str, ...] = (),
@@ -51,7 +50,7 @@ def survey(
         walltime_s=WALLTIME_S,
         python=python,
     )
-    status = executor.wait(executor.submit(job), report)
+    status = executor.wait(executor.submit(job), lambda _: None)
     try:
         output = (folder / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace")
     except OSError:
