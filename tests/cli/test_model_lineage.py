@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from tests.app.finished_runs import BASE_DIGEST, TEXTS, FinishedRun, adapter_run
 from tests.conftest import run_allod
 
 from allod.app.artefacts import release_log
-from allod.app.artefacts.log import ArtefactsLog
+from allod.app.artefacts.log import ArtefactsLog, read_artefacts
 from allod.app.artefacts.policies import open_policies
 from allod.app.home import Home, load_settings
 from allod.app.training.release import Released, models_key, release
@@ -281,6 +282,25 @@ def test_an_artefacts_log_under_another_key_is_not_believed(
     assert (ran.status, ran.out.splitlines()[-1]) == (1, "not verified: step 8 (artefact) failed")
 
 
+def test_an_artefacts_log_that_was_put_back_is_followed_no_further(
+    settings: Settings, tiny: Released, tmp_path: Path, run: Run
+) -> None:
+    """By the bundles that were kept of it, as everything else that reads it; without them nothing tells."""
+    file = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json")
+    log = Home(settings.home).artefacts
+    shutil.copytree(log, tmp_path / "older")
+    release(settings, logged(settings, adapter_run(tmp_path / "adapter")).folder, now_ms=6_000, report=silent)
+    shutil.rmtree(log)
+    shutil.copytree(tmp_path / "older", log)
+    ran = run("verify", "--lineage", file)
+    assert ran.status == 1
+    assert "8 artefact: FAILED: " in ran.out
+    assert "had a signed tree head of size" in ran.out
+    shutil.rmtree(settings.home / "releases")
+    shutil.rmtree(settings.home / "policies", ignore_errors=True)
+    assert run("verify", "--lineage", file).status == 0
+
+
 def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
     settings: Settings, tiny: Released, tmp_path: Path
 ) -> None:
@@ -288,7 +308,7 @@ def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
     bundle = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json").read_bytes()
     home = Home(settings.home)
     trust = Trust.parse(home.trust.read_text())
-    places = Places(settings.home / "logs" / "artefacts", home.store, home.models_pub)
+    places = Places(home.artefacts, home.store, home.models_pub, partial(read_artefacts, settings.home))
     assert list(follow_answer(verify(bundle, trust), trust, places))
     witness = VerifierKey("w.example", ED25519_COSIGNATURE, bytes(32))
     strict = replace(trust, witnesses={"w": witness}, quorum="w")

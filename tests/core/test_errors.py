@@ -50,6 +50,17 @@ def test_the_exit_status_says_what_kind_of_no_it_is(error: AllodError, status: i
     assert exit_status(error) == status
 
 
+def test_an_error_that_is_restated_keeps_what_is_not_said_anew() -> None:
+    """Class, code and promises; the first one stays as it was."""
+    first = Unavailable("it starts", code="engine_starting", hint="wait", retry_after_s=2)
+    again = first.restate(f"one: {first.message}")
+    assert (type(again), str(again), again.message) == (Unavailable, "one: it starts", "one: it starts")
+    assert (again.code, again.hint, again.retry_after_s) == ("engine_starting", "wait", 2)
+    failed = VerificationError("x", step=4, name="inclusion").restate(hint="look")
+    assert (failed.message, failed.hint, failed.step, failed.name) == ("x", "look", 4, "inclusion")
+    assert (first.message, first.hint) == ("it starts", "wait")
+
+
 def test_a_promise_to_be_back_is_made_only_where_it_is_meant() -> None:
     """`retry_after_s` is None unless it was set."""
     assert Unavailable("x").retry_after_s is None

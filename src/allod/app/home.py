@@ -12,9 +12,11 @@ from allod.core.errors import Invalid
 from allod.core.files.secret import make_private_directory, read_secret, write_secret_once
 from allod.core.files.whole import write_whole
 from allod.prove.tlog.begun import is_begun
+from allod.settings.files import load_nation
 from allod.settings.tree import Settings, load
 
 if TYPE_CHECKING:
+    from allod.core.nations.nation import Nation
     from allod.prove.formats.signing_key import SigningKey
 
 
@@ -99,6 +101,11 @@ def load_settings(overrides: dict[str, Any] | None = None, *, home: Path | None 
     if not loaded.realm.name:
         loaded = replace(loaded, realm=replace(loaded.realm, name=place.realm_name()))
     return loaded
+
+
+def nation_of(settings: Settings) -> Nation:
+    """The profile that the realm's labels and policies are written in. Raises Invalid where there is none."""
+    return load_nation(settings.realm.nation, home=settings.home)
 
 
 def models_said(names: Sequence[str] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import sys
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,23 @@ def is_clock_believed(settings: Settings) -> bool:
 
 def _readiness(url: str) -> tuple[int, Any]:
     """What a gateway says at `/readyz`: status and body; 0 and None where it says nothing that can be read."""
+    status, body = _ask(url, "GET", "/readyz")
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return 0, None
+
+
+def _ask(url: str, method: str, path: str, **headers: str) -> tuple[int, bytes]:
+    """What a gateway answers: status and body; 0 and nothing where it says nothing."""
     where = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=NEWS_TIMEOUT_S)
     try:
-        connection.request("GET", "/readyz")
+        connection.request(method, path, headers=headers)
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError):
-        return 0, None
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
     finally:
         connection.close()
 
@@ -91,7 +100,7 @@ def the_log_to_itself() -> Iterator[None]:
         if error.code != "log_locked":
             raise
         hint = "stop the gateway (`allod up`) first: while it runs, the log is its"
-        raise Unavailable(error.message, code=error.code, hint=hint) from error
+        raise error.restate(hint=hint) from error
 
 
 def take_up_news(settings: Settings) -> None:
@@ -103,15 +112,8 @@ def take_up_news(settings: Settings) -> None:
     url = find_gateway(home)
     if url is None:
         return
-    where = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=NEWS_TIMEOUT_S)
-    try:
-        headers = {"authorization": f"Bearer {home.admin_key.read_text().strip()}"}
-        connection.request("POST", "/v1/governance/news", b"", headers)
-        if connection.getresponse().status == 200:
+    with suppress(OSError):  # without its key it is not told
+        key = home.admin_key.read_text().strip()
+        if _ask(url, "POST", "/v1/governance/news", authorization=f"Bearer {key}")[0] == 200:
             return
-    except (OSError, http.client.HTTPException):
-        pass
-    finally:
-        connection.close()
     print("the gateway that runs here takes this up within a second", file=sys.stderr)

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from allod.core.shown_text import make_plain
 
 _SHOWN_CHARACTERS = 4000
@@ -40,6 +42,13 @@ class AllodError(Exception):
         self.is_recorded = is_recorded
         if code is not None:
             self.code = code
+
+    def restate(self, message: str | None = None, *, hint: str | None = None, param: str | None = None) -> Self:
+        """The same error with these in place of its own, to be raised from it; what is not said stays."""
+        again = type(self).__new__(type(self), message or self.message)
+        said = {"message": message, "hint": hint, "param": param}
+        again.__dict__ |= self.__dict__ | {name: value for name, value in said.items() if value is not None}
+        return again
 
 
 class Invalid(AllodError):

@@ -29,6 +29,11 @@ class CatalogueEntry:
     members: tuple[str, ...]
     official: str | None = None
 
+    @property
+    def origin_note(self) -> str:
+        """Where it comes from, and that nothing behind that is known here."""
+        return f"imported from {self.publisher} ({self.country}), {self.licence}: its training is not known here"
+
 
 @dataclass(frozen=True, slots=True)
 class MachinePace:

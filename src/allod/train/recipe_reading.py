@@ -41,7 +41,7 @@ def name_file(where: str) -> Iterator[None]:
     try:
         yield
     except Invalid as error:
-        raise Invalid(f"{where}: {error.message}", code=error.code, param=error.param, hint=error.hint) from error
+        raise error.restate(f"{where}: {error.message}") from error
 
 
 def recipe_json(recipe: Recipe) -> dict[str, JsonValue]:

@@ -101,8 +101,7 @@ def find_key(store: TenantStore, key_id: str) -> Key:
     try:
         return store.key(key_id)
     except Invalid as error:
-        hint = "`allod key list` shows their ids"
-        raise Invalid(error.message, code=error.code, param=error.param, hint=hint) from error
+        raise error.restate(hint="`allod key list` shows their ids") from error
 
 
 def list_keys(store: TenantStore, tenant_id: str | None, *, after: str = "") -> Iterator[Key]:

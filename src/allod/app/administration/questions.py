@@ -124,4 +124,4 @@ def _label_from(question: Question, nation: Nation) -> Label:
         return nation.label(question.tier, markings=question.markings, purposes=purposes)
     except Invalid as error:
         param = "purpose" if error.param == "purposes" else error.param
-        raise Invalid(error.message, code=error.code, param=param, hint=error.hint) from error
+        raise error.restate(param=param) from error

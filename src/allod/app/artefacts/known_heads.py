@@ -25,9 +25,10 @@ FOLDERS = {"policies": POLICY, "releases": ARTEFACT}  # of ALLOD_HOME, and what 
 _ANOTHER = {POLICY: "another policy", ARTEFACT: "another release"}
 
 
-def heads_of_bundles(home: Path, key: VerifierKey) -> list[TreeHead]:
-    """The tree head of every bundle of the realm in `home`. Raises Invalid (`bad_bundle`) for a false one."""
-    return [head for folder, kind in FOLDERS.items() for head in _heads_in(home / folder, kind, key)]
+def heads_of_bundles(home: Path, key: VerifierKey) -> Iterator[TreeHead]:
+    """The tree head of every bundle of the realm in `home`. Raises Invalid (`bad_bundle`) at a false one."""
+    for folder, kind in FOLDERS.items():
+        yield from _heads_in(home / folder, kind, key)
 
 
 def is_bundle_kept(home: Path) -> bool:

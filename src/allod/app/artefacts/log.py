@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain
+from pathlib import Path
 
 from allod.app.artefacts.known_heads import heads_of_bundles, is_bundle_kept
 from allod.app.home import Home
@@ -79,17 +81,11 @@ class ArtefactsLog:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def read(self, visit: Visit) -> LogRead:
-        """Show every entry to `visit`; what it saw counts once this returns.
-
-        The log must extend the tree head of every bundle that was kept of it, and the last one read here. Raises
-        Invalid: (`no_log`), (`log_damaged`) or (`bad_bundle`) for a log that does not verify, or was put back,
-        (`key_gone`) where its key is.
-        """
+        """Read it as `read_artefacts` does. It must also extend the last tree head that was read here. Raises Invalid
+        (`key_gone`) where its key is, too."""
         if not self.has_history:  # nor is a key made for what only reads
             raise Invalid("there is no log here", code="no_log")
-        key = self.key
-        last = [] if self._last_read is None else [self._last_read]
-        read = read_log(self._directory, key, visit, known=[*last, *heads_of_bundles(self.home, key)])
+        read = read_artefacts(self.home, self.key, visit, last=self._last_read)
         self._last_read = read.head
         return read
 
@@ -135,6 +131,16 @@ class ArtefactsLog:
 
         self.read(see)
         return found
+
+
+def read_artefacts(home: Path, key: VerifierKey, visit: Visit, *, last: TreeHead | None = None) -> LogRead:
+    """Show every entry of the artefacts log in `home` to `visit`; what it saw counts once this returns.
+
+    The log must extend the tree head of every bundle that was kept of it, and `last`. Raises Invalid: (`no_log`),
+    (`log_damaged`) or (`bad_bundle`) for a log that `key` did not sign, or that was put back.
+    """
+    known = chain(heads_of_bundles(home, key), [] if last is None else [last])  # read once the log is the key's
+    return read_log(Home(home).artefacts, key, visit, known=known)
 
 
 def append_missing(log: Log, statements: Sequence[bytes]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allod.app.artefacts.log import ArtefactsLog, Stamp
+from allod.app.home import nation_of
 from allod.core.canonical import digest_of
 from allod.core.digests import digest_of_bytes, hex_of
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
@@ -24,10 +25,9 @@ from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import Policy, default_text, load_policy
 from allod.prove.policy_history import History, LoggedVersion, append_version, read_history
 from allod.prove.receipts.from_log import bundle_for
-from allod.settings.files import load_nation
 from allod.settings.tree import Settings
 
-MAX_FILE_BYTES = 1 << 20
+MAX_POLICY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +179,6 @@ def open_policies(settings: Settings) -> Policies:
     return Policies(ArtefactsLog(settings), nation_of(settings))
 
 
-def nation_of(settings: Settings) -> Nation:
-    """The profile that the realm's labels and policies are written in. Raises Invalid where there is none."""
-    return load_nation(settings.realm.nation, home=settings.home)
-
-
 def check_findings(report: PolicyReport, *, even_so: bool) -> None:
     """Raise Denied (`policy_refused`) for what stands against setting the policy: errors always, warnings unless
     `even_so`."""
@@ -201,9 +196,9 @@ def check_findings(report: PolicyReport, *, even_so: bool) -> None:
 
 def _read(path: Path) -> str:
     with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise Invalid(f"{path.name} is longer than {MAX_FILE_BYTES} bytes", code="too_large")
+        data = file.read(MAX_POLICY_BYTES + 1)
+    if len(data) > MAX_POLICY_BYTES:
+        raise Invalid(f"{path.name} is longer than {MAX_POLICY_BYTES} bytes", code="too_large")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

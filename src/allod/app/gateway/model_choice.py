@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from allod.app.home import Home
-from allod.core.digests import digest_of_hex
+from allod.core.digests import hex_of
 from allod.core.files.whole import write_whole
 from allod.model.catalogue import CatalogueEntry, MachinePace, best_for
 from allod.model.store import Store
@@ -44,8 +44,8 @@ def path_at_hand(settings: Settings) -> Path | None:
 
 
 def entry_of(name: str, catalogue: tuple[CatalogueEntry, ...]) -> CatalogueEntry | None:
-    """The catalogue's entry of that name, or of that digest (`sha256:<hex>`)."""
-    return next((entry for entry in catalogue if name in (entry.name, digest_of_hex(entry.sha256))), None)
+    """The catalogue's entry of that name, or of that digest (`sha256:<hex>` or hex)."""
+    return next((entry for entry in catalogue if name == entry.name or hex_of(name) == entry.sha256), None)
 
 
 def read_pace(settings: Settings) -> MachinePace | None:

@@ -10,7 +10,7 @@ from allod.app.artefacts.policies import Policies
 from allod.app.gateway.clock import Acceptances, last_time_ms
 from allod.app.gateway.meter import DayNames, Meter, check_log_is_there
 from allod.app.gateway.open_store import open_store
-from allod.app.home import Home
+from allod.app.home import Home, nation_of
 from allod.core.files.whole import write_whole
 from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
@@ -24,7 +24,6 @@ from allod.prove.receipts.clock import Clock
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.trust import trust_text
-from allod.settings.files import load_nation
 from allod.settings.tree import Settings
 
 
@@ -56,7 +55,7 @@ def open_realm(settings: Settings) -> Opened:
     The ledger has caught up with the log on return: limits count what was charged before.
     """
     home = Home(settings.home)
-    nation = load_nation(settings.realm.nation, home=settings.home)
+    nation = nation_of(settings)
     tier = nation.tier(settings.realm.tier) if settings.realm.tier else nation.tiers[0]
     artefacts = ArtefactsLog(settings)
     artefacts.check_may_begin()

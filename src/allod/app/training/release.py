@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from allod.app.artefacts.log import ArtefactsLog
-from allod.app.artefacts.policies import nation_of
 from allod.app.artefacts.release_log import ReleaseLog
 from allod.app.gateway.model_choice import ECHO, is_file_name
-from allod.app.home import Home
+from allod.app.home import Home, nation_of
 from allod.core.canonical import JsonValue, check_canonical
 from allod.core.digests import digest_of_bytes, digest_of_hex, hex_of
 from allod.core.errors import Invalid

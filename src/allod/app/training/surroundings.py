@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from allod.app.artefacts.policies import nation_of
+from allod.app.home import nation_of
 from allod.app.training.site_jobs import Machines, SiteJobs
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation

@@ -21,17 +21,15 @@ from allod.app.administration.keys import (
 from allod.app.administration.tenants import check_active, find_tenant, list_tenants, seconds_of
 from allod.app.administration.terms import Json, change_scope
 from allod.app.gateway.open_store import open_store
-from allod.app.home import load_settings
-from allod.cli.officer import account_here
-from allod.cli.running import take_up_news, time_of_record_ms
+from allod.app.home import load_settings, nation_of
+from allod.cli.officer import officer_of, officer_who_ends
+from allod.cli.running import take_up_news
 from allod.cli.tenant_words import tell_restriction, word_or_any, words_or_any
 from allod.core.errors import Invalid
 from allod.core.times import now_ms
 from allod.govern.tenancy.keys import MAX_GRACE_S
-from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL, Key, Scope, Tenant
-from allod.settings.files import load_nation
 from allod.settings.tree import Settings
 
 UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -96,30 +94,28 @@ def _add(store: TenantStore, settings: Settings, words: argparse.Namespace) -> t
     tenant = find_tenant(store, words.tenant)
     check_active(tenant)
     said = {"models": words.models, "clearance": words.clearance, "purposes": words.purposes}
-    scope = change_scope(Scope(), said, load_nation(settings.realm.nation, home=settings.home))
+    scope = change_scope(Scope(), said, nation_of(settings))
     if words.expires == 0:
         raise Invalid("a key that ends at once opens nothing", code="invalid", param="--expires", hint="say 30d")
-    officer = Officer(account_here(), time_of_record_ms(settings))
-    return add_key(store, officer, tenant.id, name=words.name, life_ms=words.expires, scope=scope)
+    return add_key(store, officer_of(settings), tenant.id, name=words.name, life_ms=words.expires, scope=scope)
 
 
 def _rotate(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
-    old, officer = find_key(store, words.key), Officer(account_here(), time_of_record_ms(settings))
+    old, officer = find_key(store, words.key), officer_of(settings)
     _refuse_own(old, settings)
     try:
         return rotate_key(store, officer, old, words.overlap / 1000)
     except Invalid as error:
         if error.code != "key_ended":
             raise
-        hint = "`allod key add` makes a new one"
-        raise Invalid(error.message, code=error.code, param=error.param, hint=hint) from error
+        raise error.restate(hint="`allod key add` makes a new one") from error
 
 
 def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -> None:
     key = find_key(store, words.key)
     if key.revoked_ms is None:
         _refuse_own(key, settings)
-        key = revoke_key(store, Officer(account_here(), now_ms()), key)
+        key = revoke_key(store, officer_who_ends(), key)
     take_up_news(settings)
     print(json.dumps(_show(store, _find_owner(store, key), key)) if words.json else f"{key.id} opens nothing any more")
 

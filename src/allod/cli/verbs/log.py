@@ -18,8 +18,8 @@ from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings
 from allod.cli.officer import account_here
 from allod.cli.running import is_clock_believed, the_log_to_itself
-from allod.cli.verbs.verify import read_bounded
 from allod.core.errors import Invalid
+from allod.core.files.named import read_named_file
 from allod.core.statements.clock import ClockAccepted, clock_statement
 from allod.core.statements.receipt import check_statement
 from allod.core.times import moment_text, now_ms
@@ -89,13 +89,13 @@ def _compare(home: Home, words: argparse.Namespace) -> int:
 
 def _read_kept(file: str) -> tuple[str, str]:
     """The signed tree head in the file, and its log's name. Raises Invalid."""
-    data = read_bounded(Path(file), MAX_BUNDLE_BYTES)
+    data = read_named_file(Path(file), limit_bytes=MAX_BUNDLE_BYTES)
     try:
         note = read_note(data)
         return note, TreeHead.of_signed(note).origin
     except Invalid as error:
         hint = "give it what `allod log head` printed, or a receipt's bundle"
-        raise Invalid(f"{file} holds no tree head: {error.message}", code=error.code, hint=hint) from error
+        raise error.restate(f"{file} holds no tree head: {error.message}", hint=hint) from error
 
 
 def _comparison_json(found: Comparison) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _had(settings: Settings, name: str, key: VerifierKey) -> Had:
     was charged. Raises Unavailable where the ledger cannot be asked."""
     if name == "artefacts":
         try:
-            return Had(heads=heads_of_bundles(settings.home, key))
+            return Had(heads=tuple(heads_of_bundles(settings.home, key)))
         except Invalid as error:
             return Had(wrong=(Finding("what is kept of it", error.message),))
     if not settings.tenants.database and not Home(settings.home).tenants.exists():

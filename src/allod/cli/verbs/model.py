@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from allod.app.artefacts.released_models import ReleasedModels
-from allod.app.gateway.model_choice import is_file_name
+from allod.app.gateway.model_choice import entry_of, is_file_name
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import Home, load_settings
 from allod.app.training.lineage import LEARNT, UNKNOWN, Trace, trace_document
 from allod.cli.model_words import print_walk, walk_json
 from allod.cli.progress import show_progress
+from allod.cli.steps import print_failed, print_step, steps_before
+from allod.core.digests import digest_of_hex, hex_of
 from allod.core.errors import Invalid, VerificationError
 from allod.core.shown_text import make_plain
 from allod.model.catalogue import CatalogueEntry
@@ -91,7 +93,7 @@ def _rows_of_releases(settings: Settings) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "name": name, "origin": "released", "kind": artefact.kind, "size_bytes": 0, "licence": "not known",
             "publisher": settings.realm.name, "country": settings.realm.jurisdiction,
-            "sha256": artefact.artefact_digest.removeprefix("sha256:"), "here": False,
+            "sha256": hex_of(artefact.artefact_digest), "here": False,
         }  # fmt: skip
         try:
             model = released.check(artefact)
@@ -109,7 +111,7 @@ def _get(words: argparse.Namespace) -> int:
     with show_progress() as progress:
         weights = prepare_weights(settings, progress)
         if weights is not None:
-            check_digest(weights.path, weights.served.digest.removeprefix("sha256:"), progress)
+            check_digest(weights.path, hex_of(weights.served.digest), progress)
     if weights is not None:
         print(f"{weights.served.name} {weights.served.digest}")
     return 0
@@ -118,7 +120,7 @@ def _get(words: argparse.Namespace) -> int:
 def _show(words: argparse.Namespace) -> int:
     settings = load_settings()
     word = _word(words.model)
-    entry = _of_catalogue(word)
+    entry = entry_of(word, load_catalogue())
     if entry is not None:
         return _show_imported(entry, as_json=words.json)
     released = ReleasedModels(settings)
@@ -135,16 +137,12 @@ def _show(words: argparse.Namespace) -> int:
 
 def _show_imported(entry: CatalogueEntry, *, as_json: bool) -> int:
     if as_json:
-        row = {"name": entry.name, "digest": f"sha256:{entry.sha256}", "licence": entry.licence}
+        row = {"name": entry.name, "digest": digest_of_hex(entry.sha256), "licence": entry.licence}
         print(json.dumps({**row, "origin": "imported", "publisher": entry.publisher, "country": entry.country}))
         return 0
-    print(f"{entry.name}  sha256:{entry.sha256}")
-    print(_origin_of(entry))
+    print(f"{entry.name}  {digest_of_hex(entry.sha256)}")
+    print(entry.origin_note)
     return 0
-
-
-def _origin_of(entry: CatalogueEntry) -> str:
-    return f"imported from {entry.publisher} ({entry.country}), {entry.licence}: its training is not known here"
 
 
 def _check(words: argparse.Namespace) -> int:
@@ -153,7 +151,7 @@ def _check(words: argparse.Namespace) -> int:
     word = _word(words.model)
     artefact = released.find(word)
     if artefact is None and is_file_name(words.model):
-        return _check_file(Path(words.model), _of_catalogue(word), as_json=words.json)
+        return _check_file(Path(words.model), entry_of(word, load_catalogue()), as_json=words.json)
     if artefact is None:
         raise _unknown(words.model, released)
     try:
@@ -163,16 +161,15 @@ def _check(words: argparse.Namespace) -> int:
             failed = {"number": error.step, "name": error.name, "detail": error.message}
             print(json.dumps({"name": artefact.name, "verified": False, "failed": failed}))
         else:
-            for number, name in enumerate(STEPS[: error.step - 1], 1):
-                print(f"{number} {name}: passed")
-            print(f"{error.step} {error.name}: FAILED: {error.message}")
-            print(f"not verified: step {error.step} ({error.name}) failed")
+            for step in steps_before(error, STEPS):
+                print_step(step)
+            print_failed(error)
         return 1
     if words.json:
         print(json.dumps({"name": artefact.name, "verified": True, "steps": [asdict(step) for step in steps]}))
         return 0
     for step in steps:
-        print(f"{step.number} {step.name}: {step.detail}")
+        print_step(step)
     print("verified")
     return 0
 
@@ -182,7 +179,7 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
     header = read_header(file)
     why = "it was not released here: its training is not known"
     if entry is not None:
-        why = f"{entry.name} is {_origin_of(entry)}"
+        why = f"{entry.name} is {entry.origin_note}"
     if as_json:
         told = {key: value for key, value in asdict(header).items() if key in _SHOWN_OF_HEADER}
         failed = {"number": 0, "name": "release", "detail": why}
@@ -230,17 +227,12 @@ def _word(word: str) -> str:
     if not path.exists():
         raise Invalid(f"there is no file {word}", code="model_unreadable")
     with show_progress() as progress:
-        return f"sha256:{digest_of_file(path, progress)}"
-
-
-def _of_catalogue(word: str) -> CatalogueEntry | None:
-    digest = word.removeprefix("sha256:")
-    return next((entry for entry in load_catalogue() if word == entry.name or digest == entry.sha256), None)
+        return digest_of_hex(digest_of_file(path, progress))
 
 
 def _unknown(word: str, released: ReleasedModels) -> Invalid:
     known = ", ".join(released.newest()) or "none"
     hint = f"released are: {known}"
-    if (entry := _of_catalogue(word)) is not None:
+    if (entry := entry_of(word, load_catalogue())) is not None:
         hint += f"; `allod model get {entry.name}` checks what the catalogue has under this name"
     return Invalid(f"no model {word!r} was released here", code="model_unknown", hint=hint)

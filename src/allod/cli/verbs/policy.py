@@ -9,13 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from allod.app.artefacts.policies import Policies, nation_of, open_policies
-from allod.app.home import load_settings
+from allod.app.artefacts.policies import MAX_POLICY_BYTES, Policies, open_policies
+from allod.app.home import load_settings, nation_of
 from allod.cli.officer import account_here
 from allod.cli.running import time_of_record_ms
-from allod.cli.verbs.policy_explain import add_explain_arguments, explain_request, read_text
+from allod.cli.verbs.policy_explain import add_explain_arguments, explain_request
 from allod.cli.verbs.policy_prove import prove_claim
+from allod.core.digests import digest_of_hex, hex_of
 from allod.core.errors import Invalid
+from allod.core.files.named import read_named_text
 from allod.core.times import moment_text, span_ms
 from allod.govern.policy.check import check_policy
 from allod.govern.policy.claims import GRAMMAR
@@ -65,7 +67,7 @@ def run(words: argparse.Namespace) -> int:
 
 def _check(words: argparse.Namespace, settings: Settings) -> int:
     try:
-        report = check_policy(read_text(words.file), nation_of(settings))
+        report = check_policy(read_named_text(words.file, limit_bytes=MAX_POLICY_BYTES), nation_of(settings))
     except Invalid as error:
         if not error.code.startswith("policy_"):
             raise
@@ -97,7 +99,7 @@ def _tell_unreadable(error: Invalid, *, as_json: bool) -> int:
 
 def _set(words: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
-    text = read_text(words.file)
+    text = read_named_text(words.file, limit_bytes=MAX_POLICY_BYTES)
     time_ms = time_of_record_ms(settings)
     logged = policies.set(text, who=account_here(), note=words.note, even_so=words.even_so, now_ms=time_ms)
     if words.json:
@@ -139,7 +141,7 @@ def _choose(policies: Policies, which: str | None) -> LoggedVersion:
     elif which.isascii() and which.isdigit() and len(which) < 10:
         found = [logged for logged in versions if logged.version.version == int(which)]
     else:
-        digest = f"sha256:{which.removeprefix('sha256:')}"
+        digest = digest_of_hex(hex_of(which))
         found = [logged for logged in versions if logged.version.digest == digest][-1:]
     if not found:
         raise Invalid(f"{which or 'no policy'} was never in force", code="no_such_policy", hint="allod policy history")

@@ -17,12 +17,12 @@ from allod.app.administration.questions import (
     controls_of,
 )
 from allod.app.administration.tenants import find_tenant
-from allod.app.artefacts.policies import nation_of, open_policies
+from allod.app.artefacts.policies import MAX_POLICY_BYTES, open_policies
 from allod.app.gateway.open_store import open_store
 from allod.app.gateway.policy_models import catalogue_models, model_called
-from allod.app.home import Home
+from allod.app.home import Home, nation_of
 from allod.cli.running import model_of_running
-from allod.core.errors import Invalid
+from allod.core.files.named import read_named_text
 from allod.core.nations.nation import Nation
 from allod.core.times import now_ms
 from allod.govern.policy.decision import Policy, load_policy
@@ -31,8 +31,6 @@ from allod.govern.policy.request import Model, PolicyRequest, describe
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL
 from allod.settings.tree import Settings
-
-MAX_POLICY_BYTES = 1 << 20
 
 
 def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,22 +102,10 @@ def _what_if(words: argparse.Namespace, asked: PolicyRequest, nation: Nation) ->
 
 
 def _policy(file: Path | None, settings: Settings) -> Policy:
-    return open_policies(settings).current() if file is None else load_policy(read_text(file), nation_of(settings))
+    if file is None:
+        return open_policies(settings).current()
+    return load_policy(read_named_text(file, limit_bytes=MAX_POLICY_BYTES), nation_of(settings))
 
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
-
-
-def read_text(path: Path) -> str:
-    """A text file of bounded length. Raises Invalid."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_POLICY_BYTES + 1)
-        if len(data) <= MAX_POLICY_BYTES:
-            return data.decode()
-    except OSError as error:
-        raise Invalid(f"{path}: {error.strerror}", code="unreadable") from error
-    except UnicodeDecodeError as error:
-        raise Invalid(f"{path} is not text", code="unreadable") from error
-    raise Invalid(f"{path} is longer than {MAX_POLICY_BYTES} bytes", code="too_large")

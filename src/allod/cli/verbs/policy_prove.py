@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 from allod.app.administration.claims import Judgement, bundles_of_breaches, judge_log
-from allod.app.artefacts.policies import nation_of
-from allod.app.home import Home
+from allod.app.home import Home, nation_of
 from allod.core.errors import Invalid
 from allod.govern.policy.claims import parse_claim
 from allod.prove.formats.encodings import to_base64

@@ -25,9 +25,9 @@ from allod.app.administration.tenants import (
 from allod.app.administration.terms import change_terms
 from allod.app.gateway.meter import recount
 from allod.app.gateway.open_store import open_store
-from allod.app.home import load_settings
-from allod.cli.officer import account_here
-from allod.cli.running import take_up_news, the_log_to_itself, time_of_record_ms
+from allod.app.home import load_settings, nation_of
+from allod.cli.officer import officer_of, officer_who_ends
+from allod.cli.running import take_up_news, the_log_to_itself
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, tell_restriction
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
@@ -36,7 +36,6 @@ from allod.govern.metering.windows import BUDGET_UNITS, bounds_of, windows_at
 from allod.govern.tenancy.officer import Officer
 from allod.govern.tenancy.store import TenantStore, Totals
 from allod.govern.tenancy.tenants import Budget, Tenant
-from allod.settings.files import load_nation
 from allod.settings.tree import Settings
 
 
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(words: argparse.Namespace) -> int:
     """One of the parts."""
     settings = load_settings()
-    nation = load_nation(settings.realm.nation, home=settings.home)
+    nation = nation_of(settings)
     with closing(open_store(settings)) as store:
         if words.part == "list":
             _list(store, nation, words)
@@ -83,17 +82,13 @@ def run(words: argparse.Namespace) -> int:
 def _change(store: TenantStore, settings: Settings, words: argparse.Namespace, nation: Nation) -> Tenant:
     """The tenant as it is after what was asked for."""
     if words.part == "add":
-        return add_tenant(store, _date_now(settings), words.name, changes_of(vars(words)), nation)
+        return add_tenant(store, officer_of(settings), words.name, changes_of(vars(words)), nation)
     tenant = find_tenant(store, words.tenant)
     if words.part == "set":
-        return _set(store, _date_now(settings), tenant, vars(words), nation)
+        return _set(store, officer_of(settings), tenant, vars(words), nation)
     if words.part == "archive" and tenant.archived_ms is None:
-        return archive_tenant(store, Officer(account_here(), now_ms()), tenant)
+        return archive_tenant(store, officer_who_ends(), tenant)
     return tenant
-
-
-def _date_now(settings: Settings) -> Officer:
-    return Officer(account_here(), time_of_record_ms(settings))
 
 
 def _set(store: TenantStore, officer: Officer, tenant: Tenant, said: Mapping[str, Any], nation: Nation) -> Tenant:

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from allod.core.errors import Invalid, VerificationError
+from allod.cli.steps import print_failed, print_step, steps_before
+from allod.core.errors import VerificationError
+from allod.core.files.named import read_named_file
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, Step, verify
 from allod.settings.environment import default_home
 
 MAX_TRUST_BYTES = 1 << 20
 MAX_BUNDLE_BYTES = 64 << 20  # the verifier has a limit of its own; this one keeps a wrong file out of memory
+TRUST_HINT = "give the log's trust file with --trust"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +35,16 @@ def run(words: argparse.Namespace) -> int:
     """Print each step, then `tell_verified` or the step that failed."""
     home = default_home().absolute()
     trust_file = words.trust or home / "trust.policy"
-    bundle = read_bounded(words.file, MAX_BUNDLE_BYTES)
-    trust = Trust.parse(read_bounded(trust_file, MAX_TRUST_BYTES).decode("utf-8", "replace"))
+    bundle = read_named_file(words.file, limit_bytes=MAX_BUNDLE_BYTES)
+    trust_text = read_named_file(trust_file, limit_bytes=MAX_TRUST_BYTES, hint=None if words.trust else TRUST_HINT)
+    trust = Trust.parse(trust_text.decode("utf-8", "replace"))
     told = _Told(as_json=words.json)
     try:
         report = verify(bundle, trust)
     except VerificationError as error:
-        for number, name in enumerate(STEPS[: error.step - 1], 1):
-            told.step(number, name, "passed")
+        told.tell_steps(steps_before(error, STEPS))
         return told.tell_failed(error)
-    for step in report.steps:
-        told.step(step.number, step.name, step.detail)
+    told.tell_steps(report.steps)
     if words.lineage:
         from allod.cli.verbs.verify_lineage import UNKNOWN, follow  # reads logs and models: loaded if asked for
 
@@ -62,14 +64,14 @@ class _Told:
     steps: list[dict[str, Any]] = field(default_factory=list)
     lineage: list[dict[str, Any]] = field(default_factory=list)
 
-    def step(self, number: int, name: str, detail: str) -> None:
-        self.steps.append({"number": number, "name": name, "ok": True, "detail": detail})
-        if not self.as_json:
-            print(f"{number} {name}: {detail}")
+    def tell_steps(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            self.steps.append({"number": step.number, "name": step.name, "ok": True, "detail": step.detail})
+            if not self.as_json:
+                print_step(step)
 
     def tell_lineage(self, steps: Iterable[Step], row: dict[str, Any]) -> None:
-        for step in steps:
-            self.step(step.number, step.name, step.detail)
+        self.tell_steps(steps)
         self.lineage.append(row)
         if not self.as_json:
             print("\n".join(_lineage_lines(row)))
@@ -89,8 +91,7 @@ class _Told:
             failed = {"number": error.step, "name": error.name, "ok": False, "detail": error.message}
             print(json.dumps({"verified": False, "failed": failed, "steps": self.steps, **self._chain()}))
             return 1
-        print(f"{error.step} {error.name}: FAILED: {error.message}")
-        print(f"not verified: {reason or f'step {error.step} ({error.name}) failed'}")
+        print_failed(error, reason)
         return 1
 
 
@@ -102,16 +103,3 @@ def _lineage_lines(row: Mapping[str, Any]) -> list[str]:
     if base := row["base"]:
         lines.append(f"  ← base {base['sha256']}: {stated(base)}")
     return lines + [f"  ← source {source['name']} {source['sha256']}: {stated(source)}" for source in row["sources"]]
-
-
-def read_bounded(path: Path, limit_bytes: int) -> bytes:
-    """A file that somebody named. Raises Invalid (`unreadable`, `too_large`)."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit_bytes + 1)
-    except OSError as error:
-        hint = "give the log's trust file with --trust" if path.name == "trust.policy" else None
-        raise Invalid(f"{path}: {error.strerror}", code="unreadable", hint=hint) from error
-    if len(data) > limit_bytes:
-        raise Invalid(f"{path} is longer than {limit_bytes} bytes", code="too_large")
-    return data

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from allod.app.artefacts.log import read_artefacts
+from allod.app.gateway.model_choice import entry_of
+from allod.app.home import Home
 from allod.core.errors import VerificationError
 from allod.prove.releases.answer_lineage import UNKNOWN, Places, follow_answer
 from allod.prove.releases.release import CheckedRelease
@@ -19,31 +23,20 @@ __all__ = ["UNKNOWN", "follow"]
 def follow(report: Report, trust: Trust, home: Path) -> Iterator[tuple[tuple[Step, ...], dict[str, Any]]]:
     """The steps, and the chain as JSON, of each adapter and of the model that answered.
 
-    Raises VerificationError, which says where an unknown model was imported from if the catalogue knows it.
+    Files alone are read, and believed by the key that `trust` names: a copy of a home has no keys of its own. Raises
+    VerificationError, which says where an unknown model was imported from if the catalogue knows it.
     """
-    places = Places(home / "logs" / "artefacts", home / "store" / "models", home / "keys" / "models.pub")
+    realm = Home(home)
+    places = Places(realm.artefacts, realm.store, realm.models_pub, partial(read_artefacts, home))
     try:
         for followed in follow_answer(report, trust, places):
             yield followed.steps, _chain_json(followed.release)
     except VerificationError as error:
-        imported = _origin_note(report, error) if error.code == UNKNOWN else ""
-        if not imported:
-            raise
-        unknown = VerificationError(imported, step=error.step, name=error.name)
-        unknown.code = UNKNOWN
-        raise unknown from error
-
-
-def _origin_note(report: Report, error: VerificationError) -> str:
-    """What the catalogue says of the answer's model; empty where it says nothing."""
-    digest = report.statement.predicate["model"]["digest"]
-    for entry in load_catalogue():
-        if digest == f"sha256:{entry.sha256}" and entry.sha256 in error.message:
-            return (
-                f"{entry.name} is imported from {entry.publisher} ({entry.country}), {entry.licence}: "
-                "its training is not known here"
-            )
-    return ""
+        if error.code == UNKNOWN:
+            entry = entry_of(report.statement.predicate["model"]["digest"], load_catalogue())
+            if entry is not None and entry.sha256 in error.message:  # it is the model that is unknown, no adapter
+                raise error.restate(f"{entry.name} is {entry.origin_note}") from error
+        raise
 
 
 def _chain_json(release: CheckedRelease) -> dict[str, Any]:

@@ -9,7 +9,7 @@ failed; its code is `lineage_unknown` for a model that was not made here: there 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from allod.prove.formats.notes import VerifierKey
 from allod.prove.receipts.from_log import bundles_of
 from allod.prove.releases.model_keys import MAX_PEM_BYTES, ModelPublicKey
 from allod.prove.releases.release import CheckedRelease, LoggedRelease, Releases, check_release, read_releases
-from allod.prove.tlog.reader import read_log
+from allod.prove.tlog.reader import LogRead, Visit
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, Step, verify
 
@@ -31,11 +31,15 @@ ARTEFACT = "artefact"
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a realm keeps what is followed: the artefacts log, the store of models, the public models key."""
+    """Where a realm keeps what is followed: the artefacts log, the store of models, the public models key.
+
+    `read` reads that log whole, believed by the key that it is given, as `read_log` does with what else is known of it.
+    """
 
     log: Path
     store: Path
     public_key: Path
+    read: Callable[[VerifierKey, Visit], LogRead]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Foll
     digests = (*with_model["adapters"], with_model["digest"])
     try:
         key = _artefacts_key(report, trust)
-        releases = read_releases(partial(read_log, places.log, key))
+        releases = read_releases(partial(places.read, key))
     except Invalid as error:
         if error.code == "no_log":
             raise _not_released(digests[0], number) from error

@@ -9,7 +9,7 @@ the log.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -59,7 +59,7 @@ def read_log(
     key: VerifierKey,
     visit: Visit,
     *,
-    known: Collection[TreeHead] = (),
+    known: Iterable[TreeHead] = (),
     end: int | None = None,
     as_it_is: bool = False,
 ) -> LogRead:
