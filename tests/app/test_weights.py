@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
 
+from allod.app.artefacts.release_log import ReleaseLog
 from allod.app.gateway import engine_seal
 from allod.app.gateway.engine import replica_options
 from allod.app.gateway.weights import A_RELEASE, check_memory, prepare_all, prepare_weights
@@ -16,6 +17,7 @@ from allod.app.home import Home, load_settings
 from allod.app.training.release import Released, release
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.model.store import silent
+from allod.prove.releases.release import Releases
 from allod.seal.launch import SealOptions
 from allod.settings.files import load_catalogue
 from allod.settings.tree import Settings
@@ -187,7 +189,8 @@ def test_an_adapter_is_no_model_by_itself(settings: Settings, tmp_path: Path) ->
 
 
 def test_several_models_are_prepared_in_their_order(settings: Settings, tmp_path: Path) -> None:
-    """The first stands for the gateway; none is named twice, and none beside the first is chosen by itself."""
+    """The first stands for the gateway; none is named twice, nor as good as twice, and none beside the first is
+    chosen by itself."""
     files = [tmp_path / f"{name}.gguf" for name in ("one", "two")]
     for file in files:
         file.write_bytes(gguf_bytes({"general.architecture": "llama", "general.name": file.stem}))
@@ -197,9 +200,36 @@ def test_several_models_are_prepared_in_their_order(settings: Settings, tmp_path
     with pytest.raises(Invalid) as caught:
         prepare_all(several(settings, names[0], names[0]), silent)
     assert caught.value.code == "model_name"
+    alike = tmp_path / "again" / "ONE.gguf"
+    alike.parent.mkdir()
+    shutil.copy(files[1], alike)
+    with pytest.raises(Invalid, match="named twice") as caught:
+        prepare_all(several(settings, names[0], str(alike)), silent)
+    assert caught.value.code == "model_name"
     with pytest.raises(Invalid) as caught:
         load_settings({"model.name": names[0], "model.others": ("auto",)}, home=settings.home)
     assert caught.value.param == "model.others"
+
+
+def test_what_names_models_is_read_once_for_all_of_them(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The realm's releases, which may be many, and the catalogue."""
+    base = released(settings, model_run(tmp_path / "run"))
+    released(settings, adapter_run(tmp_path / "adapter", base=base.digest))
+    own = tmp_path / "own.gguf"
+    own.write_bytes(gguf_bytes({"general.architecture": "llama"}))
+    num_reads, read = 0, ReleaseLog.releases
+
+    def count(log: ReleaseLog) -> Releases | None:
+        nonlocal num_reads
+        num_reads += 1
+        return read(log)
+
+    monkeypatch.setattr(ReleaseLog, "releases", count)
+    assert len(prepare_all(several(settings, "tiny", str(own)), silent)) == 2
+    assert num_reads == 1
+    assert load_catalogue() is load_catalogue()
 
 
 def test_models_that_do_not_fit_together_are_refused_before_a_start(tmp_path: Path) -> None:

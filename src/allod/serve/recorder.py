@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from allod.core.canonical import digest_of
-from allod.core.digests import sha256_hex
+from allod.core.digests import digest_of_bytes
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Embed, Usage, chat_answer
@@ -237,7 +237,7 @@ def _params(task: Chat | Embed) -> dict[str, int | str | bool | None]:
         params["stop"] = digest_of(sampling.stop)
     if task.schema is not None:
         schema = json.dumps(task.schema, sort_keys=True, separators=(",", ":"))
-        params["schema"] = f"sha256:{sha256_hex(schema.encode())}"
+        params["schema"] = digest_of_bytes(schema.encode())
     if task.tools:
         params["num_tools"] = len(task.tools)
     return params

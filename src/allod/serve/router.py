@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.labels import Tier
-from allod.core.shown_text import fold
 from allod.engine.engine import Engine, EnginePlace
 from allod.govern.policy.request import PolicySite
 from allod.serve.admission import Admission
 from allod.serve.fair_scheduler import QueueSnapshot
-from allod.serve.served_model import ServedModel
+from allod.serve.served_model import ServedModel, check_names
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,16 +39,11 @@ class Candidate:
 
 
 class Router:
-    """Which candidate answers for which model. Raises Invalid (`model_name`) for two names that look the same."""
+    """Which candidate answers for which model. Raises what `check_names` raises."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = tuple(candidates)
-        names = [served.name for candidate in self.candidates for served in candidate.models]
-        looks = [fold(name) for name in names]
-        if twice := [name for name in names if looks.count(fold(name)) > 1]:
-            raise Invalid(
-                f"two models are called {twice[0]!r}", code="model_name", hint="give one of them another name"
-            )
+        check_names([served.name for candidate in self.candidates for served in candidate.models])
         self.models = {served.name: served for candidate in self.candidates for served in candidate.models}
         self._by_model = {served.name: candidate for candidate in self.candidates for served in candidate.models}
 
@@ -63,16 +58,10 @@ class Router:
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, while an engine is not ready. Whoever asks may not know of the model."""
+        num_engines = len(self.candidates)
         for candidate in self.candidates:
-            try:
+            with say_whose(f"of {num_engines} engines one is not ready", num_engines):
                 candidate.engine.check_ready()
-            except Unavailable as error:
-                if len(self.candidates) == 1:
-                    raise
-                message = f"of {len(self.candidates)} engines one is not ready: {error.message}"
-                raise Unavailable(
-                    message, code=error.code, hint=error.hint, retry_after_s=error.retry_after_s
-                ) from error
 
     @property
     def num_inside(self) -> int:
@@ -105,3 +94,14 @@ def sites_of(router: Router, tier: Tier) -> Callable[[str], PolicySite]:
         return site_in(info.place, info.seal)
 
     return site_of
+
+
+@contextmanager
+def say_whose(whose: str, num_engines: int) -> Iterator[None]:
+    """Of several engines: an Unavailable that is raised inside says of which it speaks."""
+    try:
+        yield
+    except Unavailable as error:
+        if num_engines == 1:
+            raise
+        raise error.restate(f"{whose}: {error.message}") from error

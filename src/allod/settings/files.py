@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,9 @@ def load_nation(code: str, *, home: Path | None = None) -> Nation:
     return nation
 
 
+@cache
 def load_catalogue() -> tuple[CatalogueEntry, ...]:
-    """The models that Allod knows how to get, in the catalogue's order."""
+    """The models that Allod knows how to get, in the catalogue's order. Read once: it does not change."""
     rows = read_toml(_SHIPPED / "models.toml")["model"]
     return tuple(
         CatalogueEntry(**{**row, "packages": tuple(row["packages"]), "members": tuple(row["members"])}) for row in rows

@@ -22,9 +22,8 @@ from allod.app.gateway.engine import StartingEngine
 from allod.app.gateway.realm import Realm, Serving, run_realm
 from allod.app.home import Home
 from allod.core.deadlines import Deadlines
-from allod.core.errors import Unavailable
 from allod.core.files.whole import write_whole
-from allod.serve.router import Candidate
+from allod.serve.router import Candidate, say_whose
 from allod.settings.tree import Settings
 from allod.web.http.exchange import WATCH, Watch
 from allod.web.routes import application
@@ -44,18 +43,9 @@ async def serve(settings: Settings, listener: socket.socket, engines: Sequence[S
     async with run_realm(settings, *(Serving(each.engine, each.served) for each in engines)) as realm:
         gc.collect()  # while the engines still read their weights
         for each in engines:
-            await _until_ready(each, is_alone=len(engines) == 1)
+            with say_whose(each.served[0].name, len(engines)):
+                await each.started
         await answer(realm, listener)
-
-
-async def _until_ready(engine: StartingEngine, *, is_alone: bool) -> None:
-    """Of several it is said whose engine does not start."""
-    try:
-        await engine.started
-    except Unavailable as error:
-        if is_alone:
-            raise
-        raise Unavailable(f"{engine.served[0].name}: {error.message}", code=error.code, hint=error.hint) from error
 
 
 async def answer(realm: Realm, listener: socket.socket) -> None:

@@ -65,9 +65,14 @@ class StartingEngine(NamedTuple):
     @property
     def served(self) -> tuple[ServedModel, ...]:
         """Its model, then the adapters over it."""
-        if self.weights is None:
-            return (ECHO_MODEL,)
-        return (self.weights.served, *(adapter.served for adapter in self.weights.adapters))
+        return list_served(self.weights)
+
+
+def list_served(weights: Weights | None) -> tuple[ServedModel, ...]:
+    """What an engine with these weights serves: the model, then the adapters over it; with none it echoes."""
+    if weights is None:
+        return (ECHO_MODEL,)
+    return (weights.served, *(adapter.served for adapter in weights.adapters))
 
 
 def log_name_of(weights: Weights | None, *, is_first: bool) -> str:

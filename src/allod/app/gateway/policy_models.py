@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from allod.app.gateway.engine import ECHO_MODEL
-from allod.app.gateway.model_choice import entry_of, is_file_name
-from allod.app.gateway.weights import find_released
+from allod.app.gateway.weights import describe_entry, find_served
 from allod.core.nations.nation import Nation
 from allod.govern.policy.request import Model
 from allod.serve.served_model import ServedModel
@@ -16,10 +12,7 @@ from allod.settings.tree import Settings
 
 def catalogue_models(nation: Nation) -> dict[str, Model]:
     """Those of the catalogue by name, as a policy is told of them."""
-    return {
-        entry.name: Model(entry.name, nation.lowest, entry.licence, entry.country, entry.informative)
-        for entry in load_catalogue()
-    }
+    return {entry.name: describe_model(describe_entry(entry), nation) for entry in load_catalogue()}
 
 
 def describe_model(served: ServedModel, nation: Nation) -> Model:
@@ -30,12 +23,5 @@ def describe_model(served: ServedModel, nation: Nation) -> Model:
 
 def model_called(name: str, settings: Settings, nation: Nation) -> Model | None:
     """What a gateway that is started with this name would serve, as a policy is told of it; None where nothing is."""
-    if name == ECHO_MODEL.name:
-        return Model(name, nation.lowest, ECHO_MODEL.licence, ECHO_MODEL.country, ECHO_MODEL.informative)
-    if is_file_name(name):
-        return Model(Path(name).stem, nation.lowest, licence="not known", country="", informative=True)
-    entry = entry_of(name, load_catalogue())
-    if entry is not None:
-        return catalogue_models(nation)[entry.name]
-    released = find_released(settings, name)
-    return describe_model(released, nation) if released is not None else None
+    served = find_served(settings, name)
+    return None if served is None else describe_model(served, nation)

@@ -6,10 +6,11 @@ import asyncio
 import re
 import time
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allod.app.gateway.engine import Adapter, Weights, run_engine
+from allod.app.gateway.engine import ECHO_MODEL, Adapter, Weights, list_served, run_engine
 from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, read_pace
 from allod.app.home import Home
 from allod.core.digests import digest_of_hex
@@ -20,7 +21,7 @@ from allod.model.catalogue import CatalogueEntry, MachinePace, best_for
 from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.prove.tlog.begun import is_begun
-from allod.serve.served_model import ServedModel
+from allod.serve.served_model import ServedModel, check_names
 from allod.settings.files import load_catalogue
 from allod.settings.tree import Settings
 
@@ -33,16 +34,12 @@ A_RELEASE = b'"urn:allod:artefact:v1"'  # in its statement, which stands in the 
 def prepare_all(settings: Settings, progress: Progress) -> tuple[Weights | None, ...]:
     """All the models that the settings name, each as `prepare_weights` has it.
 
-    Raises Invalid (`model_name`) for one that is named twice, and Unavailable (`memory_short`) where several do not fit
-    into this machine's memory together.
+    Raises what `check_names` raises, adapters' names included, and Unavailable (`memory_short`) where several do not
+    fit into this machine's memory together.
     """
-    prepared = tuple(
-        prepare_weights(replace(settings, model=replace(settings.model, name=name)), progress)
-        for name in settings.models
-    )
-    names = [ECHO if weights is None else weights.served.name for weights in prepared]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise Invalid(f"the model {twice[0]} is named twice", code="model_name", hint="each is served once")
+    preparation = _Preparation(settings, progress)
+    prepared = tuple(preparation.prepare(name) for name in settings.models)
+    check_names([served.name for weights in prepared for served in list_served(weights)])
     if len(prepared) > 1:
         check_memory(sum(weights.path.stat().st_size for weights in prepared if weights is not None))
     return prepared
@@ -70,45 +67,29 @@ def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
     `auto` measures this machine once, on the catalogue's first model. Raises Invalid and Unavailable, and
     VerificationError for a release that does not hold: nothing runs unsigned.
     """
-    name = settings.model.name
+    return _Preparation(settings, progress).prepare(settings.model.name)
+
+
+def find_served(settings: Settings, name: str) -> ServedModel | None:
+    """What a gateway that is started with this name would serve; None where nothing is called so.
+
+    A release is checked whole. A file is not read: what is said of it lacks the digest.
+    """
     if name == ECHO:
-        return None
-    catalogue = load_catalogue()
-    released = _releases(settings)
-    if name == AUTO:
-        weights = _catalogue_weights(settings, _choose(settings, catalogue, progress), progress)
-    elif is_file_name(name):
-        weights = _own_weights(Path(name).absolute(), progress)
-    else:
-        weights = _find_named(settings, name, catalogue, released, progress)
-    progress("checking adapters", 0, 0)
-    if released is None:
-        return weights
-    adapters = [_adapter(released.check(adapter), weights) for adapter in released.adapters_of(weights.served.digest)]
-    return replace(weights, adapters=tuple(adapters))
-
-
-def find_released(settings: Settings, name: str) -> ServedModel | None:
-    """What a release of that name would be served as, once all behind it was checked; None where there is none."""
+        return ECHO_MODEL
+    if is_file_name(name):
+        return _describe_file(Path(name), digest="")
+    entry = entry_of(name, load_catalogue())
+    if entry is not None:
+        return describe_entry(entry)
     released = _releases(settings)
     artefact = released.find(name) if released else None
-    return _as_served(released.check(artefact)) if released and artefact else None
+    return _describe_release(released.check(artefact)) if released and artefact else None
 
 
-def _releases(settings: Settings) -> ReleasedModels | None:
-    """The realm's releases; None where its log names none. A log that is damaged is refused by who opens it."""
-    log = Home(settings.home).artefacts
-    if not is_begun(log) or A_RELEASE not in (log / "segment").read_bytes():
-        return None
-    from allod.app.artefacts.released_models import ReleasedModels
-
-    return ReleasedModels(settings)
-
-
-def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Progress) -> Weights:
-    home = Home(settings.home)
-    path = Store(home.store).find(entry.sha256) or _fetch(home, entry, progress)
-    served = ServedModel(
+def describe_entry(entry: CatalogueEntry) -> ServedModel:
+    """A model of the catalogue."""
+    return ServedModel(
         name=entry.name,
         owner=entry.publisher,
         digest=digest_of_hex(entry.sha256),
@@ -116,42 +97,9 @@ def _catalogue_weights(settings: Settings, entry: CatalogueEntry, progress: Prog
         country=entry.country,
         informative=entry.informative,
     )
-    return Weights(path, served, read_header(path))
 
 
-def _fetch(home: Home, entry: CatalogueEntry, progress: Progress) -> Path:
-    from allod.model.fetch import ensure
-
-    return ensure(entry, Store(home.store), directory=home.models, progress=progress)
-
-
-def _find_named(
-    settings: Settings,
-    name: str,
-    catalogue: tuple[CatalogueEntry, ...],
-    released: ReleasedModels | None,
-    progress: Progress,
-) -> Weights:
-    """What the name or the digest stands for. Raises Invalid (`model_unknown`) with the names there are."""
-    entry = entry_of(name, catalogue)
-    if entry is not None:
-        return _catalogue_weights(settings, entry, progress)
-    artefact = released.find(name) if released else None
-    if released is None or artefact is None:
-        known = ", ".join(["auto", *(item.name for item in catalogue), *(released.newest() if released else ())])
-        raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
-    if artefact.base is not None:
-        return _find_named(settings, artefact.base, catalogue, released, progress)
-    progress(f"checking {name}", 0, 0)
-    model = released.check(artefact)
-    return Weights(model.checked.weights, _as_served(model), model.header)
-
-
-def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
-    return Adapter(model.checked.weights, replace(_as_served(model), base=weights.served.name))
-
-
-def _as_served(model: ReleasedModel) -> ServedModel:
+def _describe_release(model: ReleasedModel) -> ServedModel:
     told = model.passport
     return ServedModel(
         name=told.name,
@@ -165,31 +113,98 @@ def _as_served(model: ReleasedModel) -> ServedModel:
     )
 
 
+def _describe_file(path: Path, digest: str) -> ServedModel:
+    """One's own: what it is, its owner knows."""
+    return ServedModel(
+        name=path.stem, owner="not known", digest=digest, licence="not known", country="", informative=True
+    )
+
+
+def _releases(settings: Settings) -> ReleasedModels | None:
+    """The realm's releases; None where its log names none. A log that is damaged is refused by who opens it."""
+    log = Home(settings.home).artefacts
+    if not is_begun(log) or A_RELEASE not in (log / "segment").read_bytes():
+        return None
+    from allod.app.artefacts.released_models import ReleasedModels
+
+    return ReleasedModels(settings)
+
+
+class _Preparation:
+    """The preparation of one start's models. The realm's releases are read once, however many models there are."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+
+    @cached_property
+    def _released(self) -> ReleasedModels | None:
+        return _releases(self._settings)
+
+    def prepare(self, name: str) -> Weights | None:
+        """The model of that name, as `prepare_weights` has it."""
+        if name == ECHO:
+            return None
+        if name == AUTO:
+            weights = self._of_catalogue(self._choose())
+        elif is_file_name(name):
+            weights = _own_weights(Path(name).absolute(), self._progress)
+        else:
+            weights = self._find_named(name)
+        self._progress("checking adapters", 0, 0)
+        if self._released is None:
+            return weights
+        adapters = [self._released.check(adapter) for adapter in self._released.adapters_of(weights.served.digest)]
+        return replace(weights, adapters=tuple(_adapter(adapter, weights) for adapter in adapters))
+
+    def _find_named(self, name: str) -> Weights:
+        """What the name or the digest stands for. Raises Invalid (`model_unknown`) with the names there are."""
+        catalogue, released = load_catalogue(), self._released
+        entry = entry_of(name, catalogue)
+        if entry is not None:
+            return self._of_catalogue(entry)
+        artefact = released.find(name) if released else None
+        if released is None or artefact is None:
+            known = ", ".join(["auto", *(item.name for item in catalogue), *(released.newest() if released else ())])
+            raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
+        if artefact.base is not None:
+            return self._find_named(artefact.base)
+        self._progress(f"checking {name}", 0, 0)
+        model = released.check(artefact)
+        return Weights(model.checked.weights, _describe_release(model), model.header)
+
+    def _choose(self) -> CatalogueEntry:
+        """The best model for this machine. What was measured is kept: the second start does not measure again."""
+        catalogue, pace = load_catalogue(), read_pace(self._settings)
+        if pace is None:
+            reference = self._of_catalogue(catalogue[0])
+            self._progress("measuring this machine", 0, 0)
+            pace = asyncio.run(_measure(self._settings, reference))
+            keep_pace(self._settings, pace)
+        return best_for(catalogue, pace)
+
+    def _of_catalogue(self, entry: CatalogueEntry) -> Weights:
+        """The entry's file, fetched if it is not here."""
+        home = Home(self._settings.home)
+        path = Store(home.store).find(entry.sha256) or _fetch(home, entry, self._progress)
+        return Weights(path, describe_entry(entry), read_header(path))
+
+
+def _fetch(home: Home, entry: CatalogueEntry, progress: Progress) -> Path:
+    from allod.model.fetch import ensure
+
+    return ensure(entry, Store(home.store), directory=home.models, progress=progress)
+
+
+def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
+    return Adapter(model.checked.weights, replace(_describe_release(model), base=weights.served.name))
+
+
 def _own_weights(path: Path, progress: Progress) -> Weights:
     header = read_header(path)
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", path.stem) is None:
         raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
-    digest = digest_of_file(path, progress)
-    served = ServedModel(
-        name=path.stem,
-        owner="not known",
-        digest=digest_of_hex(digest),
-        licence="not known",
-        country="",
-        informative=True,
-    )
-    return Weights(path, served, header)
-
-
-def _choose(settings: Settings, catalogue: tuple[CatalogueEntry, ...], progress: Progress) -> CatalogueEntry:
-    """The best model for this machine. What was measured is kept: the second start does not measure again."""
-    pace = read_pace(settings)
-    if pace is None:
-        reference = _catalogue_weights(settings, catalogue[0], progress)
-        progress("measuring this machine", 0, 0)
-        pace = asyncio.run(_measure(settings, reference))
-        keep_pace(settings, pace)
-    return best_for(catalogue, pace)
+    return Weights(path, _describe_file(path, digest_of_hex(digest_of_file(path, progress))), header)
 
 
 async def _measure(settings: Settings, weights: Weights) -> MachinePace:

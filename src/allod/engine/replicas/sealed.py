@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.deadlines import Deadlines
+from allod.core.digests import digest_of_hex, hex_of
 from allod.core.errors import AllodError, Unavailable
 from allod.core.files.whole import write_whole
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
@@ -217,7 +218,7 @@ class Replica:
             await self._end()
             raise
         if self._library_digest is not None:
-            engine.info = replace(engine.info, build=f"sha256:{self._library_digest}")  # before anybody can ask it
+            engine.info = replace(engine.info, build=digest_of_hex(self._library_digest))  # before anybody can ask it
         self.info = engine.info
         self.started_ms = now_ms()
         self._engine, self._has_failed = engine, False
@@ -258,7 +259,7 @@ class Replica:
             return
         directory.mkdir(mode=0o700, exist_ok=True)
         for value in (self._options.config, self._evidence):
-            name = digest_of(value).removeprefix("sha256:")
+            name = hex_of(digest_of(value))
             write_whole(directory / f"{name}.json", canonical_json(value).decode())
 
     def _take_ahead(self) -> SealedProcess | None:
