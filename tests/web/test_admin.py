@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -24,14 +25,20 @@ from openai.types.admin.organization import projects as project_shapes
 from openai.types.admin.organization.projects import service_accounts as account_shapes
 from pydantic import BaseModel, TypeAdapter
 
+from allod.app.gateway.engine import ECHO_MODEL
+from allod.app.gateway.realm import Realm
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.labels import Tier
 from allod.core.nations.nation import Marking, Nation
+from allod.engine.adapters.echo import EchoEngine
+from allod.govern.metering.prices import Prices
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import KeyRing
 from allod.govern.tenancy.store import Position, Totals
 from allod.govern.tenancy.tenants import AuditEvent, Charge, Key, Quota, Tenant, api_key_digest, local_tenant
+from allod.serve.admission import Admission
+from allod.serve.router import Candidate, Router
 from allod.web.admin.handlers import ENDINGS, PREFIX, Admin
 from allod.web.http.asgi import Application, Call, Handler, Route
 from allod.web.http.metrics import Metrics
@@ -53,6 +60,20 @@ SECRET = "allod-admin-" + "x" * 43
 FIRST_KEY = Key("key_admin", None, "the first", api_key_digest(SECRET), SECRET[-4:], NOW_MS - 1000, is_admin=True)
 
 
+def realm_over(store: MemoryStore, **actions: Callable[[], object]) -> Realm:
+    """As much of a realm as administration has to do with: it serves a model for chats, and one for embeddings."""
+    engines = {"chatty": EchoEngine(), "vectors": EchoEngine()}
+    engines["vectors"].info = replace(engines["vectors"].info, can_chat=False)
+    candidates = [
+        Candidate(engine, (replace(ECHO_MODEL, name=name),), Admission(num_running=1, num_waiting=1))
+        for name, engine in engines.items()
+    ]
+    gateway = SimpleNamespace(controls=SimpleNamespace(nation=NATION), router=Router(candidates))
+    nothing = {"take_up_news": lambda: None, "check_clock": lambda: None}
+    settings = SimpleNamespace(prices=Prices())
+    return cast(Realm, SimpleNamespace(store=store, settings=settings, gateway=gateway, **nothing | actions))
+
+
 @dataclass
 class Office:
     """An administrator at the interface."""
@@ -64,13 +85,7 @@ class Office:
     check_clock: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
-        admin = Admin(
-            self.store,
-            nation=NATION,
-            models=("chatty", "vectors"),
-            embedding_models=("vectors",),
-            check_clock=lambda: self.check_clock(),
-        )
+        admin = Admin(realm_over(self.store, check_clock=lambda: self.check_clock()))
         self.routes = admin._actions
 
         async def at_that_time(handler: Handler, call: Call, *ids: str) -> None:
@@ -545,7 +560,7 @@ async def test_the_handlers_themselves_ask_for_an_admin_key() -> None:
     """Should a route ever forget to."""
     call = Call("0", "GET", f"{PREFIX}projects", b"", {}, None, None, NOW_MS)
     with pytest.raises(Denied):
-        await Admin(new_office().store, nation=NATION, models=()).routes()["GET", f"{PREFIX}projects"](call)
+        await Admin(realm_over(MemoryStore())).routes()["GET", f"{PREFIX}projects"](call)
 
 
 # Limits
@@ -1058,8 +1073,7 @@ async def test_news_are_taken_up_by_one_thread_at_a_time() -> None:
         with counting:
             inside -= 1
 
-    store = MemoryStore()
-    admin = Admin(store, nation=NATION, models=(), embedding_models=(), currency="GBP", take_up_news=take_up_news)
+    admin = Admin(realm_over(MemoryStore(), take_up_news=take_up_news))
     answered: list[int] = []
 
     def call(body: bytes) -> Call:

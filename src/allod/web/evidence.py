@@ -14,6 +14,7 @@ from allod.web.admin.query import Query
 from allod.web.http.asgi import Call
 from allod.web.http.errors import retry_after
 from allod.web.http.exchange import JSON, TEXT, Headers
+from allod.web.http.metrics import Metrics
 
 BINARY: Headers = ((b"content-type", b"application/octet-stream"),)
 MAX_WAITING = 256
@@ -79,9 +80,9 @@ class Evidence:
 class HealthPages:
     """`/healthz`, `/readyz` and `/metrics`: no key, no content."""
 
-    def __init__(self, *, check_ready: Callable[[], None], metrics_text: Callable[[], bytes]) -> None:
-        self._check_ready = check_ready
-        self._metrics_text = metrics_text
+    def __init__(self, realm: Realm, metrics: Metrics) -> None:
+        self._realm = realm
+        self._metrics = metrics
 
     async def healthz(self, call: Call) -> None:
         """Whether the process runs."""
@@ -90,7 +91,7 @@ class HealthPages:
     async def readyz(self, call: Call) -> None:
         """Whether it can answer: 503 while it cannot, with the reason that whoever asks for an answer is told."""
         try:
-            self._check_ready()
+            self._realm.gateway.check()
         except AllodError as error:
             body = msgspec.json.encode({"status": "unavailable", "reason": error.message, "code": error.code})
             await call.respond(503, body, JSON + retry_after(error))
@@ -99,4 +100,4 @@ class HealthPages:
 
     async def metrics(self, call: Call) -> None:
         """Prometheus' exposition."""
-        await call.respond(200, self._metrics_text(), ((b"content-type", b"text/plain; version=0.0.4"),))
+        await call.respond(200, self._metrics.text(), ((b"content-type", b"text/plain; version=0.0.4"),))

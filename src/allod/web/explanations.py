@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
 
 from allod.app.administration.explanations import Json, show_explanation
 from allod.app.administration.questions import Question, Questions
+from allod.app.gateway.realm import Realm
 from allod.govern.policy.explain import explain
-from allod.govern.policy.request import Model
-from allod.govern.tenancy.store import TenantStore
-from allod.serve.controls import Controls
 
 _Word = Annotated[str, msgspec.Meta(max_length=256)]
 
@@ -30,11 +27,11 @@ class ExplainBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Explanations:
-    """Of the policy in force. `models` are those that the realm knows of, besides the one it serves."""
+    """Of the policy in force, over one realm."""
 
-    def __init__(self, controls: Controls, store: TenantStore, models: Iterable[Model] = ()) -> None:
-        self._controls = controls
-        self._questions = Questions(controls, store, models)
+    def __init__(self, realm: Realm) -> None:
+        self._controls = realm.gateway.controls
+        self._questions = Questions(self._controls, realm.store, realm.models)
 
     @property
     def models(self) -> list[str]:

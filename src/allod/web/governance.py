@@ -28,11 +28,10 @@ from allod.web.admin.request import AdminRequest
 from allod.web.explanations import ExplainBody, Explanations
 from allod.web.http.asgi import Call
 from allod.web.http.bodies import check_keys
-from allod.web.http.exchange import JSON, Headers, read_body
+from allod.web.http.exchange import NOT_KEPT, read_body
 
 BODY_LIMIT_BYTES = 64 << 10
 NUM_VERSIONS = 100
-NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))
 Json = dict[str, Any]
 _Words = ParamSpec("_Words")
 _Made = TypeVar("_Made")
@@ -44,7 +43,7 @@ class Governance:
     def __init__(self, realm: Realm) -> None:
         self._realm = realm
         self._controls = realm.gateway.controls
-        explanations = Explanations(self._controls, realm.store, realm.models)
+        explanations = Explanations(realm)
         self._shares = _one_at_a_time(realm.shares.read)
         self._receipts = _one_at_a_time(realm.receipts.read)
         self._versions = _one_at_a_time(realm.policy_versions)

@@ -31,19 +31,9 @@ def application(realm: Realm) -> Application:
         started_s=now_ms() // 1000,
     )
     evidence = Evidence(realm)
-    health = HealthPages(check_ready=gateway.check, metrics_text=metrics.text)
+    health = HealthPages(realm, metrics)
     pages = Pages(Console())
-    admin = Admin(
-        realm.store,
-        nation=gateway.controls.nation,
-        models=list(gateway.router.models),
-        embedding_models=[
-            name for name in gateway.router.models if not gateway.router.route(name).engine.info.can_chat
-        ],
-        currency=settings.prices.currency,
-        take_up_news=realm.take_up_news,
-        check_clock=realm.check_clock,
-    )
+    admin = Admin(realm)
     governance = Governance(realm)
     route = partial(Route, dialect=ERRORS)
     return Application(

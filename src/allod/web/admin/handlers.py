@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from allod.app.gateway.realm import Realm
 from allod.core.errors import Denied, Invalid
-from allod.core.nations.nation import Nation
-from allod.govern.tenancy.store import TenantStore
 from allod.web.admin.accounts import Accounts
 from allod.web.admin.audit import Audit
 from allod.web.admin.keys import AdminKeys, ProjectKeys
@@ -24,12 +23,11 @@ from allod.web.admin.spending import Spending
 from allod.web.admin.usage import UsageReports
 from allod.web.http.asgi import Call, Handler, method_not_allowed
 from allod.web.http.bodies import check_keys
-from allod.web.http.exchange import JSON, Headers, read_body
+from allod.web.http.exchange import NOT_KEPT, read_body
 
 PREFIX = "/v1/organization/"
 METHODS = ("GET", "POST", "DELETE")
 BODY_LIMIT_BYTES = 1 << 20
-NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))  # an answer may hold a key
 Action = Callable[..., Json]  # of what is asked, and of each id in the path
 Actions = dict[tuple[str, str], Action]  # by method and path below the prefix; {} stands for an id
 
@@ -45,37 +43,25 @@ ENDINGS = frozenset(
 
 
 class Admin:
-    """OpenAI's administration interface over one store.
+    """OpenAI's administration interface over one realm.
 
-    `models` are the names that are served, `embedding_models` those of them that only make embeddings; `currency` is
-    the realm's (ISO 4217). An action is a plain function, run in a thread; those that change something take turns, so
-    that what one of them read is still so when it writes. `take_up_news` brings into force what the store says;
-    `check_clock` raises Unavailable while no change can be dated.
+    An action is a plain function, run in a thread; those that change something take turns, so that what one of them
+    read is still so when it writes.
     """
 
-    def __init__(
-        self,
-        store: TenantStore,
-        *,
-        nation: Nation,
-        models: Sequence[str],
-        embedding_models: Collection[str] = (),
-        currency: str = "GBP",
-        take_up_news: Callable[[], None] = lambda: None,
-        check_clock: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._store = store
-        self._take_up_news = take_up_news
-        self._check_clock = check_clock
+    def __init__(self, realm: Realm) -> None:
+        self._realm = realm
         self._changing = asyncio.Lock()
         self._taking_up = asyncio.Lock()
-        retention, spending = Retention(store), Spending(store, currency)
+        store, nation, router = realm.store, realm.gateway.controls.nation, realm.gateway.router
+        currency = realm.settings.prices.currency
+        embedding_models = [name for name in router.models if not router.route(name).engine.info.can_chat]
         usage = UsageReports(store, embedding_models=embedding_models, currency=currency)
         self._actions: Actions = {
             **_of_the_organization(AdminKeys(store), Audit(store), usage),
             **_of_projects(Projects(store, nation), Accounts(store, nation), ProjectKeys(store, nation)),
-            **_of_what_a_project_may(RateLimits(store, models), ModelPermissions(store)),
-            **_of_both(retention, spending),
+            **_of_what_a_project_may(RateLimits(store, list(router.models)), ModelPermissions(store)),
+            **_of_both(Retention(store), Spending(store, currency)),
             ("GET", "users"): _nobody,
             ("GET", "projects/{}/users"): self._nobody_of,
         }
@@ -103,7 +89,7 @@ class Admin:
             made = await asyncio.to_thread(action, asked, *ids)
         else:
             if not is_ending:
-                self._check_clock()
+                self._realm.check_clock()
             async with self._changing:
                 made = await asyncio.to_thread(self._change, action, asked, *ids)
         await call.respond(200, msgspec.json.encode(made), NOT_KEPT)
@@ -115,7 +101,7 @@ class Admin:
         """
         await read_body(call.receive, call.headers, limit_bytes=0)
         async with self._taking_up:
-            await asyncio.to_thread(self._take_up_news)
+            await asyncio.to_thread(self._realm.take_up_news)
         await call.respond(200, b"{}", NOT_KEPT)
 
     async def _refuse(self, call: Call, path: str) -> None:
@@ -127,11 +113,11 @@ class Admin:
     def _change(self, action: Action, *words: Any) -> Json:
         """A change has returned only when it is in force here: its key opens, what it ended is ended."""
         made = action(*words)
-        self._take_up_news()
+        self._realm.take_up_news()
         return made
 
     def _nobody_of(self, asked: AdminRequest, project_id: str) -> Json:
-        self._store.tenant(project_id)
+        self._realm.store.tenant(project_id)
         return _nobody(asked)
 
 

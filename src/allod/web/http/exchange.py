@@ -14,6 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON: Headers = ((b"content-type", b"application/json"),)
+NOT_KEPT: Headers = (*JSON, (b"cache-control", b"no-store"))  # an answer may hold a key
 TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
 EVENTS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 WATCH = "allod.watch"  # among the extensions of a request's scope

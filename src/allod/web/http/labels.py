@@ -38,7 +38,7 @@ def label_of(headers: dict[bytes, bytes], default: Label, nation: Nation) -> Lab
         raise Invalid("a label is not UTF-8", code="unknown_label", param="x-allod-*") from error
     except Invalid as error:
         header = _HEADER_OF[error.param or ""].decode()
-        raise Invalid(error.message, code=error.code, param=header, hint=error.hint) from error
+        raise error.restate(param=header) from error
     return default.join(declared)
 
 
