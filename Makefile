@@ -2,7 +2,7 @@
 #   make up           everything that is needed, then the gateway      make check  style, types, the house's rules
 #   make test         everything that the tests need, then the tests   make bench  benchmarks, as ratios
 #   make setup        what `make up` needs, without starting           make docs   the reference, from the code
-#   make setup-train  what `allod train` needs
+#   make setup-train  what `allod train` needs                         make coverage  what the quick tests reach, by room
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 UP     ?=
 
-.PHONY: up setup setup-train dev test test-fast check docs format bench lock clean
+.PHONY: up setup setup-train dev test test-fast coverage check docs format bench lock clean
 
 up: $(VENV)/.ready
 	@exec $(BIN)/allod up $(UP)
@@ -52,6 +52,12 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m "not slow and not services" $(ARGS)
 
+# Not in CI: it takes longer than the tests alone. A test that fails spoils no measurement, only the exit status.
+coverage: $(VENV)/.dev
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -m "not slow and not services" $(ARGS); status=$$?; \
+	    $(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet && $(BIN)/python tests/by_room.py && exit $$status
+
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -71,4 +77,4 @@ lock: $(VENV)/.dev
 	@sh tests/lock.sh
 
 clean:
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* coverage.json
