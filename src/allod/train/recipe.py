@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from allod.core.digests import HEX
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Identifier
 from allod.core.places import fault_of_place
@@ -261,7 +262,7 @@ def _check_source(source: Source) -> None:
     if fault := fault_of_place(source.jurisdiction):
         raise Invalid(f"{where}jurisdiction: {fault}", code="recipe_range", param="jurisdiction")
     _check_text(where, "date", source.date, _DATE, "a year, or a date as YYYY-MM-DD")
-    _check_text(where, "sha256", source.sha256, r"([0-9a-f]{64})?", "64 hexadecimal digits")
+    _check_text(where, "sha256", source.sha256, f"({HEX})?", "64 hexadecimal digits")
     for name in ("licence", "origin"):
         _check_text(where, name, getattr(source, name), r".{1,256}", "said, in up to 256 characters")
         if not is_plain(getattr(source, name)):

@@ -165,7 +165,7 @@ class _Preparation:
             return self._of_catalogue(entry)
         artefact = released.find(name) if released else None
         if released is None or artefact is None:
-            known = ", ".join(["auto", *(item.name for item in catalogue), *(released.newest() if released else ())])
+            known = ", ".join([AUTO, *(item.name for item in catalogue), *(released.newest() if released else ())])
             raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
         if artefact.base is not None:
             return self._find_named(artefact.base)

@@ -22,7 +22,7 @@ from typing import Any
 
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.release_log import ReleaseLog
-from allod.app.gateway.model_choice import ECHO, is_file_name
+from allod.app.gateway.model_choice import AUTO, ECHO, is_file_name
 from allod.app.home import Home, nation_of
 from allod.core.canonical import JsonValue, check_canonical
 from allod.core.digests import digest_of_bytes, digest_of_hex, hex_of
@@ -241,7 +241,7 @@ def _evaluation(folder: Path, chain: Chain) -> Mapping[str, Any]:
 
 def _check_name(name: str) -> None:
     """A name leads to one model: none of the catalogue's, and nothing that means a file."""
-    taken = {ECHO, "auto", *(entry.name for entry in load_catalogue())}
+    taken = {AUTO, ECHO, *(entry.name for entry in load_catalogue())}
     if name in taken or is_file_name(name):
         raise Invalid(
             f"{name!r} cannot be the name of a release: it already means something else",

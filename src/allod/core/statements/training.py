@@ -16,8 +16,8 @@ from typing import Any
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.digests import digest_of_bytes, hex_of, is_digest
-from allod.core.errors import Invalid
 from allod.core.statements.receipt import STATEMENT_TYPE, Statement, check_statement
+from allod.core.statements.shapes import refusal
 
 TRAINING, TRAINING_V1 = "urn:allod:training:v2", "urn:allod:training:v1"
 TRAININGS = frozenset({TRAINING, TRAINING_V1})
@@ -150,19 +150,19 @@ def check_training_statement(data: bytes) -> TrainingStatement:
     statement = check_statement(data)
     held = statement.predicate
     if held.keys() != _FIELDS_OF.get(statement.kind, set()):
-        raise _refusal("its fields are not those of a training statement")
+        raise refusal("its fields are not those of a training statement")
     if statement.kind == TRAINING and not (_is_stated(held["stated"]) and _is_observed(held["observed"])):
-        raise _refusal("what was stated or observed of where it ran is not what it must be")
+        raise refusal("what was stated or observed of where it ran is not what it must be")
     stage, version, parameters, inputs = held["stage"], held["version"], held["parameters"], held["inputs"]
     if not _is(_NAME, stage) or type(version) is not int or not isinstance(parameters, dict):
-        raise _refusal("its stage, version or parameters are not what they must be")
+        raise refusal("its stage, version or parameters are not what they must be")
     if not isinstance(inputs, list) or len(inputs) > MAX_INPUTS or not all(map(_is_input, inputs)):
-        raise _refusal("its inputs are not what they must be")
+        raise refusal("its inputs are not what they must be")
     files = _subject(statement, stage)
     if held["key"] != key_of(stage, version, parameters, inputs):
-        raise _refusal("its key does not follow from what went in")
+        raise refusal("its key does not follow from what went in")
     if held["derivation"] != derivation_of(held["key"], files):
-        raise _refusal("its derivation does not follow from its key and its files")
+        raise refusal("its derivation does not follow from its key and its files")
     return TrainingStatement(
         id=statement.id,
         digest=digest_of_bytes(data),
@@ -183,21 +183,21 @@ def check_artefact_statement(data: bytes) -> ArtefactStatement:
     statement = check_statement(data)
     held = statement.predicate
     if statement.kind != ARTEFACT or held.keys() != _ARTEFACT_FIELDS:
-        raise _refusal("its fields are not those of an artefact statement")
+        raise refusal("its fields are not those of an artefact statement")
     digests = ("digest", "derivation", "passport", "bom", "summary", "signature")
     if not all(is_digest(held[name]) for name in digests):
-        raise _refusal("one of its digests is none")
+        raise refusal("one of its digests is none")
     is_adapter = held["kind"] == "adapter"
     if held["kind"] not in ("model", "adapter") or (held["base"] is not None) is not is_adapter:
-        raise _refusal("it is a model without a base, or an adapter with one")
+        raise refusal("it is a model without a base, or an adapter with one")
     if is_adapter and not is_digest(held["base"]):
-        raise _refusal("its base is no digest")
+        raise refusal("its base is no digest")
     if not _is(_MODEL_NAME, held["name"]) or not isinstance(held["stages"], list) or not held["stages"]:
-        raise _refusal("its name or its stages are not what they must be")
+        raise refusal("its name or its stages are not what they must be")
     if len(held["stages"]) > MAX_INPUTS or not all(map(_is_stage, held["stages"])):
-        raise _refusal("its stages are not what they must be")
+        raise refusal("its stages are not what they must be")
     if _subject(statement, held["name"]) != held["digest"]:
-        raise _refusal("its subject is not its digest")
+        raise refusal("its subject is not its digest")
     return ArtefactStatement(
         id=statement.id,
         digest=digest_of_bytes(data),
@@ -227,7 +227,7 @@ def _subject(statement: Statement, name: str) -> str:
     """The digest of the one subject, which must have this name."""
     digest = statement.digest_of_subject(name)
     if digest is None:
-        raise _refusal(f"its subject is not {name}")
+        raise refusal(f"its subject is not {name}")
     return digest
 
 
@@ -269,7 +269,3 @@ def _is_stage(value: object) -> bool:
         and is_digest(value["derivation"])
         and is_digest(value["statement"])
     )
-
-
-def _refusal(message: str) -> Invalid:
-    return Invalid(message, code="bad_statement")
