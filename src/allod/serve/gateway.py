@@ -173,9 +173,9 @@ class Gateway:
         self, request: Request, candidate: Candidate, prepared: Chat | Embed, schemas: Sequence[Asked] = ()
     ) -> Execution:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
-        engine = candidate.engine.info
         self.check(candidate.engine)
         await self.recorder.prepare(request)
+        engine = candidate.engine.info  # decided on now, and told to whoever answers
         action: Literal["chat", "embed"] = "chat" if isinstance(prepared, Chat) else "embed"
         decision = self.controls.decide(request.caller, action, request.label, prepared.model)
         if not decision.permitted:
