@@ -160,6 +160,18 @@ def test_after_erasure_the_same_day_has_another_name(tmp_path: Path) -> None:
     assert keys.key_named(DAY, key) is None
 
 
+def test_a_key_that_cannot_be_read_is_not_made_anew(tmp_path: Path) -> None:
+    """A disk that fails stops the tenant's day; another key in its place would erase the day's receipts unasked."""
+    DayKeys(tmp_path).use("a", DAY)
+    (file,) = (tmp_path / DAY).iterdir()
+    file.unlink()
+    file.mkdir(mode=0o600)
+    with pytest.raises(Unavailable) as refused:
+        DayKeys(tmp_path).use("a", DAY)
+    assert refused.value.code == "keystore_unavailable"
+    assert file.is_dir()
+
+
 def test_a_broken_or_shared_key_file_is_refused(tmp_path: Path) -> None:
     """A wrong length or wider permissions stop the tenant's day rather than weaken it."""
     DayKeys(tmp_path).use("a", DAY)
