@@ -5,5 +5,5 @@ client.py        a client of our own gateway                 starting.py    a ga
 running.py       the gateway that runs in this realm         progress.py    progress of long work
 officer.py       who sits at the command line
 model_words.py   how models are told of                      tenant_words.py  how tenants' terms are said
-steps.py         how the steps of a verification are told
+steps.py         how the steps of a verification are told     json_text.py     what --json prints
 """

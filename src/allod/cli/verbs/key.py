@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from contextlib import closing
@@ -22,6 +21,7 @@ from allod.app.administration.tenants import check_active, find_tenant, list_ten
 from allod.app.administration.terms import Json, change_scope
 from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings, nation_of
+from allod.cli.json_text import json_text
 from allod.cli.officer import officer_of, officer_who_ends
 from allod.cli.running import take_up_news
 from allod.cli.tenant_words import tell_restriction, word_or_any, words_or_any
@@ -117,7 +117,7 @@ def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -
         _refuse_own(key, settings)
         key = revoke_key(store, officer_who_ends(), key)
     take_up_news(settings)
-    print(json.dumps(_show(store, _find_owner(store, key), key)) if words.json else f"{key.id} opens nothing any more")
+    print(json_text(_show(store, _find_owner(store, key), key)) if words.json else f"{key.id} opens nothing any more")
 
 
 def _refuse_own(key: Key, settings: Settings) -> None:
@@ -134,7 +134,7 @@ def _refuse_own(key: Key, settings: Settings) -> None:
 def _hand_over(store: TenantStore, key: Key, secret: str, *, as_json: bool) -> None:
     """The key on standard output, alone; what to know of it beside."""
     if as_json:
-        print(json.dumps({**_show(store, _find_owner(store, key), key), "value": secret}))
+        print(json_text({**_show(store, _find_owner(store, key), key), "value": secret}))
         return
     ends = "" if key.expires_ms is None else f", until {_day(key.expires_ms)}"
     print(f"{key.id}{ends}; the key is shown this once:", file=sys.stderr, flush=True)
@@ -149,7 +149,7 @@ def _list(store: TenantStore, words: argparse.Namespace) -> None:
     found = [(owner, key) for owner in owners for key in list_keys(store, None if owner is None else owner.id)]
     listed = [(owner, key, why) for owner, key in found if not (why := _why_not(key, owner, time_ms)) or words.all]
     if words.json:
-        print(json.dumps([{**_show(store, owner, key), "ended": why or None} for owner, key, why in listed]))
+        print(json_text([{**_show(store, owner, key), "ended": why or None} for owner, key, why in listed]))
         return
     for _, key, why in listed:
         print(_line(key, why))

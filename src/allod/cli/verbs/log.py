@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import secrets
 import sys
 from collections.abc import Collection
@@ -16,6 +15,7 @@ from allod.app.artefacts.known_heads import heads_of_bundles
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.open_store import open_store
 from allod.app.home import Home, load_settings
+from allod.cli.json_text import json_text
 from allod.cli.officer import account_here
 from allod.cli.running import is_clock_believed, the_log_to_itself
 from allod.core.errors import Invalid
@@ -81,7 +81,7 @@ def _compare(home: Home, words: argparse.Namespace) -> int:
         ours = " and ".join(key.name for key in keys)
         raise Invalid(f"the tree head is of {origin}, and this realm's logs are {ours}", code="log_origin")
     if words.json:
-        print(json.dumps(_comparison_json(found)))
+        print(json_text(_comparison_json(found)))
     else:
         print(f"{origin}: {found.said}")
     return 0 if found.is_consistent else 1
@@ -124,14 +124,14 @@ def _accept_clock(home: Home, words: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         raise Invalid("the log has no tree head yet", code="no_log") from error
     if is_clock_believed(settings):
-        print(json.dumps(None) if words.json else "the clock is believed already: nothing was written")
+        print(json_text(None) if words.json else "the clock is believed already: nothing was written")
         return 0
     who = account_here()
     accepted = ClockAccepted(
         f"clock_{secrets.token_hex(16)}", now_ms(), settings.origin, head.size, head.root.hex(), who
     )
     ArtefactsLog(settings).append([clock_statement(accepted)])
-    print(json.dumps(asdict(accepted)) if words.json else f"accepted at {moment_text(accepted.at_ms)}, by {who}")
+    print(json_text(asdict(accepted)) if words.json else f"accepted at {moment_text(accepted.at_ms)}, by {who}")
     return 0
 
 
@@ -156,7 +156,7 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
     is_sound = all(report.is_sound for report in reports.values())
     if words.json:
         print(
-            json.dumps(
+            json_text(
                 {
                     **_report_json(reports["receipts"]),
                     "logs": {name: _report_json(one) for name, one in reports.items()},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from allod.app.gateway.model_choice import entry_of, is_file_name
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import Home, load_settings
 from allod.app.training.lineage import LEARNT, UNKNOWN, Trace, trace_document
+from allod.cli.json_text import json_text
 from allod.cli.model_words import print_walk, walk_json
 from allod.cli.progress import show_progress
 from allod.cli.steps import print_failed, print_step, steps_before
@@ -57,7 +57,7 @@ def _list(words: argparse.Namespace) -> int:
     settings = load_settings()
     rows = [*_catalogue_rows(settings), *_rows_of_releases(settings)]
     if words.json:
-        print(json.dumps(rows))
+        print(json_text(rows))
         return 0
     for row in rows:
         size, publisher = f"{row['size_bytes'] / 1e6:.0f} MB", f"{row['publisher']} ({row['country']})"
@@ -129,7 +129,7 @@ def _show(words: argparse.Namespace) -> int:
         raise _unknown(words.model, released)
     model = released.check(artefact)
     if words.json:
-        print(json.dumps(walk_json(model)))
+        print(json_text(walk_json(model)))
     else:
         print_walk(model)
     return 0
@@ -138,7 +138,7 @@ def _show(words: argparse.Namespace) -> int:
 def _show_imported(entry: CatalogueEntry, *, as_json: bool) -> int:
     if as_json:
         row = {"name": entry.name, "digest": digest_of_hex(entry.sha256), "licence": entry.licence}
-        print(json.dumps({**row, "origin": "imported", "publisher": entry.publisher, "country": entry.country}))
+        print(json_text({**row, "origin": "imported", "publisher": entry.publisher, "country": entry.country}))
         return 0
     print(f"{entry.name}  {digest_of_hex(entry.sha256)}")
     print(entry.origin_note)
@@ -159,14 +159,14 @@ def _check(words: argparse.Namespace) -> int:
     except VerificationError as error:
         if words.json:
             failed = {"number": error.step, "name": error.name, "detail": error.message}
-            print(json.dumps({"name": artefact.name, "verified": False, "failed": failed}))
+            print(json_text({"name": artefact.name, "verified": False, "failed": failed}))
         else:
             for step in steps_before(error, STEPS):
                 print_step(step)
             print_failed(error)
         return 1
     if words.json:
-        print(json.dumps({"name": artefact.name, "verified": True, "steps": [asdict(step) for step in steps]}))
+        print(json_text({"name": artefact.name, "verified": True, "steps": [asdict(step) for step in steps]}))
         return 0
     for step in steps:
         print_step(step)
@@ -183,7 +183,7 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
     if as_json:
         told = {key: value for key, value in asdict(header).items() if key in _SHOWN_OF_HEADER}
         failed = {"number": 0, "name": "release", "detail": why}
-        print(json.dumps({"name": str(file), "verified": False, "gate": told, "failed": failed}))
+        print(json_text({"name": str(file), "verified": False, "gate": told, "failed": failed}))
         return 1
     sizes = f"{header.num_parameters:,} parameters, {header.context_tokens:,} tokens of context"
     template = f"chat template {header.template_digest}" if header.has_template else "no chat template"
@@ -197,7 +197,7 @@ def _tell_affected(words: argparse.Namespace) -> int:
     document: that shows nothing, for it may be meant by another name."""
     traces = trace_document(ReleasedModels(load_settings()), words.document)
     if words.json:
-        print(json.dumps([asdict(trace) for trace in traces]))
+        print(json_text([asdict(trace) for trace in traces]))
     else:
         for trace in traces:
             print(f"{trace.model:22} {trace.digest[:23]}…  {_describe(trace)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from allod.app.artefacts.policies import MAX_POLICY_BYTES, Policies, open_policies
 from allod.app.home import load_settings, nation_of
+from allod.cli.json_text import json_text
 from allod.cli.officer import account_here
 from allod.cli.running import time_of_record_ms
 from allod.cli.verbs.policy_explain import add_explain_arguments, explain_request
@@ -73,7 +73,7 @@ def _check(words: argparse.Namespace, settings: Settings) -> int:
             raise
         return _tell_unreadable(error, as_json=words.json)
     if words.json:
-        print(json.dumps({**asdict(report), "is_sound": report.is_sound}))
+        print(json_text({**asdict(report), "is_sound": report.is_sound}))
         return 0 if report.is_sound else 1
     print(f"{report.digest}\n{report.num_asked} requests asked, {report.num_permitted} permitted")
     for rule, num_forbidden in report.forbidden_by.items():
@@ -93,7 +93,7 @@ def _check(words: argparse.Namespace, settings: Settings) -> int:
 def _tell_unreadable(error: Invalid, *, as_json: bool) -> int:
     """What is no policy at all is an error of the policy, not of whoever asks for its check."""
     finding = {"severity": "error", "code": error.code, "message": error.message}
-    print(json.dumps({"findings": [finding], "is_sound": False}) if as_json else f"error: {error.message}\nNOT sound")
+    print(json_text({"findings": [finding], "is_sound": False}) if as_json else f"error: {error.message}\nNOT sound")
     return 1
 
 
@@ -103,7 +103,7 @@ def _set(words: argparse.Namespace, settings: Settings) -> int:
     time_ms = time_of_record_ms(settings)
     logged = policies.set(text, who=account_here(), note=words.note, even_so=words.even_so, now_ms=time_ms)
     if words.json:
-        print(json.dumps(None if logged is None else _row(logged)))
+        print(json_text(None if logged is None else _row(logged)))
     else:
         print("in force already" if logged is None else f"in force: {_line(logged)}")
     return 0
@@ -114,7 +114,7 @@ def _show(words: argparse.Namespace, settings: Settings) -> int:
     logged = _choose(policies, words.which)
     stored = policies.find_stored(logged.version.digest)
     if words.json:
-        print(json.dumps({**_row(logged), "text": stored.text, "words": stored.schema}))
+        print(json_text({**_row(logged), "text": stored.text, "words": stored.schema}))
     else:
         sys.stdout.write(stored.text)
     return 0
@@ -124,7 +124,7 @@ def _history(words: argparse.Namespace, settings: Settings) -> int:
     history = open_policies(settings).history()
     found = history.versions_during(*span_ms(words.at)) if words.at else list(history.versions)
     if words.json:
-        print(json.dumps([_row(logged) for logged in found]))
+        print(json_text([_row(logged) for logged in found]))
     else:
         for logged in found:
             print(_line(logged))

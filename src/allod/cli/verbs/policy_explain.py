@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from allod.app.artefacts.policies import MAX_POLICY_BYTES, open_policies
 from allod.app.gateway.open_store import open_store
 from allod.app.gateway.policy_models import catalogue_models, model_called
 from allod.app.home import Home, nation_of
+from allod.cli.json_text import json_text
 from allod.cli.running import model_of_running
 from allod.core.files.named import read_named_text
 from allod.core.nations.nation import Nation
@@ -70,7 +70,7 @@ def explain_request(words: argparse.Namespace, settings: Settings) -> int:
     told = explain(policy, asked, questions.models.values())
     permitted = told.decision.permitted
     if words.json:
-        print(json.dumps({**show_explanation(policy, asked, told), "seal_assumed": words.seal is None}))
+        print(json_text({**show_explanation(policy, asked, told), "seal_assumed": words.seal is None}))
         return 0 if permitted else 1
     assumed = " (assumed: no engine was asked; --seal says otherwise)" if words.seal is None else ""
     print(f"asked      {describe(asked)}{assumed}\npolicy     {policy.digest}")

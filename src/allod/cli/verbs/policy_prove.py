@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from allod.app.administration.claims import Judgement, bundles_of_breaches, judge_log
 from allod.app.home import Home, nation_of
+from allod.cli.json_text import json_text
 from allod.core.errors import Invalid
 from allod.govern.policy.claims import parse_claim
 from allod.prove.formats.encodings import to_base64
@@ -32,7 +32,7 @@ def prove_claim(words: argparse.Namespace, settings: Settings) -> int:
         words.receipts.mkdir(parents=True, exist_ok=True)
         for breach, bundle in bundles_of_breaches(judged, home.receipts, key):
             (words.receipts / f"{breach.receipt_id}.receipt.json").write_bytes(bundle)
-    print(json.dumps(_judgement_json(judged)) if words.json else _judgement_text(judged))
+    print(json_text(_judgement_json(judged)) if words.json else _judgement_text(judged))
     return 0 if judged.holds else 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from allod.cli.json_text import json_text
 from allod.seal.lab.suite import BLOCKED, ESCAPED, NOT_RUN, SuiteReport, run_suite
 from allod.seal.profiles.profile import PROFILES, SEALED
 
@@ -34,7 +34,7 @@ def run(words: argparse.Namespace) -> int:
     progress.end()
     if words.json:
         rows, calls = ([asdict(row) for row in part] for part in (report.rows, report.calls))
-        print(json.dumps({"holds": report.holds, "escaped": report.escaped, "rows": rows, "calls": calls}))
+        print(json_text({"holds": report.holds, "escaped": report.escaped, "rows": rows, "calls": calls}))
     else:
         _print(report)
     return 0 if report.holds else 1

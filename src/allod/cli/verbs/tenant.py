@@ -7,7 +7,6 @@ another within a second.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from allod.app.administration.terms import change_terms
 from allod.app.gateway.meter import recount
 from allod.app.gateway.open_store import open_store
 from allod.app.home import load_settings, nation_of
+from allod.cli.json_text import json_text
 from allod.cli.officer import officer_of, officer_who_ends
 from allod.cli.running import take_up_news, the_log_to_itself
 from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, tell_restriction
@@ -70,7 +70,7 @@ def run(words: argparse.Namespace) -> int:
         if words.part == "recount":
             with the_log_to_itself():
                 num_receipts = recount(settings, store)
-            print(json.dumps({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
+            print(json_text({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
             return 0
         tenant = _change(store, settings, words, nation)
         if words.part != "show":
@@ -101,7 +101,7 @@ def _set(store: TenantStore, officer: Officer, tenant: Tenant, said: Mapping[str
 def _list(store: TenantStore, nation: Nation, words: argparse.Namespace) -> None:
     tenants = list(list_tenants(store, include_archived=words.all))
     if words.json:
-        print(json.dumps([show_tenant(tenant, nation) for tenant in tenants]))
+        print(json_text([show_tenant(tenant, nation) for tenant in tenants]))
         return
     for tenant in tenants:
         limits = "; ".join([*_tell_quotas(tenant), *(_tell_budget(budget) for budget in tenant.budgets)]) or "no limits"
@@ -114,7 +114,7 @@ def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) 
     if as_json:
         shown_used = {period: asdict(totals) for period, totals in used.items()}
         limits = [show_rate_limit(tenant, model) for model in sorted(tenant.model_quotas)]
-        print(json.dumps({**show_tenant(tenant, nation), "rate_limits": limits, "used": shown_used}))
+        print(json_text({**show_tenant(tenant, nation), "rate_limits": limits, "used": shown_used}))
         return
     print(f"{tenant.id}  {tenant.name}" + ("  (archived)" if tenant.archived_ms is not None else ""))
     print(f"label     {tenant.tier or 'the lowest tier'}; markings {tell_restriction(tenant.markings)}")

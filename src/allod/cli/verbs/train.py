@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from allod.app.home import load_settings
 from allod.app.training.run import Trained, as_rows, train
 from allod.app.training.surroundings import Told, TrainOptions
+from allod.cli.json_text import json_text
 from allod.cli.progress import show_progress
 from allod.cli.running import time_of_record_ms
 from allod.core.digests import hex_of
@@ -82,7 +82,7 @@ def run(words: argparse.Namespace) -> int:
     with _stop_wish() as should_stop, show_progress(are_bytes=False) as progress:
         told = _quiet(progress) if words.json else _StatusLines(progress).told
         trained = train(settings, options, told, should_stop=should_stop)
-    print(json.dumps(_as_json(trained))) if words.json else _say_end(trained)
+    print(json_text(_as_json(trained))) if words.json else _say_end(trained)
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from allod.cli.json_text import json_text
 from allod.cli.steps import print_failed, print_step, steps_before
 from allod.core.errors import VerificationError
 from allod.core.files.named import read_named_file
@@ -78,7 +78,7 @@ class _Told:
 
     def tell_verified(self, report: Report) -> int:
         if self.as_json:
-            print(json.dumps({"verified": True, "level": report.level, "steps": self.steps, **self._chain()}))
+            print(json_text({"verified": True, "level": report.level, "steps": self.steps, **self._chain()}))
         else:
             print("verified")
         return 0
@@ -89,7 +89,7 @@ class _Told:
     def tell_failed(self, error: VerificationError, reason: str = "") -> int:
         if self.as_json:
             failed = {"number": error.step, "name": error.name, "ok": False, "detail": error.message}
-            print(json.dumps({"verified": False, "failed": failed, "steps": self.steps, **self._chain()}))
+            print(json_text({"verified": False, "failed": failed, "steps": self.steps, **self._chain()}))
             return 1
         print_failed(error, reason)
         return 1
