@@ -250,9 +250,9 @@ def test_every_door_is_used() -> None:
 
 
 def loaded_by(module: str) -> set[str]:
-    """All that importing it imports."""
-    code = f"import sys, {module}; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    """All that importing it imports, and nothing that measures it."""
+    command = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout.split())
 
 
 def test_verifying_loads_core_and_prove_alone(tmp_path: Path) -> None:

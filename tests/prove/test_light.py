@@ -9,7 +9,7 @@ import sys
 def test_verification_imports_only_what_it_needs() -> None:
     """`allod.prove.verify` must work where a log never could: in a small tool, offline."""
     code = "import sys, allod.prove.verify; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
     loaded = set(ran.stdout.split())
     heavy = {
         "sqlite3",
