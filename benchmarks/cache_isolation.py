@@ -38,18 +38,18 @@ from measure import machine, paired, rotated, spread
 
 NUM_TURNS, TURN_TOKENS = 3, 12  # of each conversation
 NUM_SHORT, SHORT_TOKENS = 24, 24  # requests that measure how soon a slot has its next
-MANY_SLOTS = 1000  # a turn for whoever asks: the engine does the choosing
+MANY_SLOTS = 1000  # one for whoever asks: the engine does the choosing
 WAYS = ("free", "salted")
 
 
 class FreeEngine(LlamaEngine):
     """llama.cpp with its own choice of slots and everything reused."""
 
-    async def _parts(self, body: bytes, turn: SlotLease) -> AsyncGenerator[int | bytes, None]:
+    async def _parts(self, body: bytes, lease: SlotLease) -> AsyncGenerator[int | bytes, None]:
         async with aclosing(self._http.stream("POST", CHAT_PATH, b'{"cache_prompt":true,' + body[1:])) as parts:
             async for part in parts:
                 yield part
-        self._slots.give_back(turn)
+        self._slots.give_back(lease)
 
 
 @dataclass

@@ -17,11 +17,11 @@ SALTS = ("a", "b", "c")
 
 def used(slots: Slots, salt: str, prompt: bytes) -> SlotLease:
     """A request that was answered."""
-    turn = slots.take(salt, prompt)
-    assert turn is not None
-    turn.begun = True
-    slots.give_back(turn)
-    return turn
+    lease = slots.take(salt, prompt)
+    assert lease is not None
+    lease.begun = True
+    slots.give_back(lease)
+    return lease
 
 
 @dataclass
@@ -30,11 +30,11 @@ class Engine:
 
     content: dict[int, str] = field(default_factory=dict)
 
-    def end(self, turn: SlotLease, ending: str) -> None:
+    def end(self, lease: SlotLease, ending: str) -> None:
         """A refused request leaves what was there; one cut short may have left its own; an answered one has."""
         if ending != "refused":
-            self.content[turn.slot] = turn.salt
-        turn.begun = ending == "answered"
+            self.content[lease.slot] = lease.salt
+        lease.begun = ending == "answered"
 
 
 Step = tuple[str, bytes] | tuple[int, str]
@@ -52,17 +52,17 @@ def test_what_is_reused_is_always_of_the_requests_own_salt(num_slots: int, told:
     for what, how in told:
         if isinstance(what, str):
             assert isinstance(how, bytes)
-            turn = slots.take(what, how)
-            assert (turn is None) == (len(running) == num_slots)
-            if turn is not None:
-                assert not turn.reuse or engine.content[turn.slot] == turn.salt
-                assert turn.slot not in {other.slot for other in running}
-                running.append(turn)
+            lease = slots.take(what, how)
+            assert (lease is None) == (len(running) == num_slots)
+            if lease is not None:
+                assert not lease.reuse or engine.content[lease.slot] == lease.salt
+                assert lease.slot not in {other.slot for other in running}
+                running.append(lease)
         elif running:
-            turn = running.pop(what % len(running))
+            lease = running.pop(what % len(running))
             assert isinstance(how, str)
-            engine.end(turn, how)
-            slots.give_back(turn)
+            engine.end(lease, how)
+            slots.give_back(lease)
 
 
 def test_a_conversation_goes_on_where_it_was() -> None:
@@ -102,7 +102,7 @@ def test_a_short_prompt_is_computed_before_every_long_one(before: list[tuple[boo
     for number, (is_long, is_again) in enumerate(before):
         used(slots, "a", (b"%d " % (number // 2 if is_again else number)) * (2 * LONG_PROMPT if is_long else 1))
     prompts = (b"some words " * LONG_PROMPT, b"7" * (LONG_PROMPT + 1), b"0 ", b"z")
-    first, second, *short = [turn.slot for prompt in prompts if (turn := slots.take("a", prompt)) is not None]
+    first, second, *short = [lease.slot for prompt in prompts if (lease := slots.take("a", prompt)) is not None]
     assert max(short) < min(first, second)
 
 
@@ -150,7 +150,7 @@ def test_a_common_prefix_is_as_long_as_it_gets(start: bytes, left: bytes, right:
 async def test_a_slot_that_is_given_back_is_the_next_ones_at_once() -> None:
     """In the order of asking; nobody who comes later finds it free."""
     queue = SlotQueue(Slots(1))
-    turn = await queue.take("a", b"")
+    lease = await queue.take("a", b"")
     order: list[str] = []
 
     async def ask(salt: str) -> SlotLease:
@@ -160,7 +160,7 @@ async def test_a_slot_that_is_given_back_is_the_next_ones_at_once() -> None:
 
     waiting = [asyncio.create_task(ask(salt)) for salt in "bc"]
     await asyncio.sleep(0)
-    queue.give_back(turn)
+    queue.give_back(lease)
     late = asyncio.create_task(ask("late"))
     await asyncio.sleep(0)
     assert order == ["b"]
@@ -170,21 +170,21 @@ async def test_a_slot_that_is_given_back_is_the_next_ones_at_once() -> None:
     assert order == ["b", "c", "late"]
 
 
-@pytest.mark.parametrize("when", ["while waiting", "as its turn comes", "one turn after"])
+@pytest.mark.parametrize("when", ["while waiting", "as its slot comes", "one pass of the loop after"])
 async def test_who_is_cancelled_holds_up_nobody(when: str) -> None:
     """Wherever in its wait: the slot goes to the next, and then to whoever asks."""
     queue = SlotQueue(Slots(1))
-    turn = await queue.take("a", b"")
+    lease = await queue.take("a", b"")
     cancelled, patient = (asyncio.create_task(queue.take(salt, b"")) for salt in "bc")
     await asyncio.sleep(0)
     if when == "while waiting":
         cancelled.cancel()
         await asyncio.sleep(0)
-    if when == "one turn after":
+    if when == "one pass of the loop after":
         cancelled.cancel()
-        queue.give_back(turn)
+        queue.give_back(lease)
     else:
-        queue.give_back(turn)
+        queue.give_back(lease)
         cancelled.cancel()
     async with asyncio.timeout(1):
         queue.give_back(await patient)
@@ -196,11 +196,11 @@ async def test_who_is_cancelled_holds_up_nobody(when: str) -> None:
 async def test_who_waits_is_told_when_the_engine_is_closed() -> None:
     """As a lost engine, which is worth another try; slots given back afterwards are nobody's trouble."""
     queue = SlotQueue(Slots(1))
-    turn = await queue.take("a", b"")
+    lease = await queue.take("a", b"")
     waiting = asyncio.create_task(queue.take("b", b""))
     await asyncio.sleep(0)
     queue.close()
-    queue.give_back(turn)
+    queue.give_back(lease)
     with pytest.raises(Unavailable) as caught:
         await waiting
     assert caught.value.code == "engine_lost"

@@ -134,17 +134,17 @@ class LlamaEngine:
         prompt = await plain_json(self.info.control_tokens.plain_messages, chat.messages)
         applied = self._adapters.get(chat.model, self._bare)
         body = applied.body + _encode(_chat_body(chat, prompt))[1:]
-        turn = await self._slots.take(salt + applied.salt, prompt)
-        body = _place_in_slot(body, turn)
+        lease = await self._slots.take(salt + applied.salt, prompt)
+        body = _with_slot(body, lease)
         self._prompt_bytes += len(body)
         try:
             first_s = self._deadlines.first_word_s(self._prompt_bytes)
             exchange = await self._http.begin("POST", CHAT_PATH, body, first_s=first_s)
         except BaseException:
-            self._free(turn, len(body))
+            self._free(lease, len(body))
             raise
         answer = Generation(chat, self.info.context_tokens, tally)
-        return _Working(self, AnswerReading(exchange, answer, turn, silence_s=self._deadlines.silence_s), len(body))
+        return _Working(self, AnswerReading(exchange, answer, lease, silence_s=self._deadlines.silence_s), len(body))
 
     async def _end(self, reading: AnswerReading, num_bytes: int, *, is_lost: bool) -> None:
         """Return when the engine has let go of the work.
@@ -153,7 +153,7 @@ class LlamaEngine:
         """
         if reading.exchange.is_complete:
             reading.exchange.end()
-            self._free(reading.turn, num_bytes)
+            self._free(reading.lease, num_bytes)
             return
         ending = asyncio.create_task(self._leave(reading, num_bytes))
         self._endings.add(ending)
@@ -168,7 +168,7 @@ class LlamaEngine:
             await self._hear_out(reading)
         finally:
             reading.exchange.end()
-            self._free(reading.turn, num_bytes)
+            self._free(reading.lease, num_bytes)
 
     async def _hear_out(self, reading: AnswerReading) -> None:
         try:
@@ -185,7 +185,7 @@ class LlamaEngine:
         """Ask the slot how far it came. One that never worked on the request holds another's."""
         is_ours = reading.answer.has_begun
         while True:
-            slot = read_slot(await self._http.request("GET", "/slots"), reading.turn.slot)
+            slot = read_slot(await self._http.request("GET", "/slots"), reading.lease.slot)
             if not slot.is_processing:
                 break
             is_ours = True
@@ -193,9 +193,9 @@ class LlamaEngine:
         if is_ours:
             reading.answer.count_in(slot)
 
-    def _free(self, turn: SlotLease, num_bytes: int) -> None:
+    def _free(self, lease: SlotLease, num_bytes: int) -> None:
         self._prompt_bytes -= num_bytes
-        self._slots.give_back(turn)
+        self._slots.give_back(lease)
 
     async def _vectors(self, texts: tuple[str, ...], tally: Tally) -> list[tuple[float, ...]]:
         """The vectors of a group. Who leaves waits for them: only with them the engine tells what was computed."""
@@ -261,9 +261,9 @@ def _groups(texts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _place_in_slot(body: bytes, turn: SlotLease) -> bytes:
+def _with_slot(body: bytes, lease: SlotLease) -> bytes:
     """The rest of a chat's `body`, begun with the slot that it takes and whether what that holds may be reused."""
-    return b'{"id_slot":%d,"cache_prompt":%b,%b' % (turn.slot, b"true" if turn.reuse else b"false", body)
+    return b'{"id_slot":%d,"cache_prompt":%b,%b' % (lease.slot, b"true" if lease.reuse else b"false", body)
 
 
 def _lora(info: EngineInfo, name: str) -> bytes:

@@ -138,16 +138,16 @@ class Generation:
 
 
 class AnswerReading:
-    """The pieces of an answer, read from its exchange as they come; `turn` is the slot's in which it is made.
+    """The pieces of an answer, read from its exchange as they come; `lease` is of the slot that it is made in.
 
     `is_gathered` where nobody waits for the parts: then much of the answer is looked at together.
     """
 
-    def __init__(self, exchange: Exchange, answer: Generation, turn: SlotLease, *, silence_s: float) -> None:
+    def __init__(self, exchange: Exchange, answer: Generation, lease: SlotLease, *, silence_s: float) -> None:
         self.is_gathered = False
         self.exchange = exchange
         self.answer = answer
-        self.turn = turn
+        self.lease = lease
         self._silence_s = silence_s
         self._lines: deque[bytes] = deque()  # that have come and were not looked at
         self._rest = b""
@@ -158,7 +158,7 @@ class AnswerReading:
 
     async def goes_on(self) -> bool:
         """Whether more of its text has come. Raises the error that the engine reports."""
-        if not self.turn.begun and (status := await self.exchange.status()) != 200:
+        if not self.lease.begun and (status := await self.exchange.status()) != 200:
             raise await self._refusal(status)
         if self._lines:
             await asyncio.sleep(0)
@@ -198,7 +198,7 @@ class AnswerReading:
                 await asyncio.sleep(0)
 
     def _take(self, data: bytes) -> None:
-        self.turn.begun = True
+        self.lease.begun = True
         self._num_bytes += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._lines.extend(filter(None, lines))

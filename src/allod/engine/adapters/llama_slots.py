@@ -65,16 +65,16 @@ class Slots:
         self._held_before[held.slot] = held
         return SlotLease(held.slot, reuse=held.salt == salt, salt=salt, prompt=prompt)
 
-    def give_back(self, turn: SlotLease) -> None:
-        """End a turn, once the engine works on nothing of it any more."""
-        before = self._held_before.pop(turn.slot)
-        self._long.discard(turn.slot)
-        if turn.begun:
-            self._free.append(_HeldPrefix(turn.slot, turn.salt, turn.prompt))
-        elif turn.reuse:
+    def give_back(self, lease: SlotLease) -> None:
+        """Free its slot, once the engine works on nothing of it any more."""
+        before = self._held_before.pop(lease.slot)
+        self._long.discard(lease.slot)
+        if lease.begun:
+            self._free.append(_HeldPrefix(lease.slot, lease.salt, lease.prompt))
+        elif lease.reuse:
             self._free.append(before)  # what was there and what may have come are of the same salt
         else:
-            self._free.insert(0, _HeldPrefix(turn.slot))
+            self._free.insert(0, _HeldPrefix(lease.slot))
 
     def _choose(self, salt: str, prompt: bytes) -> _HeldPrefix:
         free = self._free
@@ -109,40 +109,40 @@ class SlotQueue:
         self._waiting: dict[asyncio.Future[SlotLease], tuple[str, bytes]] = {}  # in order; none while a slot is free
 
     async def take(self, salt: str, prompt: bytes) -> SlotLease:
-        """A turn, which must be given back. Raises Unavailable when the engine is closed while waiting."""
-        if not self._waiting and (turn := self._slots.take(salt, prompt)) is not None:
-            return turn
-        turn_to_come: asyncio.Future[SlotLease] = asyncio.get_running_loop().create_future()
-        self._waiting[turn_to_come] = (salt, prompt)
+        """A slot, which must be given back. Raises Unavailable when the engine is closed while waiting."""
+        if not self._waiting and (lease := self._slots.take(salt, prompt)) is not None:
+            return lease
+        lease_to_come: asyncio.Future[SlotLease] = asyncio.get_running_loop().create_future()
+        self._waiting[lease_to_come] = (salt, prompt)
         try:
-            return await turn_to_come
+            return await lease_to_come
         except asyncio.CancelledError:
-            self._waiting.pop(turn_to_come, None)
-            if not turn_to_come.cancelled():  # its turn had just come
-                self.give_back(turn_to_come.result())
+            self._waiting.pop(lease_to_come, None)
+            if not lease_to_come.cancelled():  # a slot had just been handed to it
+                self.give_back(lease_to_come.result())
             raise
 
-    def give_back(self, turn: SlotLease) -> None:
-        """End a turn and begin the next one's."""
-        self._slots.give_back(turn)
+    def give_back(self, lease: SlotLease) -> None:
+        """Free its slot and hand it to whoever waits next."""
+        self._slots.give_back(lease)
         self._hand_out()
 
     def close(self) -> None:
         """Whoever waits is told that the engine is lost."""
-        for turn_to_come in self._waiting:
-            if not turn_to_come.done():
-                turn_to_come.set_exception(Unavailable("the engine was closed", code="engine_lost", retry_after_s=1))
+        for lease_to_come in self._waiting:
+            if not lease_to_come.done():
+                lease_to_come.set_exception(Unavailable("the engine was closed", code="engine_lost", retry_after_s=1))
         self._waiting.clear()
 
     def _hand_out(self) -> None:
         while self._waiting:
-            turn_to_come, (salt, prompt) = next(iter(self._waiting.items()))
-            if not turn_to_come.done():  # it may have been cancelled a moment ago
-                turn = self._slots.take(salt, prompt)
-                if turn is None:
+            lease_to_come, (salt, prompt) = next(iter(self._waiting.items()))
+            if not lease_to_come.done():  # it may have been cancelled a moment ago
+                lease = self._slots.take(salt, prompt)
+                if lease is None:
                     return
-                turn_to_come.set_result(turn)
-            del self._waiting[turn_to_come]
+                lease_to_come.set_result(lease)
+            del self._waiting[lease_to_come]
 
 
 def common_prefix(left: bytes, right: bytes) -> int:
