@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from allod.core.errors import Invalid
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.tlog import recovery
-from allod.prove.tlog.fsck import Had, fsck, rebuild
+from allod.prove.tlog.fsck import KnownHistory, fsck, rebuild
 from allod.prove.tlog.log import Entry, open_log
 from allod.prove.tlog.reader import newest_entries, read_log
 from allod.prove.tlog.segment import MAGIC, Batches
@@ -167,21 +167,21 @@ def test_a_log_that_was_put_back_is_damaged_to_whoever_knows_a_later_head(made: 
     log.append([Entry(b'{"predicate":{"id":"later"}}', "later")])
     later = log.head
     log.close()
-    assert not fsck(directory, KEY.verifier, had=Had(heads=[early, later])).findings
+    assert not fsck(directory, KEY.verifier, history=KnownHistory(heads=[early, later])).findings
     shutil.rmtree(directory)
     shutil.copytree(made, directory)
-    (finding,) = fsck(directory, KEY.verifier, had=Had(heads=[early, later])).findings
+    (finding,) = fsck(directory, KEY.verifier, history=KnownHistory(heads=[early, later])).findings
     assert finding.problem == f"it had a signed tree head of size {later.size} once, and has it no more"
-    assert fsck(directory, KEY.verifier, had=Had(heads=[later])).is_damaged
-    assert rebuild(directory, KEY, had=Had(heads=[later])).is_damaged
-    assert not fsck(directory, KEY.verifier, had=Had(heads=[early])).is_damaged
+    assert fsck(directory, KEY.verifier, history=KnownHistory(heads=[later])).is_damaged
+    assert rebuild(directory, KEY, history=KnownHistory(heads=[later])).is_damaged
+    assert not fsck(directory, KEY.verifier, history=KnownHistory(heads=[early])).is_damaged
 
 
 def test_a_log_is_damaged_that_holds_less_than_was_charged(made: Path) -> None:
     """It was put back with all that is derived from it: the ledger alone knows."""
     size = fsck(made, KEY.verifier).head.size
-    assert not fsck(made, KEY.verifier, had=Had(charged=size)).findings
-    report = fsck(made, KEY.verifier, had=Had(charged=size + 1))
+    assert not fsck(made, KEY.verifier, history=KnownHistory(charged=size)).findings
+    report = fsck(made, KEY.verifier, history=KnownHistory(charged=size + 1))
     assert report.is_damaged
     assert report.findings[0].problem == f"the ledger has charged {size + 1} of its entries, and it holds {size}"
 
@@ -283,7 +283,7 @@ def test_batches_without_a_place_are_damage_of_the_index(made: Path, tmp_path: P
         database.executescript("insert into batch values (null, null), (0, null)")
     assert len(newest_entries(directory, 3)) == 3
     (finding,) = fsck(directory, KEY.verifier).findings
-    assert (finding.where, finding.problem) == ("index.sqlite", "a place in it is no number")
+    assert (finding.where, finding.problem) == ("index.sqlite", "a position in it is no number")
     assert rebuild(directory, KEY).findings == ()
 
 

@@ -93,7 +93,7 @@ class Meter:
             number = position.num_entries
             entries: list[tuple[int, int, bytes]] = []
             for batch in Batches(file, max(position.offset, len(MAGIC)), limit=self._log.end):
-                entries += [(number + place, frame.end, frame.payload) for place, frame in enumerate(batch.entries)]
+                entries += [(number + index, frame.end, frame.payload) for index, frame in enumerate(batch.entries)]
                 number += len(batch.entries)
                 if number >= size or len(entries) >= MAX_ENTRIES:
                     num_charged += self._post(entries[: size - entries[0][0]] if entries else [])

@@ -28,7 +28,7 @@ from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.receipts.bundle import MAX_BUNDLE_BYTES
-from allod.prove.tlog.fsck import NOTHING, Finding, FsckReport, Had, fsck, rebuild
+from allod.prove.tlog.fsck import NO_HISTORY, Finding, FsckReport, KnownHistory, fsck, rebuild
 from allod.settings.tree import Settings
 
 
@@ -146,12 +146,12 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
         if name == "artefacts" and not ArtefactsLog(settings).has_history:
             continue
         key = load_signing_key(key_file)
-        had = _had(settings, name, key.verifier)
+        history = _find_history(settings, name, key.verifier)
         with the_log_to_itself():
             reports[name] = (
-                rebuild(directory, key, check_statement, had=had)
+                rebuild(directory, key, check_statement, history=history)
                 if words.rebuild
-                else fsck(directory, key.verifier, check_statement, had=had)
+                else fsck(directory, key.verifier, check_statement, history=history)
             )
     is_sound = all(report.is_sound for report in reports.values())
     if words.json:
@@ -170,19 +170,19 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
     return 0 if is_sound else 1
 
 
-def _had(settings: Settings, name: str, key: VerifierKey) -> Had:
+def _find_history(settings: Settings, name: str, key: VerifierKey) -> KnownHistory:
     """Of the artefacts log the heads in the bundles that policies and releases are believed by; of the receipts what
     was charged. Raises Unavailable where the ledger cannot be asked."""
     if name == "artefacts":
         try:
-            return Had(heads=tuple(heads_of_bundles(settings.home, key)))
+            return KnownHistory(heads=tuple(heads_of_bundles(settings.home, key)))
         except Invalid as error:
-            return Had(wrong=(Finding("what is kept of it", error.message),))
+            return KnownHistory(wrong=(Finding("what is kept of it", error.message),))
     if not settings.tenants.database and not Home(settings.home).tenants.exists():
-        return NOTHING
+        return NO_HISTORY
     with closing(open_store(settings)) as store:
         position = store.position(settings.origin)
-    return Had(charged=position.num_entries if position else 0)
+    return KnownHistory(charged=position.num_entries if position else 0)
 
 
 def _report_json(report: FsckReport) -> dict[str, Any]:

@@ -20,11 +20,11 @@ def bundle_for(log: Log, receipt_id: str, salt: bytes | None = None) -> bytes:
     What is handed out was checked first, so a damaged tile is met here and not by the user. Raises Invalid for an
     unknown id and Unavailable for damage.
     """
-    place = log.find(receipt_id)
-    statement, proof = log.statement(receipt_id), log.proof(place.leaf)
+    position = log.find(receipt_id)
+    statement, proof = log.statement(receipt_id), log.proof(position.leaf)
     head = TreeHead.of_signed(proof.note)
-    if root_from_inclusion(leaf_hash(statement), place.leaf, head.size, proof.path) != head.root:
-        raise derived_damage(f"the proof of entry {place.leaf} does not lead to the tree head")
+    if root_from_inclusion(leaf_hash(statement), position.leaf, head.size, proof.path) != head.root:
+        raise derived_damage(f"the proof of entry {position.leaf} does not lead to the tree head")
     return encode_bundle(Bundle(statement, proof, None if salt is None else Opening(salt)))
 
 

@@ -52,16 +52,17 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Had:
-    """What is known from elsewhere that a log once held: tree heads, and so many entries that a ledger charged; `wrong`
-    is what of that cannot be known."""
+class KnownHistory:
+    """What others know a log to have held once: `heads` in kept bundles, and the `charged` entries of the ledger.
+
+    `wrong` are the findings where that cannot be read."""
 
     heads: Collection[TreeHead] = ()
     charged: int = 0
     wrong: tuple[Finding, ...] = ()
 
 
-NOTHING = Had()
+NO_HISTORY = KnownHistory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +91,17 @@ class FsckReport:
 class _Replay:
     """One pass over the segment, with the findings on the way."""
 
-    def __init__(self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None, had: Had) -> None:
+    def __init__(self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None, history: KnownHistory) -> None:
         self.directory, self.key = directory, key
-        self.known = dict.fromkeys(had.heads)  # those still to be met
-        self.charged = had.charged
+        self.known = dict.fromkeys(history.heads)  # those still to be met
+        self.charged = history.charged
         self.unsigned: list[int] = []
         self.check_entry = check_entry
-        self.standing = LogState.empty(directory, key.name)
-        self.places: dict[str, tuple[int, int]] = {}
+        self.state = LogState.empty(directory, key.name)
+        self.positions: dict[str, tuple[int, int]] = {}
         self.batches: dict[int, int] = {}
         self.num_heads = self.num_bytes = 0
-        self.findings = [*had.wrong]
+        self.findings = [*history.wrong]
         # What the derived files say is read before the segment: beside a running writer they may only be behind it.
         self.published = read_published_head(directory, key)
         self.index, self.indexed = self._open_index()
@@ -132,11 +133,11 @@ class _Replay:
             try:
                 for batch in batches:
                     ids, odd = self._read_entries(batch)
-                    replay(self.standing, batch, ids)
+                    replay(self.state, batch, ids)
                     self.findings += odd
                     self._check_head(batch.head.offset)
                     self._compare_tiles()
-                    self._collect_places()
+                    self._collect_positions()
             except Invalid as error:
                 self.find(f"segment, byte {batches.end}", error.message)
                 return
@@ -145,8 +146,8 @@ class _Replay:
 
     def _check_head(self, offset: int) -> None:
         self.num_heads += 1
-        self.known.pop(self.standing.head, None)
-        if read_signed_head(self.standing.note, self.key) is None:
+        self.known.pop(self.state.head, None)
+        if read_signed_head(self.state.note, self.key) is None:
             self.unsigned.append(offset)
 
     def check_end(self) -> None:
@@ -154,15 +155,15 @@ class _Replay:
         if not self.num_heads:
             self.find("segment", "it has no tree head")
         for offset in self.unsigned:  # a later one that is signed vouches for the same entries
-            is_last = offset == self.standing.head_offset
+            is_last = offset == self.state.head_offset
             self.find(f"segment, byte {offset}", "the tree head is not signed by this log's key", is_entry=not is_last)
         for where, published, indexed in (("segment", self.published, 0), (INDEX_FILES[0], None, self.indexed)):
             try:
-                check_reached(self.standing.head, published, indexed)
+                check_reached(self.state.head, published, indexed)
             except Invalid as error:
                 self.find(where, error.message)
-        if self.charged > self.standing.head.size:
-            size = self.standing.head.size
+        if self.charged > self.state.head.size:
+            size = self.state.head.size
             self.find("segment", f"the ledger has charged {self.charged} of its entries, and it holds {size}")
         for head in self.known:
             self.find("segment", f"it had a signed tree head of size {head.size} once, and has it no more")
@@ -173,7 +174,7 @@ class _Replay:
             return None, []
         ids: list[str | None] = []
         odd = []
-        for number, frame in enumerate(batch.entries, self.standing.head.size):
+        for number, frame in enumerate(batch.entries, self.state.head.size):
             try:
                 ids.append(check_entry(frame.payload).id)
             except Invalid as error:
@@ -183,7 +184,7 @@ class _Replay:
         return ids, odd
 
     def _compare_tiles(self) -> None:
-        for name, tile in self.standing.tiles.take_unwritten():
+        for name, tile in self.state.tiles.take_unwritten():
             path = self.directory / name.path
             if not path.exists():
                 if (name.number + 1) << 8 * ((name.level or 0) + 1) <= self.indexed:  # else the writer may yet write it
@@ -191,11 +192,11 @@ class _Replay:
             elif path.read_bytes() != tile:
                 self.find(name.path, "differs from the entries", is_derived=True)
 
-    def _collect_places(self) -> None:
-        for receipt_id, place in self.standing.fresh.items():
-            self.places.setdefault(receipt_id, place)
-        self.batches.update(self.standing.fresh_batches)
-        self.standing.fresh, self.standing.fresh_batches = {}, []
+    def _collect_positions(self) -> None:
+        for receipt_id, position in self.state.fresh.items():
+            self.positions.setdefault(receipt_id, position)
+        self.batches.update(self.state.fresh_batches)
+        self.state.fresh, self.state.fresh_batches = {}, []
 
     def _judge_tail(self, file: BinaryIO, batches: Batches) -> None:
         where = f"segment, byte {batches.end}"
@@ -214,13 +215,13 @@ class _Replay:
         if self.index is None:
             self.find(INDEX_FILES[0], "missing, or not an index", is_derived=True)
             return
-        due = [(key, place) for key, place in self.places.items() if place[0] < self.indexed]
+        due = [(key, position) for key, position in self.positions.items() if position[0] < self.indexed]
         try:
-            found, batches = self.index.places(), self.index.batches()
+            found, batches = self.index.positions(), self.index.batches()
         except sqlite3.Error as error:
             self.find(INDEX_FILES[0], str(error), is_derived=True)
             return
-        if wrong := [key for key, place in due if found.get(key) != place]:
+        if wrong := [key for key, position in due if found.get(key) != position]:
             self.find(INDEX_FILES[0], f"{len(wrong)} receipts not in their place, {wrong[0]} first", is_derived=True)
         if _below(self.indexed, batches) != _below(self.indexed, self.batches):
             self.find(INDEX_FILES[0], "batches not in their place", is_derived=True)
@@ -234,25 +235,27 @@ def _below(size: int, batches: Mapping[int, int]) -> dict[int, int]:
     return {leaf: offset for leaf, offset in batches.items() if leaf < size}
 
 
-def fsck(directory: Path, key: VerifierKey, check_entry: CheckEntry | None = None, *, had: Had = NOTHING) -> FsckReport:
+def fsck(
+    directory: Path, key: VerifierKey, check_entry: CheckEntry | None = None, *, history: KnownHistory = NO_HISTORY
+) -> FsckReport:
     """Check every sum, leaf, tree head, tile and index row of the log in `directory`, and each entry by `check_entry`.
 
-    It must hold all that it `had` once. Whether it is damaged is judged as a gateway's start judges it.
+    It must hold all that `history` says it held once. Whether it is damaged is judged as a gateway's start judges it.
     Time and memory grow with the log: about a second and 20 MB for 100,000 entries, and with `check_statement` ten
     times that.
     """
-    replayed = _Replay(directory, key, check_entry, had)
+    replayed = _Replay(directory, key, check_entry, history)
     replayed.read_segment()
     replayed.check_end()
     replayed.compare_checkpoint()
     replayed.compare_index()
     if replayed.index is not None:
         replayed.index.close()
-    return FsckReport(replayed.standing.head, replayed.num_heads, replayed.num_bytes, tuple(replayed.findings))
+    return FsckReport(replayed.state.head, replayed.num_heads, replayed.num_bytes, tuple(replayed.findings))
 
 
 def rebuild(
-    directory: Path, key: SigningKey, check_entry: CheckEntry | None = None, *, had: Had = NOTHING
+    directory: Path, key: SigningKey, check_entry: CheckEntry | None = None, *, history: KnownHistory = NO_HISTORY
 ) -> FsckReport:
     """Make the index, the tiles and `checkpoint` again from the segment, then check. Takes the log's lock.
 
@@ -261,8 +264,8 @@ def rebuild(
     """
     before = fsck(directory, key.verifier).findings
     if any(each.is_damage and each.where != INDEX_FILES[0] for each in before):  # an index ahead may itself be wrong
-        return fsck(directory, key.verifier, check_entry, had=had)
+        return fsck(directory, key.verifier, check_entry, history=history)
     open_log(directory, key, anew=True).close()
-    after = fsck(directory, key.verifier, check_entry, had=had)
+    after = fsck(directory, key.verifier, check_entry, history=history)
     mended = tuple(each for each in before if each not in after.findings)
     return replace(after, mended=mended, is_rebuilt=True)

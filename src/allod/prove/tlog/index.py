@@ -36,18 +36,18 @@ def read_indexed_size(path: Path) -> int:
     return 0 if row is None else row[0]
 
 
-class Place(NamedTuple):
+class FramePosition(NamedTuple):
     """A leaf's number and where its frame starts in the segment."""
 
     leaf: int
     offset: int
 
 
-def batch_before_end(path: Path, num: int) -> Place:
+def batch_before_end(path: Path, num: int) -> FramePosition:
     """A batch that starts at least `num` leaves before the last that the index at `path` knows; else the first."""
     query = "select first, offset from batch where first <= (select size from state) - ? order by first desc limit 1"
     row = _look(path, query, num)
-    return Place(0, len(MAGIC)) if row is None else Place(*row)
+    return FramePosition(0, len(MAGIC)) if row is None else FramePosition(*row)
 
 
 def _look(path: Path, query: str, *asked: int) -> Sequence[int] | None:
@@ -137,25 +137,25 @@ class Index:
             raise sqlite3.DatabaseError("its state is none")
         return Saved(row[0], row[1], row[2], edges)
 
-    def find(self, receipt_id: str) -> Place | None:
+    def find(self, receipt_id: str) -> FramePosition | None:
         """Where the entry with this id is. Raises Unavailable (`log_derived`)."""
-        return self._place("select leaf, offset from entry where id = ?", receipt_id)
+        return self._position("select leaf, offset from entry where id = ?", receipt_id)
 
-    def batch_of(self, leaf: int) -> Place | None:
+    def batch_of(self, leaf: int) -> FramePosition | None:
         """The first leaf of the last known batch that starts at or before `leaf`. Raises what `find` raises."""
-        return self._place("select first, offset from batch where first <= ? order by first desc limit 1", leaf)
+        return self._position("select first, offset from batch where first <= ? order by first desc limit 1", leaf)
 
-    def _place(self, query: str, asked: str | int) -> Place | None:
+    def _position(self, query: str, asked: str | int) -> FramePosition | None:
         try:
             with _any_damage_told(), self._reading:
                 row = self._read.execute(query, (asked,)).fetchone()
         except sqlite3.Error as error:
             raise derived_damage(f"index: {error}") from error
         if row is not None and not _are_numbers(row):
-            raise derived_damage("index: a place in it is no number")
-        return None if row is None else Place(*row)
+            raise derived_damage("index: a position in it is no number")
+        return None if row is None else FramePosition(*row)
 
-    def places(self) -> dict[str, tuple[int, int]]:
+    def positions(self) -> dict[str, tuple[int, int]]:
         """Every entry's leaf and offset by its id, in one read. Raises sqlite3.Error."""
         with _any_damage_told(), self._reading:
             rows = self._read.execute("select id, leaf, offset from entry").fetchall()
@@ -166,7 +166,7 @@ class Index:
         with _any_damage_told(), self._reading:
             rows = self._read.execute("select first, offset from batch").fetchall()
         if not all(map(_are_numbers, rows)):
-            raise sqlite3.DatabaseError("a place in it is no number")
+            raise sqlite3.DatabaseError("a position in it is no number")
         return dict(rows)
 
     def close(self) -> None:

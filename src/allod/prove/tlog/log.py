@@ -23,7 +23,7 @@ from allod.prove.formats.proofs import Proof
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.tlog.begun import is_begun, take_lock
-from allod.prove.tlog.index import Index, Place
+from allod.prove.tlog.index import Index, FramePosition
 from allod.prove.tlog.recovery import recover
 from allod.prove.tlog.segment import (
     ENTRY,
@@ -60,10 +60,10 @@ class Log:
     """Open with `open_log`. Only `append`, `make_room`, `flush` and `close` change it; those are for one thread."""
 
     def __init__(
-        self, directory: Path, key: SigningKey, segment: SegmentFile, standing: LogState, index: Index, lock: int
+        self, directory: Path, key: SigningKey, segment: SegmentFile, state: LogState, index: Index, lock: int
     ) -> None:
         self._directory, self._key, self._segment = directory, key, segment
-        self._standing, self._index, self._lock = standing, index, lock
+        self._state, self._index, self._lock = state, index, lock
         self._changing = threading.Lock()
 
     @property
@@ -84,39 +84,39 @@ class Log:
     @property
     def head(self) -> TreeHead:
         """The last durable tree head."""
-        return self._standing.head
+        return self._state.head
 
     @property
     def note(self) -> str:
         """The last durable tree head, signed."""
-        return self._standing.note
+        return self._state.note
 
     @property
     def end(self) -> int:
         """The byte of the segment at which the durable part ends."""
-        return self._standing.end
+        return self._state.end
 
     @property
     def num_unflushed(self) -> int:
         """Entries that the index has yet to be told of."""
-        return len(self._standing.fresh)
+        return len(self._state.fresh)
 
     def append(self, entries: Sequence[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> Appended:
         """Append a batch, each an `Entry` or beginning as one: one write, one signature, one fdatasync.
 
         `ahead` as in `SegmentFile.append`. Raises Unavailable, and then nothing was added.
         """
-        standing = self._standing
+        state = self._state
         leaves, ids = [entry[0] for entry in entries], [entry[1] for entry in entries]
         frames = encode_frames(ENTRY, leaves)
-        *offsets, head_offset = accumulate((FRAME_BYTES + len(leaf) for leaf in leaves), initial=standing.end)
-        growth = Growth.of(standing.frontier, leaves, ids, offsets)
-        head = TreeHead(standing.head.origin, growth.frontier.size, growth.frontier.root())
+        *offsets, head_offset = accumulate((FRAME_BYTES + len(leaf) for leaf in leaves), initial=state.end)
+        growth = Growth.of(state.frontier, leaves, ids, offsets)
+        head = TreeHead(state.head.origin, growth.frontier.size, growth.frontier.root())
         note = self._key.sign(head.text)
         self._segment.append(b"".join([*frames, *encode_frames(HEAD, [note.encode()])]), ahead=ahead)
-        first = standing.head.size
+        first = state.head.size
         with self._changing:
-            standing.advance(growth, head, note, head_offset=head_offset)
+            state.advance(growth, head, note, head_offset=head_offset)
         return Appended(first, head.size)
 
     def make_room(self, num_bytes: int) -> None:
@@ -126,16 +126,16 @@ class Log:
     def flush(self) -> None:
         """Bring the derived files up to date. A failure costs nothing but a slower start: it is tried again."""
         try:
-            self._standing.flush(self._index, self._directory)
+            self._state.flush(self._index, self._directory)
         except (sqlite3.Error, OSError):
             return
 
-    def find(self, receipt_id: str) -> Place:
+    def find(self, receipt_id: str) -> FramePosition:
         """Where the entry with this id is. Raises Invalid (`no_such_receipt`), Unavailable (`log_derived`)."""
-        place = self._standing.fresh.get(receipt_id) or self._index.find(receipt_id)
-        if place is None:
+        position = self._state.fresh.get(receipt_id) or self._index.find(receipt_id)
+        if position is None:
             raise Invalid("no receipt has this id", code="no_such_receipt")
-        return Place(*place)
+        return FramePosition(*position)
 
     def statement(self, receipt_id: str) -> bytes:
         """The exact leaf of a receipt."""
@@ -144,9 +144,9 @@ class Log:
     def proof(self, leaf: int) -> Proof:
         """That entry's inclusion in the last durable tree. Raises Invalid and Unavailable."""
         with self._changing:
-            standing = self._standing
-            path = inclusion_proof(standing.tiles.node, leaf, standing.head.size)
-            return Proof(leaf, tuple(path), standing.note)
+            state = self._state
+            path = inclusion_proof(state.tiles.node, leaf, state.head.size)
+            return Proof(leaf, tuple(path), state.note)
 
     def resource(self, path: str) -> bytes:
         """What C2SP tlog-tiles serves at this path: `checkpoint`, `tile/<L>/<N>` or `tile/entries/<N>`.
@@ -162,14 +162,14 @@ class Log:
             if width < name.width:
                 raise Invalid("no tile has this name", code="no_such_tile")
             if name.level is not None:
-                return self._standing.tiles.tile(name)[: name.width * HASH_BYTES]
+                return self._state.tiles.tile(name)[: name.width * HASH_BYTES]
         entries = self.entries(name.number * WIDTH, name.width)
         return b"".join(pack(">H", len(entry)) + entry for entry in entries)
 
     def entries(self, first: int, count: int) -> list[bytes]:
         """`count` leaves from number `first` on. Raises Invalid (`no_such_entry`) and Unavailable."""
         with self._changing:
-            batch = self._standing.batch_of(first, self._index)
+            batch = self._state.batch_of(first, self._index)
         if batch is None or first + count > self.head.size:
             raise Invalid(f"no entries {first} to {first + count}", code="no_such_entry")
         return self._read(batch.offset, first - batch.leaf + count)[first - batch.leaf :]
@@ -224,16 +224,16 @@ def _open_locked(directory: Path, key: SigningKey, calls: FileCalls, lock: int, 
     if not is_begun(directory):
         _create_segment(directory, key)
     with path.open("rb") as file:
-        standing, index = recover(directory, key.verifier, file, anew=anew)
+        state, index = recover(directory, key.verifier, file, anew=anew)
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        os.ftruncate(fd, standing.end)
+        os.ftruncate(fd, state.end)
         os.fdatasync(fd)
     except OSError as error:
         os.close(fd)
         index.close()
         raise Unavailable(f"the log cannot be written ({error.strerror})", code="log_unavailable") from error
-    return Log(directory, key, SegmentFile(fd, standing.end, calls, path), standing, index, lock)
+    return Log(directory, key, SegmentFile(fd, state.end, calls, path), state, index, lock)
 
 
 def _create_segment(directory: Path, key: SigningKey) -> None:

@@ -27,7 +27,7 @@ from allod.prove.formats.merkle import (
 from allod.prove.formats.notes import VerifierKey
 from allod.prove.formats.proofs import Proof
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Place, batch_before_end, read_indexed_size
+from allod.prove.tlog.index import FramePosition, batch_before_end, read_indexed_size
 from allod.prove.tlog.recovery import (
     INDEX_FILES,
     check_reached,
@@ -101,15 +101,15 @@ def _name_in(file: BinaryIO) -> str | None:
 def newest_entries(directory: Path, num: int) -> list[tuple[int, bytes]]:
     """The last `num` entries or fewer, by number, as they are in the segment: nothing is verified. Takes no lock."""
     found = _newest_from(directory, batch_before_end(directory / INDEX_FILES[0], num), num)
-    return found if len(found) == num else _newest_from(directory, Place(0, len(MAGIC)), num)  # the index may be wrong
+    return found if len(found) == num else _newest_from(directory, FramePosition(0, len(MAGIC)), num)  # the index may be wrong
 
 
-def _newest_from(directory: Path, start: Place, num: int) -> list[tuple[int, bytes]]:
+def _newest_from(directory: Path, start: FramePosition, num: int) -> list[tuple[int, bytes]]:
     found: deque[tuple[int, bytes]] = deque(maxlen=num)
     number = start.leaf
     with (directory / "segment").open("rb") as file:
         for batch in Batches(file, start.offset):
-            found.extend((number + place, frame.payload) for place, frame in enumerate(batch.entries))
+            found.extend((number + index, frame.payload) for index, frame in enumerate(batch.entries))
             number += len(batch.entries)
     return list(found)
 

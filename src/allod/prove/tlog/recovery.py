@@ -1,4 +1,4 @@
-"""Recovery: from the files of a log to its standing, or a refusal. Nothing is believed that the log's key did not sign.
+"""Recovery: from the files of a log to its state, or a refusal. Nothing is believed that the log's key did not sign.
 
 1. Resume from the index if its last tree head is in the segment, signed, and is the root of the partial tiles, and if
    the batches before it still lead there (of a long log the last 64 MiB: the time is bounded; fsck reads all of them);
@@ -23,7 +23,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.prove.formats.merkle import Frontier, leaf_hashes
 from allod.prove.formats.notes import DASH, VerifierKey, is_signed, parse_note
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Index, Place, Saved, read_indexed_size
+from allod.prove.tlog.index import Index, FramePosition, Saved, read_indexed_size
 from allod.prove.tlog.segment import HEAD, MAGIC, Batch, Batches, read_frame
 from allod.prove.tlog.state import Growth, LogState
 
@@ -34,7 +34,7 @@ MAX_TAIL_BYTES = 128 * 1024 * 1024  # more than the largest batch
 
 
 def recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -> tuple[LogState, Index]:
-    """The standing of the log in `directory`, and its index, up to date; `anew` starts from nothing.
+    """The state of the log in `directory`, and its index, up to date; `anew` starts from nothing.
 
     An index that is damaged is made again from nothing. Raises Invalid (`log_damaged`).
     """
@@ -53,31 +53,31 @@ def _recover(directory: Path, key: VerifierKey, file: BinaryIO, *, anew: bool) -
         0 if anew else read_indexed_size(directory / INDEX_FILES[0]),
     )
     resumed = None if anew else _resume(directory, key, file)
-    index, standing = resumed or (None, LogState.empty(directory, key.name))
-    start = standing.end
+    index, state = resumed or (None, LogState.empty(directory, key.name))
+    start = state.end
     try:
-        check_reached(_check_rest(file, key, standing), published, indexed)
+        check_reached(_check_rest(file, key, state), published, indexed)
         index = index or _open_index(directory, anew=True)  # what was derived is let go of only now
         for batch in Batches(file, start):
-            replay(standing, batch)
-            if len(standing.fresh) >= FLUSH_EVERY:
-                standing.flush(index, directory)
-        if standing.end != start or published != standing.head:
-            standing.flush(index, directory)
+            replay(state, batch)
+            if len(state.fresh) >= FLUSH_EVERY:
+                state.flush(index, directory)
+        if state.end != start or published != state.head:
+            state.flush(index, directory)
     except BaseException:
         if index is not None:
             index.close()
         raise
-    return standing, index
+    return state, index
 
 
-def _check_rest(file: BinaryIO, key: VerifierKey, standing: LogState) -> TreeHead:
-    """The tree head that the segment ends with, which goes on from `standing`. Writes nothing.
+def _check_rest(file: BinaryIO, key: VerifierKey, state: LogState) -> TreeHead:
+    """The tree head that the segment ends with, which goes on from `state`. Writes nothing.
 
     Raises Invalid (`log_damaged`).
     """
-    head, note, frontier = standing.head, standing.note, standing.frontier.copy()
-    batches = Batches(file, standing.end)
+    head, note, frontier = state.head, state.note, state.frontier.copy()
+    batches = Batches(file, state.end)
     for batch in batches:
         frontier.extend(leaf_hashes(frame.payload for frame in batch.entries))
         head, note = _read_closing_head(batch, TreeHead(key.name, frontier.size, frontier.root()))
@@ -88,7 +88,7 @@ def _check_rest(file: BinaryIO, key: VerifierKey, standing: LogState) -> TreeHea
     return head
 
 
-def replay(standing: LogState, batch: Batch, ids: Sequence[str | None] | None = None) -> None:
+def replay(state: LogState, batch: Batch, ids: Sequence[str | None] | None = None) -> None:
     """Count one batch of the segment; `ids` are its receipts' where they were read already.
 
     Raises Invalid if its tree head is not that of its leaves.
@@ -96,10 +96,10 @@ def replay(standing: LogState, batch: Batch, ids: Sequence[str | None] | None = 
     entries = [frame.payload for frame in batch.entries]
     offsets = [frame.offset for frame in batch.entries]
     ids = [receipt_id_of(entry) for entry in entries] if ids is None else ids
-    growth = Growth.of(standing.frontier, entries, ids, offsets)
-    expected = TreeHead(standing.head.origin, growth.frontier.size, growth.frontier.root())
+    growth = Growth.of(state.frontier, entries, ids, offsets)
+    expected = TreeHead(state.head.origin, growth.frontier.size, growth.frontier.root())
     head, note = _read_closing_head(batch, expected)
-    standing.advance(growth, head, note, head_offset=batch.head.offset)
+    state.advance(growth, head, note, head_offset=batch.head.offset)
 
 
 def _read_closing_head(batch: Batch, expected: TreeHead) -> tuple[TreeHead, str]:
@@ -155,16 +155,16 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, L
         return None
     try:
         saved = index.load()
-        standing = None if saved is None else _read_saved(directory, saved, key, file, _walk_start(index, saved))
+        state = None if saved is None else _read_saved(directory, saved, key, file, _walk_start(index, saved))
     except (sqlite3.Error, Invalid, Unavailable):
-        standing = None
-    if standing is not None:
-        return index, standing
+        state = None
+    if state is not None:
+        return index, state
     index.close()
     return None
 
 
-def _read_saved(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: Place) -> LogState | None:
+def _read_saved(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO, start: FramePosition) -> LogState | None:
     if saved.end > file.seek(0, os.SEEK_END):
         return None
     file.seek(min(saved.head, saved.end))
@@ -174,19 +174,19 @@ def _read_saved(directory: Path, saved: Saved, key: VerifierKey, file: BinaryIO,
     head = read_signed_head(frame.payload.decode(errors="replace"), key)
     if head is None or head.size != saved.size:
         return None
-    standing = LogState.resume(directory, saved, frame.payload.decode())
-    return standing if standing.frontier.root() == head.root and leads_to(file, head, saved.end, start) else None
+    state = LogState.resume(directory, saved, frame.payload.decode())
+    return state if state.frontier.root() == head.root and leads_to(file, head, saved.end, start) else None
 
 
-def _walk_start(index: Index, saved: Saved) -> Place:
+def _walk_start(index: Index, saved: Saved) -> FramePosition:
     """The first batch of about the last `WALK_BYTES`."""
-    whole = Place(0, len(MAGIC))
+    whole = FramePosition(0, len(MAGIC))
     if saved.end <= WALK_BYTES:
         return whole
     return index.batch_of(saved.size - saved.size * WALK_BYTES // saved.end) or whole
 
 
-def leads_to(file: BinaryIO, head: TreeHead, end: int, start: Place) -> bool:
+def leads_to(file: BinaryIO, head: TreeHead, end: int, start: FramePosition) -> bool:
     """Whether the batches from `start` to byte `end` are whole and follow one another up to `head`.
 
     From the first batch on, their tree heads' roots are compared as well, otherwise their sizes and all sums.

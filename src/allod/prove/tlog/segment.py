@@ -95,7 +95,7 @@ class Batches:
         self.problem = ""
 
     def __iter__(self) -> Iterator[Batch]:
-        self._file.seek(min(self.end, self.limit))  # an index may name a place that no file has
+        self._file.seek(min(self.end, self.limit))  # an index may name a position that no file has
         offset, entries = self.end, list[Frame]()
         while offset < self.limit:
             frame = read_frame(self._file, offset)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from allod.prove.formats.merkle import Frontier, leaf_hashes
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Index, Place, Saved
+from allod.prove.tlog.index import Index, FramePosition, Saved
 from allod.prove.tlog.segment import FRAME_BYTES, MAGIC
 from allod.prove.tlog.tiles import Tiles, write_derived
 
@@ -67,9 +67,9 @@ class LogState:
         """Count a batch that is durable. `head` is the tree's with it."""
         first, fresh = self.head.size, self.fresh
         self.tiles.extend(growth.rows)
-        for receipt_id, place in zip(growth.ids, enumerate(growth.offsets, first), strict=True):
+        for receipt_id, position in zip(growth.ids, enumerate(growth.offsets, first), strict=True):
             if receipt_id is not None:
-                fresh.setdefault(receipt_id, place)
+                fresh.setdefault(receipt_id, position)
         if growth.ids:
             self.fresh_batches.append((first, self.end))
         self.frontier, self.head, self.note = growth.frontier, head, note
@@ -79,13 +79,13 @@ class LogState:
         """Bring the derived files up to here. Raises sqlite3.Error and OSError, and then nothing is lost."""
         self.tiles.write_out()
         saved = Saved(self.head.size, self.head_offset, self.end, tuple(map(bytes, self.tiles.edges)))
-        index.save(((key, *place) for key, place in self.fresh.items()), self.fresh_batches, saved)
+        index.save(((key, *position) for key, position in self.fresh.items()), self.fresh_batches, saved)
         self.fresh, self.fresh_batches = {}, []  # only now: a reader looks here first, then in the index
         write_derived(directory / "checkpoint", self.note.encode())
 
-    def batch_of(self, leaf: int, index: Index) -> Place | None:
+    def batch_of(self, leaf: int, index: Index) -> FramePosition | None:
         """The first leaf of the batch that holds `leaf`, and where its frame starts."""
         batches = self.fresh_batches
         if batches and batches[0][0] <= leaf:
-            return Place(*batches[bisect_right(batches, (leaf, self.end)) - 1])
+            return FramePosition(*batches[bisect_right(batches, (leaf, self.end)) - 1])
         return index.batch_of(leaf)
