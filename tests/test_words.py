@@ -17,7 +17,7 @@ IRREGULAR = frozenset(
 VERBS = frozenset({"embed", "exceed", "feed", "need", "proceed", "put", "read", "seed", "spread"})  # whatever their end
 
 # Functions whose name begins with a participle, and may: they are called by a thing, of which it says more, or are how
-# a database is held while a block runs (`with transactions.reading() as run`).
+# a database is held while a block runs (`with transactions.reading() as transaction`).
 THINGS = frozenset(
     {"_missing_client", "_requested_recipe", "_string", "_unchecked_error", "assumed_grams"}
     | {"assumed_joules", "committed_bytes", "derived_damage", "expanded_size", "known", "reading", "reading_s"}

@@ -45,20 +45,20 @@ class Database(Protocol):
         ...
 
 
-class Run:
-    """Runs statements in an open transaction. `:name` stands for a value; `{for_update}` and the like are spelt out."""
+class Transaction:
+    """An open transaction. In a statement `:name` stands for a value; `{for_update}` and the like are spelt out."""
 
     def __init__(self, connection: Connection, dialect: SqlDialect) -> None:
         self._cursor = connection.cursor()
         self._dialect = dialect
 
-    def __call__(self, statement: str, /, **values: object) -> list[Row]:
+    def execute(self, statement: str, /, **values: object) -> list[Row]:
         """The rows of one statement; none for a statement that returns none."""
         _check_storable(values)
         self._cursor.execute(self._dialect.spell(statement), values)
         return list(self._cursor.fetchall()) if self._cursor.description else []
 
-    def many(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
+    def execute_many(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
         """The statement once for each of `rows`."""
         for row in rows:
             _check_storable(row)
@@ -76,22 +76,22 @@ class Transactions:
         self._closed = False
 
     @contextmanager
-    def reading(self) -> Iterator[Run]:
+    def reading(self) -> Iterator[Transaction]:
         """Statements that see one state of the database."""
-        with self._transaction(self._database.dialect.begin_read) as run:
-            yield run
+        with self._transaction(self._database.dialect.begin_read) as transaction:
+            yield transaction
 
     @contextmanager
-    def writing(self) -> Iterator[Run]:
+    def writing(self) -> Iterator[Transaction]:
         """Statements that happen all or not at all; durable when the block has ended without an error."""
-        with self._transaction(self._database.dialect.begin_write) as run:
-            yield run
+        with self._transaction(self._database.dialect.begin_write) as transaction:
+            yield transaction
 
     def checkpoint(self) -> None:
         """Bring what was committed into the database's own file, as far as that delays nobody."""
         if self._database.dialect.checkpoint:
-            with self._connect() as run:
-                run(self._database.dialect.checkpoint)
+            with self._connect() as transaction:
+                transaction.execute(self._database.dialect.checkpoint)
 
     def close(self) -> None:
         """Close what lies idle, and what is lent when it comes back."""
@@ -102,24 +102,24 @@ class Transactions:
         self._drop_idle()
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Run]:
-        with self._connect() as run:
-            run(begin)
+    def _transaction(self, begin: str) -> Iterator[Transaction]:
+        with self._connect() as transaction:
+            transaction.execute(begin)
             try:
-                yield run
+                yield transaction
             except BaseException:
                 with suppress(*self._database.errors):
-                    run("ROLLBACK")
+                    transaction.execute("ROLLBACK")
                 raise
-            run("COMMIT")
+            transaction.execute("COMMIT")
 
     @contextmanager
-    def _connect(self) -> Iterator[Run]:
+    def _connect(self) -> Iterator[Transaction]:
         if not self._free.acquire(timeout=WAIT_S):
             raise Unavailable("the tenants' database is too slow", code="tenants_unavailable", retry_after_s=1)
         try:
             with self._lend() as connection:
-                yield Run(connection, self._database.dialect)
+                yield Transaction(connection, self._database.dialect)
         except self._database.errors as error:
             raise self._database.explain(error) from error
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from allod.core.errors import Unavailable
 from allod.core.shown_text import fold
-from allod.govern.stores.database import Run
+from allod.govern.stores.database import Transaction
 from allod.govern.stores.dialect import SqlDialect
 from allod.govern.stores.rows import tenant_from
 from allod.govern.tenancy.store import TOTALS
@@ -49,16 +49,16 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
 _WITH_NAMES = 2  # the version that has them
 
 
-def prepare(run: Run, dialect: SqlDialect) -> None:
+def prepare(transaction: Transaction, dialect: SqlDialect) -> None:
     """Make the tables, or bring them up to date. Raises Unavailable if a newer Allod made them."""
     if dialect.lock_schema:
-        run(dialect.lock_schema)
-    run(
+        transaction.execute(dialect.lock_schema)
+    transaction.execute(
         "CREATE TABLE IF NOT EXISTS realm (one {number} PRIMARY KEY CHECK (one = 1), "
         "version {number} NOT NULL, changes {number} NOT NULL){table_end}"
     )
-    run("INSERT INTO realm (one, version, changes) VALUES (1, 0, 0) ON CONFLICT (one) DO NOTHING")
-    [(version,)] = run("SELECT version FROM realm")
+    transaction.execute("INSERT INTO realm (one, version, changes) VALUES (1, 0, 0) ON CONFLICT (one) DO NOTHING")
+    [(version,)] = transaction.execute("SELECT version FROM realm")
     if version > len(VERSIONS):
         raise Unavailable(
             f"the tenants' database has version {version}; this Allod knows {len(VERSIONS)}",
@@ -67,18 +67,18 @@ def prepare(run: Run, dialect: SqlDialect) -> None:
         )
     for statements in VERSIONS[version:]:
         for statement in statements:
-            run(statement)
+            transaction.execute(statement)
     if version < _WITH_NAMES:
-        for (body,) in run("SELECT body FROM tenants"):
-            keep_name(run, tenant_from(body))
-    run("UPDATE realm SET version = :version", version=len(VERSIONS))
+        for (body,) in transaction.execute("SELECT body FROM tenants"):
+            keep_name(transaction, tenant_from(body))
+    transaction.execute("UPDATE realm SET version = :version", version=len(VERSIONS))
 
 
-def keep_name(run: Run, tenant: Tenant) -> None:
+def keep_name(transaction: Transaction, tenant: Tenant) -> None:
     """Note how the tenant's name looks, while it is not archived: what ended leaves its name to others."""
-    run("DELETE FROM tenant_names WHERE tenant_id = :id", id=tenant.id)
+    transaction.execute("DELETE FROM tenant_names WHERE tenant_id = :id", id=tenant.id)
     if tenant.archived_ms is None:
-        run(
+        transaction.execute(
             "INSERT INTO tenant_names (tenant_id, folded) VALUES (:id, :folded)",
             id=tenant.id,
             folded=fold(tenant.name),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from allod.core.shown_text import fold
 from allod.govern.stores import rules
-from allod.govern.stores.database import Database, Run, Transactions
+from allod.govern.stores.database import Database, Transaction, Transactions
 from allod.govern.stores.rows import account_from, event_from, key_from, tenant_from, text_of
 from allod.govern.stores.schema import keep_name, prepare
 from allod.govern.stores.sql_ledger import SqlLedger, one_of
@@ -23,20 +23,20 @@ class SqlStore(SqlLedger):
 
     def __init__(self, database: Database) -> None:
         super().__init__(Transactions(database))
-        with self._transactions.writing() as run:
-            prepare(run, database.dialect)
+        with self._transactions.writing() as transaction:
+            prepare(transaction, database.dialect)
         self._transactions.checkpoint()
 
     def changes_since(self, version: int) -> Changes:
         """See `TenantStore.changes_since`. One row is read when nothing changed."""
-        with self._transactions.reading() as run:
-            [(newest,)] = run("SELECT changes FROM realm")
+        with self._transactions.reading() as transaction:
+            [(newest,)] = transaction.execute("SELECT changes FROM realm")
             if version == newest and version > 0:
                 return Changes(version)
             is_everything = not 0 < version < newest
             since = 0 if is_everything else version
-            tenants = run("SELECT body FROM tenants WHERE changed > :since", since=since)
-            keys = run("SELECT body FROM api_keys WHERE changed > :since", since=since)
+            tenants = transaction.execute("SELECT body FROM tenants WHERE changed > :since", since=since)
+            keys = transaction.execute("SELECT body FROM api_keys WHERE changed > :since", since=since)
         return Changes(
             newest,
             tuple(tenant_from(body) for (body,) in tenants),
@@ -46,14 +46,14 @@ class SqlStore(SqlLedger):
 
     def tenant(self, tenant_id: str) -> Tenant:
         """See `TenantStore.tenant`."""
-        with self._transactions.reading() as run:
-            return _tenant(run, tenant_id)
+        with self._transactions.reading() as transaction:
+            return _tenant(transaction, tenant_id)
 
     def tenants(self, *, after: str = "", limit: int = 100, include_archived: bool = False) -> list[Tenant]:
         """See `TenantStore.tenants`."""
         rules.check_page(limit)
-        with self._transactions.reading() as run:
-            rows = run(
+        with self._transactions.reading() as transaction:
+            rows = transaction.execute(
                 "SELECT body FROM tenants WHERE id > :after AND is_archived <= :is_archived ORDER BY id LIMIT :limit",
                 after=after,
                 is_archived=int(include_archived),
@@ -63,14 +63,14 @@ class SqlStore(SqlLedger):
 
     def put_tenant(self, tenant: Tenant, event: AuditEvent) -> None:
         """See `TenantStore.put_tenant`."""
-        with self._change(event) as (run, number):
-            old = [tenant_from(body) for (body,) in run("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
+        with self._change(event) as (transaction, number):
+            old = [tenant_from(body) for (body,) in transaction.execute("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
             for before in old:
                 rules.check_tenant_change(before, tenant)
             if rules.must_check_name(old[0] if old else None, tenant):
-                _check_name(run, tenant)
-            keep_name(run, tenant)
-            run(
+                _check_name(transaction, tenant)
+            keep_name(transaction, tenant)
+            transaction.execute(
                 "INSERT INTO tenants (id, changed, is_archived, body) VALUES (:id, :changed, :is_archived, :body) "
                 "ON CONFLICT (id) DO UPDATE "
                 "SET changed = excluded.changed, is_archived = excluded.is_archived, body = excluded.body",
@@ -82,14 +82,14 @@ class SqlStore(SqlLedger):
 
     def account(self, tenant_id: str, account_id: str) -> Account:
         """See `TenantStore.account`."""
-        with self._transactions.reading() as run:
-            return _account(run, tenant_id, account_id)
+        with self._transactions.reading() as transaction:
+            return _account(transaction, tenant_id, account_id)
 
     def accounts(self, tenant_id: str, *, after: str = "", limit: int = 100) -> list[Account]:
         """See `TenantStore.accounts`."""
         rules.check_page(limit)
-        with self._transactions.reading() as run:
-            rows = run(
+        with self._transactions.reading() as transaction:
+            rows = transaction.execute(
                 "SELECT body FROM accounts WHERE tenant_id = :tenant_id AND id > :after ORDER BY id LIMIT :limit",
                 tenant_id=tenant_id,
                 after=after,
@@ -99,11 +99,11 @@ class SqlStore(SqlLedger):
 
     def put_account(self, account: Account, event: AuditEvent) -> None:
         """See `TenantStore.put_account`."""
-        with self._change(event) as (run, _):
-            _tenant(run, account.tenant_id)
-            if run("SELECT 1 FROM accounts WHERE id = :id", id=account.id):
-                _account(run, account.tenant_id, account.id)
-            run(
+        with self._change(event) as (transaction, _):
+            _tenant(transaction, account.tenant_id)
+            if transaction.execute("SELECT 1 FROM accounts WHERE id = :id", id=account.id):
+                _account(transaction, account.tenant_id, account.id)
+            transaction.execute(
                 "INSERT INTO accounts (id, tenant_id, body) VALUES (:id, :tenant_id, :body) "
                 "ON CONFLICT (id) DO UPDATE SET body = excluded.body",
                 id=account.id,
@@ -113,18 +113,18 @@ class SqlStore(SqlLedger):
 
     def delete_account(self, tenant_id: str, account_id: str, event: AuditEvent) -> None:
         """See `TenantStore.delete_account`."""
-        with self._change(event) as (run, number):
-            _account(run, tenant_id, account_id)
-            run("DELETE FROM accounts WHERE id = :id", id=account_id)
-            for (body,) in run("SELECT body FROM api_keys WHERE account_id = :account_id", account_id=account_id):
+        with self._change(event) as (transaction, number):
+            _account(transaction, tenant_id, account_id)
+            transaction.execute("DELETE FROM accounts WHERE id = :id", id=account_id)
+            for (body,) in transaction.execute("SELECT body FROM api_keys WHERE account_id = :account_id", account_id=account_id):
                 key = key_from(body)
                 if key.revoked_ms is None:
-                    _write_key(run, replace(key, revoked_ms=event.at_ms), number)
+                    _write_key(transaction, replace(key, revoked_ms=event.at_ms), number)
 
     def key(self, key_id: str) -> Key:
         """See `TenantStore.key`."""
-        with self._transactions.reading() as run:
-            rows = run(f"{_KEYS} WHERE id = :id", id=key_id)
+        with self._transactions.reading() as transaction:
+            rows = transaction.execute(f"{_KEYS} WHERE id = :id", id=key_id)
         if not rows:
             raise rules.not_found_error("key", "key_id")
         return key_from(*rows[0])
@@ -136,27 +136,27 @@ class SqlStore(SqlLedger):
         rules.check_page(limit)
         values: dict[str, object] = {"tenant_id": tenant_id or "", "after": after, "limit": limit}
         wanted = one_of("account_id", () if account_id is None else (account_id,), values)
-        with self._transactions.reading() as run:
-            rows = run(
+        with self._transactions.reading() as transaction:
+            rows = transaction.execute(
                 f"{_KEYS} WHERE tenant_id = :tenant_id AND id > :after{wanted} ORDER BY id LIMIT :limit", **values
             )
         return [key_from(*row) for row in rows]
 
     def put_key(self, key: Key, event: AuditEvent) -> None:
         """See `TenantStore.put_key`."""
-        with self._change(event) as (run, number):
-            old = [key_from(body) for (body,) in run("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
+        with self._change(event) as (transaction, number):
+            old = [key_from(body) for (body,) in transaction.execute("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
             if any(before.tenant_id != key.tenant_id for before in old):
                 raise rules.not_found_error("key", "key_id")
             for before in old:
                 rules.check_key_change(before, key)
             if key.tenant_id is not None:
-                _tenant(run, key.tenant_id)
+                _tenant(transaction, key.tenant_id)
                 if key.account_id is not None and all(before.account_id != key.account_id for before in old):
-                    _account(run, key.tenant_id, key.account_id)
-            if run("SELECT 1 FROM api_keys WHERE digest = :digest AND id <> :id", digest=key.digest, id=key.id):
+                    _account(transaction, key.tenant_id, key.account_id)
+            if transaction.execute("SELECT 1 FROM api_keys WHERE digest = :digest AND id <> :id", digest=key.digest, id=key.id):
                 raise rules.exists_error("key", "digest")
-            _write_key(run, key, number)
+            _write_key(transaction, key, number)
 
     def events(
         self,
@@ -174,18 +174,18 @@ class SqlStore(SqlLedger):
         is_forwards = before is not None and after is None  # then those next to `before` are the oldest of them
         values: dict[str, object] = {"limit": limit}
         wanted = one_of("kind", kinds, values) + one_of("tenant_id", tenant_ids, values)
-        with self._transactions.reading() as run:
+        with self._transactions.reading() as transaction:
             for name, compared, limit_of in (
                 ("since", "at_ms >=", rules.storable(since_ms)),
                 ("until", "at_ms <", rules.storable(until_ms)),
-                ("older", "number <", _event_number(run, after, "after")),
-                ("newer", "number >", _event_number(run, before, "before")),
+                ("older", "number <", _event_number(transaction, after, "after")),
+                ("newer", "number >", _event_number(transaction, before, "before")),
             ):
                 if limit_of is not None:
                     wanted += f" AND {compared} :{name}"
                     values[name] = limit_of
             order = "" if is_forwards else "DESC"
-            rows = run(
+            rows = transaction.execute(
                 f"SELECT body FROM events WHERE number > 0{wanted} ORDER BY number {order} LIMIT :limit",  # noqa: S608
                 **values,
             )
@@ -194,15 +194,15 @@ class SqlStore(SqlLedger):
 
     def read_setting(self, name: str) -> str | None:
         """See `TenantStore.read_setting`."""
-        with self._transactions.reading() as run:
-            rows = run("SELECT value FROM settings WHERE name = :name", name=name)
+        with self._transactions.reading() as transaction:
+            rows = transaction.execute("SELECT value FROM settings WHERE name = :name", name=name)
         return str(rows[0][0]) if rows else None
 
     def put_setting(self, name: str, value: str, event: AuditEvent) -> None:
         """See `TenantStore.put_setting`."""
         rules.check_setting(name, value)
-        with self._change(event) as (run, _):
-            run(
+        with self._change(event) as (transaction, _):
+            transaction.execute(
                 "INSERT INTO settings (name, value) VALUES (:name, :value) "
                 "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                 name=name,
@@ -210,13 +210,13 @@ class SqlStore(SqlLedger):
             )
 
     @contextmanager
-    def _change(self, event: AuditEvent) -> Iterator[tuple[Run, int]]:
+    def _change(self, event: AuditEvent) -> Iterator[tuple[Transaction, int]]:
         """A transaction with the next number of a change, which no other has until this one ends, and its event."""
-        with self._transactions.writing() as run:
-            [(number,)] = run("UPDATE realm SET changes = changes + 1 RETURNING changes")
-            if run("SELECT 1 FROM events WHERE id = :id", id=event.id):
+        with self._transactions.writing() as transaction:
+            [(number,)] = transaction.execute("UPDATE realm SET changes = changes + 1 RETURNING changes")
+            if transaction.execute("SELECT 1 FROM events WHERE id = :id", id=event.id):
                 raise rules.exists_error("event", "id")
-            run(
+            transaction.execute(
                 "INSERT INTO events (number, id, at_ms, kind, tenant_id, body) "
                 "VALUES (:number, :id, :at_ms, :kind, :tenant_id, :body)",
                 number=number,
@@ -226,11 +226,11 @@ class SqlStore(SqlLedger):
                 tenant_id=event.tenant_id or "",
                 body=text_of(event),
             )
-            yield run, number
+            yield transaction, number
 
 
-def _check_name(run: Run, tenant: Tenant) -> None:
-    if run(
+def _check_name(transaction: Transaction, tenant: Tenant) -> None:
+    if transaction.execute(
         "SELECT 1 FROM tenant_names WHERE folded = :name AND tenant_id <> :id "
         "UNION SELECT 1 FROM tenants WHERE id = :name AND id <> :id",
         name=fold(tenant.name),
@@ -239,15 +239,15 @@ def _check_name(run: Run, tenant: Tenant) -> None:
         raise rules.same_name_error(tenant.name)
 
 
-def _tenant(run: Run, tenant_id: str) -> Tenant:
-    rows = run("SELECT body FROM tenants WHERE id = :id", id=tenant_id)
+def _tenant(transaction: Transaction, tenant_id: str) -> Tenant:
+    rows = transaction.execute("SELECT body FROM tenants WHERE id = :id", id=tenant_id)
     if not rows:
         raise rules.not_found_error("tenant", "tenant_id")
     return tenant_from(rows[0][0])
 
 
-def _account(run: Run, tenant_id: str, account_id: str) -> Account:
-    rows = run(
+def _account(transaction: Transaction, tenant_id: str, account_id: str) -> Account:
+    rows = transaction.execute(
         "SELECT body FROM accounts WHERE id = :id AND tenant_id = :tenant_id", id=account_id, tenant_id=tenant_id
     )
     if not rows:
@@ -255,8 +255,8 @@ def _account(run: Run, tenant_id: str, account_id: str) -> Account:
     return account_from(rows[0][0])
 
 
-def _write_key(run: Run, key: Key, number: int) -> None:
-    run(
+def _write_key(transaction: Transaction, key: Key, number: int) -> None:
+    transaction.execute(
         "INSERT INTO api_keys (id, changed, tenant_id, account_id, digest, body) "
         "VALUES (:id, :changed, :tenant_id, :account_id, :digest, :body) ON CONFLICT (id) DO UPDATE "
         "SET changed = excluded.changed, account_id = excluded.account_id, "
@@ -270,10 +270,10 @@ def _write_key(run: Run, key: Key, number: int) -> None:
     )
 
 
-def _event_number(run: Run, event_id: str | None, param: str) -> int | None:
+def _event_number(transaction: Transaction, event_id: str | None, param: str) -> int | None:
     if event_id is None:
         return None
-    rows = run("SELECT number FROM events WHERE id = :id", id=event_id)
+    rows = transaction.execute("SELECT number FROM events WHERE id = :id", id=event_id)
     if not rows:
         raise rules.not_found_error("event", param)
     return int(rows[0][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from allod.govern.stores import rules
-from allod.govern.stores.database import Run, Transactions
+from allod.govern.stores.database import Transaction, Transactions
 from allod.govern.tenancy.store import MINUTE_MS, TOTALS, Position, Totals, UsageRow, sum_charges
 from allod.govern.tenancy.tenants import Charge
 
@@ -33,53 +33,53 @@ class SqlLedger:
         """See `TenantStore.lease`. The window's row is locked from its reading to the end, whoever else asks."""
         rules.check_lease(amount=amount, limit=limit, window=window)
         which: dict[str, object] = {"tenant_id": tenant_id, "meter": meter, "number": window}
-        with self._transactions.writing() as run:
-            is_new = run(
+        with self._transactions.writing() as transaction:
+            is_new = transaction.execute(
                 "INSERT INTO windows (tenant_id, meter, number, granted) VALUES (:tenant_id, :meter, :number, 0) "
                 "ON CONFLICT DO NOTHING RETURNING 1",
                 **which,
             )
             if is_new:
-                _forget_windows(run, tenant_id, meter, before=window - rules.NUM_WINDOWS_KEPT)
-            [(taken,)] = run(
+                _forget_windows(transaction, tenant_id, meter, before=window - rules.NUM_WINDOWS_KEPT)
+            [(taken,)] = transaction.execute(
                 "SELECT granted FROM windows "
                 "WHERE tenant_id = :tenant_id AND meter = :meter AND number = :number {for_update}",
                 **which,
             )
             grant = rules.grant(amount=amount, limit=limit, taken=taken)
             if grant:
-                _add_to_window(run, which, gateway, grant)
+                _add_to_window(transaction, which, gateway, grant)
         return grant
 
     def give_back(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int) -> None:
         """See `TenantStore.give_back`."""
         rules.check_lease(amount=amount, limit=0, window=window)
         which: dict[str, object] = {"tenant_id": tenant_id, "meter": meter, "number": window}
-        with self._transactions.writing() as run:
-            run(  # in the order in which `lease` locks
+        with self._transactions.writing() as transaction:
+            transaction.execute(  # in the order in which `lease` locks
                 "SELECT granted FROM windows "
                 "WHERE tenant_id = :tenant_id AND meter = :meter AND number = :number {for_update}",
                 **which,
             )
-            had = run(
+            had = transaction.execute(
                 "SELECT granted FROM leases WHERE tenant_id = :tenant_id AND meter = :meter AND number = :number "
                 "AND gateway = :gateway",
                 gateway=gateway,
                 **which,
             )
             for (granted,) in had:
-                _add_to_window(run, which, gateway, -min(amount, granted))
+                _add_to_window(transaction, which, gateway, -min(amount, granted))
 
     def charge(self, origin: str, position: Position, charges: Sequence[Charge]) -> None:
         """See `TenantStore.charge`."""
         sums, uses = sum_charges(charges), _last_uses(charges)
-        with self._transactions.writing() as run:
-            run(
+        with self._transactions.writing() as transaction:
+            transaction.execute(
                 "INSERT INTO positions (origin, num_entries, segment_offset) VALUES (:origin, 0, 0) "
                 "ON CONFLICT DO NOTHING",
                 origin=origin,
             )
-            [was] = run(
+            [was] = transaction.execute(
                 "SELECT num_entries, segment_offset FROM positions WHERE origin = :origin {for_update}", origin=origin
             )
             rules.check_position(Position(*was), position, len(charges))
@@ -87,9 +87,9 @@ class SqlLedger:
                 {"origin": origin, **bucket._asdict(), **{name: getattr(totals, name) for name in TOTALS}}
                 for bucket, totals in sums.items()
             ]
-            run.many(_ADD_TO_LEDGER, rows)
-            run.many(_REMEMBER_USE, [{"key_id": key_id, "last_ms": last_ms} for key_id, last_ms in uses])
-            run(
+            transaction.execute_many(_ADD_TO_LEDGER, rows)
+            transaction.execute_many(_REMEMBER_USE, [{"key_id": key_id, "last_ms": last_ms} for key_id, last_ms in uses])
+            transaction.execute(
                 "UPDATE positions SET num_entries = :num_entries, segment_offset = :segment_offset "
                 "WHERE origin = :origin",
                 origin=origin,
@@ -99,15 +99,15 @@ class SqlLedger:
 
     def position(self, origin: str) -> Position | None:
         """See `TenantStore.position`."""
-        with self._transactions.reading() as run:
-            found = run("SELECT num_entries, segment_offset FROM positions WHERE origin = :origin", origin=origin)
+        with self._transactions.reading() as transaction:
+            found = transaction.execute("SELECT num_entries, segment_offset FROM positions WHERE origin = :origin", origin=origin)
         return Position(*found[0]) if found else None
 
     def used(self, *, tenant_id: str | None, since_ms: int, until_ms: int) -> Totals:
         """See `TenantStore.used`."""
         whose = "" if tenant_id is None else "tenant_id = :tenant_id AND "
-        with self._transactions.reading() as run:
-            [sums] = run(
+        with self._transactions.reading() as transaction:
+            [sums] = transaction.execute(
                 f"SELECT {_SUMS} FROM ledger "  # noqa: S608  (names of our own columns)
                 f"WHERE {whose}minute >= :since AND minute < :until",
                 tenant_id=tenant_id or "",
@@ -139,8 +139,8 @@ class SqlLedger:
             one_of(column, words, values)
             for column, words in (("tenant_id", tenant_ids), ("model", models), ("key_id", key_ids))
         )
-        with self._transactions.reading() as run:
-            rows = run(
+        with self._transactions.reading() as transaction:
+            rows = transaction.execute(
                 f"SELECT minute / :minutes, {', '.join(groups)}, {_SUMS} FROM ledger "  # noqa: S608  (our own columns)
                 f"WHERE minute >= :since AND minute < :until{wanted} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
                 **values,
@@ -149,9 +149,9 @@ class SqlLedger:
 
     def forget_ledger(self, origin: str) -> None:
         """See `TenantStore.forget_ledger`."""
-        with self._transactions.writing() as run:
-            run("DELETE FROM ledger WHERE origin = :origin", origin=origin)
-            run("DELETE FROM positions WHERE origin = :origin", origin=origin)
+        with self._transactions.writing() as transaction:
+            transaction.execute("DELETE FROM ledger WHERE origin = :origin", origin=origin)
+            transaction.execute("DELETE FROM positions WHERE origin = :origin", origin=origin)
 
     def close(self) -> None:
         """See `TenantStore.close`."""
@@ -168,14 +168,14 @@ def one_of(column: str, words: Collection[str], values: dict[str, object]) -> st
     return f" AND {column} IN ({', '.join(f':{name}' for name in names)})"
 
 
-def _add_to_window(run: Run, which: dict[str, object], gateway: str, amount: int) -> None:
-    run(
+def _add_to_window(transaction: Transaction, which: dict[str, object], gateway: str, amount: int) -> None:
+    transaction.execute(
         "UPDATE windows SET granted = granted + :amount "
         "WHERE tenant_id = :tenant_id AND meter = :meter AND number = :number",
         amount=amount,
         **which,
     )
-    run(
+    transaction.execute(
         "INSERT INTO leases (tenant_id, meter, number, gateway, granted) "
         "VALUES (:tenant_id, :meter, :number, :gateway, :amount) "
         "ON CONFLICT (tenant_id, meter, number, gateway) DO UPDATE SET granted = leases.granted + excluded.granted",
@@ -185,9 +185,9 @@ def _add_to_window(run: Run, which: dict[str, object], gateway: str, amount: int
     )
 
 
-def _forget_windows(run: Run, tenant_id: str, meter: str, *, before: int) -> None:
+def _forget_windows(transaction: Transaction, tenant_id: str, meter: str, *, before: int) -> None:
     for table in ("windows", "leases"):
-        run(
+        transaction.execute(
             f"DELETE FROM {table} "  # noqa: S608  (one of the two names above)
             "WHERE tenant_id = :tenant_id AND meter = :meter AND number < :before",
             tenant_id=tenant_id,
