@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from allod.app.gateway import receipts
 from allod.app.gateway.meter import DayNames
-from allod.app.gateway.receipts import ReceiptPage, ReceiptReader, Wanted
+from allod.app.gateway.receipts import ReceiptPage, ReceiptReader, ReceiptQuery
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.core.times import DAY_MS, day_of
@@ -79,7 +79,7 @@ class Realm:
         keys = DayKeys(self.days)
         names = DayNames(keys, self.store)
         reader = ReceiptReader(self.counting, find=keys.find, tenant_of=names.tenant_of)  # type: ignore[arg-type]
-        return reader.read(Wanted(**{"limit": 10, **wanted}))
+        return reader.read(ReceiptQuery(**{"limit": 10, **wanted}))
 
 
 @pytest.fixture

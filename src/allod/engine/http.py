@@ -77,7 +77,7 @@ class _Connection(asyncio.Protocol):
         while self._num_bytes < enough_bytes and not self.finished:
             if self._chunks and (self._is_said or self._has_failed):
                 break  # a failure is for whoever has read what came before it
-            await self._news()
+            await self._wait_for_more()
         chunks, self._chunks, self._num_bytes = self._chunks, [], 0
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if self._paused:
@@ -89,13 +89,13 @@ class _Connection(asyncio.Protocol):
         """Wait until `status` is known."""
         self._enough_bytes = 0
         while self.status == 0:
-            await self._news()
+            await self._wait_for_more()
 
     @property
     def _has_failed(self) -> bool:
         return self.lost or self._broken or self._overdue is not None
 
-    async def _news(self) -> None:
+    async def _wait_for_more(self) -> None:
         if self.lost or self._broken:
             raise Unavailable("the engine closed the connection", code="engine_lost", retry_after_s=1)
         if self._overdue is not None:
@@ -103,7 +103,7 @@ class _Connection(asyncio.Protocol):
         self._waiting = self._loop.create_future()
         await self._waiting
 
-    def allow(self, silence_s: float) -> None:
+    def bound_silence(self, silence_s: float) -> None:
         """Nothing may come for so long from now on."""
         if silence_s < self.silence_s:
             self._heard_s = self._loop.time()
@@ -234,7 +234,7 @@ class Exchange:
                 await self._connection.wait_for_status()
             except Unavailable:
                 lost = self._connection
-                if not lost.lost or self._has_hung_up or not await self._client._replaces(self, lost):
+                if not lost.lost or self._has_hung_up or not await self._client._send_again(self, lost):
                     raise
             else:
                 return self._connection.status
@@ -243,9 +243,9 @@ class Exchange:
         """What of the body has come since, so many bytes at least unless no more will come; empty at its end."""
         return await self._connection.read(enough_bytes)
 
-    def allow(self, silence_s: float) -> None:
+    def bound_silence(self, silence_s: float) -> None:
         """From now on nothing may come for so long."""
-        self._connection.allow(silence_s)
+        self._connection.bound_silence(silence_s)
 
     def hang_up(self, patience_s: float) -> None:
         """Nobody waits for the answer any more. What is still said within `patience_s` can be read until the server
@@ -300,7 +300,7 @@ class UnixHttp:
             connection.close()
         self._idle.clear()
 
-    async def _replaces(self, exchange: Exchange, lost: _Connection) -> bool:
+    async def _send_again(self, exchange: Exchange, lost: _Connection) -> bool:
         """Send the request again where a kept connection was lost under it."""
         if self.is_closed or not self._busy.pop(lost, False):
             return False

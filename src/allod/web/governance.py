@@ -15,7 +15,7 @@ import msgspec
 
 from allod.app.administration.explanations import show_rule
 from allod.app.gateway.realm import Realm
-from allod.app.gateway.receipts import Found, Wanted
+from allod.app.gateway.receipts import FoundReceipt, ReceiptQuery
 from allod.app.gateway.shares import TenantShare
 from allod.core.canonical import MAX_SAFE_INTEGER
 from allod.core.errors import Invalid, Unavailable
@@ -102,19 +102,19 @@ class Governance:
 
     async def receipts(self, call: Call) -> None:
         """`GET /v1/governance/receipts`: the latest answers and refusals, newest first. No content: there is none."""
-        query = _request_of(call).search("limit", "before", "tenant", "decision")
-        decision = query.text("decision")
+        search = _request_of(call).search("limit", "before", "tenant", "decision")
+        decision = search.text("decision")
         if decision is not None:
-            decision = query.choice("decision", "permit", "forbid")
-        wanted = Wanted(
-            limit=query.limit(),
-            before=query.integer("before", highest=MAX_SAFE_INTEGER),
-            tenant_id=query.text("tenant"),
+            decision = search.choice("decision", "permit", "forbid")
+        query = ReceiptQuery(
+            limit=search.limit(),
+            before=search.integer("before", highest=MAX_SAFE_INTEGER),
+            tenant_id=search.text("tenant"),
             decision=decision,
         )
-        if wanted.tenant_id is not None:
-            await asyncio.to_thread(self._realm.store.tenant, wanted.tenant_id)
-        reading = await self._receipts(wanted)
+        if query.tenant_id is not None:
+            await asyncio.to_thread(self._realm.store.tenant, query.tenant_id)
+        reading = await self._receipts(query)
         names = await asyncio.to_thread(self._names, {found.tenant_id for found in reading.found if found.tenant_id})
         answer = {
             "object": "list",
@@ -207,14 +207,14 @@ def _show_version(logged: LoggedVersion) -> Json:
     }
 
 
-def _show_receipts(found: Sequence[Found], names: dict[str, str]) -> Iterator[Json]:
+def _show_receipts(found: Sequence[FoundReceipt], names: dict[str, str]) -> Iterator[Json]:
     """Those that are receipts: what is none is named by `allod log fsck`."""
     for receipt in found:
         with suppress(LookupError, TypeError):
             yield _show_receipt(receipt, names)
 
 
-def _show_receipt(found: Found, names: dict[str, str]) -> Json:
+def _show_receipt(found: FoundReceipt, names: dict[str, str]) -> Json:
     predicate, tenant_id = found.predicate, found.tenant_id
     answer, policy, model = predicate["answer"], predicate["policy"], predicate["model"]
     return {

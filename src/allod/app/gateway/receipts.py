@@ -21,19 +21,19 @@ TenantOf = Callable[[str, str], str | None]
 """(day, pseudonym) → whose it is, if that is still known."""
 
 
-class DayNamed(Protocol):
+class DayName(Protocol):
     """A tenant's name in one day's receipts."""
 
     @property
     def pseudonym(self) -> str: ...
 
 
-Find = Callable[[str, str], DayNamed | None]
+FindDayName = Callable[[str, str], DayName | None]
 """(tenant, day) → its name in that day's receipts; None where it has none, or none any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReceiptQuery:
     """Which receipts, newest first: those before entry number `before`, of a tenant, decided so. None: any."""
 
     limit: int
@@ -42,7 +42,7 @@ class Wanted:
     decision: str | None = None
 
 
-class Found(NamedTuple):
+class FoundReceipt(NamedTuple):
     """A receipt by the number of its entry, its predicate, and whose it is if that is still known."""
 
     entry: int
@@ -54,27 +54,27 @@ class Found(NamedTuple):
 class ReceiptPage(NamedTuple):
     """What was found, and the `before` with which to read on; None at the log's beginning."""
 
-    found: list[Found]
+    found: list[FoundReceipt]
     before: int | None
 
 
 class ReceiptReader:
     """Reads back through one log. For one thread at a time; blocks."""
 
-    def __init__(self, log: Log, *, find: Find, tenant_of: TenantOf) -> None:
+    def __init__(self, log: Log, *, find: FindDayName, tenant_of: TenantOf) -> None:
         self._log = log
         self._find = find
         self._tenant_of = tenant_of
 
-    def read(self, wanted: Wanted) -> ReceiptPage:
+    def read(self, query: ReceiptQuery) -> ReceiptPage:
         """Fewer than the limit only where the reading reached one of its bounds; then `before` says where it stopped.
 
         Raises Unavailable where the log cannot be read.
         """
         size = self._log.head.size
-        end = size if wanted.before is None else min(wanted.before, size)
+        end = size if query.before is None else min(query.before, size)
         lowest = max(0, end - MAX_LOOKED_AT)
-        search = _Search(wanted, self._find)
+        search = _Search(query, self._find)
         while end > lowest:
             start = max(lowest, end - STEP)
             entries = reversed(self._entries(start, end - start))
@@ -90,7 +90,7 @@ class ReceiptReader:
         except OSError as error:
             raise Unavailable(f"the log cannot be read ({error.strerror})", code="log_unavailable") from error
 
-    def _with_names(self, found: list[Found], before: int | None) -> ReceiptPage:
+    def _with_names(self, found: list[FoundReceipt], before: int | None) -> ReceiptPage:
         named = [
             item
             if item.tenant_id
@@ -101,15 +101,15 @@ class ReceiptReader:
 
 
 class _Search:
-    def __init__(self, wanted: Wanted, find: Find) -> None:
-        self.found: list[Found] = []
-        self._wanted = wanted
+    def __init__(self, query: ReceiptQuery, find: FindDayName) -> None:
+        self.found: list[FoundReceipt] = []
+        self._query = query
         self._find = find
         self._days: dict[str, str | None] = {}  # → the name that the wanted tenant has in its receipts
 
     def see(self, number: int, entry: bytes) -> bool:
         """Keep it if it is wanted; False for one that is for the next reading, and so are all before it."""
-        if len(self.found) == self._wanted.limit:
+        if len(self.found) == self._query.limit:
             return False
         try:
             statement = json.loads(entry)
@@ -125,18 +125,18 @@ class _Search:
             self._days[day] = self._name_of_the_tenant(day)
         with suppress(LookupError, TypeError):
             if self._is_wanted(predicate, self._days[day]):
-                self.found.append(Found(number, kind, predicate, self._wanted.tenant_id))
+                self.found.append(FoundReceipt(number, kind, predicate, self._query.tenant_id))
         return True
 
     def _name_of_the_tenant(self, day: str) -> str | None:
-        found = self._find(self._wanted.tenant_id, day) if self._wanted.tenant_id is not None else None
+        found = self._find(self._query.tenant_id, day) if self._query.tenant_id is not None else None
         return found.pseudonym if found is not None else None
 
     def _is_wanted(self, predicate: Mapping[str, Any], name: str | None) -> bool:
-        wanted = self._wanted
-        if wanted.decision is not None and predicate["policy"]["decision"] != wanted.decision:
+        query = self._query
+        if query.decision is not None and predicate["policy"]["decision"] != query.decision:
             return False
-        return wanted.tenant_id is None or (name is not None and _name(predicate) == name)
+        return query.tenant_id is None or (name is not None and _name(predicate) == name)
 
 
 def _day(predicate: Mapping[str, Any]) -> str:

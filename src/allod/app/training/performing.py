@@ -29,7 +29,7 @@ def perform(
         return _collect(around, prepared, output, sealed)
     name = ROWS[stage].reads
     readable = {**inputs, **({name: prepared.folders[name]} if name in prepared.folders else {})}
-    if around.machines.places(stage):
+    if around.machines.is_job(stage):
         words = words_of(prepared.recipe, readable, output)
         return around.jobs.run(stage, words, read_paths=tuple(readable.values()), write_path=output)
     return sealed.run(stage, readable, output)

@@ -71,7 +71,7 @@ class Machines:
         """The nodes, and the processes on each, that do this stage together."""
         return (self.nodes, self.ranks) if ROWS[stage].shares_ranks else (1, 1)
 
-    def places(self, stage: str) -> bool:
+    def is_job(self, stage: str) -> bool:
         """Whether this stage is a job of the site, rather than a process of ours."""
         return self.has_scheduler and ROWS[stage].needs_accelerators
 

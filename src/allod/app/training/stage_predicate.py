@@ -24,7 +24,7 @@ def predicate_of(
     nodes, ranks = around.machines.ranks_of(stage)
     power = around.machines.site.power
     used = energy(
-        None if around.machines.places(stage) else meter.millijoules(),
+        None if around.machines.is_job(stage) else meter.millijoules(),
         seconds=(result.ended_ms - result.started_ms) / 1000,
         node_watts=power.watts_per_node if power else 0,
         nodes=nodes,
@@ -65,7 +65,7 @@ def measurement(
 def _state_place(around: Surroundings, stage: str, nodes: int) -> dict[str, JsonValue]:
     """Where it ran, by the site's profile or the settings: nobody here looked."""
     site, realm = around.machines.site, around.settings.realm
-    if not around.machines.places(stage):
+    if not around.machines.is_job(stage):
         return {"site": realm.site, "jurisdiction": realm.jurisdiction, "nodes": 1, "accelerators_per_node": 0}
     return {
         "site": site.name,
@@ -77,7 +77,7 @@ def _state_place(around: Surroundings, stage: str, nodes: int) -> dict[str, Json
 
 def _observe_place(around: Surroundings, stage: str, result: StageResult) -> dict[str, JsonValue]:
     """The machine as it was seen: by this process where it ran here; of a job, by the job's own."""
-    if around.machines.places(stage):
+    if around.machines.is_job(stage):
         return {"by": "stage", "machine": dict(result.observed)}
     by_torch = result.observed.get("torch_accelerators")
     return {"by": "trainer", "machine": {**machine(), "torch_accelerators": by_torch}}

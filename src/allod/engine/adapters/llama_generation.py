@@ -179,13 +179,13 @@ class AnswerReading:
         """What has come; more of it at once where the answer has begun and nobody waits for its parts."""
         if not self.answer.has_words:
             return await self.exchange.read()
-        self.exchange.allow(self._silence_s)
+        self.exchange.bound_silence(self._silence_s)
         return await self.exchange.read(GATHERED_BYTES if self.is_gathered else 1)
 
     async def last_word(self) -> None:
         """Wait a little for the end of a response that is done, so that its connection can be used again."""
         if self._is_done and not self.exchange.is_complete:
-            self.exchange.allow(LAST_WORD_S)
+            self.exchange.bound_silence(LAST_WORD_S)
             with suppress(Unavailable):
                 await self.exchange.read()
 

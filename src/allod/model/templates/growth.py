@@ -19,7 +19,7 @@ _GROWERS = frozenset({"append", "extend", "insert", "update"})  # put what they 
 _ANSWERS = (nodes.Compare, nodes.Test, nodes.Not)  # yes or no, whatever they look at
 
 
-class Made(NamedTuple):
+class Composition(NamedTuple):
     """Something that is made at a `node` of names, each so many times."""
 
     node: nodes.Node
@@ -28,32 +28,32 @@ class Made(NamedTuple):
 
 def growth_fault(tree: nodes.Template) -> tuple[nodes.Node, str] | None:
     """Where a template grows too much, and why; None where it does not. Names in its macros are changed by this."""
-    made = _Makings(tree).made
-    rings = _rings({name: {each for making in makings for each in making.of} for name, makings in made.items()})
+    compositions = _Compositions(tree).of_names
+    rings = _rings({name: {part for each in some for part in each.of} for name, some in compositions.items()})
     grown: dict[str, int] = {}
     for ring in rings:  # each after what it is made of
         most = 1
         for name in ring:
-            for making in made.get(name, ()):
-                if sum(times for each, times in making.of.items() if each in ring) > 1:
-                    return making.node, f"{_show(name)} is made of itself twice{_by_way_of(ring - {name})}"
+            for composition in compositions.get(name, ()):
+                if sum(times for each, times in composition.of.items() if each in ring) > 1:
+                    return composition.node, f"{_spell(name)} is made of itself twice{_by_way_of(ring - {name})}"
                 most = max(
-                    most, sum(times * grown.get(each, 1) for each, times in making.of.items() if each not in ring)
+                    most, sum(times * grown.get(part, 1) for part, times in composition.of.items() if part not in ring)
                 )
                 if most > MAX_GROWN:
-                    return making.node, f"{_show(name)} is made of what there is {most} times"
+                    return composition.node, f"{_spell(name)} is made of what there is {most} times"
         grown |= dict.fromkeys(ring, most)
     return None
 
 
-class _Makings:
+class _Compositions:
     """What each name of a template is made of, wherever it is; a macro's own have its number, `f()` is what f writes.
 
     That a macro calls itself is not looked at: honest ones do, for what lies within what they are given.
     """
 
     def __init__(self, tree: nodes.Template) -> None:
-        self.made: dict[str, list[Made]] = defaultdict(list)
+        self.of_names: dict[str, list[Composition]] = defaultdict(list)
         self._macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
         self._own = {"caller", *self._macros}
         calls = {name: find_called(macro) & self._macros.keys() for name, macro in self._macros.items()}
@@ -64,7 +64,7 @@ class _Makings:
         for target in tree.find_all(nodes.NSRef):
             self._parts[target.name].add(f"{target.name}.{target.attr}")
         for name, parts in self._parts.items():
-            self.made[name] = [Made(tree, {part: 1}) for part in parts]
+            self.of_names[name] = [Composition(tree, {part: 1}) for part in parts]
         self._read(tree)
 
     def _read(self, tree: nodes.Node) -> None:
@@ -81,11 +81,11 @@ class _Makings:
                 for target, value in zip(node.targets, node.values, strict=True):
                     self._add(node, target, self._of(value))
             elif isinstance(node, nodes.Macro):
-                self.made[f"{node.name}()"].append(Made(node, self._count_written_by(node)))
+                self.of_names[f"{node.name}()"].append(Composition(node, self._count_written_by(node)))
                 for parameter in node.args:  # whichever it is
-                    self.made[parameter.name] += [Made(node, self._of(value)) for value in node.defaults]
+                    self.of_names[parameter.name] += [Composition(node, self._of(value)) for value in node.defaults]
             elif isinstance(node, nodes.CallBlock):
-                self.made["caller()"].append(Made(node, self._count_written(node.body)))
+                self.of_names["caller()"].append(Composition(node, self._count_written(node.body)))
             elif isinstance(node, nodes.Call):
                 self._read_call(node)
 
@@ -94,14 +94,14 @@ class _Makings:
         given = [*node.args, *(each.value for each in node.kwargs)]
         if isinstance(called, nodes.Getattr) and called.attr in _GROWERS:
             for name in self._names(called.node):
-                self.made[name].append(Made(node, _sum([{name: 1}, *map(self._of, given)])))
+                self.of_names[name].append(Composition(node, _sum([{name: 1}, *map(self._of, given)])))
         if isinstance(called, nodes.Name) and called.name in self._macros:
             for parameter in self._macros[called.name].args:
-                self.made[parameter.name] += [Made(node, self._of(value)) for value in given]  # whichever it is
+                self.of_names[parameter.name] += [Composition(node, self._of(value)) for value in given]  # any of them
 
     def _add(self, node: nodes.Node, target: nodes.Node, of: dict[str, int]) -> None:
         for name in self._names(target):
-            self.made[name].append(Made(node, of))
+            self.of_names[name].append(Composition(node, of))
 
     def _names(self, target: nodes.Node) -> Iterator[str]:
         if isinstance(target, nodes.Tuple):
@@ -217,9 +217,9 @@ def _rings(made_of: dict[str, set[str]]) -> list[set[str]]:
     return rings
 
 
-def _show(name: str) -> str:
+def _spell(name: str) -> str:
     return name.rpartition(":")[2][:60]
 
 
 def _by_way_of(others: set[str]) -> str:
-    return f", by way of {_show(min(others))}" if others else ""
+    return f", by way of {_spell(min(others))}" if others else ""

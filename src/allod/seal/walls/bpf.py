@@ -39,13 +39,13 @@ class Check(NamedTuple):
 Rule = tuple[tuple[Check, ...], ...]  # allowed when every check of any one alternative holds
 
 
-def is_null(argument: int) -> tuple[Check, Check]:
-    """The pointer in `argument` is NULL."""
+def null_pointer(argument: int) -> tuple[Check, Check]:
+    """The checks that the pointer in `argument` is NULL."""
     return Check(argument, 0), Check(argument, 0, upper=True)
 
 
 def one_of(argument: int, values: Iterable[int]) -> Rule:
-    """The integer in `argument` is one of `values`."""
+    """The rule that the integer in `argument` is one of `values`."""
     return tuple((Check(argument, value),) for value in values)
 
 

@@ -38,7 +38,7 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Tensor]) -> None:
         """Keep `state` as it is after `step` steps. All ranks call this together."""
         partial, final = self.folder / f".step-{step}", self.folder / f"step-{step}"
-        if self.ranks.leads:
+        if self.ranks.is_leader:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(final, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -46,7 +46,7 @@ class Checkpoints:
         with _quiet():
             save(state, checkpoint_id=partial, no_dist=self.ranks.count == 1)
         self.ranks.wait()
-        if self.ranks.leads:
+        if self.ranks.is_leader:
             self._seal(step, partial)
             partial.rename(final)
             sync(self.folder)
@@ -64,12 +64,12 @@ class Checkpoints:
     def remove(self) -> None:
         """Delete all of them: the training is done."""
         self.ranks.wait()
-        if self.ranks.leads:
+        if self.ranks.is_leader:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _newest(self) -> int:
-        """Looked for by the rank that leads, so that all read the same."""
-        found = max((step for step in self._steps() if self._is_whole(step)), default=0) if self.ranks.leads else 0
+        """Looked for by the leader, so that all read the same."""
+        found = max((step for step in self._steps() if self._is_whole(step)), default=0) if self.ranks.is_leader else 0
         return int(self.ranks.gather([float(found)])[0])
 
     def _steps(self) -> list[int]:

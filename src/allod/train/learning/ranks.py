@@ -19,11 +19,11 @@ class Ranks:
     device: torch.device
 
     @property
-    def leads(self) -> bool:
-        """Whether this rank writes what there is one of."""
+    def is_leader(self) -> bool:
+        """Whether this rank writes for all: logs, checkpoints, the curve."""
         return self.number == 0
 
-    def any(self, *flags: bool) -> list[bool]:
+    def reduce_any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is set on any rank."""
         if self.count == 1:
             return list(flags)

@@ -51,7 +51,7 @@ def run(work: StageTask) -> StageFacts:
         num_steps = _learn(work, learner, checkpoints)
         measured = _measure(learner, num_steps, used_s(ranks.device) - begun_s)
         network = whole_network(learner.network)
-        if ranks.leads:
+        if ranks.is_leader:
             save_model(network, work.output)
             write_curve(learner.losses.tolist(), work.output, tokens_per_step=learner.plan.batches.tokens_per_step)
             measured["bits_per_byte"] = _validate(network.to(ranks.device), work.inputs["pack"])
@@ -94,7 +94,7 @@ def _learn(work: StageTask, learner: Learner, checkpoints: Checkpoints) -> int:
     saved_s = time.monotonic()
     for step in range(begin, steps):
         due = time.monotonic() - saved_s >= work.recipe.pretrain.checkpoint_every_s
-        stop, save = learner.ranks.any(work.should_stop(), due)
+        stop, save = learner.ranks.reduce_any(work.should_stop(), due)
         if stop or save:
             checkpoints.save(step, learner.state)
             saved_s = time.monotonic()
