@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from allod.app.gateway.shares import MONTH_KEPT_MS, EngineQueue, Limit, Shares, Sharing
+from allod.app.gateway.shares import MONTH_KEPT_MS, EngineQueue, Limit, Shares, SharesPage
 from allod.core.times import DAY_MS
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.store import Position
@@ -40,15 +40,15 @@ class Office:
         )
         self.store.charge("log", Position(self.num_charged, self.num_charged), [charge])
 
-    def read(self, *standings: QueueSnapshot, limit: int = 100, now_ms: int = NOW_MS) -> Sharing:
-        return self.read_all((4, standings), limit=limit, now_ms=now_ms)
+    def read(self, *snapshots: QueueSnapshot, limit: int = 100, now_ms: int = NOW_MS) -> SharesPage:
+        return self.read_all((4, snapshots), limit=limit, now_ms=now_ms)
 
-    def read_all(self, *engines: EngineQueue, limit: int = 100, now_ms: int = NOW_MS) -> Sharing:
+    def read_all(self, *engines: EngineQueue, limit: int = 100, now_ms: int = NOW_MS) -> SharesPage:
         return self.shares.read(engines, limit=limit, now_ms=now_ms)
 
-    def limits(self, now_ms: int = NOW_MS, standings: Sequence[QueueSnapshot] = ()) -> list[Limit]:
+    def limits(self, now_ms: int = NOW_MS, snapshots: Sequence[QueueSnapshot] = ()) -> list[Limit]:
         """Of the only tenant."""
-        (only,) = self.read(*standings, now_ms=now_ms).shown
+        (only,) = self.read(*snapshots, now_ms=now_ms).tenants
         return list(only.limits)
 
 
@@ -57,7 +57,7 @@ def office() -> Office:
     return Office()
 
 
-def standing(tenant: str, *, running: int = 0, waiting: int = 0, priority: int = 0) -> QueueSnapshot:
+def snapshot(tenant: str, *, running: int = 0, waiting: int = 0, priority: int = 0) -> QueueSnapshot:
     return QueueSnapshot(tenant, priority, 1, num_waiting=waiting, num_running=running, service=5, share=0.25)
 
 
@@ -68,36 +68,36 @@ def test_the_busy_come_first_then_who_used_most_today(office: Office) -> None:
     office.charge("heavy", 50)
     office.charge("light", 5)
     office.charge("idle", 500, at_ms=NOW_MS - DAY_MS)
-    standings = (standing("busy", running=1), standing("busiest", running=1, waiting=9))
-    assert [one.tenant.id for one in office.read(*standings).shown] == ["busiest", "busy", "heavy", "light", "idle"]
-    few = office.read(*standings, limit=2)
-    assert ([one.tenant.id for one in few.shown], few.num_tenants) == (["busiest", "busy"], 5)
+    snapshots = (snapshot("busy", running=1), snapshot("busiest", running=1, waiting=9))
+    assert [one.tenant.id for one in office.read(*snapshots).tenants] == ["busiest", "busy", "heavy", "light", "idle"]
+    few = office.read(*snapshots, limit=2)
+    assert ([one.tenant.id for one in few.tenants], few.num_tenants) == (["busiest", "busy"], 5)
 
 
 def test_what_is_due_adds_up_to_the_whole(office: Office) -> None:
     """Of two priorities the second gets an eighth while both want turns, and everything while it is alone."""
     for name in ("a", "b", "night"):
         office.tenant(name)
-    a, b = (replace(standing(name, running=1), share=share) for name, share in (("a", 0.75), ("b", 0.25)))
-    night = replace(standing("night", waiting=1, priority=1), share=1.0)
-    assert {one.tenant.id: one.share for one in office.read(a, b, night).shown} == {
+    a, b = (replace(snapshot(name, running=1), share=share) for name, share in (("a", 0.75), ("b", 0.25)))
+    night = replace(snapshot("night", waiting=1, priority=1), share=1.0)
+    assert {one.tenant.id: one.share for one in office.read(a, b, night).tenants} == {
         "a": 0.65625,
         "b": 0.21875,
         "night": 0.125,
     }
-    assert {one.tenant.id: one.share for one in office.read(night).shown} == {"night": 1.0, "a": 0.0, "b": 0.0}
+    assert {one.tenant.id: one.share for one in office.read(night).tenants} == {"night": 1.0, "a": 0.0, "b": 0.0}
 
 
 def test_of_several_engines_what_is_due_adds_up_to_the_whole_too(office: Office) -> None:
     """Each that has work counts by its slots; whether batches wait behind others is a matter of each by itself."""
     for name in ("a", "b", "night"):
         office.tenant(name)
-    everything = {name: replace(standing(name, running=1), share=1.0) for name in ("a", "b")}
-    night = replace(standing("night", running=1, priority=1), share=1.0)
-    idle = (8, [replace(standing("a"), share=0.0)])
+    everything = {name: replace(snapshot(name, running=1), share=1.0) for name in ("a", "b")}
+    night = replace(snapshot("night", running=1, priority=1), share=1.0)
+    idle = (8, [replace(snapshot("a"), share=0.0)])
 
     def due(*engines: EngineQueue) -> dict[str, float]:
-        return {one.tenant.id: one.share for one in office.read_all(*engines).shown if one.share}
+        return {one.tenant.id: one.share for one in office.read_all(*engines).tenants if one.share}
 
     assert due((4, [everything["a"]]), (4, [everything["a"]]), idle) == {"a": 1.0}
     assert due((6, [everything["a"]]), (2, [everything["b"]])) == {"a": 0.75, "b": 0.25}
@@ -111,12 +111,12 @@ def test_changes_of_tenants_are_seen(office: Office) -> None:
     assert office.read().num_tenants == 1
     office.tenant("b")
     office.tenant("a", weight=9)
-    assert [(one.tenant.id, one.tenant.weight) for one in office.read().shown] == [("a", 9), ("b", 1)]
+    assert [(one.tenant.id, one.tenant.weight) for one in office.read().tenants] == [("a", 9), ("b", 1)]
     office.tenant("a", archived_ms=NOW_MS)
-    assert [one.tenant.id for one in office.read().shown] == ["b"]
+    assert [one.tenant.id for one in office.read().tenants] == ["b"]
     vars(office.store).update(vars(MemoryStore()))
     office.tenant("c")
-    assert [one.tenant.id for one in office.read().shown] == ["c"]
+    assert [one.tenant.id for one in office.read().tenants] == ["c"]
 
 
 def test_every_limit_is_shown_with_its_use(office: Office) -> None:
@@ -132,8 +132,8 @@ def test_every_limit_is_shown_with_its_use(office: Office) -> None:
     office.charge("t", 200, at_ms=NOW_MS - DAY_MS, micros=100)
     office.charge("t", 9_999, at_ms=NOW_MS - 40 * DAY_MS)
     office.charge("somebody", 77)
-    busy = [standing("t", running=1, waiting=1), standing("t", running=1, priority=1)]
-    assert office.limits(standings=busy) == [
+    busy = [snapshot("t", running=1, waiting=1), snapshot("t", running=1, priority=1)]
+    assert office.limits(snapshots=busy) == [
         Limit("requests", "now", 4, 3),
         Limit("requests", "now", 3, 3, "m"),
         Limit("requests", "minute", 10, 2, None, MINUTE_END_MS),

@@ -178,7 +178,7 @@ async def test_a_place_has_its_next_owner_before_it_is_given_back() -> None:
         guests.arrive(2, "c")
         await settle()
     late = asyncio.create_task(admission.turn("d").__aenter__())
-    assert [(one.tenant, one.num_running) for one in admission.snapshot() if one.num_running] == [("b", 1)]
+    assert [(one.tenant, one.num_running) for one in admission.snapshots() if one.num_running] == [("b", 1)]
     await settle()
     assert guests.running == [1]
     assert not late.done()
@@ -215,7 +215,7 @@ async def test_whoever_is_cancelled_while_waiting_is_charged_nothing() -> None:
         await asyncio.sleep(0)
     await settle()
     assert guests.admission.inside == 0
-    assert {one.tenant: one.service for one in guests.admission.snapshot()}["b"] == 0
+    assert {one.tenant: one.service for one in guests.admission.snapshots()}["b"] == 0
 
 
 async def test_a_turn_tells_what_it_used() -> None:
@@ -224,10 +224,10 @@ async def test_a_turn_tells_what_it_used() -> None:
     async with admission.turn("a", weight=3, prompt_tokens=10, max_tokens=100) as turn:
         turn.used(1)
         turn.used(7)
-        (running,) = admission.snapshot()
+        (running,) = admission.snapshots()
         assert (running.weight, running.num_running, running.service) == (3, 1, 10 + 2 * 7)
         turn.finish(prompt_tokens=12, completion_tokens=8)
-    (idle,) = admission.snapshot()
+    (idle,) = admission.snapshots()
     assert (idle.num_running, idle.service) == (0, 12 + 2 * 8)
 
 

@@ -199,7 +199,7 @@ async def test_while_a_control_is_in_doubt_nothing_is_done(front: MakeFront, ask
         for asked in (request(), request(tier="SECRET")):
             with pytest.raises(Unavailable, match="behind"):
                 await ask(gateway, asked)
-        assert (gateway.router.first.admission.inside, gateway.router.first.admission.snapshot(), engine.asked) == (
+        assert (gateway.router.first.admission.inside, gateway.router.first.admission.snapshots(), engine.asked) == (
             0,
             [],
             [],
@@ -328,8 +328,8 @@ async def test_the_turn_is_the_callers_tenants(front: MakeFront, way: Way) -> No
         caller = replace(CALLER, tenant=replace(CALLER.tenant, weight=7, priority=1))
         asking = asyncio.create_task(way(made.gateway, caller, request()))
         await until(lambda: len(engine.asked) == 1)
-        (standing,) = made.gateway.router.first.admission.snapshot()
-        assert (standing.tenant, standing.weight, standing.priority) == ("local", 7, 1)
+        (snapshot,) = made.gateway.router.first.admission.snapshots()
+        assert (snapshot.tenant, snapshot.weight, snapshot.priority) == ("local", 7, 1)
         engine.gate.set()
         await asking
 

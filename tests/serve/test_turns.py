@@ -419,7 +419,7 @@ def test_the_memory_of_idle_tenants_is_bounded() -> None:
     """Ten thousand tenants come once; ten are remembered."""
     turns = make(num_remembered=10)
     Engine(turns, [Job(number, f"{number}") for number in range(10_000)]).run()
-    assert len(turns.standings()) == 10
+    assert len(turns.snapshots()) == 10
 
 
 def test_ten_thousand_waiting_tenants_cost_little_a_step() -> None:
@@ -452,7 +452,7 @@ def test_standings_say_who_waits_and_runs() -> None:
         Job(0, "c", priority=1),
     ]
     Engine(turns, jobs).run(until=4)
-    found = {(one.tenant, one.priority): one for one in turns.standings()}
+    found = {(one.tenant, one.priority): one for one in turns.snapshots()}
     assert {key: (one.num_waiting, one.num_running, one.share) for key, one in found.items()} == {
         ("a", 0): (0, 2, 0.75),
         ("b", 0): (1, 0, 0.25),

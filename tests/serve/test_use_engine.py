@@ -68,8 +68,8 @@ class Desk:
             charged.prompt_tokens,
             charged.completion_tokens,
         )
-        (standing,) = self.front.gateway.router.first.admission.snapshot()
-        assert standing.service == cost_of(charged.prompt_tokens, charged.completion_tokens)
+        (snapshot,) = self.front.gateway.router.first.admission.snapshots()
+        assert snapshot.service == cost_of(charged.prompt_tokens, charged.completion_tokens)
         return charged
 
 

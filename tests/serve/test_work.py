@@ -90,8 +90,8 @@ class Desk:
             recorder=self.front.recorder,
         )
 
-    def standing(self) -> QueueSnapshot:
-        (found,) = [one for one in self.admission.snapshot() if one.tenant == "local"]
+    def snapshot(self) -> QueueSnapshot:
+        (found,) = [one for one in self.admission.snapshots() if one.tenant == "local"]
         return found
 
     async def is_as_before(self) -> bool:
@@ -155,9 +155,9 @@ async def test_its_turn_is_the_tenants_by_weight_and_by_what_is_foreseen(desk: D
     """The fair queue knows whose it is, and foresees no more of the answer than it may have."""
     work = await desk.work(request(chat(sampling=Sampling(seed=1, max_tokens=4))))
     async with work:
-        standing = desk.standing()
-        assert (standing.tenant, standing.priority, standing.weight, standing.num_running) == ("local", 0, 3, 1)
-    assert desk.standing().service == 0  # nothing was computed
+        snapshot = desk.snapshot()
+        assert (snapshot.tenant, snapshot.priority, snapshot.weight, snapshot.num_running) == ("local", 0, 3, 1)
+    assert desk.snapshot().service == 0  # nothing was computed
 
 
 async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
@@ -166,7 +166,7 @@ async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
     held = await desk.allowance.hold(*to_hold(await desk.front.prepared(asked), LIMITED))
     accepted = Accepted(by(replace(LIMITED, priority=1), asked), PERMITTED, held, ECHO)
     async with Execution(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
-        assert desk.standing().priority == 1
+        assert desk.snapshot().priority == 1
 
 
 async def test_the_queue_hears_of_tokens_as_they_come(desk: Desk) -> None:
@@ -177,10 +177,10 @@ async def test_the_queue_hears_of_tokens_as_they_come(desk: Desk) -> None:
         for number in (1, 2, 3):
             work.tally.count(FORESEEN, number, 0)
             work.note_progress()
-            served.append(desk.standing().service)
+            served.append(desk.snapshot().service)
         assert served == [cost_of(FORESEEN, number) for number in (1, 2, 3)]
         work.note_counted(COUNTED)
-    assert desk.standing().service == cost_of(20, 30)
+    assert desk.snapshot().service == cost_of(20, 30)
 
 
 # Ended in another way
@@ -278,7 +278,7 @@ async def test_it_settles_exactly_once_however_it_ends(desk: Desk, clock: Simple
     assert (predicate["answer"]["finish"], predicate["meter"]["engine_ms"]) == (case.finish, 500)
     assert predicate["meter"]["micros"] == case.charged.prompt_tokens + 2 * case.charged.completion_tokens
     assert (predicate["request"]["tokens"], predicate["answer"]["tokens"]) == case.tokens
-    assert desk.standing().service == cost_of(case.charged.prompt_tokens, case.charged.completion_tokens)
+    assert desk.snapshot().service == cost_of(case.charged.prompt_tokens, case.charged.completion_tokens)
     assert desk.front.commits_to(statement, chat_answer(case.text))
 
 

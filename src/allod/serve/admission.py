@@ -43,9 +43,9 @@ class Admission:
         """
         return Turn(self, tenant, weight, priority, prompt_tokens, max_tokens)
 
-    def snapshot(self) -> list[QueueSnapshot]:
+    def snapshots(self) -> list[QueueSnapshot]:
         """What each tenant has waiting and running, its service and its share; the busy ones of a priority first."""
-        return self._turns.standings()
+        return self._turns.snapshots()
 
     async def _wait_for_call(self, ticket: Ticket) -> None:
         """Return when the request's turn has come; a wait that is cancelled leaves the line as if it never was.

@@ -145,7 +145,7 @@ class Turns:
         ticket.queue.take(ticket)
         ticket.queue.rest(ticket.line)
 
-    def standings(self) -> list[QueueSnapshot]:
+    def snapshots(self) -> list[QueueSnapshot]:
         """Every line that is remembered, those that are busy first."""
         found: list[QueueSnapshot] = []
         for priority, queue in enumerate((self._first, self._batch)):

@@ -76,7 +76,7 @@ class Router:
     def snapshots(self) -> Iterator[tuple[int, list[QueueSnapshot]]]:
         """Of each engine: how many requests run at a time, and what each tenant has waiting and running."""
         for candidate in self.candidates:
-            yield candidate.engine.info.slots, candidate.admission.snapshot()
+            yield candidate.engine.info.slots, candidate.admission.snapshots()
 
 
 def sites_of(router: Router, tier: Tier) -> Callable[[str], PolicySite]:

@@ -56,15 +56,15 @@ class Governance:
         """`GET /v1/governance/shares`: who has turns now, and what each tenant used today of what it may."""
         query = _request_of(call).search("limit")
         router = self._realm.gateway.router
-        sharing = await self._shares(list(router.snapshots()), limit=query.limit(usual=100), now_ms=call.start_ms)
+        page = await self._shares(list(router.snapshots()), limit=query.limit(usual=100), now_ms=call.start_ms)
         answer = {
             "object": "governance.shares",
             "at_ms": call.start_ms,
             "num_slots": router.num_slots,
             "currency": self._realm.settings.prices.currency,
-            "num_tenants": sharing.num_tenants,
-            "common_limits": [asdict(limit) for limit in sharing.common],
-            "data": [_show_share(share) for share in sharing.shown],
+            "num_tenants": page.num_tenants,
+            "common_limits": [asdict(limit) for limit in page.common],
+            "data": [_show_share(share) for share in page.tenants],
         }
         await _respond(call, answer)
 

@@ -1,4 +1,4 @@
-"""Who shares the engines: each tenant's turns now, what it used today, and how much of its limits that is."""
+"""Who shares the engines: each tenant's queues now, what it used today, and how much of its limits that is."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class TenantShare:
     limits: tuple[Limit, ...]
 
 
-class Sharing(NamedTuple):
-    """The tenants that are shown, how many there are, and the limits that all of them have in common."""
+class SharesPage(NamedTuple):
+    """Some tenants, how many there are, and the limits that all of them have in common."""
 
-    shown: list[TenantShare]
+    tenants: list[TenantShare]
     num_tenants: int
     common: tuple[Limit, ...]
 
@@ -69,21 +69,21 @@ class Shares:
         self._tenants: dict[str, Tenant] = {}
         self._month: tuple[int, int, _Used] = (-1, 0, {})  # (day, when it was read, what it said)
 
-    def read(self, engines: Sequence[EngineQueue], *, limit: int, now_ms: int) -> Sharing:
+    def read(self, engines: Sequence[EngineQueue], *, limit: int, now_ms: int) -> SharesPage:
         """At most `limit` tenants: the busy ones first, then those that used most today, then the others by their ids.
 
         Raises Unavailable where the store cannot be asked.
         """
         self._refresh()
         numbers = windows_at(now_ms)
-        turns: dict[str, list[QueueSnapshot]] = {}
-        for standing in (each for _, standings in engines for each in standings):
-            turns.setdefault(standing.tenant, []).append(standing)
+        queues: dict[str, list[QueueSnapshot]] = {}
+        for snapshot in (each for _, snapshots in engines for each in snapshots):
+            queues.setdefault(snapshot.tenant, []).append(snapshot)
         today = self._used(*bounds_of("day", numbers.day))
 
         def rank(tenant: Tenant) -> tuple[int, int, str]:
             used = today.get((tenant.id, None), _NOTHING)
-            return -_under_way(turns.get(tenant.id, ())), -_tokens(used), tenant.id
+            return -_under_way(queues.get(tenant.id, ())), -_tokens(used), tenant.id
 
         active = [tenant for tenant in self._tenants.values() if tenant.archived_ms is None]
         chosen = sorted(active, key=rank)[:limit]
@@ -97,11 +97,11 @@ class Shares:
         }
         due = _due(engines)
         shown = [
-            _share(tenant, turns.get(tenant.id, ()), used, numbers, self._models, due.get(tenant.id, 0.0))
+            _share(tenant, queues.get(tenant.id, ()), used, numbers, self._models, due.get(tenant.id, 0.0))
             for tenant in chosen
         ]
         common = _by_time(everybody, _all_as(everybody, used), numbers) if everybody else ()
-        return Sharing(shown, len(active), tuple(common))
+        return SharesPage(shown, len(active), tuple(common))
 
     def _refresh(self) -> None:
         changes = self._store.changes_since(self._version)
@@ -130,7 +130,7 @@ class Shares:
 
 def _share(
     tenant: Tenant,
-    turns: Sequence[QueueSnapshot],
+    queues: Sequence[QueueSnapshot],
     used: dict[str, _Used],
     numbers: Numbers,
     served: Collection[str],
@@ -139,11 +139,11 @@ def _share(
     return TenantShare(
         tenant,
         share=due,
-        num_waiting=sum(standing.num_waiting for standing in turns),
-        num_running=sum(standing.num_running for standing in turns),
-        service=sum(standing.service for standing in turns),
+        num_waiting=sum(snapshot.num_waiting for snapshot in queues),
+        num_running=sum(snapshot.num_running for snapshot in queues),
+        service=sum(snapshot.service for snapshot in queues),
         today=used["day"].get((tenant.id, None), _NOTHING),
-        limits=(*_at_a_time(tenant, _under_way(turns), served), *_by_time(tenant, used, numbers)),
+        limits=(*_at_a_time(tenant, _under_way(queues), served), *_by_time(tenant, used, numbers)),
     )
 
 
@@ -152,14 +152,14 @@ def _due(engines: Sequence[EngineQueue]) -> dict[str, float]:
 
     At an engine it is a share of its priority's turns, and batches get one part where both want turns.
     """
-    asked = [(slots, busy) for slots, standings in engines if (busy := [each for each in standings if each.share])]
+    asked = [(slots, busy) for slots, snapshots in engines if (busy := [each for each in snapshots if each.share])]
     due: dict[str, float] = {}
     for slots, busy in asked:
         weight = slots / sum(each for each, _ in asked)
-        are_both = len({standing.priority for standing in busy}) > 1
+        are_both = len({snapshot.priority for snapshot in busy}) > 1
         parts = (1 - 1 / BATCH_PART, 1 / BATCH_PART) if are_both else (1.0, 1.0)
-        for standing in busy:
-            due[standing.tenant] = due.get(standing.tenant, 0.0) + standing.share * parts[standing.priority] * weight
+        for snapshot in busy:
+            due[snapshot.tenant] = due.get(snapshot.tenant, 0.0) + snapshot.share * parts[snapshot.priority] * weight
     return due
 
 
@@ -196,8 +196,8 @@ def _tokens(totals: Totals) -> int:
     return totals.prompt_tokens + totals.completion_tokens
 
 
-def _under_way(turns: Sequence[QueueSnapshot]) -> int:
-    return sum(standing.num_waiting + standing.num_running for standing in turns)
+def _under_way(queues: Sequence[QueueSnapshot]) -> int:
+    return sum(snapshot.num_waiting + snapshot.num_running for snapshot in queues)
 
 
 def _all_as(everybody: Tenant, used: dict[str, _Used]) -> dict[str, _Used]:
