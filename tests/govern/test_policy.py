@@ -18,7 +18,7 @@ from allod.core.labels import Label, Tier
 from allod.core.nations.nation import Nation
 from allod.core.nations.profile import read_nation
 from allod.govern.policy.decision import Policy, default_text, load_policy
-from allod.govern.policy.request import Model, PolicyRequest, PolicySite, describe
+from allod.govern.policy.request import Model, PolicyRequest, PolicySite, sentence_of
 from allod.govern.policy.rules import MAX_DEPTH, MAX_RULES, MAX_TEXT_BYTES, MAX_TOKENS
 
 GB = read_nation(tomllib.loads((resources.files("allod") / "nations" / "gb.toml").read_text()), where="gb.toml")
@@ -81,7 +81,7 @@ def test_official_work_is_permitted_by_a_named_rule() -> None:
         (replace(asked(), models=frozenset()), {"model-not-in-scope"}),
         (replace(asked(), model=Model("wise", Label(SECRET))), {"above-clearance", "above-accreditation"}),
     ],
-    ids=lambda value: describe(value) if isinstance(value, PolicyRequest) else "",
+    ids=lambda value: sentence_of(value) if isinstance(value, PolicyRequest) else "",
 )
 def test_each_refusal_names_its_rules_and_says_why(question: PolicyRequest, rules: set[str]) -> None:
     """A person who is refused reads a sentence, and a receipt can name the rules, in order."""
@@ -101,7 +101,7 @@ def test_each_refusal_names_its_rules_and_says_why(question: PolicyRequest, rule
         replace(asked("SECRET"), clearance=TOP_SECRET, site=PolicySite("here", "GB", SECRET, "sealed")),
         replace(asked(), models=frozenset({"tiny", "another"})),
     ],
-    ids=describe,
+    ids=sentence_of,
 )
 def test_what_meets_every_condition_is_permitted(question: PolicyRequest) -> None:
     """A part of a country is in it, clearance above the label is enough, and so on."""

@@ -49,7 +49,7 @@ def changes_of(said: Mapping[str, Any]) -> Json:
     return changes
 
 
-def tell_restriction(words: frozenset[str] | None) -> str:
+def format_restriction(words: frozenset[str] | None) -> str:
     """A restriction as text."""
     return "any" if words is None else ", ".join(sorted(words)) or "none"
 

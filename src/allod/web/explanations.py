@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from allod.app.administration.explanations import Json, show_explanation
+from allod.app.administration.explanations import Json, describe_explanation
 from allod.app.administration.questions import Question, Questions
 from allod.app.gateway.realm import Realm
 from allod.govern.policy.explain import explain
@@ -43,4 +43,4 @@ class Explanations:
         asked = self._questions.request_for(Question(**msgspec.structs.asdict(body)), now_ms)
         policy = self._controls.policy
         told = explain(policy, asked, self._questions.models.values())
-        return show_explanation(policy, asked, told)
+        return describe_explanation(policy, asked, told)

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from allod.app.administration.explanations import show_rule
+from allod.app.administration.explanations import describe_rule
 from allod.app.gateway.realm import Realm
 from allod.app.gateway.receipts import FoundReceipt, ReceiptQuery
 from allod.app.gateway.shares import TenantShare
@@ -64,7 +64,7 @@ class Governance:
             "currency": self._realm.settings.prices.currency,
             "num_tenants": page.num_tenants,
             "common_limits": [asdict(limit) for limit in page.common],
-            "data": [_show_share(share) for share in page.tenants],
+            "data": [_describe_share(share) for share in page.tenants],
         }
         await _respond(call, answer)
 
@@ -83,9 +83,9 @@ class Governance:
             "object": "governance.policy",
             "digest": policy.digest,
             "text": policy.text,
-            "rules": [show_rule(rule) for rule in policy.rules.values()],
-            "in_force": _show_version(versions[-1]),
-            "history": [_show_version(version) for version in reversed(versions[-NUM_VERSIONS:])],
+            "rules": [describe_rule(rule) for rule in policy.rules.values()],
+            "in_force": _describe_version(versions[-1]),
+            "history": [_describe_version(version) for version in reversed(versions[-NUM_VERSIONS:])],
             "num_versions": len(versions),
             "words": self._words(),
             "check": None if report is None else {**asdict(report), "is_sound": report.is_sound},
@@ -118,7 +118,7 @@ class Governance:
         names = await asyncio.to_thread(self._names, {found.tenant_id for found in reading.found if found.tenant_id})
         answer = {
             "object": "list",
-            "data": list(_show_receipts(reading.found, names)),
+            "data": list(_describe_receipts(reading.found, names)),
             "before": reading.before,
         }
         await _respond(call, answer)
@@ -180,7 +180,7 @@ def _tiers(nation: Nation) -> list[str]:
     ]
 
 
-def _show_share(share: TenantShare) -> Json:
+def _describe_share(share: TenantShare) -> Json:
     return {
         "id": share.tenant.id,
         "name": share.tenant.name,
@@ -195,7 +195,7 @@ def _show_share(share: TenantShare) -> Json:
     }
 
 
-def _show_version(logged: LoggedVersion) -> Json:
+def _describe_version(logged: LoggedVersion) -> Json:
     version = logged.version
     return {
         "version": version.version,
@@ -207,14 +207,14 @@ def _show_version(logged: LoggedVersion) -> Json:
     }
 
 
-def _show_receipts(found: Sequence[FoundReceipt], names: dict[str, str]) -> Iterator[Json]:
+def _describe_receipts(found: Sequence[FoundReceipt], names: dict[str, str]) -> Iterator[Json]:
     """Those that are receipts: what is none is named by `allod log fsck`."""
     for receipt in found:
         with suppress(LookupError, TypeError):
-            yield _show_receipt(receipt, names)
+            yield _describe_receipt(receipt, names)
 
 
-def _show_receipt(found: FoundReceipt, names: dict[str, str]) -> Json:
+def _describe_receipt(found: FoundReceipt, names: dict[str, str]) -> Json:
     predicate, tenant_id = found.predicate, found.tenant_id
     answer, policy, model = predicate["answer"], predicate["policy"], predicate["model"]
     return {

@@ -6,28 +6,28 @@ from typing import Any
 
 from allod.govern.policy.decision import Policy
 from allod.govern.policy.explain import Explanation
-from allod.govern.policy.request import PolicyRequest, describe
+from allod.govern.policy.request import PolicyRequest, sentence_of
 from allod.govern.policy.rules import Rule
 
 Json = dict[str, Any]
 
 
-def show_explanation(policy: Policy, asked: PolicyRequest, told: Explanation) -> Json:
+def describe_explanation(policy: Policy, asked: PolicyRequest, told: Explanation) -> Json:
     """What was asked of the policy, what it decided, and what would change that."""
     return {
         "object": "governance.explanation",
-        "asked": describe(asked),
+        "asked": sentence_of(asked),
         "label": asked.label.as_json(),
         "policy": policy.digest,
         "decision": "permit" if told.decision.permitted else "forbid",
         "reason": told.decision.reason,
-        "rules": [show_rule(rule) for rule in told.rules],
+        "rules": [describe_rule(rule) for rule in told.rules],
         "fault": told.decision.fault,
         "changes": told.changes,
         "advice": told.advice,
     }
 
 
-def show_rule(rule: Rule) -> Json:
+def describe_rule(rule: Rule) -> Json:
     """A rule of a policy."""
     return {"name": rule.name, "effect": rule.effect, "reason": rule.reason, "source": rule.source}

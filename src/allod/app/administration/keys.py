@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from allod.app.administration.tenants import check_active, seconds_of
-from allod.app.administration.terms import Json, show_scope
+from allod.app.administration.terms import Json, describe_scope
 from allod.app.home import Home
 from allod.core.errors import Invalid
 from allod.govern.tenancy.keys import check_not_last_admin, read_or_make_key, rotate
@@ -32,17 +32,17 @@ from allod.settings.tree import Settings
 _BATCH = 1000
 
 
-def show_keys(store: TenantStore, owner: Tenant | None, keys: Iterable[Key]) -> list[Json]:
+def describe_keys(store: TenantStore, owner: Tenant | None, keys: Iterable[Key]) -> list[Json]:
     """One tenant's keys, or the realm's admin keys, as every interface shows them. Times are in seconds since 1970."""
     if owner is None:
-        return [_show_admin_key(key) for key in keys]
+        return [_describe_admin_key(key) for key in keys]
     account = cache(partial(store.account, owner.id))
 
     def find_holder(key: Key) -> Account | None:
         """None for a revoked key, too: its account may be gone."""
         return None if key.account_id is None or key.revoked_ms is not None else account(key.account_id)
 
-    return [_show_key(key, owner, find_holder(key)) for key in keys]
+    return [_describe_key(key, owner, find_holder(key)) for key in keys]
 
 
 def add_key(
@@ -69,7 +69,7 @@ def add_key(
         created_ms=officer.now_ms,
         expires_ms=None if life_ms is None else officer.now_ms + life_ms,
     )
-    store.put_key(key, officer.event("api_key.created", tenant_id, id=key.id, data=_show_logged(key)))
+    store.put_key(key, officer.event("api_key.created", tenant_id, id=key.id, data=_describe_logged(key)))
     return key, secret
 
 
@@ -79,7 +79,7 @@ def rotate_key(store: TenantStore, officer: Officer, old: Key, overlap_s: float)
         check_active(store.tenant(old.tenant_id))
     rotation = rotate(old, officer.now_ms, overlap_s)
     new, ending = rotation.successor, rotation.key
-    data = _show_logged(new)
+    data = _describe_logged(new)
     store.put_key(new, officer.event("api_key.created", new.tenant_id, id=new.id, data=data, in_place_of=old.id))
     left_s = ((ending.expires_ms or officer.now_ms) - officer.now_ms) // 1000
     changes = {"expires_in_seconds": left_s}
@@ -118,12 +118,12 @@ def find_file(key: Key, settings: Settings) -> Path | None:
     return file if api_key_digest(read_or_make_key(file, prefix)) == key.digest else None
 
 
-def show_access(owner: Tenant) -> str:
+def describe_access(owner: Tenant) -> str:
     """Whether the tenant's keys open anything."""
     return "active" if owner.archived_ms is None else "inactive"
 
 
-def _show_key(key: Key, owner: Tenant, account: Account | None) -> Json:
+def _describe_key(key: Key, owner: Tenant, account: Account | None) -> Json:
     return {
         "id": key.id,
         "object": "organization.project.api_key",
@@ -132,13 +132,13 @@ def _show_key(key: Key, owner: Tenant, account: Account | None) -> Json:
         "created_at": seconds_of(key.created_ms),
         "expires_at": seconds_of(key.expires_ms),
         "last_used_at": seconds_of(key.last_used_ms),
-        "owner": _show_owner(account),
-        "owner_project_access": show_access(owner),
-        "allod": {"scope": show_scope(key.scope)},
+        "owner": _describe_owner(account),
+        "owner_project_access": describe_access(owner),
+        "allod": {"scope": describe_scope(key.scope)},
     }
 
 
-def _show_admin_key(key: Key) -> Json:
+def _describe_admin_key(key: Key) -> Json:
     return {
         "id": key.id,
         "object": "organization.admin_api_key",
@@ -151,7 +151,7 @@ def _show_admin_key(key: Key) -> Json:
     }
 
 
-def _show_owner(account: Account | None) -> Json:
+def _describe_owner(account: Account | None) -> Json:
     """Who holds a key; one that no service account has is nobody's."""
     if account is None:
         return {"type": None, "service_account": None, "user": None}
@@ -164,9 +164,9 @@ def _show_owner(account: Account | None) -> Json:
     return {"type": "service_account", "service_account": shown, "user": None}
 
 
-def _show_logged(key: Key) -> Json:
+def _describe_logged(key: Key) -> Json:
     """What the audit log says of a new key."""
     if key.is_admin:
         return {"allod": {"admin": True}}
     holder = {} if key.account_id is None else {"service_account": key.account_id}
-    return {"allod": {**holder, "scope": show_scope(key.scope)}}
+    return {"allod": {**holder, "scope": describe_scope(key.scope)}}

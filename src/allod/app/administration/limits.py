@@ -14,7 +14,7 @@ ID_PREFIX = "rl-"
 NAME_OF = {"max_requests_per_1_minute": "requests_per_minute", "max_tokens_per_1_minute": "tokens_per_minute"}
 
 
-def show_rate_limit(tenant: Tenant, model: str) -> Json:
+def describe_rate_limit(tenant: Tenant, model: str) -> Json:
     """How fast the tenant may go with that model."""
     quota = tenant.model_quotas.get(model, Quota())
     limits = {field: getattr(quota, name) or NO_LIMIT for field, name in NAME_OF.items()}

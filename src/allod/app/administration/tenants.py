@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
-from allod.app.administration.terms import Changes, Json, change_terms, show_terms
+from allod.app.administration.terms import Changes, Json, change_terms, describe_terms
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
@@ -14,7 +14,7 @@ from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL, Tenant, check_name, new_id
 
 
-def show_tenant(tenant: Tenant, nation: Nation) -> Json:
+def describe_tenant(tenant: Tenant, nation: Nation) -> Json:
     """The tenant as every interface shows it. Times are in seconds since 1970."""
     return {
         "id": tenant.id,
@@ -25,7 +25,7 @@ def show_tenant(tenant: Tenant, nation: Nation) -> Json:
         "status": "active" if tenant.archived_ms is None else "archived",
         "external_key_id": None,
         "residency": None,
-        "allod": show_terms(tenant, nation),
+        "allod": describe_terms(tenant, nation),
     }
 
 
@@ -38,7 +38,7 @@ def add_tenant(store: TenantStore, officer: Officer, name: str, terms: Changes, 
     """A new tenant under these terms, and for the rest unrestricted."""
     tenant = Tenant(id=new_id("proj_"), name=check_name(name), created_ms=officer.now_ms)
     tenant = change_terms(tenant, terms, nation)
-    data: Json = {"name": tenant.name, "title": tenant.name, "allod": _show_logged_terms(tenant, terms, nation)}
+    data: Json = {"name": tenant.name, "title": tenant.name, "allod": _describe_logged_terms(tenant, terms, nation)}
     store.put_tenant(tenant, officer.event("project.created", tenant.id, id=tenant.id, data=data))
     return tenant
 
@@ -54,7 +54,7 @@ def change_tenant(
         tenant = replace(tenant, name=check_name(name))
         changes["title"] = tenant.name
     if terms:
-        changes["allod"] = _show_logged_terms(tenant, terms, nation)
+        changes["allod"] = _describe_logged_terms(tenant, terms, nation)
     put_changed(store, officer, tenant, changes)
     return tenant
 
@@ -114,9 +114,9 @@ def list_tenants(store: TenantStore, *, include_archived: bool = False) -> Itera
         after = page[-1].id
 
 
-def _show_logged_terms(tenant: Tenant, terms: Changes, nation: Nation) -> Json:
+def _describe_logged_terms(tenant: Tenant, terms: Changes, nation: Nation) -> Json:
     """All terms, and the quotas per model where they were among what was said."""
-    shown = show_terms(tenant, nation)
+    shown = describe_terms(tenant, nation)
     if "model_quotas" in terms:
         shown["model_quotas"] = {model: asdict(quota) for model, quota in sorted(tenant.model_quotas.items())}
     return shown

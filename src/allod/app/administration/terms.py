@@ -29,7 +29,7 @@ ModelQuotas = Mapping[str, Quota]
 LABEL_WORDS = ("tier", "markings", "jurisdictions", "purposes")
 
 
-def show_terms(tenant: Tenant, nation: Nation) -> Json:
+def describe_terms(tenant: Tenant, nation: Nation) -> Json:
     """A tenant's terms; those per model are its rate limits."""
     return {
         "weight": tenant.weight,
@@ -38,13 +38,13 @@ def show_terms(tenant: Tenant, nation: Nation) -> Json:
             "tier": tenant.tier or nation.lowest.tier.name,
             **{name: _as_sorted(getattr(tenant, name)) for name in LABEL_WORDS[1:]},
         },
-        "scope": show_scope(tenant.scope),
+        "scope": describe_scope(tenant.scope),
         "quota": asdict(tenant.quota),
         "budgets": {"day": None, "month": None, **{budget.period: _amounts(budget) for budget in tenant.budgets}},
     }
 
 
-def show_scope(scope: Scope) -> Json:
+def describe_scope(scope: Scope) -> Json:
     """What a key or a tenant may use."""
     return {"models": _as_sorted(scope.models), "clearance": scope.clearance, "purposes": _as_sorted(scope.purposes)}
 

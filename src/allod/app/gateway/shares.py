@@ -1,4 +1,4 @@
-"""Who shares the engines: each tenant's queues now, what it used today, and how much of its limits that is."""
+"""Who shares the engines: each tenant's turns now, what it used today, and how much of its limits that is."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from allod.app.administration.keys import (
     list_keys,
     revoke_key,
     rotate_key,
-    show_keys,
+    describe_keys,
 )
 from allod.app.administration.tenants import check_active, find_tenant, list_tenants, seconds_of
 from allod.app.administration.terms import Json, change_scope
@@ -158,10 +158,10 @@ def _list(store: TenantStore, words: argparse.Namespace) -> None:
 def _line(key: Key, why_not: str) -> str:
     used = "never used" if key.last_used_ms is None else f"used {_day(key.last_used_ms)}"
     ends = why_not or ("" if key.expires_ms is None else f"until {_day(key.expires_ms)}")
-    scope = f"models {tell_restriction(key.scope.models)}, up to {key.scope.clearance or 'any tier'}"
+    scope = f"models {format_restriction(key.scope.models)}, up to {key.scope.clearance or 'any tier'}"
     owner = key.tenant_id or "(administration)"
     first = f"{key.id:28} {owner:30} ...{key.hint} {key.name:16} {scope}"
-    return "; ".join(part for part in (first, f"purposes {tell_restriction(key.scope.purposes)}", used, ends) if part)
+    return "; ".join(part for part in (first, f"purposes {format_restriction(key.scope.purposes)}", used, ends) if part)
 
 
 def _why_not(key: Key, owner: Tenant | None, time_ms: int) -> str:
@@ -177,9 +177,9 @@ def _find_owner(store: TenantStore, key: Key) -> Tenant | None:
     return None if key.tenant_id is None else store.tenant(key.tenant_id)
 
 
-def _show(store: TenantStore, owner: Tenant | None, key: Key) -> Json:
+def _describe(store: TenantStore, owner: Tenant | None, key: Key) -> Json:
     """The key as HTTP shows it; and beside that whose it is, and since when it is revoked."""
-    (shown,) = show_keys(store, owner, [key])
+    (shown,) = describe_keys(store, owner, [key])
     return {**shown, "project_id": key.tenant_id, "revoked_at": seconds_of(key.revoked_ms)}
 
 

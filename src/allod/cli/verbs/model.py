@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """One of the parts."""
-    parts = {"list": _list, "get": _get, "show": _show, "check": _check, "affected-by": _tell_affected}
+    parts = {"list": _list, "get": _get, "show": _show, "check": _check, "affected-by": _show_affected}
     return parts[words.part](words)
 
 
@@ -192,7 +192,7 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
     return 1
 
 
-def _tell_affected(words: argparse.Namespace) -> int:
+def _show_affected(words: argparse.Namespace) -> int:
     """0; 1 where a model could not be looked into, so that the list may lack something, and where no record has the
     document: that shows nothing, for it may be meant by another name."""
     traces = trace_document(ReleasedModels(load_settings()), words.document)
@@ -200,7 +200,7 @@ def _tell_affected(words: argparse.Namespace) -> int:
         print(json_text([asdict(trace) for trace in traces]))
     else:
         for trace in traces:
-            print(f"{trace.model:22} {trace.digest[:23]}…  {_describe(trace)}")
+            print(f"{trace.model:22} {trace.digest[:23]}…  {_sentence_of(trace)}")
         num_models = len({trace.digest for trace in traces if trace.how == LEARNT})
         if not traces:
             print(f"{make_plain(words.document, limit=200)}: no release here has a record of such a document")
@@ -209,7 +209,7 @@ def _tell_affected(words: argparse.Namespace) -> int:
     return 1 if not traces or any(trace.how == UNKNOWN for trace in traces) else 0
 
 
-def _describe(trace: Trace) -> str:
+def _sentence_of(trace: Trace) -> str:
     through = f", through its base {trace.base}" if trace.base else ""
     if trace.how == UNKNOWN:
         return f"cannot be told: {trace.reason or 'its base cannot be looked into'}{through}"

@@ -71,7 +71,7 @@ def _check(words: argparse.Namespace, settings: Settings) -> int:
     except Invalid as error:
         if not error.code.startswith("policy_"):
             raise
-        return _tell_unreadable(error, as_json=words.json)
+        return _show_unreadable(error, as_json=words.json)
     if words.json:
         print(json_text({**asdict(report), "is_sound": report.is_sound}))
         return 0 if report.is_sound else 1
@@ -90,7 +90,7 @@ def _check(words: argparse.Namespace, settings: Settings) -> int:
     return 0 if report.is_sound else 1
 
 
-def _tell_unreadable(error: Invalid, *, as_json: bool) -> int:
+def _show_unreadable(error: Invalid, *, as_json: bool) -> int:
     """What is no policy at all is an error of the policy, not of whoever asks for its check."""
     finding = {"severity": "error", "code": error.code, "message": error.message}
     print(json_text({"findings": [finding], "is_sound": False}) if as_json else f"error: {error.message}\nNOT sound")

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from allod.app.administration.explanations import show_explanation
+from allod.app.administration.explanations import describe_explanation
 from allod.app.administration.keys import find_file, find_key, list_keys
 from allod.app.administration.questions import (
     ASSUMED_SEAL,
@@ -27,7 +27,7 @@ from allod.core.nations.nation import Nation
 from allod.core.times import now_ms
 from allod.govern.policy.decision import Policy, load_policy
 from allod.govern.policy.explain import explain
-from allod.govern.policy.request import Model, PolicyRequest, describe
+from allod.govern.policy.request import Model, PolicyRequest, sentence_of
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import LOCAL
 from allod.settings.tree import Settings
@@ -73,7 +73,7 @@ def explain_request(words: argparse.Namespace, settings: Settings) -> int:
         print(json_text({**show_explanation(policy, asked, told), "seal_assumed": words.seal is None}))
         return 0 if permitted else 1
     assumed = " (assumed: no engine was asked; --seal says otherwise)" if words.seal is None else ""
-    print(f"asked      {describe(asked)}{assumed}\npolicy     {policy.digest}")
+    print(f"asked      {sentence_of(asked)}{assumed}\npolicy     {policy.digest}")
     print(f"decision   {'permit' if permitted else 'forbid'}: {told.decision.reason}")
     for rule in told.rules:
         print(f"\n{rule.source}")

@@ -12,14 +12,14 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
-from allod.app.administration.limits import show_rate_limit
+from allod.app.administration.limits import describe_rate_limit
 from allod.app.administration.tenants import (
     add_tenant,
     archive_tenant,
     change_tenant,
     find_tenant,
     list_tenants,
-    show_tenant,
+    describe_tenant,
 )
 from allod.app.administration.terms import change_terms
 from allod.app.gateway.meter import recount
@@ -104,7 +104,7 @@ def _list(store: TenantStore, nation: Nation, words: argparse.Namespace) -> None
         print(json_text([show_tenant(tenant, nation) for tenant in tenants]))
         return
     for tenant in tenants:
-        limits = "; ".join([*_tell_quotas(tenant), *(_tell_budget(budget) for budget in tenant.budgets)]) or "no limits"
+        limits = "; ".join([*_format_quotas(tenant), *(_format_budget(budget) for budget in tenant.budgets)]) or "no limits"
         ended = "  (archived)" if tenant.archived_ms is not None else ""
         print(f"{tenant.id:30} {tenant.name:24} weight {tenant.weight:<4} {limits}{ended}")
 
@@ -117,13 +117,13 @@ def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) 
         print(json_text({**show_tenant(tenant, nation), "rate_limits": limits, "used": shown_used}))
         return
     print(f"{tenant.id}  {tenant.name}" + ("  (archived)" if tenant.archived_ms is not None else ""))
-    print(f"label     {tenant.tier or 'the lowest tier'}; markings {tell_restriction(tenant.markings)}")
-    print(f"          places {tell_restriction(tenant.jurisdictions)}; purposes {tell_restriction(tenant.purposes)}")
-    print(f"may use   models {tell_restriction(tenant.scope.models)}; up to {tenant.scope.clearance or 'any tier'}")
+    print(f"label     {tenant.tier or 'the lowest tier'}; markings {format_restriction(tenant.markings)}")
+    print(f"          places {format_restriction(tenant.jurisdictions)}; purposes {format_restriction(tenant.purposes)}")
+    print(f"may use   models {format_restriction(tenant.scope.models)}; up to {tenant.scope.clearance or 'any tier'}")
     print(f"share     weight {tenant.weight}, priority {tenant.priority}")
-    print(f"quota     {'; '.join(_tell_quotas(tenant)) or 'none'}")
+    print(f"quota     {'; '.join(_format_quotas(tenant)) or 'none'}")
     for budget in tenant.budgets:
-        print(f"budget    {_tell_budget(budget)}")
+        print(f"budget    {_format_budget(budget)}")
     for period, totals in used.items():
         tokens = totals.prompt_tokens + totals.completion_tokens
         energy = f", {totals.millijoules} mJ" + (" and more that nobody measured" if totals.unmetered else "")
@@ -138,7 +138,7 @@ def _add_up(store: TenantStore, tenant: Tenant, period: str) -> Totals:
     return store.used(tenant_id=tenant.id, since_ms=since_ms, until_ms=until_ms)
 
 
-def _tell_quotas(tenant: Tenant) -> Iterator[str]:
+def _format_quotas(tenant: Tenant) -> Iterator[str]:
     for model, quota in (("", tenant.quota), *sorted(tenant.model_quotas.items())):
         limits = [
             f"{getattr(quota, unit)} {unit.replace('_', ' ')}"
@@ -149,6 +149,6 @@ def _tell_quotas(tenant: Tenant) -> Iterator[str]:
             yield (f"{model}: " if model else "") + ", ".join(limits)
 
 
-def _tell_budget(budget: Budget) -> str:
+def _format_budget(budget: Budget) -> str:
     limits = [f"{getattr(budget, unit)} {unit}" for unit in BUDGET_UNITS if getattr(budget, unit) is not None]
     return f"{', '.join(limits)} a {budget.period}"

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print each step, then `tell_verified` or the step that failed."""
+    """Print each step, then `show_verified` or the step that failed."""
     home = default_home().absolute()
     trust_file = words.trust or home / "trust.policy"
     bundle = read_named_file(words.file, limit_bytes=MAX_BUNDLE_BYTES)
@@ -50,15 +50,15 @@ def run(words: argparse.Namespace) -> int:
 
         try:
             for followed in follow(report, trust, home):
-                told.tell_lineage(*followed)
+                output.show_lineage(*followed)
         except VerificationError as error:
-            return told.tell_failed(error, "lineage unknown" if error.code == UNKNOWN else "")
-    return told.tell_verified(report)
+            return output.show_failed(error, "lineage unknown" if error.code == UNKNOWN else "")
+    return output.show_verified(report)
 
 
 @dataclass
-class _Told:
-    """What is told of the steps: as they come, or as one object at the end."""
+class _Output:
+    """What is said of the steps: as they come, or as one object at the end."""
 
     as_json: bool
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class _Told:
         if not self.as_json:
             print("\n".join(_lineage_lines(row)))
 
-    def tell_verified(self, report: Report) -> int:
+    def show_verified(self, report: Report) -> int:
         if self.as_json:
             print(json_text({"verified": True, "level": report.level, "steps": self.steps, **self._chain()}))
         else:
@@ -86,7 +86,7 @@ class _Told:
     def _chain(self) -> dict[str, Any]:
         return {"lineage": self.lineage} if self.lineage else {}
 
-    def tell_failed(self, error: VerificationError, reason: str = "") -> int:
+    def show_failed(self, error: VerificationError, reason: str = "") -> int:
         if self.as_json:
             failed = {"number": error.step, "name": error.name, "ok": False, "detail": error.message}
             print(json_text({"verified": False, "failed": failed, "steps": self.steps, **self._chain()}))

@@ -58,7 +58,7 @@ class Window:
     def exhaustion(self, now_ms: int) -> Unavailable:
         """The error for a need that this window cannot meet any more."""
         return Unavailable(
-            f"too little is left of the limit of {_describe(self.meter)}",
+            f"too little is left of the limit of {_spell(self.meter)}",
             code="budget_exhausted" if self.meter.is_budget else "rate_limited",
             retry_after_s=max(1.0, (self.until_ms - now_ms) / 1000),
         )
@@ -194,7 +194,7 @@ def _lease(window: Window) -> Iterator[None]:
 def _unmeasurable(meter: UsageLimit) -> Unavailable:
     """The error for a limit on energy where not all energy is known."""
     return Unavailable(
-        f"the limit of {_describe(meter)} cannot be kept: not all energy is measured",
+        f"the limit of {_spell(meter)} cannot be kept: not all energy is measured",
         code="budget_unmeasurable",
         hint="whoever set it can limit tokens or engine_ms instead",
     )
@@ -202,7 +202,7 @@ def _unmeasurable(meter: UsageLimit) -> Unavailable:
 
 def _never(meter: UsageLimit, need: int) -> Invalid:
     return Invalid(
-        f"this may use {need} {meter.unit}, and the limit is {_describe(meter)}",
+        f"this may use {need} {meter.unit}, and the limit is {_spell(meter)}",
         code="exceeds_limit",
         param="max_tokens" if meter.unit == "tokens" else None,
         hint="ask for a shorter answer, or of a shorter prompt",
@@ -216,5 +216,5 @@ def _measure(unit: Unit, totals: Totals) -> int:
     return used
 
 
-def _describe(meter: UsageLimit) -> str:
+def _spell(meter: UsageLimit) -> str:
     return f"{meter.limit} {meter.unit} a {meter.period}"

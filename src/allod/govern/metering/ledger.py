@@ -132,7 +132,7 @@ class Ledger:
             self._position = None  # it may have been charged all the same: ask again
             raise
         self._position = after
-        self._tell(unreadable)
+        self._report(unreadable)
         return len(fresh)
 
     def _charges(self, entries: Sequence[LedgerEntry], unreadable: list[tuple[int, str]]) -> Iterator[Charge]:
@@ -150,7 +150,7 @@ class Ledger:
             if charge is not None:
                 yield charge
 
-    def _tell(self, unreadable: Sequence[tuple[int, str]]) -> None:
+    def _report(self, unreadable: Sequence[tuple[int, str]]) -> None:
         self.num_unreadable += len(unreadable)
         for number, reason in unreadable[:MAX_TOLD]:
             logger.error("entry %d of %s is no receipt and is charged to nobody: %s", number, self._origin, reason)

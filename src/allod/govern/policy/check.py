@@ -12,7 +12,7 @@ from typing import Literal
 
 from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Decision, Policy, load_policy
-from allod.govern.policy.request import PolicyRequest, describe
+from allod.govern.policy.request import PolicyRequest, sentence_of
 from allod.govern.policy.sampling import cases
 
 NUM_EXAMPLES = 3
@@ -57,7 +57,7 @@ def check_policy(text: str, nation: Nation) -> PolicyReport:
     answers = [(asked, policy.decide(asked)) for asked in cases(policy)]
     permitted = [(asked, decision) for asked, decision in answers if decision.permitted]
     forbidden = [(asked, decision) for asked, decision in answers if not decision.permitted]
-    uncovered = [describe(asked) for asked, decision in forbidden if not decision.rules and decision.fault is None]
+    uncovered = [sentence_of(asked) for asked, decision in forbidden if not decision.rules and decision.fault is None]
     counts = Counter(name for _, decision in answers for name in decision.rules)
     opposed = _find_opposed(policy, forbidden)
     return PolicyReport(
@@ -95,12 +95,12 @@ def _findings(policy: Policy, answers: _Answers, opposed: Mapping[str, tuple[str
         yield RuleFinding("error", "permits_everything", "it permits everything")
     for asked, decision in answers:
         if decision.fault is not None:
-            yield RuleFinding("error", "fault", f"it cannot be evaluated: {decision.fault}", describe(asked))
+            yield RuleFinding("error", "fault", f"it cannot be evaluated: {decision.fault}", sentence_of(asked))
             break
     for severity, code, message, is_so in _DANGERS:
         example = next((asked for asked in permitted if is_so(asked, policy.nation)), None)
         if example is not None:
-            yield RuleFinding(severity, code, f"it permits {message}", describe(example))
+            yield RuleFinding(severity, code, f"it permits {message}", sentence_of(example))
     for name in policy.rules:
         if name in deciding:
             continue

@@ -70,7 +70,7 @@ def request_of(asked: PolicyRequest, words: Vocabulary) -> tuple[dict[str, Any],
     return request, [_key(asked, words), _model(asked.model)]
 
 
-def describe(asked: PolicyRequest) -> str:
+def sentence_of(asked: PolicyRequest) -> str:
     """One line for a person."""
     label, site = asked.label, asked.site
     parts = [label.tier.name, *sorted(label.markings)]

@@ -134,7 +134,7 @@ class _HeaderReader(MetadataReader):
         if (metadata.get("general.type") == _ADAPTER) is not is_adapter:
             raise Malformed("it is no adapter" if is_adapter else "it is an adapter, and no model by itself")
         control_tokens = () if is_adapter else self._control_tokens(metadata, num_rows)
-        return _describe(metadata, num_parameters, control_tokens)
+        return _header_of(metadata, num_parameters, control_tokens)
 
     def _tensors(self, num_tensors: int, alignment: Any) -> tuple[int, int | None]:
         """Check that the tensors lie one after another to the end of the file.
@@ -273,7 +273,7 @@ def _pad(length: int, alignment: int) -> int:
     return -(-length // alignment) * alignment
 
 
-def _describe(metadata: dict[str, Any], num_parameters: int, control_tokens: tuple[str, ...]) -> GgufHeader:
+def _header_of(metadata: dict[str, Any], num_parameters: int, control_tokens: tuple[str, ...]) -> GgufHeader:
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
         raise Malformed("it names no general.architecture")

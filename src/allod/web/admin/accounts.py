@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from allod.app.administration.keys import add_key
 from allod.app.administration.tenants import find_active, seconds_of
-from allod.app.administration.terms import show_scope
+from allod.app.administration.terms import describe_scope
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
@@ -118,5 +118,5 @@ def _secret_json(key: Key, secret: str) -> Json:
         "value": secret,
         "created_at": seconds_of(key.created_ms),
         "expires_at": seconds_of(key.expires_ms),
-        "allod": {"scope": show_scope(key.scope)},
+        "allod": {"scope": describe_scope(key.scope)},
     }

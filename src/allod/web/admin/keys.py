@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from allod.app.administration.keys import add_key, list_keys, revoke_key, show_access, show_keys
+from allod.app.administration.keys import add_key, list_keys, revoke_key, describe_access, describe_keys
 from allod.app.administration.tenants import find_active
-from allod.app.administration.terms import change_scope, show_scope
+from allod.app.administration.terms import change_scope, describe_scope
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
@@ -37,15 +37,15 @@ class ProjectKeys:
         if after is not None:
             with a_cursor("after"):
                 _key(self._store, after, project_id)
-        if access not in ("any", show_access(project)):
+        if access not in ("any", describe_access(project)):
             return page([], limit)
         found = islice(_find_living(self._store, project_id, after=after or ""), limit + 1)
-        return page(show_keys(self._store, project, found), limit)
+        return page(describe_keys(self._store, project, found), limit)
 
     def retrieve(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`GET projects/{id}/api_keys/{key}`."""
         key = _find_living_key(self._store, key_id, project_id)
-        return show_keys(self._store, self._store.tenant(project_id), [key])[0]
+        return describe_keys(self._store, self._store.tenant(project_id), [key])[0]
 
     def update(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`POST projects/{id}/api_keys/{key}`: another end of its life, another scope."""
@@ -61,10 +61,10 @@ class ProjectKeys:
         scope = key_scope(key.scope, body, self._nation)
         if scope != key.scope:
             key = replace(key, scope=scope)
-            changes["allod"] = {"scope": show_scope(scope)}
+            changes["allod"] = {"scope": describe_scope(scope)}
         event = asked.officer.event("api_key.updated", project_id, id=key.id, changes_requested=changes)
         self._store.put_key(key, event)
-        return show_keys(self._store, project, [key])[0]
+        return describe_keys(self._store, project, [key])[0]
 
     def delete(self, asked: AdminRequest, project_id: str, key_id: str) -> Json:
         """`DELETE projects/{id}/api_keys/{key}`: gateways know within a second."""
@@ -84,18 +84,18 @@ class AdminKeys:
         keys = sorted(_find_living(self._store, None), key=lambda key: (key.created_ms, key.id))
         if query.choice("order", "asc", "desc") == "desc":
             keys.reverse()
-        return page_of_all(show_keys(self._store, None, keys), query, limit=query.limit())
+        return page_of_all(describe_keys(self._store, None, keys), query, limit=query.limit())
 
     def create(self, asked: AdminRequest) -> Json:
         """`POST admin_api_keys`: the only answer that holds the key."""
         body = asked.read(bodies.AdminKeyCreate)
         life_ms = bodies.life_ms_of(body)
         key, secret = add_key(self._store, asked.officer, None, name=body.name, life_ms=life_ms)
-        return {**show_keys(self._store, None, [key])[0], "value": secret}
+        return {**describe_keys(self._store, None, [key])[0], "value": secret}
 
     def retrieve(self, asked: AdminRequest, key_id: str) -> Json:
         """`GET admin_api_keys/{key}`."""
-        return show_keys(self._store, None, [_find_living_key(self._store, key_id, None)])[0]
+        return describe_keys(self._store, None, [_find_living_key(self._store, key_id, None)])[0]
 
     def delete(self, asked: AdminRequest, key_id: str) -> Json:
         """`DELETE admin_api_keys/{key}`, unless none were left that lasts: nobody could make another."""

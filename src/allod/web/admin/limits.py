@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from allod.app.administration.limits import ID_PREFIX, NAME_OF, NO_LIMIT, show_rate_limit
+from allod.app.administration.limits import ID_PREFIX, NAME_OF, NO_LIMIT, describe_rate_limit
 from allod.app.administration.tenants import find_active, put_changed
 from allod.app.administration.terms import change_model_quota
 from allod.core.errors import Invalid
@@ -28,7 +28,7 @@ class RateLimits:
         """`GET projects/{id}/rate_limits`, by the models' names."""
         query = asked.search("after", "before", "limit")
         tenant = self._store.tenant(project_id)
-        limits = [show_rate_limit(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
+        limits = [describe_rate_limit(tenant, model) for model in sorted({*self._models, *tenant.model_quotas})]
         return page_of_all(limits, query, limit=query.limit(usual=MAX_LIMIT))
 
     def update(self, asked: AdminRequest, project_id: str, limit_id: str) -> Json:
@@ -46,7 +46,7 @@ class RateLimits:
         tenant = replace(tenant, model_quotas=quotas)
         event = asked.officer.event("rate_limit.updated", tenant.id, id=limit_id, changes_requested=changes)
         self._store.put_tenant(tenant, event)
-        return show_rate_limit(tenant, model)
+        return describe_rate_limit(tenant, model)
 
 
 class ModelPermissions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allod.app.administration.tenants import add_tenant, archive_tenant, change_tenant, find_active, show_tenant
+from allod.app.administration.tenants import add_tenant, archive_tenant, change_tenant, find_active, describe_tenant
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant
@@ -60,7 +60,7 @@ class Projects:
         return self._project_json(archive_tenant(self._store, asked.officer, self._store.tenant(project_id)))
 
     def _project_json(self, tenant: Tenant) -> Json:
-        return show_tenant(tenant, self._nation)
+        return describe_tenant(tenant, self._nation)
 
 
 def _refuse_unsupported(body: bodies.ProjectCreate | bodies.ProjectUpdate) -> None:

@@ -30,7 +30,7 @@ class Spending:
         tenant = self._store.tenant(project_id)
         micros = _micros_of(tenant)
         spent = self._store.used(tenant_id=tenant.id, since_ms=_month_ms(asked), until_ms=asked.now_ms + MINUTE_MS)
-        return self._show("project", micros, spent)
+        return self._describe("project", micros, spent)
 
     def update_project(self, asked: AdminRequest, project_id: str) -> Json:
         """`POST projects/{id}/spend_limit`."""
@@ -47,7 +47,7 @@ class Spending:
     def organization(self, asked: AdminRequest) -> Json:
         """`GET spend_limit`."""
         spent = self._store.used(tenant_id=None, since_ms=_month_ms(asked), until_ms=asked.now_ms + MINUTE_MS)
-        return self._show("organization", self._organization_micros(), spent)
+        return self._describe("organization", self._organization_micros(), spent)
 
     def update_organization(self, asked: AdminRequest) -> Json:
         """`POST spend_limit`."""
@@ -80,7 +80,7 @@ class Spending:
         word = self._store.read_setting(ORGANIZATION_MICROS)
         return int(word) if word else None
 
-    def _show(self, whose: str, micros: int | None, spent: Totals) -> Json:
+    def _describe(self, whose: str, micros: int | None, spent: Totals) -> Json:
         limit = _set(micros)
         return {
             "object": f"{whose}.spend_limit",
