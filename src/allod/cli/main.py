@@ -41,37 +41,37 @@ class Verb(Protocol):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
-    def run(self, words: argparse.Namespace) -> int: ...
+    def run(self, arguments: argparse.Namespace) -> int: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status: 0 done, 1 the answer is no, 2 wrong usage or settings, 3 unavailable."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    words = argparse.Namespace(verbose=False, json="--json" in given)  # until they are understood
+    arguments = argparse.Namespace(verbose=False, json="--json" in given)  # until they are understood
     os.umask(0o077)
     try:
-        words = _parser_for(given).parse_args(given)
-        status: int = words.run(words)
+        arguments = _parser_for(given).parse_args(given)
+        status: int = arguments.run(arguments)
         print(end="", flush=True)  # here it can still be told that there is no room for it
     except AllodError as error:
-        return _end(error, words)
+        return _end(error, arguments)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return 1
     except OSError as error:
-        return _end(Unavailable(str(error)), words)
+        return _end(Unavailable(str(error)), arguments)
     finally:
         tell(sys.stdout)
     return status
 
 
-def _end(error: AllodError, words: argparse.Namespace) -> int:
+def _end(error: AllodError, arguments: argparse.Namespace) -> int:
     """Tell of the error that is being handled: on stderr, and with --json on stdout, too, as one object."""
-    if words.verbose:
+    if arguments.verbose:
         tell(sys.stderr, traceback.format_exc())
     tell(sys.stderr, f"{explain(error)}\n")
-    if vars(words).get("json"):
+    if vars(arguments).get("json"):
         told = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
         tell(sys.stdout, f"{json.dumps(told)}\n")
     return exit_status(error)
@@ -83,13 +83,13 @@ def parser_of_all() -> argparse.ArgumentParser:
 
 
 def _parser_for(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser that knows the words of the verb that was said, so that no other is imported."""
+    """The parser that knows the arguments of the verb that was said, so that no other is imported."""
     said = next((word for word in given if not word.startswith("-")), None)
     return _parser((said,) if said in VERBS else ())
 
 
 def _parser(known: Collection[str]) -> argparse.ArgumentParser:
-    """All verbs, and the words of those that are `known`."""
+    """All verbs, and the arguments of those that are `known`."""
     parser = _Parser(prog="allod", description="Language models wholly inside your own perimeter.")
     parser.add_argument("--version", action="version", version=f"allod {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)

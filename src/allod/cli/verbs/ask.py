@@ -22,7 +22,7 @@ FROM_PASSAGE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parser.add_argument("text", metavar="TEXT", help="the question")
     parser.add_argument("--receipt", type=Path, metavar="FILE", help="write the answer's bundle there")
     parser.add_argument("--model", metavar="NAME|FILE", help="for a gateway started for this call")
@@ -31,15 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the answer as one JSON object")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Ask a running gateway, or one started for the call."""
-    if words.receipt is not None and (not words.receipt.absolute().parent.is_dir() or words.receipt.is_dir()):
-        raise Invalid(f"{words.receipt} cannot be written: no folder, or a folder itself", param="--receipt")
-    settings = load_settings({"model.name": words.model})
+    if arguments.receipt is not None and (not arguments.receipt.absolute().parent.is_dir() or arguments.receipt.is_dir()):
+        raise Invalid(f"{arguments.receipt} cannot be written: no folder, or a folder itself", param="--receipt")
+    settings = load_settings({"model.name": arguments.model})
     body = {
-        "messages": messages(words.text, _passage()),
-        "max_tokens": words.max_tokens,
-        "seed": words.seed,
+        "messages": messages(arguments.text, _passage()),
+        "max_tokens": arguments.max_tokens,
+        "seed": arguments.seed,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -51,16 +51,16 @@ def run(words: argparse.Namespace) -> int:
         model = client.model()
         if not model["allod"]["informative"]:
             print(f"note: {model['id']} is too small to be right: this is not information", file=sys.stderr)
-        answer = client.chat({"model": model["id"], **body}, show=_no_words if words.json else _show)
-        bundle = client.bundle(answer) if words.receipt is not None else None
-    if not words.json:
+        answer = client.chat({"model": model["id"], **body}, show=_no_words if arguments.json else _show)
+        bundle = client.bundle(answer) if arguments.receipt is not None else None
+    if not arguments.json:
         print()
     if bundle is not None:
-        _write(words.receipt, bundle)
-    if words.json:
-        print(json.dumps(_report(answer, model["id"], words.receipt), ensure_ascii=False))
+        _write(arguments.receipt, bundle)
+    if arguments.json:
+        print(json.dumps(_report(answer, model["id"], arguments.receipt), ensure_ascii=False))
     elif answer.finish == "length":
-        print(f"note: cut off after {words.max_tokens} tokens (--max-tokens)", file=sys.stderr)
+        print(f"note: cut off after {arguments.max_tokens} tokens (--max-tokens)", file=sys.stderr)
     return 0
 
 

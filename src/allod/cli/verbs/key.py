@@ -36,7 +36,7 @@ UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     adding = parts.add_parser("add", help="a new key; it is shown once")
     adding.add_argument("tenant", metavar="TENANT", nargs="?", default=LOCAL, help="its id or its name (local)")
@@ -59,19 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         part.add_argument("--json", action="store_true")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """One of the parts."""
     settings = load_settings()
     with closing(open_store(settings)) as store:
-        if words.part == "list":
-            _list(store, words)
-        elif words.part == "revoke":
-            _revoke(store, settings, words)
+        if arguments.part == "list":
+            _list(store, arguments)
+        elif arguments.part == "revoke":
+            _revoke(store, settings, arguments)
         else:
-            make = _add if words.part == "add" else _rotate
-            key, secret = make(store, settings, words)
+            make = _add if arguments.part == "add" else _rotate
+            key, secret = make(store, settings, arguments)
             take_up_news(settings)
-            _hand_over(store, key, secret, as_json=words.json)
+            _hand_over(store, key, secret, as_json=arguments.json)
     return 0
 
 
@@ -90,8 +90,8 @@ def _overlap_ms(text: str) -> int:
     return found
 
 
-def _add(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
-    tenant = find_tenant(store, words.tenant)
+def _add(store: TenantStore, settings: Settings, arguments: argparse.Namespace) -> tuple[Key, str]:
+    tenant = find_tenant(store, arguments.tenant)
     check_active(tenant)
     said = {"models": words.models, "clearance": words.clearance, "purposes": words.purposes}
     scope = change_scope(Scope(), said, nation_of(settings))
@@ -104,15 +104,15 @@ def _rotate(store: TenantStore, settings: Settings, words: argparse.Namespace) -
     old, officer = find_key(store, words.key), officer_of(settings)
     _refuse_own(old, settings)
     try:
-        return rotate_key(store, officer, old, words.overlap / 1000)
+        return rotate_key(store, officer, old, arguments.overlap / 1000)
     except Invalid as error:
         if error.code != "key_ended":
             raise
         raise error.restate(hint="`allod key add` makes a new one") from error
 
 
-def _revoke(store: TenantStore, settings: Settings, words: argparse.Namespace) -> None:
-    key = find_key(store, words.key)
+def _revoke(store: TenantStore, settings: Settings, arguments: argparse.Namespace) -> None:
+    key = find_key(store, arguments.key)
     if key.revoked_ms is None:
         _refuse_own(key, settings)
         key = revoke_key(store, officer_who_ends(), key)
@@ -141,10 +141,10 @@ def _hand_over(store: TenantStore, key: Key, secret: str, *, as_json: bool) -> N
     print(secret)
 
 
-def _list(store: TenantStore, words: argparse.Namespace) -> None:
+def _list(store: TenantStore, arguments: argparse.Namespace) -> None:
     time_ms = now_ms()
-    owners: list[Tenant | None] = [find_tenant(store, words.tenant)] if words.tenant else [None]
-    if not words.tenant:
+    owners: list[Tenant | None] = [find_tenant(store, arguments.tenant)] if arguments.tenant else [None]
+    if not arguments.tenant:
         owners += list_tenants(store, include_archived=True)
     found = [(owner, key) for owner in owners for key in list_keys(store, None if owner is None else owner.id)]
     listed = [(owner, key, why) for owner, key in found if not (why := _why_not(key, owner, time_ms)) or words.all]

@@ -33,7 +33,7 @@ from allod.settings.tree import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     parts.add_parser("key", help="print the log's C2SP verifier key")
     parts.add_parser("head", help="print the last signed tree head")
@@ -47,30 +47,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--json", action="store_true")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """One of the parts."""
     home = Home(load_settings().home)
     if not home.trust.exists():
         raise Invalid("this realm has no log yet", code="no_log", hint="`allod up` makes one")
-    if words.part == "key":
+    if arguments.part == "key":
         print(load_signing_key(home.log_key).verifier_key)
         return 0
-    if words.part == "head":
+    if arguments.part == "head":
         checkpoint = home.receipts / "checkpoint"
         if not checkpoint.exists():
             raise Invalid("the log has no tree head yet", code="no_log", hint="it has one after the first answer")
         sys.stdout.write(checkpoint.read_text())
         return 0
-    if words.part == "compare":
-        return _compare(home, words)
-    if words.part == "accept-clock":
-        return _accept_clock(home, words)
-    return _fsck(home, words)
+    if arguments.part == "compare":
+        return _compare(home, arguments)
+    if arguments.part == "accept-clock":
+        return _accept_clock(home, arguments)
+    return _fsck(home, arguments)
 
 
-def _compare(home: Home, words: argparse.Namespace) -> int:
+def _compare(home: Home, arguments: argparse.Namespace) -> int:
     """0 if the log, the one that the head names, holds all that was kept; 1 if not. Raises Invalid for another's."""
-    note, origin = _read_kept(words.file)
+    note, origin = _read_kept(arguments.file)
     logs = {home.log_key: home.receipts, home.artefacts_key: home.artefacts}
     keys = {load_signing_key(path).verifier: directory for path, directory in logs.items() if path.exists()}
     for key, directory in keys.items():
@@ -113,7 +113,7 @@ def _comparison_json(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _accept_clock(home: Home, words: argparse.Namespace) -> int:
+def _accept_clock(home: Home, arguments: argparse.Namespace) -> int:
     """Receipts are dated by this clock from now on, and the artefacts log says since when, and who said so.
 
     Where nothing doubts it there is nothing to say, and nothing is written.
@@ -135,7 +135,7 @@ def _accept_clock(home: Home, words: argparse.Namespace) -> int:
     return 0
 
 
-def _fsck(home: Home, words: argparse.Namespace) -> int:
+def _fsck(home: Home, arguments: argparse.Namespace) -> int:
     """Both logs of the realm: 0 if each is whole and every entry can be read, 1 if not."""
     settings = load_settings()
     reports = {}
@@ -150,11 +150,11 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
         with the_log_to_itself():
             reports[name] = (
                 rebuild(directory, key, check_statement, history=history)
-                if words.rebuild
+                if arguments.rebuild
                 else fsck(directory, key.verifier, check_statement, history=history)
             )
     is_sound = all(report.is_sound for report in reports.values())
-    if words.json:
+    if arguments.json:
         print(
             json_text(
                 {
@@ -165,7 +165,7 @@ def _fsck(home: Home, words: argparse.Namespace) -> int:
         )
     else:
         for name, report in reports.items():
-            _print(name, report, was_asked=words.rebuild)
+            _print(name, report, was_asked=arguments.rebuild)
         print(_verdict(reports.values()))
     return 0 if is_sound else 1
 

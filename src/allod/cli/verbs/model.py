@@ -30,7 +30,7 @@ _SHOWN_OF_HEADER = frozenset({"architecture", "num_parameters", "context_tokens"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     listing = parts.add_parser("list", help="the catalogue and what of it is here, and the realm's own releases")
     getting = parts.add_parser("get", help="fetch and check a model without starting it")
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         part.add_argument("--json", action="store_true")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """One of the parts."""
     parts = {"list": _list, "get": _get, "show": _show, "check": _check, "affected-by": _show_affected}
-    return parts[words.part](words)
+    return parts[arguments.part](arguments)
 
 
-def _list(words: argparse.Namespace) -> int:
+def _list(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     rows = [*_catalogue_rows(settings), *_rows_of_releases(settings)]
     if words.json:
@@ -106,8 +106,8 @@ def _rows_of_releases(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def _get(words: argparse.Namespace) -> int:
-    settings = load_settings({"model.name": words.name})
+def _get(arguments: argparse.Namespace) -> int:
+    settings = load_settings({"model.name": arguments.name})
     with show_progress() as progress:
         weights = prepare_weights(settings, progress)
         if weights is not None:
@@ -117,16 +117,16 @@ def _get(words: argparse.Namespace) -> int:
     return 0
 
 
-def _show(words: argparse.Namespace) -> int:
+def _show(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     word = _word(words.model)
     entry = entry_of(word, load_catalogue())
     if entry is not None:
-        return _show_imported(entry, as_json=words.json)
+        return _show_imported(entry, as_json=arguments.json)
     released = ReleasedModels(settings)
     artefact = released.find(word)
     if artefact is None:
-        raise _unknown(words.model, released)
+        raise _unknown(arguments.model, released)
     model = released.check(artefact)
     if words.json:
         print(json_text(walk_json(model)))
@@ -148,16 +148,16 @@ def _show_imported(entry: CatalogueEntry, *, as_json: bool) -> int:
 def _check(words: argparse.Namespace) -> int:
     """0 if every step holds, else 1."""
     released = ReleasedModels(load_settings())
-    word = _word(words.model)
+    word = _word(arguments.model)
     artefact = released.find(word)
     if artefact is None and is_file_name(words.model):
         return _check_file(Path(words.model), entry_of(word, load_catalogue()), as_json=words.json)
     if artefact is None:
-        raise _unknown(words.model, released)
+        raise _unknown(arguments.model, released)
     try:
         steps = released.check(artefact).checked.steps
     except VerificationError as error:
-        if words.json:
+        if arguments.json:
             failed = {"number": error.step, "name": error.name, "detail": error.message}
             print(json_text({"name": artefact.name, "verified": False, "failed": failed}))
         else:
@@ -192,7 +192,7 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
     return 1
 
 
-def _show_affected(words: argparse.Namespace) -> int:
+def _show_affected(arguments: argparse.Namespace) -> int:
     """0; 1 where a model could not be looked into, so that the list may lack something, and where no record has the
     document: that shows nothing, for it may be meant by another name."""
     traces = trace_document(ReleasedModels(load_settings()), words.document)
@@ -203,7 +203,7 @@ def _show_affected(words: argparse.Namespace) -> int:
             print(f"{trace.model:22} {trace.digest[:23]}…  {_sentence_of(trace)}")
         num_models = len({trace.digest for trace in traces if trace.how == LEARNT})
         if not traces:
-            print(f"{make_plain(words.document, limit=200)}: no release here has a record of such a document")
+            print(f"{make_plain(arguments.document, limit=200)}: no release here has a record of such a document")
         print(f"{num_models} {'model' if num_models == 1 else 'models'} learnt from it")
         print("what imported models learnt from is not known here")
     return 1 if not traces or any(trace.how == UNKNOWN for trace in traces) else 0

@@ -26,7 +26,7 @@ from allod.settings.tree import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     check = parts.add_parser("check", help="what a policy permits, forbids and leaves open")
     check.add_argument("file", type=Path, metavar="FILE")
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         part.add_argument("--json", action="store_true")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """One of the parts."""
     settings = load_settings()
     parts = {
@@ -62,10 +62,10 @@ def run(words: argparse.Namespace) -> int:
         "history": _history,
         "prove": prove_claim,
     }
-    return parts[words.part](words, settings)
+    return parts[arguments.part](arguments, settings)
 
 
-def _check(words: argparse.Namespace, settings: Settings) -> int:
+def _check(arguments: argparse.Namespace, settings: Settings) -> int:
     try:
         report = check_policy(read_named_text(words.file, limit_bytes=MAX_POLICY_BYTES), nation_of(settings))
     except Invalid as error:
@@ -97,7 +97,7 @@ def _show_unreadable(error: Invalid, *, as_json: bool) -> int:
     return 1
 
 
-def _set(words: argparse.Namespace, settings: Settings) -> int:
+def _set(arguments: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
     text = read_named_text(words.file, limit_bytes=MAX_POLICY_BYTES)
     time_ms = time_of_record_ms(settings)
@@ -109,9 +109,9 @@ def _set(words: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _show(words: argparse.Namespace, settings: Settings) -> int:
+def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
-    logged = _choose(policies, words.which)
+    logged = _choose(policies, arguments.which)
     stored = policies.find_stored(logged.version.digest)
     if words.json:
         print(json_text({**_row(logged), "text": stored.text, "words": stored.schema}))
@@ -120,7 +120,7 @@ def _show(words: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _history(words: argparse.Namespace, settings: Settings) -> int:
+def _history(arguments: argparse.Namespace, settings: Settings) -> int:
     history = open_policies(settings).history()
     found = history.versions_during(*span_ms(words.at)) if words.at else list(history.versions)
     if words.json:

@@ -34,7 +34,7 @@ from allod.settings.tree import Settings
 
 
 def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words that make up a request, and those that ask what if."""
+    """The arguments that make up a request, and those that ask what if."""
     parser.add_argument("--file", type=Path, metavar="FILE", help="by this policy instead of the one in force")
     parser.add_argument("--action", choices=("chat", "embed"), default="chat")
     parser.add_argument("--tier", default="", help="of the request; the tenant's own unless said")
@@ -55,24 +55,24 @@ def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     what_if.add_argument("--seal", metavar="KIND", help="the engine's were sealed, partial or none; sealed is assumed")
 
 
-def explain_request(words: argparse.Namespace, settings: Settings) -> int:
+def explain_request(arguments: argparse.Namespace, settings: Settings) -> int:
     """0 if it would be permitted, else 1."""
-    policy = _policy(words.file, settings)
+    policy = _policy(arguments.file, settings)
     started_with = model_of_running(Home(settings.home)) or settings.model.name
     settings = replace(settings, model=replace(settings.model, name=started_with))
-    controls = controls_of(settings, policy, model=words.model, seal=words.seal or ASSUMED_SEAL)
+    controls = controls_of(settings, policy, model=arguments.model, seal=arguments.seal or ASSUMED_SEAL)
     with closing(open_store(settings)) as store:
-        named = None if words.model is None else model_called(words.model, settings, policy.nation)
+        named = None if arguments.model is None else model_called(arguments.model, settings, policy.nation)
         others = (*catalogue_models(policy.nation).values(), *([named] if named else []))
         questions = Questions(controls, store, others)
-        asked = questions.request_for(_question(words, named, store, settings), now_ms())
-    asked = _what_if(words, asked, policy.nation)
+        asked = questions.request_for(_question(arguments, named, store, settings), now_ms())
+    asked = _what_if(arguments, asked, policy.nation)
     told = explain(policy, asked, questions.models.values())
     permitted = told.decision.permitted
     if words.json:
         print(json_text({**show_explanation(policy, asked, told), "seal_assumed": words.seal is None}))
         return 0 if permitted else 1
-    assumed = " (assumed: no engine was asked; --seal says otherwise)" if words.seal is None else ""
+    assumed = " (assumed: no engine was asked; --seal says otherwise)" if arguments.seal is None else ""
     print(f"asked      {sentence_of(asked)}{assumed}\npolicy     {policy.digest}")
     print(f"decision   {'permit' if permitted else 'forbid'}: {told.decision.reason}")
     for rule in told.rules:
@@ -81,23 +81,23 @@ def explain_request(words: argparse.Namespace, settings: Settings) -> int:
     return 0 if permitted else 1
 
 
-def _question(words: argparse.Namespace, named: Model | None, store: TenantStore, settings: Settings) -> Question:
-    tenant = find_tenant(store, words.tenant)
-    key_id = None if words.key is None else find_key(store, words.key).id
+def _question(arguments: argparse.Namespace, named: Model | None, store: TenantStore, settings: Settings) -> Question:
+    tenant = find_tenant(store, arguments.tenant)
+    key_id = None if arguments.key is None else find_key(store, arguments.key).id
     if key_id is None and tenant.id == LOCAL:
         key_id = next((key.id for key in list_keys(store, LOCAL) if find_file(key, settings)), None)
-    model = named.name if named else words.model
-    return Question(tenant.id, words.tier, words.markings, words.purpose, words.action, model, key_id)
+    model = named.name if named else arguments.model
+    return Question(tenant.id, arguments.tier, arguments.markings, arguments.purpose, arguments.action, model, key_id)
 
 
-def _what_if(words: argparse.Namespace, asked: PolicyRequest, nation: Nation) -> PolicyRequest:
+def _what_if(arguments: argparse.Namespace, asked: PolicyRequest, nation: Nation) -> PolicyRequest:
     """The question with what is supposed of its key and its site."""
-    tier = nation.tier(words.accredited) if words.accredited else asked.site.tier
+    tier = nation.tier(arguments.accredited) if arguments.accredited else asked.site.tier
     return replace(
         asked,
-        clearance=nation.tier(words.clearance) if words.clearance else asked.clearance,
-        models=asked.models if words.models is None else frozenset(words.models),
-        site=replace(asked.site, jurisdiction=words.place or asked.site.jurisdiction, tier=tier),
+        clearance=nation.tier(arguments.clearance) if arguments.clearance else asked.clearance,
+        models=asked.models if arguments.models is None else frozenset(arguments.models),
+        site=replace(asked.site, jurisdiction=arguments.place or asked.site.jurisdiction, tier=tier),
     )
 
 

@@ -20,16 +20,16 @@ This speaks of what that log held at that tree head: not of what was never logge
 what became of an answer afterwards. Times and places are those that the operator's own gateway wrote down."""
 
 
-def prove_claim(words: argparse.Namespace, settings: Settings) -> int:
+def prove_claim(arguments: argparse.Namespace, settings: Settings) -> int:
     """0 if it holds, 1 if it does not, or if entries that nobody can read leave that open."""
     home = Home(settings.home)
-    claim = parse_claim(words.claim, nation_of(settings))
+    claim = parse_claim(arguments.claim, nation_of(settings))
     if not home.log_key.exists():
         raise Invalid("this realm has no log yet", code="no_log", hint="`allod up` makes one")
     key = load_signing_key(home.log_key).verifier
     judged = judge_log(claim, home.receipts, key)
-    if words.receipts is not None:
-        words.receipts.mkdir(parents=True, exist_ok=True)
+    if arguments.receipts is not None:
+        arguments.receipts.mkdir(parents=True, exist_ok=True)
         for breach, bundle in bundles_of_breaches(judged, home.receipts, key):
             (words.receipts / f"{breach.receipt_id}.receipt.json").write_bytes(bundle)
     print(json_text(_judgement_json(judged)) if words.json else _judgement_text(judged))

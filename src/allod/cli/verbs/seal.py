@@ -18,7 +18,7 @@ _ATTEMPTS_TO_JUDGE_BY = 8  # before saying how long the rest takes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     testing = parts.add_parser("test", help="run the escape suite; exit status 1 if anything got out")
     testing.add_argument(
@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     testing.add_argument("--json", action="store_true")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run the suite; nothing but a suite in which the control got out and the seal held is a success."""
     progress = _SuiteProgress()
-    report = run_suite(progress, profile=words.profile)
+    report = run_suite(progress, profile=arguments.profile)
     progress.end()
-    if words.json:
+    if arguments.json:
         rows, calls = ([asdict(row) for row in part] for part in (report.rows, report.calls))
         print(json_text({"holds": report.holds, "escaped": report.escaped, "rows": rows, "calls": calls}))
     else:

@@ -40,7 +40,7 @@ from allod.settings.tree import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     adding = parts.add_parser("add", help="a new tenant", argument_default=argparse.SUPPRESS)
     adding.add_argument("name", metavar="NAME")
@@ -59,27 +59,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         part.add_argument("--json", action="store_true", default=False)
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """One of the parts."""
     settings = load_settings()
     nation = nation_of(settings)
     with closing(open_store(settings)) as store:
-        if words.part == "list":
-            _list(store, nation, words)
+        if arguments.part == "list":
+            _list(store, nation, arguments)
             return 0
-        if words.part == "recount":
+        if arguments.part == "recount":
             with the_log_to_itself():
                 num_receipts = recount(settings, store)
             print(json_text({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
             return 0
-        tenant = _change(store, settings, words, nation)
-        if words.part != "show":
+        tenant = _change(store, settings, arguments, nation)
+        if arguments.part != "show":
             take_up_news(settings)
-        _show(store, tenant, nation, as_json=words.json)
+        _show(store, tenant, nation, as_json=arguments.json)
     return 0
 
 
-def _change(store: TenantStore, settings: Settings, words: argparse.Namespace, nation: Nation) -> Tenant:
+def _change(store: TenantStore, settings: Settings, arguments: argparse.Namespace, nation: Nation) -> Tenant:
     """The tenant as it is after what was asked for."""
     if words.part == "add":
         return add_tenant(store, officer_of(settings), words.name, changes_of(vars(words)), nation)

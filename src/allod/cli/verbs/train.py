@@ -39,7 +39,7 @@ _SHOWN = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a TOML file")
     parser.add_argument("--dir", type=Path, help="the run's folder (runs/NAME in ALLOD_HOME)")
     parser.add_argument("--minutes", type=int, metavar="N", help="how long to pretrain; size and steps follow from it")
@@ -62,25 +62,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="what was made, as one JSON object")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Train, saying what is being done; a second start goes on where the first one ended."""
     options = TrainOptions(
-        recipe=words.recipe,
-        folder=words.dir,
-        minutes=words.minutes,
-        size=words.size,
-        name=words.name,
-        until=words.until,
-        where=words.on,
-        nodes=words.nodes,
-        ranks=words.ranks,
-        threads=words.threads,
-        unsafe_no_seal=words.unsafe_no_seal,
+        recipe=arguments.recipe,
+        folder=arguments.dir,
+        minutes=arguments.minutes,
+        size=arguments.size,
+        name=arguments.name,
+        until=arguments.until,
+        where=arguments.on,
+        nodes=arguments.nodes,
+        ranks=arguments.ranks,
+        threads=arguments.threads,
+        unsafe_no_seal=arguments.unsafe_no_seal,
     )
     settings = load_settings()
     time_of_record_ms(settings)  # a gateway that runs here may know of a wrong clock what the log cannot tell
     with _stop_wish() as should_stop, show_progress(are_bytes=False) as progress:
-        told = _quiet(progress) if words.json else _StatusLines(progress).told
+        told = _quiet(progress) if arguments.json else _StatusLines(progress).told
         trained = train(settings, options, told, should_stop=should_stop)
     print(json_text(_as_json(trained))) if words.json else _say_end(trained)
     return 0
@@ -124,7 +124,7 @@ class _StatusLines:
     def _stage(self, stage: PipelineStage, finished: Finished, was_there: bool) -> None:
         took_s, self._began = time.monotonic() - self._began, time.monotonic()
         measured = finished.statement.predicate["measured"]
-        facts = [words.format(_figure(measured[name])) for name, words in _SHOWN.items() if name in measured]
+        facts = [form.format(_figure(measured[name])) for name, form in _SHOWN.items() if name in measured]
         state = "as before" if was_there else f"{took_s:.1f} s"
         derivation = hex_of(finished.statement.derivation)[:12]
         print(f"{stage.name:14} {state:>9}  {derivation}  {', '.join(facts)}", flush=True)

@@ -12,7 +12,7 @@ from allod.cli.starting import gateway_command, get_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parser.add_argument("--port", type=int, help="where to listen on loopback (8400); 0 chooses a free one")
     parser.add_argument(
         "--model",
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Get the model, if it is not at hand and the port is free, then become the gateway's process."""
-    overrides = {"server.port": words.port, **models_said(words.model), "unsafe_no_seal": words.unsafe_no_seal}
+    overrides = {"server.port": arguments.port, **models_said(arguments.model), "unsafe_no_seal": arguments.unsafe_no_seal}
     settings = load_settings(overrides)
     if not is_at_hand(settings):
         listen(settings.server.host, settings.server.port).close()

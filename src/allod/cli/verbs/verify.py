@@ -22,7 +22,7 @@ TRUST_HINT = "give the log's trust file with --trust"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the verb."""
+    """The arguments of the verb."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the bundle (*.receipt.json)")
     parser.add_argument("--trust", type=Path, metavar="FILE", help="whose signatures to believe (this realm's)")
     parser.add_argument(
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the steps as one JSON object")
 
 
-def run(words: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print each step, then `show_verified` or the step that failed."""
     home = default_home().absolute()
     trust_file = words.trust or home / "trust.policy"
