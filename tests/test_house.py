@@ -38,7 +38,7 @@ DOORS = {
     "llguidance": ("serve/schemas/process.py",),
     "msgspec": (
         "engine/adapters/llama.py",
-        "engine/adapters/llama_words.py",
+        "engine/adapters/llama_wire.py",
         "engine/adapters/llama_prompt.py",
         "serve/schemas/judge.py",
         "serve/tools.py",

@@ -24,7 +24,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces, Usa
 from allod.engine.adapters.llama_generation import AnswerReading, Generation
 from allod.engine.adapters.llama_prompt import plain_json
 from allod.engine.adapters.llama_slots import SlotLease, SlotQueue, Slots
-from allod.engine.adapters.llama_words import read_slot, read_vectors
+from allod.engine.adapters.llama_wire import read_slot, read_vectors
 from allod.engine.engine import EngineInfo, Perimeter, Tally
 from allod.engine.http import UnixHttp
 from allod.engine.schemas.grammar import grammar_of

@@ -19,7 +19,7 @@ from itertools import chain
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Finish, Json, Piece, Pieces
 from allod.engine.adapters.llama_slots import SlotLease
-from allod.engine.adapters.llama_words import (
+from allod.engine.adapters.llama_wire import (
     Event,
     Slot,
     Timings,

@@ -24,7 +24,7 @@ from allod.core.errors import Invalid
 from allod.engine.schemas.bounds import check_bounds, refusal
 from allod.engine.schemas.grammar import check_enforced, grammar_of
 from allod.engine.schemas.places import places
-from allod.serve.schemas import words
+from allod.serve.schemas import reasons
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.objects import check_object
 
@@ -73,13 +73,13 @@ def _check_compiled(schema: Any) -> None:
         _validator(json.dumps(schema))
     except jsonschema_rs.ValidationError as error:
         is_pattern = isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Format) and error.kind.format == "regex"
-        raise refusal(words.of_value(error.instance, error.instance_path, is_pattern=is_pattern)) from error
+        raise refusal(reasons.of_value(error.instance, error.instance_path, is_pattern=is_pattern)) from error
 
 
 def _check_grammar(schema: Any) -> None:
     fault = _grammar_fault(grammar_of(schema))
     if fault is not None:
-        raise refusal(f"{words.of_grammar(fault)} at {_place(schema, fault)}")
+        raise refusal(f"{reasons.of_grammar(fault)} at {_place(schema, fault)}")
 
 
 def _judge_text(schema: Any, is_grammar: bool, text: str) -> str:
