@@ -1,6 +1,6 @@
 """Allod: train, serve, govern and prove language models wholly inside one's own perimeter.
 
-cli/     words                                               web/    HTTP
+cli/     the command line                                    web/    HTTP
 app/     where real things are built                         settings/    the one reader of the environment
 serve/   the way of a request                                train/  from a corpus to a signed model
 engine/  whatever runs a model                               fleet/  machines and jobs

@@ -116,9 +116,9 @@ def test_a_crash_leaves_nothing_or_a_whole_release(
     target: Any = release_log.ReleaseLog if step == "append" else release_module
     with monkeypatch.context() as patched:
 
-        def crash(*words: Any, **named: Any) -> None:
+        def crash(*arguments: Any, **named: Any) -> None:
             if step == "place":
-                original(*words, **named)
+                original(*arguments, **named)
             raise KeyboardInterrupt
 
         original = getattr(target, step)
@@ -140,7 +140,7 @@ def test_a_crash_before_the_bundle_loses_only_the_bundle(
     """The statement is in the log: the release has its name, and the next try writes the bundle."""
     run = model_run(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(release_log, "bundle_for", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(release_log, "bundle_for", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             released(settings, run)
     assert ReleasedModels(settings).find("tiny") is not None
@@ -447,8 +447,8 @@ def test_an_export_that_holds_more_than_weights_is_not_signed(
     """The export's process read what others wrote: code, pickles and templates of its own do not get our signature."""
 
     class Poisoned(FinishedRun):
-        def stage(self, stage: str, files: Any, **words: Any) -> str:
-            return super().stage(stage, {**files, name: data} if stage == "export" else files, **words)
+        def stage(self, stage: str, files: Any, **arguments: Any) -> str:
+            return super().stage(stage, {**files, name: data} if stage == "export" else files, **arguments)
 
     monkeypatch.setattr(finished_runs, "FinishedRun", Poisoned)
     assert refused(settings, model_run(tmp_path / "run")) in ("bad_model_set", "bad_record")

@@ -276,7 +276,7 @@ def test_whatever_fails_lets_go_of_the_store(
     closed = list[bool]()
     monkeypatch.setattr(shared, "close", lambda: closed.append(True))
 
-    def fail(*words: object) -> str:
+    def fail(*arguments: object) -> str:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tenants_module, "read_or_make_key", fail)

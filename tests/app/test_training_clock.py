@@ -113,13 +113,13 @@ def test_no_release_is_dated_by_a_wrong_clock(tmp_path: Path, monkeypatch: pytes
     """All its stages were right."""
     place, clock = Place(tmp_path), Stepping(monkeypatch)
     monkeypatch.setattr(training, "run_stages", clock.forward)
-    monkeypatch.setattr(training, "release", lambda *words, **named: pytest.fail("it was released"))
+    monkeypatch.setattr(training, "release", lambda *arguments, **named: pytest.fail("it was released"))
     place.refused("release")
 
 
 def _noting(begun: list[str], run: Callable[..., Any]) -> Callable[..., Any]:
-    def noted(stage: str, *words: Any, **named: Any) -> Any:
+    def noted(stage: str, *arguments: Any, **named: Any) -> Any:
         begun.append(stage)
-        return run(stage, *words, **named)
+        return run(stage, *arguments, **named)
 
     return noted

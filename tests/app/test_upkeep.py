@@ -62,10 +62,10 @@ class Fragile:
         self.fault: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
-        def call(*words: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             if self.fault is not None:
                 raise self.fault
-            return getattr(self._part, name)(*words, **named)
+            return getattr(self._part, name)(*arguments, **named)
 
         return call
 

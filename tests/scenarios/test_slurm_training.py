@@ -50,14 +50,14 @@ SITE = Site(name="loopback", source="tried", scheduler="slurm", jurisdiction="GB
 def stage(folder: Path, pack: Path) -> tuple[str, ...]:
     """The command that pretrains into `folder / "output"`."""
     (folder / "output").mkdir(parents=True)
-    words = {
+    task = {
         "stage": "pretrain",
         "recipe": recipe_json(RECIPE),
         "inputs": {"pack": str(pack)},
         "output": str(folder / "output"),
     }
-    (folder / "words.json").write_text(json.dumps(words))
-    return (sys.executable, "-m", "allod.train.stage_process", str(folder / "words.json"))
+    (folder / "task.json").write_text(json.dumps(task))
+    return (sys.executable, "-m", "allod.train.stage_process", str(folder / "task.json"))
 
 
 def digests(folder: Path) -> dict[str, str]:

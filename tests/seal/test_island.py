@@ -29,12 +29,12 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-def options(tmp_path: Path, code: str, *words: str, **more: object) -> SealOptions:
+def options(tmp_path: Path, code: str, *arguments: str, **more: object) -> SealOptions:
     folders = {name: tmp_path / name for name in ("output", "scratch")}
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
     return SealOptions(
-        command=(sys.executable, "-S", "-c", code, *words),
+        command=(sys.executable, "-S", "-c", code, *arguments),
         profile="island",
         read_paths=(*python_read_paths(), *more.pop("read_paths", ())),  # type: ignore[misc]
         write_paths=(folders["output"],),
@@ -44,8 +44,8 @@ def options(tmp_path: Path, code: str, *words: str, **more: object) -> SealOptio
     )
 
 
-def output(tmp_path: Path, code: str, *words: str, **more: object) -> str:
-    process = start(options(tmp_path, code, *words, **more))
+def output(tmp_path: Path, code: str, *arguments: str, **more: object) -> str:
+    process = start(options(tmp_path, code, *arguments, **more))
     assert process.wait(30) == 0, (tmp_path / "log").read_text()
     return (tmp_path / "log").read_text().strip()
 

@@ -71,12 +71,12 @@ def environment(folder: Path) -> dict[str, str]:
     return {**dict.fromkeys(names, str(folder)), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def inside(tmp_path: Path, *words: str) -> str:
+def inside(tmp_path: Path, *arguments: str) -> str:
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     process = start(
         SealOptions(
-            command=(sys.executable, "-P", *words),
+            command=(sys.executable, "-P", *arguments),
             profile="island",
             read_paths=(*python_read_paths(), tmp_path),
             scratch_dir=scratch,

@@ -1,4 +1,4 @@
-"""A thin skin: words → app → text. What a verb does not need is not imported.
+"""A thin skin: arguments → app → text. What a verb does not need is not imported.
 
 main.py          which verb, and how errors end it           verbs/         a module for each verb
 client.py        a client of our own gateway                 starting.py    a gateway's process, started

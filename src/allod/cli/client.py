@@ -144,12 +144,12 @@ def _wait_until_ready(log: Path, process: subprocess.Popen[bytes]) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
-        words = log.read_text(errors="replace")
-        for line in words.splitlines():
+        text = log.read_text(errors="replace")
+        for line in text.splitlines():
             if line.startswith("ready http"):
                 return line.removeprefix("ready ")
         if has_ended:
-            message, _, hint = words.strip().rpartition("error: ")[2].partition("\nhint: ")
+            message, _, hint = text.strip().rpartition("error: ")[2].partition("\nhint: ")
             why = f"the gateway did not start: {message or 'it left no reason'}"
             raise Unavailable(why, code="gateway_not_started", hint=hint or None)
         time.sleep(0.05)

@@ -38,9 +38,9 @@ def _read_announcement(home: Home) -> dict[str, Any] | None:
     try:
         announced: dict[str, Any] = json.loads(home.gateway.read_text())
         process = Path("/proc", str(int(announced["pid"])))
-        words = (process / "cmdline").read_bytes().split(b"\0")
-        has_home = not {f"--home={home.path}".encode(), str(home.path).encode()}.isdisjoint(words)  # one word or two
-        is_ours = process.stat().st_uid == os.geteuid() and b"allod.web" in words and has_home
+        arguments = (process / "cmdline").read_bytes().split(b"\0")
+        has_home = not {f"--home={home.path}".encode(), str(home.path).encode()}.isdisjoint(arguments)  # one or two
+        is_ours = process.stat().st_uid == os.geteuid() and b"allod.web" in arguments and has_home
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return announced if is_ours else None

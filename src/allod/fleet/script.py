@@ -104,16 +104,16 @@ def _environment(job: Job, site: Site) -> dict[str, str]:
 
 def _step(job: Job, site: Site) -> str:
     variables = sorted([*_environment(job, site), *(_RENDEZVOUS_VARIABLES if job.num_ranks > 1 else ())])
-    words = [
+    command = [
         "srun", f"--nodes={job.nodes}", f"--ntasks={job.nodes}", "--ntasks-per-node=1",
         f"--cpus-per-task={_cpus(job, site)}", "--export=ALL", f"--wait={OTHERS_END_S}",
         *_inside(site.container, variables), *ranks_command(job),
     ]  # fmt: skip
-    return " \\\n    ".join(map(shlex.quote, words)) + " &\n"
+    return " \\\n    ".join(map(shlex.quote, command)) + " &\n"
 
 
 def _inside(container: Container | None, variables: Sequence[str]) -> list[str]:
-    """The words before a command that make it run in the container, with the network, GPUs and variables of outside."""
+    """What makes a command run in the container, put before it, with the network, GPUs and variables of outside."""
     if container is None:
         return []
     if container.command == "apptainer":

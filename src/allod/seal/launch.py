@@ -101,13 +101,13 @@ class SealedProcess:
             raise Unavailable(f"process {self.pid} has ended", code="engine_gone")
         return evidence(self.pid, facts=self.facts)
 
-    def tell(self, words: bytes) -> None:
+    def tell(self, message: bytes) -> None:
         """All that it hears, at once. Raises Unavailable for more than its pipe holds: nobody waits for it to read."""
         pipe = self._process.stdin
         assert pipe is not None
         with pipe, suppress(BrokenPipeError):  # it has ended; whoever waits for it sees that
             os.set_blocking(pipe.fileno(), False)
-            if os.write(pipe.fileno(), words) < len(words):
+            if os.write(pipe.fileno(), message) < len(message):
                 raise Unavailable("more was to be told than a pipe holds", code="engine_not_started")
 
     def poll(self) -> int | None:
@@ -195,7 +195,7 @@ def _check(options: SealOptions) -> None:
 
 
 def command_line(options: SealOptions) -> tuple[str, ...]:
-    """The words that enter the seal without a launcher, for a scheduler to run on a node of its choice.
+    """The command that enters the seal without a launcher, for a scheduler to run on a node of its choice.
 
     Nobody confirms the seal from outside then, and COMMAND keeps the scheduler's environment beside its own: it says
     which rank this is. Raises what `start` raises for the options.

@@ -1,6 +1,6 @@
 """The only room that reads the environment and TOML files; each is read once and handed down as a frozen value.
 
-tree.py         everything that can be set, from `allod.toml` and command-line words
+tree.py         everything that can be set, from `allod.toml` and command-line arguments
 environment.py  where a realm lives, and what a scheduler's commands are given
 files.py        what else is written in TOML: profiles of nations and of sites, the catalogue, recipes
 """

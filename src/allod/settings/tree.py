@@ -1,6 +1,6 @@
 """One frozen tree of settings.
 
-`ALLOD_HOME/allod.toml` is optional; an unknown key or a wrong type in it is an error at start. Command-line words
+`ALLOD_HOME/allod.toml` is optional; an unknown key or a wrong type in it is an error at start. Command-line arguments
 come in as `overrides` and win.
 """
 

@@ -124,7 +124,7 @@ class SealedStages:
 
 def run_sealed(
     stage: str,
-    words: Mapping[str, JsonValue],
+    task: Mapping[str, JsonValue],
     *,
     read_paths: tuple[Path, ...],
     write_path: Path,
@@ -138,7 +138,7 @@ def run_sealed(
     unsafe_no_seal: bool = False,
     package: str | None = None,
 ) -> StageResult:
-    """Run `stage` as `words` say (`recipe`, `inputs`, `output`: stage_process.py) and wait for it.
+    """Run `stage` as `task` says (`recipe`, `inputs`, `output`: stage_process.py) and wait for it.
 
     `stop` is asked a few times a second; once it is true the stage has `grace_s` to save and end. Any exception here,
     KeyboardInterrupt included, ends it at once. `package` is where tests keep stages of their own.
@@ -147,7 +147,7 @@ def run_sealed(
     """
     with tempfile.TemporaryDirectory(prefix="allod-stage-") as folder:
         scratch = Path(folder)
-        (scratch / "words.json").write_text(json.dumps({**words, "stage": stage}))
+        (scratch / "task.json").write_text(json.dumps({**task, "stage": stage}))
         hears, tells = os.pipe()
         with os.fdopen(hears, "rb", buffering=0) as output, os.fdopen(tells, "wb") as theirs:
             options = SealOptions(
@@ -170,7 +170,7 @@ def run_sealed(
 def _command(scratch: Path, *, ranks: int, grace_s: float, package: str | None) -> tuple[str, ...]:
     python = (sys.executable, "-P")
     which = ("--package", package) if package else ()
-    stage = ("-m", "allod.train.stage_process", *which, str(scratch / "words.json"))
+    stage = ("-m", "allod.train.stage_process", *which, str(scratch / "task.json"))
     if ranks == 1:
         return (*python, *stage)
     only_the_first_speaks = ",".join(f"{rank}:1" for rank in range(1, ranks))  # 1: standard output, to a file

@@ -1,6 +1,6 @@
 """One stage in a process of its own. Started inside the seal (sealed.py), never imported there.
 
-`python -m allod.train.stage_process WORDS.json` does what the file says:
+`python -m allod.train.stage_process TASK.json` does what the file says:
 `{"stage", "recipe": {...}, "inputs": {name: folder}, "output": folder}`. It answers in JSON lines on standard output:
 
     {"progress": [what, done, total]}   now and then
@@ -64,13 +64,13 @@ class Voice:
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m allod.train.stage_process", description="Run one stage.")
-    parser.add_argument("words", type=Path, metavar="WORDS.json")
+    parser.add_argument("task", type=Path, metavar="TASK.json")
     parser.add_argument("--package", default=_PACKAGE, help="where stages are looked for")
     options = parser.parse_args(arguments)
     should_stop = _listen()
     voice = Voice()
     try:
-        facts = _run(json.loads(options.words.read_text()), options.package, voice=voice, should_stop=should_stop)
+        facts = _run(json.loads(options.task.read_text()), options.package, voice=voice, should_stop=should_stop)
     except AllodError as error:
         return _fail(voice, error)
     except MemoryError:
@@ -88,14 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(words: dict[str, Any], package: str, *, voice: Voice, should_stop: Callable[[], bool]) -> StageFacts:
-    stage = words["stage"]
+def _run(task_json: dict[str, Any], package: str, *, voice: Voice, should_stop: Callable[[], bool]) -> StageFacts:
+    stage = task_json["stage"]
     if stage not in ROWS:
         raise Invalid(f"there is no stage {stage!r}", code="unknown_stage")
     work = StageTask(
-        recipe=read_recipe(words["recipe"], where="the recipe of the run"),
-        inputs={name: Path(folder) for name, folder in words["inputs"].items()},
-        output=Path(words["output"]),
+        recipe=read_recipe(task_json["recipe"], where="the recipe of the run"),
+        inputs={name: Path(folder) for name, folder in task_json["inputs"].items()},
+        output=Path(task_json["output"]),
         report=voice.report,
         should_stop=should_stop,
     )

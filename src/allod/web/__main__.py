@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--model", action="append")
     parser.add_argument("--unsafe-no-seal", action="store_true", default=None)
     parser.add_argument("--private", action="store_true", default=None)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     os.umask(0o077)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is ended
     sys.setswitchinterval(SWITCH_S)
@@ -43,12 +43,12 @@ def main() -> int:
     try:
         settings = load_settings(
             {
-                "server.port": words.port,
-                **models_said(words.model),
-                "unsafe_no_seal": words.unsafe_no_seal,
-                "is_private": words.private,
+                "server.port": arguments.port,
+                **models_said(arguments.model),
+                "unsafe_no_seal": arguments.unsafe_no_seal,
+                "is_private": arguments.private,
             },
-            home=words.home,
+            home=arguments.home,
         )
         with closing(listen(settings.server.host, settings.server.port)) as listener:
             check_unlocked(Home(settings.home).receipts)  # before a model is fetched, and an engine started

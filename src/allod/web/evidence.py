@@ -18,7 +18,7 @@ from allod.web.http.metrics import Metrics
 
 BINARY: Headers = ((b"content-type", b"application/octet-stream"),)
 MAX_WAITING = 256
-_Words = ParamSpec("_Words")
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
@@ -33,14 +33,16 @@ class Lane:
         self._num_inside = 0
         self._most_inside = width + MAX_WAITING
 
-    async def run(self, read: Callable[_Words, _Result], *words: _Words.args, **named: _Words.kwargs) -> _Result:
+    async def run(
+        self, read: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> _Result:
         """What `read` returns. Raises Unavailable (`overloaded`) when too many wait."""
         if self._num_inside >= self._most_inside:
             raise Unavailable("too many ask for evidence", code="overloaded", retry_after_s=1)
         self._num_inside += 1
         try:
             async with self._turns:
-                return await asyncio.to_thread(read, *words, **named)
+                return await asyncio.to_thread(read, *arguments, **named)
         finally:
             self._num_inside -= 1
 

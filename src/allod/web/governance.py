@@ -33,8 +33,8 @@ from allod.web.http.exchange import NOT_KEPT, read_body
 BODY_LIMIT_BYTES = 64 << 10
 NUM_VERSIONS = 100
 Json = dict[str, Any]
-_Words = ParamSpec("_Words")
-_Made = TypeVar("_Made")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class Governance:
@@ -148,13 +148,13 @@ class Governance:
         }
 
 
-def _one_at_a_time(work: Callable[_Words, _Made]) -> Callable[_Words, Awaitable[_Made]]:
+def _one_at_a_time(work: Callable[_Arguments, _Result]) -> Callable[_Arguments, Awaitable[_Result]]:
     """`work` in a thread; whoever comes meanwhile waits, so that polling cannot pile up."""
     lock = asyncio.Lock()
 
-    async def run(*args: _Words.args, **words: _Words.kwargs) -> _Made:
+    async def run(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
         async with lock:
-            return await asyncio.to_thread(work, *args, **words)
+            return await asyncio.to_thread(work, *arguments, **named)
 
     return run
 

@@ -106,8 +106,8 @@ def _amounts(budget: Budget) -> Json:
     return {name: amount for name, amount in asdict(budget).items() if name != "period"}
 
 
-def _with_sets(words: Changes) -> Json:
-    return {name: frozenset(value) if isinstance(value, list) else value for name, value in words.items()}
+def _with_sets(changes: Changes) -> Json:
+    return {name: frozenset(value) if isinstance(value, list) else value for name, value in changes.items()}
 
 
 def _as_sorted(words: frozenset[str] | None) -> list[str] | None:

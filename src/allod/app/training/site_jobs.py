@@ -110,7 +110,7 @@ class SiteJobs:
         return findings
 
     def run(
-        self, stage: str, words: Mapping[str, JsonValue], *, read_paths: tuple[Path, ...], write_path: Path
+        self, stage: str, task: Mapping[str, JsonValue], *, read_paths: tuple[Path, ...], write_path: Path
     ) -> StageResult:
         """Run `stage` as a job, or wait for the one that an earlier start left behind.
 
@@ -119,7 +119,7 @@ class SiteJobs:
         """
         folder = self._folder / write_path.name.removeprefix(".partial-")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        job = self._job(stage, words, folder, read_paths=read_paths, write_path=write_path)
+        job = self._job(stage, task, folder, read_paths=read_paths, write_path=write_path)
         listener = _Follower(folder / OUTPUT_FILE, self._report)
         self._look = listener.look
         id = self._find_job(folder) or self._submit(job, folder)
@@ -188,7 +188,7 @@ class SiteJobs:
     def _job(
         self,
         stage: str,
-        words: Mapping[str, JsonValue],
+        task: Mapping[str, JsonValue],
         folder: Path,
         *,
         read_paths: tuple[Path, ...],
@@ -197,8 +197,8 @@ class SiteJobs:
         nodes, ranks = self._machines.ranks_of(stage)
         scratch = folder / "scratch"
         scratch.mkdir(exist_ok=True, mode=0o700)
-        write_whole(scratch / "words.json", json.dumps({**words, "stage": stage}))
-        command = (sys.executable, "-P", "-m", "allod.train.stage_process", str(scratch / "words.json"))
+        write_whole(scratch / "task.json", json.dumps({**task, "stage": stage}))
+        command = (sys.executable, "-P", "-m", "allod.train.stage_process", str(scratch / "task.json"))
         seal = self._seal(command, scratch, is_alone=nodes * ranks == 1, write_path=write_path, read_paths=read_paths)
         return Job(
             name=f"allod-{stage}",

@@ -36,7 +36,7 @@ def survey(
     environment: Mapping[str, str] | None = None,
     prefix: tuple[str, ...] = (),
 ) -> ProbeResult:
-    """Run the job in the empty `folder` and read what its ranks found. `prefix` are words that enter the run's seal.
+    """Run the job in the empty `folder` and read what its ranks found. `prefix` is a command: it enters the run's seal.
 
     Raises Unavailable (`preflight_failed`) if it does not end well.
     """

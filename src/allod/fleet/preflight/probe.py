@@ -136,13 +136,13 @@ def _least(figures: Iterable[int | None]) -> int | None:
 
 def _union(lists: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | None:
     every = list(lists)
-    known = [words for words in every if words is not None]
-    return tuple(sorted({word for words in known for word in words})) if len(known) == len(every) else None
+    known = [some for some in every if some is not None]
+    return tuple(sorted({item for some in known for item in some})) if len(known) == len(every) else None
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print this rank's facts, in one write: ranks share the output."""
-    asked = json.loads(words[0])
+    asked = json.loads(arguments[0])
     asked["addresses"] = None if asked["addresses"] is None else tuple(asked["addresses"])
     sys.stdout.write(_MARK + json.dumps(asdict(gather(ProbeOptions(**asked)))) + "\n")
     return 0

@@ -85,8 +85,8 @@ class Claim:
 
 def parse_claim(text: str, nation: Nation) -> Claim:
     """The claim in `text`, in this nation's words. Raises Invalid (`bad_claim`) with the grammar as its hint."""
-    words = " ".join(text.split())
-    found = _CLAIM.fullmatch(words) if len(words) <= MAX_CHARACTERS else None
+    sentence = " ".join(text.split())
+    found = _CLAIM.fullmatch(sentence) if len(sentence) <= MAX_CHARACTERS else None
     if found is None:
         raise _refusal("it is none of the sentences that can be decided")
     every = found["said"] == "was decided by policy"
@@ -99,7 +99,7 @@ def parse_claim(text: str, nation: Nation) -> Claim:
         _between(found["since"], found["until"]),
         (lambda facts: True) if every else (lambda facts: facts.is_answer),
     )
-    return Claim(words, lambda facts: all(test(facts) for test in tests), is_kept)
+    return Claim(sentence, lambda facts: all(test(facts) for test in tests), is_kept)
 
 
 def facts_of(predicate: Mapping[str, Any], kind: str) -> ReceiptFacts:

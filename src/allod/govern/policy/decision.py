@@ -87,38 +87,38 @@ def load_policy(text: str, nation: Nation) -> Policy:
     cannot be compared, `policy_template`, `policy_empty`, `policy_no_id`, `policy_duplicate_id`, `policy_no_reason`,
     `policy_annotation`, `policy_too_long`, `policy_too_deep`, `policy_characters`.
     """
-    words = vocabulary_of(nation)
+    vocabulary = vocabulary_of(nation)
     rules = {rule.name: rule for rule in rules_in(text)}
-    _check_words(text, words)
-    digest = digest_of({"schema": words.schema, "text": text})
+    _check_words(text, vocabulary)
+    digest = digest_of({"schema": vocabulary.schema, "text": text})
     return Policy(
         text=text,
         nation=nation,
-        schema=words.schema,
+        schema=vocabulary.schema,
         digest=digest,
         rules=rules,
         _tenants=_collect_named("Tenant", rules),
         _keys=_collect_named("Key", rules),
-        _decided=lru_cache(NUM_REMEMBERED)(_evaluator(text, digest, words, rules)),
+        _decided=lru_cache(NUM_REMEMBERED)(_evaluator(text, digest, vocabulary, rules)),
     )
 
 
-def _check_words(text: str, words: Vocabulary) -> None:
-    found = cedarpy.validate_policies(text, words.schema)
+def _check_words(text: str, vocabulary: Vocabulary) -> None:
+    found = cedarpy.validate_policies(text, vocabulary.schema)
     if not found.validation_passed:
         first = found.errors[0]
         name = found.id_annotations_by_policy_id.get(first.policy_id, first.policy_id)
         said = re.sub(r"^for policy `\w+`[,:] ", "", first.error)
-        raise Invalid(f"{name}: {said}", code="policy_schema", hint=f"the words of this realm:\n{words.schema}")
+        raise Invalid(f"{name}: {said}", code="policy_schema", hint=f"the words of this realm:\n{vocabulary.schema}")
 
 
 def _evaluator(
-    text: str, digest: str, words: Vocabulary, rules: Mapping[str, Rule]
+    text: str, digest: str, vocabulary: Vocabulary, rules: Mapping[str, Rule]
 ) -> Callable[[PolicyRequest], Decision]:
-    policies, schema = cedarpy.PolicySet.from_str(text), cedarpy.Schema.from_str(words.schema)
+    policies, schema = cedarpy.PolicySet.from_str(text), cedarpy.Schema.from_str(vocabulary.schema)
 
     def evaluate(asked: PolicyRequest) -> Decision:
-        request, entities = request_of(asked, words)
+        request, entities = request_of(asked, vocabulary)
         result = cedarpy.is_authorized(request, policies, entities, schema)
         found = result.diagnostics
         if found.errors or result.decision not in (cedarpy.Decision.Allow, cedarpy.Decision.Deny):

@@ -48,7 +48,7 @@ class Explanation:
 class _Change:
     part: str
     to: Any
-    words: str
+    text: str
 
     @property
     def is_step(self) -> bool:
@@ -73,7 +73,7 @@ def explain(policy: Policy, asked: PolicyRequest, models: Iterable[Model] = ()) 
     every = list(_single_changes(policy, asked, models))
     honest = [change for change in every if not change.lowers_the_label]
     found = dict.fromkeys([*_smallest(policy, asked, honest), *_smallest(policy, asked, every)])
-    return Explanation(decision, rules, tuple(tuple(change.words for change in changes) for changes in found))
+    return Explanation(decision, rules, tuple(tuple(change.text for change in changes) for changes in found))
 
 
 def _smallest(policy: Policy, asked: PolicyRequest, singles: list[_Change]) -> list[_Changes]:
@@ -87,7 +87,7 @@ def _sufficient(policy: Policy, asked: PolicyRequest, sets: Iterable[_Changes]) 
     settled: set[tuple[str, ...]] = set()
     for changes in sets:
         parts = tuple(change.part for change in changes)
-        without_steps = tuple(change.part if change.is_step else change.words for change in changes)
+        without_steps = tuple(change.part if change.is_step else change.text for change in changes)
         if num_found[parts] == NUM_ALTERNATIVES or without_steps in settled:
             continue
         if policy.decide(_apply_changes(asked, changes, policy.nation)).permitted:

@@ -47,7 +47,7 @@ class PolicyRequest:
     site: PolicySite
 
 
-def request_of(asked: PolicyRequest, words: Vocabulary) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def request_of(asked: PolicyRequest, vocabulary: Vocabulary) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Cedar's request, and the entities that it names.
 
     A place without a name in the profile is left out on both sides: at a site that is not known, and for a label whose
@@ -58,16 +58,16 @@ def request_of(asked: PolicyRequest, words: Vocabulary) -> tuple[dict[str, Any],
         "action": _name("Action", asked.action),
         "resource": _name("Model", asked.model.name),
         "context": {
-            "label": _label(asked.label.join(asked.model.label), words),
+            "label": _label(asked.label.join(asked.model.label), vocabulary),
             "site": {
                 "id": asked.site.id,
-                "places": _list_names("Place", (p for p in words.places if is_within(asked.site.jurisdiction, p))),
-                "accredited": _level(asked.site.tier, words),
+                "places": _list_names("Place", (p for p in vocabulary.places if is_within(asked.site.jurisdiction, p))),
+                "accredited": _level(asked.site.tier, vocabulary),
                 "seal": _name("Seal", _seal(asked.site.seal)),
             },
         },
     }
-    return request, [_key(asked, words), _model(asked.model)]
+    return request, [_key(asked, vocabulary), _model(asked.model)]
 
 
 def sentence_of(asked: PolicyRequest) -> str:
@@ -90,8 +90,8 @@ def _words(names: frozenset[str]) -> str:
     return " or ".join(sorted(names)) or "nothing"
 
 
-def _key(asked: PolicyRequest, words: Vocabulary) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"clearance": _level(asked.clearance, words)}
+def _key(asked: PolicyRequest, vocabulary: Vocabulary) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"clearance": _level(asked.clearance, vocabulary)}
     if asked.models is not None:
         attributes["models"] = _list_names("Model", asked.models)
     return {
@@ -110,19 +110,19 @@ def _model(model: Model) -> dict[str, Any]:
     }
 
 
-def _label(label: Label, words: Vocabulary) -> dict[str, Any]:
-    said: dict[str, Any] = {**_level(label.tier, words), "markings": _list_names("Marking", label.markings)}
+def _label(label: Label, vocabulary: Vocabulary) -> dict[str, Any]:
+    said: dict[str, Any] = {**_level(label.tier, vocabulary), "markings": _list_names("Marking", label.markings)}
     if label.purposes is not None:
         said["purposes"] = _list_names("Purpose", label.purposes)
     if label.jurisdictions is not None:
-        said["jurisdictions"] = _list_names("Place", filter(label.allows_place, words.places))
+        said["jurisdictions"] = _list_names("Place", filter(label.allows_place, vocabulary.places))
     return said
 
 
-def _level(tier: Tier, words: Vocabulary) -> dict[str, Any]:
-    if tier not in words.tiers:
+def _level(tier: Tier, vocabulary: Vocabulary) -> dict[str, Any]:
+    if tier not in vocabulary.tiers:
         raise Invalid(f"{tier.name} of {tier.nation} is no tier of this realm", code="unknown_label", param="tier")
-    return {"tier": _name("Tier", tier.name), "rank": words.tiers.index(tier)}
+    return {"tier": _name("Tier", tier.name), "rank": vocabulary.tiers.index(tier)}
 
 
 def _seal(kind: str) -> str:

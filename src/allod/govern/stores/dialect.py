@@ -9,7 +9,7 @@ from functools import cache
 
 @dataclass(frozen=True, slots=True)
 class SqlDialect:
-    """The words of one database. `parameter` is what `:name` becomes, as `re.sub` takes it."""
+    """The SQL of one database. `parameter` is what `:name` becomes, as `re.sub` takes it."""
 
     number: str
     text: str  # compared by code point

@@ -97,9 +97,9 @@ def check_usage(bucket_ms: int, group_by: Collection[str]) -> None:
 
 
 def check_filters(**filters: Collection[str]) -> None:
-    """Raise Invalid for more words than a statement takes."""
-    for param, words in filters.items():
-        if len(words) > MAX_PAGE:
+    """Raise Invalid for more values than a statement takes."""
+    for param, values in filters.items():
+        if len(values) > MAX_PAGE:
             raise Invalid(f"at most {MAX_PAGE} of {param} at once", param=param)
 
 

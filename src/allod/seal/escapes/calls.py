@@ -91,17 +91,17 @@ def calls_of(name: str, machine: str) -> list[SystemCall]:
         if call not in refused
     }
     known = {call: number for call, number in (refused | absent).items() if call not in allowed}
-    listed = [words for words in _list_calls(is_group=kept.is_group) if words[0] in known]
-    explicit = {words[0] for words in listed}
+    listed = [row for row in _list_calls(is_group=kept.is_group) if row[0] in known]
+    explicit = {row[0] for row in listed}
     rest = [(call, *_NOTHING) for call in known if call not in explicit and call not in kept.rules(0)]
     calls = [
         SystemCall(
-            name=" ".join(words if words[1:] != _NOTHING else words[:1]),
-            number=known[words[0]],
-            arguments=words[1:],
-            refusal="ENOSYS" if words[0] in absent else "EPERM",
+            name=" ".join(row if row[1:] != _NOTHING else row[:1]),
+            number=known[row[0]],
+            arguments=row[1:],
+            refusal="ENOSYS" if row[0] in absent else "EPERM",
         )
-        for words in (*listed, *rest)
+        for row in (*listed, *rest)
     ]
     return [*calls, SystemCall(_LATER, syscalls.LAST + 1, _NOTHING, "ENOSYS")]
 
@@ -119,7 +119,7 @@ class _Caller:
         self._pages = [mmap.mmap(-1, _PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(2)]
         self._pages[1].write(b"\xff" * _PAGE_BYTES)
         page, ones = (ctypes.addressof(ctypes.c_char.from_buffer(page)) for page in self._pages)
-        self._words = {"victim": victim_pid, "page": page, "ones": ones}
+        self._values = {"victim": victim_pid, "page": page, "ones": ones}
 
     def answer(self, call: SystemCall) -> str:
         """`done`, or the name of the error."""
@@ -130,9 +130,9 @@ class _Caller:
             return _error_of(_vfork())
         return self._answer(call.number, call.arguments, is_fork=call.name.split()[0] in ("fork", "clone"))
 
-    def _answer(self, number: int, words: tuple[str, ...], *, is_fork: bool = False) -> str:
+    def _answer(self, number: int, names: tuple[str, ...], *, is_fork: bool = False) -> str:
         self._pages[0][:] = bytes(_PAGE_BYTES)  # the call before may have written there
-        arguments = [self._words[word] if word in self._words else int(word, 0) for word in words]
+        arguments = [self._values[name] if name in self._values else int(name, 0) for name in names]
         try:
             result = syscall(number, *arguments, what="")
         except OSError as error:

@@ -89,8 +89,8 @@ def _signal_by_queue(target: Target) -> None:
 def _child(target: Target) -> None:
     if os.fork() == 0:
         os.setsid()
-        words = [sys.executable, "-S", "-c", _CHILD, target.address_4, target.token]
-        os.execv(sys.executable, words)  # noqa: S606 - to become it, without a shell
+        command = [sys.executable, "-S", "-c", _CHILD, target.address_4, target.token]
+        os.execv(sys.executable, command)  # noqa: S606 - to become it, without a shell
     os.wait()
 
 

@@ -87,9 +87,9 @@ class Lab:
         """Start `probe` as an engine is started; what it said of itself, and the mark that would convict it."""
         target = self._target(probe, address)
         log = self._directory / f"{target.token}.log"
-        words = ("allod.seal.escapes", probe.name, json.dumps(vars(target)))
+        arguments = ("allod.seal.escapes", probe.name, json.dumps(vars(target)))
         proxy = f"http://{target.address_4}:{PROXY_PORT}"
-        process = start(self._options(words, log, omit, environment={"http_proxy": proxy}))
+        process = start(self._options(arguments, log, omit, environment={"http_proxy": proxy}))
         status = process.wait(_ATTEMPT_TIMEOUT_S)
         if status is None:
             process.terminate(grace_s=0)
@@ -106,8 +106,8 @@ class Lab:
     def make_calls(self, *, omit: tuple[str, ...]) -> dict[str, str]:
         """Make every system call that the profile refuses (escapes/calls.py): how each was answered, by its name."""
         log = self._directory / f"calls-{token_hex(8)}.log"
-        words = ("allod.seal.escapes.calls", self._profile, str(self._victim_pid))
-        process = start(self._options(words, log, omit))
+        arguments = ("allod.seal.escapes.calls", self._profile, str(self._victim_pid))
+        process = start(self._options(arguments, log, omit))
         if process.wait(_CALLS_TIMEOUT_S) is None:
             process.terminate(grace_s=0)
         whole_lines = log.read_text().split("\n")[:-1]
@@ -150,10 +150,10 @@ class Lab:
         )
 
     def _options(
-        self, words: tuple[str, ...], log: Path, omit: tuple[str, ...], environment: Mapping[str, str] = {}
+        self, arguments: tuple[str, ...], log: Path, omit: tuple[str, ...], environment: Mapping[str, str] = {}
     ) -> SealOptions:
         return SealOptions(
-            command=(sys.executable, "-S", "-P", "-m", *words),
+            command=(sys.executable, "-S", "-P", "-m", *arguments),
             profile=self._profile,
             socket_dir=self._directory / "sockets",
             read_paths=(*python_read_paths(), self._directory / _SHARED),

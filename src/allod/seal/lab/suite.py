@@ -91,8 +91,8 @@ def run_suite(
         shutil.rmtree(directory)
 
 
-def _messages(words: tuple[str, ...], progress: Progress) -> Iterable[dict[str, Any]]:
-    command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab.lab", *words]
+def _messages(arguments: tuple[str, ...], progress: Progress) -> Iterable[dict[str, Any]]:
+    command = [sys.executable, "-S", "-P", "-m", "allod.seal.lab.lab", *arguments]
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd="/", stdin=subprocess.DEVNULL) as lab:
         timer = _start_timer(lab)

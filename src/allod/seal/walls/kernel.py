@@ -46,8 +46,8 @@ def unshare(flags: int) -> None:
 
 def mount(source: str | None, target: str, *, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
     """mount(2)."""
-    words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
-    result = _libc().mount(*words[:3], ctypes.c_ulong(flags), words[3])
+    texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    result = _libc().mount(*texts[:3], ctypes.c_ulong(flags), texts[3])
     _check(result, f"mount {source or kind or ''} on {target}")
 
 

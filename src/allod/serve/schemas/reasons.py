@@ -41,9 +41,9 @@ _OTHERS = "no grammar can be made of it"
 
 def of_grammar(fault: str) -> str:
     """What is to be told of LLGuidance's `fault`."""
-    for pattern, words in _GRAMMAR:
+    for pattern, reason in _GRAMMAR:
         if found := re.search(pattern, fault, re.DOTALL):
-            return words.format(*(group.replace('"', "") for group in found.groups()))
+            return reason.format(*(group.replace('"', "") for group in found.groups()))
     return _OTHERS
 
 

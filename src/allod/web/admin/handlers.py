@@ -110,7 +110,7 @@ class Admin:
             raise method_not_allowed(call)
         raise _no_such_part()
 
-    def _change(self, action: Action, *words: Any) -> Json:
+    def _change(self, action: Action, *arguments: Any) -> Json:
         """A change has returned only when it is in force here: its key opens, what it ended is ended."""
         made = action(*words)
         self._realm.take_up_news()

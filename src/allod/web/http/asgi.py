@@ -121,11 +121,11 @@ class Application:
         dialect = self._dialect
         try:
             _check_headers(call.headers, scope["headers"])
-            route, words = self._route(call)
+            route, values = self._route(call)
             dialect = route.dialect
             if route.needs != "nothing":
                 self._authenticate(call, route.needs)
-            await route.handler(call, *words)
+            await route.handler(call, *values)
         except ClientLeft:
             status = 499  # nginx's number for it; nobody receives it, but who closed one side alone
             await _fail(call, _client_left(), dialect)
@@ -157,9 +157,9 @@ class Application:
     def _route(self, call: Call) -> tuple[Route, tuple[str, ...]]:
         if call.headers.get(b"host", b"").lower() not in self._hosts:
             raise Denied("this host name is not served here", code="unknown_host")
-        route, words, call.methods = self._router.find(call.method, call.path)
+        route, values, call.methods = self._router.find(call.method, call.path)
         if route is not None:
-            return route, words
+            return route, values
         if call.methods:
             raise method_not_allowed(call)
         raise Invalid(f"there is nothing at {call.path}", code="not_found")
