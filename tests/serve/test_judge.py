@@ -18,7 +18,7 @@ from tests.serve.conftest import MakeFront, ScriptedEngine, answered, chat, requ
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Sampling, Tool
-from allod.engine.schemas.bounds import LIMITS, check_bounds
+from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve import tools
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
 from allod.serve.schemas.judging import JudgingProcess

@@ -3,6 +3,6 @@
 engine.py          the port: what is asked of whatever runs a model
 http.py            HTTP/1.1 over one Unix socket             salts.py           who may share a prefix cache
 adapters/          echo in memory, llama.cpp                 replicas/          an engine that is kept running
-schemas/           JSON Schemas as grammars, within bounds   token_estimate.py  tokens, told by bytes
+schemas/           JSON Schemas as grammars                  token_estimate.py  tokens, told by bytes
 giving_way.py      long work lets others have their turn
 """

@@ -17,7 +17,7 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
-from allod.engine.schemas.bounds import refusal
+from allod.engine.schemas.refusal import refusal
 from allod.engine.schemas.grammar import call_schema
 from allod.serve.schemas.json_text import json_value
 from allod.serve.schemas.judge import Asked, Verdict

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from allod.core.requests import Json
-from allod.engine.schemas.bounds import refusal
+from allod.engine.schemas.refusal import refusal
 from allod.engine.schemas.places import places, rebuilt, target_of, targets
 
 # Where only one text may follow, the engine would take it from its tokenizer at once, which reads a control token's

@@ -20,7 +20,7 @@ import msgspec
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Json
-from allod.engine.schemas.bounds import refusal
+from allod.engine.schemas.refusal import refusal
 from allod.serve.schemas.judging import JudgingProcess, TooDear
 
 Verdict = Literal["kept", "broken", "cut", "not enforced", "too dear"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allod.core.requests import Json
-from allod.engine.schemas.bounds import refusal
+from allod.engine.schemas.refusal import refusal
 from allod.engine.schemas.places import REFERENCES, target_of, targets
 
 

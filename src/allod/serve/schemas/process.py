@@ -21,7 +21,8 @@ import jsonschema_rs
 import llguidance
 
 from allod.core.errors import Invalid
-from allod.engine.schemas.bounds import check_bounds, refusal
+from allod.engine.schemas.refusal import refusal
+from allod.serve.schemas.bounds import check_bounds
 from allod.engine.schemas.grammar import check_enforced, grammar_of
 from allod.engine.schemas.places import places
 from allod.serve.schemas import reasons

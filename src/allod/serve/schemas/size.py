@@ -6,7 +6,8 @@ from typing import Any
 
 from allod.core.requests import Json
 from allod.engine.giving_way import give_way
-from allod.engine.schemas.bounds import LIMITS, refusal
+from allod.engine.schemas.refusal import refusal
+from allod.serve.schemas.bounds import LIMITS
 
 HOLDING_A_TURN = 300  # objects and lists, 0.3 ms or so, before others have their turn
 

@@ -15,11 +15,11 @@ from itertools import islice
 from math import lcm
 from typing import Any
 
-from allod.core.errors import Invalid
 from allod.core.requests import Json
 from allod.core.shown_text import ends_of
 from allod.engine.schemas.places import REFERENCES, in_place, places, target_of, targets
-from allod.engine.schemas.repetition import expanded_size
+from allod.engine.schemas.refusal import refusal
+from allod.serve.schemas.repetition import expanded_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,6 @@ _PAIRS = (
 )
 _COUNTED = {keyword for pair in _PAIRS[:-1] for keyword in pair}
 _MAX_NAME = 100
-_MAX_REASON = 500
 _NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "multipleOf"}.union(*_PAIRS)
 
 
@@ -71,12 +70,6 @@ def check_bounds(schema: Json) -> None:
     _check_patterns(found)
     _check_multiples(found)
     _Evaluations(schema, found).check()
-
-
-def refusal(reason: str, *, param: str | None = None) -> Invalid:
-    """A schema that cannot be had; a place in it may be as long as the client's names."""
-    shown = ends_of(reason, limit=_MAX_REASON)
-    return Invalid(f"the schema cannot be used: {shown}", code="invalid_schema", param=param)
 
 
 def _check_patterns(found: list[tuple[str, dict[str, Any]]]) -> None:
