@@ -32,7 +32,7 @@ from allod.app.home import load_settings
 from allod.core.requests import Chat, Completion, Json, Sampling
 from allod.engine.adapters.llama import CHAT_PATH, LlamaEngine
 from allod.engine.adapters.llama_slots import SlotLease, Slots
-from allod.engine.replicas.sealed import Replica
+from allod.engine.replicas.replica import Replica
 from allod.settings.environment import default_home
 from measure import machine, paired, rotated, spread
 

@@ -38,7 +38,7 @@ from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.core.requests import Chat, Completion, Piece, Sampling
 from allod.engine.engine import Engine
-from allod.engine.replicas.sealed import Replica
+from allod.engine.replicas.replica import Replica
 from allod.serve.admission import Admission, Turn
 from allod.serve.fair_queue import FairQueue, Line, cost_of
 from allod.serve.fair_scheduler import Turns

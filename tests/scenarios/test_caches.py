@@ -31,7 +31,7 @@ from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Sampling
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.adapters.llama_slots import SlotLease, Slots
-from allod.engine.replicas.sealed import Replica, ReplicaOptions
+from allod.engine.replicas.replica import Replica, ReplicaOptions
 
 pytestmark = pytest.mark.slow
 SIGNIFICANCE = 0.001  # how often a run without a leak may find one

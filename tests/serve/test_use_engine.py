@@ -22,7 +22,7 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError
 from allod.core.requests import Chat, Sampling, Tool, Usage
 from allod.engine.http import UnixHttp
-from allod.engine.replicas.sealed import Replica, ReplicaOptions
+from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.serve.allowance import Held
 from allod.serve.fair_queue import cost_of
 

@@ -18,7 +18,7 @@ from tests.train.collecting import collect, here, sealed
 from tests.train.test_sources import NOTES, packed, pinned, recipe_of
 
 from allod.core.errors import AllodError, Invalid, Unavailable
-from allod.train.sealed import StageResult
+from allod.train.sealed_stage import StageResult
 from allod.train.sources import collect as collecting
 from allod.train.sources.bounds import Bounds
 from allod.train.sources.collect import Perform

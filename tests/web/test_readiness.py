@@ -24,7 +24,7 @@ from allod.core.times import day_of, now_ms
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import Engine
-from allod.engine.replicas.sealed import Replica, ReplicaOptions
+from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.govern.tenancy.tenants import AuditEvent, local_tenant, new_id
 from allod.prove.receipts.clock import Clock
 from allod.seal.launch import SealOptions

@@ -1,4 +1,4 @@
-"""One stage in a process of its own. Started inside the seal (sealed.py), never imported there.
+"""One stage in a process of its own. Started inside the seal (sealed_stage.py), never imported there.
 
 `python -m allod.train.stage_process TASK.json` does what the file says:
 `{"stage", "recipe": {...}, "inputs": {name: folder}, "output": folder}`. It answers in JSON lines on standard output:

@@ -21,7 +21,7 @@ from allod.core.digests import hex_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine, EngineInfo, EnginePlace, LoadedAdapter
-from allod.engine.replicas.sealed import Replica, ReplicaOptions
+from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.model.gguf.header import GgufHeader
 from allod.seal.ahead import Ahead
 from allod.serve.served_model import ServedModel

@@ -31,7 +31,7 @@ from allod.fleet.preflight.job import survey
 from allod.fleet.site import Site
 from allod.seal.launch import SealOptions, command_line, python_read_paths
 from allod.settings.environment import scheduler_clients
-from allod.train.sealed import MAX_FILE_BYTES, StageResult, stage_environment
+from allod.train.sealed_stage import MAX_FILE_BYTES, StageResult, stage_environment
 from allod.train.stage_messages import Listener
 from allod.train.stage_task import StageFacts, StageProgress
 

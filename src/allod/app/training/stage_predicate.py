@@ -12,7 +12,7 @@ from allod.train.environment import code, environment, machine
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import recipe_json
 from allod.train.resolving import PROBE, PROBE_VERSION, digest_of_measure, key_of_measure, parameters_of_measure
-from allod.train.sealed import StageResult
+from allod.train.sealed_stage import StageResult
 from allod.train.stage_task import as_stated
 
 

@@ -26,7 +26,7 @@ from allod.core.shown_text import make_plain
 from allod.prove.releases.lineage import MAX_LIST_BYTES
 from allod.train.outputs import remove
 from allod.train.recipe import Recipe, Source
-from allod.train.sealed import StageResult
+from allod.train.sealed_stage import StageResult
 from allod.train.sources.bounds import BOUNDS
 from allod.train.sources.content import Counted, content_digest, read_members, row_of
 from allod.train.sources.fetch import Package, download, read_package

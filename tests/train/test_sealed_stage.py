@@ -22,7 +22,7 @@ from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.seal.evidence import proof_of
 from allod.train.recipe import Recipe, Source
 from allod.train.recipe_reading import recipe_json
-from allod.train.sealed import StageResult, run_sealed
+from allod.train.sealed_stage import StageResult, run_sealed
 from allod.train.stage_task import Limits
 
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -242,7 +242,7 @@ def test_it_dies_with_us(tmp_path: Path) -> None:
     (folder / "clean.py").write_text(WAITS.format(first="(work.output / 'alive').write_text(str(time.time()))"))
     (tmp_path / "output").mkdir()
     follower = (
-        "import json, sys; from pathlib import Path; from allod.train.sealed import run_sealed\n"
+        "import json, sys; from pathlib import Path; from allod.train.sealed_stage import run_sealed\n"
         "here = Path(sys.argv[1])\n"
         "run_sealed('clean', {'recipe': json.loads(sys.argv[2]), 'inputs': {}, 'output': str(here / 'output')},"
         " read_paths=(here,), write_path=here / 'output', report=lambda *_: None, stop=lambda: False,"

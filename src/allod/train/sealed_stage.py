@@ -1,7 +1,7 @@
 """Run a stage inside the island: it reads its inputs, writes its output, and reaches nothing else.
 
-Several ranks run under torchrun inside one island, joined by loopback. Their wish to live ends with ours: the kernel
-kills them all when this process dies.
+Several ranks run under torchrun inside one island, joined by loopback. They end when this process does: the kernel
+kills them all.
 """
 
 from __future__ import annotations
