@@ -39,7 +39,7 @@ async def check_tools(chat: Chat) -> None:
     """Raise Invalid for tools whose schemas are too large together, and for a choice that names no tool."""
     size = (0, 0)
     for index, tool in enumerate(chat.tools):
-        param = _place(index)
+        param = _param_of(index)
         if tool.parameters.get("type", "object") != "object":
             raise refusal("type at #: the arguments of a tool are an object", param=param)
         size = await check_size(tool.parameters, param=param, num_before=size)
@@ -52,7 +52,7 @@ async def check_tools(chat: Chat) -> None:
 def schemas_of(chat: Chat, prepared: Chat) -> list[Asked]:
     """What is to be known good of the tools' schemas before a model is asked; those of forced calls as grammars."""
     asked = [
-        Asked(tool.parameters, _place(index), _is_grammar(chat, tool), is_arguments=True)
+        Asked(tool.parameters, _param_of(index), _is_grammar(chat, tool), is_arguments=True)
         for index, tool in enumerate(chat.tools)
     ]
     if is_forced(chat) and chat.tool_choice == "required" and prepared.schema is not None:
@@ -64,12 +64,12 @@ def _is_grammar(chat: Chat, tool: Tool) -> bool:
     return is_forced(chat) and chat.tool_choice in ("required", tool.name)
 
 
-def _place(index: int) -> str:
+def _param_of(index: int) -> str:
     return f"tools[{index}].function.parameters"
 
 
-def _place_of_choice(chat: Chat) -> str:
-    return next((_place(index) for index, tool in enumerate(chat.tools) if tool.name == chat.tool_choice), "tools")
+def _param_of_choice(chat: Chat) -> str:
+    return next((_param_of(index) for index, tool in enumerate(chat.tools) if tool.name == chat.tool_choice), "tools")
 
 
 def offers_tools(chat: Chat) -> bool:
@@ -125,7 +125,7 @@ async def _read_forced(chat: Chat, completion: Completion, schema: Json, judged:
     verdict = await judged(schema, text, True)
     if is_broken(verdict, completion):
         message = "the model's call does not satisfy the tool's schema"
-        raise not_kept(verdict, chat, message, code="tool_call_invalid", param=_place_of_choice(chat))
+        raise not_kept(verdict, chat, message, code="tool_call_invalid", param=_param_of_choice(chat))
     if verdict != "kept":
         return completion
     call = ToolCall(chat.tool_choice, text) if chat.tool_choice != "required" else _call_of(_object(text))

@@ -15,7 +15,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Finish, Json, Piece, Pieces, Usage
 from allod.engine.engine import EngineInfo, EnginePlace, LoadedAdapter, Perimeter, Tally
 from allod.engine.giving_way import give_way
-from allod.engine.schemas.places import target_of, targets
+from allod.engine.schemas.subschemas import target_of, targets
 
 NOWHERE = EnginePlace("local", "ZZ")
 CONTEXT_TOKENS = 4096

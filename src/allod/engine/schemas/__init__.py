@@ -1,5 +1,5 @@
 """JSON Schemas as what an engine holds a model to.
 
-grammar.py  a schema as LLGuidance's grammar                 refusal.py  that a schema cannot be used
-places.py   where schemas stand inside a schema
+grammar.py     a schema as LLGuidance's grammar              refusal.py  that a schema cannot be used
+subschemas.py  the schemas inside a schema
 """

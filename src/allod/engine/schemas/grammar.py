@@ -10,7 +10,7 @@ from typing import Any
 
 from allod.core.requests import Json
 from allod.engine.schemas.refusal import refusal
-from allod.engine.schemas.places import places, rebuilt, target_of, targets
+from allod.engine.schemas.subschemas import map_subschemas, subschemas, target_of, targets
 
 # Where only one text may follow, the engine would take it from its tokenizer at once, which reads a control token's
 # name as the token: the answer would end there, or lack it. The model writes such texts token by token instead.
@@ -45,16 +45,16 @@ _OPTIONS = {
 
 def grammar_of(schema: Json) -> str:
     """The grammar of the texts that are JSON and keep `schema`; an empty schema means any JSON object."""
-    evened = rebuilt(schema or _ANY_OBJECT, _even_out)
+    evened = map_subschemas(schema or _ANY_OBJECT, _even_out)
     return _HEAD + json.dumps({**evened, "x-guidance": _OPTIONS})
 
 
 def check_enforced(schema: Json) -> None:
-    """Raise Invalid, naming keyword and place, for what no grammar holds a model to."""
-    for place, found in places(schema):
+    """Raise Invalid, naming keyword and pointer, for what no grammar holds a model to."""
+    for pointer, found in subschemas(schema):
         for keyword in sorted(_NOT_ENFORCED & found.keys()):
             if found[keyword] is not False or keyword != "uniqueItems":
-                raise refusal(f"{keyword} at {place} cannot be enforced while an answer is made")
+                raise refusal(f"{keyword} at {pointer} cannot be enforced while an answer is made")
 
 
 def call_schema(name: str, parameters: Json, *, at: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def call_schema(name: str, parameters: Json, *, at: str) -> dict[str, Any]:
 
 
 def _move(schema: Json, at: str) -> Any:
-    """`schema` as it must read at the place `at` of another one, which has its own meaning of "#"."""
+    """`schema` as it must read at the pointer `at` in another one, which has its own meaning of "#"."""
     known = targets(schema)
 
     def led(found: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _move(schema: Json, at: str) -> Any:
             changed["$ref"] = at + target[0].removeprefix("#")
         return changed
 
-    return rebuilt(schema, led)
+    return map_subschemas(schema, led)
 
 
 def _even_out(schema: dict[str, Any]) -> dict[str, Any]:

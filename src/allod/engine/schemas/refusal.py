@@ -9,6 +9,6 @@ _MAX_REASON = 500
 
 
 def refusal(reason: str, *, param: str | None = None) -> Invalid:
-    """A schema that cannot be had; a place in it may be as long as the client's names."""
+    """A schema that cannot be used; a pointer in the `reason` may be as long as the client's names."""
     shown = ends_of(reason, limit=_MAX_REASON)
     return Invalid(f"the schema cannot be used: {shown}", code="invalid_schema", param=param)

@@ -17,7 +17,7 @@ from typing import Any
 
 from allod.core.requests import Json
 from allod.core.shown_text import ends_of
-from allod.engine.schemas.places import REFERENCES, in_place, places, target_of, targets
+from allod.engine.schemas.subschemas import REFERENCES, in_place_subschemas, subschemas, target_of, targets
 from allod.engine.schemas.refusal import refusal
 from allod.serve.schemas.repetition import expanded_size
 
@@ -29,7 +29,7 @@ class SchemaLimits:
     characters: int = 256 << 10  # of keys and strings
     values: int = 20_000  # of JSON: numbers, strings, keys, brackets
     depth: int = 100  # brackets within brackets
-    places: int = 16 << 20  # characters that the places of all values would have: names are said again at each below
+    pointers: int = 16 << 20  # characters of the pointers to all values: names are said again in each below
     schemas: int = 2_000  # within one
     patterns: int = 256  # `pattern` and keys of `patternProperties`
     pattern_properties: int = 64  # in one schema: each is compared with every other, and the cost is their cube
@@ -57,16 +57,16 @@ _NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "multipleOf"}.union(*_PAIRS)
 
 
 def check_bounds(schema: Json) -> None:
-    """Raise Invalid (`invalid_schema`) with keyword and place where a schema asks for too much or contradicts itself.
+    """Raise Invalid (`invalid_schema`) with keyword and pointer where a schema asks for too much or contradicts itself.
 
     To be called once its size is known to be within bounds.
     """
-    found = list(islice(places(schema), LIMITS.schemas + 1))
+    found = list(islice(subschemas(schema), LIMITS.schemas + 1))
     if len(found) > LIMITS.schemas:
         raise refusal(f"more than {LIMITS.schemas} schemas in one")
-    for place, each in found:
+    for pointer, each in found:
         for reason in _faults(each):
-            raise refusal(f"{reason} at {place}")
+            raise refusal(f"{reason} at {pointer}")
     _check_patterns(found)
     _check_multiples(found)
     _Evaluations(schema, found).check()
@@ -74,32 +74,32 @@ def check_bounds(schema: Json) -> None:
 
 def _check_patterns(found: list[tuple[str, dict[str, Any]]]) -> None:
     num_patterns = num_characters = 0
-    for place, schema in found:
+    for pointer, schema in found:
         for keyword, pattern in _patterns(schema):
             num_patterns += 1
             num_characters += len(pattern) if len(pattern) > LIMITS.repetition else expanded_size(pattern)
             if num_characters > LIMITS.repetition:
-                reason = f"{keyword}: repetitions that expand to more than {LIMITS.repetition} characters at {place}"
+                reason = f"{keyword}: repetitions that expand to more than {LIMITS.repetition} characters at {pointer}"
                 raise refusal(reason)
     if num_patterns > LIMITS.patterns:
         raise refusal(f"pattern: more than {LIMITS.patterns} of them")
 
 
 def _check_multiples(found: list[tuple[str, dict[str, Any]]]) -> None:
-    """A grammar has a state for each remainder, and several at one place are multiplied."""
+    """A grammar has a state for each remainder, and several of one value are multiplied."""
     common = 1
-    for place, schema in found:
+    for pointer, schema in found:
         step = schema.get("multipleOf")
         if isinstance(step, (int, float)) and step > 0:
             digits = "".join(map(str, Decimal(repr(step)).normalize().as_tuple().digits))
             common = lcm(common, int(digits))
             if common > LIMITS.multiple:
-                reason = f"multipleOf: the steps have no common multiple below {LIMITS.multiple} at {place}"
+                reason = f"multipleOf: the steps have no common multiple below {LIMITS.multiple} at {pointer}"
                 raise refusal(reason)
 
 
 def _faults(schema: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with one place, its keyword first."""
+    """What is wrong with one schema, its keyword first."""
     for keyword in sorted(_NUMBERS & schema.keys()):
         number = schema[keyword]
         if isinstance(number, (int, float)) and not abs(number) <= LIMITS.number:
@@ -130,30 +130,31 @@ def _patterns(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 class _Evaluations:
-    """How many schemas judge one value at each place, references followed: an `allOf` of references can fan out."""
+    """How many schemas judge one value at each schema, references followed: an `allOf` of references can fan out."""
 
     def __init__(self, schema: Json, found: list[tuple[str, dict[str, Any]]]) -> None:
         self._found = found
-        self._places = {id(each): place for place, each in found}
+        self._pointers = {id(each): pointer for pointer, each in found}
         self._targets = targets(schema)
         self._known: dict[int, int] = {}
         self._open: list[int] = []
 
     def check(self) -> None:
         total = 0
-        for place, each in self._found:
+        for pointer, each in self._found:
             total += self._count(each)
             if total > LIMITS.evaluations:
-                raise refusal(f"$ref: a value would be held against more than {LIMITS.evaluations} schemas at {place}")
+                reason = f"$ref: a value would be held against more than {LIMITS.evaluations} schemas at {pointer}"
+                raise refusal(reason)
 
     def _count(self, schema: Any) -> int:
         if not isinstance(schema, dict):
             return 1
         if id(schema) in self._open:
             reason = "$ref: refers to itself without a property or an item in between"
-            raise refusal(f"{reason} at {self._places[id(schema)]}")
+            raise refusal(f"{reason} at {self._pointers[id(schema)]}")
         if len(self._open) >= LIMITS.reference_chain + LIMITS.depth:
-            raise refusal(f"$ref: a chain of more than {LIMITS.reference_chain} at {self._places[id(schema)]}")
+            raise refusal(f"$ref: a chain of more than {LIMITS.reference_chain} at {self._pointers[id(schema)]}")
         if id(schema) not in self._known:
             self._open.append(id(schema))
             self._known[id(schema)] = min(1 + sum(map(self._count, self._within(schema))), LIMITS.evaluations + 1)
@@ -161,7 +162,7 @@ class _Evaluations:
         return self._known[id(schema)]
 
     def _within(self, schema: dict[str, Any]) -> Iterator[Any]:
-        yield from in_place(schema)
+        yield from in_place_subschemas(schema)
         for keyword in REFERENCES:
             reference = schema.get(keyword)
             target = target_of(reference, self._targets)
@@ -170,4 +171,4 @@ class _Evaluations:
             elif isinstance(reference, str):
                 shown = ends_of(reference, limit=_MAX_NAME)
                 reason = f"{keyword}: {shown!r} is no schema within this one, and no other is fetched,"
-                raise refusal(f"{reason} at {self._places[id(schema)]}")
+                raise refusal(f"{reason} at {self._pointers[id(schema)]}")

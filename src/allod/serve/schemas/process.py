@@ -24,7 +24,7 @@ from allod.core.errors import Invalid
 from allod.engine.schemas.refusal import refusal
 from allod.serve.schemas.bounds import check_bounds
 from allod.engine.schemas.grammar import check_enforced, grammar_of
-from allod.engine.schemas.places import places
+from allod.engine.schemas.subschemas import subschemas
 from allod.serve.schemas import reasons
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.objects import check_object
@@ -34,7 +34,7 @@ _STEPS = 64  # bytes of a document that are tried out: parser limits show where 
 _OPENING = b'"{[:,0at-'  # what leads on rather than to the end
 _COMPILING = "failed to compile JSON schema: "
 _ALLOWED = b"\xc8"  # what a byte that may follow has in the list of them
-_PLACES = 100  # that are looked at for the one to name
+_MAX_SUBSCHEMAS = 100  # that are looked at for the one to name
 _NICE = 5  # a third of a processor where others want all of it: schemas still get their turn
 _PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000, size_limit=10 << 20)
 
@@ -80,7 +80,7 @@ def _check_compiled(schema: Any) -> None:
 def _check_grammar(schema: Any) -> None:
     fault = _grammar_fault(grammar_of(schema))
     if fault is not None:
-        raise refusal(f"{reasons.of_grammar(fault)} at {_place(schema, fault)}")
+        raise refusal(f"{reasons.of_grammar(fault)} at {_pointer_to(schema, fault)}")
 
 
 def _judge_text(schema: Any, is_grammar: bool, text: str) -> str:
@@ -124,13 +124,13 @@ def _grammar_fault(grammar: str) -> str | None:
     return said[said.find(_COMPILING) :] if _COMPILING in said else said
 
 
-def _place(schema: Any, fault: str) -> str:
-    """The innermost place that has this fault by itself; the outermost where none has."""
+def _pointer_to(schema: Any, fault: str) -> str:
+    """The pointer to the innermost schema that has this fault by itself; the outermost where none has."""
     if not fault.startswith(_COMPILING):
         return "#"  # a limit of the parser's, which each part may keep, and which is dear to find
-    for place, found in sorted(islice(places(schema), _PLACES), key=lambda item: -item[0].count("/")):
-        if place != "#" and _grammar_fault(grammar_of(found)) == fault:
-            return place
+    for pointer, found in sorted(islice(subschemas(schema), _MAX_SUBSCHEMAS), key=lambda item: -item[0].count("/")):
+        if pointer != "#" and _grammar_fault(grammar_of(found)) == fault:
+            return pointer
     return "#"
 
 

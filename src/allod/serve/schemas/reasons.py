@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from allod.core.shown_text import ends_of
-from allod.engine.schemas.places import escape
+from allod.engine.schemas.subschemas import escape
 
 _MAX_VALUE = 100  # characters that are shown of a client's own
 _GRAMMAR = [  # what LLGuidance says, the first that is found in it
@@ -48,11 +48,11 @@ def of_grammar(fault: str) -> str:
 
 
 def of_value(value: Any, path: list[Any], *, is_pattern: bool) -> str:
-    """What is to be told of a `value` that may not stand at `path` in a schema, the place said."""
+    """What is to be told of a `value` that may not stand at `path` in a schema, with the pointer to it."""
     if not path:
         return "it is no JSON Schema: $id, $schema or $ref at # or below is no address"
-    place = "#" + "".join(f"/{escape(str(step))}" for step in path)
+    pointer = "#" + "".join(f"/{escape(str(step))}" for step in path)
     shown = ends_of(json.dumps(value, ensure_ascii=False), limit=_MAX_VALUE)
     if is_pattern:
-        return f"pattern: {shown} at {place} is no regular expression, or one that is too large"
-    return f"it is no JSON Schema: {shown} cannot stand at {place}"
+        return f"pattern: {shown} at {pointer} is no regular expression, or one that is too large"
+    return f"it is no JSON Schema: {shown} cannot stand at {pointer}"

@@ -21,11 +21,11 @@ async def check_size(schema: Json, *, param: str, num_before: tuple[int, int] = 
     num_values, num_characters = num_before
     holding: list[Any] = [schema]  # objects and lists of this level
     num_here = 1  # values of this level
-    longest = num_places = 0  # characters of the longest place at this level, and of all places so far at most
+    longest = length = 0  # of pointers: of the longest at this level, and of all so far at most
     for _ in range(LIMITS.depth):
         num_values += num_here
-        num_places += longest * num_here
-        if num_places > LIMITS.places:
+        length += longest * num_here
+        if length > LIMITS.pointers:
             raise refusal("names too long for how much they hold", param=param)
         below: list[Any] = []
         num_here = name = 0

@@ -1,4 +1,4 @@
-"""Where schemas stand inside a JSON Schema, so that a property called "$ref" is no reference."""
+"""The schemas inside a JSON Schema, by JSON pointers (RFC 6901), so that a property called "$ref" is no reference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REFERENCES = ("$ref", "$dynamicRef")
 
 
 def children(schema: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every schema directly inside: the keyword that holds it, its place below `schema` as a JSON pointer, itself."""
+    """Every schema directly inside: the keyword that holds it, the JSON pointer from `schema` to it, itself."""
     for keyword, value in schema.items() if isinstance(schema, dict) else ():
         if keyword in _ONE and isinstance(value, dict):
             yield keyword, f"/{keyword}", value
@@ -43,17 +43,17 @@ def children(schema: Any) -> Iterator[tuple[str, str, Any]]:
                 yield keyword, f"/{keyword}/{escape(name)}", child
 
 
-def places(schema: Json) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The schema and every one inside it that is an object, each with its place: "#", "#/properties/a", ..."""
+def subschemas(schema: Json) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The schema and every one inside it that is an object, each with the pointer to it: "#", "#/properties/a", ..."""
     waiting: list[tuple[str, Any]] = [("#", schema)]
     while waiting:
-        place, found = waiting.pop()
+        pointer, found = waiting.pop()
         if isinstance(found, dict):
-            yield place, found
-            waiting.extend((place + below, child) for _, below, child in children(found))
+            yield pointer, found
+            waiting.extend((pointer + below, child) for _, below, child in children(found))
 
 
-def in_place(schema: dict[str, Any]) -> Iterator[Any]:
+def in_place_subschemas(schema: dict[str, Any]) -> Iterator[Any]:
     """The schemas inside that judge the same value as `schema` does, what `$ref` names left out."""
     return (
         (child for keyword, _, child in children(schema) if keyword in _IN_PLACE)
@@ -62,35 +62,36 @@ def in_place(schema: dict[str, Any]) -> Iterator[Any]:
     )
 
 
-def rebuilt(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def map_subschemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     """A copy in which `change` has been applied to the schema and to every one inside it, innermost first."""
     if not isinstance(schema, dict):
         return schema
     copy = dict(schema)
     for keyword, value in schema.items():
         if keyword in _ONE and isinstance(value, dict):
-            copy[keyword] = rebuilt(value, change)
+            copy[keyword] = map_subschemas(value, change)
         elif keyword in _LISTS and isinstance(value, list):
-            copy[keyword] = [rebuilt(child, change) for child in value]
+            copy[keyword] = [map_subschemas(child, change) for child in value]
         elif keyword in _MAPS and isinstance(value, dict):
-            copy[keyword] = {name: rebuilt(child, change) for name, child in value.items()}
+            copy[keyword] = {name: map_subschemas(child, change) for name, child in value.items()}
     return change(copy)
 
 
 def targets(schema: Json) -> dict[str, tuple[str, Any]]:
-    """What each reference that stays inside `schema` may say, with the place and the schema that it means.
+    """What each reference that stays inside `schema` may say, with the pointer and the schema that it means.
 
-    Places ("#/$defs/a"), anchors ("#a"), an address of one's own, and the whole schema's before any of them.
+    Pointers ("#/$defs/a"), anchors ("#a"), an address of one's own, and the whole schema's before any of them.
     """
     found: dict[str, tuple[str, Any]] = {}
-    for place, child in places(schema):
-        found[place] = (place, child)
-        found |= {place + below: (place + below, each) for _, below, each in children(child) if isinstance(each, bool)}
-        if place != "#" and "$id" in child:
-            found.setdefault(str(child["$id"]), (place, child))
+    for pointer, child in subschemas(schema):
+        found[pointer] = (pointer, child)
+        within = ((pointer + below, each) for _, below, each in children(child))
+        found |= {inner: (inner, each) for inner, each in within if isinstance(each, bool)}
+        if pointer != "#" and "$id" in child:
+            found.setdefault(str(child["$id"]), (pointer, child))
         for keyword in ("$anchor", "$dynamicAnchor"):
             if keyword in child:
-                found.setdefault(f"#{child[keyword]}", (place, child))
+                found.setdefault(f"#{child[keyword]}", (pointer, child))
     own = str(schema.get("$id", "")).removesuffix("#")
     if own:
         found |= {own + name: target for name, target in found.items()}
@@ -99,7 +100,7 @@ def targets(schema: Json) -> dict[str, tuple[str, Any]]:
 
 
 def target_of(reference: Any, known: dict[str, tuple[str, Any]]) -> tuple[str, Any] | None:
-    """The place and the schema that a reference means, by `targets`; None where it leads out of what those are of."""
+    """The pointer and the schema that a reference means, by `targets`; None where it leads out of what those are of."""
     if not isinstance(reference, str):
         return None
     return known.get(reference) or known.get(unquote(reference))
