@@ -104,7 +104,7 @@ def test_two_realms_release_the_same_bytes(tmp_path: Path) -> None:
         assert (made[0] / name).read_bytes() == (made[1] / name).read_bytes()
 
 
-STEPS = ["_copy", "_render", "sign_folder", "place", "append"]
+STEPS = ["_copy", "_render", "sign_folder", "install_release", "append"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -117,7 +117,7 @@ def test_a_crash_leaves_nothing_or_a_whole_release(
     with monkeypatch.context() as patched:
 
         def crash(*arguments: Any, **named: Any) -> None:
-            if step == "place":
+            if step == "install_release":
                 original(*arguments, **named)
             raise KeyboardInterrupt
 
@@ -126,7 +126,7 @@ def test_a_crash_leaves_nothing_or_a_whole_release(
         with pytest.raises(KeyboardInterrupt):
             released(settings, run)
     assert ReleasedModels(settings).find("tiny") is None
-    whole = step in ("place", "append")
+    whole = step in ("install_release", "append")
     assert bool(list(Home(settings.home).store.glob("[!.]*"))) is whole
     made = released(settings, run)
     artefact = ReleasedModels(settings).find("tiny")

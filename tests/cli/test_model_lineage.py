@@ -38,7 +38,7 @@ from allod.core.statements.receipt import (
 from allod.model.store import silent
 from allod.prove.formats.notes import ED25519_COSIGNATURE, VerifierKey
 from allod.prove.receipts.from_log import bundle_for
-from allod.prove.releases.answer_lineage import Places, follow_answer
+from allod.prove.releases.answer_lineage import RealmPaths, follow_answer
 from allod.prove.releases.model_signing import sign_folder
 from allod.prove.tlog.log import Entry, open_log
 from allod.prove.trust import Trust, trust_text
@@ -313,7 +313,7 @@ def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
     witness = VerifierKey("w.example", ED25519_COSIGNATURE, bytes(32))
     strict = replace(trust, witnesses={"w": witness}, quorum="w")
     with pytest.raises(VerificationError, match="below the quorum"):
-        list(follow_answer(verify(bundle, trust), strict, places))
+        list(follow_answer(verify(bundle, trust), strict, paths))
 
 
 def test_show_walks_from_the_model_to_every_source(

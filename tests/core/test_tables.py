@@ -92,4 +92,4 @@ def test_what_a_table_may_not_say_is_one_complaint(values: dict[str, Any], fault
     complaints: list[Complaint] = []
     with pytest.raises(Invalid, match=r"^x\.toml: "):
         table(values, complaints).read(Outer)
-    assert [(complaint.fault, complaint.place) for complaint in complaints] == [(fault, place)]
+    assert [(complaint.fault, complaint.key_path) for complaint in complaints] == [(fault, place)]

@@ -102,9 +102,9 @@ texts_with_hiding = st.lists(
 @given(texts_with_hiding)
 def test_a_reading_with_places_is_the_reading(text: str) -> None:
     """Each of its characters comes from a part of the text, in order."""
-    made = readings.read_with_places(text)
+    made = readings.read_with_positions(text)
     assert made.text == readings.read(text)
-    assert readings.read_with_places(text, 2).text == readings.read(made.text)
+    assert readings.read_with_positions(text, 2).text == readings.read(made.text)
     assert made.starts == sorted(made.starts)
     assert all(start < end <= len(text) for start, end in zip(made.starts, made.ends, strict=True))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from allod.train.recipe import Recipe
 from allod.train.sealed import StageResult, run_sealed, words_of
 from allod.train.sources import collect as collecting
-from allod.train.sources.collect import Perform, SourcePlaces
+from allod.train.sources.collect import Perform, SourceFolders
 from allod.train.stage_task import Limits, StageFacts, StageTask
 
 
@@ -18,9 +18,9 @@ def collect(
 ) -> StageFacts:
     """The facts of `recipe`'s documents, which are then in `output`."""
     digests = collecting.content_digests(recipe, beside=beside)
-    places = SourcePlaces(given=given, cache=cache, beside=beside, scratch=output.parent / ".unpacked")
+    folders = SourceFolders(given=given, cache=cache, beside=beside, scratch=output.parent / ".unpacked")
     perform = perform or here(recipe)
-    return collecting.collect(recipe, digests, places, output, perform=perform, report=lambda *_: None).facts
+    return collecting.collect(recipe, digests, folders, output, perform=perform, report=lambda *_: None).facts
 
 
 def here(recipe: Recipe) -> Perform:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allod.core.errors import Invalid
-from allod.train.learning.batches import Section, Spans, TokenBatches, shuffle_place
+from allod.train.learning.batches import Section, Spans, TokenBatches, shuffle_index
 
 
 class Row:
@@ -37,7 +37,7 @@ def batches(num_tokens: int = 1000, *, rows: int = 4, seed: int = 1) -> TokenBat
 @given(count=st.integers(1, 300), key=st.text(max_size=5))
 def test_shuffled_is_a_permutation(count: int, key: str) -> None:
     """Every number below the count comes exactly once."""
-    assert sorted(shuffle_place(place, count, key=key) for place in range(count)) == list(range(count))
+    assert sorted(shuffle_index(index, count, key=key) for index in range(count)) == list(range(count))
 
 
 def test_every_window_comes_once_before_any_comes_again() -> None:

@@ -96,10 +96,10 @@ class Home:
 def load_settings(overrides: dict[str, Any] | None = None, *, home: Path | None = None) -> Settings:
     """The settings, with the realm's name filled in and its directory made."""
     loaded = load(overrides, home=home)
-    place = Home(loaded.home)
-    place.make()
+    directory = Home(loaded.home)
+    directory.make()
     if not loaded.realm.name:
-        loaded = replace(loaded, realm=replace(loaded.realm, name=place.realm_name()))
+        loaded = replace(loaded, realm=replace(loaded.realm, name=directory.realm_name()))
     return loaded
 
 

@@ -88,7 +88,7 @@ def _limits(option: str, text: str, units: Sequence[str]) -> tuple[str, dict[str
 def _part(text: str) -> tuple[str, list[str]]:
     """`a model's name tokens=5 engine-ms=7` as the name and the limits."""
     words = text.split()
-    first = next((place for place, word in enumerate(words) if "=" in word or word == "none"), len(words))
+    first = next((index for index, word in enumerate(words) if "=" in word or word == "none"), len(words))
     return " ".join(words[:first]), words[first:]
 
 

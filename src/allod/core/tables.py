@@ -31,7 +31,7 @@ class Complaint:
     hint: str | None = None
 
     @property
-    def place(self) -> str:
+    def key_path(self) -> str:
         """The key's dotted path."""
         return f"{self.table}.{self.key}".strip(".")
 

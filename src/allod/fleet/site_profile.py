@@ -106,4 +106,4 @@ def _day(row: Table, key: str) -> date:
 
 
 def _error_of(complaint: Complaint) -> Invalid:
-    return Invalid(complaint.message, code="site_malformed", param=complaint.place, hint=complaint.hint)
+    return Invalid(complaint.message, code="site_malformed", param=complaint.key_path, hint=complaint.hint)

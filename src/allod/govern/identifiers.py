@@ -41,7 +41,7 @@ def find_identifiers(text: str, nation: Nation) -> list[FoundIdentifier]:
             matches = _matches(text, nation.identifiers)
             found += [FoundIdentifier(identifier.name, start, end) for identifier, start, end in matches]
         elif next(_matches(reading, nation.identifiers), None) is not None:
-            made = readings.read_with_places(text, times)
+            made = readings.read_with_positions(text, times)
             for identifier, start, end in _matches(made.text, nation.identifiers):
                 found.append(FoundIdentifier(identifier.name, made.starts[start], made.ends[end - 1]))
     return _without_overlap(sorted(found, key=attrgetter("start")))
@@ -85,16 +85,16 @@ def _matches(text: str, identifiers: tuple[Identifier, ...]) -> Iterator[tuple[I
         near = " " + readings.plain(
             text[start : digits.end() + search.reach]
         )  # `scan` wants a character before a match
-        place = 0
-        while candidate := search.scan.search(near, place):
-            place = candidate.start() + 1
+        position = 0
+        while candidate := search.scan.search(near, position):
+            position = candidate.start() + 1
             for identifier, pattern in search.rows:
-                match = pattern.match(near, place)
+                match = pattern.match(near, position)
                 if match is None:
                     continue
                 if not checks_left or CHECKS[identifier.check](match[0].translate(_SEPARATORS)):
                     yield identifier, start + match.start() - 1, start + match.end() - 1
-                    place = match.end()
+                    position = match.end()
                     break
                 checks_left -= 1
 

@@ -138,8 +138,8 @@ class PlainReading(NamedTuple):
     ends: list[int]
 
 
-def read_with_places(text: str, times: int = 1) -> PlainReading:
-    """The same, so many times one after another, with the places: some twenty times the work."""
+def read_with_positions(text: str, times: int = 1) -> PlainReading:
+    """The same, so many times one after another, with where each character came from: some twenty times the work."""
     made: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
@@ -153,7 +153,7 @@ def read_with_places(text: str, times: int = 1) -> PlainReading:
             ends.append(part.end())
     if times == 1:
         return PlainReading("".join(made), starts, ends)
-    again = read_with_places("".join(made), times - 1)
+    again = read_with_positions("".join(made), times - 1)
     return PlainReading(again.text, [starts[start] for start in again.starts], [ends[end - 1] for end in again.ends])
 
 

@@ -82,7 +82,7 @@ def plain(value: Any) -> Any:
 
 def _error_of(complaint: Complaint) -> Invalid:
     if complaint.fault == "wrong":
-        return Invalid(complaint.message, code="recipe_type", param=f"{complaint.where}: {complaint.place}")
+        return Invalid(complaint.message, code="recipe_type", param=f"{complaint.where}: {complaint.key_path}")
     if complaint.fault == "missing":
         is_source = complaint.table.startswith("sources")
         hint = "every source says its licence, jurisdiction, origin and date" if is_source else None

@@ -56,7 +56,7 @@ def application(realm: Realm) -> Application:
             ("GET", f"/log/{settings.origin}/{{*}}"): route(evidence.log, needs="nothing"),
             ("GET", "/"): route(pages.page, needs="nothing"),
             ("GET", "/console/{*}"): route(pages.file, needs="nothing"),
-            **{place: route(handler, needs="admin", is_counted=False) for place, handler in admin.routes().items()},
+            **{target: route(handler, needs="admin", is_counted=False) for target, handler in admin.routes().items()},
         },
         keys=gateway.keys,
         hosts=_hosts(settings.server.port),

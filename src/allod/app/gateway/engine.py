@@ -105,8 +105,8 @@ async def start_engine(
         return
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
-        place = ahead.options.socket_dir if ahead else None
-        options = await asyncio.to_thread(replica_options, settings, weights, place or Path(directory.name), log_name)
+        socket_dir = ahead.options.socket_dir if ahead else None
+        options = await asyncio.to_thread(replica_options, settings, weights, socket_dir or Path(directory.name), log_name)
         replica = Replica(replace(options, ahead=ahead))
         starting = asyncio.create_task(replica.start())
         try:

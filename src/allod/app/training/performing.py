@@ -51,7 +51,7 @@ def _seal_stages(around: Surroundings, prepared: Prepared, meter: EnergyMeter) -
 def _collect(around: Surroundings, prepared: Prepared, output: Path, sealed: SealedStages) -> StageResult:
     """The first stage: fetching needs the network and is ours, what was fetched is opened in sealed processes."""
     sources = around.settings.home / "sources"
-    places = SourcePlaces(
+    folders = SourceFolders(
         given=sources,
         cache=sources / "fetched",
         beside=around.options.beside,

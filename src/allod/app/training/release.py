@@ -60,7 +60,7 @@ from allod.model.releases.released import (
     check_template,
     copy_in,
     is_of_model_set,
-    place,
+    install_release,
     write_in,
 )
 from allod.model.releases.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text
@@ -251,7 +251,7 @@ def _check_name(name: str) -> None:
 
 
 def _make(settings: Settings, run: _FinishedRun, target: Path, key: ModelKey, *, now_ms: int) -> None:
-    """Put the release together beside its place, check it as a stranger would, and move it there."""
+    """Put the release together beside its target, check it as a stranger would, and move it there."""
     store = Store(target.parent)
     store.sweep()
     with store.workspace() as workspace:
@@ -261,7 +261,7 @@ def _make(settings: Settings, run: _FinishedRun, target: Path, key: ModelKey, *,
         _render(settings, run, staged)
         (staged / SIGNATURE_FILE).write_bytes(sign_folder(staged, key, name=run.name))
         _Kept(settings, staged, now_ms=now_ms).check(key.public)
-        place(staged, target)
+        install_release(staged, target)
 
 
 def _copy(run: _FinishedRun, staged: Path) -> None:

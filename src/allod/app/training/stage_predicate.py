@@ -37,7 +37,7 @@ def predicate_of(
         "code": code(),
         "environment": environment(around.machines.threads, nodes * ranks),
         "stated": _state_place(around, stage, nodes),
-        "observed": _observe_place(around, stage, result),
+        "observed": _observe_machine(around, stage, result),
         "seed": recipe.seed,
         "measured": {**as_stated(result.facts), "cpu_ms": int(result.cpu_s * 1000)},
         "energy": used,
@@ -75,7 +75,7 @@ def _state_place(around: Surroundings, stage: str, nodes: int) -> dict[str, Json
     }
 
 
-def _observe_place(around: Surroundings, stage: str, result: StageResult) -> dict[str, JsonValue]:
+def _observe_machine(around: Surroundings, stage: str, result: StageResult) -> dict[str, JsonValue]:
     """The machine as it was seen: by this process where it ran here; of a job, by the job's own."""
     if around.machines.is_job(stage):
         return {"by": "stage", "machine": dict(result.observed)}

@@ -11,7 +11,7 @@ from allod.app.artefacts.log import read_artefacts
 from allod.app.gateway.model_choice import entry_of
 from allod.app.home import Home
 from allod.core.errors import VerificationError
-from allod.prove.releases.answer_lineage import UNKNOWN, Places, follow_answer
+from allod.prove.releases.answer_lineage import UNKNOWN, RealmPaths, follow_answer
 from allod.prove.releases.release import CheckedRelease
 from allod.prove.trust import Trust
 from allod.prove.verify import Report, Step
@@ -29,7 +29,7 @@ def follow(report: Report, trust: Trust, home: Path) -> Iterator[tuple[tuple[Ste
     realm = Home(home)
     places = Places(realm.artefacts, realm.store, realm.models_pub, partial(read_artefacts, home))
     try:
-        for followed in follow_answer(report, trust, places):
+        for followed in follow_answer(report, trust, paths):
             yield followed.steps, _chain_json(followed.release)
     except VerificationError as error:
         if error.code == UNKNOWN:

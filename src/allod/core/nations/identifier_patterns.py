@@ -26,13 +26,13 @@ _SEPARATOR = re.compile(r"[ /-]|\[[ ./-]+\]")
 
 def fault_of(pattern: str) -> str | None:
     """What is wrong with `pattern`; None if it is one that a profile may use."""
-    place, chars, ways, holds_digit = 0, 0, 1, False
+    position, chars, ways, holds_digit = 0, 0, 1, False
     alternatives: list[int] = []  # of each group that is open
-    while place < len(pattern):
-        token = _TOKEN.match(pattern, place)
+    while position < len(pattern):
+        token = _TOKEN.match(pattern, position)
         if token is None or (not alternatives and (token["bar"] or token["close"])):
-            return f"{pattern[place : place + 8]!r} is not allowed there"
-        place = token.end()
+            return f"{pattern[position : position + 8]!r} is not allowed there"
+        position = token.end()
         if token["open"]:
             alternatives.append(1)
         elif token["bar"]:

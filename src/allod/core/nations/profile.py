@@ -109,8 +109,8 @@ def _identifiers(top: Table, markings: Collection[str]) -> tuple[Identifier, ...
 
 def _words(table: Table, key: str, form: re.Pattern[str]) -> tuple[str, ...]:
     words = table.words(key, form)
-    for place, word in enumerate(words):
-        if word in words[:place]:
+    for index, word in enumerate(words):
+        if word in words[:index]:
             raise table.refusal(key, f"{key}: {word!r} stands twice")
     return words
 
@@ -128,4 +128,4 @@ def _tables_by_name(top: Table, key: str) -> list[tuple[str, Table]]:
 
 
 def _error_of(complaint: Complaint) -> Invalid:
-    return Invalid(complaint.message, code="nation_malformed", param=complaint.place, hint=complaint.hint)
+    return Invalid(complaint.message, code="nation_malformed", param=complaint.key_path, hint=complaint.hint)

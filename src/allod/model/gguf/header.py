@@ -218,9 +218,9 @@ class _HeaderReader(MetadataReader):
         for begin in range(tokens.begin, end, _SCAN_BYTES):
             data = self._bytes_at(begin, min(_SCAN_BYTES + _LONGEST_KNOWN, end - begin))
             for match in _find_known(data):
-                place = begin + match.start() - 1
-                number = bisect_left(tokens.begins, place)
-                if tokens.begins[number] == place:  # else it lies within a text
+                offset = begin + match.start() - 1
+                number = bisect_left(tokens.begins, offset)
+                if tokens.begins[number] == offset:  # else it lies within a text
                     numbers.add(number)
                     _check_number(numbers)
         return numbers

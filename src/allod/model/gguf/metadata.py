@@ -133,12 +133,12 @@ class MetadataReader:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _take(self, length: int) -> bytes:
-        place = self._at - self._window_begin
-        if not 0 <= place <= len(self._window) - length:
+        offset = self._at - self._window_begin
+        if not 0 <= offset <= len(self._window) - length:
             self._look(length)
-            place = 0
+            offset = 0
         self._at += length
-        return self._window[place : place + length]
+        return self._window[offset : offset + length]
 
     def _look(self, length: int) -> None:
         """Put at least `length` bytes from here on into the window; what was passed over may end beyond the file."""

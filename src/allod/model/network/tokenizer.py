@@ -81,9 +81,9 @@ def _pieces(text: str) -> Iterable[str]:
     """`text` cut where its tokens are the same as if it were whole."""
     begin = 0
     while len(text) - begin > PIECE_CHARACTERS:
-        place = _BETWEEN_WORDS.search(text, begin + PIECE_CHARACTERS)
-        if place is None:
+        cut = _BETWEEN_WORDS.search(text, begin + PIECE_CHARACTERS)
+        if cut is None:
             break
-        yield text[begin : place.start()]
-        begin = place.start()
+        yield text[begin : cut.start()]
+        begin = cut.start()
     yield text[begin:]

@@ -67,8 +67,8 @@ def write_in(target: Path, data: bytes) -> str:
     return digest_of_bytes(data)
 
 
-def place(staged: Path, target: Path) -> None:
-    """Move a finished release to its place: everything in it durable and read-only first, then one rename.
+def install_release(staged: Path, target: Path) -> None:
+    """Move a finished release to where it stays: everything in it durable and read-only first, then one rename.
 
     Where a release is there already it stays, and `staged` too. Raises OSError.
     """

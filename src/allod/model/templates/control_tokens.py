@@ -197,11 +197,11 @@ def _endings(names: Sequence[str], written: Iterable[str]) -> list[str]:
     """The rests of those of the sorted `names` that a template begins, by what it writes or by another name."""
     found: list[str] = []
     for begun in {*_beginnings(names, written), *names}:
-        for place in range(bisect_left(names, begun), len(names)):
-            if not names[place].startswith(begun):
+        for index in range(bisect_left(names, begun), len(names)):
+            if not names[index].startswith(begun):
                 break
-            if names[place] != begun:
-                found.append(_check_telling(names[place][len(begun) :], names[place]))
+            if names[index] != begun:
+                found.append(_check_telling(names[index][len(begun) :], names[index]))
             if len(found) > MAX_ENDINGS:
                 raise Invalid("the chat template begins too many control tokens", code="control_tokens")
     return found
@@ -217,8 +217,8 @@ def _beginnings(names: Sequence[str], written: Iterable[str]) -> Iterator[str]:
 
 
 def _begins_one(names: Sequence[str], text: str) -> bool:
-    place = bisect_left(names, text)
-    return place < len(names) and names[place].startswith(text)
+    index = bisect_left(names, text)
+    return index < len(names) and names[index].startswith(text)
 
 
 def _check_telling(text: str, name: str) -> str:

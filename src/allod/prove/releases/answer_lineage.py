@@ -50,7 +50,7 @@ class Followed:
     steps: tuple[Step, ...]
 
 
-def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Followed]:
+def follow_answer(report: Report, trust: Trust, paths: RealmPaths) -> Iterator[Followed]:
     """Follow each adapter that took part in a verified receipt's answer, then the model.
 
     Raises VerificationError with the step, whose code is `lineage_unknown` where the model was not released here.
@@ -68,42 +68,42 @@ def follow_answer(report: Report, trust: Trust, places: Places) -> Iterator[Foll
             raise _not_released(digests[0], number) from error
         raise _failure(error.message, number) from error
     for digest in digests:
-        followed = _follow(digest, releases, key=key, trust=trust, places=places, number=number)
+        followed = _follow(digest, releases, key=key, trust=trust, paths=paths, number=number)
         number += len(followed.steps)
         yield followed
 
 
 def _follow(
-    digest: str, releases: Releases, *, key: VerifierKey, trust: Trust, places: Places, number: int
+    digest: str, releases: Releases, *, key: VerifierKey, trust: Trust, paths: RealmPaths, number: int
 ) -> Followed:
     logged = releases.of(digest)
     if logged is None:
         raise _not_released(digest, number)
-    step = Step(number, ARTEFACT, _check_included(logged, releases, key=key, trust=trust, places=places, number=number))
+    step = Step(number, ARTEFACT, _check_included(logged, releases, key=key, trust=trust, paths=paths, number=number))
     release = check_release(
-        places.store / hex_of(digest),
+        paths.store / hex_of(digest),
         logged.artefact,
-        _models_key(places, number),
+        _models_key(paths, number),
         trainings=releases.trainings,
         first_step=number + 1,
     )
     return Followed(release, (step, *release.steps))
 
 
-def _models_key(places: Places, number: int) -> ModelPublicKey:
+def _models_key(paths: RealmPaths, number: int) -> ModelPublicKey:
     """Read only where a release is checked against it: a realm that released nothing has none."""
     try:
-        return ModelPublicKey.parse(read_plain_file(places.public_key, limit_bytes=MAX_PEM_BYTES))
+        return ModelPublicKey.parse(read_plain_file(paths.public_key, limit_bytes=MAX_PEM_BYTES))
     except Invalid as error:
         raise _failure(error.message, number) from error
 
 
 def _check_included(
-    logged: LoggedRelease, releases: Releases, *, key: VerifierKey, trust: Trust, places: Places, number: int
+    logged: LoggedRelease, releases: Releases, *, key: VerifierKey, trust: Trust, paths: RealmPaths, number: int
 ) -> str:
-    """The release's own bundle, verified as a stranger's would be: its log, its witnesses, its place in the tree."""
+    """The release's own bundle, verified as a stranger's would be: its log, its witnesses, its entry in the tree."""
     try:
-        (bundle,) = bundles_of(places.log, key, releases.read, [logged.entry])
+        (bundle,) = bundles_of(paths.log, key, releases.read, [logged.entry])
         report = verify(bundle, trust)
     except AllodError as error:
         raise _failure(error.message, number) from error

@@ -25,11 +25,11 @@ class Passages:
         """The held-out document that the first copied passage is from, if `runs` copy more than a quotation."""
         if not self._owners:
             return None
-        copied, place, owner = 0, 0, None
+        copied, index, owner = 0, 0, None
         for is_held_out, group in groupby(map(self._owners.__contains__, runs)):
             length = sum(1 for _ in group)
             if is_held_out and length >= LEAST_STREAK:
                 copied += length
-                owner = owner or self._owners[runs[place]]
-            place += length
+                owner = owner or self._owners[runs[index]]
+            index += length
         return owner if copied >= LEAST_COPIED else None

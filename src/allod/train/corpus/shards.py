@@ -178,21 +178,21 @@ class _DocumentLines:
 
     def __init__(self, folder: Path, split: Split) -> None:
         self._path = folder / DOCUMENTS
-        tokens, places, place = [], [], 0
+        tokens, offsets, offset = [], [], 0
         with self._path.open("rb") as file:
             for line in file:
                 document = read_line(line)
                 if document.split == split:
                     tokens.append(document.first_token)
-                    places.append(place)
-                place += len(line)
+                    offsets.append(offset)
+                offset += len(line)
         self._tokens = np.array(tokens, dtype=np.int64)
-        self._places = np.array(places, dtype=np.int64)
+        self._offsets = np.array(offsets, dtype=np.int64)
 
     def document_at(self, offset: int) -> PackedDocument:
         number = int(np.searchsorted(self._tokens, offset, side="right")) - 1
         with self._path.open("rb") as file:
-            file.seek(int(self._places[number]))
+            file.seek(int(self._offsets[number]))
             document = read_line(file.readline())
         if not document.first_token <= offset < document.first_token + document.num_tokens:
             raise _damage(f"{DOCUMENTS}: token {offset} belongs to no document")

@@ -27,7 +27,7 @@ class Spill:
         self._dtype = np.dtype(dtype)
         self._tokens = (folder / f"{split}.tokens").open("w+b")
         self._lines = (folder / f"{split}.lines").open("w+b")
-        self._line_places = array("Q")
+        self._line_offsets = array("Q")
         self._ranks = array("Q")
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class Spill:
     def append(self, id: str, digest: str, tokens: list[int], *, num_bytes: int, rank: int) -> None:
         """Add a document with its tokens, to be read back by `rank` (below 2^64)."""
         document = PackedDocument(id, digest, self.split, self.num_tokens, len(tokens), num_bytes)
-        self._line_places.append(self._lines.tell())
+        self._line_offsets.append(self._lines.tell())
         self._ranks.append(rank)
         self._lines.write(write_line(document))
         self._tokens.write(np.array(tokens, dtype=self._dtype).tobytes())
@@ -51,10 +51,10 @@ class Spill:
         tokens = np.memmap(self._tokens, dtype=self._dtype, mode="r")
         first_token = 0
         for number in np.argsort(np.array(self._ranks, dtype=np.uint64), kind="stable"):
-            self._lines.seek(self._line_places[number])
+            self._lines.seek(self._line_offsets[number])
             document = read_line(self._lines.readline())
-            place, end = document.first_token, document.first_token + document.num_tokens
-            yield replace(document, first_token=first_token), tokens[place:end]
+            start, end = document.first_token, document.first_token + document.num_tokens
+            yield replace(document, first_token=first_token), tokens[start:end]
             first_token += document.num_tokens
 
     def close(self) -> None:

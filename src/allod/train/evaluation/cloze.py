@@ -44,7 +44,7 @@ def _of_document(document: Document) -> Iterator[tuple[str, ChoiceQuestion]]:
     ]
     for number, (prompt, word, mark) in enumerate(ends):
         rank = sha256_hex(f"{document.id}\n{number}\n{prompt}".encode())
-        words = {word, *(ends[place][1] for place in _draws(rank, len(ends)))}
+        words = {word, *(ends[index][1] for index in _draws(rank, len(ends)))}
         if len(words) == NUM_CHOICES:
             order = sorted(words, key=lambda choice: sha256_hex(f"{rank}{choice}".encode()))
             choices = tuple(f" {choice}{mark}" for choice in order)

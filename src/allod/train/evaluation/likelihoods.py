@@ -38,17 +38,17 @@ def likelihoods(network: nn.Module, asked: Sequence[Continuation], *, context: i
     Continuations of like length are worked out together, padded at the end, which a causal network does not see.
     """
     found: dict[int, Likelihood] = {}
-    order = sorted(range(len(asked)), key=lambda place: len(asked[place].prompt) + len(asked[place].tokens))
+    order = sorted(range(len(asked)), key=lambda index: len(asked[index].prompt) + len(asked[index].tokens))
     rows: list[int] = []
-    for place in reversed(order):  # longest first, so that a batch's width is that of its first row
-        rows.append(place)
+    for index in reversed(order):  # longest first, so that a batch's width is that of its first row
+        rows.append(index)
         width = min(context, len(asked[rows[0]].prompt) + len(asked[rows[0]].tokens))
         if (len(rows) + 1) * width > BATCH_TOKENS:
             found.update(zip(rows, _batch(network, [asked[row] for row in rows], context), strict=True))
             rows = []
     if rows:
         found.update(zip(rows, _batch(network, [asked[row] for row in rows], context), strict=True))
-    return [found[place] for place in range(len(asked))]
+    return [found[index] for index in range(len(asked))]
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -59,13 +59,13 @@ def device_of(network: nn.Module) -> torch.device:
 def _batch(network: nn.Module, asked: Sequence[Continuation], context: int) -> list[Likelihood]:
     rows = [[*question.prompt, *question.tokens][-(context + 1) :] for question in asked]
     inputs = torch.zeros(len(rows), max(map(len, rows)) - 1, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        inputs[place, : len(row) - 1] = torch.tensor(row[:-1])
+    for index, row in enumerate(rows):
+        inputs[index, : len(row) - 1] = torch.tensor(row[:-1])
     with torch.inference_mode():
         logits: Tensor = network(inputs.to(device_of(network)))
         return [
-            _likelihood(logits[place, : len(row) - 1], one.tokens)
-            for place, (row, one) in enumerate(zip(rows, asked, strict=True))
+            _likelihood(logits[index, : len(row) - 1], one.tokens)
+            for index, (row, one) in enumerate(zip(rows, asked, strict=True))
         ]
 
 

@@ -122,18 +122,18 @@ def _file(path: Path, value: object, sha256: str) -> QuestionFile:
 
 
 def _question(path: Path, number: int, entry: object) -> ChoiceQuestion:
-    place = f"question {number}"
+    where = f"question {number}"
     if not isinstance(entry, dict) or entry.keys() != {"id", "prompt", "choices", "answer"}:
-        raise _refusal(path, f"{place} must have id, prompt, choices and answer, and nothing else")
+        raise _refusal(path, f"{where} must have id, prompt, choices and answer, and nothing else")
     choices, answer = entry["choices"], entry["answer"]
     if not isinstance(choices, list) or not 2 <= len(choices) <= MAX_CHOICES:
-        raise _refusal(path, f"{place} must have 2 to {MAX_CHOICES} choices")
+        raise _refusal(path, f"{where} must have 2 to {MAX_CHOICES} choices")
     if not all(_is_text(text) for text in (entry["id"], entry["prompt"], *choices)) or not all((entry["id"], *choices)):
-        raise _refusal(path, f"{place} has a text that is empty, longer than {MAX_TEXT} characters, or none")
+        raise _refusal(path, f"{where} has a text that is empty, longer than {MAX_TEXT} characters, or none")
     if len(set(choices)) != len(choices):
-        raise _refusal(path, f"{place} has one choice twice")
+        raise _refusal(path, f"{where} has one choice twice")
     if type(answer) is not int or not 0 <= answer < len(choices):
-        raise _refusal(path, f"{place}: answer must be 0 to {len(choices) - 1}")
+        raise _refusal(path, f"{where}: answer must be 0 to {len(choices) - 1}")
     return ChoiceQuestion(entry["id"], entry["prompt"], tuple(choices), answer)
 
 

@@ -75,7 +75,7 @@ class TrialEngine:
 
     def surprises(self, tokens: Sequence[int]) -> list[float]:
         """Minus the log-probability, in nats, of every token but the first, after all that come before it."""
-        return [self._surprise(tokens[:place], tokens[place]) for place in range(1, len(tokens))]
+        return [self._surprise(tokens[:index], tokens[index]) for index in range(1, len(tokens))]
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
         """The `count` likeliest tokens after `prompt`, one after another; fewer where a text or a turn ends."""

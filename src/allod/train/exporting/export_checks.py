@@ -52,7 +52,7 @@ def sample_of(pack: Path, *, context: int) -> Sample:
         raise Invalid("there are no two tokens to measure on", code="corpus_too_small")
     count = max(1, min(NUM_TOKENS // length, shards.num_tokens // length))
     stride = (shards.num_tokens - length) // max(1, count - 1)
-    return Sample(split, tuple(tuple(shards.window(place * stride, length).tolist()) for place in range(count)))
+    return Sample(split, tuple(tuple(shards.window(index * stride, length).tolist()) for index in range(count)))
 
 
 def texts_to_read(pack: Path, tokenizer: Tokenizer) -> list[str]:

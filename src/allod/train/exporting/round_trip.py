@@ -81,7 +81,7 @@ def _mixtures() -> Iterator[str]:
     pieces = (*_WORDS, *_NUMBERS, *_MARKS, *_SPACES, *_EMOJI, *_SPACES)
     for number in range(_NUM_MIXTURES):
         drawn = sha256(f"mixture {number}".encode()).digest()
-        yield f"{number} " + "".join(pieces[place % len(pieces)] for place in drawn[: 8 + number % 24])
+        yield f"{number} " + "".join(pieces[index % len(pieces)] for index in drawn[: 8 + number % 24])
 
 
 def _digest(line: str) -> bytes:

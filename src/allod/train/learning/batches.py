@@ -92,34 +92,34 @@ class TokenBatches:
 
     def window(self, row: int) -> NDArray[np.int64]:
         """Row `row`, counted over all steps, int64 [context + 1]."""
-        turn, place = divmod(row, len(self.sections))
-        section = self.sections[place]
-        number = turn * self.sections.count(section) + self.sections[:place].count(section)
+        turn, position = divmod(row, len(self.sections))
+        section = self.sections[position]
+        number = turn * self.sections.count(section) + self.sections[:position].count(section)
         time, number = divmod(number, self._num_windows(section))
         key = f"{self.seed}/{section.name}/{time}"
-        window = shuffle_place(number, self._num_windows(section), key=key)
+        window = shuffle_index(number, self._num_windows(section), key=key)
         start = window * self.context + _draw(f"{key}/offset", self.context)
         return section.tokens.window(start, self.context + 1)
 
     def _num_windows(self, section: Section) -> int:
-        """Windows in one time through; one is lost to the place where the first begins."""
+        """Windows in one time through; one is lost to where the first begins."""
         return (section.tokens.num_tokens - 1) // self.context - 1
 
 
-def shuffle_place(place: int, count: int, *, key: str) -> int:
-    """The `place`-th of the numbers below `count` in an order drawn from `key`, without making the order.
+def shuffle_index(index: int, count: int, *, key: str) -> int:
+    """The `index`-th of the numbers below `count` in an order drawn from `key`, without making the order.
 
     A Feistel network of four rounds permutes the next power of four; numbers beyond `count` are walked through again
     (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
     """
     half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
     while True:
-        left, right = place >> half, place & ((1 << half) - 1)
+        left, right = index >> half, index & ((1 << half) - 1)
         for turn in range(4):
             left, right = right, left ^ _draw(f"{key}/{turn}/{right}", 1 << half)
-        place = left << half | right
-        if place < count:
-            return place
+        index = left << half | right
+        if index < count:
+            return index
 
 
 def _draw(text: str, below: int) -> int:

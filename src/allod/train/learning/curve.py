@@ -39,9 +39,9 @@ def draw(losses: Sequence[float]) -> bytes:
     low, high = min(losses), max(losses)
     span = (high - low) or 1.0
     _draw_grid(pixels, low, high, len(losses))
-    places = [_across(number / max(1, len(losses) - 1)) for number in range(len(losses))]
-    _draw_line(pixels, places, [_up((loss - low) / span) for loss in losses], EVERY)
-    _draw_line(pixels, places, [_up((loss - low) / span) for loss in _smooth(losses)], SMOOTH)
+    columns = [_across(number / max(1, len(losses) - 1)) for number in range(len(losses))]
+    _draw_line(pixels, columns, [_up((loss - low) / span) for loss in losses], EVERY)
+    _draw_line(pixels, columns, [_up((loss - low) / span) for loss in _smooth(losses)], SMOOTH)
     return _png(pixels)
 
 
@@ -76,8 +76,8 @@ def _draw_grid(pixels: list[bytearray], low: float, high: float, num_steps: int)
 
 def _draw_text(pixels: list[bytearray], text: str, right: int, top: int) -> None:
     """Digits that end at `right`."""
-    for place, letter in enumerate(reversed(text)):
-        left = right - (place + 1) * 4 * ZOOM
+    for index, letter in enumerate(reversed(text)):
+        left = right - (index + 1) * 4 * ZOOM
         for bit in range(15):
             if FONT[letter] >> (14 - bit) & 1:
                 for row in range(ZOOM):

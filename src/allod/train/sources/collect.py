@@ -40,7 +40,7 @@ MAX_NAMED = 10  # files that were not read, of a source
 
 
 @dataclass(frozen=True, slots=True)
-class SourcePlaces:
+class SourceFolders:
     """`given` is the operator's folder of packages, `cache` ours, `beside` the recipe's; `scratch` is made and deleted
     again."""
 
@@ -62,7 +62,7 @@ class Perform(Protocol):
 class _HeldSource:
     """What a source holds, where it is, and the archive that it was in, if any."""
 
-    place: Path
+    path: Path
     members: Files | Unpacked
     archive: Path | None = None
 
@@ -99,7 +99,7 @@ def check_sources(recipe: Recipe) -> None:
 def collect(
     recipe: Recipe,
     digests: Mapping[str, str],
-    places: SourcePlaces,
+    folders: SourceFolders,
     output: Path,
     *,
     perform: Perform,
@@ -111,16 +111,16 @@ def collect(
     in and what was not read; what is written depends on content alone. Raises Invalid for digests and files that are
     not in order, Unavailable for a package that cannot be had, and what `perform` raises.
     """
-    collector = _Collector(places, perform)
+    collector = _Collector(folders, perform)
     try:
         found: dict[str, _HeldSource] = {}
         for number, source in enumerate(recipe.sources):
             report(f"fetching {source.name}", number, len(recipe.sources))
             found[source.name] = collector.hold(source, digests[source.name])
-        inputs = {name: one.place for name, one in found.items()}
+        inputs = {name: one.path for name, one in found.items()}
         result = perform("source", inputs, output, _limits(found))
     finally:
-        remove(places.scratch)
+        remove(folders.scratch)
     _check_read(recipe, digests, output / "sources.json")
     facts = {**result.facts, **_facts(found), "num_unread": sum(len(item.members.unread) for item in found.values())}
     return replace(result, facts=facts, cpu_s=result.cpu_s + collector.cpu_s)
@@ -136,8 +136,8 @@ def _limits(found: Mapping[str, _HeldSource]) -> Limits:
 class _Collector:
     """Gets hold of sources, one after the other."""
 
-    def __init__(self, places: SourcePlaces, perform: Perform) -> None:
-        self._places = places
+    def __init__(self, folders: SourceFolders, perform: Perform) -> None:
+        self._folders = folders
         self._perform = perform
         self.cpu_s = 0.0  # of unpacking
 
@@ -147,18 +147,18 @@ class _Collector:
         A package is looked for in the operator's folder, then in ours, then fetched into it.
         """
         if source.path:
-            place = path_of(source, beside=self._places.beside)
-            return _check(source, _HeldSource(place, read_members(source, place)), digest, where=source.path)
+            path = path_of(source, beside=self._folders.beside)
+            return _check(source, _HeldSource(path, read_members(source, path)), digest, where=source.path)
         package = read_package(source.package)
-        if brought := package.files_in(self._places.given):
+        if brought := package.files_in(self._folders.given):
             return self._unpack(source, brought[0], brought[0])
-        for archive in package.files_in(self._places.cache):
+        for archive in package.files_in(self._folders.cache):
             with suppress(Invalid):  # of another version, or damaged: it is fetched anew
                 return self._unpack(source, archive, archive)
         return self._fetch(source, package)
 
     def _fetch(self, source: Source, package: Package) -> _HeldSource:
-        cache = self._places.cache
+        cache = self._folders.cache
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as folder:
             archive = download(package, Path(folder))
@@ -167,7 +167,7 @@ class _Collector:
         return found
 
     def _unpack(self, source: Source, archive: Path, kept_as: Path) -> _HeldSource:
-        folder = self._places.scratch / source.name
+        folder = self._folders.scratch / source.name
         remove(folder)
         folder.mkdir(parents=True, mode=0o700)
         try:

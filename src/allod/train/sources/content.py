@@ -25,9 +25,9 @@ class Counted:
     bytes: int = 0
 
 
-def read_members(source: Source, place: Path) -> Files | Unpacked:
-    """Its members by path: files of its own at `place`, or what was unpacked there. Raises Invalid."""
-    return Files(source, place) if source.path else Unpacked(place)
+def read_members(source: Source, path: Path) -> Files | Unpacked:
+    """Its members by path: files of its own at `path`, or what was unpacked there. Raises Invalid."""
+    return Files(source, path) if source.path else Unpacked(path)
 
 
 def content_digest(members: Mapping[str, bytes]) -> str:

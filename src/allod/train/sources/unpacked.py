@@ -57,14 +57,14 @@ class Unpacked(Mapping[str, bytes]):
 
 def _places(sizes: list[tuple[str, int]]) -> dict[str, tuple[int, int]]:
     """Where each member begins, and its length."""
-    places: dict[str, tuple[int, int]] = {}
+    spans: dict[str, tuple[int, int]] = {}
     start = 0
     for name, size in sizes:
-        if not isinstance(name, str) or name in places or not isinstance(size, int) or size < 0:
+        if not isinstance(name, str) or name in spans or not isinstance(size, int) or size < 0:
             raise ValueError("no list of members")
-        places[name] = (start, size)
+        spans[name] = (start, size)
         start += size
-    return places
+    return spans
 
 
 def _damage() -> Invalid:

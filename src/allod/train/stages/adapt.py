@@ -110,8 +110,8 @@ def _learn(work: StageTask, adapter: LoraAdapter, windows: Tensor) -> Iterator[f
     for step in range(options.steps):
         stop_if_asked(work)
         work.report("adapting", step, options.steps)
-        places = torch.arange(step * options.batch, (step + 1) * options.batch) % len(windows)
-        batch = windows[order[places]]
+        rows = torch.arange(step * options.batch, (step + 1) * options.batch) % len(windows)
+        batch = windows[order[rows]]
         loss = next_token_loss(adapter.logits(batch[:, :-1]), batch[:, 1:])
         if not math.isfinite(value := float(loss.detach())):
             raise Invalid(

@@ -64,14 +64,14 @@ def vocabulary(learnt: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, 
 
 def _merge(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     """`token` in parts, after the merges known so far: always the earliest-learnt pair, the leftmost of equals."""
-    parts = [token[place : place + 1] for place in range(len(token))]
+    parts = [token[index : index + 1] for index in range(len(token))]
     while len(parts) > 2:
-        known = [(ranks.get(left + right), place) for place, (left, right) in enumerate(pairwise(parts))]
-        best = min(((rank, place) for rank, place in known if rank is not None), default=None)
+        known = [(ranks.get(left + right), index) for index, (left, right) in enumerate(pairwise(parts))]
+        best = min(((rank, index) for rank, index in known if rank is not None), default=None)
         if best is None:
             break
-        place = best[1]
-        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        index = best[1]
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
     return parts
 
 

@@ -64,4 +64,4 @@ def _encode(examples: Sequence[Example], tokenizer: Tokenizer) -> Iterator[tuple
         tokens = tokenizer.encode_chat(example.messages, add_generation_prompt=False)
         asked = tokenizer.encode_chat(example.messages[:1], add_generation_prompt=True)
         end = len(tokens) - tokens[::-1].index(tokenizer.im_end)
-        yield tokens, [len(asked) <= place < end for place in range(len(tokens))]
+        yield tokens, [len(asked) <= index < end for index in range(len(tokens))]

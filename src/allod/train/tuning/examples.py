@@ -59,7 +59,7 @@ def choose_examples(documents: Iterable[Document], *, count: int, seed: int) -> 
             if len(found) > 4 * count:  # who is not among the first `count` now never will be
                 ranked[kind] = _first(found, count)
     taken: dict[str, Example] = {}
-    for kind, number in _places({kind: len(found) for kind, found in ranked.items()}, count).items():
+    for kind, number in _share_out({kind: len(found) for kind, found in ranked.items()}, count).items():
         taken |= _first(ranked[kind], number)
     if not taken:
         raise Invalid(
@@ -135,18 +135,18 @@ def _first(ranked: Mapping[str, Example], count: int) -> dict[str, Example]:
     return {rank: ranked[rank] for rank in heapq.nsmallest(count, ranked)}
 
 
-def _places(available: Mapping[str, int], count: int) -> dict[str, int]:
+def _share_out(available: Mapping[str, int], count: int) -> dict[str, int]:
     """How many of each kind: in proportion to its share, and what one kind cannot fill goes to the rest."""
-    places = dict.fromkeys(available, 0)
+    counts = dict.fromkeys(available, 0)
     open_kinds = {kind for kind, number in available.items() if number}
     left = count
     while left and open_kinds:
         total = sum(SHARES[kind] for kind in open_kinds)
         granted = 0
         for kind in sorted(open_kinds):
-            more = min(available[kind] - places[kind], max(1, left * SHARES[kind] // total), left - granted)
-            places[kind] += more
+            more = min(available[kind] - counts[kind], max(1, left * SHARES[kind] // total), left - granted)
+            counts[kind] += more
             granted += more
         left -= granted
-        open_kinds = {kind for kind in open_kinds if places[kind] < available[kind]}
-    return places
+        open_kinds = {kind for kind in open_kinds if counts[kind] < available[kind]}
+    return counts

@@ -14,7 +14,7 @@ from allod.core.shown_text import ends_of
 from allod.engine.giving_way import LONG_BYTES, give_way
 from allod.web.http.nulls import drop_unknown_nulls
 
-_PLACE = re.compile(r"(?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")
+_PARAM = re.compile(r"(?:`key` in )?`\$\.?([\w.\[\]]*)`\Z")
 _UNKNOWN = "Object contains unknown field `"
 _Body = TypeVar("_Body")
 
@@ -44,27 +44,27 @@ async def check_keys(body: bytes) -> None:
         return
     objects: list[dict[bytes, None]] = []
     num_parts = num_values = num_lists = 0
-    place = turn_at = 0
-    while place < len(body):
-        part = _PART.search(body, place, place + BYTES_AT_ONCE)
-        num_values += _values_between(body, place, place + BYTES_AT_ONCE if part is None else part.start())
+    position = turn_at = 0
+    while position < len(body):
+        part = _PART.search(body, position, position + BYTES_AT_ONCE)
+        num_values += _values_between(body, position, position + BYTES_AT_ONCE if part is None else part.start())
         if part is None:
-            place += BYTES_AT_ONCE
+            position += BYTES_AT_ONCE
             _check_bounds(num_parts, num_values)
             await give_way()
             continue
-        if part.end() + 128 > place + BYTES_AT_ONCE:  # where the search ended may not be where the part does
+        if part.end() + 128 > position + BYTES_AT_ONCE:  # where the search ended may not be where the part does
             part = _PART.match(body, part.start())
             assert part is not None  # it begins there
-        start, place = part.span()
+        start, position = part.span()
         first = body[start]
-        while first == 0x22 and part[1] is None and place < len(body):
-            part = _REST.match(body, place)
-            if part is None or part.end() == place:
+        while first == 0x22 and part[1] is None and position < len(body):
+            part = _REST.match(body, position)
+            if part is None or part.end() == position:
                 return
-            place = part.end()
-            if place > turn_at:
-                turn_at = place + BYTES_AT_ONCE
+            position = part.end()
+            if position > turn_at:
+                turn_at = position + BYTES_AT_ONCE
                 await give_way()
         if first == 0x5D:
             num_lists -= 1
@@ -131,34 +131,34 @@ def _shorten(name: str) -> str:
     return ends_of(name, limit=MAX_SHOWN)
 
 
-def _below(place: str, name: str) -> str:
-    """The place of a name in an object; one that could be read as more than a name is quoted as JSON does."""
+def _below(param: str, name: str) -> str:
+    """The path of a name in an object; one that could be read as more than a name is quoted as JSON does."""
     if not (name.isascii() and name.isidentifier()):
-        return f"{place}[{json.dumps(name)}]"
-    return f"{place}.{name}" if place else name
+        return f"{param}[{json.dumps(name)}]"
+    return f"{param}.{name}" if param else name
 
 
 def decode(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
-    """What `decoder` makes of the body. Raises Invalid, its `param` the place of the mistake.
+    """What `decoder` makes of the body. Raises Invalid, its `param` where the mistake is.
 
     An unknown field is one, unless it is null.
     """
     try:
         return _read(decoder, body)
     except msgspec.ValidationError as error:
-        text, place = _split_place(str(error))
+        text, param = _split_param(str(error))
         if text.startswith(_UNKNOWN):
             name = _shorten(text.removeprefix(_UNKNOWN).removesuffix("`"))
-            place, text = _below(place, name), f"{_UNKNOWN}{name}`"
-        raise Invalid(text, param=place or None) from error
+            param, text = _below(param, name), f"{_UNKNOWN}{name}`"
+        raise Invalid(text, param=param or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}", code="invalid_json") from error
 
 
-def _split_place(fault: str) -> tuple[str, str]:
-    """What is wrong, and where; a value that is wrong may speak of places before that."""
-    text, _, place = fault.rpartition(" - at ")
-    found = _PLACE.match(place)
+def _split_param(fault: str) -> tuple[str, str]:
+    """What is wrong, and where; a value that is wrong may itself have that in it."""
+    text, _, param = fault.rpartition(" - at ")
+    found = _PARAM.match(param)
     return (text, found[1]) if found else (fault, "")
 
 

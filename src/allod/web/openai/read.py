@@ -40,7 +40,7 @@ class EmbedCall:
 
 
 def read_chat(body: bytes) -> ChatCall:
-    """The call in a body of `POST /v1/chat/completions`. Raises Invalid naming the place of what is wrong."""
+    """The call in a body of `POST /v1/chat/completions`. Raises Invalid naming what is wrong by its `param`."""
     read = decode(wire.chat_bodies, body)
     _refuse_unsupported(read)
     chat = Chat(
@@ -80,14 +80,14 @@ def _refuse_unsupported(body: wire.ChatBody) -> None:
         raise Invalid("top_logprobs goes with logprobs", param="top_logprobs")
 
 
-def _refuse_effects(part: msgspec.Struct, place: str) -> None:
+def _refuse_effects(part: msgspec.Struct, param: str) -> None:
     """Refuse what `part` asks for in fields that are not supported."""
     if not any(_EFFECTS[type(part)](part)):  # as nearly always
         return
     for name, plain in wire.WITHOUT_EFFECT[type(part)].items():
         value = _without_nulls(getattr(part, name))
         if value and value not in plain:
-            raise Invalid(f"{name} is not supported", param=place + name, code="unsupported_parameter")
+            raise Invalid(f"{name} is not supported", param=param + name, code="unsupported_parameter")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -109,23 +109,23 @@ def _read_sampling(body: wire.ChatBody) -> Sampling:
 
 
 def _message(message: wire.Message, index: int) -> dict[str, Any]:
-    place = f"messages[{index}]"
-    _refuse_effects(message, f"{place}.")
+    param = f"messages[{index}]"
+    _refuse_effects(message, f"{param}.")
     for name, role in _ROLES.items():
         if message.role != role and getattr(message, name):
-            raise Invalid(f"only a message of role {role!r} has {name}", param=f"{place}.{name}")
+            raise Invalid(f"only a message of role {role!r} has {name}", param=f"{param}.{name}")
     content = message.content
     if isinstance(content, list):
         role = message.role
-        content = "".join(_part(part, role, f"{place}.content[{number}].") for number, part in enumerate(content))
+        content = "".join(_part(part, role, f"{param}.content[{number}].") for number, part in enumerate(content))
     if message.refusal:
         if content:
-            raise Invalid("a message has both content and a refusal", param=f"{place}.refusal")
+            raise Invalid("a message has both content and a refusal", param=f"{param}.refusal")
         content = message.refusal  # what the assistant said instead
     if content is None and not (message.role == "assistant" and message.tool_calls):
-        raise Invalid("a message has no content", param=f"{place}.content")
+        raise Invalid("a message has no content", param=f"{param}.content")
     if message.role == "tool" and message.tool_call_id is None:
-        raise Invalid("a tool's message needs the call that it answers", param=f"{place}.tool_call_id")
+        raise Invalid("a tool's message needs the call that it answers", param=f"{param}.tool_call_id")
     read: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content}
     if message.tool_calls:
         read["tool_calls"] = [
@@ -135,12 +135,12 @@ def _message(message: wire.Message, index: int) -> dict[str, Any]:
     return read
 
 
-def _part(part: wire.TextPart | wire.RefusalPart, role: str, place: str) -> str:
+def _part(part: wire.TextPart | wire.RefusalPart, role: str, param: str) -> str:
     if isinstance(part, wire.RefusalPart):
         if role != _ROLES["refusal"]:
-            raise Invalid(f"only a message of role {_ROLES['refusal']!r} has a refusal", param=f"{place}refusal")
+            raise Invalid(f"only a message of role {_ROLES['refusal']!r} has a refusal", param=f"{param}refusal")
         return part.refusal
-    _refuse_effects(part, place)
+    _refuse_effects(part, param)
     return part.text
 
 

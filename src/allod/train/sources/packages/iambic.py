@@ -42,18 +42,18 @@ def _scenes(play: str, text: str) -> Iterator[tuple[str, str]]:
     """Each scene with the headings that stand above it and above no scene before it."""
     _, *parts = _HEADING.split(text)
     headings: list[str] = []
-    act, place = "", "opening"
+    act, section = "", "opening"
     seen: Counter[str] = Counter()
     for number, (heading, body) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
         headings.append(heading.strip())
         slug = _slug(heading)
         if slug.startswith("act-"):
-            act, place = f"{slug}/", slug
+            act, section = f"{slug}/", slug
         elif number > 0:  # the first is the play's title
-            place = act + slug
+            section = act + slug
         if body.strip():
-            seen[place] += 1
-            name = f"{play}/{place}" + (f"-again-{seen[place] - 1}" if seen[place] > 1 else "")
+            seen[section] += 1
+            name = f"{play}/{section}" + (f"-again-{seen[section] - 1}" if seen[section] > 1 else "")
             yield name, _plain(headings, body)
             headings = []
 

@@ -33,19 +33,19 @@ def texts(index: bytes, database: bytes) -> dict[str, list[str]]:
         raise _broken("its index lists no variables")
     found: dict[str, list[str]] = {}
     left = MAX_DATABASE_BYTES
-    for name, place in variables.items():
-        content = _content(name, place, database, limit=left)
+    for name, location in variables.items():
+        content = _content(name, location, database, limit=left)
         left -= len(content)
         found[name] = _lines(name, content)
     return found
 
 
-def _content(name: str, place: RValue, database: bytes, *, limit: int) -> bytes:
-    match place:
+def _content(name: str, location: RValue, database: bytes, *, limit: int) -> bytes:
+    match location:
         case [str(first), str(length)] if first.isdecimal() and length.isdecimal():
             start, end = int(first), int(first) + int(length)
         case _:
-            raise _broken(f"{name} has no place")
+            raise _broken(f"{name} has no location")
     if not 0 <= start <= end - 4 <= len(database) - 4:
         raise _broken(f"{name} lies outside of it")
     content = _unzip(database[start + 4 : end], zlib.MAX_WBITS, limit=min(limit, MAX_OBJECT_BYTES))
