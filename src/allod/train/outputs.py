@@ -115,11 +115,11 @@ def make_durable(folder: Path, outputs: Iterable[str]) -> None:
 def clear(folder: Path, outputs: Iterable[str]) -> None:
     """Delete what is no output, which nobody hashed."""
     kept, folders = _files_to_keep(folder, outputs)
-    for folder in sorted(folders):
-        for path in folder.iterdir():
+    for each in sorted(folders):
+        for path in each.iterdir():
             if path not in kept and path not in folders:
                 remove(path)
-        sync(folder)
+        sync(each)
 
 
 def _files_to_keep(folder: Path, outputs: Iterable[str]) -> tuple[set[Path], set[Path]]:
