@@ -13,7 +13,7 @@ import uvloop
 
 import mock_engine
 from allod.app.gateway.listening import listen
-from allod.app.gateway.realm import Serving, run_realm
+from allod.app.gateway.realm import ServedEngine, run_realm
 from allod.app.home import load_settings
 from allod.core.canonical import digest_of
 from allod.engine.adapters.echo import NOWHERE
@@ -46,7 +46,7 @@ async def serve(settings: Settings, socket_path: str) -> None:
     listener = listen(settings.server.host, settings.server.port)
     settings = replace(settings, server=replace(settings.server, port=listener.getsockname()[1]))
     engine = LlamaEngine(INFO, socket_path)
-    async with run_realm(settings, Serving(engine, (MODEL,))) as realm:
+    async with run_realm(settings, ServedEngine(engine, (MODEL,))) as realm:
         await answer(realm, listener)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from allod.prove.formats.signing_key import SigningKey
-from allod.prove.tlog.log import Appended, Entry, Log, open_log
+from allod.prove.tlog.log import AppendedBatch, Entry, Log, open_log
 from allod.prove.tlog.writer import Done, LogWriter, Outcome
 
 KEY = SigningKey("bench.example/log", bytes(32))
@@ -59,12 +59,12 @@ class SqliteLog:
         self._database.execute("pragma synchronous = full")
         self._database.execute("create table leaf (id text primary key, data blob)")
 
-    def append(self, entries: Iterable[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> Appended:
+    def append(self, entries: Iterable[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> AppendedBatch:
         self._database.execute("begin")
         rows = ((entry[1], entry[0]) for entry in entries)
         self._database.executemany("insert into leaf values (?, ?)", rows)
         self._database.execute("commit")
-        return Appended(0, 0)
+        return AppendedBatch(0, 0)
 
     def flush(self) -> None:
         pass

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Gateway
 
 from allod.app.gateway.engine import ECHO_MODEL
-from allod.app.gateway.realm import Serving, run_realm
+from allod.app.gateway.realm import ServedEngine, run_realm
 from allod.app.home import Home, load_settings
 from allod.core.requests import new_request_id
 from allod.engine.adapters.echo import EchoEngine
@@ -113,7 +113,7 @@ def test_the_reference_is_what_the_code_says() -> None:
 async def test_every_route_has_a_sentence(tmp_path: Path) -> None:
     """In docs/api.md: the paths that a gateway answers, with their methods, and no others."""
     settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
-    async with run_realm(settings, Serving(EchoEngine(), (ECHO_MODEL,))) as realm:
+    async with run_realm(settings, ServedEngine(EchoEngine(), (ECHO_MODEL,))) as realm:
         served = (await asyncio.to_thread(application, realm))._routes
     page = await asyncio.to_thread((REPOSITORY / "docs" / "api.md").read_text)
     rows = re.findall(r"^\| `(/.*)` \| ([A-Z, ]+) \| (\S.*) \|$", page, re.MULTILINE)

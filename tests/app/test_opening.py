@@ -18,7 +18,7 @@ from tests.govern.test_ledger import RECEIPT
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway import open_realm as opening_module
 from allod.app.gateway.meter import recount
-from allod.app.gateway.open_realm import Opened, open_realm
+from allod.app.gateway.open_realm import OpenRealm, open_realm
 from allod.app.home import Home, load_settings
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements.receipt import MeterPart, statement_bytes
@@ -43,7 +43,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def opened(made: Settings) -> Iterator[Opened]:
+def opened(made: Settings) -> Iterator[OpenRealm]:
     found = open_realm(made)
     with found.resources:
         yield found
@@ -57,7 +57,7 @@ def event() -> AuditEvent:
     return AuditEvent(new_id("audit_log-"), 1, "project.updated", "test")
 
 
-def write_receipts(found: Opened, num: int) -> None:
+def write_receipts(found: OpenRealm, num: int) -> None:
     """Receipts of the local tenant's, durable and not charged."""
     entries = []
     start_ms = now_ms()
@@ -72,7 +72,7 @@ def write_receipts(found: Opened, num: int) -> None:
     found.log.append(entries)
 
 
-def spend(found: Opened, tenant: Tenant, micros: int) -> Reservation:
+def spend(found: OpenRealm, tenant: Tenant, micros: int) -> Reservation:
     """Hold so many millionths of the tenant's, leased as they must be."""
     for _ in range(3):
         one = found.quotas.reserve(tenant, model="m", tokens=1, now_ms=now_ms(), cost=Cost(micros=micros))

@@ -23,7 +23,7 @@ from allod.app.artefacts.policies import open_policies
 from allod.app.artefacts.released_models import ReleasedModels
 from allod.app.home import Home, load_settings
 from allod.app.training import release as release_module
-from allod.app.training.release import Released, models_key, release
+from allod.app.training.release import NewRelease, models_key, release
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.core.statements.receipt import check_statement
@@ -42,7 +42,7 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings({"realm.name": "realm.example", "realm.jurisdiction": "GB"}, home=tmp_path / "home")
 
 
-def released(settings: Settings, run: FinishedRun, now_ms: int = 5_000) -> Released:
+def released(settings: Settings, run: FinishedRun, now_ms: int = 5_000) -> NewRelease:
     return release(settings, logged(settings, run).folder, now_ms=now_ms, report=silent)
 
 

@@ -14,7 +14,7 @@ from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
 from allod.app.training import run as training
 from allod.app.training.run import train
-from allod.app.training.surroundings import Told, TrainOptions
+from allod.app.training.surroundings import RunCallbacks, TrainOptions
 from allod.core.errors import Unavailable
 from allod.core.times import now_ms
 from allod.prove.receipts.clock import Clock
@@ -59,7 +59,7 @@ class Place:
     def train(self, until: str = "source", **heard: Callable[..., Any]) -> None:
         told = {name: lambda *_: None for name in ("progress", "findings", "resolved", "stage")}
         options = TrainOptions(recipe=self.folder / "recipe.toml", until=until)
-        train(self.settings, options, Told(**{**told, **heard}), should_stop=lambda: False)
+        train(self.settings, options, RunCallbacks(**{**told, **heard}), should_stop=lambda: False)
 
     def refused(self, until: str = "source", **heard: Callable[..., Any]) -> None:
         with pytest.raises(Unavailable) as caught:

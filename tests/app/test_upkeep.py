@@ -19,7 +19,7 @@ from tests.serve.conftest import until
 from allod.app.artefacts.policies import open_policies
 from allod.app.gateway import upkeep as upkeep_module
 from allod.app.gateway.meter import Meter
-from allod.app.gateway.open_realm import Opened, open_realm
+from allod.app.gateway.open_realm import OpenRealm, open_realm
 from allod.app.gateway.upkeep import Upkeep
 from allod.app.home import Home, load_settings
 from allod.core.errors import AllodError, Denied, Unavailable
@@ -100,7 +100,7 @@ class Kept:
     """A realm under upkeep. `opened` is what lies behind: it does not fail when `store` does."""
 
     settings: Settings
-    opened: Opened
+    opened: OpenRealm
     store: Fragile
     keys: KeyRing
     controls: Controls

@@ -14,7 +14,7 @@ from allod.app.gateway import engine_seal
 from allod.app.gateway.engine import replica_options
 from allod.app.gateway.weights import A_RELEASE, check_memory, prepare_all, prepare_weights
 from allod.app.home import Home, load_settings
-from allod.app.training.release import Released, release
+from allod.app.training.release import NewRelease, release
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.model.store import silent
 from allod.prove.releases.release import Releases
@@ -38,7 +38,7 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings({"realm.name": "realm.example", "realm.jurisdiction": "GB"}, home=tmp_path / "home")
 
 
-def released(settings: Settings, run: FinishedRun) -> Released:
+def released(settings: Settings, run: FinishedRun) -> NewRelease:
     return release(settings, logged(settings, run).folder, now_ms=5_000, report=silent)
 
 

@@ -21,7 +21,7 @@ from allod.app.artefacts import release_log
 from allod.app.artefacts.log import ArtefactsLog, read_artefacts
 from allod.app.artefacts.policies import open_policies
 from allod.app.home import Home, load_settings
-from allod.app.training.release import Released, models_key, release
+from allod.app.training.release import NewRelease, models_key, release
 from allod.cli import main as command_line
 from allod.core.digests import sha256_hex
 from allod.core.errors import VerificationError
@@ -78,12 +78,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def released(settings: Settings, run: FinishedRun) -> Released:
+def released(settings: Settings, run: FinishedRun) -> NewRelease:
     return release(settings, logged(settings, run).folder, now_ms=5_000, report=silent)
 
 
 @pytest.fixture
-def tiny(settings: Settings, tmp_path: Path) -> Released:
+def tiny(settings: Settings, tmp_path: Path) -> NewRelease:
     return released(settings, model_run(tmp_path / "run"))
 
 
@@ -118,7 +118,7 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def test_an_answer_leads_to_its_documents(settings: Settings, tiny: Released, tmp_path: Path, run: Run) -> None:
+def test_an_answer_leads_to_its_documents(settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run) -> None:
     """The numbered steps go on to the sources and their licences, each of them once."""
     file = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json")
     ran = run("verify", "--lineage", file)
@@ -173,7 +173,7 @@ def test_a_model_that_nobody_here_knows_has_no_lineage(settings: Settings, tmp_p
     assert [(step["number"], step["ok"]) for step in told["steps"]] == [(number, True) for number in range(1, 8)]
 
 
-def test_without_the_models_key_no_release_holds(settings: Settings, tiny: Released, tmp_path: Path, run: Run) -> None:
+def test_without_the_models_key_no_release_holds(settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run) -> None:
     """What was released is not called unknown where the key that signed it is lost."""
     Home(settings.home).models_pub.unlink()
     ran = run("verify", "--lineage", receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json"))
@@ -212,7 +212,7 @@ def test_a_trust_file_of_another_realm_is_called_that(settings: Settings, tmp_pa
     assert (ran.status, f"2 log: FAILED: {said}" in ran.out) == (1, True)
 
 
-def test_a_refusal_has_no_lineage(settings: Settings, tiny: Released, tmp_path: Path, run: Run) -> None:
+def test_a_refusal_has_no_lineage(settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run) -> None:
     """No model took part: there is nothing to follow."""
     ran = run("verify", "--lineage", receipt(settings, None, tmp_path / "r.json"))
     assert (ran.status, ran.out.splitlines()[-1]) == (1, "not verified: step 8 (artefact) failed")
@@ -242,7 +242,7 @@ def _lose_all(folder: Path, settings: Settings) -> None:
 
 @pytest.mark.parametrize("change", [_change_weights, _change_a_manifest, _lose_a_file, _sign_anew, _lose_all])
 def test_what_does_not_hold_is_named(
-    settings: Settings, tiny: Released, tmp_path: Path, run: Run, change: Callable[[Path, Settings], None]
+    settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run, change: Callable[[Path, Settings], None]
 ) -> None:
     """A changed file, a changed manifest, a lost record, a signature made later: the step that fails is the ninth."""
     file = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json")
@@ -267,7 +267,7 @@ def test_a_manifest_that_was_never_logged_is_found(
 
 
 def test_an_artefacts_log_under_another_key_is_not_believed(
-    settings: Settings, tiny: Released, tmp_path: Path, run: Run
+    settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run
 ) -> None:
     """The trust file says whose releases count; one without such a key follows nothing."""
     file = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json")
@@ -302,7 +302,7 @@ def test_an_artefacts_log_that_was_put_back_is_followed_no_further(
 
 
 def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
-    settings: Settings, tiny: Released, tmp_path: Path
+    settings: Settings, tiny: NewRelease, tmp_path: Path
 ) -> None:
     """A witnessed answer does not vouch for an artefacts log that nobody witnessed."""
     bundle = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json").read_bytes()
@@ -317,7 +317,7 @@ def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
 
 
 def test_show_walks_from_the_model_to_every_source(
-    settings: Settings, tiny: Released, run: Run, tmp_path: Path
+    settings: Settings, tiny: NewRelease, run: Run, tmp_path: Path
 ) -> None:
     """By name, digest or file; with licence, jurisdiction and what became of the documents."""
     shown = run("model", "show", "tiny")
@@ -336,7 +336,7 @@ def test_show_walks_from_the_model_to_every_source(
     assert run("model", "show", "nothing").status == 2
 
 
-def test_check_prints_its_steps(settings: Settings, tiny: Released, run: Run) -> None:
+def test_check_prints_its_steps(settings: Settings, tiny: NewRelease, run: Run) -> None:
     """And ends with a word and a status."""
     ran = run("model", "check", "tiny")
     assert (ran.status, ran.out.splitlines()[-1]) == (0, "verified")
@@ -347,7 +347,7 @@ def test_check_prints_its_steps(settings: Settings, tiny: Released, run: Run) ->
 
 
 def test_a_file_that_was_not_released_passes_the_gate_and_is_not_verified(
-    settings: Settings, tiny: Released, run: Run, tmp_path: Path
+    settings: Settings, tiny: NewRelease, run: Run, tmp_path: Path
 ) -> None:
     """What the gate found, and that nothing is known of its training; a copy of a release is the release."""
     data = (tiny.folder / "weights.gguf").read_bytes()
@@ -420,7 +420,7 @@ def test_a_name_of_the_catalogue_leads_to_what_checks_it(settings: Settings, run
     assert (ran.status, "allod model get smollm2-135m" in ran.err) == (2, True)
 
 
-def test_list_shows_releases_beside_the_catalogue(settings: Settings, tiny: Released, run: Run) -> None:
+def test_list_shows_releases_beside_the_catalogue(settings: Settings, tiny: NewRelease, run: Run) -> None:
     """With size, licence and publisher; one that does not hold is not here."""
     rows = {row["name"]: row for row in json.loads(run("model", "list", "--json").out)}
     assert rows["tiny"]["origin"] == "released"
@@ -442,7 +442,7 @@ def test_list_shows_releases_beside_the_catalogue(settings: Settings, tiny: Rele
     ],
 )
 def test_what_became_of_a_document(
-    settings: Settings, tiny: Released, run: Run, tmp_path: Path, document: str, said: str
+    settings: Settings, tiny: NewRelease, run: Run, tmp_path: Path, document: str, said: str
 ) -> None:
     """By its id, its digest, or its text in a file."""
     digest, file = sha256_hex(TEXTS[document].encode()), tmp_path / "document.txt"
@@ -454,7 +454,7 @@ def test_what_became_of_a_document(
     assert (trace["model"], trace["document"]) == ("tiny", document)
 
 
-def test_a_byte_order_mark_hides_no_document(settings: Settings, tiny: Released, run: Run, tmp_path: Path) -> None:
+def test_a_byte_order_mark_hides_no_document(settings: Settings, tiny: NewRelease, run: Run, tmp_path: Path) -> None:
     """Some editors put one before a text, and the reader of texts takes it away."""
     file = tmp_path / "document.txt"
     file.write_text(TEXTS["novels/one"], encoding="utf-8-sig")
@@ -483,7 +483,7 @@ def test_a_document_that_the_index_conceals_is_found(
     assert "novels/one: learnt from" in run("model", "affected-by", word).out
 
 
-def test_a_document_that_nobody_took_in_affects_nothing(settings: Settings, tiny: Released, run: Run) -> None:
+def test_a_document_that_nobody_took_in_affects_nothing(settings: Settings, tiny: NewRelease, run: Run) -> None:
     """It is said that no record has it, and that of imported models nothing is known; the status is no success."""
     ran = run("model", "affected-by", "novels/never")
     assert ran.status == 1
@@ -492,7 +492,7 @@ def test_a_document_that_nobody_took_in_affects_nothing(settings: Settings, tiny
     assert "what imported models learnt from is not known here" in ran.out
 
 
-def test_an_adapter_is_affected_through_its_base(settings: Settings, tiny: Released, run: Run, tmp_path: Path) -> None:
+def test_an_adapter_is_affected_through_its_base(settings: Settings, tiny: NewRelease, run: Run, tmp_path: Path) -> None:
     """By what its base learnt from, besides its own documents."""
     texts = {**TEXTS, "novels/own": "Only here."}
     base = released(settings, model_run(tmp_path / "base", "base", texts=texts))
@@ -504,7 +504,7 @@ def test_an_adapter_is_affected_through_its_base(settings: Settings, tiny: Relea
     ]
 
 
-def test_a_model_that_cannot_be_looked_into_is_not_passed_over(settings: Settings, tiny: Released, run: Run) -> None:
+def test_a_model_that_cannot_be_looked_into_is_not_passed_over(settings: Settings, tiny: NewRelease, run: Run) -> None:
     """That nothing was found in it shows nothing: the status says so."""
     (writable(tiny.folder) / "lineage" / "pack" / "documents.jsonl").write_text("")
     ran = run("model", "affected-by", "novels/one")

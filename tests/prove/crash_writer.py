@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Semaphore
 
 from allod.prove.formats.signing_key import SigningKey
-from allod.prove.tlog.log import Appended, open_log
+from allod.prove.tlog.log import AppendedBatch, open_log
 from allod.prove.tlog.writer import Done, LogWriter, Outcome
 
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
@@ -20,7 +20,7 @@ def main() -> None:
     def heard(name: str) -> Done:
         def done(outcome: Outcome) -> None:
             nonlocal refused
-            is_in = isinstance(outcome, Appended)
+            is_in = isinstance(outcome, AppendedBatch)
             refused = refused or not is_in
             sys.stdout.write(f"{name}\n" if is_in else "refused\n")
             sys.stdout.flush()

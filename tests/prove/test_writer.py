@@ -17,7 +17,7 @@ import pytest
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.tlog.fsck import fsck
-from allod.prove.tlog.log import Appended, Log, open_log
+from allod.prove.tlog.log import AppendedBatch, Log, open_log
 from allod.prove.tlog.segment import FileCalls
 from allod.prove.tlog.writer import Done, LogWriter, Outcome, WriterOptions
 
@@ -73,7 +73,7 @@ def test_outcomes_come_in_order_and_close_drains(tmp_path: Path) -> None:
     writer.close()
     assert list(heard.outcomes) == [f"r{number}" for number in range(1000)]
     ends = list(accumulate(size for size, _ in heard.batches))
-    assert [outcome for _, outcome in heard.batches] == list(map(Appended, [0, *ends], ends))
+    assert [outcome for _, outcome in heard.batches] == list(map(AppendedBatch, [0, *ends], ends))
     assert (ends[-1], log.head.size, log.num_unflushed) == (1000, 1000, 0)
     assert max(size for size, _ in heard.batches) <= 256
     assert [log.find(name).leaf for name in heard.outcomes] == list(range(1000))
@@ -145,7 +145,7 @@ def test_a_batch_that_fails_fails_for_everyone_in_it(tmp_path: Path) -> None:
     writer.close()
     assert isinstance(heard.outcomes["a"], Unavailable)
     assert heard.outcomes["a"].code == "log_unavailable"
-    assert heard.outcomes["b"] == Appended(0, 1)
+    assert heard.outcomes["b"] == AppendedBatch(0, 1)
     log.close()
 
 
@@ -153,7 +153,7 @@ def test_a_batch_that_fails_fails_for_everyone_in_it(tmp_path: Path) -> None:
 def test_a_writer_that_dies_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even an error that nobody foresaw reaches those who wait, and later ones are refused."""
 
-    def explode(self: Log, entries: object) -> Appended:
+    def explode(self: Log, entries: object) -> AppendedBatch:
         raise MemoryError
 
     log, heard = open_log(tmp_path, KEY), Collector()

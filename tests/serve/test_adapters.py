@@ -12,7 +12,7 @@ import pytest
 from tests.engine.test_http import Exchange, serving
 from tests.serve.conftest import CALLER, SERVED, MakeFront, ScriptedEngine, answered, chat, request, write_body
 
-from allod.app.gateway.realm import Serving, run_realm
+from allod.app.gateway.realm import ServedEngine, run_realm
 from allod.app.home import load_settings
 from allod.core.errors import Denied, Invalid
 from allod.core.requests import Embed
@@ -141,7 +141,7 @@ async def test_an_adapter_is_as_secret_as_what_lies_below_it(tmp_path: Path) -> 
     """What the policy is told of it covers both."""
     settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
     base = replace(SERVED, markings=("PERSONAL DATA",))
-    async with run_realm(settings, Serving(EchoEngine(adapters=loaded(SECRETS)), (base, SECRETS))) as realm:
+    async with run_realm(settings, ServedEngine(EchoEngine(adapters=loaded(SECRETS)), (base, SECRETS))) as realm:
         controls = realm.gateway.controls
     label = controls.models["secrets"].label
     assert (label.tier.name, label.markings) == ("SECRET", {"PERSONAL DATA"})

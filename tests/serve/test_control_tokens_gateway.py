@@ -19,7 +19,7 @@ from tests.contracts.test_embeddings import with_pooling
 from tests.hostile import texts
 
 from allod.app.gateway.engine import Weights, run_engine
-from allod.app.gateway.realm import Serving, run_realm
+from allod.app.gateway.realm import ServedEngine, run_realm
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.core.errors import Invalid
@@ -138,7 +138,7 @@ def run(settings: Settings, weights: Weights, work: Callable[[Asked], Awaitable[
         served = tuple(each.served for each in weights.adapters)
         async with (
             run_engine(settings, weights) as engine,
-            run_realm(settings, Serving(engine, (weights.served, *served))) as realm,
+            run_realm(settings, ServedEngine(engine, (weights.served, *served))) as realm,
         ):
             asked = Asked(application(realm), (settings.home / "local.key").read_text().strip(), weights)
             patch.setattr(UnixHttp, "begin", asked.kept(UnixHttp.begin))

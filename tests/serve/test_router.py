@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from allod.app.gateway.engine import ECHO_MODEL
-from allod.app.gateway.realm import Realm, Serving, run_realm
+from allod.app.gateway.realm import Realm, ServedEngine, run_realm
 from allod.app.home import load_settings
 from allod.core.canonical import digest_of
 from allod.core.errors import Denied, Invalid, Unavailable
@@ -53,7 +53,7 @@ def model(name: str, **changes: str) -> ServedModel:
 
 
 @asynccontextmanager
-async def realm_of(tmp_path: Path, *served: Serving) -> AsyncIterator[Realm]:
+async def realm_of(tmp_path: Path, *served: ServedEngine) -> AsyncIterator[Realm]:
     settings = await asyncio.to_thread(load_settings, {"tenants.max_wait_s": 1, "server.num_waiting": 0}, home=tmp_path)
     async with run_realm(settings, *served) as realm:
         yield realm
@@ -79,7 +79,7 @@ def request(caller: Caller, name: str, *, id: str, label: Label | None = None) -
 async def test_receipts_name_the_engine_of_the_model_that_was_asked(tmp_path: Path) -> None:
     """Each its own, however they are mixed, and after one was started again."""
     engines = {name: Engine(f"engine of {name}", runs=name) for name in "ab"}
-    async with realm_of(tmp_path, *(Serving(engines[name], (model(name),)) for name in "ab")) as realm:
+    async with realm_of(tmp_path, *(ServedEngine(engines[name], (model(name),)) for name in "ab")) as realm:
         caller = await caller_of(realm)
         names = ["a", "b", "b", "a", "b", "a"]
         asked = [request(caller, name, id=f"r{number}") for number, name in enumerate(names)]
@@ -132,7 +132,7 @@ async def test_each_model_is_charged_at_its_own_prices(tmp_path: Path) -> None:
 async def test_who_waits_for_one_engine_keeps_nobody_from_another(tmp_path: Path) -> None:
     """No turn is left at the one, and no place in its line; the other answers."""
     async with realm_of(
-        tmp_path, Serving(Engine("one"), (model("a"),)), Serving(Engine("two"), (model("b"),))
+        tmp_path, ServedEngine(Engine("one"), (model("a"),)), ServedEngine(Engine("two"), (model("b"),))
     ) as realm:
         caller, router = await caller_of(realm), realm.gateway.router
         first = router.route("a")
@@ -153,7 +153,7 @@ async def test_who_waits_for_one_engine_keeps_nobody_from_another(tmp_path: Path
 async def test_an_engine_that_is_lost_is_only_its_models_trouble(tmp_path: Path) -> None:
     """Its model's requests are 503; the others are answered; readiness is of all, and does not say whose."""
     lost = Engine("two")
-    async with realm_of(tmp_path, Serving(Engine("one"), (model("a"),)), Serving(lost, (model("b"),))) as realm:
+    async with realm_of(tmp_path, ServedEngine(Engine("one"), (model("a"),)), ServedEngine(lost, (model("b"),))) as realm:
         caller = await caller_of(realm)
         lost.is_lost = True
         with pytest.raises(Unavailable) as told:
@@ -168,7 +168,7 @@ async def test_an_engine_that_is_lost_is_only_its_models_trouble(tmp_path: Path)
 async def test_policy_is_asked_about_the_seal_of_the_models_own_engine(tmp_path: Path) -> None:
     """What only a sealed engine may answer is refused to the model of the other."""
     async with realm_of(
-        tmp_path, Serving(Engine("one"), (model("a"),)), Serving(Engine("two", seal="none"), (model("b"),))
+        tmp_path, ServedEngine(Engine("one"), (model("a"),)), ServedEngine(Engine("two", seal="none"), (model("b"),))
     ) as realm:
         caller = await caller_of(realm)
         marked = caller.label.join(realm.gateway.controls.nation.label(markings=["SENSITIVE"]))
@@ -181,8 +181,8 @@ async def test_each_models_label_is_its_own(tmp_path: Path) -> None:
     """The answer of the one carries what it was made from, and the other's does not."""
     async with realm_of(
         tmp_path,
-        Serving(Engine("one"), (model("a"),)),
-        Serving(Engine("two"), (replace(model("b"), markings=("PERSONAL DATA",)),)),
+        ServedEngine(Engine("one"), (model("a"),)),
+        ServedEngine(Engine("two"), (replace(model("b"), markings=("PERSONAL DATA",)),)),
     ) as realm:
         caller = await caller_of(realm)
         labels = [(await realm.gateway.answer(request(caller, name, id=f"r{name}"))).label for name in ("a", "b")]
@@ -193,8 +193,8 @@ async def test_the_seal_of_each_can_be_looked_at(tmp_path: Path) -> None:
     """By its model's name; an adapter's is its model's, and without a name it is the first one's."""
     held = (LoadedAdapter(LAW.name, LAW.digest),)
     served = (
-        Serving(Engine("one"), (model("a"),)),
-        Serving(Engine("two", adapters=held), (model("echo"), LAW)),
+        ServedEngine(Engine("one"), (model("a"),)),
+        ServedEngine(Engine("two", adapters=held), (model("echo"), LAW)),
     )
     async with realm_of(tmp_path, *served) as realm:
         told = [realm.seal(name)["engine"]["name"] for name in (None, "a", "echo", "law")]

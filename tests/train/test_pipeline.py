@@ -22,7 +22,7 @@ from allod.train import pipeline, stages
 from allod.train.pipeline import PipelineStage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import read_recipe
-from allod.train.runs import Finished, RunFolder, open_run
+from allod.train.runs import FinishedStage, RunFolder, open_run
 
 PREDICATE: dict[str, JsonValue] = {
     "id": "training_1",
@@ -67,7 +67,7 @@ class Run:
         self.break_at = ""
         self.log = MemoryLog()
 
-    def go(self, asked: Recipe | None = None) -> dict[str, Finished]:
+    def go(self, asked: Recipe | None = None) -> dict[str, FinishedStage]:
         self.performed = []
         asked = asked or recipe()
         given: Mapping[str, list[Input]] = {

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import Gateway
 
 from allod.app.gateway.engine import ECHO_MODEL
-from allod.app.gateway.realm import Serving, run_realm
+from allod.app.gateway.realm import ServedEngine, run_realm
 from allod.app.home import load_settings
 from allod.engine.adapters.echo import EchoEngine
 from allod.web.admin.handlers import PREFIX
@@ -188,7 +188,7 @@ def presenting(wire: Wire, request_line: str, *lines: str) -> Reply:
 async def test_every_route_says_whose_key_it_needs(tmp_path: Path) -> None:
     """The whole table: a route that is added without a thought for its key is noticed here."""
     settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
-    async with run_realm(settings, Serving(EchoEngine(), (ECHO_MODEL,))) as realm:
+    async with run_realm(settings, ServedEngine(EchoEngine(), (ECHO_MODEL,))) as realm:
         made = await asyncio.to_thread(application, realm)
         found = {
             f"{method} {path.replace(settings.origin + '/', '').replace('{*}', '')}": route.needs

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from allod.app.gateway.engine import ECHO_MODEL
-from allod.app.gateway.realm import Serving, run_realm
+from allod.app.gateway.realm import ServedEngine, run_realm
 from allod.app.home import Home, load_settings
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import LoadedAdapter
@@ -29,7 +29,7 @@ Ask = Callable[..., Awaitable[tuple[int, Any]]]
 async def realm_with_adapters(tmp_path: Path) -> Any:
     settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
     engine = EchoEngine(adapters=tuple(LoadedAdapter(each.name, each.digest) for each in (LAW, MEDICINE)))
-    async with run_realm(settings, Serving(engine, (ECHO_MODEL, LAW, MEDICINE))) as realm:
+    async with run_realm(settings, ServedEngine(engine, (ECHO_MODEL, LAW, MEDICINE))) as realm:
         key = await asyncio.to_thread(Home(settings.home).local_key.read_text)
         app = await asyncio.to_thread(application, realm)
 

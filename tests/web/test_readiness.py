@@ -16,7 +16,7 @@ import pytest
 
 from allod.app.gateway import open_realm as opening
 from allod.app.gateway.engine import ECHO_MODEL
-from allod.app.gateway.realm import Realm, Serving, run_realm
+from allod.app.gateway.realm import Realm, ServedEngine, run_realm
 from allod.app.gateway.upkeep import NEWS_EVERY_S
 from allod.app.home import Home, load_settings
 from allod.core.errors import Unavailable
@@ -158,7 +158,7 @@ BROKEN: dict[str, Break] = {
 
 async def run(tmp_path: Path, test: Callable[[Client], Any], engine: Engine | None = None) -> None:
     settings = await asyncio.to_thread(load_settings, home=tmp_path / "home")
-    async with asyncio.timeout(30), run_realm(settings, Serving(engine or EchoEngine(), (ECHO_MODEL,))) as realm:
+    async with asyncio.timeout(30), run_realm(settings, ServedEngine(engine or EchoEngine(), (ECHO_MODEL,))) as realm:
         await test(Client(realm, await asyncio.to_thread(application, realm)))
 
 

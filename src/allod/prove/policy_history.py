@@ -25,7 +25,7 @@ class LoggedVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class PolicyHistory:
     """Every version, oldest first, and the tree that they were read from."""
 
     versions: tuple[LoggedVersion, ...]
@@ -48,7 +48,7 @@ class History:
         return [first, *later] if first else later
 
 
-def read_history(read: Read) -> History:
+def read_history(read: Read) -> PolicyHistory:
     """The policies of the log that `read` reads.
 
     Raises what `read` raises, and Invalid (`bad_history`) where versions do not follow from one another.
@@ -62,10 +62,10 @@ def read_history(read: Read) -> History:
             versions.append(LoggedVersion(number, version))
 
     log_read = read(see)
-    return History(tuple(versions), log_read)
+    return PolicyHistory(tuple(versions), log_read)
 
 
-def append_version(log: Log, history: History, version: PolicyVersion) -> LoggedVersion:
+def append_version(log: Log, history: PolicyHistory, version: PolicyVersion) -> LoggedVersion:
     """Append the version that follows `history`, which was read since `log` was opened. Raises Invalid
     (`bad_history`)."""
     _check_follows(history.versions, version)

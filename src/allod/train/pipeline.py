@@ -17,7 +17,7 @@ from allod.core.stages import ADAPTER_STAGES, MODEL_STAGES, SOURCES, StageRow
 from allod.core.statements.training import Input, key_of, stage_input
 from allod.train.recipe import CHANGES_NOTHING, Recipe
 from allod.train.recipe_reading import plain
-from allod.train.runs import Finished, RunFolder
+from allod.train.runs import FinishedStage, RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +76,15 @@ def run_pipeline(
     *,
     given: Mapping[str, Sequence[Input]],
     perform: Performer,
-    finished: Callable[[PipelineStage, Finished, bool], None],
+    finished: Callable[[PipelineStage, FinishedStage, bool], None],
     until: str = "",
-) -> dict[str, Finished]:
+) -> dict[str, FinishedStage]:
     """Run what is not done yet, in order, and tell `finished(stage, it, was_there_already)` of each.
 
     `recipe` is resolved. `given` are the inputs from outside the run, by stage: the sources of the first, the base
     model of an adapter. Ends after the stage `until`. Raises what a stage raises, and Invalid (`stage_changed`).
     """
-    done: dict[str, Finished] = {}
+    done: dict[str, FinishedStage] = {}
     for stage in stages_of(recipe):
         done[stage.name], was_there = _run_stage(stage, run, done=done, given=given, perform=perform)
         finished(stage, done[stage.name], was_there)
@@ -97,10 +97,10 @@ def _run_stage(
     stage: PipelineStage,
     run: RunFolder,
     *,
-    done: Mapping[str, Finished],
+    done: Mapping[str, FinishedStage],
     given: Mapping[str, Sequence[Input]],
     perform: Performer,
-) -> tuple[Finished, bool]:
+) -> tuple[FinishedStage, bool]:
     made = [
         stage_input(name, derivation=done[name].statement.derivation, files=done[name].statement.files)
         for name in stage.inputs

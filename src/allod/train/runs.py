@@ -47,7 +47,7 @@ _OF_THE_LOG = frozenset({"log_damaged", "no_log", "bad_bundle", "log_origin"})  
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedStage:
     """A stage that is done: its folder and what its manifest says."""
 
     folder: Path
@@ -65,7 +65,7 @@ class RunFolder:
         """Where a finished stage of this name is, or would be."""
         return self.path / name
 
-    def find(self, stage: str, key: str) -> Finished | None:
+    def find(self, stage: str, key: str) -> FinishedStage | None:
         """The stage, if it was finished with this key; every file of it is read and compared with its manifest.
 
         None where it is not there, or was made of something else. Raises Invalid where what is on disk is not what its
@@ -93,7 +93,7 @@ class RunFolder:
             if error.code in _OF_THE_LOG:
                 raise
             raise self._refusal(folder, f"the stage {stage} was not made here", "stage_unlogged", error) from error
-        return Finished(folder, statement)
+        return FinishedStage(folder, statement)
 
     def partial(self, stage: str, key: str, *, resumes: bool) -> Path:
         """The folder in which a stage is made. Empty, unless it `resumes` and was begun with the same key."""
@@ -104,7 +104,7 @@ class RunFolder:
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder
 
-    def finish(self, stage: str, predicate: Mapping[str, JsonValue]) -> Finished:
+    def finish(self, stage: str, predicate: Mapping[str, JsonValue]) -> FinishedStage:
         """Make the partial folder of `stage` the finished one. `predicate` is the statement's but for `derivation`.
 
         Raises Invalid for a stage that left nothing, or left something else than files: that is set aside.
@@ -135,7 +135,7 @@ class RunFolder:
         self.log.append([manifest])
         clear(ended, outputs)
         self._replace(stage, ended)
-        return Finished(self.stage(stage), statement)
+        return FinishedStage(self.stage(stage), statement)
 
     def _adopt(self, stage: str, key: str) -> None:
         """Take over a stage that was killed between its leaf and its name; back to its partial folder if that was

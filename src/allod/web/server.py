@@ -19,7 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from allod.app.gateway.engine import StartingEngine
-from allod.app.gateway.realm import Realm, Serving, run_realm
+from allod.app.gateway.realm import Realm, ServedEngine, run_realm
 from allod.app.home import Home
 from allod.core.deadlines import Deadlines
 from allod.core.files.whole import write_whole
@@ -40,7 +40,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 async def serve(settings: Settings, listener: socket.socket, engines: Sequence[StartingEngine]) -> None:
     """Open the realm while the engines start, then answer until SIGINT or SIGTERM. Raises AllodError when it cannot."""
-    async with run_realm(settings, *(Serving(each.engine, each.served) for each in engines)) as realm:
+    async with run_realm(settings, *(ServedEngine(each.engine, each.served) for each in engines)) as realm:
         gc.collect()  # while the engines still read their weights
         for each in engines:
             with say_whose(each.served[0].name, len(engines)):

@@ -23,7 +23,7 @@ from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, nation_digest
 from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import Policy, default_text, load_policy
-from allod.prove.policy_history import History, LoggedVersion, append_version, read_history
+from allod.prove.policy_history import PolicyHistory, LoggedVersion, append_version, read_history
 from allod.prove.receipts.from_log import bundle_for
 from allod.settings.tree import Settings
 
@@ -80,7 +80,7 @@ class Policies:
         stamp = self._log.stamp()
         return stamp is None or stamp != self._stamp
 
-    def history(self) -> History:
+    def history(self) -> PolicyHistory:
         """Every version, oldest first.
 
         Raises Invalid (`no_policy`) in a realm that never had one, and what the log's `read` raises.

@@ -28,7 +28,7 @@ from allod.settings.tree import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenRealm:
     """Open until `resources` is closed. `tier` is the highest that the site may handle, `policy` the one in force."""
 
     resources: ExitStack
@@ -47,7 +47,7 @@ class Opened:
     acceptances: Acceptances
 
 
-def open_realm(settings: Settings) -> Opened:
+def open_realm(settings: Settings) -> OpenRealm:
     """Open it all, made on first use; nothing is left open if something fails. Raises AllodError.
 
     What is there is checked before anything is made or changed: a start that is refused leaves the realm as it was.
@@ -82,7 +82,7 @@ def open_realm(settings: Settings) -> Opened:
         if not settings.tenants.database:  # no other gateway holds slices of it
             together = organization(store.read_setting(ORGANIZATION_MICROS))
             quotas.reclaim((*store.changes_since(0).tenants, *([together] if together else [])), now_ms())
-        return Opened(
+        return OpenRealm(
             nation=nation,
             tier=tier,
             store=store,

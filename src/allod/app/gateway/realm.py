@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
 from allod.app.gateway.meter import DayNames
-from allod.app.gateway.open_realm import Opened, open_realm
+from allod.app.gateway.open_realm import OpenRealm, open_realm
 from allod.app.gateway.policy_models import catalogue_models, describe_model
 from allod.app.gateway.receipts import ReceiptReader
 from allod.app.gateway.shares import Shares
@@ -42,7 +42,7 @@ class Realm:
     """One gateway with everything it needs, while it runs. Made by `run_realm`."""
 
     def __init__(
-        self, settings: Settings, opened: Opened, *, gateway: Gateway, upkeep: Upkeep, models: tuple[Model, ...]
+        self, settings: Settings, opened: OpenRealm, *, gateway: Gateway, upkeep: Upkeep, models: tuple[Model, ...]
     ) -> None:
         self.settings = settings
         self.gateway = gateway
@@ -119,7 +119,7 @@ class Realm:
         }
 
 
-class Serving(NamedTuple):
+class ServedEngine(NamedTuple):
     """An engine and what is served from it: a model, then the adapters that the engine holds over it."""
 
     engine: Engine
@@ -127,7 +127,7 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def run_realm(settings: Settings, *served: Serving) -> AsyncGenerator[Realm, None]:
+async def run_realm(settings: Settings, *served: ServedEngine) -> AsyncGenerator[Realm, None]:
     """Put the gateway in front of running engines, with everything it needs; close it all on the way out."""
     opened = await asyncio.to_thread(open_realm, settings)
     writer = LogWriter(opened.log, partial(deliver_in, asyncio.get_running_loop()))
@@ -148,7 +148,7 @@ async def run_realm(settings: Settings, *served: Serving) -> AsyncGenerator[Real
         await asyncio.to_thread(opened.resources.close)
 
 
-def _gateway(settings: Settings, opened: Opened, writer: LogWriter, served: Sequence[Serving]) -> Gateway:
+def _gateway(settings: Settings, opened: OpenRealm, writer: LogWriter, served: Sequence[ServedEngine]) -> Gateway:
     router = Router([_candidate(settings, serving) for serving in served])
     prices = {name: settings.prices.prices_of(name, model.base) for name, model in router.models.items()}
     return Gateway(
@@ -167,7 +167,7 @@ def _gateway(settings: Settings, opened: Opened, writer: LogWriter, served: Sequ
     )
 
 
-def _candidate(settings: Settings, serving: Serving) -> Candidate:
+def _candidate(settings: Settings, serving: ServedEngine) -> Candidate:
     """Each engine has turns of its own: who waits for one keeps nobody from another."""
     admission = Admission(
         num_running=serving.engine.info.slots,

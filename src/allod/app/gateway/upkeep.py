@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from allod.app.gateway.open_realm import Opened
+from allod.app.gateway.open_realm import OpenRealm
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.times import day_of, now_ms
 from allod.govern.tenancy.keys import KeyRing
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Upkeep:
     """Loops, each of which does its work in a thread: a slow ledger must not keep the keys from being current."""
 
-    def __init__(self, opened: Opened, *, keys: KeyRing, controls: Controls, allowance: Allowance) -> None:
+    def __init__(self, opened: OpenRealm, *, keys: KeyRing, controls: Controls, allowance: Allowance) -> None:
         self._opened = opened
         self._keys = keys
         self._controls = controls

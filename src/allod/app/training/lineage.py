@@ -19,7 +19,7 @@ from allod.model.releases.records import (
     TRAIN,
     VALIDATION,
     DocumentRecord,
-    Dropped,
+    DroppedDocument,
     SourceRecord,
     read_dropped,
     read_records,
@@ -153,7 +153,7 @@ class _Records:
         (packed,) = self._chain.stages_that_keep(DOCUMENTS_FILE)
         return read_records(self._lineage / packed / DOCUMENTS_FILE)
 
-    def read_dropped(self) -> dict[str, Mapping[str, Dropped]]:
+    def read_dropped(self) -> dict[str, Mapping[str, DroppedDocument]]:
         """By stage, what it dropped, and by which rule; nothing where no report of it was kept."""
         reports = {stage: self._lineage / stage / REPORT_FILE for stage in self._chain.stages_that_keep(REPORT_FILE)}
         return {stage: read_dropped(report) for stage, report in reports.items() if report.exists()}
@@ -170,7 +170,7 @@ class _Records:
         rules = self.read_dropped()
         return [self._trace(id_, splits.get(id_), rules) for id_ in sorted(wanted)]
 
-    def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, Dropped]]) -> Trace:
+    def _trace(self, id_: str, split: str | None, rules: Mapping[str, Mapping[str, DroppedDocument]]) -> Trace:
         name, digest = self._artefact.name, self._artefact.artefact_digest
         if split is not None:
             return Trace(name, digest, HELD_OUT if split == VALIDATION else LEARNT, id_)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from allod.app.training.prepared import Prepared
+from allod.app.training.prepared import PreparedRecipe
 from allod.app.training.surroundings import Surroundings
 from allod.core.stages import ROWS
 from allod.train.energy import EnergyMeter
@@ -15,7 +15,7 @@ from allod.train.sources.collect import SourcePlaces, collect
 
 def perform(
     around: Surroundings,
-    prepared: Prepared,
+    prepared: PreparedRecipe,
     stage: str,
     *,
     inputs: Mapping[str, Path],

@@ -22,7 +22,7 @@ from allod.train.sources.collect import content_digests
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRecipe:
     """`recipe` as its stages are given it. `inputs` are what stages take from outside, by stage, as their statements
     name it; `folders` what they may read there, by what it is; `digests` of the sources' content."""
 
@@ -32,7 +32,7 @@ class Prepared:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def prepare(around: Surroundings, recipe: Recipe) -> Prepared:
+def prepare(around: Surroundings, recipe: Recipe) -> PreparedRecipe:
     """Write into the recipe what a run fills in, and fetch and check what it adapts."""
     identifiers = around.nation.identifiers  # what is personal is the nation's to say
     recipe = replace(recipe, clean=replace(recipe.clean, identifiers=identifiers))
@@ -48,7 +48,7 @@ def prepare(around: Surroundings, recipe: Recipe) -> Prepared:
         folders[BASE] = _fetch_base(around, entry)
         outside[BASE] = [_base_input(entry)]
     inputs = {name: outside[row.takes] for name, row in ROWS.items() if row.takes in outside}
-    return Prepared(recipe, inputs, folders, digests)
+    return PreparedRecipe(recipe, inputs, folders, digests)
 
 
 def _source_inputs(recipe: Recipe, digests: Mapping[str, str]) -> list[Input]:

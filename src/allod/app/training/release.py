@@ -83,7 +83,7 @@ from allod.train.sources.licences import check_licence
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class NewRelease:
     """A release: `digest` is of the file that is served, `entry` the number of its statement in the log."""
 
     name: str
@@ -95,7 +95,7 @@ class Released:
     entry: int
 
 
-def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progress, last_stage: str = "") -> Released:
+def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progress, last_stage: str = "") -> NewRelease:
     """Release what the run in `run_folder` made. Doing it again changes nothing. `last_stage` says which of two
     exports is meant where a folder has both.
 
@@ -122,7 +122,7 @@ def release(settings: Settings, run_folder: Path, *, now_ms: int, report: Progre
     kept.check(key.public)
     logged = log.append(run.digest, kept.stages(), kept.statement_beside)
     artefact = logged.artefact
-    return Released(
+    return NewRelease(
         artefact.name, artefact.kind, artefact.artefact_digest, artefact.derivation, target, artefact.id, logged.entry
     )
 

@@ -14,11 +14,11 @@ from typing import Any
 from allod.app.artefacts.log import ArtefactsLog
 from allod.app.gateway.clock import clock_of_realm
 from allod.app.training.performing import perform
-from allod.app.training.prepared import Prepared, prepare
-from allod.app.training.release import Released, release
+from allod.app.training.prepared import PreparedRecipe, prepare
+from allod.app.training.release import NewRelease, release
 from allod.app.training.site_jobs import Machines
 from allod.app.training.stage_predicate import measurement, predicate_of
-from allod.app.training.surroundings import Surroundings, Told, TrainOptions, surroundings_of
+from allod.app.training.surroundings import Surroundings, RunCallbacks, TrainOptions, surroundings_of
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.fleet.preflight.checks import PreflightFinding, RunRequirements, Severity, SourceTerms
@@ -30,7 +30,7 @@ from allod.train.pipeline import PipelineStage, run_pipeline, stages_of
 from allod.train.recipe import Recipe
 from allod.train.recipe_reading import name_file
 from allod.train.resolving import PROBE, is_resolved, read_recorded, record, resolve_by
-from allod.train.runs import Finished, open_run
+from allod.train.runs import FinishedStage, open_run
 from allod.train.sources.collect import check_sources
 from allod.train.stage_task import StageFacts
 
@@ -38,16 +38,16 @@ RELEASE = "release"
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
     """What a run came to. `released` is None where the run was to end earlier."""
 
     recipe: Recipe
     folder: Path
-    stages: Mapping[str, Finished]
-    released: Released | None
+    stages: Mapping[str, FinishedStage]
+    released: NewRelease | None
 
 
-def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop: Callable[[], bool]) -> Trained:
+def train(settings: Settings, options: TrainOptions, told: RunCallbacks, *, should_stop: Callable[[], bool]) -> TrainingResult:
     """Run what of the recipe is not done yet, and release it.
 
     Raises Invalid for a recipe, source or stage that is wrong, Denied for an evaluation below its gate, Unavailable
@@ -71,7 +71,7 @@ def train(settings: Settings, options: TrainOptions, told: Told, *, should_stop:
         if not options.until or options.until == RELEASE:
             last = stages_of(recipe)[-1].name
             released = release(settings, folder, now_ms=clock.now_ms(), report=told.progress, last_stage=last)
-    return Trained(recipe, folder, stages, released)
+    return TrainingResult(recipe, folder, stages, released)
 
 
 def _requested_recipe(options: TrainOptions) -> Recipe:
@@ -131,13 +131,13 @@ def _measure(around: Surroundings, given: Recipe) -> tuple[Recipe, StageFacts]:
     folder = around.run.path / ".probe"
     folder.mkdir(exist_ok=True, mode=0o700)
     meter = EnergyMeter()
-    result = perform(around, Prepared(given), PROBE, inputs={}, output=folder, meter=meter)
+    result = perform(around, PreparedRecipe(given), PROBE, inputs={}, output=folder, meter=meter)
     resolved = resolve_by(given, result.facts)
     around.run.log.append([measurement(around, given, resolved, result, meter)])
     return resolved, result.facts
 
 
-def run_stages(around: Surroundings, prepared: Prepared) -> dict[str, Finished]:
+def run_stages(around: Surroundings, prepared: PreparedRecipe) -> dict[str, FinishedStage]:
     """Every stage that is not done yet."""
 
     def make(stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path) -> Mapping[str, JsonValue]:
@@ -164,7 +164,7 @@ def _warn_of_unused(found: Sequence[str], machines: Machines) -> list[PreflightF
     return [PreflightFinding("gpus", Severity.NOTED, reason)]
 
 
-def as_rows(trained: Trained) -> list[dict[str, Any]]:
+def as_rows(trained: TrainingResult) -> list[dict[str, Any]]:
     """The stages as plain values, for `--json`."""
     return [
         {

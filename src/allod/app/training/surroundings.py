@@ -17,7 +17,7 @@ from allod.settings.files import load_site
 from allod.settings.tree import Settings
 from allod.train.pipeline import PipelineStage
 from allod.train.recipe import Recipe
-from allod.train.runs import Finished, RunFolder
+from allod.train.runs import FinishedStage, RunFolder
 from allod.train.stage_task import StageProgress
 
 
@@ -46,13 +46,13 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RunCallbacks:
     """Where the run tells what happens: progress, the preflight's findings, each stage once it is done."""
 
     progress: StageProgress
     findings: Callable[[Sequence[PreflightFinding]], None]
     resolved: Callable[[Recipe], None]
-    stage: Callable[[PipelineStage, Finished, bool], None]
+    stage: Callable[[PipelineStage, FinishedStage, bool], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Surroundings:
 
     settings: Settings
     options: TrainOptions
-    told: Told
+    told: RunCallbacks
     run: RunFolder
     clock: Clock
     nation: Nation
@@ -78,7 +78,7 @@ class Surroundings:
 def surroundings_of(
     settings: Settings,
     options: TrainOptions,
-    told: Told,
+    told: RunCallbacks,
     *,
     run: RunFolder,
     clock: Clock,

@@ -20,7 +20,7 @@ from allod.core.shown_text import make_plain
 from allod.fleet.preflight.checks import PreflightFinding, Severity
 from allod.train.pipeline import PipelineStage, stages_of
 from allod.train.recipe import Recipe
-from allod.train.runs import Finished
+from allod.train.runs import FinishedStage
 from allod.train.stage_task import StageProgress
 
 # What of a stage's measurements a person wants to see, and how to say it.
@@ -101,15 +101,15 @@ def _stop_wish() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _quiet(progress: StageProgress) -> Told:
-    return Told(progress=progress, findings=lambda _: None, resolved=lambda _: None, stage=lambda *_: None)
+def _quiet(progress: StageProgress) -> RunCallbacks:
+    return RunCallbacks(progress=progress, findings=lambda _: None, resolved=lambda _: None, stage=lambda *_: None)
 
 
 class _StatusLines:
     """What is said on the way: what was found, what will be made, one line a stage."""
 
     def __init__(self, progress: StageProgress) -> None:
-        self.told = Told(progress=progress, findings=self._findings, resolved=self._recipe, stage=self._stage)
+        self.told = RunCallbacks(progress=progress, findings=self._findings, resolved=self._recipe, stage=self._stage)
         self._began = time.monotonic()
 
     def _findings(self, findings: Sequence[PreflightFinding]) -> None:
@@ -121,7 +121,7 @@ class _StatusLines:
         what = f"adapter of {recipe.adapt.base}" if recipe.adapt.base else f"size {recipe.size}, {recipe.steps:,} steps"
         print(f"{recipe.name}: {what}, seed {recipe.seed}; {' → '.join(s.name for s in stages_of(recipe))} → release")
 
-    def _stage(self, stage: PipelineStage, finished: Finished, was_there: bool) -> None:
+    def _stage(self, stage: PipelineStage, finished: FinishedStage, was_there: bool) -> None:
         took_s, self._began = time.monotonic() - self._began, time.monotonic()
         measured = finished.statement.predicate["measured"]
         facts = [form.format(_figure(measured[name])) for name, form in _SHOWN.items() if name in measured]
@@ -138,7 +138,7 @@ def _figure(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else make_plain(str(value), limit=32)
 
 
-def _say_end(trained: Trained) -> None:
+def _say_end(trained: TrainingResult) -> None:
     released = trained.released
     if released is None:
         print(f"ended as asked; {trained.folder} holds what was made")
@@ -148,7 +148,7 @@ def _say_end(trained: Trained) -> None:
     print(f"look back: allod model show {released.name}")
 
 
-def _as_json(trained: Trained) -> dict[str, object]:
+def _as_json(trained: TrainingResult) -> dict[str, object]:
     released = trained.released
     return {
         "name": trained.recipe.name,

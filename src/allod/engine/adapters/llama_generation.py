@@ -23,7 +23,7 @@ from allod.engine.adapters.llama_wire import (
     Event,
     Slot,
     Timings,
-    Used,
+    TokenUsage,
     openai_logprobs,
     read_events,
     read_refusal,
@@ -89,7 +89,7 @@ class Generation:
         """
         texts, most = self._texts, self.max_tokens
         num_before = num_texts = len(texts)
-        used: Used | Timings | None = None
+        used: TokenUsage | Timings | None = None
         for event in events:
             timings = event.timings
             if event.usage is not None and used is not None:

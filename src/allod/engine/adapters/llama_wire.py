@@ -42,7 +42,7 @@ class CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: Count = 0
 
 
-class Used(msgspec.Struct, gc=False):
+class TokenUsage(msgspec.Struct, gc=False):
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
     prompt_tokens_details: CachedTokens | None = None
@@ -61,7 +61,7 @@ class Timings(msgspec.Struct, gc=False):
     predicted_n: Count = 0
 
     def counts(self) -> tuple[int, int, int]:
-        """As those of `Used`."""
+        """As those of `TokenUsage`."""
         return self.cache_n + self.prompt_n, self.predicted_n, self.cache_n
 
 
@@ -83,7 +83,7 @@ class Event(msgspec.Struct, gc=False):
     """One event of a streamed answer, or the body of a refusal."""
 
     choices: list[Choice] = []
-    usage: Used | None = None
+    usage: TokenUsage | None = None
     timings: Timings | None = None
     prompt_progress: Progress | None = None
     error: Failure | None = None
@@ -105,7 +105,7 @@ class _Vector(msgspec.Struct):
 
 class _Vectors(msgspec.Struct):
     data: list[_Vector]
-    usage: Used | None = None
+    usage: TokenUsage | None = None
 
 
 _events = msgspec.json.Decoder(Event)

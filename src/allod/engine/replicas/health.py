@@ -36,7 +36,7 @@ class Process(NamedTuple):
     is_at_work: bool = True
 
 
-class Watched(Protocol):
+class WatchedEngine(Protocol):
     """What is asked of an engine. `heard_s`: when it last said anything, by the loop's clock."""
 
     is_stuck: bool
@@ -54,7 +54,7 @@ class Health:
     it may compute elsewhere, where the kernel does not see it."""
 
     def __init__(
-        self, engine: Watched, pid: int, deadlines: Deadlines, *, spare_bytes: int, has_accelerators: bool = False
+        self, engine: WatchedEngine, pid: int, deadlines: Deadlines, *, spare_bytes: int, has_accelerators: bool = False
     ) -> None:
         self._engine = engine
         self._process = Path(f"/proc/{pid}")

@@ -27,7 +27,7 @@ from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import make_plain
 from allod.core.times import now_ms
 from allod.engine.engine import Engine, EngineInfo, Perimeter, Tally
-from allod.engine.replicas.health import Health, Watched
+from allod.engine.replicas.health import Health, WatchedEngine
 from allod.engine.replicas.passing import in_passing
 from allod.model.store import check_digest, digest_of_file, silent
 from allod.seal.ahead import Ahead
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 
-class StartedEngine(Engine, Watched, Protocol):
+class StartedEngine(Engine, WatchedEngine, Protocol):
     """What asks a process that was started."""
 
     info: EngineInfo

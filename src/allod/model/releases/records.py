@@ -54,7 +54,7 @@ class DocumentRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class DroppedDocument:
     """Why a document was dropped, and the id of the one that stays instead of it, where there is one."""
 
     rule: str
@@ -99,11 +99,11 @@ def read_records(path: Path) -> Iterator[DocumentRecord]:
                 raise _refusal(path, f"line {number} is no document") from error
 
 
-def read_dropped(path: Path) -> Mapping[str, Dropped]:
+def read_dropped(path: Path) -> Mapping[str, DroppedDocument]:
     """The documents that a stage dropped, by id, from its report.json. Raises Invalid (`bad_record`)."""
     report = read_json(path)
     try:
-        return {_text(row["id"]): Dropped(_text(row["rule"]), _text(row.get("of", ""))) for row in report["dropped"]}
+        return {_text(row["id"]): DroppedDocument(_text(row["rule"]), _text(row.get("of", ""))) for row in report["dropped"]}
     except (LookupError, TypeError, AttributeError) as error:
         raise _refusal(path, "it does not say what was dropped") from error
 

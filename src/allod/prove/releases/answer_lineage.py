@@ -43,14 +43,14 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class FollowedModel:
     """One model or adapter of the answer, followed to its sources."""
 
     release: CheckedRelease
     steps: tuple[Step, ...]
 
 
-def follow_answer(report: Report, trust: Trust, paths: RealmPaths) -> Iterator[Followed]:
+def follow_answer(report: Report, trust: Trust, paths: RealmPaths) -> Iterator[FollowedModel]:
     """Follow each adapter that took part in a verified receipt's answer, then the model.
 
     Raises VerificationError with the step, whose code is `lineage_unknown` where the model was not released here.
@@ -75,7 +75,7 @@ def follow_answer(report: Report, trust: Trust, paths: RealmPaths) -> Iterator[F
 
 def _follow(
     digest: str, releases: Releases, *, key: VerifierKey, trust: Trust, paths: RealmPaths, number: int
-) -> Followed:
+) -> FollowedModel:
     logged = releases.of(digest)
     if logged is None:
         raise _not_released(digest, number)
@@ -87,7 +87,7 @@ def _follow(
         trainings=releases.trainings,
         first_step=number + 1,
     )
-    return Followed(release, (step, *release.steps))
+    return FollowedModel(release, (step, *release.steps))
 
 
 def _models_key(paths: RealmPaths, number: int) -> ModelPublicKey:

@@ -77,7 +77,7 @@ def _any_damage_told() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedState:
     """Where the log stood: its size, where its last tree head starts and ends, and the partial tiles."""
 
     size: int
@@ -105,7 +105,7 @@ class Index:
             raise
         self._reading = threading.Lock()
 
-    def save(self, entries: Iterable[tuple[str, int, int]], batches: Iterable[tuple[int, int]], saved: Saved) -> None:
+    def save(self, entries: Iterable[tuple[str, int, int]], batches: Iterable[tuple[int, int]], saved: SavedState) -> None:
         """Add rows (id, leaf, offset) and (first leaf, offset), and move `saved` on, all or nothing.
 
         An id that is there already keeps its first leaf. Raises sqlite3.Error.
@@ -126,7 +126,7 @@ class Index:
                     cursor.execute("rollback")
                 raise
 
-    def load(self) -> Saved | None:
+    def load(self) -> SavedState | None:
         """What the last `save` left. Raises sqlite3.Error for a broken file."""
         with _any_damage_told():
             row = self._write.execute("select size, head, end from state").fetchone()
@@ -135,7 +135,7 @@ class Index:
             return None
         if not _are_numbers(row) or {*map(type, edges)} - {bytes}:
             raise sqlite3.DatabaseError("its state is none")
-        return Saved(row[0], row[1], row[2], edges)
+        return SavedState(row[0], row[1], row[2], edges)
 
     def find(self, receipt_id: str) -> FramePosition | None:
         """Where the entry with this id is. Raises Unavailable (`log_derived`)."""

@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     receipt_id: str
 
 
-class Appended(NamedTuple):
+class AppendedBatch(NamedTuple):
     """Where a batch is: the number of its first entry, and the size of the first signed tree that holds it."""
 
     leaf: int
@@ -101,7 +101,7 @@ class Log:
         """Entries that the index has yet to be told of."""
         return len(self._state.fresh)
 
-    def append(self, entries: Sequence[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> Appended:
+    def append(self, entries: Sequence[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> AppendedBatch:
         """Append a batch, each an `Entry` or beginning as one: one write, one signature, one fdatasync.
 
         `ahead` as in `SegmentFile.append`. Raises Unavailable, and then nothing was added.
@@ -117,7 +117,7 @@ class Log:
         first = state.head.size
         with self._changing:
             state.advance(growth, head, note, head_offset=head_offset)
-        return Appended(first, head.size)
+        return AppendedBatch(first, head.size)
 
     def make_room(self, num_bytes: int) -> None:
         """Make sure that a batch of so many bytes can be appended now. Raises Unavailable while it cannot."""

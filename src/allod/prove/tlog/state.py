@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from allod.prove.formats.merkle import Frontier, leaf_hashes
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Index, FramePosition, Saved
+from allod.prove.tlog.index import Index, FramePosition, SavedState
 from allod.prove.tlog.segment import FRAME_BYTES, MAGIC
 from allod.prove.tlog.tiles import Tiles, write_derived
 
@@ -58,7 +58,7 @@ class LogState:
         return cls(Tiles(directory), frontier, TreeHead(origin, 0, frontier.root()))
 
     @classmethod
-    def resume(cls, directory: Path, saved: Saved, note: str) -> LogState:
+    def resume(cls, directory: Path, saved: SavedState, note: str) -> LogState:
         """From the index, for the caller to compare with the signed `note`. Raises Invalid."""
         tiles = Tiles(directory, saved.size, saved.edges)
         return cls(tiles, tiles.frontier(), TreeHead.of_signed(note), note, saved.head, saved.end)
@@ -78,7 +78,7 @@ class LogState:
     def flush(self, index: Index, directory: Path) -> None:
         """Bring the derived files up to here. Raises sqlite3.Error and OSError, and then nothing is lost."""
         self.tiles.write_out()
-        saved = Saved(self.head.size, self.head_offset, self.end, tuple(map(bytes, self.tiles.edges)))
+        saved = SavedState(self.head.size, self.head_offset, self.end, tuple(map(bytes, self.tiles.edges)))
         index.save(((key, *position) for key, position in self.fresh.items()), self.fresh_batches, saved)
         self.fresh, self.fresh_batches = {}, []  # only now: a reader looks here first, then in the index
         write_derived(directory / "checkpoint", self.note.encode())

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.statements.receipt import MAX_STATEMENT_BYTES
-from allod.prove.tlog.log import Appended, Log
+from allod.prove.tlog.log import AppendedBatch, Log
 
-Outcome = Appended | AllodError
+Outcome = AppendedBatch | AllodError
 Done = Callable[[Outcome], None]
 Deliver = Callable[[list[Done], Outcome], None]
 _Waiting = tuple[bytes, str, Done]

@@ -41,7 +41,7 @@ class LearningPace:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class SizeChoice:
     """What was chosen, and from what."""
 
     size: str
@@ -57,7 +57,7 @@ def choose(minutes: float, paces: Mapping[str, LearningPace]) -> tuple[str, int]
     return size, max(MIN_STEPS, round(minutes * 60 * pace.tokens_per_second / pace.tokens_per_step))
 
 
-def measure(minutes: float, recipe: Recipe) -> Resolved:
+def measure(minutes: float, recipe: Recipe) -> SizeChoice:
     """Try the sizes from the smallest up until one does not fit; the one that the recipe asks for, if it does."""
     paces: dict[str, LearningPace] = {}
     for size in LADDER if recipe.size == "auto" else (recipe.size,):
@@ -66,7 +66,7 @@ def measure(minutes: float, recipe: Recipe) -> Resolved:
         if not _fits(minutes, paces[size]):
             break
     size, steps = choose(minutes, paces)
-    return Resolved(size, steps, paces)
+    return SizeChoice(size, steps, paces)
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, dict[str, int | float | str | None]]:

@@ -28,12 +28,12 @@ from allod.train.outputs import remove
 from allod.train.recipe import Recipe, Source
 from allod.train.sealed_stage import StageResult
 from allod.train.sources.bounds import BOUNDS
-from allod.train.sources.content import Counted, content_digest, read_members, row_of
+from allod.train.sources.content import TextAmount, content_digest, read_members, row_of
 from allod.train.sources.fetch import Package, download, read_package
 from allod.train.sources.files import Files, path_of
 from allod.train.sources.kinds import reader_of
 from allod.train.sources.licences import check_licence
-from allod.train.sources.unpacked import Unpacked
+from allod.train.sources.unpacked import UnpackedFiles
 from allod.train.stage_task import Limits, StageProgress
 
 MAX_NAMED = 10  # files that were not read, of a source
@@ -63,7 +63,7 @@ class _HeldSource:
     """What a source holds, where it is, and the archive that it was in, if any."""
 
     path: Path
-    members: Files | Unpacked
+    members: Files | UnpackedFiles
     archive: Path | None = None
 
 
@@ -213,7 +213,7 @@ def _check_read(recipe: Recipe, digests: Mapping[str, str], record: Path) -> Non
                     code="source_changed",
                     hint="start again once nobody writes to it",
                 )
-            counted = Counted(int(row["num_documents"]), int(row["num_bytes"]))
+            counted = TextAmount(int(row["num_documents"]), int(row["num_bytes"]))
             if row != row_of(source, digests[source.name], counted):
                 raise ValueError("the row is another source's")
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:

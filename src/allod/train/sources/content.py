@@ -14,20 +14,20 @@ from allod.core.canonical import JsonValue, canonical_json
 from allod.core.digests import sha256_hex
 from allod.train.recipe import Source
 from allod.train.sources.files import Files
-from allod.train.sources.unpacked import Unpacked
+from allod.train.sources.unpacked import UnpackedFiles
 
 
 @dataclass(slots=True)
-class Counted:
+class TextAmount:
     """How much text."""
 
     documents: int = 0
     bytes: int = 0
 
 
-def read_members(source: Source, path: Path) -> Files | Unpacked:
+def read_members(source: Source, path: Path) -> Files | UnpackedFiles:
     """Its members by path: files of its own at `path`, or what was unpacked there. Raises Invalid."""
-    return Files(source, path) if source.path else Unpacked(path)
+    return Files(source, path) if source.path else UnpackedFiles(path)
 
 
 def content_digest(members: Mapping[str, bytes]) -> str:
@@ -36,7 +36,7 @@ def content_digest(members: Mapping[str, bytes]) -> str:
     return sha256_hex(canonical_json(rows))
 
 
-def row_of(source: Source, sha256: str, counted: Counted) -> JsonValue:
+def row_of(source: Source, sha256: str, counted: TextAmount) -> JsonValue:
     """What `sources.json` says of a source."""
     return {
         "name": source.name,

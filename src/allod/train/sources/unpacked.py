@@ -26,7 +26,7 @@ def write_unpacked(folder: Path, members: Mapping[str, bytes], unread: Mapping[s
     (folder / _LIST).write_text(json.dumps({"members": sizes, "unread": dict(unread)}))
 
 
-class Unpacked(Mapping[str, bytes]):
+class UnpackedFiles(Mapping[str, bytes]):
     """The members by path, each cut out when it is asked for. Raises Invalid (`archive_damaged`, `bad_folder`) for what
     was not left as `write_unpacked` leaves it."""
 

@@ -46,7 +46,7 @@ def run(work: StageTask) -> StageFacts:
     """Drop the duplicates among the documents of the stage before. Raises Unavailable (`interrupted`)."""
     (folder,) = work.inputs.values()
     held_out = HeldOut(work.recipe)
-    seen = Seen(work.recipe.dedupe)
+    seen = DuplicateFinder(work.recipe.dedupe)
     duplicates: dict[str, Duplicate] = {}
     first = (document for document in read_documents(folder) if document in held_out)
     then = (document for document in read_documents(folder) if document not in held_out)
@@ -83,7 +83,7 @@ def _report_each(work: StageTask, documents: Iterator[Document]) -> Iterator[Doc
         yield document
 
 
-class Seen:
+class DuplicateFinder:
     """Documents that stay, and whether another one says the same as one of them."""
 
     def __init__(self, options: Dedupe) -> None:

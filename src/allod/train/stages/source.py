@@ -13,7 +13,7 @@ from allod.core.errors import Invalid
 from allod.train.corpus.documents import Document, DocumentWriter, new_document
 from allod.train.recipe import Source
 from allod.train.sources.bounds import BOUNDS
-from allod.train.sources.content import Counted, content_digest, read_members, row_of
+from allod.train.sources.content import TextAmount, content_digest, read_members, row_of
 from allod.train.sources.kinds import reader_of
 from allod.train.stage_task import StageFacts, StageTask
 from allod.train.stopping import stop_if_asked
@@ -27,7 +27,7 @@ def run(work: StageTask) -> StageFacts:
     Raises Invalid for documents that are not in order, and for more text than is taken.
     """
     rows: list[JsonValue] = []
-    total = Counted()
+    total = TextAmount()
     sources = work.recipe.sources
     with DocumentWriter(work.output) as writer, (work.output / "index.jsonl").open("wb") as index:
         for number, source in enumerate(sources):
@@ -48,12 +48,12 @@ def _read(
     source: Source,
     members: Mapping[str, bytes],
     *,
-    before: Counted,
+    before: TextAmount,
     into: tuple[DocumentWriter, IO[bytes]],
-) -> Counted:
+) -> TextAmount:
     """Write the documents of one source; how much there was of it."""
     writer, index = into
-    counted = Counted()
+    counted = TextAmount()
     for document in _documents(source, members):
         if counted.documents % _LOOK_EVERY == 0:
             stop_if_asked(work)
@@ -66,7 +66,7 @@ def _read(
     return counted
 
 
-def _check_bounds(source: Source, counted: Counted, before: Counted) -> None:
+def _check_bounds(source: Source, counted: TextAmount, before: TextAmount) -> None:
     """Raise Invalid for more than is taken of one source, or of it and those `before`."""
     limit = BOUNDS.package_bytes if source.package else BOUNDS.folder_bytes
     if counted.bytes > limit:
