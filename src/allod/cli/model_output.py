@@ -1,4 +1,4 @@
-"""How `allod model show` tells of a model: from what is served, through every stage, to every source."""
+"""What `allod model show` prints of a model: from what is served, through every stage, to every source."""
 
 from __future__ import annotations
 

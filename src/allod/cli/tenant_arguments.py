@@ -1,4 +1,4 @@
-"""The words in which a tenant's label, scope, share, quotas and budgets are said on the command line."""
+"""Command-line arguments for a tenant's label, scope, share, quotas and budgets, and how these are printed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_WORDS = ("any", "none")
 
 
 def add_changes(part: argparse.ArgumentParser) -> None:
-    """The words for everything that can be set."""
+    """Add the arguments for everything that can be set."""
     label = part.add_argument_group("what its requests carry if they say nothing (lists: A,B; any)")
     label.add_argument("--tier", help="as the nation calls it")
     label.add_argument("--markings", type=_some_words, metavar="A,B")

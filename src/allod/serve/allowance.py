@@ -15,7 +15,7 @@ from allod.govern.metering.quotas import Cost, NeedsLease, Quotas, Reservation
 from allod.govern.tenancy.tenants import Tenant
 from allod.serve.request import Request
 
-MAX_LEASES = 8  # each brings what lacks, unless others take it in the same moment
+MAX_LEASES = 8  # for one request: what one lease brings, other requests may take before it can be held
 TOKENS_PER_MESSAGE = 8  # what a chat template adds
 
 

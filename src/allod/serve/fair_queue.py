@@ -92,7 +92,7 @@ class FairQueue:
         self._last: Line | None = None
 
     def rank(self, line: Line) -> float:
-        """What orders the lines, lowest first. It may fall only in `charge`."""
+        """Lines are served by this, lowest first. Only `charge` may lower it."""
         return line.counter
 
     def lines(self) -> Iterator[Line]:

@@ -92,14 +92,14 @@ def _run(task_json: dict[str, Any], package: str, *, voice: Voice, should_stop: 
     stage = task_json["stage"]
     if stage not in ROWS:
         raise Invalid(f"there is no stage {stage!r}", code="unknown_stage")
-    work = StageTask(
+    task = StageTask(
         recipe=read_recipe(task_json["recipe"], where="the recipe of the run"),
         inputs={name: Path(folder) for name, folder in task_json["inputs"].items()},
         output=Path(task_json["output"]),
         report=voice.report,
         should_stop=should_stop,
     )
-    facts: StageFacts = importlib.import_module(f"{package}.{stage}").run(work)
+    facts: StageFacts = importlib.import_module(f"{package}.{stage}").run(task)
     return facts
 
 

@@ -6,7 +6,7 @@ from allod.core.errors import Unavailable
 from allod.train.stage_task import StageTask
 
 
-def stop_if_asked(work: StageTask) -> None:
+def stop_if_asked(task: StageTask) -> None:
     """Raise Unavailable (`interrupted`) once the machine is wanted back. Cheap enough for every document."""
-    if work.should_stop():
+    if task.should_stop():
         raise Unavailable("stopped because the machine was wanted back", code="interrupted")

@@ -1,4 +1,4 @@
-"""The stages that run inside the seal, one module each: `run(work) -> StageFacts`. Their order: `core/stages.py`.
+"""The stages that run inside the seal, one module each: `run(task) -> StageFacts`. Their order: `core/stages.py`.
 
 source.py     documents of the recipe's sources              clean.py      normalised, dropped, redacted
 dedupe.py     of those that say the same, the first          tokenizer.py  byte-level BPE

@@ -29,28 +29,28 @@ WARM_UP_STEPS = 4
 MAX_NORM = 1.0  # of the gradient
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes the adapter as peft reads it, `documents.jsonl`, `losses.jsonl`, `curve.png` and `evaluation.json`; and
     `base.json`, the shape of what it is over.
 
-    `work.inputs["base"]` holds `weights.gguf`. Raises Invalid (`base_not_read`, `corpus_too_small`, `loss_not_finite`),
+    `task.inputs["base"]` holds `weights.gguf`. Raises Invalid (`base_not_read`, `corpus_too_small`, `loss_not_finite`),
     Denied (`evaluation_below_gate`) where the held-out loss did not fall as the recipe wants, Unavailable
     (`interrupted`).
     """
     torch.set_num_threads(1)
-    options = work.recipe.adapt
-    work.report("reading the base model", 0, 0)
-    base = Base(work.inputs["base"])
-    texts = _texts(work, base)
+    options = task.recipe.adapt
+    task.report("reading the base model", 0, 0)
+    base = Base(task.inputs["base"])
+    texts = _texts(task, base)
     sample = HeldOutSample(texts.validation, options.context)
-    before = _measure(work, sample, base.logits)
-    adapter = LoraAdapter(base, options.base, rank=options.rank, seed=work.recipe.seed)
-    losses = list(_learn(work, adapter, texts.train.windows(options.context)))
-    after = _measure(work, sample, adapter.logits)
-    weights = adapter.save(work.output)
-    write_curve(losses, work.output, tokens_per_step=options.batch * options.context)
-    texts.write(work.output / "documents.jsonl")
-    (work.output / "base.json").write_bytes(canonical_json(base.shape()) + b"\n")
+    before = _measure(task, sample, base.logits)
+    adapter = LoraAdapter(base, options.base, rank=options.rank, seed=task.recipe.seed)
+    losses = list(_learn(task, adapter, texts.train.windows(options.context)))
+    after = _measure(task, sample, adapter.logits)
+    weights = adapter.save(task.output)
+    write_curve(losses, task.output, tokens_per_step=options.batch * options.context)
+    texts.write(task.output / "documents.jsonl")
+    (task.output / "base.json").write_bytes(canonical_json(base.shape()) + b"\n")
     figures = {
         "loss_before": before,
         "loss_after": after,
@@ -64,7 +64,7 @@ def run(work: StageTask) -> StageFacts:
         "num_tokens": sample.num_tokens,
         "weights": digest_of_bytes(weights.read_bytes()),
     }
-    (work.output / "evaluation.json").write_bytes(canonical_json(evaluation) + b"\n")
+    (task.output / "evaluation.json").write_bytes(canonical_json(evaluation) + b"\n")
     _check_gate(options, before, after)
     return {
         **figures,
@@ -74,14 +74,14 @@ def run(work: StageTask) -> StageFacts:
     }
 
 
-def _texts(work: StageTask, base: Base) -> Texts:
+def _texts(task: StageTask, base: Base) -> Texts:
     texts = Texts()
-    held_out = HeldOut(work.recipe)
+    held_out = HeldOut(task.recipe)
 
     def documents() -> Iterator[Document]:
-        for number, document in enumerate(read_documents(work.inputs["dedupe"])):
-            stop_if_asked(work)
-            work.report("documents", number, 0)
+        for number, document in enumerate(read_documents(task.inputs["dedupe"])):
+            stop_if_asked(task)
+            task.report("documents", number, 0)
             yield document
 
     texts.add_all(documents(), base.encode, held_out.__contains__)
@@ -94,22 +94,22 @@ def _texts(work: StageTask, base: Base) -> Texts:
     return texts
 
 
-def _measure(work: StageTask, sample: HeldOutSample, logits: Logits) -> float:
+def _measure(task: StageTask, sample: HeldOutSample, logits: Logits) -> float:
     def report(done: int) -> None:
-        stop_if_asked(work)
-        work.report("measuring on held-out text", done, len(sample.windows))
+        stop_if_asked(task)
+        task.report("measuring on held-out text", done, len(sample.windows))
 
     return sample.loss(logits, report)
 
 
-def _learn(work: StageTask, adapter: LoraAdapter, windows: Tensor) -> Iterator[float]:
+def _learn(task: StageTask, adapter: LoraAdapter, windows: Tensor) -> Iterator[float]:
     """The loss of each step. Every window comes once, in an order that follows from the seed alone, then all again."""
-    options = work.recipe.adapt
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(work.recipe.seed))
+    options = task.recipe.adapt
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(task.recipe.seed))
     optimiser = torch.optim.AdamW(adapter.parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
     for step in range(options.steps):
-        stop_if_asked(work)
-        work.report("adapting", step, options.steps)
+        stop_if_asked(task)
+        task.report("adapting", step, options.steps)
         rows = torch.arange(step * options.batch, (step + 1) * options.batch) % len(windows)
         batch = windows[order[rows]]
         loss = next_token_loss(adapter.logits(batch[:, :-1]), batch[:, 1:])

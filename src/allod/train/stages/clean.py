@@ -35,20 +35,20 @@ class _Tally:
     dropped: list[tuple[str, str]] = field(default_factory=list)  # id, rule
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Clean the documents of the stage `source`.
 
     Raises Invalid (`language_unknown`, `nothing_left`) and Unavailable (`interrupted`).
     """
-    options = work.recipe.clean
+    options = task.recipe.clean
     _check_languages(options.languages)
     redactor = Redactor(options.identifiers)
     tally = _Tally()
-    with DocumentWriter(work.output) as writer:
-        for number, document in enumerate(read_documents(work.inputs["source"])):
+    with DocumentWriter(task.output) as writer:
+        for number, document in enumerate(read_documents(task.inputs["source"])):
             if number % _REPORT_EVERY == 0:
-                work.report("cleaning documents", number, 0)
-                stop_if_asked(work)
+                task.report("cleaning documents", number, 0)
+                stop_if_asked(task)
             if cleaned := _clean(document, options, tally):
                 if options.redact:
                     cleaned = replace(cleaned, text=redactor.redact(cleaned.text))
@@ -61,7 +61,7 @@ def run(work: StageTask) -> StageFacts:
             code="nothing_left",
             hint=f"dropped by {_by_rule(tally)}; look at clean.min_bytes and clean.languages of the recipe",
         )
-    (work.output / "report.json").write_bytes(canonical_json(_report(tally, redactor)))
+    (task.output / "report.json").write_bytes(canonical_json(_report(tally, redactor)))
     return _facts(tally, redactor)
 
 

@@ -42,19 +42,19 @@ class Duplicate(NamedTuple):
     of: str
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Drop the duplicates among the documents of the stage before. Raises Unavailable (`interrupted`)."""
-    (folder,) = work.inputs.values()
-    held_out = HeldOut(work.recipe)
-    seen = DuplicateFinder(work.recipe.dedupe)
+    (folder,) = task.inputs.values()
+    held_out = HeldOut(task.recipe)
+    seen = DuplicateFinder(task.recipe.dedupe)
     duplicates: dict[str, Duplicate] = {}
     first = (document for document in read_documents(folder) if document in held_out)
     then = (document for document in read_documents(folder) if document not in held_out)
-    for document in _report_each(work, chain(first, then)):
+    for document in _report_each(task, chain(first, then)):
         if found := seen.duplicate(document, is_held_out=document in held_out):
             duplicates[document.id] = found
     num_documents = num_bytes = num_bytes_kept = 0
-    with DocumentWriter(work.output) as writer:
+    with DocumentWriter(task.output) as writer:
         for document in read_documents(folder):
             length = len(document.text.encode("utf-8"))
             num_documents += 1
@@ -71,15 +71,15 @@ def run(work: StageTask) -> StageFacts:
     }
     dropped: list[JsonValue] = [duplicate._asdict() for duplicate in duplicates.values()]
     report: JsonValue = {**numbers, "by_rule": {rule: counts[rule] for rule in _RULES}, "dropped": dropped}
-    (work.output / "report.json").write_bytes(canonical_json(report))
+    (task.output / "report.json").write_bytes(canonical_json(report))
     return {**numbers, **{f"num_{rule}": counts[rule] for rule in _RULES}}
 
 
-def _report_each(work: StageTask, documents: Iterator[Document]) -> Iterator[Document]:
+def _report_each(task: StageTask, documents: Iterator[Document]) -> Iterator[Document]:
     for number, document in enumerate(documents):
         if number % _REPORT_EVERY == 0:
-            work.report("comparing documents", number, 0)
-            stop_if_asked(work)
+            task.report("comparing documents", number, 0)
+            stop_if_asked(task)
         yield document
 
 

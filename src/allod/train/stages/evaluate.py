@@ -35,24 +35,24 @@ MAX_HELD_OUT_TOKENS = 1 << 22
 MAX_QUESTION_FILES = 64
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes `evaluation.json`.
 
     Raises Denied (`evaluation_below_gate`) where the recipe sets a gate that is not passed, Invalid where nothing is
     held out (`nothing_held_out`) or a question file is wrong (`questions_invalid`, `questions_missing`), Unavailable
     (`interrupted`).
     """
-    files = _question_files(work)
+    files = _question_files(task)
     with join_ranks() as ranks:
-        figures = _measure(work, load_model(_weights(work)).eval().to(ranks.device), files)
+        figures = _measure(task, load_model(_weights(task)).eval().to(ranks.device), files)
     gates = gates_of(
-        work.recipe.evaluate,
+        task.recipe.evaluate,
         bits_per_byte=figures.bits_per_byte,
         cloze=figures.cloze,
         choices=[score for _, score in figures.choices],
         recalls=figures.recalls,
     )
-    _write(work, figures, gates)
+    _write(task, figures, gates)
     check_gates(gates)  # after the file is written: who looks into the unfinished stage finds all figures
     return {
         "bits_per_byte": figures.bits_per_byte,
@@ -73,25 +73,25 @@ class _Figures:
     choices: Sequence[tuple[QuestionFile, Score]]
 
 
-def _weights(work: StageTask) -> Path:
+def _weights(task: StageTask) -> Path:
     """The folder of the weights that would be released."""
-    return work.inputs["tune" if work.recipe.tune.steps else "pretrain"]
+    return task.inputs["tune" if task.recipe.tune.steps else "pretrain"]
 
 
-def _measure(work: StageTask, network: Network, files: Sequence[QuestionFile]) -> _Figures:
-    tokenizer = Tokenizer.load(work.inputs["tokenizer"])
-    held_out = read_held_out_text(work.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
-    planted, controls = read_canaries(work.inputs["pack"])
+def _measure(task: StageTask, network: Network, files: Sequence[QuestionFile]) -> _Figures:
+    tokenizer = Tokenizer.load(task.inputs["tokenizer"])
+    held_out = read_held_out_text(task.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
+    planted, controls = read_canaries(task.inputs["pack"])
     parts = iter(range(3 + len(files)))
 
     def begin(what: str) -> None:
-        stop_if_asked(work)
-        work.report(f"evaluating: {what}", next(parts), 3 + len(files))
+        stop_if_asked(task)
+        task.report(f"evaluating: {what}", next(parts), 3 + len(files))
 
     begin("held-out text")
     bits_per_byte = held_out.bits_per_byte(network)
     begin("cloze")
-    cloze = answer(network, tokenizer, _cloze(work))
+    cloze = answer(network, tokenizer, _cloze(task))
     begin("canaries")
     recalls = measure_recall(network, tokenizer, planted=planted, controls=controls)
     choices = []
@@ -101,7 +101,7 @@ def _measure(work: StageTask, network: Network, files: Sequence[QuestionFile]) -
     return _Figures(held_out, bits_per_byte, cloze, recalls, choices)
 
 
-def _write(work: StageTask, figures: _Figures, gates: Sequence[Gate]) -> None:
+def _write(task: StageTask, figures: _Figures, gates: Sequence[Gate]) -> None:
     text = figures.held_out
     evaluation: dict[str, JsonValue] = {
         "weights": digest_of_hex(digest_of_plain_file(_weights(work) / WEIGHTS)),
@@ -115,7 +115,7 @@ def _write(work: StageTask, figures: _Figures, gates: Sequence[Gate]) -> None:
         "canaries": [_recall(recall) for recall in figures.recalls],
         "gates": [_gate(gate) for gate in gates],
     }
-    (work.output / EVALUATION).write_bytes(canonical_json(evaluation) + b"\n")
+    (task.output / EVALUATION).write_bytes(canonical_json(evaluation) + b"\n")
 
 
 def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[ChoiceQuestion]) -> Score:
@@ -133,19 +133,19 @@ def answer(network: Network, tokenizer: Tokenizer, questions: Sequence[ChoiceQue
     return score_answers(questions, chosen)
 
 
-def _cloze(work: StageTask) -> list[ChoiceQuestion]:
-    held_out = HeldOut(work.recipe)
-    documents = (document for document in read_documents(work.inputs["dedupe"]) if document in held_out)
-    return cloze_questions(documents, count=work.recipe.evaluate.num_cloze)
+def _cloze(task: StageTask) -> list[ChoiceQuestion]:
+    held_out = HeldOut(task.recipe)
+    documents = (document for document in read_documents(task.inputs["dedupe"]) if document in held_out)
+    return cloze_questions(documents, count=task.recipe.evaluate.num_cloze)
 
 
-def _question_files(work: StageTask) -> list[QuestionFile]:
+def _question_files(task: StageTask) -> list[QuestionFile]:
     """Our own, then those of the recipe, in the order of their names."""
     paths = sorted(SHIPPED.glob("*.json"))
-    if work.recipe.evaluate.questions:
-        if "questions" not in work.inputs:
+    if task.recipe.evaluate.questions:
+        if "questions" not in task.inputs:
             raise Invalid("the recipe's question files were not given to the stage", code="questions_missing")
-        paths += sorted(work.inputs["questions"].glob("*.json"))
+        paths += sorted(task.inputs["questions"].glob("*.json"))
     if len(paths) > MAX_QUESTION_FILES:
         raise Invalid(f"more than {MAX_QUESTION_FILES} question files", code="questions_invalid")
     files = [read_questions(path) for path in paths]

@@ -41,22 +41,22 @@ EXPORT = "export.json"
 F16 = "f16"
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes the safetensors set, `<name>-<kind>.gguf` for f16 and every kind of the recipe, and `export.json`.
 
     Raises Invalid: `quantise_unsupported`; `tokenizer_mismatch` where the engine reads one text otherwise than the
     tokenizer; `weights_mismatch` where it thinks otherwise of held-out tokens than the network.
     """
-    recipe = work.recipe
-    network = load_model(work.inputs["tune" if recipe.tune.steps else "pretrain"])
+    recipe = task.recipe
+    network = load_model(task.inputs["tune" if recipe.tune.steps else "pretrain"])
     for kind in kinds_of(recipe):
         check_kind(kind, network.shape)
-    keys = history_keys(work.inputs["evaluate"], recipe.name)
-    tokenizer = Tokenizer.load(work.inputs["tokenizer"])
-    _write_set(work, network, tokenizer, keys)
-    trial = _trial(work, network, tokenizer)
-    files = [_export(work, trial, kind, keys) for kind in kinds_of(recipe)]
-    (work.output / EXPORT).write_bytes(canonical_json(trial.report(files)) + b"\n")
+    keys = history_keys(task.inputs["evaluate"], recipe.name)
+    tokenizer = Tokenizer.load(task.inputs["tokenizer"])
+    _write_set(task, network, tokenizer, keys)
+    trial = _trial(task, network, tokenizer)
+    files = [_export(task, trial, kind, keys) for kind in kinds_of(recipe)]
+    (task.output / EXPORT).write_bytes(canonical_json(trial.report(files)) + b"\n")
     return {
         "bits_per_token": trial.bits,
         **{f"bits_per_token_{file['kind']}": str(file["bits_per_token"]) for file in files},
@@ -99,44 +99,44 @@ class _Trial:
         }
 
 
-def _trial(work: StageTask, network: Network, tokenizer: Tokenizer) -> _Trial:
-    pack = work.inputs["pack"]
+def _trial(task: StageTask, network: Network, tokenizer: Tokenizer) -> _Trial:
+    pack = task.inputs["pack"]
     sample = sample_of(pack, context=network.shape.context)
-    work.report("measuring f32", 0, 0)
+    task.report("measuring f32", 0, 0)
     return _Trial(
         network=network,
         tokenizer=tokenizer,
-        tokenizer_folder=work.inputs["tokenizer"],
+        tokenizer_folder=task.inputs["tokenizer"],
         sample=sample,
         texts=texts_to_read(pack, tokenizer),
         surprises=network_surprises(network, sample),
     )
 
 
-def _write_set(work: StageTask, network: Network, tokenizer: Tokenizer, keys: dict[str, str]) -> None:
+def _write_set(task: StageTask, network: Network, tokenizer: Tokenizer, keys: dict[str, str]) -> None:
     """What transformers and vLLM read."""
     ends = {
         "bos_token_id": tokenizer.end_of_text,
         "eos_token_id": [tokenizer.im_end, tokenizer.end_of_text],
         "pad_token_id": tokenizer.end_of_text,
     }
-    write_tensors(tensors_to_write(network), work.output / WEIGHTS, metadata={"format": "pt", **keys})
-    _write_json(work.output / CONFIG, {**config(network.shape), **ends})
-    _write_json(work.output / GENERATION_CONFIG, ends)
+    write_tensors(tensors_to_write(network), task.output / WEIGHTS, metadata={"format": "pt", **keys})
+    _write_json(task.output / CONFIG, {**config(network.shape), **ends})
+    _write_json(task.output / GENERATION_CONFIG, ends)
     for name in (TOKENIZER, TOKENIZER_CONFIG):
-        shutil.copyfile(work.inputs["tokenizer"] / name, work.output / name)
+        shutil.copyfile(task.inputs["tokenizer"] / name, task.output / name)
 
 
-def _export(work: StageTask, trial: _Trial, kind: str, keys: dict[str, str]) -> dict[str, JsonValue]:
+def _export(task: StageTask, trial: _Trial, kind: str, keys: dict[str, str]) -> dict[str, JsonValue]:
     """Write one GGUF file and try it. Returns what `export.json` says of it."""
-    stop_if_asked(work)
-    work.report(f"writing {kind}", 0, 0)
-    path = work.output / f"{work.recipe.name}-{kind}.gguf"
-    texts = {"general.name": work.recipe.name, "general.license": _licence(work.recipe), **keys}
+    stop_if_asked(task)
+    task.report(f"writing {kind}", 0, 0)
+    path = task.output / f"{task.recipe.name}-{kind}.gguf"
+    texts = {"general.name": task.recipe.name, "general.license": _licence(task.recipe), **keys}
     network = trial.network
     write_model(path, network.shape, _tensors(network), trial.tokenizer_folder, kind=kind, keys=texts)
     read_header(path)
-    work.report(f"trying {kind}", 0, 0)
+    task.report(f"trying {kind}", 0, 0)
     with TrialEngine(path, context=network.shape.context + 1, threads=torch.get_num_threads()) as engine:
         check_tokens(engine, trial.tokenizer, trial.texts)
         surprises = engine_surprises(engine, trial.sample)

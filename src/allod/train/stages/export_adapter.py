@@ -32,17 +32,17 @@ _PLAIN: Mapping[str, Any] = {  # what the engine's own LoRA can do, in peft's wo
 }
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes `adapter.gguf`, in f32, and `export.json`.
 
     Reads what `adapt` left: the adapter in peft's two files, and `base.json` with the heads of its base. Where
-    `work.inputs["base"]` holds `weights.gguf`, the engine loads the adapter over it. Raises Invalid
+    `task.inputs["base"]` holds `weights.gguf`, the engine loads the adapter over it. Raises Invalid
     (`adapter_unsupported`) for what no engine would load as it was learnt, `engine_refused` if it does not.
     """
-    folder, path = work.inputs["adapt"], work.output / ADAPTER
+    folder, path = task.inputs["adapt"], task.output / ADAPTER
     learnt, base = _config(folder), _read(folder / "base.json")
-    keys = history_keys(folder, work.recipe.name)
-    texts = {"general.name": work.recipe.name, **keys}
+    keys = history_keys(folder, task.recipe.name)
+    texts = {"general.name": task.recipe.name, **keys}
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="numpy") as file:
             tensors: Tensors = {name: partial(file.get_tensor, name) for name in sorted(file.keys())}
@@ -58,11 +58,11 @@ def run(work: StageTask) -> StageFacts:
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise _refusal(f"it cannot be read: {error}") from error
     header = read_header(path, is_adapter=True)
-    if "base" in work.inputs:
-        TrialEngine(work.inputs["base"] / "weights.gguf", context=_CONTEXT, adapter=path).close()
+    if "base" in task.inputs:
+        TrialEngine(task.inputs["base"] / "weights.gguf", context=_CONTEXT, adapter=path).close()
     digest = digest_of_plain_file(path)
     told: dict[str, JsonValue] = {"file": path.name, "kind": "f32", "sha256": digest, "bytes": path.stat().st_size}
-    (work.output / EXPORT).write_bytes(canonical_json({"base": keys.get(BASE), "files": [told]}) + b"\n")
+    (task.output / EXPORT).write_bytes(canonical_json({"base": keys.get(BASE), "files": [told]}) + b"\n")
     return {"rank": learnt["r"], "parameters": header.num_parameters}
 
 

@@ -21,17 +21,17 @@ from allod.train.stopping import stop_if_asked
 _REPORT_EVERY = 100  # documents
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Keep the documents that the recipe wants. Raises Invalid (`nothing_left`) and Unavailable (`interrupted`)."""
-    (folder,) = work.inputs.values()
-    wanted, held_out = _Wanted(work), HeldOut(work.recipe)
+    (folder,) = task.inputs.values()
+    wanted, held_out = _Wanted(task), HeldOut(task.recipe)
     dropped: list[tuple[str, str]] = []
     num_documents = num_bytes_kept = 0
-    with DocumentWriter(work.output) as writer:
+    with DocumentWriter(task.output) as writer:
         for document in read_documents(folder):
             if num_documents % _REPORT_EVERY == 0:
-                work.report("filtering documents", num_documents, 0)
-                stop_if_asked(work)
+                task.report("filtering documents", num_documents, 0)
+                stop_if_asked(task)
             num_documents += 1
             rule = None if document in held_out else wanted.fault_of(document)
             if rule:
@@ -43,16 +43,16 @@ def run(work: StageTask) -> StageFacts:
     if len(dropped) == num_documents:
         raise Invalid("the filter left no document", code="nothing_left", hint=f"dropped by {by_rule}")
     rows: list[JsonValue] = [{"id": id_, "rule": rule} for id_, rule in dropped]
-    (work.output / REPORT_FILE).write_bytes(canonical_json({"by_rule": by_rule, "dropped": rows}))
+    (task.output / REPORT_FILE).write_bytes(canonical_json({"by_rule": by_rule, "dropped": rows}))
     return {"num_documents": num_documents, "num_bytes": num_bytes_kept, "dropped": len(dropped)}
 
 
 class _Wanted:
     """What the recipe wants of a document."""
 
-    def __init__(self, work: StageTask) -> None:
-        self._options: Filter = work.recipe.tables["filter"]
-        self._licences = {source.name: source.licence for source in work.recipe.sources}
+    def __init__(self, task: StageTask) -> None:
+        self._options: Filter = task.recipe.tables["filter"]
+        self._licences = {source.name: source.licence for source in task.recipe.sources}
         self._words = {word.lower() for word in self._options.words}
 
     def fault_of(self, document: Document) -> str | None:

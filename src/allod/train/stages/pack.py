@@ -39,28 +39,28 @@ BATCH_CHARACTERS = 1 << 22  # of texts that are encoded together
 _SPILL = ".spill"  # a name with a dot is no output
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes the shards of both splits, `documents.jsonl`, `pack.json` and `canaries.json`.
 
     Raises Invalid where nothing is left to train on (`no_documents`), and where a name that the recipe holds out is
     no document's (`held_out_unknown`).
     """
-    _empty(work.output)
-    tokenizer = Tokenizer.load(work.inputs["tokenizer"])
+    _empty(task.output)
+    tokenizer = Tokenizer.load(task.inputs["tokenizer"])
     dtype = token_dtype(tokenizer.vocab)
-    spill_folder = work.output / _SPILL
+    spill_folder = task.output / _SPILL
     spill_folder.mkdir()
-    with ExitStack() as stack, (work.output / DOCUMENTS).open("wb") as lines:
+    with ExitStack() as stack, (task.output / DOCUMENTS).open("wb") as lines:
         spills = {split: stack.enter_context(closing(Spill(spill_folder, split, dtype=dtype))) for split in SPLITS}
-        _encode(work, tokenizer, spills)
+        _encode(task, tokenizer, spills)
         if not len(spills["train"]):
             raise Invalid("no document is left to train on", code="no_documents")
         for spill in spills.values():
-            _write_split(work, spill, lines, dtype=dtype)
+            _write_split(task, spill, lines, dtype=dtype)
     shutil.rmtree(spill_folder)
-    write_canaries(work.output, work.recipe)
+    write_canaries(task.output, task.recipe)
     pack = _pack(tokenizer, spills, dtype=dtype)
-    write_pack(work.output, pack)
+    write_pack(task.output, pack)
     return {
         "vocab": pack.vocab,
         "num_documents": pack.num_train_documents,
@@ -70,13 +70,13 @@ def run(work: StageTask) -> StageFacts:
     }
 
 
-def _encode(work: StageTask, tokenizer: Tokenizer, spills: Mapping[Split, Spill]) -> None:
+def _encode(task: StageTask, tokenizer: Tokenizer, spills: Mapping[Split, Spill]) -> None:
     """Encode everything into the spills."""
-    held_out = HeldOut(work.recipe)
+    held_out = HeldOut(task.recipe)
     ids = set[str]()  # of the held-out ones
-    planted = canary_documents(canaries_to_plant(work.recipe))
-    for batch in _batches(chain(read_documents(work.inputs["dedupe"]), planted)):
-        stop_if_asked(work)
+    planted = canary_documents(canaries_to_plant(task.recipe))
+    for batch in _batches(chain(read_documents(task.inputs["dedupe"]), planted)):
+        stop_if_asked(task)
         for document, tokens in zip(batch, tokenizer.encode_batch([each.text for each in batch]), strict=True):
             is_held_out = document in held_out
             if is_held_out:
@@ -86,10 +86,10 @@ def _encode(work: StageTask, tokenizer: Tokenizer, spills: Mapping[Split, Spill]
                 document.sha256,
                 [*tokens, tokenizer.end_of_text],
                 num_bytes=len(document.text.encode()),
-                rank=0 if is_held_out else _rank(document, work.recipe.seed),
+                rank=0 if is_held_out else _rank(document, task.recipe.seed),
             )
-        work.report("documents", sum(len(spill) for spill in spills.values()), 0)
-    _check_held_out(work.recipe, ids)
+        task.report("documents", sum(len(spill) for spill in spills.values()), 0)
+    _check_held_out(task.recipe, ids)
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -124,14 +124,14 @@ def _check_held_out(recipe: Recipe, ids: set[str]) -> None:
                 )
 
 
-def _write_split(work: StageTask, spill: Spill, lines: IO[bytes], *, dtype: str) -> None:
+def _write_split(task: StageTask, spill: Spill, lines: IO[bytes], *, dtype: str) -> None:
     """The shards and the lines of one split."""
-    with closing(ShardWriter(work.output, spill.split, dtype=dtype, tokens_per_shard=TOKENS_PER_SHARD)) as shards:
+    with closing(ShardWriter(task.output, spill.split, dtype=dtype, tokens_per_shard=TOKENS_PER_SHARD)) as shards:
         for number, (document, tokens) in enumerate(spill.read(), start=1):
-            stop_if_asked(work)
+            stop_if_asked(task)
             shards.append(tokens)
             lines.write(write_line(document))
-            work.report(f"{spill.split} documents", number, len(spill))
+            task.report(f"{spill.split} documents", number, len(spill))
 
 
 def _pack(tokenizer: Tokenizer, spills: Mapping[Split, Spill], *, dtype: str) -> Pack:

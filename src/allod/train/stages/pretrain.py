@@ -36,25 +36,25 @@ MAX_VALIDATION_TOKENS = 1 << 20
 LAST_STEPS = 20  # whose mean is the final loss
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes `weights.safetensors`, `config.json`, `losses.jsonl` and `curve.png`.
 
     Raises Invalid where the corpus is too small, the ranks cannot share a step, or a loss is not finite; Unavailable
     (`interrupted`) when asked to stop, after what was learnt is saved.
     """
-    corpus = Shards(work.inputs["pack"], "train")
-    shape = shape_of(work.recipe.size, vocab=corpus.pack.vocab, context=work.recipe.pretrain.context)
+    corpus = Shards(task.inputs["pack"], "train")
+    shape = shape_of(task.recipe.size, vocab=corpus.pack.vocab, context=task.recipe.pretrain.context)
     with join_ranks() as ranks:
-        learner = Learner(shape, plan_of(work.recipe, shape, corpus), ranks, seed=work.recipe.seed)
-        checkpoints = Checkpoints(work.output / CHECKPOINTS, _key(work), ranks)
+        learner = Learner(shape, plan_of(task.recipe, shape, corpus), ranks, seed=task.recipe.seed)
+        checkpoints = Checkpoints(task.output / CHECKPOINTS, _key(task), ranks)
         begun_s = used_s(ranks.device)
-        num_steps = _learn(work, learner, checkpoints)
+        num_steps = _learn(task, learner, checkpoints)
         measured = _measure(learner, num_steps, used_s(ranks.device) - begun_s)
         network = whole_network(learner.network)
         if ranks.is_leader:
-            save_model(network, work.output)
-            write_curve(learner.losses.tolist(), work.output, tokens_per_step=learner.plan.batches.tokens_per_step)
-            measured["bits_per_byte"] = _validate(network.to(ranks.device), work.inputs["pack"])
+            save_model(network, task.output)
+            write_curve(learner.losses.tolist(), task.output, tokens_per_step=learner.plan.batches.tokens_per_step)
+            measured["bits_per_byte"] = _validate(network.to(ranks.device), task.inputs["pack"])
         checkpoints.remove()
         return measured
 
@@ -87,14 +87,14 @@ def sections_of(corpus: Shards, mixture: Sequence[str]) -> tuple[Section, ...]:
     return tuple(sections[name] for name in mixture)
 
 
-def _learn(work: StageTask, learner: Learner, checkpoints: Checkpoints) -> int:
+def _learn(task: StageTask, learner: Learner, checkpoints: Checkpoints) -> int:
     """Make the steps that are left to make. Returns how many those were."""
     steps, tokens = learner.plan.schedule.steps, learner.plan.batches.tokens_per_step
     begin = checkpoints.load(learner.state)
     saved_s = time.monotonic()
     for step in range(begin, steps):
-        due = time.monotonic() - saved_s >= work.recipe.pretrain.checkpoint_every_s
-        stop, save = learner.ranks.reduce_any(work.should_stop(), due)
+        due = time.monotonic() - saved_s >= task.recipe.pretrain.checkpoint_every_s
+        stop, save = learner.ranks.reduce_any(task.should_stop(), due)
         if stop or save:
             checkpoints.save(step, learner.state)
             saved_s = time.monotonic()
@@ -105,18 +105,18 @@ def _learn(work: StageTask, learner: Learner, checkpoints: Checkpoints) -> int:
                 hint="start the same run again: it goes on from there",
             )
         loss = learner.learn(step)
-        work.report(f"pretraining, loss {loss:.2f}", (step + 1) * tokens, steps * tokens)
+        task.report(f"pretraining, loss {loss:.2f}", (step + 1) * tokens, steps * tokens)
     return steps - begin
 
 
-def _key(work: StageTask) -> str:
+def _key(task: StageTask) -> str:
     """What a checkpoint belongs to: everything that the weights depend on, but not how many ranks there are."""
-    recipe = work.recipe
+    recipe = task.recipe
     parts: dict[str, JsonValue] = {
         "context": recipe.pretrain.context,
         "goldfish_k": recipe.pretrain.goldfish_k,
         "mixture": list(recipe.pretrain.mixture),
-        "pack": sha256_hex((work.inputs["pack"] / FILES).read_bytes()),
+        "pack": sha256_hex((task.inputs["pack"] / FILES).read_bytes()),
         "seed": recipe.seed,
         "size": recipe.size,
         "steps": recipe.steps,

@@ -6,7 +6,7 @@ from allod.train.learning.probe import resolve
 from allod.train.stage_task import StageFacts, StageTask
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes nothing. `size` and `steps` among the facts are what the recipe is resolved with."""
-    _, facts = resolve(work.recipe)
+    _, facts = resolve(task.recipe)
     return facts

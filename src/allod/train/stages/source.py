@@ -21,30 +21,30 @@ from allod.train.stopping import stop_if_asked
 _LOOK_EVERY = 100  # documents
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Write the documents, `sources.json` and `index.jsonl`.
 
     Raises Invalid for documents that are not in order, and for more text than is taken.
     """
     rows: list[JsonValue] = []
     total = TextAmount()
-    sources = work.recipe.sources
-    with DocumentWriter(work.output) as writer, (work.output / "index.jsonl").open("wb") as index:
+    sources = task.recipe.sources
+    with DocumentWriter(task.output) as writer, (task.output / "index.jsonl").open("wb") as index:
         for number, source in enumerate(sources):
-            work.report(f"reading {source.name}", number, len(sources))
-            members = read_members(source, work.inputs[source.name])
+            task.report(f"reading {source.name}", number, len(sources))
+            members = read_members(source, task.inputs[source.name])
             digest = content_digest(members)
-            counted = _read(work, source, members, before=total, into=(writer, index))
+            counted = _read(task, source, members, before=total, into=(writer, index))
             rows.append(row_of(source, digest, counted))
             total.documents += counted.documents
             total.bytes += counted.bytes
-    (work.output / "sources.json").write_bytes(canonical_json(rows))
-    work.report("documents read", len(sources), len(sources))
+    (task.output / "sources.json").write_bytes(canonical_json(rows))
+    task.report("documents read", len(sources), len(sources))
     return {"num_sources": len(rows), "num_documents": total.documents, "num_bytes": total.bytes}
 
 
 def _read(
-    work: StageTask,
+    task: StageTask,
     source: Source,
     members: Mapping[str, bytes],
     *,
@@ -56,7 +56,7 @@ def _read(
     counted = TextAmount()
     for document in _documents(source, members):
         if counted.documents % _LOOK_EVERY == 0:
-            stop_if_asked(work)
+            stop_if_asked(task)
         num_bytes = len(document.text.encode("utf-8"))
         counted.documents += 1
         counted.bytes += num_bytes

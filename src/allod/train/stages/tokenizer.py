@@ -17,14 +17,14 @@ from allod.train.stopping import stop_if_asked
 DOCUMENTS_AT_ONCE = 64  # waiting in memory while others are counted
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes `tokenizer.json` and `tokenizer_config.json`.
 
     The vocabulary is smaller than the recipe's where the documents have no more pairs to merge. Raises Invalid
     (`no_documents`, `corpus_too_small`).
     """
-    vocab = work.recipe.tokenizer.vocab
-    texts = _Texts(work)
+    vocab = task.recipe.tokenizer.vocab
+    texts = _Texts(task)
     learner = rustbpe.Tokenizer()
     learner.train_from_iterator(
         iter(texts), vocab_size=vocab - len(SPECIAL_TOKENS), buffer_size=DOCUMENTS_AT_ONCE, pattern=SPLIT
@@ -34,7 +34,7 @@ def run(work: StageTask) -> StageFacts:
     tokens, merges = vocabulary(bytes(token) for token, _ in learner.get_mergeable_ranks())
     if not merges:
         raise Invalid("the documents hold no two bytes to merge", code="corpus_too_small")
-    write_tokenizer(work.output, tokens, merges)
+    write_tokenizer(task.output, tokens, merges)
     return {
         "vocab": len(tokens) + len(SPECIAL_TOKENS),
         "num_documents": texts.num_documents,
@@ -78,18 +78,18 @@ def _merge(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
 class _Texts:
     """The texts to learn from, counted as they pass."""
 
-    def __init__(self, work: StageTask) -> None:
-        self._work = work
+    def __init__(self, task: StageTask) -> None:
+        self._task = task
         self.num_documents = 0
         self.num_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
-        held_out = HeldOut(self._work.recipe)
-        for document in read_documents(self._work.inputs["dedupe"]):
-            stop_if_asked(self._work)
+        held_out = HeldOut(self._task.recipe)
+        for document in read_documents(self._task.inputs["dedupe"]):
+            stop_if_asked(self._task)
             if document in held_out:
                 continue
             self.num_documents += 1
             self.num_bytes += len(document.text.encode())
-            self._work.report("documents", self.num_documents, 0)
+            self._task.report("documents", self.num_documents, 0)
             yield document.text

@@ -45,23 +45,23 @@ EXAMPLES = "examples.json"
 LOSSES = "losses.jsonl"
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Writes the tuned `weights.safetensors` and `config.json`, `losses.jsonl` and `examples.json`.
 
     Raises Invalid where the documents yield no example (`no_examples`) or the loss is not finite (`loss_not_finite`),
     Unavailable (`interrupted`) when it was asked to stop.
     """
-    tokenizer = Tokenizer.load(work.inputs["tokenizer"])
-    held_out = read_held_out_text(work.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
+    tokenizer = Tokenizer.load(task.inputs["tokenizer"])
+    held_out = read_held_out_text(task.inputs["pack"], max_tokens=MAX_HELD_OUT_TOKENS)
     with join_ranks() as ranks:
-        network = load_model(work.inputs["pretrain"]).to(ranks.device)
-        examples = _examples(work, context=network.shape.context)
+        network = load_model(task.inputs["pretrain"]).to(ranks.device)
+        examples = _examples(task, context=network.shape.context)
         rows = chat_rows(examples, tokenizer, context=network.shape.context)
         before = held_out.bits_per_byte(network)
-        losses = _learn(work, network, rows)
+        losses = _learn(task, network, rows)
         after = held_out.bits_per_byte(network)
-    save_model(network, work.output)
-    _write(work, examples, rows, losses)
+    save_model(network, task.output)
+    _write(task, examples, rows, losses)
     return {
         "steps": len(losses),
         "examples": rows.num_examples,
@@ -73,27 +73,27 @@ def run(work: StageTask) -> StageFacts:
     }
 
 
-def _examples(work: StageTask, *, context: int) -> list[Example]:
+def _examples(task: StageTask, *, context: int) -> list[Example]:
     """As many as fill the steps once. Never of a held-out document: these are what is measured on."""
-    held_out = HeldOut(work.recipe)
-    documents = (document for document in read_documents(work.inputs["dedupe"]) if document not in held_out)
-    tokens = work.recipe.tune.steps * _num_rows(context) * context
+    held_out = HeldOut(task.recipe)
+    documents = (document for document in read_documents(task.inputs["dedupe"]) if document not in held_out)
+    tokens = task.recipe.tune.steps * _num_rows(context) * context
     count = min(MAX_EXAMPLES, tokens // EXAMPLE_TOKENS)
-    return choose_examples(documents, count=count, seed=work.recipe.seed)
+    return choose_examples(documents, count=count, seed=task.recipe.seed)
 
 
-def _learn(work: StageTask, network: Network, rows: ChatRows) -> list[float]:
+def _learn(task: StageTask, network: Network, rows: ChatRows) -> list[float]:
     """Tune `network` in place. Returns the loss of every step."""
-    steps, seed = work.recipe.tune.steps, work.recipe.seed
+    steps, seed = task.recipe.tune.steps, task.recipe.seed
     schedule = Schedule(steps, warm_up=WARM_UP, decay=DECAY)
     optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    batches = _Batches(rows, Shards(work.inputs["pack"], "train"), seed=seed)
+    batches = _Batches(rows, Shards(task.inputs["pack"], "train"), seed=seed)
     network.train()
     losses = []
     for step in range(steps):
-        stop_if_asked(work)
+        stop_if_asked(task)
         tokens, targets = (part.to(device_of(network)) for part in batches.batch(step))
-        loss = next_token_loss(network(tokens), targets, goldfish_k=work.recipe.pretrain.goldfish_k)
+        loss = next_token_loss(network(tokens), targets, goldfish_k=task.recipe.pretrain.goldfish_k)
         losses.append(_finite(loss.item(), step))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -101,7 +101,7 @@ def _learn(work: StageTask, network: Network, rows: ChatRows) -> list[float]:
             group["lr"] = PEAK_RATE * schedule.share(step)
         optimiser.step()
         optimiser.zero_grad()
-        work.report("instruction tuning", step + 1, steps)
+        task.report("instruction tuning", step + 1, steps)
     network.eval()
     return losses
 
@@ -147,9 +147,9 @@ def _finite(loss: float, step: int) -> float:
     return loss
 
 
-def _write(work: StageTask, examples: Sequence[Example], rows: ChatRows, losses: Sequence[float]) -> None:
+def _write(task: StageTask, examples: Sequence[Example], rows: ChatRows, losses: Sequence[float]) -> None:
     lines = [json.dumps({"step": step, "loss": f"{loss:.6f}"}) + "\n" for step, loss in enumerate(losses, start=1)]
-    (work.output / LOSSES).write_text("".join(lines))
+    (task.output / LOSSES).write_text("".join(lines))
     summary: dict[str, JsonValue] = {
         "counts": count_kinds(examples),
         "num_examples": rows.num_examples,
@@ -159,4 +159,4 @@ def _write(work: StageTask, examples: Sequence[Example], rows: ChatRows, losses:
             for example in examples
         ],
     }
-    (work.output / EXAMPLES).write_bytes(canonical_json(summary) + b"\n")
+    (task.output / EXAMPLES).write_bytes(canonical_json(summary) + b"\n")

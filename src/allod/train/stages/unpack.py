@@ -10,13 +10,13 @@ from allod.train.sources.unpacked import write_unpacked
 from allod.train.stage_task import StageFacts, StageTask
 
 
-def run(work: StageTask) -> StageFacts:
+def run(task: StageTask) -> StageFacts:
     """Unpack the one package among the inputs, which has its source's name.
 
     Raises Invalid (`archive_damaged`, `archive_too_large`, `archive_unsafe`).
     """
-    ((name, archive),) = work.inputs.items()
-    (source,) = (source for source in work.recipe.sources if source.name == name)
+    ((name, archive),) = task.inputs.items()
+    (source,) = (source for source in task.recipe.sources if source.name == name)
     reads = reader_of(source).wants
     unread: dict[str, str] = {}
 
@@ -33,5 +33,5 @@ def run(work: StageTask) -> StageFacts:
         return reads(member) and not is_hidden(member)
 
     members = read_members(archive, wants)
-    write_unpacked(work.output, members, unread)
+    write_unpacked(task.output, members, unread)
     return {"num_members": len(members)}

@@ -1,4 +1,4 @@
-"""The bodies of requests, read strictly: an unknown field or a wrong type is an error that names its place.
+"""The bodies of requests, read strictly: an unknown field or a wrong type is an error that says where it stands.
 
 A field that is not sent leaves what is there as it is; null lifts a limit. Fields of the dialect that this realm has
 no use for are known here, so that they are refused by name (`asked.unsupported`).

@@ -26,7 +26,7 @@ class AdminRequest:
     body: bytes = b""
 
     def read(self, body: type[_Body]) -> _Body:
-        """The request's body; none at all stands for `{}`. Raises Invalid naming the place of what is wrong."""
+        """The request's body; none at all stands for `{}`. Raises Invalid that says where the mistake is."""
         return decode(msgspec.json.Decoder(body), self.body or b"{}")
 
     def search(self, *names: str, lists: tuple[str, ...] = ()) -> Query:

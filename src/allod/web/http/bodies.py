@@ -1,4 +1,4 @@
-"""A request's JSON body, read strictly: what is wrong is named by its place."""
+"""A request's JSON body, read strictly: a mistake is named by where it stands."""
 
 from __future__ import annotations
 
