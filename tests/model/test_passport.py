@@ -14,13 +14,13 @@ from tests.model.facts import facts_of
 from allod.core.canonical import canonical_json
 from allod.core.errors import Invalid
 from allod.model.releases.facts import energy_of
-from allod.model.releases.passport import passport, read_passport
+from allod.model.releases.passport import passport_of, read_passport
 from allod.model.releases.summary import BLANK, summary, summary_text
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> bytes:
-    return passport(facts_of(model_run(tmp_path / "run")))
+    return passport_of(facts_of(model_run(tmp_path / "run")))
 
 
 def test_a_passport_says_what_the_contract_asks_for(own: bytes) -> None:
@@ -38,7 +38,7 @@ def test_a_passport_says_what_the_contract_asks_for(own: bytes) -> None:
 
 def test_an_adapters_passport_says_that_its_base_is_not_controlled(tmp_path: Path) -> None:
     """And names it by digest and licence, which its own licence asks for as well."""
-    told = read_passport(passport(facts_of(adapter_run(tmp_path / "run"))))
+    told = read_passport(passport_of(facts_of(adapter_run(tmp_path / "run"))))
     assert told.origin == "adapted"
     assert told.licence == "Apache-2.0 AND LicenseRef-public-domain AND MIT"
     assert told.value["lineage"]["base"]["sha256"] == BASE_DIGEST
@@ -48,7 +48,7 @@ def test_an_adapters_passport_says_that_its_base_is_not_controlled(tmp_path: Pat
 def test_the_same_manifests_make_the_same_passport(tmp_path: Path) -> None:
     """Nothing in it is of the moment."""
     facts = facts_of(model_run(tmp_path / "run"))
-    assert passport(facts) == passport(facts)
+    assert passport_of(facts) == passport_of(facts)
 
 
 def test_nobody_is_told_that_answers_are_information(own: bytes) -> None:

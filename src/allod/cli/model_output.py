@@ -15,11 +15,11 @@ from allod.model.releases.facts import where_lines, where_of
 
 def print_walk(model: ReleasedModel) -> None:
     """The walk as indented lines."""
-    walked, told = walk(model), model.passport
-    evaluation = told.value["evaluation"]
-    energy = told.value["energy"]
-    print(f"{told.name}  {told.digest}")
-    print(f"  {model.artefact.kind}, {told.origin}, {told.licence}; {told.publisher} ({told.country})")
+    walked, passport = walk(model), model.passport
+    evaluation = passport.value["evaluation"]
+    energy = passport.value["energy"]
+    print(f"{passport.name}  {passport.digest}")
+    print(f"  {model.artefact.kind}, {passport.origin}, {passport.licence}; {passport.publisher} ({passport.country})")
     print(f"  released {day_of(model.artefact.at_ms)}, statement {model.artefact.id}")
     print(f"  evaluated: {make_plain(_figures(evaluation), limit=1000)}")
     print(f"  energy: {_energy(energy)}")
@@ -36,7 +36,7 @@ def print_walk(model: ReleasedModel) -> None:
     print("sources")
     for source in walked.sources:
         print(f"  {_source(source)}")
-    print("not controlled: " + "; ".join(f"{name}: {text}" for name, text in told.value["not_controlled"].items()))
+    print("not controlled: " + "; ".join(f"{name}: {text}" for name, text in passport.value["not_controlled"].items()))
 
 
 def walk_json(model: ReleasedModel) -> dict[str, Any]:

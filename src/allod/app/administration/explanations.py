@@ -12,19 +12,19 @@ from allod.govern.policy.rules import Rule
 Json = dict[str, Any]
 
 
-def describe_explanation(policy: Policy, asked: PolicyRequest, told: Explanation) -> Json:
+def describe_explanation(policy: Policy, asked: PolicyRequest, explanation: Explanation) -> Json:
     """What was asked of the policy, what it decided, and what would change that."""
     return {
         "object": "governance.explanation",
         "asked": sentence_of(asked),
         "label": asked.label.as_json(),
         "policy": policy.digest,
-        "decision": "permit" if told.decision.permitted else "forbid",
-        "reason": told.decision.reason,
-        "rules": [describe_rule(rule) for rule in told.rules],
-        "fault": told.decision.fault,
-        "changes": told.changes,
-        "advice": told.advice,
+        "decision": "permit" if explanation.decision.permitted else "forbid",
+        "reason": explanation.decision.reason,
+        "rules": [describe_rule(rule) for rule in explanation.rules],
+        "fault": explanation.decision.fault,
+        "changes": explanation.changes,
+        "advice": explanation.advice,
     }
 
 

@@ -94,10 +94,10 @@ def _passport_and_header(checked: CheckedRelease) -> tuple[Passport, GgufHeader]
     artefact = checked.artefact
     try:
         header = read_header(checked.weights, is_adapter=artefact.kind == "adapter")
-        told = read_passport(read_plain_file(checked.folder / PASSPORT_FILE, limit_bytes=MAX_PASSPORT_BYTES))
-        if (told.name, told.digest) != (artefact.name, artefact.artefact_digest):
+        passport = read_passport(read_plain_file(checked.folder / PASSPORT_FILE, limit_bytes=MAX_PASSPORT_BYTES))
+        if (passport.name, passport.digest) != (artefact.name, artefact.artefact_digest):
             raise Invalid("the passport is another model's", code="bad_passport")
     except AllodError as error:
         number = len(checked.steps) + 1
         raise VerificationError(error.message, step=number, name="passport", hint=error.hint) from error
-    return told, header
+    return passport, header

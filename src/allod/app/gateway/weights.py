@@ -102,14 +102,14 @@ def describe_entry(entry: CatalogueEntry) -> ServedModel:
 def _describe_release(model: ReleasedModel) -> ServedModel:
     told = model.passport
     return ServedModel(
-        name=told.name,
-        owner=told.publisher,
-        digest=told.digest,
-        licence=told.licence,
-        country=told.country,
-        informative=told.informative,
-        tier=told.tier,
-        markings=told.markings,
+        name=passport.name,
+        owner=passport.publisher,
+        digest=passport.digest,
+        licence=passport.licence,
+        country=passport.country,
+        informative=passport.informative,
+        tier=passport.tier,
+        markings=passport.markings,
     )
 
 

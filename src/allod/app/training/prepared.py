@@ -69,7 +69,7 @@ def _source_inputs(recipe: Recipe, digests: Mapping[str, str]) -> list[Input]:
 def _fetch_base(around: Surroundings, entry: CatalogueEntry) -> Path:
     """The folder of the model to adapt, fetched and checked."""
     home = Home(around.settings.home)
-    weights = ensure(entry, Store(home.store), directory=home.models, progress=around.told.progress)
+    weights = ensure(entry, Store(home.store), directory=home.models, progress=around.callbacks.progress)
     check_adaptable(weights)
     return weights.parent
 

@@ -52,7 +52,7 @@ from allod.core.statements.training import (
 from allod.model.gguf.header import GgufHeader, read_header
 from allod.model.releases.bom import BOM_FILE, bom
 from allod.model.releases.facts import ReleaseFacts, SourceUse
-from allod.model.releases.passport import PASSPORT_FILE, passport, read_passport
+from allod.model.releases.passport import PASSPORT_FILE, passport_of, read_passport
 from allod.model.releases.records import SourceRecord, read_dropped, read_json, read_records, read_sources
 from allod.model.releases.released import (
     MODEL_SET,
@@ -292,7 +292,7 @@ def _render(settings: Settings, run: _FinishedRun, staged: Path) -> None:
         label=_label(settings, run.chain.stages),
         base=run.chain.base,
     )
-    write_in(staged / PASSPORT_FILE, passport(facts))
+    write_in(staged / PASSPORT_FILE, passport_of(facts))
     write_in(staged / BOM_FILE, bom(facts))
     write_in(staged / SUMMARY_FILE, summary(facts))
     text = summary_text(read_json(staged / SUMMARY_FILE))
@@ -315,8 +315,8 @@ class _Kept:
     def __init__(self, settings: Settings, folder: Path, *, now_ms: int) -> None:
         self.folder = folder
         self.chain = read_chain(folder)
-        told = read_passport(self._read(PASSPORT_FILE))
-        self.name = told.name
+        passport = read_passport(self._read(PASSPORT_FILE))
+        self.name = passport.name
         digests = {
             what: digest_of_bytes(self._read(name))
             for what, name in {**DOCUMENT_FILES, "signature": SIGNATURE_FILE}.items()
@@ -326,8 +326,8 @@ class _Kept:
                 "id": f"artefact_{secrets.token_hex(16)}",
                 "at": {"start_ms": now_ms, "end_ms": now_ms},
                 "kind": self.chain.kind,
-                "name": told.name,
-                "digest": told.digest,
+                "name": passport.name,
+                "digest": passport.digest,
                 "base": self.chain.base["sha256"] if self.chain.base else None,
                 "derivation": self.chain.root,
                 "stages": rows_of(self.chain),

@@ -47,7 +47,7 @@ class TrainingResult:
     released: NewRelease | None
 
 
-def train(settings: Settings, options: TrainOptions, told: RunCallbacks, *, should_stop: Callable[[], bool]) -> TrainingResult:
+def train(settings: Settings, options: TrainOptions, callbacks: RunCallbacks, *, should_stop: Callable[[], bool]) -> TrainingResult:
     """Run what of the recipe is not done yet, and release it.
 
     Raises Invalid for a recipe, source or stage that is wrong, Denied for an evaluation below its gate, Unavailable
@@ -62,15 +62,15 @@ def train(settings: Settings, options: TrainOptions, told: RunCallbacks, *, shou
     _check_until(given, options.until)
     check_packages()
     with open_run(folder, ArtefactsLog(settings)) as run:
-        around = surroundings_of(settings, options, told, run=run, clock=clock, should_stop=should_stop)
+        around = surroundings_of(settings, options, callbacks, run=run, clock=clock, should_stop=should_stop)
         _preflight(around, given)
         recipe = _resolve(around, given)
-        told.resolved(recipe)
+        callbacks.resolved(recipe)
         stages = run_stages(around, prepare(around, recipe))
         released = None
         if not options.until or options.until == RELEASE:
             last = stages_of(recipe)[-1].name
-            released = release(settings, folder, now_ms=clock.now_ms(), report=told.progress, last_stage=last)
+            released = release(settings, folder, now_ms=clock.now_ms(), report=callbacks.progress, last_stage=last)
     return TrainingResult(recipe, folder, stages, released)
 
 
@@ -110,7 +110,7 @@ def _preflight(around: Surroundings, given: Recipe) -> None:
         estimate_s=given.minutes * 60,
         jurisdiction="" if machines.has_scheduler else realm.jurisdiction,
     )
-    around.told.findings([*around.jobs.preflight(asked), *_warn_of_unused(accelerators(), machines)])
+    around.callbacks.findings([*around.jobs.preflight(asked), *_warn_of_unused(accelerators(), machines)])
 
 
 def _resolve(around: Surroundings, given: Recipe) -> Recipe:
@@ -127,7 +127,7 @@ def _resolve(around: Surroundings, given: Recipe) -> Recipe:
 
 def _measure(around: Surroundings, given: Recipe) -> tuple[Recipe, StageFacts]:
     """Measure this machine, and log what was found before it is believed."""
-    around.told.progress("measuring this machine", 0, 0)
+    around.callbacks.progress("measuring this machine", 0, 0)
     folder = around.run.path / ".probe"
     folder.mkdir(exist_ok=True, mode=0o700)
     meter = EnergyMeter()
@@ -151,7 +151,7 @@ def run_stages(around: Surroundings, prepared: PreparedRecipe) -> dict[str, Fini
         around.run,
         given=prepared.inputs,
         perform=make,
-        finished=around.told.stage,
+        finished=around.callbacks.stage,
         until="" if until == RELEASE else until,
     )
 

@@ -61,7 +61,7 @@ class Surroundings:
 
     settings: Settings
     options: TrainOptions
-    told: RunCallbacks
+    callbacks: RunCallbacks
     run: RunFolder
     clock: Clock
     nation: Nation
@@ -78,7 +78,7 @@ class Surroundings:
 def surroundings_of(
     settings: Settings,
     options: TrainOptions,
-    told: RunCallbacks,
+    callbacks: RunCallbacks,
     *,
     run: RunFolder,
     clock: Clock,
@@ -90,11 +90,11 @@ def surroundings_of(
     return Surroundings(
         settings=settings,
         options=options,
-        told=told,
+        callbacks=callbacks,
         run=run,
         clock=clock,
         nation=nation_of(settings),
         machines=machines,
-        jobs=SiteJobs(machines, run.path / "jobs", report=told.progress, should_stop=should_stop),
+        jobs=SiteJobs(machines, run.path / "jobs", report=callbacks.progress, should_stop=should_stop),
         should_stop=should_stop,
     )

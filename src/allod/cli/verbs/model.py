@@ -100,9 +100,9 @@ def _rows_of_releases(settings: Settings) -> list[dict[str, Any]]:
         except (Invalid, VerificationError):
             rows.append(row)
             continue
-        told = model.passport
+        passport = model.passport
         size = model.checked.weights.stat().st_size
-        rows.append({**row, "size_bytes": size, "licence": told.licence, "publisher": told.publisher, "here": True})
+        rows.append({**row, "size_bytes": size, "licence": passport.licence, "publisher": passport.publisher, "here": True})
     return rows
 
 
@@ -181,7 +181,7 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
     if entry is not None:
         why = f"{entry.name} is {entry.origin_note}"
     if as_json:
-        told = {key: value for key, value in asdict(header).items() if key in _SHOWN_OF_HEADER}
+        facts = {key: value for key, value in asdict(header).items() if key in _SHOWN_OF_HEADER}
         failed = {"number": 0, "name": "release", "detail": why}
         print(json_text({"name": str(file), "verified": False, "gate": told, "failed": failed}))
         return 1

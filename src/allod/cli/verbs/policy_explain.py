@@ -74,10 +74,10 @@ def explain_request(arguments: argparse.Namespace, settings: Settings) -> int:
         return 0 if permitted else 1
     assumed = " (assumed: no engine was asked; --seal says otherwise)" if arguments.seal is None else ""
     print(f"asked      {sentence_of(asked)}{assumed}\npolicy     {policy.digest}")
-    print(f"decision   {'permit' if permitted else 'forbid'}: {told.decision.reason}")
-    for rule in told.rules:
+    print(f"decision   {'permit' if permitted else 'forbid'}: {explanation.decision.reason}")
+    for rule in explanation.rules:
         print(f"\n{rule.source}")
-    print(f"\n{told.advice}")
+    print(f"\n{explanation.advice}")
     return 0 if permitted else 1
 
 

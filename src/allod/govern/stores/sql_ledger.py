@@ -136,8 +136,8 @@ class SqlLedger:
             "minutes": bucket_ms // MINUTE_MS,
         }
         wanted = "".join(
-            one_of(column, wanted, values)
-            for column, wanted in (("tenant_id", tenant_ids), ("model", models), ("key_id", key_ids))
+            one_of(column, choices, values)
+            for column, choices in (("tenant_id", tenant_ids), ("model", models), ("key_id", key_ids))
         )
         with self._transactions.reading() as transaction:
             rows = transaction.execute(
@@ -158,12 +158,12 @@ class SqlLedger:
         self._transactions.close()
 
 
-def one_of(column: str, wanted: Collection[str], values: dict[str, object]) -> str:
-    """` AND column IN (...)` with what is wanted among `values`; nothing where there are none."""
-    if not wanted:
+def one_of(column: str, choices: Collection[str], values: dict[str, object]) -> str:
+    """` AND column IN (...)` with its `choices` among the `values`; nothing where there are none."""
+    if not choices:
         return ""
-    rules.check_filters(**{column: wanted})
-    names = {f"{column}_{number}": value for number, value in enumerate(wanted)}
+    rules.check_filters(**{column: choices})
+    names = {f"{column}_{number}": value for number, value in enumerate(choices)}
     values |= names
     return f" AND {column} IN ({', '.join(f':{name}' for name in names)})"
 

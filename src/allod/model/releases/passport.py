@@ -48,7 +48,7 @@ class Passport:
     value: Mapping[str, Any]
 
 
-def passport(facts: ReleaseFacts) -> bytes:
+def passport_of(facts: ReleaseFacts) -> bytes:
     """The passport of a release, in canonical JSON: the same manifests make the same bytes."""
     value: dict[str, JsonValue] = {
         "format": FORMAT,
