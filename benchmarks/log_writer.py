@@ -59,7 +59,9 @@ class SqliteLog:
         self._database.execute("pragma synchronous = full")
         self._database.execute("create table leaf (id text primary key, data blob)")
 
-    def append(self, entries: Iterable[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> AppendedBatch:
+    def append(
+        self, entries: Iterable[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0
+    ) -> AppendedBatch:
         self._database.execute("begin")
         rows = ((entry[1], entry[0]) for entry in entries)
         self._database.executemany("insert into leaf values (?, ?)", rows)

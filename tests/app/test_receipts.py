@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from allod.app.gateway import receipts
 from allod.app.gateway.meter import DayNames
-from allod.app.gateway.receipts import ReceiptPage, ReceiptReader, ReceiptQuery
+from allod.app.gateway.receipts import ReceiptPage, ReceiptQuery, ReceiptReader
 from allod.core.errors import Unavailable
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.core.times import DAY_MS, day_of

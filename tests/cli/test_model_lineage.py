@@ -173,7 +173,9 @@ def test_a_model_that_nobody_here_knows_has_no_lineage(settings: Settings, tmp_p
     assert [(step["number"], step["ok"]) for step in told["steps"]] == [(number, True) for number in range(1, 8)]
 
 
-def test_without_the_models_key_no_release_holds(settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run) -> None:
+def test_without_the_models_key_no_release_holds(
+    settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run
+) -> None:
     """What was released is not called unknown where the key that signed it is lost."""
     Home(settings.home).models_pub.unlink()
     ran = run("verify", "--lineage", receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json"))
@@ -492,7 +494,9 @@ def test_a_document_that_nobody_took_in_affects_nothing(settings: Settings, tiny
     assert "what imported models learnt from is not known here" in ran.out
 
 
-def test_an_adapter_is_affected_through_its_base(settings: Settings, tiny: NewRelease, run: Run, tmp_path: Path) -> None:
+def test_an_adapter_is_affected_through_its_base(
+    settings: Settings, tiny: NewRelease, run: Run, tmp_path: Path
+) -> None:
     """By what its base learnt from, besides its own documents."""
     texts = {**TEXTS, "novels/own": "Only here."}
     base = released(settings, model_run(tmp_path / "base", "base", texts=texts))

@@ -18,8 +18,8 @@ from tests.serve.conftest import MakeFront, ScriptedEngine, answered, chat, requ
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Sampling, Tool
-from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve import tools
+from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
 from allod.serve.schemas.judging import JudgingProcess
 from allod.serve.schemas.process import _NICE, _validator, serve

@@ -29,7 +29,7 @@ from allod.core.requests import Chat, Completion, Embed, Piece
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import EngineInfo, Tally
-from allod.engine.replicas import sealed as replica_module
+from allod.engine.replicas import replica as replica_module
 from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.seal.ahead import Ahead
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths

@@ -153,7 +153,9 @@ async def test_who_waits_for_one_engine_keeps_nobody_from_another(tmp_path: Path
 async def test_an_engine_that_is_lost_is_only_its_models_trouble(tmp_path: Path) -> None:
     """Its model's requests are 503; the others are answered; readiness is of all, and does not say whose."""
     lost = Engine("two")
-    async with realm_of(tmp_path, ServedEngine(Engine("one"), (model("a"),)), ServedEngine(lost, (model("b"),))) as realm:
+    async with realm_of(
+        tmp_path, ServedEngine(Engine("one"), (model("a"),)), ServedEngine(lost, (model("b"),))
+    ) as realm:
         caller = await caller_of(realm)
         lost.is_lost = True
         with pytest.raises(Unavailable) as told:

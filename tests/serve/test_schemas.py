@@ -18,12 +18,12 @@ from tests.serve.conftest import CALLER, Ask, MakeFront, ScriptedEngine, chat, r
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Completion, Tool, Usage
-from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.engine.schemas.grammar import check_enforced, grammar_of
-from allod.serve.schemas.repetition import expanded_size
 from allod.govern.tenancy.tenants import Quota
+from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
+from allod.serve.schemas.repetition import expanded_size
 from allod.serve.schemas.size import check_size
 
 PLACE = "response_format.json_schema.schema"

@@ -44,9 +44,9 @@ class Verb(Protocol):
     def run(self, arguments: argparse.Namespace) -> int: ...
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(command: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status: 0 done, 1 the answer is no, 2 wrong usage or settings, 3 unavailable."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if command is None else command)
     arguments = argparse.Namespace(verbose=False, json="--json" in given)  # until they are understood
     os.umask(0o077)
     try:

@@ -17,8 +17,8 @@ import msgspec
 
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
-from allod.engine.schemas.refusal import refusal
 from allod.engine.schemas.grammar import call_schema
+from allod.engine.schemas.refusal import refusal
 from allod.serve.schemas.json_text import json_value
 from allod.serve.schemas.judge import Asked, Verdict
 from allod.serve.schemas.size import check_size

@@ -23,7 +23,7 @@ from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, nation_digest
 from allod.govern.policy.check import PolicyReport, check_policy
 from allod.govern.policy.decision import Policy, default_text, load_policy
-from allod.prove.policy_history import PolicyHistory, LoggedVersion, append_version, read_history
+from allod.prove.policy_history import LoggedVersion, PolicyHistory, append_version, read_history
 from allod.prove.receipts.from_log import bundle_for
 from allod.settings.tree import Settings
 

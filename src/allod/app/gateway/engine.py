@@ -106,7 +106,9 @@ async def start_engine(
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
         socket_dir = ahead.options.socket_dir if ahead else None
-        options = await asyncio.to_thread(replica_options, settings, weights, socket_dir or Path(directory.name), log_name)
+        options = await asyncio.to_thread(
+            replica_options, settings, weights, socket_dir or Path(directory.name), log_name
+        )
         replica = Replica(replace(options, ahead=ahead))
         starting = asyncio.create_task(replica.start())
         try:

@@ -59,8 +59,8 @@ from allod.model.releases.released import (
     check_model_set,
     check_template,
     copy_in,
-    is_of_model_set,
     install_release,
+    is_of_model_set,
     write_in,
 )
 from allod.model.releases.summary import SUMMARY_FILE, SUMMARY_TEXT_FILE, summary, summary_text

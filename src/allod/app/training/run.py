@@ -18,7 +18,7 @@ from allod.app.training.prepared import PreparedRecipe, prepare
 from allod.app.training.release import NewRelease, release
 from allod.app.training.site_jobs import Machines
 from allod.app.training.stage_predicate import measurement, predicate_of
-from allod.app.training.surroundings import Surroundings, RunCallbacks, TrainOptions, surroundings_of
+from allod.app.training.surroundings import RunCallbacks, Surroundings, TrainOptions, surroundings_of
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid
 from allod.fleet.preflight.checks import PreflightFinding, RunRequirements, Severity, SourceTerms
@@ -47,7 +47,9 @@ class TrainingResult:
     released: NewRelease | None
 
 
-def train(settings: Settings, options: TrainOptions, callbacks: RunCallbacks, *, should_stop: Callable[[], bool]) -> TrainingResult:
+def train(
+    settings: Settings, options: TrainOptions, callbacks: RunCallbacks, *, should_stop: Callable[[], bool]
+) -> TrainingResult:
     """Run what of the recipe is not done yet, and release it.
 
     Raises Invalid for a recipe, source or stage that is wrong, Denied for an evaluation below its gate, Unavailable

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask a running gateway, or one started for the call."""
-    if arguments.receipt is not None and (not arguments.receipt.absolute().parent.is_dir() or arguments.receipt.is_dir()):
+    if arguments.receipt is not None and (
+        not arguments.receipt.absolute().parent.is_dir() or arguments.receipt.is_dir()
+    ):
         raise Invalid(f"{arguments.receipt} cannot be written: no folder, or a folder itself", param="--receipt")
     settings = load_settings({"model.name": arguments.model})
     body = {

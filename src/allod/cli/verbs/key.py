@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 from allod.app.administration.keys import (
     add_key,
+    describe_keys,
     find_file,
     find_key,
     list_keys,
     revoke_key,
     rotate_key,
-    describe_keys,
 )
 from allod.app.administration.tenants import check_active, find_tenant, list_tenants, seconds_of
 from allod.app.administration.terms import Json, change_scope

@@ -102,7 +102,9 @@ def _rows_of_releases(settings: Settings) -> list[dict[str, Any]]:
             continue
         passport = model.passport
         size = model.checked.weights.stat().st_size
-        rows.append({**row, "size_bytes": size, "licence": passport.licence, "publisher": passport.publisher, "here": True})
+        rows.append(
+            {**row, "size_bytes": size, "licence": passport.licence, "publisher": passport.publisher, "here": True}
+        )
     return rows
 
 

@@ -17,9 +17,9 @@ from allod.app.administration.tenants import (
     add_tenant,
     archive_tenant,
     change_tenant,
+    describe_tenant,
     find_tenant,
     list_tenants,
-    describe_tenant,
 )
 from allod.app.administration.terms import change_terms
 from allod.app.gateway.meter import recount
@@ -104,7 +104,9 @@ def _list(store: TenantStore, nation: Nation, words: argparse.Namespace) -> None
         print(json_text([show_tenant(tenant, nation) for tenant in tenants]))
         return
     for tenant in tenants:
-        limits = "; ".join([*_format_quotas(tenant), *(_format_budget(budget) for budget in tenant.budgets)]) or "no limits"
+        limits = (
+            "; ".join([*_format_quotas(tenant), *(_format_budget(budget) for budget in tenant.budgets)]) or "no limits"
+        )
         ended = "  (archived)" if tenant.archived_ms is not None else ""
         print(f"{tenant.id:30} {tenant.name:24} weight {tenant.weight:<4} {limits}{ended}")
 
@@ -118,7 +120,9 @@ def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) 
         return
     print(f"{tenant.id}  {tenant.name}" + ("  (archived)" if tenant.archived_ms is not None else ""))
     print(f"label     {tenant.tier or 'the lowest tier'}; markings {format_restriction(tenant.markings)}")
-    print(f"          places {format_restriction(tenant.jurisdictions)}; purposes {format_restriction(tenant.purposes)}")
+    print(
+        f"          places {format_restriction(tenant.jurisdictions)}; purposes {format_restriction(tenant.purposes)}"
+    )
     print(f"may use   models {format_restriction(tenant.scope.models)}; up to {tenant.scope.clearance or 'any tier'}")
     print(f"share     weight {tenant.weight}, priority {tenant.priority}")
     print(f"quota     {'; '.join(_format_quotas(tenant)) or 'none'}")

@@ -109,7 +109,9 @@ class _StatusLines:
     """What is said on the way: what was found, what will be made, one line a stage."""
 
     def __init__(self, progress: StageProgress) -> None:
-        self.callbacks = RunCallbacks(progress=progress, findings=self._findings, resolved=self._recipe, stage=self._stage)
+        self.callbacks = RunCallbacks(
+            progress=progress, findings=self._findings, resolved=self._recipe, stage=self._stage
+        )
         self._began = time.monotonic()
 
     def _findings(self, findings: Sequence[PreflightFinding]) -> None:

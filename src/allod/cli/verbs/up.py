@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Get the model, if it is not at hand and the port is free, then become the gateway's process."""
-    overrides = {"server.port": arguments.port, **models_said(arguments.model), "unsafe_no_seal": arguments.unsafe_no_seal}
+    overrides = {
+        "server.port": arguments.port,
+        **models_said(arguments.model),
+        "unsafe_no_seal": arguments.unsafe_no_seal,
+    }
     settings = load_settings(overrides)
     if not is_at_hand(settings):
         listen(settings.server.host, settings.server.port).close()

@@ -24,17 +24,17 @@ def reach(addresses: Collection[str], *, timeout_s: float = TIMEOUT_S) -> tuple[
 def _try(address: str, timeout_s: float, found: list[str]) -> None:
     host, _, port = address.rpartition(":")
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        known = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError:
         return
     if not _is_numeric(host):
         found.append(f"{address} (its name was resolved)")
         return
-    family, kind, protocol, _, address = found[0]
+    family, kind, protocol, _, endpoint = known[0]
     try:
         with socket.socket(family, kind, protocol) as one:
             one.settimeout(timeout_s)
-            one.connect(address)
+            one.connect(endpoint)
     except ConnectionRefusedError:
         found.append(f"{address} (it refused)")  # an answer, from out there
     except OSError:

@@ -64,7 +64,10 @@ class SqlStore(SqlLedger):
     def put_tenant(self, tenant: Tenant, event: AuditEvent) -> None:
         """See `TenantStore.put_tenant`."""
         with self._change(event) as (transaction, number):
-            old = [tenant_from(body) for (body,) in transaction.execute("SELECT body FROM tenants WHERE id = :id", id=tenant.id)]
+            old = [
+                tenant_from(body)
+                for (body,) in transaction.execute("SELECT body FROM tenants WHERE id = :id", id=tenant.id)
+            ]
             for before in old:
                 rules.check_tenant_change(before, tenant)
             if rules.must_check_name(old[0] if old else None, tenant):
@@ -116,7 +119,9 @@ class SqlStore(SqlLedger):
         with self._change(event) as (transaction, number):
             _account(transaction, tenant_id, account_id)
             transaction.execute("DELETE FROM accounts WHERE id = :id", id=account_id)
-            for (body,) in transaction.execute("SELECT body FROM api_keys WHERE account_id = :account_id", account_id=account_id):
+            for (body,) in transaction.execute(
+                "SELECT body FROM api_keys WHERE account_id = :account_id", account_id=account_id
+            ):
                 key = key_from(body)
                 if key.revoked_ms is None:
                     _write_key(transaction, replace(key, revoked_ms=event.at_ms), number)
@@ -145,7 +150,9 @@ class SqlStore(SqlLedger):
     def put_key(self, key: Key, event: AuditEvent) -> None:
         """See `TenantStore.put_key`."""
         with self._change(event) as (transaction, number):
-            old = [key_from(body) for (body,) in transaction.execute("SELECT body FROM api_keys WHERE id = :id", id=key.id)]
+            old = [
+                key_from(body) for (body,) in transaction.execute("SELECT body FROM api_keys WHERE id = :id", id=key.id)
+            ]
             if any(before.tenant_id != key.tenant_id for before in old):
                 raise rules.not_found_error("key", "key_id")
             for before in old:
@@ -154,7 +161,9 @@ class SqlStore(SqlLedger):
                 _tenant(transaction, key.tenant_id)
                 if key.account_id is not None and all(before.account_id != key.account_id for before in old):
                     _account(transaction, key.tenant_id, key.account_id)
-            if transaction.execute("SELECT 1 FROM api_keys WHERE digest = :digest AND id <> :id", digest=key.digest, id=key.id):
+            if transaction.execute(
+                "SELECT 1 FROM api_keys WHERE digest = :digest AND id <> :id", digest=key.digest, id=key.id
+            ):
                 raise rules.exists_error("key", "digest")
             _write_key(transaction, key, number)
 

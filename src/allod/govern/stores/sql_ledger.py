@@ -88,7 +88,9 @@ class SqlLedger:
                 for bucket, totals in sums.items()
             ]
             transaction.execute_many(_ADD_TO_LEDGER, rows)
-            transaction.execute_many(_REMEMBER_USE, [{"key_id": key_id, "last_ms": last_ms} for key_id, last_ms in uses])
+            transaction.execute_many(
+                _REMEMBER_USE, [{"key_id": key_id, "last_ms": last_ms} for key_id, last_ms in uses]
+            )
             transaction.execute(
                 "UPDATE positions SET num_entries = :num_entries, segment_offset = :segment_offset "
                 "WHERE origin = :origin",
@@ -100,7 +102,9 @@ class SqlLedger:
     def position(self, origin: str) -> Position | None:
         """See `TenantStore.position`."""
         with self._transactions.reading() as transaction:
-            found = transaction.execute("SELECT num_entries, segment_offset FROM positions WHERE origin = :origin", origin=origin)
+            found = transaction.execute(
+                "SELECT num_entries, segment_offset FROM positions WHERE origin = :origin", origin=origin
+            )
         return Position(*found[0]) if found else None
 
     def used(self, *, tenant_id: str | None, since_ms: int, until_ms: int) -> Totals:

@@ -103,7 +103,9 @@ def read_dropped(path: Path) -> Mapping[str, DroppedDocument]:
     """The documents that a stage dropped, by id, from its report.json. Raises Invalid (`bad_record`)."""
     report = read_json(path)
     try:
-        return {_text(row["id"]): DroppedDocument(_text(row["rule"]), _text(row.get("of", ""))) for row in report["dropped"]}
+        return {
+            _text(row["id"]): DroppedDocument(_text(row["rule"]), _text(row.get("of", ""))) for row in report["dropped"]
+        }
     except (LookupError, TypeError, AttributeError) as error:
         raise _refusal(path, "it does not say what was dropped") from error
 

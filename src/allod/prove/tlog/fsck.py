@@ -91,7 +91,9 @@ class FsckReport:
 class _Replay:
     """One pass over the segment, with the findings on the way."""
 
-    def __init__(self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None, history: KnownHistory) -> None:
+    def __init__(
+        self, directory: Path, key: VerifierKey, check_entry: CheckEntry | None, history: KnownHistory
+    ) -> None:
         self.directory, self.key = directory, key
         self.known = dict.fromkeys(history.heads)  # those still to be met
         self.charged = history.charged

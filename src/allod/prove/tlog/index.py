@@ -105,7 +105,9 @@ class Index:
             raise
         self._reading = threading.Lock()
 
-    def save(self, entries: Iterable[tuple[str, int, int]], batches: Iterable[tuple[int, int]], saved: SavedState) -> None:
+    def save(
+        self, entries: Iterable[tuple[str, int, int]], batches: Iterable[tuple[int, int]], saved: SavedState
+    ) -> None:
         """Add rows (id, leaf, offset) and (first leaf, offset), and move `saved` on, all or nothing.
 
         An id that is there already keeps its first leaf. Raises sqlite3.Error.

@@ -23,7 +23,7 @@ from allod.prove.formats.proofs import Proof
 from allod.prove.formats.signing_key import SigningKey
 from allod.prove.formats.tree_head import TreeHead
 from allod.prove.tlog.begun import is_begun, take_lock
-from allod.prove.tlog.index import Index, FramePosition
+from allod.prove.tlog.index import FramePosition, Index
 from allod.prove.tlog.recovery import recover
 from allod.prove.tlog.segment import (
     ENTRY,
@@ -101,7 +101,9 @@ class Log:
         """Entries that the index has yet to be told of."""
         return len(self._state.fresh)
 
-    def append(self, entries: Sequence[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0) -> AppendedBatch:
+    def append(
+        self, entries: Sequence[tuple[bytes, str] | tuple[bytes, str, object]], *, ahead: int = 0
+    ) -> AppendedBatch:
         """Append a batch, each an `Entry` or beginning as one: one write, one signature, one fdatasync.
 
         `ahead` as in `SegmentFile.append`. Raises Unavailable, and then nothing was added.

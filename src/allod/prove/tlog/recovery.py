@@ -23,7 +23,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.prove.formats.merkle import Frontier, leaf_hashes
 from allod.prove.formats.notes import DASH, VerifierKey, is_signed, parse_note
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Index, FramePosition, SavedState, read_indexed_size
+from allod.prove.tlog.index import FramePosition, Index, SavedState, read_indexed_size
 from allod.prove.tlog.segment import HEAD, MAGIC, Batch, Batches, read_frame
 from allod.prove.tlog.state import Growth, LogState
 
@@ -164,7 +164,9 @@ def _resume(directory: Path, key: VerifierKey, file: BinaryIO) -> tuple[Index, L
     return None
 
 
-def _read_saved(directory: Path, saved: SavedState, key: VerifierKey, file: BinaryIO, start: FramePosition) -> LogState | None:
+def _read_saved(
+    directory: Path, saved: SavedState, key: VerifierKey, file: BinaryIO, start: FramePosition
+) -> LogState | None:
     if saved.end > file.seek(0, os.SEEK_END):
         return None
     file.seek(min(saved.head, saved.end))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from allod.prove.formats.merkle import Frontier, leaf_hashes
 from allod.prove.formats.tree_head import TreeHead
-from allod.prove.tlog.index import Index, FramePosition, SavedState
+from allod.prove.tlog.index import FramePosition, Index, SavedState
 from allod.prove.tlog.segment import FRAME_BYTES, MAGIC
 from allod.prove.tlog.tiles import Tiles, write_derived
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from allod.core.requests import Json
 from allod.core.shown_text import ends_of
-from allod.engine.schemas.subschemas import REFERENCES, in_place_subschemas, subschemas, target_of, targets
 from allod.engine.schemas.refusal import refusal
+from allod.engine.schemas.subschemas import REFERENCES, in_place_subschemas, subschemas, target_of, targets
 from allod.serve.schemas.repetition import expanded_size
 
 

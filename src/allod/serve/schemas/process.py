@@ -21,11 +21,11 @@ import jsonschema_rs
 import llguidance
 
 from allod.core.errors import Invalid
-from allod.engine.schemas.refusal import refusal
-from allod.serve.schemas.bounds import check_bounds
 from allod.engine.schemas.grammar import check_enforced, grammar_of
+from allod.engine.schemas.refusal import refusal
 from allod.engine.schemas.subschemas import subschemas
 from allod.serve.schemas import reasons
+from allod.serve.schemas.bounds import check_bounds
 from allod.serve.schemas.json_text import NOT_JSON, json_value
 from allod.serve.schemas.objects import check_object
 

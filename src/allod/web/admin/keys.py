@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from allod.app.administration.keys import add_key, list_keys, revoke_key, describe_access, describe_keys
+from allod.app.administration.keys import add_key, describe_access, describe_keys, list_keys, revoke_key
 from allod.app.administration.tenants import find_active
 from allod.app.administration.terms import change_scope, describe_scope
 from allod.core.errors import Invalid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allod.app.administration.tenants import add_tenant, archive_tenant, change_tenant, find_active, describe_tenant
+from allod.app.administration.tenants import add_tenant, archive_tenant, change_tenant, describe_tenant, find_active
 from allod.core.nations.nation import Nation
 from allod.govern.tenancy.store import TenantStore
 from allod.govern.tenancy.tenants import Tenant

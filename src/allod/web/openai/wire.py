@@ -1,4 +1,4 @@
-"""The shapes of OpenAI's requests, read strictly: an unknown field or a wrong type is an error that says where it stands.
+"""The shapes of OpenAI's requests, read strictly: an unknown field or a wrong type is an error that says where.
 
 Source: OpenAI's published OpenAPI description, chat completions and embeddings. Fields that change nothing here
 (`user`, `metadata`, `store`) are accepted because clients send them; fields that would change the answer and are not
