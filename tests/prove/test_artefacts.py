@@ -18,7 +18,7 @@ from allod.core.nations.nation import Nation
 from allod.core.statements.policy import PolicyVersion, check_policy_statement, nation_digest, policy_statement
 from allod.core.statements.receipt import check_statement
 from allod.prove.formats.signing_key import SigningKey
-from allod.prove.policy_history import PolicyHistory, LoggedVersion, append_version, read_history
+from allod.prove.policy_history import LoggedVersion, PolicyHistory, append_version, read_history
 from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.receipts.from_log import bundle_for
 from allod.prove.tlog.log import Entry, open_log
