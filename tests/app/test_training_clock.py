@@ -21,7 +21,7 @@ from allod.prove.receipts.clock import Clock
 from allod.prove.releases.release import read_releases
 from allod.prove.tlog.log import Entry
 from allod.settings.tree import Settings
-from allod.train import sealed
+from allod.train import sealed_stage
 
 DAY_MS = 86_400_000
 RECIPE = """
@@ -104,7 +104,7 @@ def test_no_stage_begins_after_a_step(tmp_path: Path, monkeypatch: pytest.Monkey
     """Hours of work would be for nothing: what was logged before the step stays, and no other stage starts."""
     place, clock = Place(tmp_path), Stepping(monkeypatch)
     begun: list[str] = []
-    monkeypatch.setattr(sealed, "run_sealed", _noting(begun, sealed.run_sealed))
+    monkeypatch.setattr(sealed_stage, "run_sealed", _noting(begun, sealed_stage.run_sealed))
     place.refused("clean", stage=clock.forward)
     assert (begun, place.num_manifests()) == (["source"], 1)
 

@@ -285,7 +285,7 @@ def test_an_artefacts_log_under_another_key_is_not_believed(
 
 
 def test_an_artefacts_log_that_was_put_back_is_followed_no_further(
-    settings: Settings, tiny: Released, tmp_path: Path, run: Run
+    settings: Settings, tiny: NewRelease, tmp_path: Path, run: Run
 ) -> None:
     """By the bundles that were kept of it, as everything else that reads it; without them nothing tells."""
     file = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json")
@@ -310,8 +310,8 @@ def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
     bundle = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json").read_bytes()
     home = Home(settings.home)
     trust = Trust.parse(home.trust.read_text())
-    places = Places(home.artefacts, home.store, home.models_pub, partial(read_artefacts, settings.home))
-    assert list(follow_answer(verify(bundle, trust), trust, places))
+    paths = RealmPaths(home.artefacts, home.store, home.models_pub, partial(read_artefacts, settings.home))
+    assert list(follow_answer(verify(bundle, trust), trust, paths))
     witness = VerifierKey("w.example", ED25519_COSIGNATURE, bytes(32))
     strict = replace(trust, witnesses={"w": witness}, quorum="w")
     with pytest.raises(VerificationError, match="below the quorum"):

@@ -101,7 +101,10 @@ async def test_each_model_is_charged_at_its_own_prices(tmp_path: Path) -> None:
     text = "[prices]\nmicros_per_1k_prompt_tokens = 1000\n[prices.models.echo]\nmicros_per_1k_prompt_tokens = 7000\n"
     await asyncio.to_thread((tmp_path / "allod.toml").write_text, text)
     held = (LoadedAdapter(LAW.name, LAW.digest),)
-    served = Serving(Engine("one"), (model("a"),)), Serving(Engine("two", adapters=held), (model("echo"), LAW))
+    served = (
+        ServedEngine(Engine("one"), (model("a"),)),
+        ServedEngine(Engine("two", adapters=held), (model("echo"), LAW)),
+    )
     async with realm_of(tmp_path, *served) as realm:
         caller, limit = await caller_of(realm), 1_000
         tenant = replace(caller.tenant, budgets=(Budget("day", micros=limit),))
@@ -144,8 +147,8 @@ async def test_who_waits_for_one_engine_keeps_nobody_from_another(tmp_path: Path
         answer = await realm.gateway.answer(request(caller, "b", id="r2"))
         assert answer.value.finish == "stop"
         assert router.num_inside == len(turns)
-        standings = [each for _, standings in router.snapshots() for each in standings]
-        assert {each.tenant for each in standings if each.num_running} == {"other"}
+        snapshots = [each for _, snapshots in router.snapshots() for each in snapshots]
+        assert {each.tenant for each in snapshots if each.num_running} == {"other"}
         for turn in turns:
             await turn.__aexit__(None, None, None)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allod.train.recipe import Recipe
-from allod.train.sealed import StageResult, run_sealed, words_of
+from allod.train.sealed_stage import StageResult, run_sealed, task_of
 from allod.train.sources import collect as collecting
 from allod.train.sources.collect import Perform, SourceFolders
 from allod.train.stage_task import Limits, StageFacts, StageTask
@@ -40,7 +40,7 @@ def sealed(recipe: Recipe, log: Path) -> Perform:
     def perform(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
         return run_sealed(
             stage,
-            words_of(recipe, inputs, output),
+            task_of(recipe, inputs, output),
             read_paths=tuple(inputs.values()),
             write_path=output,
             report=lambda *_: None,

@@ -77,7 +77,7 @@ class StageResult:
     observed: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-def words_of(recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> dict[str, JsonValue]:
+def task_of(recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> dict[str, JsonValue]:
     """What a stage's process is told, but for the stage (stage_process.py)."""
     return {
         "recipe": recipe_json(recipe),
@@ -105,7 +105,7 @@ class SealedStages:
         self.logs.mkdir(exist_ok=True, mode=0o700)
         return run_sealed(
             stage,
-            words_of(self.recipe, inputs, output),
+            task_of(self.recipe, inputs, output),
             read_paths=tuple(inputs.values()),
             write_path=output,
             report=self._report,

@@ -100,7 +100,7 @@ def describe_entry(entry: CatalogueEntry) -> ServedModel:
 
 
 def _describe_release(model: ReleasedModel) -> ServedModel:
-    told = model.passport
+    passport = model.passport
     return ServedModel(
         name=passport.name,
         owner=passport.publisher,

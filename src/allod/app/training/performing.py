@@ -9,8 +9,8 @@ from allod.app.training.prepared import PreparedRecipe
 from allod.app.training.surroundings import Surroundings
 from allod.core.stages import ROWS
 from allod.train.energy import EnergyMeter
-from allod.train.sealed import SealedStages, StageResult, words_of
-from allod.train.sources.collect import SourcePlaces, collect
+from allod.train.sealed_stage import SealedStages, StageResult, task_of
+from allod.train.sources.collect import SourceFolders, collect
 
 
 def perform(
@@ -30,16 +30,16 @@ def perform(
     name = ROWS[stage].reads
     readable = {**inputs, **({name: prepared.folders[name]} if name in prepared.folders else {})}
     if around.machines.is_job(stage):
-        words = words_of(prepared.recipe, readable, output)
-        return around.jobs.run(stage, words, read_paths=tuple(readable.values()), write_path=output)
+        task = task_of(prepared.recipe, readable, output)
+        return around.jobs.run(stage, task, read_paths=tuple(readable.values()), write_path=output)
     return sealed.run(stage, readable, output)
 
 
-def _seal_stages(around: Surroundings, prepared: Prepared, meter: EnergyMeter) -> SealedStages:
+def _seal_stages(around: Surroundings, prepared: PreparedRecipe, meter: EnergyMeter) -> SealedStages:
     return SealedStages(
         recipe=prepared.recipe,
         meter=meter,
-        report=around.told.progress,
+        report=around.callbacks.progress,
         stop=around.should_stop,
         logs=around.run.path / "logs",
         ranks=around.machines.ranks,
@@ -48,7 +48,7 @@ def _seal_stages(around: Surroundings, prepared: Prepared, meter: EnergyMeter) -
     )
 
 
-def _collect(around: Surroundings, prepared: Prepared, output: Path, sealed: SealedStages) -> StageResult:
+def _collect(around: Surroundings, prepared: PreparedRecipe, output: Path, sealed: SealedStages) -> StageResult:
     """The first stage: fetching needs the network and is ours, what was fetched is opened in sealed processes."""
     sources = around.settings.home / "sources"
     folders = SourceFolders(
@@ -57,5 +57,5 @@ def _collect(around: Surroundings, prepared: Prepared, output: Path, sealed: Sea
         beside=around.options.beside,
         scratch=around.run.path / ".unpacked",
     )
-    report = around.told.progress
-    return collect(prepared.recipe, prepared.digests, places, output, perform=sealed.run, report=report)
+    report = around.callbacks.progress
+    return collect(prepared.recipe, prepared.digests, folders, output, perform=sealed.run, report=report)

@@ -24,7 +24,7 @@ from allod.app.home import load_settings, nation_of
 from allod.cli.json_text import json_text
 from allod.cli.officer import officer_of, officer_who_ends
 from allod.cli.running import take_up_news
-from allod.cli.tenant_words import tell_restriction, word_or_any, words_or_any
+from allod.cli.tenant_arguments import format_restriction, word_or_any, words_or_any
 from allod.core.errors import Invalid
 from allod.core.times import now_ms
 from allod.govern.tenancy.keys import MAX_GRACE_S
@@ -93,15 +93,15 @@ def _overlap_ms(text: str) -> int:
 def _add(store: TenantStore, settings: Settings, arguments: argparse.Namespace) -> tuple[Key, str]:
     tenant = find_tenant(store, arguments.tenant)
     check_active(tenant)
-    said = {"models": words.models, "clearance": words.clearance, "purposes": words.purposes}
+    said = {"models": arguments.models, "clearance": arguments.clearance, "purposes": arguments.purposes}
     scope = change_scope(Scope(), said, nation_of(settings))
-    if words.expires == 0:
+    if arguments.expires == 0:
         raise Invalid("a key that ends at once opens nothing", code="invalid", param="--expires", hint="say 30d")
-    return add_key(store, officer_of(settings), tenant.id, name=words.name, life_ms=words.expires, scope=scope)
+    return add_key(store, officer_of(settings), tenant.id, name=arguments.name, life_ms=arguments.expires, scope=scope)
 
 
-def _rotate(store: TenantStore, settings: Settings, words: argparse.Namespace) -> tuple[Key, str]:
-    old, officer = find_key(store, words.key), officer_of(settings)
+def _rotate(store: TenantStore, settings: Settings, arguments: argparse.Namespace) -> tuple[Key, str]:
+    old, officer = find_key(store, arguments.key), officer_of(settings)
     _refuse_own(old, settings)
     try:
         return rotate_key(store, officer, old, arguments.overlap / 1000)

@@ -121,7 +121,7 @@ def _get(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     settings = load_settings()
-    word = _word(words.model)
+    word = _word(arguments.model)
     entry = entry_of(word, load_catalogue())
     if entry is not None:
         return _show_imported(entry, as_json=arguments.json)
@@ -147,13 +147,13 @@ def _show_imported(entry: CatalogueEntry, *, as_json: bool) -> int:
     return 0
 
 
-def _check(words: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     """0 if every step holds, else 1."""
     released = ReleasedModels(load_settings())
     word = _word(arguments.model)
     artefact = released.find(word)
-    if artefact is None and is_file_name(words.model):
-        return _check_file(Path(words.model), entry_of(word, load_catalogue()), as_json=words.json)
+    if artefact is None and is_file_name(arguments.model):
+        return _check_file(Path(arguments.model), entry_of(word, load_catalogue()), as_json=arguments.json)
     if artefact is None:
         raise _unknown(arguments.model, released)
     try:

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> int:
     try:
-        report = check_policy(read_named_text(words.file, limit_bytes=MAX_POLICY_BYTES), nation_of(settings))
+        report = check_policy(read_named_text(arguments.file, limit_bytes=MAX_POLICY_BYTES), nation_of(settings))
     except Invalid as error:
         if not error.code.startswith("policy_"):
             raise
@@ -99,7 +99,7 @@ def _show_unreadable(error: Invalid, *, as_json: bool) -> int:
 
 def _set(arguments: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
-    text = read_named_text(words.file, limit_bytes=MAX_POLICY_BYTES)
+    text = read_named_text(arguments.file, limit_bytes=MAX_POLICY_BYTES)
     time_ms = time_of_record_ms(settings)
     logged = policies.set(text, who=account_here(), note=words.note, even_so=words.even_so, now_ms=time_ms)
     if words.json:

@@ -28,7 +28,7 @@ from allod.app.home import load_settings, nation_of
 from allod.cli.json_text import json_text
 from allod.cli.officer import officer_of, officer_who_ends
 from allod.cli.running import take_up_news, the_log_to_itself
-from allod.cli.tenant_words import QUOTA_UNITS, add_changes, changes_of, tell_restriction
+from allod.cli.tenant_arguments import QUOTA_UNITS, add_changes, changes_of, format_restriction
 from allod.core.errors import Invalid
 from allod.core.nations.nation import Nation
 from allod.core.times import now_ms
@@ -81,12 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _change(store: TenantStore, settings: Settings, arguments: argparse.Namespace, nation: Nation) -> Tenant:
     """The tenant as it is after what was asked for."""
-    if words.part == "add":
-        return add_tenant(store, officer_of(settings), words.name, changes_of(vars(words)), nation)
-    tenant = find_tenant(store, words.tenant)
-    if words.part == "set":
-        return _set(store, officer_of(settings), tenant, vars(words), nation)
-    if words.part == "archive" and tenant.archived_ms is None:
+    if arguments.part == "add":
+        return add_tenant(store, officer_of(settings), arguments.name, changes_of(vars(arguments)), nation)
+    tenant = find_tenant(store, arguments.tenant)
+    if arguments.part == "set":
+        return _set(store, officer_of(settings), tenant, vars(arguments), nation)
+    if arguments.part == "archive" and tenant.archived_ms is None:
         return archive_tenant(store, officer_who_ends(), tenant)
     return tenant
 

@@ -34,18 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print each step, then `show_verified` or the step that failed."""
     home = default_home().absolute()
-    trust_file = words.trust or home / "trust.policy"
-    bundle = read_named_file(words.file, limit_bytes=MAX_BUNDLE_BYTES)
-    trust_text = read_named_file(trust_file, limit_bytes=MAX_TRUST_BYTES, hint=None if words.trust else TRUST_HINT)
+    trust_file = arguments.trust or home / "trust.policy"
+    bundle = read_named_file(arguments.file, limit_bytes=MAX_BUNDLE_BYTES)
+    trust_text = read_named_file(trust_file, limit_bytes=MAX_TRUST_BYTES, hint=None if arguments.trust else TRUST_HINT)
     trust = Trust.parse(trust_text.decode("utf-8", "replace"))
-    told = _Told(as_json=words.json)
+    output = _Output(as_json=arguments.json)
     try:
         report = verify(bundle, trust)
     except VerificationError as error:
-        told.tell_steps(steps_before(error, STEPS))
-        return told.tell_failed(error)
-    told.tell_steps(report.steps)
-    if words.lineage:
+        output.show_steps(steps_before(error, STEPS))
+        return output.show_failed(error)
+    output.show_steps(report.steps)
+    if arguments.lineage:
         from allod.cli.verbs.verify_lineage import UNKNOWN, follow  # reads logs and models: loaded if asked for
 
         try:
@@ -64,14 +64,14 @@ class _Output:
     steps: list[dict[str, Any]] = field(default_factory=list)
     lineage: list[dict[str, Any]] = field(default_factory=list)
 
-    def tell_steps(self, steps: Iterable[Step]) -> None:
+    def show_steps(self, steps: Iterable[Step]) -> None:
         for step in steps:
             self.steps.append({"number": step.number, "name": step.name, "ok": True, "detail": step.detail})
             if not self.as_json:
                 print_step(step)
 
-    def tell_lineage(self, steps: Iterable[Step], row: dict[str, Any]) -> None:
-        self.tell_steps(steps)
+    def show_lineage(self, steps: Iterable[Step], row: dict[str, Any]) -> None:
+        self.show_steps(steps)
         self.lineage.append(row)
         if not self.as_json:
             print("\n".join(_lineage_lines(row)))

@@ -27,7 +27,7 @@ def follow(report: Report, trust: Trust, home: Path) -> Iterator[tuple[tuple[Ste
     VerificationError, which says where an unknown model was imported from if the catalogue knows it.
     """
     realm = Home(home)
-    places = Places(realm.artefacts, realm.store, realm.models_pub, partial(read_artefacts, home))
+    paths = RealmPaths(realm.artefacts, realm.store, realm.models_pub, partial(read_artefacts, home))
     try:
         for followed in follow_answer(report, trust, paths):
             yield followed.steps, _chain_json(followed.release)

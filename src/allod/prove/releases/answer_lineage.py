@@ -30,7 +30,7 @@ ARTEFACT = "artefact"
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class RealmPaths:
     """Where a realm keeps what is followed: the artefacts log, the store of models, the public models key.
 
     `read` reads that log whole, believed by the key that it is given, as `read_log` does with what else is known of it.
@@ -62,7 +62,7 @@ def follow_answer(report: Report, trust: Trust, paths: RealmPaths) -> Iterator[F
     digests = (*with_model["adapters"], with_model["digest"])
     try:
         key = _artefacts_key(report, trust)
-        releases = read_releases(partial(places.read, key))
+        releases = read_releases(partial(paths.read, key))
     except Invalid as error:
         if error.code == "no_log":
             raise _not_released(digests[0], number) from error

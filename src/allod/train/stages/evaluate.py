@@ -104,7 +104,7 @@ def _measure(task: StageTask, network: Network, files: Sequence[QuestionFile]) -
 def _write(task: StageTask, figures: _Figures, gates: Sequence[Gate]) -> None:
     text = figures.held_out
     evaluation: dict[str, JsonValue] = {
-        "weights": digest_of_hex(digest_of_plain_file(_weights(work) / WEIGHTS)),
+        "weights": digest_of_hex(digest_of_plain_file(_weights(task) / WEIGHTS)),
         "bits_per_byte": _decimal(figures.bits_per_byte),
         "held_out": {"documents": text.num_documents, "bytes": text.num_bytes, "tokens": len(text.tokens)},
         "cloze": _score(figures.cloze),

@@ -112,7 +112,7 @@ class Admin:
 
     def _change(self, action: Action, *arguments: Any) -> Json:
         """A change has returned only when it is in force here: its key opens, what it ended is ended."""
-        made = action(*words)
+        made = action(*arguments)
         self._realm.take_up_news()
         return made
 
