@@ -4,6 +4,6 @@ main.py          which verb, and how errors end it           verbs/         a mo
 client.py        a client of our own gateway                 starting.py    a gateway's process, started
 running.py       the gateway that runs in this realm         progress.py    progress of long work
 officer.py       who sits at the command line
-model_words.py   how models are told of                      tenant_words.py  how tenants' terms are said
+model_output.py  what is printed of a model              tenant_arguments.py  arguments for a tenant's terms
 steps.py         how the steps of a verification are told     json_text.py     what --json prints
 """

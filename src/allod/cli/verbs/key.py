@@ -117,7 +117,11 @@ def _revoke(store: TenantStore, settings: Settings, arguments: argparse.Namespac
         _refuse_own(key, settings)
         key = revoke_key(store, officer_who_ends(), key)
     take_up_news(settings)
-    print(json_text(_show(store, _find_owner(store, key), key)) if words.json else f"{key.id} opens nothing any more")
+    print(
+        json_text(_describe(store, _find_owner(store, key), key))
+        if arguments.json
+        else f"{key.id} opens nothing any more"
+    )
 
 
 def _refuse_own(key: Key, settings: Settings) -> None:
@@ -134,7 +138,7 @@ def _refuse_own(key: Key, settings: Settings) -> None:
 def _hand_over(store: TenantStore, key: Key, secret: str, *, as_json: bool) -> None:
     """The key on standard output, alone; what to know of it beside."""
     if as_json:
-        print(json_text({**_show(store, _find_owner(store, key), key), "value": secret}))
+        print(json_text({**_describe(store, _find_owner(store, key), key), "value": secret}))
         return
     ends = "" if key.expires_ms is None else f", until {_day(key.expires_ms)}"
     print(f"{key.id}{ends}; the key is shown this once:", file=sys.stderr, flush=True)
@@ -147,9 +151,9 @@ def _list(store: TenantStore, arguments: argparse.Namespace) -> None:
     if not arguments.tenant:
         owners += list_tenants(store, include_archived=True)
     found = [(owner, key) for owner in owners for key in list_keys(store, None if owner is None else owner.id)]
-    listed = [(owner, key, why) for owner, key in found if not (why := _why_not(key, owner, time_ms)) or words.all]
-    if words.json:
-        print(json_text([{**_show(store, owner, key), "ended": why or None} for owner, key, why in listed]))
+    listed = [(owner, key, why) for owner, key in found if not (why := _why_not(key, owner, time_ms)) or arguments.all]
+    if arguments.json:
+        print(json_text([{**_describe(store, owner, key), "ended": why or None} for owner, key, why in listed]))
         return
     for _, key, why in listed:
         print(_line(key, why))

@@ -80,7 +80,7 @@ def _compare(home: Home, arguments: argparse.Namespace) -> int:
     else:
         ours = " and ".join(key.name for key in keys)
         raise Invalid(f"the tree head is of {origin}, and this realm's logs are {ours}", code="log_origin")
-    if words.json:
+    if arguments.json:
         print(json_text(_comparison_json(found)))
     else:
         print(f"{origin}: {found.said}")
@@ -124,14 +124,14 @@ def _accept_clock(home: Home, arguments: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         raise Invalid("the log has no tree head yet", code="no_log") from error
     if is_clock_believed(settings):
-        print(json_text(None) if words.json else "the clock is believed already: nothing was written")
+        print(json_text(None) if arguments.json else "the clock is believed already: nothing was written")
         return 0
     who = account_here()
     accepted = ClockAccepted(
         f"clock_{secrets.token_hex(16)}", now_ms(), settings.origin, head.size, head.root.hex(), who
     )
     ArtefactsLog(settings).append([clock_statement(accepted)])
-    print(json_text(asdict(accepted)) if words.json else f"accepted at {moment_text(accepted.at_ms)}, by {who}")
+    print(json_text(asdict(accepted)) if arguments.json else f"accepted at {moment_text(accepted.at_ms)}, by {who}")
     return 0
 
 

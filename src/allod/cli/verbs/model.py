@@ -13,7 +13,7 @@ from allod.app.gateway.weights import prepare_weights
 from allod.app.home import Home, load_settings
 from allod.app.training.lineage import LEARNT, UNKNOWN, Trace, trace_document
 from allod.cli.json_text import json_text
-from allod.cli.model_words import print_walk, walk_json
+from allod.cli.model_output import print_walk, walk_json
 from allod.cli.progress import show_progress
 from allod.cli.steps import print_failed, print_step, steps_before
 from allod.core.digests import digest_of_hex, hex_of
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     rows = [*_catalogue_rows(settings), *_rows_of_releases(settings)]
-    if words.json:
+    if arguments.json:
         print(json_text(rows))
         return 0
     for row in rows:
@@ -130,7 +130,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if artefact is None:
         raise _unknown(arguments.model, released)
     model = released.check(artefact)
-    if words.json:
+    if arguments.json:
         print(json_text(walk_json(model)))
     else:
         print_walk(model)
@@ -167,7 +167,7 @@ def _check(arguments: argparse.Namespace) -> int:
                 print_step(step)
             print_failed(error)
         return 1
-    if words.json:
+    if arguments.json:
         print(json_text({"name": artefact.name, "verified": True, "steps": [asdict(step) for step in steps]}))
         return 0
     for step in steps:
@@ -185,7 +185,7 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
     if as_json:
         facts = {key: value for key, value in asdict(header).items() if key in _SHOWN_OF_HEADER}
         failed = {"number": 0, "name": "release", "detail": why}
-        print(json_text({"name": str(file), "verified": False, "gate": told, "failed": failed}))
+        print(json_text({"name": str(file), "verified": False, "gate": facts, "failed": failed}))
         return 1
     sizes = f"{header.num_parameters:,} parameters, {header.context_tokens:,} tokens of context"
     template = f"chat template {header.template_digest}" if header.has_template else "no chat template"
@@ -197,8 +197,8 @@ def _check_file(file: Path, entry: CatalogueEntry | None, *, as_json: bool) -> i
 def _show_affected(arguments: argparse.Namespace) -> int:
     """0; 1 where a model could not be looked into, so that the list may lack something, and where no record has the
     document: that shows nothing, for it may be meant by another name."""
-    traces = trace_document(ReleasedModels(load_settings()), words.document)
-    if words.json:
+    traces = trace_document(ReleasedModels(load_settings()), arguments.document)
+    if arguments.json:
         print(json_text([asdict(trace) for trace in traces]))
     else:
         for trace in traces:

@@ -71,8 +71,8 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> int:
     except Invalid as error:
         if not error.code.startswith("policy_"):
             raise
-        return _show_unreadable(error, as_json=words.json)
-    if words.json:
+        return _show_unreadable(error, as_json=arguments.json)
+    if arguments.json:
         print(json_text({**asdict(report), "is_sound": report.is_sound}))
         return 0 if report.is_sound else 1
     print(f"{report.digest}\n{report.num_asked} requests asked, {report.num_permitted} permitted")
@@ -101,8 +101,8 @@ def _set(arguments: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
     text = read_named_text(arguments.file, limit_bytes=MAX_POLICY_BYTES)
     time_ms = time_of_record_ms(settings)
-    logged = policies.set(text, who=account_here(), note=words.note, even_so=words.even_so, now_ms=time_ms)
-    if words.json:
+    logged = policies.set(text, who=account_here(), note=arguments.note, even_so=arguments.even_so, now_ms=time_ms)
+    if arguments.json:
         print(json_text(None if logged is None else _row(logged)))
     else:
         print("in force already" if logged is None else f"in force: {_line(logged)}")
@@ -113,7 +113,7 @@ def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     policies = open_policies(settings)
     logged = _choose(policies, arguments.which)
     stored = policies.find_stored(logged.version.digest)
-    if words.json:
+    if arguments.json:
         print(json_text({**_row(logged), "text": stored.text, "words": stored.schema}))
     else:
         sys.stdout.write(stored.text)
@@ -122,8 +122,8 @@ def _show(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _history(arguments: argparse.Namespace, settings: Settings) -> int:
     history = open_policies(settings).history()
-    found = history.versions_during(*span_ms(words.at)) if words.at else list(history.versions)
-    if words.json:
+    found = history.versions_during(*span_ms(arguments.at)) if arguments.at else list(history.versions)
+    if arguments.json:
         print(json_text([_row(logged) for logged in found]))
     else:
         for logged in found:

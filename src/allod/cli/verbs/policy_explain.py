@@ -67,10 +67,10 @@ def explain_request(arguments: argparse.Namespace, settings: Settings) -> int:
         questions = Questions(controls, store, others)
         asked = questions.request_for(_question(arguments, named, store, settings), now_ms())
     asked = _what_if(arguments, asked, policy.nation)
-    told = explain(policy, asked, questions.models.values())
-    permitted = told.decision.permitted
-    if words.json:
-        print(json_text({**show_explanation(policy, asked, told), "seal_assumed": words.seal is None}))
+    explanation = explain(policy, asked, questions.models.values())
+    permitted = explanation.decision.permitted
+    if arguments.json:
+        print(json_text({**describe_explanation(policy, asked, explanation), "seal_assumed": arguments.seal is None}))
         return 0 if permitted else 1
     assumed = " (assumed: no engine was asked; --seal says otherwise)" if arguments.seal is None else ""
     print(f"asked      {sentence_of(asked)}{assumed}\npolicy     {policy.digest}")

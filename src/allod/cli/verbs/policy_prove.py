@@ -31,8 +31,8 @@ def prove_claim(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.receipts is not None:
         arguments.receipts.mkdir(parents=True, exist_ok=True)
         for breach, bundle in bundles_of_breaches(judged, home.receipts, key):
-            (words.receipts / f"{breach.receipt_id}.receipt.json").write_bytes(bundle)
-    print(json_text(_judgement_json(judged)) if words.json else _judgement_text(judged))
+            (arguments.receipts / f"{breach.receipt_id}.receipt.json").write_bytes(bundle)
+    print(json_text(_judgement_json(judged)) if arguments.json else _judgement_text(judged))
     return 0 if judged.holds else 1
 
 

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.part == "recount":
             with the_log_to_itself():
                 num_receipts = recount(settings, store)
-            print(json_text({"receipts": num_receipts}) if words.json else f"{num_receipts} receipts counted")
+            print(json_text({"receipts": num_receipts}) if arguments.json else f"{num_receipts} receipts counted")
             return 0
         tenant = _change(store, settings, arguments, nation)
         if arguments.part != "show":
@@ -98,10 +98,10 @@ def _set(store: TenantStore, officer: Officer, tenant: Tenant, said: Mapping[str
     return change_tenant(store, officer, tenant, nation, name=name, terms=terms)
 
 
-def _list(store: TenantStore, nation: Nation, words: argparse.Namespace) -> None:
-    tenants = list(list_tenants(store, include_archived=words.all))
-    if words.json:
-        print(json_text([show_tenant(tenant, nation) for tenant in tenants]))
+def _list(store: TenantStore, nation: Nation, arguments: argparse.Namespace) -> None:
+    tenants = list(list_tenants(store, include_archived=arguments.all))
+    if arguments.json:
+        print(json_text([describe_tenant(tenant, nation) for tenant in tenants]))
         return
     for tenant in tenants:
         limits = (
@@ -115,8 +115,8 @@ def _show(store: TenantStore, tenant: Tenant, nation: Nation, *, as_json: bool) 
     used = {period: _add_up(store, tenant, period) for period in ("day", "month")}
     if as_json:
         shown_used = {period: asdict(totals) for period, totals in used.items()}
-        limits = [show_rate_limit(tenant, model) for model in sorted(tenant.model_quotas)]
-        print(json_text({**show_tenant(tenant, nation), "rate_limits": limits, "used": shown_used}))
+        limits = [describe_rate_limit(tenant, model) for model in sorted(tenant.model_quotas)]
+        print(json_text({**describe_tenant(tenant, nation), "rate_limits": limits, "used": shown_used}))
         return
     print(f"{tenant.id}  {tenant.name}" + ("  (archived)" if tenant.archived_ms is not None else ""))
     print(f"label     {tenant.tier or 'the lowest tier'}; markings {format_restriction(tenant.markings)}")

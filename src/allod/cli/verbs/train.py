@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from allod.app.home import load_settings
-from allod.app.training.run import Trained, as_rows, train
-from allod.app.training.surroundings import Told, TrainOptions
+from allod.app.training.run import TrainingResult, as_rows, train
+from allod.app.training.surroundings import RunCallbacks, TrainOptions
 from allod.cli.json_text import json_text
 from allod.cli.progress import show_progress
 from allod.cli.running import time_of_record_ms
@@ -80,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     time_of_record_ms(settings)  # a gateway that runs here may know of a wrong clock what the log cannot tell
     with _stop_wish() as should_stop, show_progress(are_bytes=False) as progress:
-        told = _quiet(progress) if arguments.json else _StatusLines(progress).told
-        trained = train(settings, options, told, should_stop=should_stop)
-    print(json_text(_as_json(trained))) if words.json else _say_end(trained)
+        callbacks = _quiet(progress) if arguments.json else _StatusLines(progress).callbacks
+        trained = train(settings, options, callbacks, should_stop=should_stop)
+    print(json_text(_as_json(trained))) if arguments.json else _say_end(trained)
     return 0
 
 
