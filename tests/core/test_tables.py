@@ -68,7 +68,7 @@ def test_what_a_named_table_may_not_say_names_it(values: dict[str, Any], fault: 
     complaints: list[Complaint] = []
     with pytest.raises(Invalid):
         table(values, complaints).read(Named)
-    assert [(each.fault, each.place) for each in complaints] == [(fault, place)]
+    assert [(complaint.fault, complaint.key_path) for complaint in complaints] == [(fault, place)]
 
 
 @pytest.mark.parametrize(
