@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,9 @@ from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.core.requests import Chat, Completion, Json, Sampling
 from allod.engine.adapters.llama import CHAT_PATH, LlamaEngine
-from allod.engine.adapters.llama_slots import SlotLease, Slots
+from allod.engine.adapters.llama_slots import Slots
+from allod.engine.engine import EngineInfo
+from allod.engine.http import Exchange, UnixHttp
 from allod.engine.replicas.replica import Replica
 from allod.settings.environment import default_home
 from measure import machine, paired, rotated, spread
@@ -45,11 +48,18 @@ WAYS = ("free", "salted")
 class FreeEngine(LlamaEngine):
     """llama.cpp with its own choice of slots and everything reused."""
 
-    async def _parts(self, body: bytes, lease: SlotLease) -> AsyncGenerator[int | bytes, None]:
-        async with aclosing(self._http.stream("POST", CHAT_PATH, b'{"cache_prompt":true,' + body[1:])) as parts:
-            async for part in parts:
-                yield part
-        self._slots.give_back(lease)
+    def __init__(self, info: EngineInfo, socket_path: str) -> None:
+        super().__init__(info, socket_path, Slots(MANY_SLOTS))
+        self._http = FreeHttp(socket_path, self._deadlines)
+
+
+class FreeHttp(UnixHttp):
+    """Takes the slot out of a chat that `LlamaEngine` has put into one."""
+
+    async def begin(self, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0) -> Exchange:
+        free, num = re.subn(rb'^\{"id_slot":\d+,"cache_prompt":(?:true|false),', b'{"cache_prompt":true,', body)
+        assert num == (path == CHAT_PATH)
+        return await super().begin(method, path, free, first_s=first_s)
 
 
 @dataclass
@@ -213,7 +223,7 @@ async def measure(model: str, num_slots: int, rounds: int, socket_dir: Path) -> 
     await replica.start()
     try:
         engines: dict[str, LlamaEngine] = {
-            "free": FreeEngine(replica.info, options.socket_path, Slots(MANY_SLOTS)),
+            "free": FreeEngine(replica.info, options.socket_path),
             "salted": LlamaEngine(replica.info, options.socket_path),
         }
         await compare(engines, num_slots, rounds)

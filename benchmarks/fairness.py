@@ -36,7 +36,7 @@ from statistics import median, quantiles
 from allod.app.gateway.engine import run_engine
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
-from allod.core.requests import Chat, Completion, Piece, Sampling
+from allod.core.requests import Chat, Completion, Sampling
 from allod.engine.engine import Engine
 from allod.engine.replicas.replica import Replica
 from allod.serve.admission import Admission, Turn
@@ -206,13 +206,13 @@ async def _streamed(engine: Engine, turn: Turn, ask: Ask, done: Round) -> AsyncG
     done.serve(ask.tenant, cost_of(told, 0))
     async with aclosing(engine.stream(chat_for(ask), salt=ask.tenant.encode().hex())) as pieces:
         async for item in pieces:
-            if isinstance(item, Piece):
-                made += 1
+            if not isinstance(item, Completion):
+                made += len(item)
                 turn.used(made)
-                done.serve(ask.tenant, cost_of(0, 1))
-                if made == 1:
+                done.serve(ask.tenant, cost_of(0, len(item)))
+                if made == len(item):
                     yield time.monotonic()
-            elif isinstance(item, Completion):
+            else:
                 usage = item.usage
                 turn.finish(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
                 done.serve(ask.tenant, cost_of(usage.prompt_tokens - told, usage.completion_tokens - made))

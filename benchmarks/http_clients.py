@@ -44,7 +44,8 @@ async def aiohttp_client(socket_path: str) -> AsyncIterator[Exchange]:
 
         async def exchange() -> bytes:
             async with session.post(f"http://engine{PATH}", data=BODY, headers=HEADERS) as response:
-                return await response.read()
+                body: bytes = await response.read()
+                return body
 
         yield exchange
 
@@ -56,7 +57,8 @@ async def httpx_client(socket_path: str) -> AsyncIterator[Exchange]:
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket_path)) as client:
 
         async def exchange() -> bytes:
-            return (await client.post(f"http://engine{PATH}", content=BODY, headers=HEADERS)).content
+            body: bytes = (await client.post(f"http://engine{PATH}", content=BODY, headers=HEADERS)).content
+            return body
 
         yield exchange
 
@@ -69,7 +71,8 @@ async def httpcore_client(socket_path: str) -> AsyncIterator[Exchange]:
     async with httpcore.AsyncConnectionPool(uds=socket_path) as pool:
 
         async def exchange() -> bytes:
-            return (await pool.request("POST", f"http://engine{PATH}", headers=headers, content=BODY)).content
+            body: bytes = (await pool.request("POST", f"http://engine{PATH}", headers=headers, content=BODY)).content
+            return body
 
         yield exchange
 

@@ -56,6 +56,9 @@ class PlainBlock(nn.Module):
 class PlainLlama(nn.Module):
     """`forward`: tokens and targets, [batch, time] → loss."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embed = nn.Embedding(shape.vocab, shape.width)
@@ -112,7 +115,7 @@ def plain_steps(
     step = 0
     while True:
         tokens, targets = batch_of(step)
-        pieces = list(zip(tokens.split(piece_rows), targets.split(piece_rows), strict=True))
+        pieces = list(zip(tokens.split(piece_rows), targets.split(piece_rows), strict=True))  # type: ignore[no-untyped-call]
         for piece in pieces:
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 loss = forward(*piece) / len(pieces)

@@ -20,11 +20,12 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -43,6 +44,7 @@ from allod.train.environment import code, environment
 from allod.train.environment import machine as machine_facts
 from allod.train.learning import learner
 from allod.train.learning.batches import TokenBatches
+from allod.train.learning.muon import Optimiser
 from allod.train.learning.sizes import batch_rows, shape_of
 from allod.train.pipeline import PipelineStage, run_pipeline
 from allod.train.recipe import Pretrain, Recipe, Source
@@ -79,15 +81,9 @@ class TorchAdamW:
         self._optimiser.zero_grad()
 
 
-@contextmanager
-def optimiser(kind: type | None) -> Iterator[None]:
+def optimiser(kind: type | None) -> AbstractContextManager[object]:
     """Learners made meanwhile use this optimiser."""
-    ours = learner.Optimiser
-    learner.Optimiser = kind or ours  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        learner.Optimiser = ours  # type: ignore[misc]
+    return patch.object(learner, "Optimiser", kind or Optimiser)
 
 
 class Log:
@@ -189,7 +185,8 @@ def with_trainer(pipeline: Pipeline, batches: TokenBatches, folder: Path) -> Con
 
     def run() -> None:
         torch.manual_seed(1)
-        model = LlamaForCausalLM(LlamaConfig(**config(pipeline.shape)))
+        said: dict[str, Any] = config(pipeline.shape)
+        model = LlamaForCausalLM(LlamaConfig(**said))
         arguments = TrainingArguments(
             output_dir=str(folder), max_steps=pipeline.steps, per_device_train_batch_size=pipeline.rows,
             learning_rate=RATE, weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, use_cpu=True, report_to="none",

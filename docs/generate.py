@@ -122,7 +122,7 @@ def sentences() -> dict[str, str]:
 def codes_in(trees: Iterable[ast.AST]) -> dict[str, set[str]]:
     """Every code that an error may have, with its kinds; also where a function passes on a code that it is given."""
     nodes = [(number, node) for number, tree in enumerate(trees) for node in ast.walk(tree)]
-    kinds = {(None, kind): {kind} for kind in KINDS}
+    kinds: Kinds = {(None, kind): {kind} for kind in KINDS}
     places: dict[tuple[int | None, str], int] = {}  # of `code` among what a function is given without names
     values: list[tuple[ast.expr, set[str]]] = []
     for number, node in nodes:

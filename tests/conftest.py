@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -99,12 +100,12 @@ def running(home: Path, command: list[str]) -> Iterator[Gateway]:
             process.wait()
 
 
-def _announced(home: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
+def _announced(home: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
     for _ in range(1200):
         if process.poll() is not None:
             raise RuntimeError(f"the gateway ended with {process.returncode}: {log.read_text()[-2000:]}")
         try:
-            announced: dict[str, str] = json.loads((home / "gateway.json").read_text())
+            announced: dict[str, Any] = json.loads((home / "gateway.json").read_text())
         except (FileNotFoundError, ValueError):
             announced = {}
         if announced.get("pid") == process.pid:

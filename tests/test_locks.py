@@ -23,7 +23,8 @@ def resolved(lock: Path, place: Path) -> dict[str, dict[str, Any]]:
     """The metadata of each package that pip would install of a list, by name. Nothing is downloaded but metadata."""
     venv.create(place, with_pip=True)
     words = ["install", "--dry-run", "--no-deps", "--require-hashes", "--quiet", "--report", "-", "--retries", "1"]
-    command = [place / "bin" / "python", "-m", "pip", "--disable-pip-version-check", *words, "--requirement", lock]
+    python: list[str | Path] = [place / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    command = [*python, *words, "--requirement", lock]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if any(word in done.stderr for word in UNREACHABLE):
         pytest.skip("no package registry can be reached from here")

@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from allod.core.canonical import canonical_json
+from allod.core.canonical import JsonValue, canonical_json
 from allod.core.requests import chat_answer
 from allod.core.statements.receipt import (
     AnswerPart,
@@ -48,7 +48,7 @@ DIGESTS = {
 LABEL = {"tier": "OFFICIAL", "markings": ["SENSITIVE"], "jurisdictions": ["GB"], "purposes": None}
 LOG = SigningKey("realm.example/receipts/site-1", bytes([1]) * 32)
 OTHER_LOG = SigningKey("realm.example/receipts/site-1", bytes([2]) * 32)
-HEARTBEAT = {
+HEARTBEAT: dict[str, JsonValue] = {
     "_type": "https://in-toto.io/Statement/v1",
     "predicateType": "urn:allod:heartbeat:v1",
     "subject": [{"name": "log", "digest": {"sha256": "ab" * 32}}],

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from allod.core.canonical import canonical_json
+from allod.core.canonical import JsonValue, canonical_json
 from allod.core.digests import sha256_hex
 from allod.core.statements.training import (
     TRAINING_V1,
@@ -21,7 +21,7 @@ from allod.core.statements.training import (
 )
 
 AT = {"start_ms": 1_795_000_000_000, "end_ms": 1_795_000_000_900}
-LABEL = {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": None}
+LABEL: dict[str, JsonValue] = {"tier": "OFFICIAL", "markings": [], "jurisdictions": None, "purposes": None}
 OTHER = "sha256:" + "9" * 64
 
 

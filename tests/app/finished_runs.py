@@ -174,7 +174,11 @@ def model_run(
     run.stage("pack", {"documents.jsonl": learnt_documents(texts), "pack.json": b"{}"}, inputs=["dedupe", "tokenizer"])
     weights = b"weights of " + name.encode() + sha256_hex(learnt_documents(texts)).encode()
     run.stage("pretrain", {"weights.safetensors": weights, "losses.jsonl": b"{}\n"}, inputs=["pack", "tokenizer"])
-    evaluation = {"weights": f"sha256:{evaluated or sha256_hex(weights)}", "bits_per_byte": "1.95", "gates": [True]}
+    evaluation: dict[str, JsonValue] = {
+        "weights": f"sha256:{evaluated or sha256_hex(weights)}",
+        "bits_per_byte": "1.95",
+        "gates": [True],
+    }
     root = run.stage(
         "evaluate", {"evaluation.json": canonical_json(evaluation) + b"\n"}, inputs=["pack", "tokenizer", "pretrain"]
     )

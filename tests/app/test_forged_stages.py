@@ -185,7 +185,7 @@ def test_another_machine_may_round_otherwise(run: LoggedRun) -> None:
         stage: PipelineStage, *, key: str, inputs: Mapping[str, Path], output: Path
     ) -> Mapping[str, JsonValue]:
         (output / "made.txt").write_text(f"something else {key}")
-        seen = {"by": "trainer", "machine": {"processor": "another"}}
+        seen: dict[str, JsonValue] = {"by": "trainer", "machine": {"processor": "another"}}
         return {**PREDICATE, "id": f"training_{stage.name}-elsewhere", "observed": seen}
 
     run.perform = elsewhere  # type: ignore[method-assign]

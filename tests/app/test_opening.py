@@ -221,6 +221,12 @@ def lose_index_and_damage(home: Path) -> None:
     (home / "trust.policy").unlink()
 
 
+def lose_logs_and_keys(home: Path) -> None:
+    rmtree(home / "logs")
+    for key in (home / "keys").glob("*.key"):
+        key.unlink()
+
+
 def hide(directory: Path) -> None:
     for file in directory.iterdir():
         file.unlink()
@@ -255,7 +261,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "the artefacts log's key is gone": (lambda home: (home / "keys" / "artefacts.key").unlink(), "key_gone"),
     "both logs are gone, and nothing was charged": (lambda home: rmtree(home / "logs"), "log_gone"),
     "both logs and all their keys are gone": (
-        lambda home: [rmtree(home / "logs"), *map(Path.unlink, (home / "keys").glob("*.key"))],
+        lose_logs_and_keys,
         "log_gone",
     ),
     "the log is damaged and its index gone": (lose_index_and_damage, "log_damaged"),

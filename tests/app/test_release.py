@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -289,7 +288,7 @@ def test_a_log_that_another_process_has_is_waited_for(
     """Setting a policy takes a moment; what stays locked is unavailable, and the release is completed later."""
     run = model_run(tmp_path / "run")
     log = open_log(settings.home / "logs" / "artefacts", ArtefactsLog(settings).signing_key())
-    closing = threading.Thread(target=lambda: (time.sleep(0.3), log.close()))
+    closing = threading.Timer(0.3, log.close)
     closing.start()
     ArtefactsLog(settings).append([run.manifests["source"]])
     closing.join()
@@ -446,9 +445,11 @@ def test_an_export_that_holds_more_than_weights_is_not_signed(
 ) -> None:
     """The export's process read what others wrote: code, pickles and templates of its own do not get our signature."""
 
+    more = {name: data}
+
     class Poisoned(FinishedRun):
-        def stage(self, stage: str, files: Any, **arguments: Any) -> str:
-            return super().stage(stage, {**files, name: data} if stage == "export" else files, **arguments)
+        def stage(self, name: str, files: Mapping[str, bytes], **arguments: Any) -> str:
+            return super().stage(name, {**files, **more} if name == "export" else files, **arguments)
 
     monkeypatch.setattr(finished_runs, "FinishedRun", Poisoned)
     assert refused(settings, model_run(tmp_path / "run")) in ("bad_model_set", "bad_record")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
@@ -177,7 +178,8 @@ def test_layers_on_accelerators_are_told_to_whoever_watches_the_engine(
     assert weights is not None
     options = replica_options(replace(own, model=replace(own.model, gpu_layers=layers)), weights, tmp_path)
     assert options.has_accelerators is has_accelerators
-    assert options.config["batch_tokens"] == (256 if has_accelerators else 64)
+    config: Any = options.config
+    assert config["batch_tokens"] == (256 if has_accelerators else 64)
 
 
 def test_an_adapter_is_no_model_by_itself(settings: Settings, tmp_path: Path) -> None:

@@ -209,7 +209,8 @@ def test_every_change_is_in_the_audit_log(say: Say, store: TenantStore) -> None:
         *[first["id"], second["id"], first["id"], second["id"]],
         tenant,
     ]
-    assert events[1].details["changes_requested"]["allod"]["weight"] == 9
+    changed: Any = events[1].details["changes_requested"]
+    assert changed["allod"]["weight"] == 9
     assert events[4].details["changes_requested"] == {"expires_in_seconds": 86_400}
     written = str(events)
     for secret in (first["value"], second["value"]):

@@ -68,7 +68,7 @@ def key(key_id: str = "key_1", tenant_id: str | None = "one", **fields: Any) -> 
 
 def account(account_id: str = "svc_1", tenant_id: str = "one", **fields: Any) -> Account:
     return Account(
-        **{"id": account_id, "tenant_id": tenant_id, "name": "n", "role": "member", "created_ms": 1} | fields
+        **{"id": account_id, "tenant_id": tenant_id, "name": "n", "role": "member", "created_ms": 1, **fields}
     )
 
 
@@ -83,7 +83,7 @@ def lease(store: TenantStore, amount: int, **fields: Any) -> int:
 
 
 def give_back(store: TenantStore, amount: int, **fields: Any) -> None:
-    store.give_back(**{"gateway": "g", "tenant_id": "one", "meter": "tokens", "window": 1, "amount": amount} | fields)
+    store.give_back(**{"gateway": "g", "tenant_id": "one", "meter": "tokens", "window": 1, "amount": amount, **fields})
 
 
 def put(store: TenantStore, *values: Tenant | Account | Key) -> None:

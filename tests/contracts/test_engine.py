@@ -51,10 +51,10 @@ def adapted(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> RunEng
     settings = load_settings({"model.name": kind, "model.context_tokens": 512}, home=tmp_path)
     weights = prepare_weights(settings, lambda what, done, total: None)
     assert weights is not None
-    adapters = tuple(
+    made = tuple(
         made_adapter(tmp_path / f"{name}.gguf", name, seed=seed, base=kind) for seed, name in enumerate(("one", "two"))
     )
-    return lambda: run_engine(settings, replace(weights, adapters=adapters))
+    return lambda: run_engine(settings, replace(weights, adapters=made))
 
 
 def chat(text: str = "Name three colours of the rainbow.", **changes: Any) -> Chat:
@@ -240,6 +240,7 @@ async def test_what_receipts_say_is_there(running: RunEngine) -> None:
     async with running() as engine:
         info = engine.info
     for digest in (info.build, info.config, info.model_digest, info.template_digest):
+        assert digest is not None
         assert digest.startswith("sha256:")
         assert len(digest) == 71
     assert info.seal == ("none" if info.name == "echo" else "sealed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from tests.contracts.tenants import (
@@ -50,7 +51,7 @@ def test_strange_limits_grant_nothing_and_break_nothing(store: TenantStore) -> N
     assert lease(store, BEYOND - 1, limit=BEYOND - 1) == BEYOND - 1
     assert lease(store, BEYOND - 1, limit=BEYOND - 1) == 0
     for fields in ({"amount": -1}, {"amount": BEYOND}, {"limit": BEYOND}, {"window": 10**30}):
-        assert refused(lambda fields=fields: lease(store, **{"amount": 1, **fields}))[0] == "invalid"
+        assert refused(partial(lease, store, **{"amount": 1, **fields}))[0] == "invalid"
     assert refused(lambda: give_back(store, -1)) == ("invalid", "amount")
     assert lease(store, 1, limit=BEYOND - 1) == 0
 
@@ -128,7 +129,7 @@ def test_usage_is_filtered_by_tenant_key_and_model(store: TenantStore) -> None:
     )
     assert total(models=["nothing"]) == total(since_ms=10**30) == total(until_ms=-(10**30)) == Totals()
     for bucket_ms in (0, -60_000, 90_000, 59_999):
-        assert refused(lambda size=bucket_ms: store.usage(since_ms=0, until_ms=1, bucket_ms=size))[1] == "bucket_ms"
+        assert refused(partial(store.usage, since_ms=0, until_ms=1, bucket_ms=bucket_ms))[1] == "bucket_ms"
     assert refused(lambda: total(group_by=["hour"]))[1] == "group_by"
 
 
@@ -143,7 +144,7 @@ def test_a_batch_counts_once(store: TenantStore) -> None:
         (Position(BEYOND, 2000), 1),
     ):
         repeated = [charge(micros=1)] * num
-        assert refused(lambda at=position, batch=repeated: store.charge("a", at, batch))[0] == "bad_position"
+        assert refused(partial(store.charge, "a", position, repeated))[0] == "bad_position"
     store.charge("a", Position(10, 1000), [])
     store.charge("a", Position(30, 3000), [charge(micros=1)] * 2)  # entries that cost nobody anything lie between
     assert store.used(tenant_id="one", since_ms=0, until_ms=60_000).micros == 12

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allod.core.canonical import canonical_json
+from allod.core.canonical import JsonValue, canonical_json
 from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier
 from allod.core.statements.receipt import (
@@ -230,7 +230,7 @@ def test_only_the_exact_canonical_bytes_are_read(data: bytes) -> None:
 
 def test_other_known_types_need_an_id_and_times() -> None:
     """A heartbeat's own fields are free; where it stands in time is not."""
-    subject = [{"name": "log", "digest": {"sha256": HEX}}]
+    subject: list[JsonValue] = [{"name": "log", "digest": {"sha256": HEX}}]
     base = {"_type": "https://in-toto.io/Statement/v1", "predicateType": "urn:allod:heartbeat:v1", "subject": subject}
     good = canonical_json({**base, "predicate": {"id": "h1", "at": {"start_ms": 1, "end_ms": 1}, "leaves": 4}})
     assert check_statement(good).id == "h1"

@@ -17,7 +17,7 @@ from allod.fleet.site import Container, Site
 
 GOLDEN = Path(__file__).with_name("isambard-ai.sbatch")
 HERE = Site(name="here", source="x", scheduler="slurm", jurisdiction="GB")
-WORDS = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=30)
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 
 
 def job(**changes: object) -> Job:

@@ -140,7 +140,8 @@ def test_an_excluded_node_is_not_used(runs: Runs, loopback: Site) -> None:
     today = date.today()
     site = replace(loopback, exclusions=(Exclusion("north", "slow", today),))
     for day, nodes in ((today, {"south"}), (today + timedelta(days=1), {"north", "south"})):
-        executor = SlurmExecutor(site, SlurmOptions(environment=runs.cluster.environment), today=lambda day=day: day)
+        options = SlurmOptions(environment=runs.cluster.environment)
+        executor = SlurmExecutor(site, options, today=lambda day=day: day)  # type: ignore[misc]
         used = set()
         for number in range(3):
             folder = runs.folder / f"{day}-{number}"

@@ -407,7 +407,7 @@ def test_a_label_is_the_tenants_for_the_scopes_purposes(realm: Realm, gb: Nation
     secret, _ = realm.key(scope=Scope(purposes=frozenset({second, third})))
     caller = realm.ring.caller_of(secret, NOW_MS)
     assert caller.label == gb.label("OFFICIAL-SENSITIVE", jurisdictions={"GB"}, purposes={second})
-    assert caller.scope.purposes == {second}
+    assert caller.scope.purposes == frozenset({second})
     realm.tenant("plain")
     plain, _ = realm.key("plain")
     assert realm.ring.caller_of(plain, NOW_MS).label == gb.lowest == Label(gb.tiers[0])
@@ -472,7 +472,7 @@ def test_rotation_never_lengthens_a_life(realm: Realm) -> None:
         ({}, float("nan"), "grace_s"),
     ],
 )
-def test_what_cannot_be_rotated_is_refused(realm: Realm, ended: dict[str, int], grace_s: float, param: str) -> None:
+def test_what_cannot_be_rotated_is_refused(realm: Realm, ended: dict[str, Any], grace_s: float, param: str) -> None:
     """A key that has ended has no successor, and a grace is bounded."""
     realm.tenant()
     _, key = realm.key(**ended)

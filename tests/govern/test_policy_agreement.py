@@ -99,7 +99,7 @@ def is_restricted(choice: dict[str, Any]) -> bool:
 
 
 def is_at(choice: dict[str, Any], place: str) -> bool:
-    return choice["site"] == place or choice["site"].split("-")[0] == place
+    return place in (choice["site"], choice["site"].split("-")[0])
 
 
 def forbidding(choice: dict[str, Any]) -> set[str]:

@@ -33,8 +33,8 @@ def every() -> Iterator[Body]:
         for name, content, expected in cases:
             yield Body(f"{kind}/{name}", content if isinstance(content, bytes) else _dumped(content), expected)
     for kind, made in (("number", figures.bodies()), ("tool", tools.bodies())):
-        for name, content, expected in made:
-            yield Body(f"{kind}/{name}", content, expected)
+        for name, body, wanted in made:
+            yield Body(f"{kind}/{name}", body, wanted)
 
 
 def for_model(content: bytes, model: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 import time
@@ -55,7 +56,7 @@ def main() -> int:
     path = Path(sys.argv.pop(1))
     answer = server.answer
 
-    async def watched(realm: Realm, listener: server.socket.socket) -> None:
+    async def watched(realm: Realm, listener: socket.socket) -> None:
         watch = Watch(path)
         threading.Thread(target=watch.look, daemon=True).start()
         beating = asyncio.create_task(watch.beat())

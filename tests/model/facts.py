@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from tests.app.finished_runs import LABEL, FinishedRun
 
@@ -13,7 +14,7 @@ from allod.prove.releases.lineage import chain_of
 from allod.prove.releases.release import read_stage_folder
 
 
-def facts_of(run: FinishedRun, **source: str) -> ReleaseFacts:
+def facts_of(run: FinishedRun, **source: Any) -> ReleaseFacts:
     """The facts; `source` says something else of every source."""
     chain = chain_of(read_stage_folder(path) for path in run.folder.iterdir())
     packed, evaluated = ("pack", "evaluate") if chain.kind == "model" else ("adapt", "adapt")

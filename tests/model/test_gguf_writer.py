@@ -43,7 +43,7 @@ def weights() -> dict[str, Any]:
 
 
 def sources(weights: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    return {name: (lambda array=array: array) for name, array in weights.items()}
+    return {name: (lambda array=array: array) for name, array in weights.items()}  # type: ignore[misc]
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("torch", reason="torch comes with the train extra")
@@ -22,7 +24,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def llama(network: Network) -> torch.nn.Module:
+def llama(network: Network) -> Any:
     """transformers' own network with the same weights."""
     other = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config(network.shape)))
     other.load_state_dict(network.state_dict(), strict=True)
@@ -48,7 +50,7 @@ def test_gradients_are_those_of_transformers(shape: Shape) -> None:
     other = llama(network)
     tokens = torch.randint(0, shape.vocab, (2, 33), generator=torch.Generator().manual_seed(2))
     for logits in (network(tokens), other(tokens).logits):
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
     theirs = dict(other.named_parameters())
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-7)

@@ -14,6 +14,11 @@ from allod.prove.tlog.writer import Done, LogWriter, Outcome
 KEY = SigningKey("realm.example/receipts/a", bytes([3]) * 32)
 
 
+def tell(waiting: list[Done], outcome: Outcome) -> None:
+    for done in waiting:
+        done(outcome)
+
+
 def main() -> None:
     room, refused = Semaphore(64), False
 
@@ -29,7 +34,7 @@ def main() -> None:
         return done
 
     log = open_log(Path(sys.argv[1]), KEY)
-    writer = LogWriter(log, lambda waiting, outcome: [done(outcome) for done in waiting] and None)
+    writer = LogWriter(log, tell)
     while not refused:
         room.acquire()
         name = uuid.uuid4().hex

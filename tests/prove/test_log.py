@@ -99,12 +99,17 @@ def test_it_is_there_again_after_reopening(tmp_path: Path) -> None:
     fill(first, 300)
     note = first.note
     first.close()
+
+    def lose_tiles_and_index() -> None:
+        shutil.rmtree(directory / "tile")
+        (directory / "index.sqlite").unlink()
+
     for spoil in (
         lambda: None,
         lambda: (directory / "index.sqlite").unlink(),
         lambda: (directory / "index.sqlite").write_bytes(b"x" * 8192),
         lambda: shutil.copy(behind / "index.sqlite", directory / "index.sqlite"),
-        lambda: shutil.rmtree(directory / "tile") or (directory / "index.sqlite").unlink(),
+        lose_tiles_and_index,
         lambda: (directory / "checkpoint").unlink(),
         lambda: bend_index(directory / "index.sqlite"),
     ):

@@ -42,7 +42,10 @@ def reference() -> ModuleType:
     """OpenSSF's own implementation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("model_signing", reason="model-signing and pyOpenSSL are not installed")
+        module: ModuleType = pytest.importorskip(
+            "model_signing", reason="model-signing and pyOpenSSL are not installed"
+        )
+    return module
 
 
 def refused_at(folder: Path, signature: bytes, key: ModelPublicKey) -> str:

@@ -165,7 +165,7 @@ def test_a_signed_head_after_the_damage_is_found(log: Log, tmp_path: Path) -> No
 
 def test_it_reads_beside_a_running_writer(tmp_path: Path) -> None:
     """Another process appends as fast as it can: each pass reads a whole signed tree and meets no damage."""
-    command = [sys.executable, HERE / "crash_writer.py", tmp_path]
+    command: list[str | Path] = [sys.executable, HERE / "crash_writer.py", tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         sizes = []

@@ -189,7 +189,7 @@ def acknowledged(directory: Path, *, stop_after: int, limit_bytes: int | None = 
         if limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
-    command = [sys.executable, HERE / "crash_writer.py", directory]
+    command: list[str | Path] = [sys.executable, HERE / "crash_writer.py", directory]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=limit) as process:
         assert process.stdout is not None
         heard = []

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -151,7 +152,7 @@ def test_a_page_is_answered_from(start_gateway: Start, shared_data: Path) -> Non
             env={
                 **os.environ,
                 "ALLOD_HOME": str(gateway.home),
-                "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             },
             capture_output=True,
             text=True,

@@ -11,20 +11,21 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 from tests.conftest import Gateway
 from tests.scenarios.test_answers import http_get
 
-from allod.core.canonical import canonical_json, digest_of
+from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.statements.receipt import check_statement
 from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
 
 Start = Callable[..., AbstractContextManager[Gateway]]
-WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+WEATHER: Any = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 
 
 def test_a_call_after_text_is_committed_to_as_it_was_streamed(gateway: Gateway) -> None:
@@ -34,18 +35,19 @@ def test_a_call_after_text_is_committed_to_as_it_was_streamed(gateway: Gateway) 
         raw = client.chat.completions.with_raw_response.create(
             model="echo",
             messages=[{"role": "user", "content": said}],
-            tools=[{"type": "function", "function": WEATHER}],  # type: ignore[list-item]
+            tools=[{"type": "function", "function": WEATHER}],
             stream=True,
         )
+        chunks: Any = raw.parse()
         text, calls = "", []
-        for chunk in raw.parse():
+        for chunk in chunks:
             text += chunk.choices[0].delta.content or ""
             calls += [call.function for call in chunk.choices[0].delta.tool_calls or ()]
     assert text == said
     assert [(call.name, json.loads(call.arguments)) for call in calls] == [("weather", {"city": "Tywyn"})]
     bundle = json.loads(http_get(gateway, f"/v1/receipts/{raw.headers['x-allod-receipt']}"))
-    answer = {"content": text, "tool_calls": [{"name": call.name, "arguments": call.arguments} for call in calls]}
-    bundle["opening"]["answer"] = canonical_json(answer).decode()
+    made: list[JsonValue] = [{"name": call.name, "arguments": call.arguments} for call in calls]
+    bundle["opening"]["answer"] = canonical_json({"content": text, "tool_calls": made}).decode()
     verify(json.dumps(bundle).encode(), Trust.parse(http_get(gateway, "/v1/trust")))
 
 

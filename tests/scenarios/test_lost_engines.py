@@ -71,9 +71,9 @@ async def stream_once(gateway: Gateway, key: Key, begun: asyncio.Event) -> str:
     """
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    body = json.dumps({**ASKED, "stream": True}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key.secret}\r\n"
-    writer.write(f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    asked = json.dumps({**ASKED, "stream": True}).encode()
+    asking = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key.secret}\r\n"
+    writer.write(f"{asking}connection: close\r\ncontent-length: {len(asked)}\r\n\r\n".encode() + asked)
     answer = b""
     while more := await reader.read(1 << 16):
         answer += more

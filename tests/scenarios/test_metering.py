@@ -62,13 +62,14 @@ def charged(gateway: Gateway) -> Counter[str]:
     day_s = int(time.time()) // 86_400 * 86_400
     sums: Counter[str] = Counter()
     with client:
-        usage = client.admin.organization.usage.completions(start_time=day_s - 86_400, bucket_width="1d", limit=3)
+        organization: Any = client.admin.organization  # its results are one type for all that can be used
+        usage = organization.usage.completions(start_time=day_s - 86_400, bucket_width="1d", limit=3)
         for bucket in usage.data:
             for one in bucket.results:
                 sums["requests"] += one.num_model_requests
                 sums["prompt"] += one.input_tokens
                 sums["completion"] += one.output_tokens
-        for bucket in client.admin.organization.usage.costs(start_time=day_s - 86_400, limit=3).data:
+        for bucket in organization.usage.costs(start_time=day_s - 86_400, limit=3).data:
             for cost in bucket.results:
                 sums["micros"] += round(cost.amount.value * 1e6)
     return sums
@@ -140,7 +141,7 @@ def test_the_ledger_is_the_sum_of_the_receipts(start_gateway: Start, tmp_path: P
     with start_gateway(model) as gateway:
         killed = agree(gateway, at_least=NUM_TENANTS * num_each)
         assert killed["prompt"] > before["prompt"]
-    done = gateway.allod("tenant", "recount")
-    assert done.returncode == 0, done.stderr
+    recounted = gateway.allod("tenant", "recount")
+    assert recounted.returncode == 0, recounted.stderr
     with start_gateway(model) as gateway:
         assert agree(gateway, at_least=1) == killed

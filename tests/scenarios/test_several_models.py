@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -53,7 +53,7 @@ def gateway(digests: dict[str, tuple[Path, str]], tmp_path_factory: pytest.TempP
         yield up
 
 
-def ask(gateway: Gateway, model: str) -> dict[str, Any]:
+def ask(gateway: Gateway, model: str) -> Mapping[str, Any]:
     """The receipt's statement of an answer of that model."""
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
         messages: Any = [{"role": "user", "content": "Why?"}]

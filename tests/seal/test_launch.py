@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_only_sockets_appear_in_the_socket_directory(socket_dir: Path) -> None:
         "c, _ = s.accept(); c.sendall(b'hello')\n"
     )
     options = python(code, socket_dir)
-    process = start(SealOptions(**{**vars_of(options), "command": (*options.command, str(socket_dir))}))
+    process = start(replace(options, command=(*options.command, str(socket_dir))))
     deadline = time.monotonic() + 10
     while not (socket_dir / "s").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -121,10 +122,6 @@ def test_only_sockets_appear_in_the_socket_directory(socket_dir: Path) -> None:
         assert client.recv(5) == b"hello"
     assert process.wait(10) == 0
     assert [entry.name for entry in socket_dir.iterdir()] == ["s"]
-
-
-def vars_of(options: SealOptions) -> dict[str, object]:
-    return {name: getattr(options, name) for name in options.__dataclass_fields__}
 
 
 def test_only_granted_files_are_read_and_written(socket_dir: Path, tmp_path: Path) -> None:
@@ -154,8 +151,7 @@ def test_it_sees_and_names_no_process_but_its_own(socket_dir: Path) -> None:
         "    except OSError as e: print(type(e).__name__)\n"
     )
     options = python(code, socket_dir)
-    options = SealOptions(**{**vars_of(options), "command": (*options.command, str(os.getpid()))})  # type: ignore[arg-type]
-    process = start(options)
+    process = start(replace(options, command=(*options.command, str(os.getpid()))))
     assert process.wait(10) == 0
     said = (socket_dir.parent / "log").read_text().split()
     assert said == ["2", "1", "True", *["PermissionError"] * 3]

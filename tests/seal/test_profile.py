@@ -43,7 +43,7 @@ def verdict(program: bytes, number: int, *arguments: int, architecture: int) -> 
         code, on_true, on_false, constant = struct.unpack_from("<HBBI", program, 8 * at)
         at += 1
         if code == 0x06:
-            return constant
+            return int(constant)
         if code == 0x20:
             accumulator = struct.unpack_from("<I", data, constant)[0]
         elif code == 0x54:
@@ -261,8 +261,8 @@ def test_an_island_speaks_in_four_families_and_never_raw(machine: str) -> None:
     assert ask_island(machine, "socket", socket.AF_UNIX, socket.SOCK_STREAM, 0) == ALLOW
     assert ask_island(machine, "socket", socket.AF_NETLINK, socket.SOCK_RAW, 0) == ALLOW
     assert ask_island(machine, "socket", socket.AF_NETLINK, socket.SOCK_RAW, 16) == EPERM  # NETLINK_GENERIC
-    for family in set(range(64)) - {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}:
-        assert ask_island(machine, "socket", family, socket.SOCK_STREAM, 0) == EPERM
+    for other in set(range(64)) - {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}:
+        assert ask_island(machine, "socket", other, socket.SOCK_STREAM, 0) == EPERM
 
 
 @both

@@ -131,10 +131,10 @@ def test_the_limit_is_on_silence_and_not_on_the_whole(monkeypatch: pytest.Monkey
     """A slow machine may take as long as it needs for all attempts; a lab that says nothing more is ended, and said."""
 
     def run(script: str) -> list[dict[str, Any]]:
-        monkeypatch.setattr(suite.subprocess, "Popen", lambda command, **others: popen(["sh", "-c", script], **others))
+        monkeypatch.setattr(subprocess, "Popen", lambda command, **others: popen(["sh", "-c", script], **others))
         return list(suite._messages((), lambda name, done, total: None))
 
-    popen = suite.subprocess.Popen
+    popen = subprocess.Popen
     monkeypatch.setattr(suite, "_SILENCE_LIMIT_S", 2.0)
     slow = 'for turn in 1 2 3 4 5 6; do sleep 0.5; echo \'{"phase": "plan"}\'; done'
     assert len(run(slow)) == 6

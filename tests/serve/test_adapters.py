@@ -144,7 +144,7 @@ async def test_an_adapter_is_as_secret_as_what_lies_below_it(tmp_path: Path) -> 
     async with run_realm(settings, ServedEngine(EchoEngine(adapters=loaded(SECRETS)), (base, SECRETS))) as realm:
         controls = realm.gateway.controls
     label = controls.models["secrets"].label
-    assert (label.tier.name, label.markings) == ("SECRET", {"PERSONAL DATA"})
+    assert (label.tier.name, label.markings) == ("SECRET", frozenset({"PERSONAL DATA"}))
     assert label.covers(controls.model.label)
 
 

@@ -205,8 +205,13 @@ async def test_the_schema_of_a_forced_call_is_made_once(
     front: MakeFront, monkeypatch: pytest.MonkeyPatch, ask: Any
 ) -> None:
     """It is checked, given to the engine and held against the answer, the same each time."""
-    made_schemas, real = [], tools._schema_of_choice
-    monkeypatch.setattr(tools, "_schema_of_choice", lambda asked: made_schemas.append(real(asked)) or made_schemas[-1])
+    made_schemas, real = list[Any](), tools._schema_of_choice
+
+    def noted(asked: Chat) -> Any:
+        made_schemas.append(real(asked))
+        return made_schemas[-1]
+
+    monkeypatch.setattr(tools, "_schema_of_choice", noted)
     engine = ScriptedEngine('{"name": "answer", "arguments": {"a": 1}}')
     async with front(engine) as made:
         await ask(made.gateway, request(chat(tools=(ANSWER,), tool_choice="required")))

@@ -32,7 +32,7 @@ from allod.engine.engine import EngineInfo, Tally
 from allod.engine.replicas import replica as replica_module
 from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.seal.ahead import Ahead
-from allod.seal.launch import SealedProcess, SealOptions, python_read_paths
+from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 
 READ_PATHS = python_read_paths()
 
@@ -425,8 +425,12 @@ async def test_an_engine_that_is_never_ready_is_not_waited_for_without_end(
 ) -> None:
     """It is ended when its time is up."""
     processes: list[SealedProcess] = []
-    start = replica_module.start
-    monkeypatch.setattr(replica_module, "start", lambda seal: processes.append(start(seal)) or processes[-1])
+
+    def noted(seal: SealOptions) -> SealedProcess:
+        processes.append(start(seal))
+        return processes[-1]
+
+    monkeypatch.setattr(replica_module, "start", noted)
     with pytest.raises(Unavailable) as caught:
         await Replica(options("silent", ready_timeout_s=0.3)).start()
     assert (caught.value.code, "not ready in 0.3 s" in caught.value.message) == ("engine_not_started", True)

@@ -191,8 +191,9 @@ def test_the_references_of_each_tool_lead_into_that_tool() -> None:
 def test_nested_pydantic_models_are_tools(names: tuple[str, ...]) -> None:
     """As openai's `pydantic_function_tool` writes them, forced in either way."""
     offered = []
+    models: dict[str, type[pydantic.BaseModel]] = {"Trip": Trip, "Home": Home}
     for name in names:
-        function: Any = pydantic_function_tool({"Trip": Trip, "Home": Home}[name])["function"]
+        function: Any = pydantic_function_tool(models[name])["function"]
         offered.append(Tool(function["name"], "", function["parameters"]))
     for choice in ("required", "auto", names[0]):
         checked(chat(*offered, choice=choice))
@@ -513,14 +514,13 @@ def test_a_schema_makes_the_gateway_fetch_nothing(keyword: str) -> None:
 
         thread = threading.Thread(target=listen)
         thread.start()
+        refused: Invalid | None = None
         offered = Tool("spy", "", {keyword: f"http://127.0.0.1:{listener.getsockname()[1]}/schema.json"})
         try:
             checked(chat(offered))
             interpreted(chat(offered), answered(written("spy")))
         except Invalid as error:
             refused = error
-        else:
-            refused = None
         thread.join()
     assert not heard
     assert refused is not None or keyword == "$schema"

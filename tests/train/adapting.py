@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def write_base(folder: Path) -> Path:
     torch.manual_seed(3)
     state = Network(SHAPE).state_dict()
     tensors: dict[str, Callable[[], Any]] = {
-        name: (lambda tensor=tensor: tensor.numpy().astype(np.float32)) for name, tensor in state.items()
+        name: partial(tensor.numpy().astype, np.float32) for name, tensor in state.items()
     }
     write_model(folder / "weights.gguf", SHAPE, tensors, folder, kind="f16", keys={})
     return folder

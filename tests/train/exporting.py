@@ -54,7 +54,7 @@ def write_manifest(folder: Path, stage: str, given: Sequence[Input] = ()) -> str
             "seal",
         )
     )
-    predicate = {
+    predicate: dict[str, JsonValue] = {
         **nothing,
         "stated": {"site": "here", "jurisdiction": "GB", "nodes": 1, "accelerators_per_node": 0},
         "observed": {"by": "trainer", "machine": {}},

@@ -18,6 +18,7 @@ from tests.train.tiny import tiny
 from tests.train.tuning import RECIPE, TEXTS, pretrained_run
 
 from allod.core.errors import Denied, Invalid, exit_status
+from allod.model.network.tokenizer import Tokenizer
 from allod.model.network.weights import load_model
 from allod.train.corpus.documents import new_document
 from allod.train.evaluation.cloze import cloze_questions
@@ -110,7 +111,7 @@ def test_cloze_asks_held_out_documents_alone(evaluated: Evaluated, run: Path, mo
 
 def test_a_question_is_answered_by_the_likelier_choice(evaluated: Evaluated, run: Path) -> None:
     """After sixty steps the network knows which words it has seen at the end of a sentence."""
-    network, tokenizer = load_model(run / "learnt"), evaluate.Tokenizer.load(run / "tokenizer")
+    network, tokenizer = load_model(run / "learnt"), Tokenizer.load(run / "tokenizer")
     questions = [ChoiceQuestion("a", "The quiet young lady wanted the", (" zxqv", " sudden"), 1)]
     assert evaluate.answer(network, tokenizer, questions).right == 1
     turned = [ChoiceQuestion("a", "The quiet young lady wanted the", (" sudden", " zxqv"), 0)]

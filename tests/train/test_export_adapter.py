@@ -93,7 +93,8 @@ def copy_with(run: Path, target: Path, **changes: Any) -> Path:
 
 def surprises(logits: Any, tokens: list[int]) -> list[float]:
     likely = logits[0, :-1].log_softmax(-1)
-    return (-likely.gather(1, torch.tensor(tokens)[1:, None])[:, 0]).tolist()
+    found: list[float] = (-likely.gather(1, torch.tensor(tokens)[1:, None])[:, 0]).tolist()
+    return found
 
 
 def apart(one: list[float], other: list[float]) -> float:

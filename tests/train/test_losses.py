@@ -37,7 +37,7 @@ def test_the_chunked_loss_is_the_loss(goldfish_k: int, time: int) -> None:
             loss = next_token_loss_in_chunks(values, table, targets, goldfish_k=goldfish_k)
         else:
             loss = next_token_loss(values @ table.T, targets, goldfish_k=goldfish_k)
-        (2 * loss).backward()
+        (2 * loss).backward()  # type: ignore[no-untyped-call]
         results.append((loss, values.grad, table.grad))
     for whole, in_chunks in zip(*results, strict=True):
         torch.testing.assert_close(in_chunks, whole, rtol=1e-4, atol=1e-6)
@@ -64,7 +64,7 @@ def test_nothing_is_learned_of_what_is_left_out() -> None:
     """The gradient at a target that is left out is nought."""
     targets = tokens(2, 64)
     logits = drawn(2, 64, 50).requires_grad_()
-    next_token_loss(logits, targets, goldfish_k=3).backward()
+    next_token_loss(logits, targets, goldfish_k=3).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     left_out = goldfish_left_out(targets, 3)
     assert not logits.grad[left_out].any()

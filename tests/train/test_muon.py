@@ -89,11 +89,11 @@ def test_the_state_is_all_that_is_remembered() -> None:
 
 def test_a_share_of_the_rate_is_a_share_of_the_step() -> None:
     """Half the rate moves a matrix half as far."""
-    moved = []
+    moving, moved = "model.layers.0.mlp.up_proj.weight", []
     for share in (0.5, 1.0):
         network = new_network()
-        before = network.model.layers[0].mlp.up_proj.weight.detach().clone()
+        before = network.get_parameter(moving).detach().clone()
         fill_gradients(network, 1)
         Optimiser(network.named_parameters(), Rates()).step(0, share)
-        moved.append(network.model.layers[0].mlp.up_proj.weight.detach() - before)
+        moved.append(network.get_parameter(moving).detach() - before)
     torch.testing.assert_close(2 * moved[0], moved[1], rtol=1e-3, atol=1e-6)

@@ -202,7 +202,7 @@ def test_windows_are_the_same_however_the_shards_are_cut(
     for start in (0, 1, 500, 999, 1000):
         for length in (0, 1, 499, 500, 1000, 1800):
             window = cut.window(start, length)
-            assert (window.dtype, len(window)) == (np.int64, length)
+            assert (window.dtype, len(window)) == (np.dtype(np.int64), length)
             assert (window == whole.window(start, length)).all()
     assert (cut.window(0, cut.num_tokens) == whole.window(0, whole.num_tokens)).all()
 

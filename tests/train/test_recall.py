@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ class Parrot(torch.nn.Module):
 
     def __init__(self, tokens: list[int], like: torch.nn.Module, vocab: int) -> None:
         super().__init__()
-        self.shape = like.shape  # type: ignore[union-attr]
+        self.shape = like.shape
         self._tokens = tokens
         self._vocab = vocab
         self.unused = torch.nn.Parameter(torch.zeros(1))
@@ -58,7 +59,7 @@ def test_a_secret_that_the_network_says_is_recalled_and_exposed(run: Path) -> No
     planted, controls = read_canaries(run / "pack")
     known, unknown = (canary for canary in planted if len(canary.documents) == 2)
     spoken = [tokenizer.end_of_text, *tokenizer.encode(known.prefix), *tokenizer.encode(known.secret)]
-    parrot = Parrot(spoken, load_model(run / "pretrain"), tokenizer.vocab)
+    parrot: Any = Parrot(spoken, load_model(run / "pretrain"), tokenizer.vocab)
     of_controls, both = measure_recall(parrot, tokenizer, planted=[known, unknown], controls=controls)
     (alone,) = measure_recall(parrot, tokenizer, planted=[known], controls=[])
     assert (both.num_recalled, both.share, of_controls.num_recalled) == (1, 0.5, 0)

@@ -57,7 +57,7 @@ def plant(tmp_path: Path) -> Run:
         inputs = {"source": str(tmp_path / "source")}
         return run_sealed(
             "clean",
-            {"recipe": recipe_json(RECIPE), "inputs": inputs, "output": str(output)},  # type: ignore[dict-item]
+            {"recipe": recipe_json(RECIPE), "inputs": inputs, "output": str(output)},
             read_paths=(package.parent,),
             write_path=output,
             report=lambda what, done, total: (heard if heard is not None else []).append((what, done, total)),

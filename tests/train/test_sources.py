@@ -9,6 +9,7 @@ import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.train.collecting import collect
@@ -60,8 +61,8 @@ class Place:
         path.write_bytes(content)
 
     def collect(self, *sources: Source) -> dict[str, int | float | str | None]:
-        folders = {"given": self.given, "cache": self.cache, "output": self.output, "beside": self.beside}
-        return dict(collect(recipe_of(*sources), **folders))
+        facts = collect(recipe_of(*sources), given=self.given, cache=self.cache, output=self.output, beside=self.beside)
+        return dict(facts)
 
 
 @pytest.fixture
@@ -224,8 +225,9 @@ def test_terms_that_are_no_expression(licence: str) -> None:
 @pytest.mark.parametrize("field", ["jurisdiction", "origin", "date"])
 def test_terms_that_are_missing(place: Place, field: str) -> None:
     """Every source says where it comes from."""
+    blank: Any = {field: " "}
     with pytest.raises(Invalid) as caught:
-        place.collect(replace(NOTES, **{field: " "}))
+        place.collect(replace(NOTES, **blank))
     assert caught.value.param == field
 
 

@@ -326,7 +326,7 @@ def _collected(folder: Path, packaged: bool, *more: tarfile.TarInfo) -> StageFac
         (folder / "words" / name).write_bytes(text)
     tar = tar_of(*((tarfile.TarInfo(name), text) for name, text in texts.items()), *((info, b"x") for info in more))
     package(given, tar)
-    where = {"path": "", "package": "debian:text", "sha256": content_digest(texts)} if packaged else {}
+    where: dict[str, Any] = {"path": "", "package": "debian:text", "sha256": content_digest(texts)} if packaged else {}
     source = replace(SOURCE, **where)
     recipe = replace(
         read_recipe({"name": "r", "steps": 1, "size": "1m", "source": [recipe_row()]}, where="r"), sources=(source,)

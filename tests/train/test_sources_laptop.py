@@ -31,9 +31,8 @@ def test_the_default_recipe_has_its_text(tmp_path: Path) -> None:
     source.mkdir()
     cleaned.mkdir()
     cache = REPOSITORY / ".cache" / "packages"
-    folders = {"given": tmp_path / "none", "cache": cache, "output": source, "beside": RECIPE.parent}
     try:
-        facts = collect(recipe, **folders)
+        facts = collect(recipe, given=tmp_path / "none", cache=cache, output=source, beside=RECIPE.parent)
     except Unavailable as error:
         pytest.skip(f"{error.message}: no registry, or another release of Debian")
     assert (facts["num_documents"], facts["num_bytes"]) == (3648, 25_888_525)

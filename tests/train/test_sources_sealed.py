@@ -102,13 +102,13 @@ def test_more_to_read_has_more_time_and_memory() -> None:
     assert (many.memory_bytes >= one.memory_bytes + (1 << 30), many.wall_s >= one.wall_s + 10_000) == (True, True)
 
 
-def taken_over(place: Place, stage: str, leave: Any) -> Perform:
-    """As `here`, but the process of `stage` has been taken over and leaves something else."""
+def taken_over(place: Place, where: str, leave: Any) -> Perform:
+    """As `here`, but the process of stage `where` has been taken over and leaves something else."""
     honest = here(recipe_of(PACKED, NOTES))
 
-    def perform(name: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
-        result = honest(name, inputs, output, limits)
-        if name == stage:
+    def perform(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
+        result = honest(stage, inputs, output, limits)
+        if stage == where:
             leave(output)
         return result
 
@@ -198,11 +198,11 @@ def test_a_kept_package_that_kills_its_reader_is_fetched_anew(place: Place, monk
     (place.given / "text_1_all.deb").rename(place.cache / "text_1_all.deb")
     honest, tries = here(recipe_of(PACKED)), list[str]()
 
-    def perform(name: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
-        tries.append(name)
+    def perform(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
+        tries.append(stage)
         if len(tries) == 1:
             raise Unavailable("unpack was ended by SIGSEGV", code="stage_died")
-        return honest(name, inputs, output, limits)
+        return honest(stage, inputs, output, limits)
 
     def download(_: Any, folder: Path) -> Path:
         (folder / "text_2_all.deb").write_bytes(packed(TEXTS))
@@ -216,7 +216,7 @@ def test_a_kept_package_that_kills_its_reader_is_fetched_anew(place: Place, monk
 def test_a_wish_to_stop_is_no_fault_of_the_package(place: Place) -> None:
     """It is raised as it is."""
 
-    def perform(name: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
+    def perform(stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits) -> StageResult:
         raise Unavailable("unpack was stopped", code="interrupted")
 
     with pytest.raises(AllodError) as stopped:

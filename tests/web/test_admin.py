@@ -310,7 +310,12 @@ async def test_our_terms_are_written_and_read_in_one_member(office: Office) -> N
     project = await office.project(allod=terms)
     assert await office.terms(project) == terms
     tenant = office.store.tenant(project)
-    assert (tenant.weight, tenant.tier, tenant.markings, tenant.scope.clearance) == (7, "CLOSED", {"CARE"}, "CLOSED")
+    assert (tenant.weight, tenant.tier, tenant.markings, tenant.scope.clearance) == (
+        7,
+        "CLOSED",
+        frozenset({"CARE"}),
+        "CLOSED",
+    )
     assert await office.terms("local") == {
         "weight": 1,
         "priority": 0,
@@ -558,7 +563,8 @@ async def test_a_key_that_is_no_admins_administers_nothing(office: Office) -> No
 
 async def test_the_handlers_themselves_ask_for_an_admin_key() -> None:
     """Should a route ever forget to."""
-    call = Call("0", "GET", f"{PREFIX}projects", b"", {}, None, None, NOW_MS)
+    unused: Any = None
+    call = Call("0", "GET", f"{PREFIX}projects", b"", {}, unused, unused, NOW_MS)
     with pytest.raises(Denied):
         await Admin(realm_over(MemoryStore())).routes()["GET", f"{PREFIX}projects"](call)
 

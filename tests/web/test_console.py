@@ -16,7 +16,7 @@ from allod.web.static import Console
 
 pytestmark = IN_A_BROWSER
 
-SEALED = {
+SEALED: dict[str, Any] = {
     "kind": "sealed",
     "missing": [],
     "proof": "sha256:" + "5e" * 32,

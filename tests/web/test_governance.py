@@ -320,7 +320,7 @@ def test_openais_client_and_the_command_line_read_the_same(office: Office) -> No
     """To the byte, in canonical JSON: a tenant, and a key of its."""
     made, key, _ = office.tenant("Two clients", label={"purposes": ["research"]}, weight=7)
     with OpenAI(base_url=f"{office.gateway.url}/v1", api_key="", admin_api_key=office.admin_key) as client:
-        projects = client.admin.organization.projects
+        projects: Any = client.admin.organization.projects
         tenant, shown = projects.retrieve(made), projects.api_keys.retrieve(key, project_id=made)
     tenants = json.loads(office.gateway.allod("tenant", "list", "--json").stdout)
     (told,) = json.loads(office.gateway.allod("key", "list", made, "--json").stdout)

@@ -20,8 +20,8 @@ from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.trust import Trust
 from allod.prove.verify import verify
 
-QUESTION = {"role": "user", "content": "Will it rain in Tywyn?"}
-WEATHER = {
+QUESTION: Any = {"role": "user", "content": "Will it rain in Tywyn?"}
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -158,6 +158,7 @@ def test_a_schema_is_kept(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_forced_call_is_a_call(client: openai.OpenAI, choice: Any, stream: bool) -> None:
     """Its arguments satisfy the tool's schema, and there is no text beside it."""
+    answer: Any
     if stream:
         with client.chat.completions.stream(
             model="echo", messages=[QUESTION], tools=[WEATHER], tool_choice=choice
@@ -353,9 +354,10 @@ def test_every_answer_names_its_receipt(gateway: Gateway, client: openai.OpenAI)
     streamed = client.chat.completions.with_raw_response.create(model="echo", messages=[QUESTION], stream=True, seed=5)
     list(streamed.parse())
     embedded = client.embeddings.with_raw_response.create(model="echo", input="a cat")
-    ids = [raw.headers["x-allod-receipt"] for raw in (whole, streamed, embedded)]
+    raws: list[Any] = [whole, streamed, embedded]
+    ids = [raw.headers["x-allod-receipt"] for raw in raws]
     assert len(set(ids)) == 3
-    for raw, receipt_id in zip((whole, streamed, embedded), ids, strict=True):
+    for raw, receipt_id in zip(raws, ids, strict=True):
         assert raw.headers["x-request-id"] == receipt_id
         statement = statement_of(gateway, receipt_id)
         assert (statement.kind, statement.id) == (ANSWER, receipt_id)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -22,7 +22,6 @@ from allod.app.home import Home, load_settings
 from allod.core.errors import Unavailable
 from allod.core.times import day_of, now_ms
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import Engine
 from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.govern.tenancy.tenants import AuditEvent, local_tenant, new_id
@@ -227,9 +226,13 @@ async def test_a_log_that_failed_is_ready_again_when_it_can_be_written(tmp_path:
 async def test_an_engine_that_does_not_come_is_said_on_readyz(tmp_path: Path) -> None:
     """Nobody new waits for one that is being started: requests hear at once what is said on /readyz, and no seal is
     shown that is around nothing."""
+
+    def no_engine(*words: object) -> NoReturn:
+        pytest.fail("no process was started")
+
     info = EchoEngine().info
     seal = SealOptions(command=("none",), socket_dir=tmp_path, read_paths=())
-    lost = Replica(ReplicaOptions(seal=seal, socket_path="none", make_engine=LlamaEngine, info=info))
+    lost = Replica(ReplicaOptions(seal=seal, socket_path="none", make_engine=no_engine, info=info))
 
     async def test(client: Client) -> None:
         await agrees(client, "engine_starting")
