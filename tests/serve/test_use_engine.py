@@ -101,9 +101,9 @@ async def desk(
             settled: list[Usage] = []
             settle = made.gateway.allowance.settle
 
-            def heard(held: Held, usage: Usage, engine_ms: int) -> None:
+            def heard(held: Held, usage: Usage, engine_ms: int) -> int:
                 settled.append(usage)
-                settle(held, usage, engine_ms)
+                return settle(held, usage, engine_ms)
 
             monkeypatch.setattr(made.gateway.allowance, "settle", heard)
             http = UnixHttp(options.socket_path, Deadlines())
