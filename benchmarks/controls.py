@@ -14,7 +14,6 @@ import hmac
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from allod.core.canonical import digest_of
 from allod.core.requests import Chat, Sampling, Usage
@@ -75,9 +74,12 @@ class Steps:
         self.admission = Admission(num_running=64, num_waiting=256)
         chat = Chat("m", ({"role": "user", "content": TEXT},), Sampling(seed=1, max_tokens=100))
         self.keys.refresh(self.store)
-        self.request = Request(
-            "r", self.keys.caller_of(secret_of(0), self.now_ms), self.nation.lowest, chat, b"", self.now_ms
-        )
+        self.requests = [
+            Request(
+                "r", self.keys.caller_of(secret_of(number), self.now_ms), self.nation.lowest, chat, b"", self.now_ms
+            )
+            for number in range(50)
+        ]
 
     async def authenticate(self, number: int) -> None:
         self.caller = self.keys.caller_of(secret_of(number % 50), self.now_ms)
@@ -89,7 +91,7 @@ class Steps:
 
     async def label(self, number: int) -> None:
         declared = label_of(HEADERS, self.caller.label, self.nation)
-        self.label_ = await self.controls.label(declared, self.request.task.strings())
+        self.label_ = await self.controls.label(declared, self.requests[0].task.strings())
 
     async def decide(self, number: int) -> None:
         assert self.controls.decide(self.caller, "chat", self.label_).permitted
@@ -99,7 +101,7 @@ class Steps:
         assert self.controls.decide(self.callers[number], "chat", self.label_).permitted
 
     async def admit(self, number: int) -> None:
-        request = replace(self.request, caller=self.caller)
+        request = self.requests[number % 50]
         held = await self.allowance.hold(request, request.task, 4096)
         async with self.admission.turn(
             self.caller.tenant.id, prompt_tokens=held.prompt_tokens, max_tokens=held.max_tokens
