@@ -1,4 +1,5 @@
-"""Engines: the port, what is behind it, and how an engine is kept running. Serving and training both stand on it.
+"""Engines: the port, what is behind it, and how an engine is kept running. Serving stands on it; training
+starts its `llama_process.py` as a process and imports nothing of it.
 
 engine.py          the port: what is asked of whatever runs a model
 http.py            HTTP/1.1 over one Unix socket             salts.py           who may share a prefix cache

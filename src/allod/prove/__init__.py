@@ -1,4 +1,4 @@
-"""Sign, log, witness, verify: alone and offline.
+"""Sign, log, verify, witnesses' cosignatures included: alone and offline.
 
 verify.py          a bundle, in numbered steps               trust.py     the logs and witnesses that are believed
 compare.py         a log beside a kept tree head             policy_history.py  which policies were in force

@@ -1,7 +1,7 @@
 """The perimeter: start a process that cannot reach anything, and prove it. Linux; standard library only.
 
     enter.py        the wrapper: enters the seal, then becomes COMMAND          (runs in the child)
-    launch.py       `start(SealOptions(...)) -> SealedProcess`                  (runs in the gateway)
+    launch.py       `start(SealOptions(...)) -> SealedProcess`                  (runs in whoever starts it)
     ahead.py        a process that is started before what it will be told is known
     group.py        the PID namespace, whose processes end together
     endings.py      how a sealed process ended, in words
