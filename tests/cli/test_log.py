@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from tests.app.test_opening import write_receipts
 
+from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.released_models import ReleasedModels
 from allod.app.gateway.clock import clock_of_realm
 from allod.app.gateway.open_realm import open_realm
 from allod.app.home import Home, load_settings
 from allod.cli.main import main
 from allod.core.errors import AllodError
+from allod.core.statements.clock import ClockAccepted, clock_statement
 from allod.prove.formats.signing_key import load_signing_key
 from allod.prove.tlog.log import open_log
 from allod.settings.tree import Settings
@@ -64,14 +66,19 @@ def test_one_verdict_on_a_log_that_is_not_all_there(
 
 @pytest.mark.parametrize("change", [put_back, take_away], ids=["older", "gone"])
 def test_what_an_artefacts_log_vouches_for_falls_with_it(tmp_path: Path, change: Callable[[Path, Path], None]) -> None:
-    """Releases are not merely unknown, and no time is believed."""
+    """Releases are not merely unknown, no time is believed, and nothing is appended: that would sign a second past."""
     settings = made(tmp_path)
-    change(tmp_path, Home(settings.home).artefacts)
-    with pytest.raises(AllodError):
-        ReleasedModels(settings).newest()
-    if change is take_away:
-        with pytest.raises(AllodError):
-            clock_of_realm(settings)
+    home = Home(settings.home)
+    change(tmp_path, home.artefacts)
+    accepted = ClockAccepted("clock_a", 1, settings.origin, 0, "0" * 64, "an officer")
+    for verb in (
+        ReleasedModels(settings).newest,
+        lambda: clock_of_realm(settings),
+        lambda: ArtefactsLog(settings).append([clock_statement(accepted)]),
+    ):
+        with pytest.raises(AllodError) as caught:
+            verb()
+        assert caught.value.code in ("log_damaged", "log_gone", "no_log")
 
 
 @pytest.mark.parametrize("name", ["receipts", "artefacts"])

@@ -110,12 +110,13 @@ class ArtefactsLog:
         return open_log(self._directory, key)
 
     def append(self, statements: Sequence[bytes]) -> None:
-        """Append those that are not there yet, all or none.
+        """Append those that are not there yet, all or none. A log that was put back gets no second past.
 
-        Raises what `open` raises, and Invalid (`statement_differs`) where one of the same id is there and says
-        something else.
+        Raises what `open` and `read` raise, and Invalid (`statement_differs`) where one of the same id is there and
+        says something else.
         """
         with self.open() as log:
+            self.read(lambda number, entry: None)
             append_missing(log, statements)
 
     def manifests_of(self, key: str) -> list[bytes]:
