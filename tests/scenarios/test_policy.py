@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -28,6 +28,7 @@ from allod.prove.policy_history import read_history
 from allod.prove.receipts.from_log import bundle_for
 from allod.prove.tlog.log import Entry, open_log
 from allod.prove.tlog.reader import read_log
+from allod.prove.tlog.segment import find_end
 from allod.settings.files import load_nation
 
 NATION = load_nation("gb")
@@ -319,6 +320,22 @@ def test_an_older_log_put_back_is_found_by_what_remembers_a_later_one(home: Path
     assert running.has_changed()
     assert_unavailable(running, "size 2 once, and now ends at 1")
     assert opened(home).current().text == default_text()
+
+
+def test_a_policy_that_is_set_while_another_reads_is_no_damage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader knows no later head than the end that it reads to, so that a running gateway refuses nobody for it."""
+    running = opened(home)
+
+    def find_end_and_set(file: BinaryIO) -> int:
+        end = find_end(file)
+        reading.undo()
+        set_other(opened(home))
+        return end
+
+    with monkeypatch.context() as reading:
+        reading.setattr("allod.prove.tlog.reader.find_end", find_end_and_set)
+        running.current()
+    assert running.current().text == OTHER_TEXT
 
 
 def test_a_history_written_anew_is_found(home: Path, tmp_path: Path) -> None:

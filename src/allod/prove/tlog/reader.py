@@ -80,9 +80,9 @@ def read_log(
             raise damage("the segment does not start as one")
         if (name := _name_in(file)) not in (None, key.name):
             raise Invalid(f"the log here is {name}, and the key that is trusted is of {key.name}", code="log_origin")
-        limit = find_end(file) if end is None else end
         is_alone = as_it_is or end is not None
         expected = [*known] if published is None or is_alone else [*known, published]
+        limit = find_end(file) if end is None else end  # after what is known: a head may be kept of an entry just made
         read = _Pass(file, key, visit, expected).read(limit)
     if not is_alone:
         check_reached(read.head, published, indexed)
