@@ -32,11 +32,13 @@ from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Tool, Usage
 from allod.core.statements.receipt import ANSWER, REFUSAL
+from allod.engine.giving_way import LONG_BYTES
 from allod.engine.salts import cache_salt
 from allod.govern.policy.request import Model, PolicySite
 from allod.govern.tenancy.keys import Caller
 from allod.govern.tenancy.tenants import Quota
 from allod.prove.tlog.segment import FileCalls
+from allod.serve import gateway as gateway_module
 from allod.serve.gateway import Gateway
 from allod.serve.request import Request
 
@@ -521,6 +523,39 @@ async def test_an_answer_that_was_cancelled_is_noted_as_that(front: MakeFront, a
         (statement,) = await made.receipts()
         assert made.commits_to(statement, committed("half" if ask is streamed else ""))
     assert statement.predicate["answer"]["finish"] == "cancelled"
+
+
+async def test_who_leaves_between_the_answer_and_its_receipt_is_charged(
+    front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a long request others have their turn first; what the engine made is on record all the same."""
+    engine = ScriptedEngine("x")
+
+    async def give_way() -> None:
+        if engine.asked:
+            asking.cancel()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(gateway_module, "give_way", give_way)
+    async with front(engine) as made:
+        asking = asyncio.create_task(made.gateway.answer(replace(request(), body=bytes(LONG_BYTES + 1))))
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        (statement,) = await made.receipts()
+    assert (statement.predicate["answer"]["finish"], statement.predicate["answer"]["tokens"]) == ("cancelled", 1)
+
+
+async def test_vectors_that_cannot_be_written_are_charged(front: MakeFront) -> None:
+    """The engine has made them, whatever becomes of the body."""
+
+    def fail(made: Embeddings) -> bytes:
+        raise ValueError("no JSON")
+
+    async with front(ScriptedEngine()) as made:
+        with pytest.raises(ValueError, match="no JSON"):
+            await made.gateway.embed(request(Embed("m", ("a cat",))), fail)
+        (statement,) = await made.receipts()
+    assert (statement.predicate["answer"]["finish"], statement.predicate["request"]["tokens"]) == ("error", 2)
 
 
 async def test_a_stream_that_is_left_is_noted_as_cancelled(front: MakeFront) -> None:

@@ -90,8 +90,8 @@ class Gateway:
             completion = await engine.complete(plan.prepared, salt=salt, tally=work.tally)  # 7
             work.note_counted(completion.usage)
             completion = await self._interpret(request, plan, completion)
-        if len(request.body) > LONG_BYTES:
-            await give_way()
+            if len(request.body) > LONG_BYTES:
+                await give_way()
         await work.record(completion.committed_bytes(), completion.finish)  # 9
         return Labelled(completion, request.label)
 
@@ -114,7 +114,7 @@ class Gateway:
         async with await self._accept(request, candidate, embed) as work:  # 4, 5
             made = await candidate.engine.embed(embed, tally=work.tally)  # 7
             work.note_counted(made.usage)
-        body = write(made)
+            body = write(made)
         await work.record(body, "stop")  # 9
         return Labelled(body, request.label)
 
