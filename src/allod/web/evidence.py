@@ -72,10 +72,12 @@ class Evidence:
         await call.respond(200, data, TEXT if name == "checkpoint" else BINARY)
 
     async def seal(self, call: Call) -> None:
-        """`GET /v1/seal`: an engine's perimeter as the kernel shows it at this moment; `?model=` says whose."""
-        model = Query(call.query, names=("model",)).text("model")
-        if model is not None and call.caller is not None:
-            self._realm.gateway.find_candidate(call.caller, model)  # a key is told of no model that it may not use
+        """`GET /v1/seal`: an engine's perimeter as the kernel shows it at this moment; `?model=` says whose, and is the
+        first model that the key may use where it does not."""
+        model, gateway = Query(call.query, names=("model",)).text("model"), self._realm.gateway
+        if call.caller is not None:  # a key is told of no model that it may not use
+            model = next(iter(gateway.models_for(call.caller)), "") if model is None else model
+            gateway.find_candidate(call.caller, model)
         await call.respond(200, msgspec.json.encode(await self._keyed.run(self._realm.seal, model)))
 
 

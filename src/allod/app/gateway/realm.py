@@ -53,9 +53,7 @@ class Realm:
         self.policies = opened.policies
         self.meter = opened.meter
         self.check_clock = opened.clock.now_ms
-        self.shares = Shares(
-            opened.store, models=[served.name for served in gateway.router.models.values() if not served.base]
-        )
+        self.shares = Shares(opened.store, models=list(gateway.router.models))
         names = DayNames(opened.day_keys, opened.store)
         self.receipts = ReceiptReader(opened.log, find=opened.day_keys.find, tenant_of=names.tenant_of)
         self._log = opened.log

@@ -59,7 +59,8 @@ class SharesPage(NamedTuple):
 class Shares:
     """Reads the store; for one thread at a time. Holds every tenant in memory, so that a reading costs what changed.
 
-    `models` are those that are served. What was used is what the ledger says: up to a second behind the last answer.
+    `models` are those that are served, adapters too. What was used is what the ledger says: up to a second behind the
+    last answer.
     """
 
     def __init__(self, store: TenantStore, *, models: Collection[str]) -> None:
