@@ -37,7 +37,7 @@ def test_who_declares_nothing_gets_the_default() -> None:
     assert read({b"host": b"x", b"x-request-id": b"1"}, default) == default
 
 
-@pytest.mark.parametrize("value", [b"", b"  ", b",", b" , "])
+@pytest.mark.parametrize("value", [b"", b"  ", b",", b" , ", b"%20", b"%09%2C", b"%C2%A0", "\u3000".encode()])
 @pytest.mark.parametrize("name", ["x-allod-tier", "x-allod-markings", "x-allod-purpose"])
 def test_a_label_that_says_nothing_is_refused(name: str, value: bytes) -> None:
     """A program that forgot to fill it in meant something; it is not for us to take it for the default."""

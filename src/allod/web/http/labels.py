@@ -62,7 +62,7 @@ def _check_said(names: Iterable[bytes], headers: dict[bytes, bytes]) -> None:
             raise Invalid(
                 f"{header} is no header of a label", code="unknown_label", param=header, hint=f"there are {known}"
             )
-        if not headers[name].strip(b" \t,"):
+        if not unquote(headers[name].decode("utf-8", "replace")).replace(",", "").strip():
             raise Invalid(f"the header {header} is empty", code="unknown_label", param=header)
 
 
