@@ -110,6 +110,13 @@ def test_a_wrong_type_is_an_error(tmp_path: Path, text: str, param: str) -> None
     assert (error.code, error.param) == ("settings_type", param)
 
 
+def test_what_a_models_prices_take_from_all_is_named_where_it_stands(tmp_path: Path) -> None:
+    """Also where a model's table is read first: it says nothing wrong itself."""
+    models = "models.m.micros_per_1k_prompt_tokens = 0"
+    error = refusal(written(tmp_path, f"[prices]\n{models}\nmicros_per_engine_second = 0.5\n"))
+    assert error.message.endswith("allod.toml: prices: micros_per_engine_second must be int")
+
+
 @pytest.mark.parametrize(
     ("section", "name", "value"),
     [

@@ -8,6 +8,7 @@ Who trains, verifies, releases, or places jobs on machines reads the rows and kn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,9 @@ Role = Literal["documents", "weights", "evaluation", "export", "beside"]
 
 COLLECTED, LEARNT = "documents", "weights"  # an input by its role: whichever stage before it made them last
 SOURCES, BASE, QUESTIONS = "sources", "base", "questions"  # what comes from outside a run
+
+MAX_WORDS = 10**9  # of a document, in a recipe
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # as stages find them in a text: letters, apostrophes between them
 
 # Records that a release keeps and somebody reads.
 SOURCES_FILE, INDEX_FILE, DOCUMENTS_FILE = "sources.json", "index.jsonl", "documents.jsonl"
@@ -68,9 +72,12 @@ class Filter:
     words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_words <= (self.max_words or self.min_words):
+        if not 0 <= self.min_words <= (self.max_words or self.min_words) <= MAX_WORDS:
             message = f"filter: from {self.min_words} to {self.max_words} words there is nothing"
             raise Invalid(message, code="recipe_range", param="filter.min_words")
+        if never := [word for word in self.words if WORD.fullmatch(word.lower()) is None]:
+            message = f"filter: {never[0]!r} is not one word, as texts are cut into them"
+            raise Invalid(message, code="recipe_range", param="filter.words", hint="say one word of it: letters alone")
 
 
 PROBE = StageRow(name="probe", role="beside", needs_accelerators=True)

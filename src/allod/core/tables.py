@@ -150,7 +150,8 @@ class Table:
 
     def _tables(self, key: str, kind: Any, value: Any) -> dict[str, Any]:
         """Tables by name. What one leaves out is as in the table that they stand in."""
-        around = {item.name: self.values[item.name] for item in fields(kind) if item.name in self.values}
+        types = get_type_hints(kind)
+        around = {name: self._field(name, types[name], self.values[name]) for name in types if name in self.values}
         named = self.inner(key, value)
         return {name: named.inner(name, {**around, **named.table(name).values}).read(kind) for name in named.values}
 

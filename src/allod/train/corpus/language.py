@@ -7,15 +7,14 @@ recalculated by hand.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+
+from allod.core.stages import WORD
 
 LEAST_PERMILLE = 80  # of the words must be function words of the language, before it is named
 
 WORDS_IN_RUN = 5
-
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 _FUNCTION_WORDS = {
     "cy": "a ac ag am ar at beth bod bydd chi dim dros ei eich eu fe fel fi gan gyda hefyd hi hon hwn hyn i iawn "
@@ -68,7 +67,7 @@ LANGUAGES = frozenset(_WORDS_OF)
 
 def words_of(text: str) -> list[str]:
     """The words of a text, in small letters and in order."""
-    return _WORD.findall(text.lower())
+    return WORD.findall(text.lower())
 
 
 def runs_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:

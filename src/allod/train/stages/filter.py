@@ -26,22 +26,24 @@ def run(task: StageTask) -> StageFacts:
     (folder,) = task.inputs.values()
     wanted, held_out = _Wanted(task), HeldOut(task.recipe)
     dropped: list[tuple[str, str]] = []
-    num_documents = num_bytes_kept = 0
+    num_documents = num_held_out = num_bytes_kept = 0
     with DocumentWriter(task.output) as writer:
         for document in read_documents(folder):
             if num_documents % _REPORT_EVERY == 0:
                 task.report("filtering documents", num_documents, 0)
                 stop_if_asked(task)
             num_documents += 1
-            rule = None if document in held_out else wanted.fault_of(document)
+            is_held_out = document in held_out
+            num_held_out += is_held_out
+            rule = None if is_held_out else wanted.fault_of(document)
             if rule:
                 dropped.append((document.id, rule))
             else:
                 writer.write(document)
                 num_bytes_kept += len(document.text.encode("utf-8"))
     by_rule = dict(sorted(Counter(rule for _, rule in dropped).items()))
-    if len(dropped) == num_documents:
-        raise Invalid("the filter left no document", code="nothing_left", hint=f"dropped by {by_rule}")
+    if dropped and len(dropped) + num_held_out == num_documents:
+        raise Invalid("the filter left no document to learn from", code="nothing_left", hint=f"dropped by {by_rule}")
     rows: list[JsonValue] = [{"id": id_, "rule": rule} for id_, rule in dropped]
     (task.output / REPORT_FILE).write_bytes(canonical_json({"by_rule": by_rule, "dropped": rows}))
     return {"num_documents": num_documents, "num_bytes": num_bytes_kept, "dropped": len(dropped)}
