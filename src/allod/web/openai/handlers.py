@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings
-from allod.engine.giving_way import LONG_BYTES, give_way
+from allod.engine.giving_way import give_way_if_long
 from allod.govern.tenancy.keys import Caller
 from allod.serve.gateway import Gateway
 from allod.serve.request import Request
@@ -22,6 +23,8 @@ from allod.web.http.exchange import EVENTS, JSON, Headers, read_body
 from allod.web.http.labels import label_headers, label_of
 from allod.web.http.metrics import Metrics
 from allod.web.openai import read, write
+
+_Asked = TypeVar("_Asked")
 
 
 class OpenAI:
@@ -38,10 +41,7 @@ class OpenAI:
 
     async def chat_completions(self, call: Call) -> None:
         """`POST /v1/chat/completions`."""
-        body = await self._body(call)
-        asked = read.read_chat(body)
-        if len(body) > LONG_BYTES:
-            await give_way()
+        asked, body = await self._read(call, read.read_chat)
         request = self._request(call, asked.chat, body)
         info = self._gateway.find_candidate(request.caller, asked.chat.model).engine.info
         writer = write.AnswerWriter(
@@ -60,10 +60,7 @@ class OpenAI:
 
     async def embeddings(self, call: Call) -> None:
         """`POST /v1/embeddings`."""
-        body = await self._body(call)
-        asked = read.read_embed(body)
-        if len(body) > LONG_BYTES:
-            await give_way()
+        asked, body = await self._read(call, read.read_embed)
 
         def write_body(made: Embeddings) -> bytes:
             self._metrics.count_tokens(prompt=made.usage.prompt_tokens, completion=0)
@@ -123,12 +120,14 @@ class OpenAI:
             raise Unavailable("the answer was not read in time", code="client_slow", retry_after_s=1) from None
         await call.send({"type": "http.response.body", "body": b""})
 
-    async def _body(self, call: Call) -> bytes:
+    async def _read(self, call: Call, parse: Callable[[bytes], _Asked]) -> tuple[_Asked, bytes]:
+        """What `parse` makes of the body, and the body."""
         body = await read_body(call.receive, call.headers, limit_bytes=self._body_limit_bytes)
         await check_keys(body)
-        if len(body) > LONG_BYTES:
-            await give_way()
-        return body
+        await give_way_if_long(body)
+        asked = parse(body)
+        await give_way_if_long(body)
+        return asked, body
 
     def _request(self, call: Call, task: Chat | Embed, body: bytes) -> Request:
         caller = _caller(call)
