@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import Gateway, environment, run_allod
 
 from allod import __version__
+from allod.cli.json_text import json_text
 from allod.cli.main import VERBS
 from allod.core.canonical import canonical_json
 from allod.model.catalogue import find
@@ -223,6 +224,7 @@ def test_an_answer_as_json(gateway: Gateway, tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     result = gateway.allod("ask", "Why not?", "--json", "--receipt", str(file))
     answer = json.loads(result.stdout)
+    assert result.stdout == f"{json_text(answer)}\n"
     assert (answer["answer"], answer["finish"], answer["model"]) == ("Why not?", "stop", "echo")
     assert (answer["receipt"], len(answer["receipt_id"])) == (str(file), 32)
     assert gateway.allod("verify", str(file)).returncode == 0
@@ -275,7 +277,9 @@ def test_an_error_as_json(tmp_path: Path, words: list[str], code: str, status: i
     """One object on stdout with the code that the reference lists; what a person reads is on stderr all the same."""
     result = run_allod(tmp_path, *words, "--json")
     assert result.returncode == status, result.stderr
-    error = json.loads(result.stdout)["error"]
+    told = json.loads(result.stdout)
+    assert result.stdout == f"{json_text(told)}\n"
+    error = told["error"]
     assert error.keys() == {"code", "message", "hint"}
     assert error["code"] == code
     assert result.stderr.startswith(f"error: {error['message']}\n")

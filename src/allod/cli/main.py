@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 import traceback
@@ -72,8 +71,10 @@ def _end(error: AllodError, arguments: argparse.Namespace) -> int:
         tell(sys.stderr, traceback.format_exc())
     tell(sys.stderr, f"{explain(error)}\n")
     if vars(arguments).get("json"):
+        from allod.cli.json_text import json_text  # here, since a list of verbs loads nothing
+
         told = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-        tell(sys.stdout, f"{json.dumps(told)}\n")
+        tell(sys.stdout, f"{json_text(told)}\n")
     return exit_status(error)
 
 

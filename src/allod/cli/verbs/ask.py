@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from contextlib import closing
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from allod.app.home import Home, load_settings
 from allod.cli.client import Client, ClientAnswer, find_or_start_gateway
+from allod.cli.json_text import json_text
 from allod.core.errors import Invalid
 
 MAX_PASSAGE_CHARS = 1_000_000
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if bundle is not None:
         _write(arguments.receipt, bundle)
     if arguments.json:
-        print(json.dumps(_report(answer, model["id"], arguments.receipt), ensure_ascii=False))
+        print(json_text(_report(answer, model["id"], arguments.receipt)))
     elif answer.finish == "length":
         print(f"note: cut off after {arguments.max_tokens} tokens (--max-tokens)", file=sys.stderr)
     return 0
