@@ -46,12 +46,9 @@ class Allowance:
         limit is reached, Invalid for what no limit could hold."""
         held = Held((), *_foreseen(prepared, context_tokens), self._prices[request.task.model])
         micros = held.prices.micros_of(prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0)
-        cost = Cost(engine_ms=1, micros=max(1, micros))
+        tokens, cost = held.prompt_tokens + held.max_tokens, Cost(engine_ms=1, micros=max(1, micros))
         try:
-            for tenant in (request.caller.tenant, self.organization):
-                if tenant is None:
-                    continue
-                tokens = held.prompt_tokens + held.max_tokens
+            for tenant in filter(None, (request.caller.tenant, self.organization)):
                 held.reservations += (await self._reserve(tenant, request, tokens, cost),)
         except BaseException:
             self.release(held)

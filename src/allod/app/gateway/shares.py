@@ -154,9 +154,10 @@ def _due(engines: Sequence[EngineQueue]) -> dict[str, float]:
     At an engine it is a share of its priority's turns, and batches get one part where both want turns.
     """
     asked = [(slots, busy) for slots, snapshots in engines if (busy := [each for each in snapshots if each.share])]
+    num_slots = sum(slots for slots, _ in asked)
     due: dict[str, float] = {}
     for slots, busy in asked:
-        weight = slots / sum(each for each, _ in asked)
+        weight = slots / num_slots
         are_both = len({snapshot.priority for snapshot in busy}) > 1
         parts = (1 - 1 / BATCH_PART, 1 / BATCH_PART) if are_both else (1.0, 1.0)
         for snapshot in busy:
