@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ from allod.prove.receipts.commitments import commitment
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.tlog.segment import FileCalls
-from allod.prove.tlog.writer import Done, LogWriter, Outcome
+from allod.prove.tlog.writer import LogWriter
 from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.gateway import Gateway
 from allod.serve.recorder import Answered as Recorded
-from allod.serve.recorder import Recorder
+from allod.serve.recorder import Recorder, deliver_in
 from allod.serve.request import Request
 from allod.serve.router import Candidate, Router
 from allod.serve.schemas.judge import Judge
@@ -174,14 +175,8 @@ def front(tmp_path: Path) -> MakeFront:
         calls: FileCalls | None = None,
         **changes: Any,
     ) -> AsyncGenerator[Front, None]:
-        loop = asyncio.get_running_loop()
-
-        def deliver(waiting: list[Done], outcome: Outcome) -> None:
-            for done in waiting:
-                loop.call_soon_threadsafe(done, outcome)
-
         log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())
-        writer, day_keys = LogWriter(log, deliver), DayKeys(tmp_path / "days")
+        writer, day_keys = LogWriter(log, partial(deliver_in, asyncio.get_running_loop())), DayKeys(tmp_path / "days")
         recorder = Recorder(writer=writer, day_keys=day_keys, **{"now_ms": lambda: START_MS + 50, **changes})
         admission = Admission(num_running=num_running, num_waiting=num_waiting)
         quotas, keys = Quotas(MemoryStore(), gateway="a"), KeyRing(NATION, monotonic_s=lambda: 0.0)
