@@ -99,7 +99,7 @@ def the_log_to_itself() -> Iterator[None]:
     except Unavailable as error:
         if error.code != "log_locked":
             raise
-        hint = "stop the gateway (`allod up`) first: while it runs, the log is its"
+        hint = "stop the gateway (`allod up`) first: while it runs, nobody else may open the log"
         raise error.restate(hint=hint) from error
 
 
