@@ -101,9 +101,9 @@ def _name_in(file: BinaryIO) -> str | None:
 def newest_entries(directory: Path, num: int) -> list[tuple[int, bytes]]:
     """The last `num` entries or fewer, by number, as they are in the segment: nothing is verified. Takes no lock."""
     found = _newest_from(directory, batch_before_end(directory / INDEX_FILES[0], num), num)
-    return (
-        found if len(found) == num else _newest_from(directory, FramePosition(0, len(MAGIC)), num)
-    )  # the index may be wrong
+    if len(found) < num:  # the index may be wrong
+        found = _newest_from(directory, FramePosition(0, len(MAGIC)), num)
+    return found
 
 
 def _newest_from(directory: Path, start: FramePosition, num: int) -> list[tuple[int, bytes]]:

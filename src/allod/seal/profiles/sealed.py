@@ -20,9 +20,7 @@ IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ F
 FCNTLS = (0, 1, 2, 3, 4, 1030)  # F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_DUPFD_CLOEXEC: no F_SETOWN (a signal)
 PRCTLS = (3, 16)  # GET_DUMPABLE GET_NAME: no SET_NAME, SET_VMA (others read it), SET_PDEATHSIG (to outlive the gateway)
 MADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 22, 23)  # no MERGEABLE: pages shared with strangers
-OWN_LIMITS: Rule = (
-    (Check(0, 0), *null_pointer(2)),
-)  # prlimit64: to be read; a limit that is set can be read by others
+OWN_LIMITS: Rule = ((Check(0, 0), *null_pointer(2)),)  # prlimit64: to read; others can read a limit that is set
 
 
 def rules(own_pid: int) -> dict[str, Rule]:
