@@ -33,8 +33,9 @@ from allod.app.home import load_settings
 from allod.core.requests import Chat, Completion, Json, Sampling
 from allod.engine.adapters.llama import CHAT_PATH, LlamaEngine
 from allod.engine.adapters.llama_slots import Slots
+from allod.engine.address import UnixAddress
 from allod.engine.engine import EngineInfo
-from allod.engine.http import Exchange, UnixHttp
+from allod.engine.http import EngineHttp, Exchange
 from allod.engine.replicas.replica import Replica
 from allod.settings.environment import default_home
 from measure import machine, paired, rotated, spread
@@ -50,10 +51,10 @@ class FreeEngine(LlamaEngine):
 
     def __init__(self, info: EngineInfo, socket_path: str) -> None:
         super().__init__(info, socket_path, Slots(MANY_SLOTS))
-        self._http = FreeHttp(socket_path, self._deadlines)
+        self._http = FreeHttp(UnixAddress(socket_path), self._deadlines)
 
 
-class FreeHttp(UnixHttp):
+class FreeHttp(EngineHttp):
     """Takes the slot out of a chat that `LlamaEngine` has put into one."""
 
     async def begin(self, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0) -> Exchange:

@@ -25,9 +25,10 @@ Exchange = Callable[[], Awaitable[bytes]]
 @asynccontextmanager
 async def allod_client(socket_path: str) -> AsyncIterator[Exchange]:
     from allod.core.deadlines import Deadlines
-    from allod.engine.http import UnixHttp
+    from allod.engine.address import UnixAddress
+    from allod.engine.http import EngineHttp
 
-    client = UnixHttp(socket_path, Deadlines())
+    client = EngineHttp(UnixAddress(socket_path), Deadlines())
 
     async def exchange() -> bytes:
         return (await client.request("POST", PATH, BODY)).body

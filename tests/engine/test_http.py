@@ -1,4 +1,4 @@
-"""HTTP over a Unix socket: connections are reused, broken ones are never trusted, and whoever stops, stops the server.
+"""HTTP to an engine: connections are reused, broken ones are never trusted, and whoever stops, stops the server.
 
 Each test has a server of its own: a socket and a script of what it answers.
 """
@@ -14,7 +14,8 @@ import pytest
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
-from allod.engine.http import PAUSE_BYTES, Response, UnixHttp
+from allod.engine.address import Address, UnixAddress
+from allod.engine.http import PAUSE_BYTES, EngineHttp, Response
 
 Answer = Callable[["Exchange"], Awaitable[None]]
 
@@ -81,12 +82,22 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(path: Path, answer: Answer) -> AsyncGenerator[tuple[UnixHttp, Server], None]:
-    server, client = Server(answer), UnixHttp(str(path / "s"), Deadlines())
+async def serving(path: Path, answer: Answer) -> AsyncGenerator[tuple[EngineHttp, Server], None]:
+    server = Server(answer)
     listener = await asyncio.start_unix_server(server.accept, path / "s")
+    async with talking(server, listener, UnixAddress(str(path / "s"))) as client:
+        yield client, server
+
+
+@asynccontextmanager
+async def talking(
+    server: Server, listener: asyncio.Server, address: Address, *, key: str = ""
+) -> AsyncGenerator[EngineHttp, None]:
+    """A client of a server that listens."""
+    client = EngineHttp(address, Deadlines(), key=key)
     try:
         async with asyncio.timeout(20):
-            yield client, server
+            yield client
     finally:
         await client.close()
         listener.close()
@@ -94,7 +105,7 @@ async def serving(path: Path, answer: Answer) -> AsyncGenerator[tuple[UnixHttp, 
         await asyncio.sleep(0)
 
 
-async def streamed(client: UnixHttp, body: bytes = b"") -> AsyncGenerator[int | bytes, None]:
+async def streamed(client: EngineHttp, body: bytes = b"") -> AsyncGenerator[int | bytes, None]:
     """The status of a response, then its body as it comes."""
     exchange = await client.begin("GET", "/", body)
     try:
@@ -109,7 +120,7 @@ async def say_hello(exchange: Exchange) -> None:
     await exchange.whole(b"hello")
 
 
-async def lost(client: UnixHttp) -> None:
+async def lost(client: EngineHttp) -> None:
     """The next request fails as it does when an engine has gone: soon worth another try."""
     with pytest.raises(Unavailable) as caught:
         await client.request("POST", "/", b"{}")
@@ -262,9 +273,9 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again(tmp_path: Path) -
 
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     """No socket, and a socket that nobody listens on."""
-    await lost(UnixHttp(str(tmp_path / "absent"), Deadlines()))
+    await lost(EngineHttp(UnixAddress(str(tmp_path / "absent")), Deadlines()))
     (tmp_path / "file").write_bytes(b"")
-    await lost(UnixHttp(str(tmp_path / "file"), Deadlines()))
+    await lost(EngineHttp(UnixAddress(str(tmp_path / "file")), Deadlines()))
 
 
 @pytest.mark.parametrize(
@@ -472,3 +483,28 @@ async def test_the_last_words_of_a_stream_are_not_waited_on(tmp_path: Path) -> N
         assert await exchange.read(1 << 14) == b"data: [DONE]\n\n"
         ends.set()
         exchange.end()
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"x: " + b"a" * 1000, b"1;" + b"a" * 1000],
+    ids=["head", "chunk"],
+)
+async def test_what_is_no_body_has_an_end(tmp_path: Path, noise: bytes) -> None:
+    """A head, or what stands before a chunk, that goes on for ever is a lost engine."""
+    chunked = b"HTTP/1.1 200 OK\r\n" + (b"transfer-encoding: chunked\r\n\r\n" if noise[:1] == b"1" else b"")
+
+    async def babble(exchange: Exchange) -> None:
+        await exchange.send(chunked, noise)
+        while True:
+            await exchange.send(b"a" * 1000)
+
+    async with serving(tmp_path, babble) as (client, server):
+        await lost(client)
+        await server.ended.acquire()
+
+
+async def test_a_body_in_chunks_of_one_byte_is_a_body(tmp_path: Path) -> None:
+    """However much more than itself stands around it."""
+    async with serving(tmp_path, lambda exchange: exchange.chunked(*[b"x"] * 15_000)) as (client, _):
+        assert (await client.request("GET", "/")).body == b"x" * 15_000

@@ -24,7 +24,7 @@ from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.core.errors import Invalid
 from allod.engine.adapters.llama import CHAT_PATH
-from allod.engine.http import UnixHttp
+from allod.engine.http import EngineHttp
 from allod.model.catalogue import find
 from allod.model.store import Store
 from allod.settings.files import load_catalogue
@@ -62,15 +62,17 @@ class Asked:
 
     def __init__(self, app: Application, key: str, weights: Weights) -> None:
         self.weights = weights
-        self.sent: list[tuple[UnixHttp, str, bytes]] = []
+        self.sent: list[tuple[EngineHttp, str, bytes]] = []
         self._app = app
         self._key = key
         self._numbers: dict[str, int] = {}
 
     def kept(self, begin: Callable[..., Any]) -> Callable[..., Any]:
-        """UnixHttp.begin, which also keeps what is sent."""
+        """EngineHttp.begin, which also keeps what is sent."""
 
-        async def beginning(http: UnixHttp, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0) -> Any:
+        async def beginning(
+            http: EngineHttp, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0
+        ) -> Any:
             self.sent.append((http, path, body))
             return await begin(http, method, path, body, first_s=first_s)
 
@@ -114,11 +116,11 @@ class Asked:
         assert answer["usage"]["prompt_tokens"] == len(tokens)
         return tokens
 
-    async def tokens(self, http: UnixHttp, text: str) -> list[int]:
+    async def tokens(self, http: EngineHttp, text: str) -> list[int]:
         told = await _told(http, "/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return list(told["tokens"])
 
-    async def control(self, http: UnixHttp, tokens: list[int]) -> list[int]:
+    async def control(self, http: EngineHttp, tokens: list[int]) -> list[int]:
         """Those of `tokens` that are control tokens, in their order."""
         for name in set(self.weights.header.control_tokens) - self._numbers.keys():
             told = await _told(http, "/tokenize", {"content": name, "add_special": False, "parse_special": True})
@@ -126,7 +128,7 @@ class Asked:
         return [token for token in tokens if token in self._numbers.values()]
 
 
-async def _told(http: UnixHttp, path: str, body: dict[str, Any]) -> dict[str, Any]:
+async def _told(http: EngineHttp, path: str, body: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((await http.request("POST", path, json.dumps(body).encode())).body)
     return told
 
@@ -141,7 +143,7 @@ def run(settings: Settings, weights: Weights, work: Callable[[Asked], Awaitable[
             run_realm(settings, ServedEngine(engine, (weights.served, *served))) as realm,
         ):
             asked = Asked(application(realm), (settings.home / "local.key").read_text().strip(), weights)
-            patch.setattr(UnixHttp, "begin", asked.kept(UnixHttp.begin))
+            patch.setattr(EngineHttp, "begin", asked.kept(EngineHttp.begin))
             await work(asked)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -21,7 +21,8 @@ from allod.app.home import load_settings
 from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError
 from allod.core.requests import Chat, Sampling, Tool, Usage
-from allod.engine.http import UnixHttp
+from allod.engine.address import UnixAddress
+from allod.engine.http import EngineHttp
 from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.serve.allowance import Held
 from allod.serve.fair_queue import cost_of
@@ -44,7 +45,7 @@ class Desk:
 
     front: Front
     replica: Replica
-    http: UnixHttp
+    http: EngineHttp
     settled: list[Usage]
 
     async def engines_own(self) -> tuple[int, int]:
@@ -106,7 +107,7 @@ async def desk(
                 return settle(held, usage, engine_ms)
 
             monkeypatch.setattr(made.gateway.allowance, "settle", heard)
-            http = UnixHttp(options.socket_path, Deadlines())
+            http = EngineHttp(UnixAddress(options.socket_path), Deadlines())
             yield Desk(made, replica, http, settled)
             await http.close()
     finally:

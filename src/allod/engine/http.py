@@ -1,13 +1,15 @@
-"""HTTP/1.1 over one Unix socket, kept alive: all that an engine adapter needs, and nothing it does not.
+"""HTTP/1.1 to one server, kept alive: all that an engine adapter needs, and nothing it does not.
 
 Parsing is httptools'. What is here is the pool and the exchange; decision 0004 has the measurement behind it
 (a general client costs 6 times the CPU for each exchange). Whoever needs an answer no more hangs up its own side,
-which is how an engine learns that nobody waits; when the engine hangs up too, it has let go of the work.
+which is how an engine learns that nobody waits; when the engine hangs up too, it has let go of the work. TLS has no
+side that could be closed alone: there the whole connection is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,10 +17,13 @@ import httptools
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
+from allod.engine.address import Address
 
 LAST_WORDS = b"data: [DONE]\n\n"  # of a streamed answer: whoever waits for more of it need not
 PAUSE_BYTES = 1 << 20  # stop reading from the engine while this much waits for a slow client
 MAX_BODY_BYTES = 64 << 20
+FREE_BYTES = 64 << 10  # of a response that are no body: its head, and what stands around chunks
+FREE_PER_BODY_BYTE = 8  # and besides: one byte in a chunk of its own takes six
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class _Connection(asyncio.Protocol):
     """One keep-alive connection, one exchange at a time. `silence_s` is how long nothing may come while somebody waits,
     `end_s` when the exchange must be over, by the loop's clock."""
 
-    def __init__(self, client: UnixHttp) -> None:
+    def __init__(self, client: EngineHttp) -> None:
         self.status = 0
         self.reusable = False
         self.lost = False
@@ -47,6 +52,7 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         self._chunks: list[bytes] = []
         self._num_bytes = 0  # in chunks
+        self._spare_bytes = 0  # that may come of the response and be no body
         self._coming: list[bytes] = []  # of the data that is being parsed
         self.on_body = self._coming.append  # httptools' callback: nothing of ours is called for each of many chunks
         self._enough_bytes = 0  # in chunks, for whoever waits
@@ -62,13 +68,11 @@ class _Connection(asyncio.Protocol):
         self.status, self.reusable, self.finished, self._is_said = 0, False, False, False
         self._chunks.clear()
         self._num_bytes = 0
+        self._spare_bytes = FREE_BYTES
         self._parser = httptools.HttpResponseParser(self)
         self.silence_s, self.end_s, self._heard_s = silence_s, end_s, self._loop.time()
         self._look_by(min(self._heard_s + silence_s, end_s))
-        head = (
-            f"{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        )
+        head = f"{method} {path} HTTP/1.1\r\n{self._client.headers}content-length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
 
     async def read(self, enough_bytes: int = 1) -> bytes:
@@ -116,8 +120,12 @@ class _Connection(asyncio.Protocol):
         self._heard_s = self._loop.time()
         self.end_s = self._heard_s + patience_s
         self._look_by(self.end_s)
-        if not (self.lost or self._transport.is_closing()):
+        if self.lost or self._transport.is_closing():
+            return
+        if self._transport.can_write_eof():
             self._transport.write_eof()
+        else:
+            self._transport.abort()
 
     def close(self) -> None:
         self.end()
@@ -130,8 +138,13 @@ class _Connection(asyncio.Protocol):
             self._timer = None
 
     def is_usable(self) -> bool:
+        """Whether another exchange may be had on it."""
         is_clean = self.finished and self.reusable and not self._chunks
         return is_clean and not (self.lost or self._broken or self.has_hung_up)
+
+    def is_fresh(self, keep_s: float) -> bool:
+        """Whether the server has been heard on it within so many seconds."""
+        return self._loop.time() - self._heard_s < keep_s
 
     def _look_by(self, due_s: float) -> None:
         """Look at that time at the latest: a timer that is earlier is kept, from the exchange before, too."""
@@ -164,6 +177,7 @@ class _Connection(asyncio.Protocol):
         """For whoever reads."""
         self._chunks.append(body)
         self._num_bytes += len(body)
+        self._spare_bytes += FREE_PER_BODY_BYTE * len(body)
         self._is_said = body.endswith(LAST_WORDS)
         if not self._paused and self._num_bytes > PAUSE_BYTES:
             self._paused = True
@@ -185,9 +199,12 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._broken = True
+        self._spare_bytes -= len(data)
         if self._coming:
             self._keep(b"".join(self._coming))
             self._coming.clear()
+        if self._spare_bytes < 0:
+            self._broken = True
         if self._num_bytes >= self._enough_bytes or self.finished or self._broken or self._is_said:
             self._wake()
 
@@ -212,7 +229,7 @@ class _Connection(asyncio.Protocol):
 class Exchange:
     """One request that was sent, and its response. `end` it, whatever happens: what is not complete is cut off."""
 
-    def __init__(self, client: UnixHttp, request: tuple[str, str, bytes], connection: _Connection) -> None:
+    def __init__(self, client: EngineHttp, request: tuple[str, str, bytes], connection: _Connection) -> None:
         self._client = client
         self._request = request
         self._connection = connection
@@ -258,12 +275,16 @@ class Exchange:
         self._client._part_from(self._connection)
 
 
-class UnixHttp:
-    """A client of the one server behind `socket_path`. `heard_s`: when it last said anything, by the loop's clock."""
+class EngineHttp:
+    """A client of the one server at `address`, with a `key` if it wants one. `heard_s`: when it last said anything, by
+    the loop's clock."""
 
-    def __init__(self, socket_path: str, deadlines: Deadlines) -> None:
-        self._socket_path = socket_path
+    def __init__(self, address: Address, deadlines: Deadlines, *, key: str = "") -> None:
+        self._address = address
         self._deadlines = deadlines
+        self.headers = f"host: {address.authority}\r\ncontent-type: application/json\r\n"  # of every request
+        if key:
+            self.headers += f"authorization: Bearer {key}\r\n"
         self._idle: list[_Connection] = []
         self._busy: dict[_Connection, bool] = {}  # whether it was kept from an earlier exchange
         self.is_closed = False
@@ -319,16 +340,18 @@ class UnixHttp:
     async def _connect(self) -> _Connection:
         while self._idle:
             kept = self._idle.pop()
-            if kept.is_usable():
+            if kept.is_usable() and kept.is_fresh(self._address.keep_s):
                 self._busy[kept] = True
                 return kept
+            kept.close()
         try:
             if self.is_closed:
                 raise OSError(0, "the connection to it was closed")
             async with asyncio.timeout(self._deadlines.connect_s):
-                _, connection = await asyncio.get_running_loop().create_unix_connection(
-                    lambda: _Connection(self), self._socket_path
-                )
+                connection = await self._address.connect(lambda: _Connection(self))
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", None) or error.reason or "no TLS"
+            raise Unavailable(f"the engine is not who it should be: {reason}", code="engine_untrusted") from error
         except OSError as error:  # a TimeoutError is one
             message = f"the engine does not answer: {error.strerror or 'it takes no connection'}"
             raise Unavailable(message, code="engine_lost", retry_after_s=1) from error

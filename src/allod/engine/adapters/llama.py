@@ -25,8 +25,9 @@ from allod.engine.adapters.llama_generation import AnswerReading, Generation
 from allod.engine.adapters.llama_prompt import plain_json
 from allod.engine.adapters.llama_slots import SlotLease, SlotQueue, Slots
 from allod.engine.adapters.llama_wire import read_slot, read_vectors
+from allod.engine.address import UnixAddress
 from allod.engine.engine import EngineInfo, Perimeter, Tally
-from allod.engine.http import UnixHttp
+from allod.engine.http import EngineHttp
 from allod.engine.schemas.grammar import grammar_of
 
 CHAT_PATH = "/v1/chat/completions"
@@ -58,7 +59,7 @@ class LlamaEngine:
         self._bare = _Applied(_lora(info, ""), "")
         self._adapters = {each.name: _Applied(_lora(info, each.name), f" {each.digest}") for each in info.adapters}
         self._deadlines = deadlines or Deadlines()
-        self._http = UnixHttp(socket_path, self._deadlines)
+        self._http = EngineHttp(UnixAddress(socket_path), self._deadlines)
         self._slots = SlotQueue(slots or Slots(info.slots))
         self._prompt_bytes = 0  # of all that it works on
         self._endings: set[asyncio.Task[None]] = set()
