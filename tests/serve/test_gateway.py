@@ -32,13 +32,13 @@ from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.labels import Label
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Tool, Usage
 from allod.core.statements.receipt import ANSWER, REFUSAL
-from allod.engine import giving_way
 from allod.engine.giving_way import LONG_BYTES
 from allod.engine.salts import cache_salt
 from allod.govern.policy.request import Model, PolicySite
 from allod.govern.tenancy.keys import Caller
 from allod.govern.tenancy.tenants import Quota
 from allod.prove.tlog.segment import FileCalls
+from allod.serve import request as request_module
 from allod.serve.gateway import Gateway
 from allod.serve.request import Request
 
@@ -536,7 +536,7 @@ async def test_who_leaves_between_the_answer_and_its_receipt_is_charged(
             asking.cancel()
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(giving_way, "give_way", give_way)
+    monkeypatch.setattr(request_module, "give_way", give_way)
     async with front(engine) as made:
         asking = asyncio.create_task(made.gateway.answer(replace(request(), body=bytes(LONG_BYTES + 1))))
         with pytest.raises(asyncio.CancelledError):

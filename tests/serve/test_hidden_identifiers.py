@@ -27,7 +27,7 @@ CONTROLS = Controls(
 
 
 def markings_of(body: dict[str, Any]) -> frozenset[str]:
-    task = read_chat(json.dumps(body).encode()).chat
+    task = read_chat(json.dumps(body).encode()).task
     return asyncio.run(CONTROLS.label(NATION.lowest, task.strings())).markings
 
 

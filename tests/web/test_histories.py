@@ -116,7 +116,7 @@ def test_a_refusal_is_what_the_assistant_said() -> None:
     """As a field without content, and as a part."""
     for said in ({"content": None, "refusal": "no"}, {"content": [{"type": "refusal", "refusal": "no"}]}):
         body = {"model": "echo", "messages": [histories.QUESTION, {"role": "assistant", **said}]}
-        assert read_chat(encoded(body)).chat.messages[1] == {"role": "assistant", "content": "no"}
+        assert read_chat(encoded(body)).task.messages[1] == {"role": "assistant", "content": "no"}
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
@@ -131,7 +131,7 @@ def test_a_null_that_nobody_knows_takes_nothing_else_away() -> None:
     schema = {"type": "object", "properties": {"a": {"const": None}}, "default": None}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "extra": None}}
     body = histories.chat("body", "response_format", wanted)
-    assert read_chat(encoded(body)).chat.schema == schema
+    assert read_chat(encoded(body)).task.schema == schema
     assert code_of(encoded({**body, "model": None, "extra": None})) == ("invalid", "model")
     assert code_of(encoded({**body, "extra": None, "other": 0})) == ("invalid", "other")
 

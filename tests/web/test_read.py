@@ -54,16 +54,16 @@ def test_everything_that_is_said_is_kept() -> None:
         stream_options={"include_usage": True},
         response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}},
     )
-    assert call.chat.sampling == Sampling(seed=42, temperature=0, top_p=0.5, max_tokens=7, stop=("a", "b"))
-    assert call.chat.schema == {"type": "array"}
-    assert call.chat.top_logprobs == 3
+    assert call.task.sampling == Sampling(seed=42, temperature=0, top_p=0.5, max_tokens=7, stop=("a", "b"))
+    assert call.task.schema == {"type": "array"}
+    assert call.task.top_logprobs == 3
     assert (call.stream, call.include_usage) == (True, True)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, 1])
 def test_both_ends_of_top_p_are_accepted(value: float) -> None:
     """0 keeps the likeliest token alone, and clients send it."""
-    assert read(top_p=value).chat.sampling.top_p == value
+    assert read(top_p=value).task.sampling.top_p == value
 
 
 def test_null_means_not_said() -> None:
@@ -75,7 +75,7 @@ def test_null_means_not_said() -> None:
 
 def test_a_seed_is_made_where_none_is_given() -> None:
     """Every receipt can record one, and two calls do not share it."""
-    seeds = {read(seed=None).chat.sampling.seed for _ in range(20)}
+    seeds = {read(seed=None).task.sampling.seed for _ in range(20)}
     assert len(seeds) == 20
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
 
@@ -83,21 +83,21 @@ def test_a_seed_is_made_where_none_is_given() -> None:
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_every_seed_becomes_one_that_the_engine_keeps(seed: int) -> None:
     """Within 32 bits, never the engine's "choose at random", and the same for the same."""
-    found = read(seed=seed).chat.sampling.seed
+    found = read(seed=seed).task.sampling.seed
     assert 0 <= found <= MAX_SEED
-    assert found == read(seed=seed).chat.sampling.seed
+    assert found == read(seed=seed).task.sampling.seed
     assert found == seed or not 0 <= seed <= MAX_SEED
 
 
 def test_content_in_parts_is_one_text() -> None:
     """Text parts are joined without anything between them."""
     parts = [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]
-    assert read(messages=[{"role": "user", "content": parts}]).chat.messages == (QUESTION,)
+    assert read(messages=[{"role": "user", "content": parts}]).task.messages == (QUESTION,)
 
 
 def test_a_developer_is_the_system() -> None:
     """OpenAI's newer word for the same role."""
-    assert read(messages=[{"role": "developer", "content": "x"}]).chat.messages[0]["role"] == "system"
+    assert read(messages=[{"role": "developer", "content": "x"}]).task.messages[0]["role"] == "system"
 
 
 def test_earlier_calls_keep_name_and_arguments() -> None:
@@ -107,7 +107,7 @@ def test_earlier_calls_keep_name_and_arguments() -> None:
         {"role": "assistant", "content": None, "tool_calls": [called]},
         {"role": "tool", "tool_call_id": "call_1", "content": "2"},
     ]
-    first, second = read(messages=messages).chat.messages
+    first, second = read(messages=messages).task.messages
     assert first["tool_calls"] == [{"function": {"name": "f", "arguments": '{"a":1}'}}]
     assert second == {"role": "tool", "content": "2"}
 
@@ -124,7 +124,7 @@ def test_earlier_calls_keep_name_and_arguments() -> None:
 )
 def test_the_choice_of_tools(given_choice: Any, choice: str) -> None:
     """Tools without a choice are offered; a named choice is the tool's name."""
-    chat = read(tools=[{"type": "function", "function": FUNCTION}], tool_choice=given_choice).chat
+    chat = read(tools=[{"type": "function", "function": FUNCTION}], tool_choice=given_choice).task
     assert chat.tools == (Tool("f", "does f", {"type": "object"}),)
     assert chat.tool_choice == choice
 
@@ -141,12 +141,12 @@ def test_a_tool_cannot_be_called_like_a_choice(name: str) -> None:
 def test_many_calls_at_once_unless_said_otherwise(said: bool | None, kept: bool) -> None:
     """Only `false` asks for one call at most."""
     tool = {"type": "function", "function": FUNCTION}
-    assert read(tools=[tool], parallel_tool_calls=said).chat.parallel_tool_calls is kept
+    assert read(tools=[tool], parallel_tool_calls=said).task.parallel_tool_calls is kept
 
 
 def test_without_tools_none_is_chosen() -> None:
     """An empty list is no offer."""
-    assert read(tools=[]).chat.tool_choice == "none"
+    assert read(tools=[]).task.tool_choice == "none"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_without_tools_none_is_chosen() -> None:
 )
 def test_kinds_of_answers(response_format: Any, schema: Any) -> None:
     """Any text, any JSON object."""
-    assert read(response_format=response_format).chat.schema == schema
+    assert read(response_format=response_format).task.schema == schema
 
 
 @pytest.mark.parametrize(
@@ -363,8 +363,8 @@ def embedding(**changes: Any) -> bytes:
 
 def test_one_text_or_many() -> None:
     """A single text is a list of one."""
-    assert read_embed(embedding()).embed == Embed("m", ("a cat",))
-    assert read_embed(embedding(input=["a", "b"])).embed == Embed("m", ("a", "b"))
+    assert read_embed(embedding()).task == Embed("m", ("a cat",))
+    assert read_embed(embedding(input=["a", "b"])).task == Embed("m", ("a", "b"))
 
 
 def test_vectors_come_as_numbers_unless_asked_otherwise() -> None:

@@ -12,9 +12,3 @@ async def give_way() -> None:
     """Let the event loop do what else is ready, and what follows from it."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
-
-
-async def give_way_if_long(body: bytes) -> None:
-    """The same between two steps over a request's body, where that is long."""
-    if len(body) > LONG_BYTES:
-        await give_way()

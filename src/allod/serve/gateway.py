@@ -23,7 +23,6 @@ from allod.core.errors import Denied, Invalid
 from allod.core.labels import Labelled
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Piece, Pieces, Usage
 from allod.engine.engine import Engine, EngineInfo
-from allod.engine.giving_way import give_way_if_long
 from allod.engine.salts import cache_salt
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.serve import tools
@@ -90,7 +89,7 @@ class Gateway:
             completion = await engine.complete(plan.prepared, salt=salt, tally=work.tally)  # 7
             work.note_counted(completion.usage)
             completion = await self._interpret(request, plan, completion)
-            await give_way_if_long(request.body)
+            await request.give_way_if_long()
         await work.record(completion.committed_bytes(), completion.finish)  # 9
         return Labelled(completion, request.label)
 
@@ -141,15 +140,15 @@ class Gateway:
         chat = cast(Chat, request.task)
         candidate = self.find_candidate(request.caller, chat.model)  # 6, as it is now: what follows is about this one
         await self._check_chat(chat, candidate.engine.info)
-        await give_way_if_long(request.body)
+        await request.give_way_if_long()
         prepared = tools.prepare(chat)
-        await give_way_if_long(request.body)
+        await request.give_way_if_long()
         return await self._with_label(request), _Plan(candidate, prepared, _schemas_of(chat, prepared))
 
     async def _with_label(self, request: Request) -> Request:
         """Step 3, by what the caller says: the strings themselves, not the JSON that a prompt makes of them."""
         label = await self.controls.label(request.label, request.task.strings(), request.task.model)
-        await give_way_if_long(request.body)
+        await request.give_way_if_long()
         return request if label is request.label else replace(request, label=label)
 
     async def _check_chat(self, chat: Chat, engine: EngineInfo) -> None:
@@ -181,7 +180,7 @@ class Gateway:
             raise Denied(f"forbidden by policy ({rules}): {decision.reason}", code="policy_denied", is_recorded=True)
         held = await self.allowance.hold(request, prepared, engine.context_tokens)
         try:
-            await give_way_if_long(request.body)
+            await request.give_way_if_long()
             await self.judge.check(request.caller.tenant.id, schemas)
         except BaseException:
             self.allowance.settle(held, Usage(), 0)  # a schema that is refused is a request, too

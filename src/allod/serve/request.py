@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from allod.core.labels import Label
 from allod.core.requests import Chat, Embed
+from allod.engine.giving_way import LONG_BYTES, give_way
 from allod.govern.tenancy.keys import Caller
 
 
@@ -26,3 +27,8 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.label, Label):
             raise TypeError("a request without a label")
+
+    async def give_way_if_long(self) -> None:
+        """Between two steps over it: others have their turn where it is long."""
+        if len(self.body) > LONG_BYTES:
+            await give_way()

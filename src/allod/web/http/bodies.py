@@ -90,6 +90,7 @@ async def check_keys(body: bytes) -> None:
                 _refuse_repeated(objects, key)
             objects[-1][key] = None
     _check_bounds(num_parts, num_values)
+    await give_way()
 
 
 def _are_all_different(body: bytes) -> bool:

@@ -11,8 +11,7 @@ import msgspec
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.labels import Label
-from allod.core.requests import Chat, Completion, Embed, Embeddings
-from allod.engine.giving_way import give_way_if_long
+from allod.core.requests import Completion, Embeddings
 from allod.govern.tenancy.keys import Caller
 from allod.serve.gateway import Gateway
 from allod.serve.request import Request
@@ -24,7 +23,7 @@ from allod.web.http.labels import label_headers, label_of
 from allod.web.http.metrics import Metrics
 from allod.web.openai import read, write
 
-_Asked = TypeVar("_Asked")
+_Asked = TypeVar("_Asked", read.ChatCall, read.EmbedCall)
 
 
 class OpenAI:
@@ -41,12 +40,11 @@ class OpenAI:
 
     async def chat_completions(self, call: Call) -> None:
         """`POST /v1/chat/completions`."""
-        asked, body = await self._read(call, read.read_chat)
-        request = self._request(call, asked.chat, body)
-        info = self._gateway.find_candidate(request.caller, asked.chat.model).engine.info
+        asked, request = await self._read(call, read.read_chat)
+        info = self._gateway.find_candidate(request.caller, asked.task.model).engine.info
         writer = write.AnswerWriter(
             id=f"chatcmpl-{call.id}",
-            model=asked.chat.model,
+            model=asked.task.model,
             created_s=call.start_ms // 1000,
             fingerprint=write.fingerprint(info.build, info.config),
             include_usage=asked.include_usage,
@@ -60,14 +58,13 @@ class OpenAI:
 
     async def embeddings(self, call: Call) -> None:
         """`POST /v1/embeddings`."""
-        asked, body = await self._read(call, read.read_embed)
+        asked, request = await self._read(call, read.read_embed)
 
         def write_body(made: Embeddings) -> bytes:
             self._metrics.count_tokens(prompt=made.usage.prompt_tokens, completion=0)
-            return write.embeddings(asked.embed.model, made, as_base64=asked.base64)
+            return write.embeddings(asked.task.model, made, as_base64=asked.base64)
 
-        work = self._gateway.embed(self._request(call, asked.embed, body), write_body)
-        answer = await call.unless_client_leaves(work)
+        answer = await call.unless_client_leaves(self._gateway.embed(request, write_body))
         await call.respond(200, answer.value, (*JSON, *_about(call, answer.label)))
 
     async def models(self, call: Call) -> None:
@@ -120,19 +117,15 @@ class OpenAI:
             raise Unavailable("the answer was not read in time", code="client_slow", retry_after_s=1) from None
         await call.send({"type": "http.response.body", "body": b""})
 
-    async def _read(self, call: Call, parse: Callable[[bytes], _Asked]) -> tuple[_Asked, bytes]:
-        """What `parse` makes of the body, and the body."""
+    async def _read(self, call: Call, parse: Callable[[bytes], _Asked]) -> tuple[_Asked, Request]:
+        """What `parse` makes of the body, and the request for it under its declared label."""
         body = await read_body(call.receive, call.headers, limit_bytes=self._body_limit_bytes)
         await check_keys(body)
-        await give_way_if_long(body)
-        asked = parse(body)
-        await give_way_if_long(body)
-        return asked, body
-
-    def _request(self, call: Call, task: Chat | Embed, body: bytes) -> Request:
-        caller = _caller(call)
+        asked, caller = parse(body), _caller(call)
         label = label_of(call.headers, caller.label, self._gateway.controls.nation)
-        return Request(call.id, caller, label, task, body, call.start_ms)
+        request = Request(call.id, caller, label, asked.task, body, call.start_ms)
+        await request.give_way_if_long()
+        return asked, request
 
     def _count(self, completion: Completion) -> None:
         usage = completion.usage

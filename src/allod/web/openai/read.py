@@ -26,7 +26,7 @@ _ROLES = {"tool_calls": "assistant", "refusal": "assistant", "tool_call_id": "to
 class ChatCall:
     """A chat and how its answer is to be delivered."""
 
-    chat: Chat
+    task: Chat
     stream: bool
     include_usage: bool
 
@@ -35,7 +35,7 @@ class ChatCall:
 class EmbedCall:
     """Texts and how their vectors are to be written."""
 
-    embed: Embed
+    task: Embed
     base64: bool
 
 
