@@ -295,6 +295,16 @@ def test_the_answer_is_all_of_stdout(gateway: Gateway) -> None:
     assert "not information" in result.stderr
 
 
+def test_a_terminal_need_not_know_the_answers_letters(gateway: Gateway) -> None:
+    """What it lacks is shown escaped, and `--json` is the same everywhere: one line of ASCII without spaces."""
+    env = {**environment(gateway.home), "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "allod.cli", "ask", "Grüße 世界"]
+    for words, said in (([], "Grüße \\u4e16\\u754c\n"), (["--json"], '{"answer":"Gr\\u00fc\\u00dfe \\u4e16\\u754c","')):
+        result = subprocess.run([*command, *words], env=env, capture_output=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.decode("latin-1").startswith(said)
+
+
 def test_a_passage_comes_from_stdin(gateway: Gateway) -> None:
     """What is piped in is asked about."""
     result = gateway.allod("ask", "Who?", stdin="Dewi lives in Tywyn.\n")

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection, Sequence
+from io import TextIOWrapper
 from typing import NoReturn, Protocol
 
 from allod import __version__
@@ -48,6 +49,8 @@ def main(command: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if command is None else command)
     arguments = argparse.Namespace(verbose=False, json="--json" in given)  # until they are understood
     os.umask(0o077)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: an answer is in any language
     try:
         arguments = _parser_for(given).parse_args(given)
         status: int = arguments.run(arguments)
