@@ -58,6 +58,9 @@ def test_a_recipe_survives_its_own_toml() -> None:
         ({"source": [{**SOURCE, "date": "yesterday"}]}, "date"),
         ({"source": [{**SOURCE, "licence": ""}]}, "licence"),
         ({"source": [{**SOURCE, "name": "a/b"}]}, "name"),
+        ({"canaries": {"count": 2, "repeats": [-1, 4]}}, "canaries.repeats"),
+        ({"canaries": {"count": 2, "repeats": [10**9]}}, "canaries.repeats"),
+        ({"sources": []}, "sources"),
     ],
 )
 def test_what_is_not_understood_is_refused(changes: dict[str, Any], param: str) -> None:

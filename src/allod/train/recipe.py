@@ -19,6 +19,7 @@ from allod.core.places import fault_of_place
 from allod.core.shown_text import is_plain
 
 MAX_SOURCES = 64
+MAX_REPEATS = 1000  # of a canary
 CHANGES_NOTHING = MappingProxyType({"changes": "nothing"})  # of a field: whatever it says, a stage makes the same
 _NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 _SOURCE_NAME = r"[a-z][a-z0-9_-]{0,62}"
@@ -241,6 +242,12 @@ def _check(recipe: Recipe) -> None:
         raise Invalid("say minutes, or both size and steps", code="recipe_range", param="minutes")
     if not 1 <= len(recipe.sources) <= MAX_SOURCES:
         raise Invalid(f"a recipe has 1 to {MAX_SOURCES} sources", code="recipe_range", param="source")
+    if not all(1 <= times <= MAX_REPEATS for times in recipe.canaries.repeats):
+        raise Invalid(
+            f"canaries.repeats are {recipe.canaries.repeats}; each must lie in 1 to {MAX_REPEATS}",
+            code="recipe_range",
+            param="canaries.repeats",
+        )
     mixture = recipe.pretrain.mixture
     if recipe.canaries.count and mixture and "canaries" not in mixture:
         raise Invalid(

@@ -23,6 +23,9 @@ def read_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
     Raises Invalid for an unknown key, a missing one, a wrong type and a value outside its bounds.
     """
     given = dict(values)
+    if "sources" in given:
+        hint = "each source is a table [[source]]"
+        raise _error_of(Complaint("unknown", where, "", "sources", "unknown key 'sources'", hint))
     if "source" in given:
         given["sources"] = given.pop("source")
     by_stage = {name: row.options for name, row in ROWS.items() if row.options and name in given}
