@@ -36,7 +36,7 @@ from allod.engine.adapters.llama_slots import Slots
 from allod.engine.address import UnixAddress
 from allod.engine.engine import EngineInfo
 from allod.engine.http import EngineHttp, Exchange
-from allod.engine.replicas.replica import Replica
+from allod.engine.replicas.pool import Pool
 from allod.settings.environment import default_home
 from measure import machine, paired, rotated, spread
 
@@ -220,18 +220,18 @@ async def measure(model: str, num_slots: int, rounds: int, socket_dir: Path) -> 
     weights = prepare_weights(settings, lambda what, done, total: None)
     assert weights is not None
     options = replica_options(settings, weights, socket_dir)
-    replica = Replica(options)
-    await replica.start()
+    pool = Pool([options])
+    await pool.start()
     try:
         engines: dict[str, LlamaEngine] = {
-            "free": FreeEngine(replica.info, options.socket_path),
-            "salted": LlamaEngine(replica.info, options.socket_path),
+            "free": FreeEngine(pool.info, options.socket_path),
+            "salted": LlamaEngine(pool.info, options.socket_path),
         }
         await compare(engines, num_slots, rounds)
         for engine in engines.values():
             await engine.close()
     finally:
-        await replica.close()
+        await pool.close()
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.core.requests import Chat, Completion, Sampling
 from allod.engine.engine import Engine
-from allod.engine.replicas.replica import Replica
+from allod.engine.replicas.pool import Pool
 from allod.serve.admission import Admission, Turn
 from allod.serve.fair_queue import FairQueue, Line, cost_of
 from allod.serve.fair_scheduler import Turns
@@ -250,7 +250,7 @@ class Work:
     a_cpu_second: float
 
 
-async def measure_work(engine: Replica, kind: type[Admission], rows: Rows, *, seconds: float) -> Work:
+async def measure_work(engine: Pool, kind: type[Admission], rows: Rows, *, seconds: float) -> Work:
     """Without the start, when all places fill at once."""
     admission = kind(num_running=engine.info.slots, num_waiting=1 << 20, max_wait_s=1e9)
     asks = [Ask(0.0, f"{number % 10}", words, tokens) for number, (_, words, tokens) in enumerate(rows[:400])]
@@ -265,10 +265,10 @@ async def measure_work(engine: Replica, kind: type[Admission], rows: Rows, *, se
     return made
 
 
-def engine_cpu_s(engine: Replica) -> float:
+def engine_cpu_s(engine: Pool) -> float:
     """CPU time of the engine's process so far."""
-    assert engine.process is not None
-    fields = Path(f"/proc/{engine.process.pid}/stat").read_text().rpartition(")")[2].split()
+    (perimeter,) = engine.evidence()
+    fields = Path(f"/proc/{perimeter.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -330,12 +330,12 @@ def report(found: dict[str, Figures], *, bound: float) -> None:
 
 
 @asynccontextmanager
-async def sealed_engine(model: str) -> AsyncGenerator[Replica, None]:
+async def sealed_engine(model: str) -> AsyncGenerator[Pool, None]:
     """The engine as `allod up` starts it."""
     settings = load_settings({"model.name": model}, home=default_home())
     weights = await asyncio.to_thread(prepare_weights, settings, lambda what, done, total: None)
     async with run_engine(settings, weights) as engine:
-        assert isinstance(engine, Replica)
+        assert isinstance(engine, Pool)
         yield engine
 
 

@@ -263,7 +263,7 @@ async def test_each_answer_says_which_engine_made_it(running: RunEngine) -> None
 async def test_the_perimeter_that_is_shown_is_the_one_that_receipts_name(running: RunEngine) -> None:
     """By kind and proof, with the kernel's own words where it is a process; none is shown around what has ended."""
     async with running() as engine:
-        seen, info = await asyncio.to_thread(engine.evidence), engine.info
+        (seen,), info = await asyncio.to_thread(engine.evidence), engine.info
         await engine.close()
         with pytest.raises(Unavailable):
             engine.evidence()

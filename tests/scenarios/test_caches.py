@@ -31,7 +31,8 @@ from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Sampling
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.adapters.llama_slots import SlotLease, Slots
-from allod.engine.replicas.replica import Replica, ReplicaOptions
+from allod.engine.replicas.pool import Pool
+from allod.engine.replicas.replica import ReplicaOptions
 
 pytestmark = pytest.mark.slow
 SIGNIFICANCE = 0.001  # how often a run without a leak may find one
@@ -40,7 +41,7 @@ POWER = 0.95  # how often it must be found
 LEAST_ROUNDS, MOST_ROUNDS = 12, 20
 CONTEXT_TOKENS = 512
 
-Run = Callable[..., AbstractAsyncContextManager[tuple[Replica, str]]]
+Run = Callable[..., AbstractAsyncContextManager[tuple[Pool, str]]]
 
 
 @pytest.fixture
@@ -58,14 +59,14 @@ def run(weights: Path, tmp_path: Path) -> Run:
         return replica_options(settings, prepared, tmp_path / "sockets")
 
     @asynccontextmanager
-    async def started(num_slots: int, model: str = "smollm2-135m") -> AsyncGenerator[tuple[Replica, str], None]:
+    async def started(num_slots: int, model: str = "smollm2-135m") -> AsyncGenerator[tuple[Pool, str], None]:
         chosen = await asyncio.to_thread(options, num_slots, model)
-        replica = Replica(chosen)
-        await replica.start()
+        pool = Pool([chosen])
+        await pool.start()
         try:
-            yield replica, chosen.socket_path
+            yield pool, chosen.socket_path
         finally:
-            await replica.close()
+            await pool.close()
 
     return started
 
@@ -147,10 +148,10 @@ def power(sample: list[float], effect_s: float) -> float:
     return num_found / 400
 
 
-async def measured(replica: Replica, engine: LlamaEngine) -> Arms:
+async def measured(pool: Pool, engine: LlamaEngine) -> Arms:
     """As many rounds as the power needs, judged by the spread of the cold ones and by nothing else."""
-    assert replica.process is not None
-    arms, shuffle, pid = Arms(), random.Random(3), replica.process.pid
+    assert pool.replicas[0].process is not None
+    arms, shuffle, pid = Arms(), random.Random(3), pool.replicas[0].process.pid
     await Measured().ask(engine, pid, "nobody", "Waking up")
     for number in range(MOST_ROUNDS):
         await arms.add_round(engine, pid, number, cold_first=shuffle.random() < 0.5)
@@ -173,9 +174,9 @@ def check_decided(arms: Arms) -> None:
 @pytest.mark.long
 async def test_the_clock_finds_ones_own_prefix_and_not_another_tenants(run: Run) -> None:
     """On one slot, where all that was computed for the one is right there when the other asks."""
-    async with run(1) as (replica, socket_path):
-        engine = LlamaEngine(replica.info, socket_path)
-        arms = await measured(replica, engine)
+    async with run(1) as (pool, socket_path):
+        engine = LlamaEngine(pool.info, socket_path)
+        arms = await measured(pool, engine)
         await engine.close()
     assert set(arms.across.cached_tokens) == {0}
     assert min(arms.own.cached_tokens) > 50
@@ -189,9 +190,9 @@ async def test_the_clock_finds_ones_own_prefix_and_not_another_tenants(run: Run)
 @pytest.mark.long
 async def test_the_clock_would_find_a_leak(run: Run) -> None:
     """The same measurement of slots that do not tell salts apart."""
-    async with run(1) as (replica, socket_path):
-        engine = LlamaEngine(replica.info, socket_path, Blind(1))
-        arms = await measured(replica, engine)
+    async with run(1) as (pool, socket_path):
+        engine = LlamaEngine(pool.info, socket_path, Blind(1))
+        arms = await measured(pool, engine)
         await engine.close()
     assert min(arms.across.cached_tokens) > 50
     check_decided(arms)
@@ -216,7 +217,7 @@ async def refused(engine: LlamaEngine, asked: Chat, salt: str) -> None:
         await engine.complete(asked, salt=salt)
 
 
-async def cached(engine: LlamaEngine | Replica, salt: str) -> int:
+async def cached(engine: LlamaEngine | Pool, salt: str) -> int:
     """How much of the prefix that everybody asks is there for that tenant."""
     return (await engine.complete(prompt("The same"), salt=salt)).usage.cached_tokens
 
@@ -224,9 +225,9 @@ async def cached(engine: LlamaEngine | Replica, salt: str) -> int:
 async def test_nothing_is_left_for_others_however_a_request_ends(run: Run) -> None:
     """Answered, refused before it began, left while its prompt was computed, or in mid-answer; on one slot and two."""
     for_all = prompt("The same", max_tokens=200)
-    async with run(2) as (replica, socket_path):
+    async with run(2) as (pool, socket_path):
         for num_slots in (1, 2):
-            engine = LlamaEngine(replica.info, socket_path, Slots(num_slots))
+            engine = LlamaEngine(pool.info, socket_path, Slots(num_slots))
             assert await cached(engine, "alice") == 0
             assert await cached(engine, "alice") > 50
             await refused(engine, prompt("The same", num_sums=99), "bob")
@@ -243,8 +244,8 @@ async def test_nothing_is_left_for_others_however_a_request_ends(run: Run) -> No
 
 async def test_many_at_once_find_nothing_of_each_other(run: Run) -> None:
     """More tenants than slots, each asking the same once, some leaving at any moment; then each finds only its own."""
-    async with run(3) as (replica, socket_path):
-        engine = LlamaEngine(replica.info, socket_path)
+    async with run(3) as (pool, socket_path):
+        engine = LlamaEngine(pool.info, socket_path)
         leaving = [
             asyncio.create_task(cut_short(engine, prompt("The same"), f"leaver {number}", after_s=number / 10))
             for number in range(10)
@@ -257,14 +258,14 @@ async def test_many_at_once_find_nothing_of_each_other(run: Run) -> None:
 
 async def test_a_new_engine_process_holds_nothing(run: Run) -> None:
     """What the one before had computed has gone with it, and nobody believes otherwise."""
-    async with run(1) as (replica, _):
-        assert await cached(replica, "alice") == 0
-        assert await cached(replica, "alice") > 50
-        before = replica.process
+    async with run(1) as (pool, _):
+        assert await cached(pool, "alice") == 0
+        assert await cached(pool, "alice") > 50
+        before = pool.replicas[0].process
         assert before is not None
         os.kill(before.pid, signal.SIGKILL)
-        assert await cached(replica, "alice") == 0
-        assert replica.process is not before
+        assert await cached(pool, "alice") == 0
+        assert pool.replicas[0].process is not before
 
 
 @pytest.mark.long
@@ -276,15 +277,15 @@ async def test_no_text_is_embedded_faster_for_having_been_there(
     model = tmp_path / "embedder.gguf"
     await asyncio.to_thread(with_pooling, weights, model, pooling)
     sums = " ".join(f"{number} is not {number * 7}." for number in range(20))
-    async with run(1, str(model)) as (replica, _):
-        assert replica.process is not None
-        pid, cpu_s = replica.process.pid, defaultdict[str, list[float]](list)
-        await replica.embed(Embed("m", ("Waking up.",)))
+    async with run(1, str(model)) as (pool, _):
+        assert pool.replicas[0].process is not None
+        pid, cpu_s = pool.replicas[0].process.pid, defaultdict[str, list[float]](list)
+        await pool.embed(Embed("m", ("Waking up.",)))
         for number in range(7):
             text = f"{number} first: {sums}"
             for kind, asked in (("fresh", text), ("again", text), ("longer", f"{text} Or is it?")):
                 begin = cpu_seconds(pid)
-                await replica.embed(Embed("m", (asked,)))
+                await pool.embed(Embed("m", (asked,)))
                 cpu_s[kind].append(cpu_seconds(pid) - begin)
     least = {kind: min(seconds) for kind, seconds in cpu_s.items()}  # what others on the machine do only adds to it
     assert min(least["again"], least["longer"]) > 0.7 * least["fresh"]

@@ -86,11 +86,14 @@ class ScriptedEngine:
     def check_ready(self) -> None:
         """It always is."""
 
-    def evidence(self) -> Perimeter:
-        return Perimeter(self.info.seal, self.info.seal_proof)
+    def evidence(self) -> tuple[Perimeter, ...]:
+        return (Perimeter(self.info.seal, self.info.seal_proof),)
 
     def keep_evidence(self) -> None:
         """There is none."""
+
+    def watch_slots(self, resize: Callable[[int], None]) -> None:
+        """They stay as many."""
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None

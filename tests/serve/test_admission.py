@@ -260,3 +260,29 @@ async def test_a_wait_that_was_foreseen_wrongly_ends_all_the_same() -> None:
         assert (caught.value.code, admission.inside) == ("overloaded", 1)
     async with asyncio.timeout(1), admission.turn("b"):
         pass
+
+
+async def test_places_that_come_are_taken_at_once_and_places_that_go_are_given_back() -> None:
+    """Who waits runs as soon as there is room; nobody who runs is stopped, and no turn begins until few enough run."""
+    guests = Guests(Admission(num_running=1, num_waiting=10))
+    for number in range(6):
+        guests.arrive(number)
+    await settle()
+    guests.admission.resize(4)
+    await settle()
+    assert guests.running == [0, 1, 2, 3]
+    guests.admission.resize(2)
+    for number in (0, 1):
+        guests.leave[number].set()
+        await settle()
+    assert guests.running == [2, 3]
+    assert guests.admission.inside == 4
+    guests.leave[2].set()
+    await settle()
+    assert guests.running == [3, 4]
+    await guests.end()
+    assert guests.admission.inside == 0
+    guests.arrive(7)
+    await settle()
+    assert guests.running == [7]
+    await guests.end()

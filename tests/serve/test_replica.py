@@ -10,10 +10,10 @@ import json
 import os
 import signal
 import sys
-import textwrap
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,129 +21,36 @@ from typing import Any, NoReturn
 import pytest
 from tests.serve.conftest import MakeFront, answered, chat, embedded, request, until
 from tests.serve.conftest import streamed as streamed_by
+from tests.serve.scripted_engine import ENGINE, READ_PATHS, scripted_options
 
 from allod.core.canonical import digest_of
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Piece
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.engine import EngineInfo, Tally
 from allod.engine.replicas import replica as replica_module
+from allod.engine.replicas.pool import Pool
 from allod.engine.replicas.replica import Replica, ReplicaOptions
 from allod.seal.ahead import Ahead
-from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
+from allod.seal.launch import SealedProcess, SealOptions, start
 
-READ_PATHS = python_read_paths()
-
-# Answers with the question's text. `end` and `half` are words to end on: before anything is answered, or after one
-# piece. `once` before them ends only the first process that hears it, which leaves a socket as its mark (a sealed
-# process can make nothing else). `wait` is not answered at all; `talk` takes five seconds and `mumble`, a word in a
-# second and a half, six, in which no probe is answered, nor is one in the three seconds that `sulk` takes; `grow` takes
-# 256 MiB first. With `after` as its mode the second start fails, with `slowly` each takes two seconds.
-ENGINE = textwrap.dedent(
-    r"""
-    import json, os, socket, sys, threading, time
-    place, mode = sys.argv[1:]
-    def is_first(name):
-        try: socket.socket(socket.AF_UNIX).bind(place + "/" + name)
-        except OSError: return False
-        return True
-    if mode == "never":
-        print("srv load_model: failed to open the file: no such model", file=sys.stderr)
-        raise RuntimeError("Failed to init server")
-    talking = []
-    if mode == "after" and not is_first("started"): sys.exit("out of memory")
-    if mode == "silent": time.sleep(60)
-    if mode == "slowly": time.sleep(2.1)
-    def event(**choice): return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
-    def answer(connection, head, body):
-        if b"GET /" in head:
-            while talking and b"/metrics" in head: time.sleep(0.1)
-            return b"[]"
-        asked = json.loads(body)
-        text = asked["messages"][-1]["content"]
-        *once, word = text.split()
-        if word == "wait": time.sleep(60)
-        if word == "sulk":
-            talking.append(word)
-            time.sleep(3)
-            talking.clear()
-        if word == "grow": talking.append(bytearray(os.urandom(1 << 20) * 256))
-        if word in ("talk", "mumble", "grow"):
-            talking.append(word)
-            connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-            for _ in range(4 if word == "mumble" else 50):
-                data = event(delta={"content": "word "})
-                connection.sendall(b"%x\r\n%b\r\n" % (len(data), data))
-                time.sleep(1.5 if word == "mumble" else 0.1)
-            talking.clear()
-            data = event(finish_reason="stop") + b"data: [DONE]\n\n"
-            connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
-            return None
-        if not once or is_first("once"):
-            if word == "end": os._exit(1)
-            if word == "half":
-                begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-                data = event(delta={"content": "half"})
-                connection.sendall(begun + b"%x\r\n%b\r\n" % (len(data), data))
-                time.sleep(0.05)
-                os._exit(1)
-        return event(delta={"content": text}) + event(finish_reason="stop") + b"data: [DONE]\n\n"
-    def serve(connection):
-        file = connection.makefile("rb")
-        while True:
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                line = file.readline()
-                if not line: return
-                head += line
-            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-            body = answer(connection, head, file.read(length))
-            if body is not None:
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(place + "/engine.sock")
-    listener.listen()
-    while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-    """
-)
-
-
-def llama_at(info: EngineInfo, socket_path: str, deadlines: Deadlines) -> LlamaEngine:
-    return LlamaEngine(info, socket_path, deadlines=deadlines)
-
-
-Run = Callable[..., AbstractAsyncContextManager[Replica]]
-Ask = Callable[[Replica, Chat], Coroutine[Any, Any, Completion]]
+Run = Callable[..., AbstractAsyncContextManager[Pool]]
+Ask = Callable[[Pool, Chat], Coroutine[Any, Any, Completion]]
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> Callable[..., ReplicaOptions]:
-    place = tmp_path / "sockets"
-    place.mkdir(mode=0o700)
-
-    def make(mode: str = "well", **changes: Any) -> ReplicaOptions:
-        seal = SealOptions(
-            command=(sys.executable, "-S", "-c", ENGINE, str(place), mode),
-            socket_dir=place,
-            read_paths=READ_PATHS,
-            log_path=tmp_path / "engine.log",
-        )
-        quick = {"poll_s": 0.02, "restart_wait_s": 0.05, "ready_timeout_s": 10.0}
-        given = {"make_engine": llama_at, "info": EchoEngine().info, **quick, **changes}
-        return ReplicaOptions(seal=seal, socket_path=str(place / "engine.sock"), **given)
-
-    return make
+    return partial(scripted_options, tmp_path)
 
 
 @pytest.fixture
 def run(options: Callable[..., ReplicaOptions]) -> Run:
-    """`async with run(mode)`: a started replica, closed at the end."""
+    """`async with run(mode)`: a started pool of one replica, closed at the end."""
 
     @asynccontextmanager
-    async def started(mode: str = "well", **changes: Any) -> AsyncGenerator[Replica, None]:
-        made = Replica(options(mode, **changes))
+    async def started(mode: str = "well", **changes: Any) -> AsyncGenerator[Pool, None]:
+        made = Pool([options(mode, **changes)])
         async with asyncio.timeout(20):
             await made.start()
             try:
@@ -165,12 +72,11 @@ async def test_what_was_started_ahead_is_the_engine_if_it_is_what_is_needed(
     words = "\n".join(needed.seal.command[-2:]).encode()
     ahead = Ahead(replace(seal, read_paths=(*READ_PATHS, Path("/usr"))) if is_other else seal)
     first = await asyncio.to_thread(pid_of, ahead)
-    made = Replica(replace(needed, seal=seal, words=words, ahead=ahead))
+    made = Pool([replace(needed, seal=seal, words=words, ahead=ahead)])
     async with asyncio.timeout(20):
         await made.start()
         try:
-            assert made.process is not None
-            assert (made.process.pid == first) is not is_other
+            assert (process_of(made).pid == first) is not is_other
             assert (await whole(made, saying("hello"))).content == "hello"
             await until(lambda: Path(f"/proc/{first}").exists() is not is_other)
         finally:
@@ -199,12 +105,12 @@ def pid_of(ahead: Ahead) -> int:
     return ahead._process.pid
 
 
-async def whole(replica: Replica, asked: Chat) -> Completion:
-    return await replica.complete(asked, salt="s")
+async def whole(pool: Pool, asked: Chat) -> Completion:
+    return await pool.complete(asked, salt="s")
 
 
-async def streamed(replica: Replica, asked: Chat) -> Completion:
-    async with aclosing(replica.stream(asked, salt="s")) as answer:
+async def streamed(pool: Pool, asked: Chat) -> Completion:
+    async with aclosing(pool.stream(asked, salt="s")) as answer:
         *_, last = [item async for item in answer]
     assert isinstance(last, Completion)
     return last
@@ -221,71 +127,72 @@ def saying(text: str) -> Chat:
     return chat(messages=({"role": "user", "content": text},))
 
 
-def process_of(replica: Replica) -> SealedProcess:
-    assert replica.process is not None
-    return replica.process
+def process_of(pool: Pool) -> SealedProcess:
+    process = pool.replicas[0].process
+    assert process is not None
+    return process
 
 
 async def test_it_is_up_once_it_answers(run: Run, options: Callable[..., ReplicaOptions], ask: Ask) -> None:
     """Not before; and what it says of itself then includes the seal and its evidence."""
-    unstarted = Replica(options())
+    unstarted = Pool([options()])
     with pytest.raises(Unavailable) as caught:
         unstarted.check_ready()
     assert caught.value.code == "engine_starting"
-    async with run() as replica:
-        replica.check_ready()
-        assert (await ask(replica, saying("hello"))).content == "hello"
-        assert replica.info.seal == "sealed"
-        assert replica.info.seal_proof is not None
-        assert replica.started_ms > 0
+    async with run() as pool:
+        pool.check_ready()
+        assert (await ask(pool, saying("hello"))).content == "hello"
+        assert pool.info.seal == "sealed"
+        assert pool.info.seal_proof is not None
+        assert pool.replicas[0].started_ms > 0
 
 
 async def test_evidence_is_kept_once_it_is_asked_for_and_of_every_start_after_that(run: Run, tmp_path: Path) -> None:
     """A gateway that is refused asks for nothing. Then the files are named by the digests that receipts give."""
     folder = tmp_path / "evidence"
 
-    def proof_is_kept(replica: Replica) -> bool:
-        return replica.info.seal_proof is not None and file_of(replica.info.seal_proof).exists()
+    def proof_is_kept(pool: Pool) -> bool:
+        return pool.info.seal_proof is not None and file_of(pool.info.seal_proof).exists()
 
     def file_of(digest: str) -> Path:
         return folder / f"{digest.removeprefix('sha256:')}.json"
 
-    async with run(evidence_dir=folder, config={"slots": 1}) as replica:
+    async with run(evidence_dir=folder, config={"slots": 1}) as pool:
         assert not folder.exists()
-        await asyncio.to_thread(replica.keep_evidence)
-        assert proof_is_kept(replica)
+        await asyncio.to_thread(pool.keep_evidence)
+        assert proof_is_kept(pool)
         assert json.loads(file_of(digest_of({"slots": 1})).read_text()) == {"slots": 1}
-        before, proof = process_of(replica), replica.info.seal_proof
+        before, proof = process_of(pool), pool.info.seal_proof
         os.kill(before.pid, signal.SIGKILL)
-        await until(lambda: replica.process not in (before, None) and replica.info.seal_proof != proof)
-        assert proof_is_kept(replica)
+        await until(lambda: pool.replicas[0].process not in (before, None) and pool.info.seal_proof != proof)
+        assert proof_is_kept(pool)
 
 
 async def test_a_lost_request_is_tried_once_more_on_the_next_engine(run: Run, ask: Ask) -> None:
     """No token of it was sent, so the client need not know."""
-    async with run() as replica:
-        before = process_of(replica)
-        assert (await ask(replica, saying("once end"))).content == "once end"
-        assert process_of(replica) is not before
+    async with run() as pool:
+        before = process_of(pool)
+        assert (await ask(pool, saying("once end"))).content == "once end"
+        assert process_of(pool) is not before
         assert before.poll() is not None
-        replica.check_ready()
+        pool.check_ready()
 
 
 async def test_it_is_tried_once_more_and_no_more_than_that(run: Run, ask: Ask) -> None:
     """A request that ends every engine it meets must not end them for ever; others are answered as before."""
-    async with run() as replica:
+    async with run() as pool:
         with pytest.raises(Unavailable) as caught:
-            await ask(replica, saying("end"))
+            await ask(pool, saying("end"))
         assert caught.value.code == "engine_lost"
-        assert (await ask(replica, saying("hello"))).content == "hello"
+        assert (await ask(pool, saying("hello"))).content == "hello"
 
 
 async def test_a_stream_that_has_begun_ends_with_the_error(run: Run) -> None:
     """A second engine would say the beginning again, and differently."""
     pieces = []
-    async with run() as replica:
+    async with run() as pool:
         with pytest.raises(Unavailable) as caught:
-            async with aclosing(replica.stream(saying("once half"), salt="s")) as answer:
+            async with aclosing(pool.stream(saying("once half"), salt="s")) as answer:
                 async for item in answer:
                     pieces.append(item)
     assert caught.value.code == "engine_lost"
@@ -294,34 +201,34 @@ async def test_a_stream_that_has_begun_ends_with_the_error(run: Run) -> None:
 
 async def test_an_engine_that_was_killed_is_started_again(run: Run) -> None:
     """Nobody need have asked; the new process has evidence of its own."""
-    async with run() as replica:
-        before, proof = process_of(replica), replica.info.seal_proof
+    async with run() as pool:
+        before, proof = process_of(pool), pool.info.seal_proof
         os.kill(before.pid, signal.SIGKILL)
-        await until(lambda: replica.process not in (before, None) and replica.info.seal_proof != proof)
-        assert (await replica.complete(saying("hello"), salt="s")).content == "hello"
-        assert replica.info.seal == "sealed"
+        await until(lambda: pool.replicas[0].process not in (before, None) and pool.info.seal_proof != proof)
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
+        assert pool.info.seal == "sealed"
 
 
 async def test_a_request_of_before_waits_for_the_next_engine(run: Run, ask: Ask) -> None:
     """Two or three seconds late is better than an error for who has waited for a turn already."""
-    async with run() as replica:
-        os.kill(process_of(replica).pid, signal.SIGKILL)
-        await until(lambda: replica.process is None)
+    async with run() as pool:
+        os.kill(process_of(pool).pid, signal.SIGKILL)
+        await until(lambda: pool.replicas[0].process is None)
         with pytest.raises(Unavailable, match="the engine"):
-            replica.check_ready()
-        assert (await ask(replica, saying("hello"))).content == "hello"
+            pool.check_ready()
+        assert (await ask(pool, saying("hello"))).content == "hello"
 
 
 async def test_a_request_that_was_decided_on_for_another_seal_is_not_sent(run: Run) -> None:
     """Policy was asked about the seal that there was before a restart: who asks again is decided on anew."""
-    async with run() as replica:
-        asked, meant = saying("hello"), replace(replica.info, seal="another")
+    async with run() as pool:
+        asked, meant = saying("hello"), replace(pool.info, seal="another")
         with pytest.raises(Unavailable) as caught:
-            await replica.complete(asked, salt="s", tally=Tally(meant))
+            await pool.complete(asked, salt="s", tally=Tally(meant))
         assert (caught.value.code, caught.value.retry_after_s) == ("seal_changed", 1)
         with pytest.raises(Unavailable, match="under another seal"):
-            await anext(replica.stream(asked, salt="s", tally=Tally(meant)))
-        assert (await replica.complete(asked, salt="s", tally=Tally(replica.info))).content == "hello"
+            await anext(pool.stream(asked, salt="s", tally=Tally(meant)))
+        assert (await pool.complete(asked, salt="s", tally=Tally(pool.info))).content == "hello"
 
 
 @pytest.mark.parametrize(
@@ -338,11 +245,11 @@ async def test_it_is_said_by_which_signal_an_engine_ended(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int, said: str, is_memory: bool
 ) -> None:
     """To who asks meanwhile and, with what to do, to who runs it, in the gateway's log and in the engine's."""
-    async with run(restart_wait_s=5) as replica:
-        os.kill(process_of(replica).pid, number)
-        await until(lambda: replica.process is None)
+    async with run(restart_wait_s=5) as pool:
+        os.kill(process_of(pool).pid, number)
+        await until(lambda: pool.replicas[0].process is None)
         with pytest.raises(Unavailable) as caught:
-            replica.check_ready()
+            pool.check_ready()
     assert caught.value.message == f"the engine {said} and is being started again"
     assert f"allod: the engine {said}\n" in (tmp_path / "engine.log").read_text()
     told = caplog.messages[0]
@@ -352,11 +259,11 @@ async def test_it_is_said_by_which_signal_an_engine_ended(
 
 async def test_it_waits_no_longer_than_it_may(run: Run, ask: Ask) -> None:
     """And then hears why there is no engine."""
-    async with run(deadlines=Deadlines(next_s=0)) as replica:
-        os.kill(process_of(replica).pid, signal.SIGKILL)
-        await until(lambda: replica.process is None)
+    async with run(deadlines=Deadlines(next_s=0)) as pool:
+        os.kill(process_of(pool).pid, signal.SIGKILL)
+        await until(lambda: pool.replicas[0].process is None)
         with pytest.raises(Unavailable, match=r"SIGKILL .* and is being started again") as caught:
-            await ask(replica, saying("hello"))
+            await ask(pool, saying("hello"))
     assert caught.value.code == "engine_starting"
 
 
@@ -365,20 +272,20 @@ async def test_new_requests_are_refused_during_a_restart_and_those_in_line_are_a
 ) -> None:
     """Who asked before keeps a place in line; who asks only now waits for nothing, and is told when to ask again."""
     async with (
-        run() as replica,
-        front(replica, num_running=1) as made,
+        run() as pool,
+        front(pool, num_running=1) as made,
         aclosing((await made.gateway.stream(request(saying("talk")))).value) as running,
     ):
         await anext(running)
         waiting = asyncio.create_task(answered(made.gateway, request(saying("hello"), id="r2")))
         await until(lambda: made.gateway.router.first.admission.inside == 2)
-        os.kill(process_of(replica).pid, signal.SIGKILL)
-        await until(lambda: replica.process is None)
+        os.kill(process_of(pool).pid, signal.SIGKILL)
+        await until(lambda: pool.replicas[0].process is None)
         for ask in (answered, streamed_by, embedded):
             with pytest.raises(Unavailable) as caught:
                 await ask(made.gateway, request(saying("hello"), id="r3"))
             assert (caught.value.code, caught.value.retry_after_s) == ("engine_starting", 2)
-        assert replica.process is None, "they waited"
+        assert pool.replicas[0].process is None, "they waited"
         with pytest.raises(Unavailable, match="closed the connection"):
             async for _ in running:
                 pass
@@ -388,36 +295,36 @@ async def test_new_requests_are_refused_during_a_restart_and_those_in_line_are_a
 
 async def test_when_to_ask_again_is_what_a_start_takes(run: Run) -> None:
     """So that who asks again then finds an engine."""
-    async with run("slowly") as replica:
-        os.kill(process_of(replica).pid, signal.SIGKILL)
-        await until(lambda: replica.process is None)
+    async with run("slowly") as pool:
+        os.kill(process_of(pool).pid, signal.SIGKILL)
+        await until(lambda: pool.replicas[0].process is None)
         with pytest.raises(Unavailable) as caught:
-            replica.check_ready()
+            pool.check_ready()
     assert caught.value.retry_after_s == 3
 
 
 async def test_an_engine_that_does_not_start_again_is_said_at_once(run: Run, ask: Ask) -> None:
     """With the last words of its log, and without waiting for the next attempt, which comes later each time."""
-    async with run("after", restart_wait_s=60.0) as replica:
-        os.kill(process_of(replica).pid, signal.SIGKILL)
+    async with run("after", restart_wait_s=60.0) as pool:
+        os.kill(process_of(pool).pid, signal.SIGKILL)
         with pytest.raises(Unavailable, match="out of memory") as first:
-            await ask(replica, saying("hello"))
+            await ask(pool, saying("hello"))
         with pytest.raises(Unavailable) as second:  # or the fixture's time is up: the next attempt comes in a minute
-            await ask(replica, saying("hello"))
+            await ask(pool, saying("hello"))
     assert {first.value.code, second.value.code} == {"engine_starting"}
     assert second.value.retry_after_s is not None
 
 
 async def test_an_engine_that_never_starts_says_why(options: Callable[..., ReplicaOptions]) -> None:
     """Its status and the first error in its log, not what followed from it; nothing is left running."""
-    replica = Replica(options("never"))
+    pool = Pool([options("never")])
     with pytest.raises(Unavailable) as caught:
-        await replica.start()
+        await pool.start()
     assert caught.value.code == "engine_not_started"
     assert caught.value.message.endswith(
         "it ended with exit status 1: srv load_model: failed to open the file: no such model"
     )
-    assert replica.process is None
+    assert pool.replicas[0].process is None
 
 
 async def test_an_engine_that_is_never_ready_is_not_waited_for_without_end(
@@ -444,11 +351,11 @@ async def test_files_are_held_against_their_digests_while_the_engine_reads_them(
     """It is never called up on another file, and what is told is this, not what became of the engine."""
     file = tmp_path / "weights.gguf"
     file.write_bytes(b"not what receipts name")
-    replica = Replica(options(mode, pinned=((file, "0" * 64),)))
+    pool = Pool([options(mode, pinned=((file, "0" * 64),))])
     with pytest.raises(Invalid) as caught:
-        await replica.start()
+        await pool.start()
     assert caught.value.code == "model_digest"
-    assert replica.process is None
+    assert pool.replicas[0].process is None
 
 
 async def test_an_engine_that_ends_while_it_is_looked_into_ended_for_its_file(
@@ -475,23 +382,23 @@ async def test_the_build_is_the_digest_of_the_library_and_stays_it(run: Run, ask
     library = tmp_path / "engine.so"
     library.write_bytes(b"machine code")
     build = "sha256:" + sha256(b"machine code").hexdigest()
-    async with run(library=library) as replica:
-        assert replica.info.build == build
-        assert (await ask(replica, saying("once end"))).content == "once end"
-        assert replica.info.build == build
+    async with run(library=library) as pool:
+        assert pool.info.build == build
+        assert (await ask(pool, saying("once end"))).content == "once end"
+        assert pool.info.build == build
         library.write_bytes(b"other code")
-        os.kill(process_of(replica).pid, signal.SIGKILL)
+        os.kill(process_of(pool).pid, signal.SIGKILL)
         with pytest.raises(Unavailable, match=r"engine\.so has SHA-256"):
-            await ask(replica, saying("hello"))
+            await ask(pool, saying("hello"))
 
 
 async def test_what_is_under_way_fails_when_it_is_closed(run: Run, ask: Ask) -> None:
     """And the process has ended by then: no engine outlives its replica."""
-    async with run() as replica:
-        process = process_of(replica)
-        waiting = [asyncio.create_task(ask(replica, saying("wait"))) for _ in range(3)]
+    async with run() as pool:
+        process = process_of(pool)
+        waiting = [asyncio.create_task(ask(pool, saying("wait"))) for _ in range(3)]
         await asyncio.sleep(0.1)
-        await replica.close()
+        await pool.close()
         assert process.poll() is not None
         for result in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(result, Unavailable)
@@ -499,22 +406,22 @@ async def test_what_is_under_way_fails_when_it_is_closed(run: Run, ask: Ask) -> 
 
 async def test_what_the_model_cannot_do_is_not_tried_again(run: Run) -> None:
     """Invalid is about the request, and another engine would say the same."""
-    async with run(info=replace(EchoEngine().info, can_embed=False)) as replica:
-        before = process_of(replica)
+    async with run(info=replace(EchoEngine().info, can_embed=False)) as pool:
+        before = process_of(pool)
         with pytest.raises(Invalid) as caught:
-            await replica.embed(Embed("m", ("a",)))
+            await pool.embed(Embed("m", ("a",)))
         assert caught.value.code == "unsupported_by_model"
-        assert process_of(replica) is before
+        assert process_of(pool) is before
 
 
 async def test_who_asks_a_closed_replica_is_told_at_once(run: Run, ask: Ask) -> None:
     """No engine will come, so none is waited for; nor by those whose request was lost in closing."""
-    async with run() as replica:
-        waiting = asyncio.create_task(ask(replica, saying("wait")))
+    async with run() as pool:
+        waiting = asyncio.create_task(ask(pool, saying("wait")))
         await asyncio.sleep(0.1)
-        await replica.close()
+        await pool.close()
         async with asyncio.timeout(2):
-            for asked in (waiting, asyncio.create_task(ask(replica, saying("hello")))):
+            for asked in (waiting, asyncio.create_task(ask(pool, saying("hello")))):
                 with pytest.raises(Unavailable):
                     await asked
 
@@ -527,23 +434,23 @@ IMPATIENT = Deadlines(still_s=1)
 
 async def test_an_engine_that_was_stopped_is_ended_and_another_started(run: Run) -> None:
     """Nobody need have asked: the kernel says that it is stopped. Until another is up, nobody is told that it is."""
-    async with run(deadlines=IMPATIENT) as replica:
-        before = process_of(replica)
+    async with run(deadlines=IMPATIENT) as pool:
+        before = process_of(pool)
         os.kill(before.pid, signal.SIGSTOP)
-        await until(lambda: replica.process is None)
+        await until(lambda: pool.replicas[0].process is None)
         with pytest.raises(Unavailable, match="was stopped for 1 s") as caught:
-            replica.check_ready()
+            pool.check_ready()
         assert caught.value.retry_after_s is not None
-        assert (await replica.complete(saying("hello"), salt="s")).content == "hello"
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
         assert before.poll() is not None
 
 
 async def test_a_stream_ends_with_the_error_when_its_engine_is_stopped(run: Run) -> None:
     """Within the deadline, and who had no word of an answer yet gets one from the next engine."""
-    async with run(deadlines=IMPATIENT) as replica, aclosing(replica.stream(saying("talk"), salt="s")) as answer:
+    async with run(deadlines=IMPATIENT) as pool, aclosing(pool.stream(saying("talk"), salt="s")) as answer:
         await anext(answer)
-        os.kill(process_of(replica).pid, signal.SIGSTOP)
-        asking = asyncio.create_task(replica.complete(saying("hello"), salt="s"))
+        os.kill(process_of(pool).pid, signal.SIGSTOP)
+        asking = asyncio.create_task(pool.complete(saying("hello"), salt="s"))
         with pytest.raises(Unavailable) as caught:
             async for _ in answer:
                 pass
@@ -553,30 +460,30 @@ async def test_a_stream_ends_with_the_error_when_its_engine_is_stopped(run: Run)
 
 async def test_an_engine_that_talks_is_not_ended_for_a_probe_that_it_misses(run: Run) -> None:
     """It is busy: what it says to anybody is progress, though between two words it is asked and does not answer."""
-    async with run(deadlines=Deadlines(probe_s=1, hung_s=2)) as replica:
-        before = process_of(replica)
-        assert (await replica.complete(saying("mumble"), salt="s")).content == "word " * 4
-        assert process_of(replica) is before
+    async with run(deadlines=Deadlines(probe_s=1, hung_s=2)) as pool:
+        before = process_of(pool)
+        assert (await pool.complete(saying("mumble"), salt="s")).content == "word " * 4
+        assert process_of(pool) is before
 
 
 async def test_an_engine_with_accelerators_may_compute_without_processor_time(run: Run) -> None:
     """Silent for longer than another may be, it is waited for."""
-    async with run(deadlines=Deadlines(probe_s=1, still_s=1), has_accelerators=True) as replica:
-        before = process_of(replica)
-        assert (await replica.complete(saying("sulk"), salt="s")).content == "sulk"
-        assert process_of(replica) is before
+    async with run(deadlines=Deadlines(probe_s=1, still_s=1), has_accelerators=True) as pool:
+        before = process_of(pool)
+        assert (await pool.complete(saying("sulk"), salt="s")).content == "sulk"
+        assert process_of(pool) is before
 
 
 async def test_an_engine_that_grows_beyond_its_memory_is_ended(run: Run) -> None:
     """By what it holds beyond what it held when it was ready; the answer that it was making is lost, and no other."""
-    async with run(spare_bytes=64 << 20) as replica:
-        before = process_of(replica)
+    async with run(spare_bytes=64 << 20) as pool:
+        before = process_of(pool)
         with pytest.raises(Unavailable):
-            async with aclosing(replica.stream(saying("grow"), salt="s")) as answer:
+            async with aclosing(pool.stream(saying("grow"), salt="s")) as answer:
                 async for _ in answer:
                     pass
         assert before.poll() is not None
-        assert (await replica.complete(saying("hello"), salt="s")).content == "hello"
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
 
 
 class InMemory(EchoEngine):
@@ -604,8 +511,8 @@ async def test_any_adapter_asks_the_process_and_is_named_with_its_seal(run: Run)
         engine.info = replace(info, name="in memory")
         return engine
 
-    async with run(make_engine=make) as replica:
-        tally = Tally(replica.info)
-        answer = await replica.complete(saying("hello"), salt="s", tally=tally)
+    async with run(make_engine=make) as pool:
+        tally = Tally(pool.info)
+        answer = await pool.complete(saying("hello"), salt="s", tally=tally)
     assert answer.content == "hello"
     assert (tally.made_by.name, tally.made_by.seal) == ("in memory", "sealed")

@@ -23,7 +23,8 @@ from allod.core.errors import AllodError
 from allod.core.requests import Chat, Sampling, Tool, Usage
 from allod.engine.address import UnixAddress
 from allod.engine.http import EngineHttp
-from allod.engine.replicas.replica import Replica, ReplicaOptions
+from allod.engine.replicas.pool import Pool
+from allod.engine.replicas.replica import ReplicaOptions
 from allod.serve.allowance import Held
 from allod.serve.fair_queue import cost_of
 
@@ -44,7 +45,7 @@ class Desk:
     """A gateway around the engine, and what each of those who count was told."""
 
     front: Front
-    replica: Replica
+    pool: Pool
     http: EngineHttp
     settled: list[Usage]
 
@@ -95,10 +96,10 @@ def deadlines() -> Deadlines:
 async def desk(
     options: ReplicaOptions, deadlines: Deadlines, front: MakeFront, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Desk]:
-    replica = Replica(replace(options, deadlines=deadlines))
-    await replica.start()
+    pool = Pool([replace(options, deadlines=deadlines)])
+    await pool.start()
     try:
-        async with front(replica) as made:
+        async with front(pool) as made:
             settled: list[Usage] = []
             settle = made.gateway.allowance.settle
 
@@ -108,10 +109,10 @@ async def desk(
 
             monkeypatch.setattr(made.gateway.allowance, "settle", heard)
             http = EngineHttp(UnixAddress(options.socket_path), Deadlines())
-            yield Desk(made, replica, http, settled)
+            yield Desk(made, pool, http, settled)
             await http.close()
     finally:
-        await replica.close()
+        await pool.close()
 
 
 Leave = Callable[[Desk, Chat], Coroutine[None, None, None]]
@@ -191,12 +192,11 @@ async def test_an_answer_whose_engine_was_killed_is_charged_the_last_that_it_sai
             async for _ in answer:
                 pieces += 1
                 if pieces == 9:
-                    assert desk.replica.process is not None
-                    os.kill(desk.replica.process.pid, signal.SIGKILL)
+                    os.kill(desk.pool.evidence()[0].pid or 0, signal.SIGKILL)
     charged = await desk.agree()
     assert caught.value.code == "engine_lost"
     assert charged.completion_tokens >= 9
-    await until(lambda: desk.replica.process is not None and desk.replica._engine is not None)
+    await until(lambda: desk.pool.replicas[0].engine is not None)
 
 
 async def test_who_asks_a_little_does_not_wait_for_who_asks_much(desk: Desk) -> None:

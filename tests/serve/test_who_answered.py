@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import count
@@ -71,11 +71,14 @@ class Pair:
     def check_ready(self) -> None:
         """They always are."""
 
-    def evidence(self) -> Perimeter:
+    def evidence(self) -> tuple[Perimeter, ...]:
         return self.engines[0].evidence()
 
     def keep_evidence(self) -> None:
         """There is none."""
+
+    def watch_slots(self, resize: Callable[[int], None]) -> None:
+        """They stay as many."""
 
     def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Pieces | Completion, None]:
         return self._chosen().stream(chat, salt=salt, tally=tally)

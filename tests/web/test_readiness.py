@@ -23,7 +23,8 @@ from allod.core.errors import Unavailable
 from allod.core.times import day_of, now_ms
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine
-from allod.engine.replicas.replica import Replica, ReplicaOptions
+from allod.engine.replicas.pool import Pool
+from allod.engine.replicas.replica import ReplicaOptions
 from allod.govern.tenancy.tenants import AuditEvent, local_tenant, new_id
 from allod.prove.receipts.clock import Clock
 from allod.seal.launch import SealOptions
@@ -232,7 +233,7 @@ async def test_an_engine_that_does_not_come_is_said_on_readyz(tmp_path: Path) ->
 
     info = EchoEngine().info
     seal = SealOptions(command=("none",), socket_dir=tmp_path, read_paths=())
-    lost = Replica(ReplicaOptions(seal=seal, socket_path="none", make_engine=no_engine, info=info))
+    lost = Pool([ReplicaOptions(seal=seal, socket_path="none", make_engine=no_engine, info=info)])
 
     async def test(client: Client) -> None:
         await agrees(client, "engine_starting")

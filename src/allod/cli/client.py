@@ -124,7 +124,8 @@ def find_or_start_gateway(settings: Settings) -> Iterator[str]:
     print("starting a gateway for this call (`allod up` keeps one running)", file=sys.stderr)
     if not is_at_hand(settings):
         get_model(settings)
-    command = gateway_command(replace(settings, server=replace(settings.server, port=0)))
+    alone = replace(settings, server=replace(settings.server, port=0), model=replace(settings.model, replicas=1))
+    command = gateway_command(alone)
     log = home.path / "gateway.log"
     with log.open("wb") as output:
         process = subprocess.Popen([*command, "--private"], stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -25,5 +25,5 @@ def gateway_command(settings: Settings) -> list[str]:
     """The command line of the gateway's process."""
     command = [sys.executable, "-P", "-m", "allod.web", f"--home={settings.home}"]
     command += [f"--model={name}" for name in settings.models]
-    command.append(f"--port={settings.server.port}")
+    command += [f"--port={settings.server.port}", f"--replicas={settings.model.replicas}"]
     return [*command, "--unsafe-no-seal"] if settings.unsafe_no_seal else command

@@ -7,7 +7,7 @@ let go, so that its caller knows by then what was computed (`Tally`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -125,13 +125,18 @@ class Engine(Protocol):
         """Raise Unavailable, with the reason, while nothing can be asked of it: nobody new is let in meanwhile."""
         ...
 
-    def evidence(self) -> Perimeter:
-        """What can be seen of its perimeter. Blocks. Raises Unavailable while there is nothing to look at."""
+    def evidence(self) -> tuple[Perimeter, ...]:
+        """What can be seen of its perimeters, one for each replica that is up. Blocks. Raises Unavailable while there
+        is nothing to look at."""
         ...
 
     def keep_evidence(self) -> None:
         """Keep what receipts give digests of, of this start and of each that follows, from now on: before the first
         receipt, and not before it is sure that there may be one. Blocks. Raises OSError."""
+        ...
+
+    def watch_slots(self, resize: Callable[[int], None]) -> None:
+        """Have `resize` called with `info.slots` whenever that has changed."""
         ...
 
     def stream(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> AsyncGenerator[Pieces | Completion, None]:

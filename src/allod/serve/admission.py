@@ -24,14 +24,18 @@ class Admission:
 
     def __init__(self, *, num_running: int, num_waiting: int, max_wait_s: float = 120.0) -> None:
         self._turns = self.turns_type(num_running=num_running, num_waiting=num_waiting, max_wait_s=max_wait_s)
-        self._num_running = num_running
         self._max_wait_s = max_wait_s
         self._waiters: dict[Ticket, asyncio.Future[None]] = {}
 
     @property
     def inside(self) -> int:
         """Requests that run or wait."""
-        return self._num_running - self._turns.num_free + self._turns.num_waiting
+        return self._turns.num_running + self._turns.num_waiting
+
+    def resize(self, num_running: int) -> None:
+        """So many at a time from now on; who runs is not stopped."""
+        for ticket in self._turns.resize(num_running, time.monotonic()):
+            self._wake(ticket)
 
     def turn(
         self, tenant: str, *, weight: int = 1, priority: int = 0, prompt_tokens: int = 0, max_tokens: int = 0
@@ -74,9 +78,12 @@ class Admission:
     def _leave(self, ticket: Ticket) -> None:
         following = self._turns.leave(ticket, time.monotonic())
         if following is not None:
-            waiter = self._waiters.pop(following)
-            if not waiter.done():  # cancelled just now: it will pass the place on itself
-                waiter.set_result(None)
+            self._wake(following)
+
+    def _wake(self, ticket: Ticket) -> None:
+        waiter = self._waiters.pop(ticket)
+        if not waiter.done():  # cancelled just now: it will pass the place on itself
+            waiter.set_result(None)
 
 
 class Turn:

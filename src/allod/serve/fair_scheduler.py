@@ -28,7 +28,7 @@ class Pace:
     """How fast all places together work, from the turns that ended while all were taken."""
 
     def __init__(self, num_running: int) -> None:
-        self._num_running = num_running
+        self.num_running = num_running
         self._turns = self._cost = self._held_s = 0.0
 
     def add(self, cost: int, held_s: float) -> None:
@@ -42,7 +42,7 @@ class Pace:
         """How long that cost takes, and until a place is free. 0 until something has been measured."""
         if not self._cost:
             return 0.0
-        return self._held_s / self._num_running * (cost / self._cost + 1 / self._turns)
+        return self._held_s / self.num_running * (cost / self._cost + 1 / self._turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,18 @@ class Turns:
     queue_type = FairQueue
 
     def __init__(self, *, num_running: int, num_waiting: int, max_wait_s: float, num_remembered: int = 10_000) -> None:
-        self.num_free = num_running
+        self.num_free = num_running  # below 0 while more run than may: places were taken away
         self._num_waiting = num_waiting
         self._max_wait_s = max_wait_s
         self._pace = Pace(num_running)
         self._numbers = count()
         self._first, self._batch = (self.queue_type(num_remembered=num_remembered) for _ in range(2))
         self._owed = 0.0  # cost of the turns that batch may have although interactive requests wait
+
+    @property
+    def num_running(self) -> int:
+        """Turns that have begun and not ended."""
+        return self._pace.num_running - self.num_free
 
     @property
     def num_waiting(self) -> int:
@@ -87,7 +92,7 @@ class Turns:
         line = queue.line(tenant, weight)
         cost = cost_of(prompt_tokens, line.foresee(max_tokens))
         ticket = Ticket(line, queue, next(self._numbers), weight, prompt_tokens, max_tokens, cost, now_s)
-        if self.num_free:
+        if self.num_free > 0:
             self.num_free -= 1
             self._start(ticket, now_s)
             return ticket
@@ -100,6 +105,18 @@ class Turns:
             self._owed = 0.0  # what was not asked for while it was owed is gone
         queue.wait(ticket)
         return ticket
+
+    def resize(self, num_running: int, now_s: float) -> list[Ticket]:
+        """So many turns at a time from now on. Returned are the waiting requests that run now; no turn that has begun
+        is taken back, so for a while more may run."""
+        self.num_free += num_running - self._pace.num_running
+        self._pace.num_running = num_running
+        started = []
+        while self.num_free > 0 and (following := self._next()) is not None:
+            self.num_free -= 1
+            self._begin(following, now_s)
+            started.append(following)
+        return started
 
     def use(self, ticket: Ticket, completion_tokens: int) -> None:
         """So many tokens of the answer have been made by now."""
@@ -124,16 +141,15 @@ class Turns:
         line, queue = ticket.line, ticket.queue
         made = ticket.made or ticket.charged
         self._charge(ticket, ticket.prompt, made, made)
-        if not self.num_free and ticket.prompt + made:
+        if self.num_free <= 0 and ticket.prompt + made:
             self._pace.add(cost_of(ticket.prompt, made), now_s - ticket.started_s)
         line.num_running -= 1
         queue.rest(line)
-        following = self._next()
+        following = self._next() if self.num_free >= 0 else None
         if following is None:
             self.num_free += 1
         else:
-            following.queue.take(following)
-            self._start(following, now_s)
+            self._begin(following, now_s)
         return following
 
     def void(self, ticket: Ticket) -> None:
@@ -181,6 +197,10 @@ class Turns:
             raise _overload("too many requests are waiting", wait_s)
         if wait_s > self._max_wait_s:
             raise _overload(f"it would wait {wait_s:.0f} s, and at most {self._max_wait_s:.0f} s are allowed", wait_s)
+
+    def _begin(self, waiting: Ticket, now_s: float) -> None:
+        waiting.queue.take(waiting)
+        self._start(waiting, now_s)
 
     def _start(self, ticket: Ticket, now_s: float) -> None:
         ticket.started_s = now_s

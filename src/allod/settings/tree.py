@@ -53,9 +53,10 @@ class ModelOptions:
 
     name: str = "auto"  # the model to serve: `auto`, one of the catalogue or of one's own, or a GGUF file
     others: tuple[str, ...] = ()  # models to serve beside it, each in an engine of its own; not `auto`
-    slots: int = 4  # requests that the engine works on at once
+    replicas: int = 1  # processes of each model's engine, each with its own slots and threads
+    slots: int = 4  # requests that a replica works on at once
     context_tokens: int = 4096  # the longest prompt with its answer; at most what the model was made for
-    threads: int = 0  # of the engine; 0: physical cores less one, at least one
+    threads: int = 0  # of a replica; 0: its part of the physical cores less one, at least one
     gpu_layers: int = 0  # layers of the model that an accelerator computes; 0: none
     ready_timeout_s: int = 300  # how long the engine may take to be ready
     spare_mib: int = 2048  # of memory that the engine may take beyond what it has when it is ready, or it is ended
@@ -129,6 +130,7 @@ def _check(settings: Settings) -> None:
         "server.port": (settings.server.port, 0, 65535),
         "server.body_limit_bytes": (settings.server.body_limit_bytes, 1 << 10, 1 << 30),
         "server.num_waiting": (settings.server.num_waiting, 0, 100_000),
+        "model.replicas": (settings.model.replicas, 1, 64),
         "model.slots": (settings.model.slots, 1, 1024),
         "model.context_tokens": (settings.model.context_tokens, 64, 1 << 24),
         "model.threads": (settings.model.threads, 0, 1024),

@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--port", type=int)
     parser.add_argument("--model", action="append")
+    parser.add_argument("--replicas", type=int)
     parser.add_argument("--unsafe-no-seal", action="store_true", default=None)
     parser.add_argument("--private", action="store_true", default=None)
     arguments = parser.parse_args()
@@ -45,6 +46,7 @@ def main() -> int:
             {
                 "server.port": arguments.port,
                 **models_said(arguments.model),
+                "model.replicas": arguments.replicas,
                 "unsafe_no_seal": arguments.unsafe_no_seal,
                 "is_private": arguments.private,
             },

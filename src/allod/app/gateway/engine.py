@@ -21,7 +21,8 @@ from allod.core.digests import hex_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine, EngineInfo, EnginePlace, LoadedAdapter
-from allod.engine.replicas.replica import Replica, ReplicaOptions
+from allod.engine.replicas.pool import Pool
+from allod.engine.replicas.replica import ReplicaOptions
 from allod.model.gguf.header import GgufHeader
 from allod.seal.ahead import Ahead
 from allod.serve.served_model import ServedModel
@@ -82,6 +83,11 @@ def log_name_of(weights: Weights | None, *, is_first: bool) -> str:
     return f"engine-{hex_of(weights.served.digest)[:12]}.log"
 
 
+def _log_name_of_replica(log_name: str, number: int) -> str:
+    """Each has its own; the first has the engine's."""
+    return log_name if number == 0 else f"{log_name.removesuffix('.log')}-replica-{number + 1}.log"
+
+
 @asynccontextmanager
 async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenerator[Engine, None]:
     """The engine that the settings name, ready to answer; the echo engine where there are no weights."""
@@ -105,21 +111,32 @@ async def start_engine(
         return
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
-        socket_dir = ahead.options.socket_dir if ahead else None
-        options = await asyncio.to_thread(
-            replica_options, settings, weights, socket_dir or Path(directory.name), log_name
-        )
-        replica = Replica(replace(options, ahead=ahead))
-        starting = asyncio.create_task(replica.start())
+        options = await asyncio.to_thread(_pool_options, settings, weights, Path(directory.name), ahead, log_name)
+        pool = Pool(options)
+        starting = asyncio.create_task(pool.start())
         try:
-            yield replica, starting
+            yield pool, starting
         finally:
             starting.cancel()
             with suppress(asyncio.CancelledError, AllodError):  # whoever waited for it has been told
                 await starting
-            await replica.close()
+            await pool.close()
     finally:
         await asyncio.to_thread(directory.cleanup)
+
+
+def _pool_options(
+    settings: Settings, weights: Weights, directory: Path, ahead: Ahead | None, log_name: str
+) -> list[ReplicaOptions]:
+    """Of each replica: it sees its own socket and log, and none of another's."""
+    options = []
+    for number in range(settings.model.replicas):
+        socket_dir = directory / str(number + 1)
+        socket_dir.mkdir(mode=0o700)
+        if number == 0 and ahead is not None and ahead.options.socket_dir is not None:
+            socket_dir = ahead.options.socket_dir
+        options.append(replica_options(settings, weights, socket_dir, _log_name_of_replica(log_name, number)))
+    return [replace(options[0], ahead=ahead), *options[1:]]
 
 
 def replica_options(
@@ -136,7 +153,7 @@ def replica_options(
     options: dict[str, JsonValue] = {
         "slots": model.slots,
         "context_tokens": context_tokens,
-        "threads": model.threads or max(1, _num_physical_cores() - 1),
+        "threads": model.threads or max(1, (_num_physical_cores() - 1) // model.replicas),
         "http_threads": 2 * model.slots + 4,  # one for each request that admission lets in, and some for health
         "embeddings": header.can_embed,
         # a text to embed must fit one batch; a prompt is computed in several, with news of it and a token for others

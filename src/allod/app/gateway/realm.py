@@ -20,7 +20,7 @@ from allod.app.gateway.upkeep import Upkeep
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import check_statement
-from allod.engine.engine import Engine
+from allod.engine.engine import Engine, Perimeter
 from allod.govern.policy.request import Model
 from allod.govern.tenancy.keys import KeyRing
 from allod.prove.policy_history import LoggedVersion
@@ -97,7 +97,8 @@ class Realm:
             raise Unavailable(f"no policy can be relied on: {reason}", code="policy_unavailable") from error
 
     def seal(self, model: str | None = None) -> dict[str, Any]:
-        """The perimeter of a model's engine as the kernel shows it now; no rows for one that is no process.
+        """The perimeters of a model's engine as the kernel shows them now, one for each replica that is up, and the
+        first of them once more for itself; no rows for one that is no process.
 
         Without `model` it is the first model's. Raises Unavailable while there is none to look at, and Invalid
         (`model_not_found`).
@@ -106,15 +107,19 @@ class Realm:
         if model is not None and model not in router.models:
             raise Invalid(f"the model {model!r} is not served here", code="model_not_found", param="model")
         engine = (router.first if model is None else router.route(model)).engine
-        seen = engine.evidence()
-        return {
-            "kind": seen.kind,
-            "proof": seen.proof,
-            "missing": list(seen.missing),
-            "rows": [] if seen.found is None else describe(seen.found),
-            "evidence": seen.at_start,
-            "engine": {"name": engine.info.name, "pid": seen.pid, "started_ms": seen.started_ms},
-        }
+        found = [_describe_perimeter(seen, engine.info.name) for seen in engine.evidence()]
+        return {**found[0], "replicas": found}
+
+
+def _describe_perimeter(seen: Perimeter, name: str) -> dict[str, Any]:
+    return {
+        "kind": seen.kind,
+        "proof": seen.proof,
+        "missing": list(seen.missing),
+        "rows": [] if seen.found is None else describe(seen.found),
+        "evidence": seen.at_start,
+        "engine": {"name": name, "pid": seen.pid, "started_ms": seen.started_ms},
+    }
 
 
 class ServedEngine(NamedTuple):
@@ -172,6 +177,7 @@ def _candidate(settings: Settings, serving: ServedEngine) -> Candidate:
         num_waiting=settings.server.num_waiting,
         max_wait_s=settings.tenants.max_wait_s,
     )
+    serving.engine.watch_slots(admission.resize)
     return Candidate(serving.engine, serving.models, admission)
 
 

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="a model of the catalogue or of one's own, a GGUF file, or auto; said again, another beside it",
     )
+    parser.add_argument("--replicas", type=int, help="processes of each model's engine (1)")
     parser.add_argument(
         "--unsafe-no-seal",
         action="store_true",
@@ -33,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = {
         "server.port": arguments.port,
         **models_said(arguments.model),
+        "model.replicas": arguments.replicas,
         "unsafe_no_seal": arguments.unsafe_no_seal,
     }
     settings = load_settings(overrides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from hashlib import sha256
 from typing import Any
@@ -52,6 +52,9 @@ class EchoEngine:
         self.running = 0
         self._closed = False
 
+    def watch_slots(self, resize: Callable[[int], None]) -> None:
+        """They stay as many."""
+
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
@@ -84,9 +87,9 @@ class EchoEngine:
         if self._closed:
             raise Unavailable("the engine was lost", code="engine_lost", retry_after_s=1)
 
-    def evidence(self) -> Perimeter:
+    def evidence(self) -> tuple[Perimeter, ...]:
         self.check_ready()
-        return Perimeter(self.info.seal, self.info.seal_proof)
+        return (Perimeter(self.info.seal, self.info.seal_proof),)
 
     def keep_evidence(self) -> None:
         """There is none."""

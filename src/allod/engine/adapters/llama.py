@@ -11,7 +11,7 @@ Every answer is streamed from it, so that it tells what it computes while it com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -73,13 +73,16 @@ class LlamaEngine:
         if self._http.is_closed:
             raise Unavailable("the engine was closed", code="engine_lost", retry_after_s=1)
 
-    def evidence(self) -> Perimeter:
+    def evidence(self) -> tuple[Perimeter, ...]:
         """What it was told: whoever started the process can look at it."""
         self.check_ready()
-        return Perimeter(self.info.seal, self.info.seal_proof)
+        return (Perimeter(self.info.seal, self.info.seal_proof),)
 
     def keep_evidence(self) -> None:
         """Whoever started the process has it."""
+
+    def watch_slots(self, resize: Callable[[int], None]) -> None:
+        """They stay as many."""
 
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None

@@ -1,8 +1,7 @@
 """A replica: one engine process under the seal, started, watched, and started again when it ends.
 
-It is itself an engine. A request that has been sent no token when its engine is lost is tried once more on the next
-one, and one whose turn comes meanwhile waits for it (`next_s`); a stream that has begun ends with the error. Who comes
-only then is told at once when to ask again.
+It says which engine is up, if one is, and tells whoever made it when that changes. Requests come by its pool
+(`engine/replicas/pool.py`).
 """
 
 from __future__ import annotations
@@ -11,22 +10,21 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.deadlines import Deadlines
 from allod.core.digests import digest_of_hex, hex_of
 from allod.core.errors import AllodError, Unavailable
 from allod.core.files.whole import write_whole
-from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.core.shown_text import make_plain
 from allod.core.times import now_ms
-from allod.engine.engine import Engine, EngineInfo, Perimeter, Tally
+from allod.engine.engine import Engine, EngineInfo, Perimeter
 from allod.engine.replicas.health import Health, WatchedEngine
 from allod.engine.replicas.passing import in_passing
 from allod.model.store import check_digest, digest_of_file, silent
@@ -41,7 +39,6 @@ GRACE_S = 0.5  # for an engine at fault to end by itself
 LOG_BYTES = 1 << 20
 _AN_ERROR = re.compile(r"error|fail|exception|invalid|unsupported|unknown|cannot|unable|not enough|out of memory", re.I)
 logger = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
 
 
 class StartedEngine(Engine, WatchedEngine, Protocol):
@@ -85,21 +82,32 @@ class ReplicaOptions:
 
 
 class Replica:
-    """Start it with `start`, end it with `close`."""
+    """Start it with `start`, end it with `close`.
 
-    def __init__(self, options: ReplicaOptions) -> None:
+    `info` is of the engine that was up last. `engine` is None while none is up, and then `is_coming` says whether one
+    is worth waiting for: its start has not failed. `on_change` is called when any of the three has changed. Starts that
+    share a `gate` are made a few at a time: each reads its whole model.
+    """
+
+    def __init__(
+        self,
+        options: ReplicaOptions,
+        on_change: Callable[[], None] = lambda: None,
+        gate: asyncio.Semaphore | None = None,
+    ) -> None:
         self._options = options
+        self._on_change = on_change
+        self._gate = gate or asyncio.Semaphore()
         self._ahead = options.ahead
         self.info = options.info
+        self.engine: StartedEngine | None = None
+        self.is_coming = True
         self.process: SealedProcess | None = None
         self.started_ms = 0
         self._evidence: JsonValue = None
         self._keeps_evidence = False
-        self._engine: StartedEngine | None = None
-        self._changed = asyncio.Event()
         self._reason = "the engine is starting"
         self._start_s = LEAST_RETRY_S  # what a start takes
-        self._has_failed = False
         self._watcher: asyncio.Task[None] | None = None
         self._health: Health | None = None
         self._library_digest: str | None = None  # the same at every start
@@ -109,6 +117,10 @@ class Replica:
         """Return once the engine answers. Raises Unavailable when it cannot be started, sealed or readied."""
         await self._launch()
         self._watcher = asyncio.create_task(self._watch())
+
+    def start_beside(self) -> None:
+        """Start it while others serve: a start that fails is said in the log, and tried again."""
+        self._watcher = asyncio.create_task(self._start_and_watch())
 
     def keep_evidence(self) -> None:
         self._keeps_evidence = True
@@ -122,84 +134,36 @@ class Replica:
             with suppress(asyncio.CancelledError):
                 await self._watcher
         await self._end()
-        self._has_failed = True  # none will come: whoever waits for one is told so now
-        self._changed.set()
+        self.is_coming = False  # whoever waits for one is told so now
+        self._on_change()
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless the engine is up."""
-        if self._engine is None:
+        if self.engine is None:
             raise self._not_up()
 
     def evidence(self) -> Perimeter:
+        """What can be seen of its perimeter. Blocks. Raises Unavailable while there is nothing to look at."""
         if (process := self.process) is None:
             raise self._not_up()
         found = process.evidence()
         missing = tuple(f"{part}: {reason}" for part, reason in process.missing.items())
         return Perimeter(process.kind, proof_of(found), missing, found, self._evidence, process.pid, self.started_ms)
 
-    async def stream(
-        self, chat: Chat, *, salt: str, tally: Tally | None = None
-    ) -> AsyncGenerator[Pieces | Completion, None]:
-        engine, begun = await self._up(tally), False
-        while True:
-            try:
-                async with aclosing(engine.stream(chat, salt=salt, tally=tally)) as answer:
-                    async for item in answer:
-                        begun = True
-                        yield item
-                    return
-            except Unavailable as error:
-                if begun or error.code != "engine_lost":
-                    raise
-                begun = True  # once more, and no more than that
-                engine = await self._next_after(engine, tally)
-
-    async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
-        return await self._try_twice(tally, lambda engine: engine.complete(chat, salt=salt, tally=tally))
-
-    async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
-        return await self._try_twice(tally, lambda engine: engine.embed(embed, tally=tally))
-
-    async def _try_twice(self, tally: Tally | None, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
-        engine = await self._up(tally)
-        try:
-            return await ask(engine)
-        except Unavailable as error:
-            if error.code != "engine_lost":
-                raise
-        return await ask(await self._next_after(engine, tally))
-
-    async def _up(self, tally: Tally | None) -> StartedEngine:
-        """The engine that is up, for a request that was let in while one was: a restart is waited for, but not one that
-        has failed already. Raises Unavailable (`seal_changed`) where it is not the seal that policy was asked about.
-        """
-        if self._engine is None and not self._has_failed:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.deadlines.next_s):
-                    await self._changed.wait()
-        self.check_ready()
-        assert self._engine is not None
-        if tally is not None and tally.made_by.seal != self._engine.info.seal:
-            message = "the engine was started again under another seal while the request waited"
-            raise Unavailable(message, code="seal_changed", retry_after_s=1)
-        return self._engine
-
-    async def _next_after(self, lost: StartedEngine, tally: Tally | None) -> StartedEngine:
-        """The engine to try instead of one that lost a connection: another, or the same if its process lives on."""
-        if self._engine is lost:
-            await asyncio.sleep(2 * self._options.poll_s)  # so that `_watch` has looked
-        return await self._up(tally)
-
     def _not_up(self) -> Unavailable:
         return Unavailable(self._reason, code="engine_starting", retry_after_s=ceil(self._start_s))
 
     def _mark_down(self, reason: str) -> None:
-        self._engine = None
+        self.engine = None
         self._reason = reason
-        self._changed.clear()
+        self._on_change()
 
     async def _launch(self) -> None:
         """Start the process, wait until it answers, and only then call it up."""
+        async with self._gate:
+            await self._launch_now()
+
+    async def _launch_now(self) -> None:
         began_s = time.monotonic()
         try:
             process, engine = await asyncio.to_thread(self._start_process)
@@ -221,7 +185,7 @@ class Replica:
             engine.info = replace(engine.info, build=digest_of_hex(self._library_digest))  # before anybody can ask it
         self.info = engine.info
         self.started_ms = now_ms()
-        self._engine, self._has_failed = engine, False
+        self.engine, self.is_coming = engine, True
         self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
         options = self._options
         self._health = Health(
@@ -231,7 +195,7 @@ class Replica:
             spare_bytes=options.spare_bytes,
             has_accelerators=options.has_accelerators,
         )
-        self._changed.set()
+        self._on_change()
 
     def _start_process(self) -> tuple[SealedProcess, StartedEngine]:
         """Started on files that are checked meanwhile; what asks it is loaded while it reads its weights."""
@@ -299,32 +263,38 @@ class Replica:
         hint = MEMORY_HINT if may_be_memory(status) else None
         return Unavailable(f"the engine was never ready; {why}", code="engine_not_started", hint=hint)
 
+    async def _start_and_watch(self) -> None:
+        await self._start_until_up()
+        await self._watch()
+
     async def _watch(self) -> None:
-        """Notice that the process ended or is of no use; start another, more patiently each time that this fails."""
-        wait_s = self._options.restart_wait_s
+        """Notice that the process ended or is of no use, and start another."""
         while True:
             await asyncio.sleep(self._options.poll_s)
-            fault = await self._fault()
-            if fault is None:
-                wait_s = self._options.restart_wait_s
-                continue
-            await asyncio.to_thread(self._log_fault, fault)
-            await self._end(fault)
-            try:
-                await self._launch()
+            if (fault := await self._fault()) is not None:
+                await asyncio.to_thread(self._log_fault, fault)
+                await self._end(fault)
+                await self._start_until_up()
                 logger.warning("the engine %s and was started again", fault)
+
+    async def _start_until_up(self) -> None:
+        """Start it, more patiently each time that this fails."""
+        wait_s = self._options.restart_wait_s
+        while True:
+            try:
+                return await self._launch()
             except (AllodError, OSError) as error:
-                self._reason, self._has_failed = f"the engine does not start: {error}", True
-                self._changed.set()  # whoever waits need not wait longer
+                self._reason, self.is_coming = f"the engine does not start: {error}", False
+                self._on_change()  # whoever waits need not wait longer
                 logger.error("the engine does not start: %s", error)
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, self._options.max_restart_wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, self._options.max_restart_wait_s)
 
     async def _fault(self) -> str | None:
         """Why the engine is of no use, if it is not."""
         if self.process is not None and (status := self.process.poll()) is not None:
             return how_it_ended(status)
-        if self.process is None or self._engine is None or self._health is None:
+        if self.process is None or self.engine is None or self._health is None:
             return "ended"
         return await self._health.fault()
 
@@ -339,7 +309,7 @@ class Replica:
 
     async def _end(self, fault: str | None = None) -> None:
         """End the process; one at `fault` is not asked twice."""
-        engine, process = self._engine, self.process
+        engine, process = self.engine, self.process
         self._mark_down(f"the engine {fault} and is being started again" if fault else "the engine is stopped")
         self.process = None
         if self._health is not None:

@@ -1,0 +1,227 @@
+"""A pool: several replicas of one model as one engine. The processes are real, and so are their seals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve.conftest import MakeFront, answered, chat, request, until
+from tests.serve.scripted_engine import scripted_options
+
+from allod.core.deadlines import Deadlines
+from allod.core.errors import Unavailable
+from allod.core.requests import Chat, Completion, Embed
+from allod.engine.adapters.echo import EchoEngine
+from allod.engine.engine import Tally
+from allod.engine.replicas.pool import Moves, Pool
+from allod.engine.replicas.replica import Replica
+
+Run = Callable[..., AbstractAsyncContextManager[Pool]]
+INFO = replace(EchoEngine().info, slots=2)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """`async with run(mode, mode, ...)`: a pool of a replica in each mode, all of them up."""
+
+    @asynccontextmanager
+    async def started(*modes: str, num_up: int = 0, **changes: Any) -> AsyncGenerator[Pool, None]:
+        given = {"info": INFO, **changes}
+        pool = Pool([scripted_options(tmp_path / str(number), mode, **given) for number, mode in enumerate(modes)])
+        async with asyncio.timeout(20):
+            await pool.start()
+            try:
+                await until(lambda: num_of(pool) >= (num_up or len(modes)))
+                yield pool
+            finally:
+                await pool.close()
+
+    return started
+
+
+def num_of(pool: Pool) -> int:
+    """How many are up."""
+    return sum(replica.engine is not None for replica in pool.replicas)
+
+
+def saying(text: str) -> Chat:
+    return chat(messages=({"role": "user", "content": text},))
+
+
+def kill(replica: Replica, number: int = signal.SIGKILL) -> None:
+    assert replica.process is not None
+    os.kill(replica.process.pid, number)
+
+
+async def test_requests_go_to_the_replica_that_has_fewest(run: Run) -> None:
+    """Counted when they are sent, so that those who come at once are spread; and the answer names who made it."""
+    async with run("well", "well", "well") as pool:
+        tallies = [Tally(pool.info) for _ in range(6)]
+        asking = [asyncio.create_task(pool.complete(saying("wait"), salt="s", tally=tally)) for tally in tallies]
+        await until(lambda: sum(pool._num_sent.values()) == len(tallies))
+        await asyncio.sleep(0.1)
+        assert Counter(tally.made_by.seal_proof for tally in tallies) == {
+            replica.info.seal_proof: 2 for replica in pool.replicas
+        }
+        await pool.close()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_there_are_as_many_turns_as_replicas_that_are_up_have_slots(run: Run, front: MakeFront) -> None:
+    """Who waits for a turn has it as soon as another replica comes up; none is taken back when one goes."""
+    told: list[int] = []
+    async with run("well", "well") as pool:
+        pool.watch_slots(told.append)
+        assert pool.info.slots == 4
+        kill(pool.replicas[1])
+        await until(lambda: num_of(pool) == 1)
+        assert pool.info.slots == 2
+        await until(lambda: num_of(pool) == 2)
+        assert (pool.info.slots, told[0], told[-1]) == (4, 2, 4)
+
+
+@pytest.mark.parametrize("text", ["once end", "once half"])
+async def test_a_request_that_was_sent_nothing_is_moved_and_one_that_was_is_not(
+    run: Run, tmp_path: Path, text: str
+) -> None:
+    """To a replica that is up, without waiting for the lost one; a second beginning would be another one."""
+    async with run("well", "well") as pool:
+        tally = Tally(pool.info)
+        pieces: list[Any] = []
+        failure = None
+        (tmp_path / "1" / "sockets" / "once").touch()  # only the first ends of it
+        try:
+            async with aclosing(pool.stream(saying(text), salt="s", tally=tally)) as answer:
+                pieces = [item async for item in answer]
+        except Unavailable as error:
+            failure = error.code
+        if text == "once end":
+            assert isinstance(pieces[-1], Completion)
+            assert tally.made_by.seal_proof == pool.replicas[1].info.seal_proof
+        else:
+            assert failure == "engine_lost"
+        await until(lambda: num_of(pool) == 2)
+
+
+async def test_a_replica_that_is_lost_costs_the_others_nothing(run: Run) -> None:
+    """What runs on them goes on, and what comes is answered at once."""
+    async with run("well", "well", restart_wait_s=0.5) as pool:
+        async with aclosing(pool.stream(saying("tell"), salt="s")) as first:
+            await anext(first)  # at the first replica
+            kill(pool.replicas[1])
+            answers = await asyncio.gather(*(pool.complete(saying("hello"), salt="s") for _ in range(3)))
+            answers += [await pool.complete(saying("hello"), salt="s") for _ in range(20)]
+            assert {answer.content for answer in answers} == {"hello"}
+            *_, last = [item async for item in first]
+        assert isinstance(last, Completion)
+        await until(lambda: num_of(pool) == 2)
+
+
+async def test_a_stopped_replica_gives_up_what_it_was_sent(run: Run) -> None:
+    """It is ended, and requests that it has answered nothing are answered by another."""
+    async with run("well", "well", deadlines=Deadlines(still_s=1)) as pool:
+        kill(pool.replicas[0], signal.SIGSTOP)
+        asking = [asyncio.create_task(pool.complete(saying("hello"), salt="s")) for _ in range(4)]
+        answers = await asyncio.gather(*asking)
+        assert {answer.content for answer in answers} == {"hello"}
+
+
+async def test_one_replica_is_enough_to_be_ready_and_to_start(run: Run) -> None:
+    """The others' failure is theirs: it is tried again, and said in the log."""
+    async with run("well", "never", num_up=1) as pool:
+        pool.check_ready()
+        assert pool.info.slots == 2
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
+        assert len(await asyncio.to_thread(pool.evidence)) == 1
+        await until(lambda: not pool.replicas[1].is_coming)
+
+
+async def test_when_all_are_lost_a_request_of_before_waits_for_the_first_that_comes(run: Run) -> None:
+    """And who comes meanwhile is told why, and when to ask again."""
+    async with run("well", "well") as pool:
+        for replica in pool.replicas:
+            kill(replica)
+        await until(lambda: num_of(pool) == 0)
+        with pytest.raises(Unavailable, match="being started again"):
+            pool.check_ready()
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
+
+
+async def test_a_request_that_ends_engines_does_not_end_them_all(run: Run) -> None:
+    """It is moved once. And of many such requests few are moved: an engine is asked a tenth more often at most."""
+    async with run("well", "well", "well") as pool:
+        with pytest.raises(Unavailable) as caught:
+            await pool.complete(saying("end"), salt="s")
+        assert caught.value.code == "engine_lost"
+        assert num_of(pool) >= 1
+        await until(lambda: num_of(pool) == 3)
+
+
+def test_moves_are_a_part_of_the_requests() -> None:
+    """However many are lost, engines are asked at most a tenth more often than there are requests, of 200 or more."""
+    for num_requests in (200, 1000, 5000):
+        moves = Moves(num_spare=3)
+        num_moved = 0
+        for _ in range(num_requests):
+            moves.earn()
+            num_moved += moves.take()
+        assert 3 <= num_moved <= num_requests / 10
+
+
+def test_what_one_replica_had_under_way_can_be_moved_at_once() -> None:
+    """Even if nobody has asked for long; and what was earned in quiet times is no store for a storm."""
+    moves = Moves(num_spare=4)
+    for _ in range(10_000):
+        moves.earn()
+    assert [moves.take() for _ in range(6)] == [True] * 5 + [False]
+
+
+async def test_only_replicas_under_the_seal_that_was_decided_on_are_asked(run: Run) -> None:
+    """Policy was asked about one kind of seal; a replica under another is as good as none."""
+    async with run("well", "well") as pool:
+        pool.replicas[0].info = replace(pool.replicas[0].info, seal="partial")
+        decided = pool.replicas[1].info
+        for _ in range(4):
+            tally = Tally(decided)
+            await pool.complete(saying("hello"), salt="s", tally=tally)
+            assert tally.made_by.seal_proof == decided.seal_proof
+        with pytest.raises(Unavailable) as caught:
+            await pool.complete(saying("hello"), salt="s", tally=Tally(replace(decided, seal="none")))
+        assert caught.value.code == "seal_changed"
+
+
+async def test_receipts_name_the_replica_that_answered(run: Run, front: MakeFront) -> None:
+    """By the digest of the evidence of its process, which is no other's; through the end of one of them, too."""
+    async with run("well", "well", "well") as pool, front(pool, num_running=12) as made:
+        proofs = {replica.info.seal_proof for replica in pool.replicas}
+        await asyncio.gather(
+            *(answered(made.gateway, request(saying(f"hello {number}"), id=f"a{number}")) for number in range(12))
+        )
+        kill(pool.replicas[2])
+        await until(lambda: num_of(pool) == 2)
+        await until(lambda: num_of(pool) == 3)
+        proofs |= {pool.replicas[2].info.seal_proof}
+        await asyncio.gather(
+            *(answered(made.gateway, request(saying(f"hello {number}"), id=f"b{number}")) for number in range(12))
+        )
+        named = Counter(receipt.predicate["seal"]["proof"] for receipt in await made.receipts())
+    assert set(named) == proofs
+    assert sum(named.values()) == 24
+
+
+async def test_vectors_are_made_by_any_replica(run: Run) -> None:
+    """What the model cannot do is not tried again elsewhere, and counts against nobody."""
+    async with run("well", "well", info=replace(INFO, can_embed=False)) as pool:
+        before = [replica.process for replica in pool.replicas]
+        for _ in range(5):
+            with pytest.raises(Exception, match="no embeddings"):
+                await pool.embed(Embed("m", ("a",)))
+        assert [replica.process for replica in pool.replicas] == before
