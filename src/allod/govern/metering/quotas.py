@@ -44,6 +44,7 @@ class Cost(NamedTuple):
     micros: int = 0
 
 
+NO_QUOTA = Quota()
 NOT_KNOWN = Cost(engine_ms=1, micros=1)  # to reserve where nobody can say: something must be left
 
 
@@ -187,7 +188,7 @@ class Quotas:
         if account is not None and account.tenant is tenant:
             return account
         if account is None:
-            if not tenant.model_quotas and not tenant.budgets and tenant.quota == Quota():
+            if not tenant.model_quotas and not tenant.budgets and tenant.quota == NO_QUOTA:
                 return None
             account = self._accounts[tenant.id] = TenantUsage(tenant)
         elif account.tenant != tenant:
