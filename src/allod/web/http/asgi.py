@@ -101,9 +101,6 @@ class Application:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # no WebSocket here; uvicorn closes it
-        await self._answer(scope, receive, send)
-
-    async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         start_ms = now_ms()
         call = Call(
             id=new_request_id(start_ms),
