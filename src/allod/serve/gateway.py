@@ -41,11 +41,17 @@ LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
 
 class _Plan(NamedTuple):
-    """What is to be done for a chat: by whom, what the engine gets of it, and which schemas must be good before."""
+    """A chat under its own label: who answers it, what the engine gets of it, and which schemas must be good before."""
 
+    request: Request
     candidate: Candidate
     prepared: Chat
     schemas: Sequence[Asked]
+
+    @property
+    def chat(self) -> Chat:
+        """What the client asked for."""
+        return cast(Chat, self.request.task)
 
 
 class Gateway:
@@ -83,20 +89,20 @@ class Gateway:
 
     async def answer(self, request: Request) -> Labelled[Completion]:
         """A whole answer, recorded."""
-        request, plan = await self._plan(request)  # 3, 6
-        async with await self._accept(request, *plan) as work:  # 4, 5
-            engine, salt = plan.candidate.engine, self._salt_of(request)
+        plan = await self._plan(request)  # 3, 6
+        async with await self._accept(*plan) as work:  # 4, 5
+            engine, salt = plan.candidate.engine, self._salt_of(plan.request)
             completion = await engine.complete(plan.prepared, salt=salt, tally=work.tally)  # 7
             work.note_counted(completion.usage)
-            completion = await self._interpret(request, plan, completion)
-            await request.give_way_if_long()
+            completion = await self._interpret(plan, completion)
+            await plan.request.give_way_if_long()
         await work.record(completion.committed_bytes(), completion.finish)  # 9
-        return Labelled(completion, request.label)
+        return Labelled(completion, plan.request.label)
 
     async def stream(self, request: Request) -> Labelled[AsyncGenerator[Pieces | Completion, None]]:
         """Pieces as they come, then the Completion, which comes only once its receipt is durable."""
-        request, plan = await self._plan(request)  # 3, 6
-        return Labelled(self._stream(request, plan), request.label)
+        plan = await self._plan(request)  # 3, 6
+        return Labelled(self._stream(plan), plan.request.label)
 
     async def embed(self, request: Request, write: Callable[[Embeddings], bytes]) -> Labelled[bytes]:
         """The body that `write` makes of the vectors, recorded: for embeddings the receipt commits to the body."""
@@ -116,11 +122,11 @@ class Gateway:
         await work.record(body, "stop")  # 9
         return Labelled(body, request.label)
 
-    async def _stream(self, request: Request, plan: _Plan) -> AsyncGenerator[Pieces | Completion, None]:
+    async def _stream(self, plan: _Plan) -> AsyncGenerator[Pieces | Completion, None]:
         completion = None
         async with (
-            await self._accept(request, *plan) as work,  # 4, 5
-            aclosing(self._pieces(request, plan, work)) as pieces,  # 7
+            await self._accept(*plan) as work,  # 4, 5
+            aclosing(self._pieces(plan, work)) as pieces,  # 7
         ):
             async for item in pieces:
                 if isinstance(item, Completion):
@@ -132,8 +138,8 @@ class Gateway:
         await work.record(completion.committed_bytes(), completion.finish)  # 9
         yield completion
 
-    async def _plan(self, request: Request) -> tuple[Request, _Plan]:
-        """The chat under its own label (step 3), known to be within bounds, and what is to be done for it.
+    async def _plan(self, request: Request) -> _Plan:
+        """Step 3 of a chat that is known to be within bounds, and what is to be done for it.
 
         A long one gives way between the steps over it.
         """
@@ -143,7 +149,7 @@ class Gateway:
         await request.give_way_if_long()
         prepared = tools.prepare(chat)
         await request.give_way_if_long()
-        return await self._with_label(request), _Plan(candidate, prepared, _schemas_of(chat, prepared))
+        return _Plan(await self._with_label(request), candidate, prepared, _schemas_of(chat, prepared))
 
     async def _with_label(self, request: Request) -> Request:
         """Step 3, by what the caller says: the strings themselves, not the JSON that a prompt makes of them."""
@@ -213,9 +219,9 @@ class Gateway:
             )
         return self.router.route(model)
 
-    async def _interpret(self, request: Request, plan: _Plan, completion: Completion) -> Completion:
+    async def _interpret(self, plan: _Plan, completion: Completion) -> Completion:
         """What the client asked for: calls where it asked for calls, JSON that keeps its schema where it gave one."""
-        chat, judged = cast(Chat, request.task), partial(self.judge.verdict, request.caller.tenant.id)
+        chat, judged = plan.chat, partial(self.judge.verdict, plan.request.caller.tenant.id)
         completion = await tools.interpret(chat, completion, schema=plan.prepared.schema, judged=judged)
         if chat.schema is not None and not completion.tool_calls and not tools.is_forced(chat):
             verdict = await judged(chat.schema or {"type": "object"}, completion.content or "", True)
@@ -224,20 +230,18 @@ class Gateway:
                 raise tools.not_kept(verdict, chat, message, code="schema_not_kept", param=SCHEMA_PLACE)
         return completion
 
-    async def _pieces(
-        self, request: Request, plan: _Plan, work: Execution
-    ) -> AsyncGenerator[Pieces | Completion, None]:
+    async def _pieces(self, plan: _Plan, work: Execution) -> AsyncGenerator[Pieces | Completion, None]:
         """The engine's pieces, less what may turn out to be a tool call, and the Completion that was asked for."""
         held: list[Piece] = []
         start = ""
-        chat, engine, salt = cast(Chat, request.task), plan.candidate.engine, self._salt_of(request)
+        chat, engine, salt = plan.chat, plan.candidate.engine, self._salt_of(plan.request)
         holding = tools.offers_tools(chat)
         async with aclosing(engine.stream(plan.prepared, salt=salt, tally=work.tally)) as stream:
             async for item in stream:
                 work.note_progress()
                 if isinstance(item, Completion):
                     work.note_counted(item.usage)
-                    completion = await self._interpret(request, plan, item)
+                    completion = await self._interpret(plan, item)
                     if not completion.tool_calls:
                         if held:
                             yield held
