@@ -7,6 +7,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allod.core.statements.shapes import MAX_AMOUNT, is_amount
 from allod.govern.metering.prices import ModelPrices
 
 amounts = st.integers(0, 10**12)
@@ -34,6 +35,12 @@ def test_a_thousand_tokens_and_a_second_cost_what_the_settings_say() -> None:
     assert made(prompt_tokens=2000, completion_tokens=1000, engine_ms=3000) == 2156
 
 
+def test_the_dearest_answer_can_be_said_in_a_receipt() -> None:
+    """At the highest price that can be set, after an hour: what no receipt could say would be charged to nobody."""
+    made = ModelPrices(micros_per_engine_second=10**12)
+    assert is_amount(made.micros_of(prompt_tokens=0, completion_tokens=0, engine_ms=3_600_000))
+
+
 def test_it_is_rounded_once_for_the_whole() -> None:
     """Three parts of six tenths are one whole: rounding each of them would charge nothing."""
     made = ModelPrices(micros_per_1k_prompt_tokens=6, micros_per_1k_completion_tokens=6, micros_per_engine_second=6)
@@ -53,4 +60,4 @@ def test_the_charge_is_exact_but_for_less_than_a_millionth(
     )
     charged = made.micros_of(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, engine_ms=engine_ms)
     assert type(charged) is int
-    assert 0 <= exact - charged < 1
+    assert 0 <= min(exact, Fraction(MAX_AMOUNT)) - charged < 1

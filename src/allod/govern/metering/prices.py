@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from allod.core.statements.shapes import MAX_AMOUNT
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPrices:
@@ -15,12 +17,13 @@ class ModelPrices:
     micros_per_engine_second: int = 0  # for a second at the engine, from a request's turn to its end
 
     def micros_of(self, *, prompt_tokens: int, completion_tokens: int, engine_ms: int) -> int:
-        """The charge, rounded down once for the whole."""
-        return (
+        """The charge, rounded down once for the whole; at most what a receipt can say."""
+        thousandths = (
             prompt_tokens * self.micros_per_1k_prompt_tokens
             + completion_tokens * self.micros_per_1k_completion_tokens
             + engine_ms * self.micros_per_engine_second
-        ) // 1000
+        )
+        return min(thousandths // 1000, MAX_AMOUNT)
 
 
 @dataclass(frozen=True, slots=True)
