@@ -192,7 +192,9 @@ async def test_an_answer_whose_engine_was_killed_is_charged_the_last_that_it_sai
             async for _ in answer:
                 pieces += 1
                 if pieces == 9:
-                    os.kill(desk.pool.evidence()[0].pid or 0, signal.SIGKILL)
+                    process = desk.pool.replicas[0].process
+                    assert process is not None
+                    os.kill(process.pid, signal.SIGKILL)
     charged = await desk.agree()
     assert caught.value.code == "engine_lost"
     assert charged.completion_tokens >= 9
