@@ -20,7 +20,8 @@ READ_PATHS = python_read_paths()
 # piece. `once` before them ends only the first process that hears it, which leaves a socket as its mark (a sealed
 # process can make nothing else). `wait` is not answered at all; `talk` takes five seconds, `tell` one, and `mumble`, a
 # word in a second and a half, six, in which no probe is answered, nor is one in the three seconds that `sulk` takes;
-# `grow` takes 256 MiB first. With `after` as its mode the second start fails, with `slowly` each takes two seconds.
+# `grow` takes 256 MiB first. With `after` as its mode the second start fails, with `slowly` each takes two seconds; a
+# `mute` one answers no chat, `garbage` answers none that can be read, `full` ends of each.
 ENGINE = textwrap.dedent(
     r"""
     import json, os, socket, sys, threading, time
@@ -41,6 +42,9 @@ ENGINE = textwrap.dedent(
         if b"GET /" in head:
             while talking and b"/metrics" in head: time.sleep(0.1)
             return b"[]"
+        if mode == "mute": time.sleep(60)
+        if mode == "garbage": return b"\x00 not an answer"
+        if mode == "full": os._exit(1)
         asked = json.loads(body)
         text = asked["messages"][-1]["content"]
         *once, word = text.split()

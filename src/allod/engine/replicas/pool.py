@@ -1,11 +1,11 @@
 """A pool: replicas of one model at one place, as one engine.
 
 Each request goes to one replica that is up, under the seal that policy was asked about: to the one that has fewest,
-counted here when they are sent. A request that has been answered nothing when its engine is lost is moved, once, to
-another replica, or to the next engine of the same; how many may be is bounded (`Moves`), so that a request that ends
-engines does not end them all. A replica that lost one is asked last until its watcher has looked at it. A request whose
-turn comes while no engine is up waits for one (`next_s`); a stream that has begun ends with the error. Who comes only
-then is told at once when to ask again.
+counted here when they are sent. A request that fails at its replica before anything is answered is moved, once, to
+another one, or to the next engine of the same where that was lost; how many may be is bounded (`Moves`), so that a
+request that ends engines does not end them all. A replica that failed is asked last for a while (`Suspicion`). A
+request whose turn comes while no engine is up waits for one (`next_s`); a stream that has begun ends with the error.
+Who comes only then is told at once when to ask again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from allod.engine.replicas.replica import Replica, ReplicaOptions, StartedEngine
 
 STARTS_AT_ONCE = 2
 NOTICE_POLLS = 2  # of a replica's watcher: by then it has noticed that its process is gone
+FAULTS = {"engine_lost", "engine_silent", "engine_failed", "engine_response", "engine_untrusted"}  # a replica's own
 _Answer = TypeVar("_Answer")
 
 
@@ -50,6 +51,30 @@ class Moves:
         return True
 
 
+class Suspicion:
+    """Of a replica that fails what it is sent. It is asked last for `least_s`, so that its watcher has looked at it by
+    then, and for twice as long each time that it fails again without an answer between."""
+
+    MOST_S = 60.0
+
+    def __init__(self, least_s: float) -> None:
+        self._least_s = self._next_s = least_s
+        self._until_s = 0.0
+
+    def raise_at(self, now_s: float) -> None:
+        """It has failed now."""
+        self._until_s = now_s + self._next_s
+        self._next_s = min(2 * self._next_s, self.MOST_S)
+
+    def clear(self) -> None:
+        """It has answered."""
+        self._next_s, self._until_s = self._least_s, 0.0
+
+    def holds_at(self, now_s: float) -> bool:
+        """Whether others are asked before it."""
+        return now_s < self._until_s
+
+
 class Pool:
     """Start it with `start`, end it with `close`. Every replica's options are of one model, place and kind of seal."""
 
@@ -58,10 +83,10 @@ class Pool:
         gate = asyncio.Semaphore(STARTS_AT_ONCE)
         self.replicas = [Replica(each, self._note_change, gate) for each in options]
         self._num_sent = dict.fromkeys(self.replicas, 0)  # what each works on
-        self._suspected_until_s = dict.fromkeys(self.replicas, 0.0)  # by the loop's clock
         self._moves = Moves(options[0].info.slots)
         self._next_s = options[0].deadlines.next_s
         self._notice_s = NOTICE_POLLS * options[0].poll_s
+        self._suspicions = {replica: Suspicion(self._notice_s) for replica in self.replicas}
         self._resize: Callable[[int], None] = lambda num_slots: None
         self._note_change()
 
@@ -115,6 +140,7 @@ class Pool:
                     async for item in answer:
                         has_moved = True  # it can be no more
                         yield item
+                self._suspicions[replica].clear()
                 return
             except Unavailable as error:
                 if not self._may_move(error, replica, has_moved=has_moved):
@@ -135,7 +161,9 @@ class Pool:
         while True:
             engine = self._send_to(replica)
             try:
-                return await ask(engine)
+                answer = await ask(engine)
+                self._suspicions[replica].clear()
+                return answer
             except Unavailable as error:
                 if not self._may_move(error, replica, has_moved=has_moved):
                     raise
@@ -151,10 +179,11 @@ class Pool:
 
     def _may_move(self, error: Unavailable, replica: Replica, *, has_moved: bool) -> bool:
         """Whether what failed at that replica may be tried elsewhere."""
-        if error.code != "engine_lost":
+        if error.code not in FAULTS:
             return False
-        self._suspected_until_s[replica] = asyncio.get_running_loop().time() + self._notice_s
-        return not has_moved and self._moves.take()
+        self._suspicions[replica].raise_at(asyncio.get_running_loop().time())
+        is_of_use = error.code == "engine_lost" or any(other is not replica for other in self._up())
+        return is_of_use and not has_moved and self._moves.take()
 
     async def _choose(self, tally: Tally | None) -> Replica:
         """The replica for a request that was let in while one was up: a restart is waited for, but not one that has
@@ -170,7 +199,7 @@ class Pool:
             message = "the engine was started again under another seal while the request waited"
             raise Unavailable(message, code="seal_changed", retry_after_s=1)
         now_s = asyncio.get_running_loop().time()
-        return min(up, key=lambda replica: (now_s < self._suspected_until_s[replica], self._num_sent[replica]))
+        return min(up, key=lambda replica: (self._suspicions[replica].holds_at(now_s), self._num_sent[replica]))
 
     async def _choose_after(self, replica: Replica, lost: StartedEngine, tally: Tally | None) -> Replica:
         """What to try instead of an engine that lost a connection: another, or the same if its process lives on."""
