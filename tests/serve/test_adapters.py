@@ -115,8 +115,10 @@ async def test_an_adapter_makes_no_embeddings(front: MakeFront) -> None:
         ([], [LAW]),
         ([LAW], [replace(LAW, digest=f"sha256:{'9' * 64}")]),
         ([replace(LAW, base="another")], [LAW]),
+        ([replace(LAW, base="another")], []),
+        ([replace(LAW, base="")], []),
     ],
-    ids=["not loaded", "not described", "another file", "another base"],
+    ids=["not loaded", "not described", "another file", "another base", "nor loaded", "another model"],
 )
 async def test_a_gateway_serves_no_adapter_that_its_engine_does_not_hold(
     front: MakeFront, described: list[ServedModel], held: list[ServedModel]

@@ -30,8 +30,8 @@ class Candidate:
 
     def __post_init__(self) -> None:
         model, *adapters = self.models
-        described = {(adapter.name, adapter.digest) for adapter in adapters if adapter.base == model.name}
-        if wrong := described ^ {(held.name, held.digest) for held in self.engine.info.adapters}:
+        described = {(adapter.name, adapter.digest, adapter.base) for adapter in adapters}
+        if wrong := described ^ {(held.name, held.digest, model.name) for held in self.engine.info.adapters}:
             name = min(wrong)[0]
             raise Invalid(
                 f"{name!r} is no adapter over {model.name!r} that the engine holds", code="adapter_not_loaded"
