@@ -27,8 +27,7 @@ from allod.prove.policy_history import LoggedVersion
 from allod.web.admin.request import AdminRequest
 from allod.web.explanations import ExplainBody, Explanations
 from allod.web.http.asgi import Call
-from allod.web.http.bodies import check_keys
-from allod.web.http.exchange import NOT_KEPT, read_body
+from allod.web.http.exchange import NOT_KEPT
 
 BODY_LIMIT_BYTES = 64 << 10
 NUM_VERSIONS = 100
@@ -94,8 +93,7 @@ class Governance:
 
     async def explain(self, call: Call) -> None:
         """`POST /v1/governance/explain`: what would be decided, by which rules, and what would have to change."""
-        body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
-        await check_keys(body)
+        body = await call.read_body(limit_bytes=BODY_LIMIT_BYTES)
         asked = AdminRequest(_actor(call), call.start_ms, call.query, body)
         asked.search()
         await _respond(call, await self._explain(asked.read(ExplainBody), call.start_ms))

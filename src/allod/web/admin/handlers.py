@@ -22,8 +22,7 @@ from allod.web.admin.retention import Retention
 from allod.web.admin.spending import Spending
 from allod.web.admin.usage import UsageReports
 from allod.web.http.asgi import Call, Handler, method_not_allowed
-from allod.web.http.bodies import check_keys
-from allod.web.http.exchange import NOT_KEPT, read_body
+from allod.web.http.exchange import NOT_KEPT
 
 PREFIX = "/v1/organization/"
 METHODS = ("GET", "POST", "DELETE")
@@ -82,8 +81,7 @@ class Admin:
             raise Denied("an admin key is needed here", code="wrong_kind_of_key")
         if not call.path.isprintable():  # no id holds what not every database can
             raise _no_such_part()
-        body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
-        await check_keys(body)
+        body = await call.read_body(limit_bytes=BODY_LIMIT_BYTES)
         asked = AdminRequest(call.administrator.id, call.start_ms, call.query, body)
         if call.method == "GET":
             made = await asyncio.to_thread(action, asked, *ids)
@@ -99,7 +97,7 @@ class Admin:
 
         One at a time in a thread: however many ask, no thread that others wait for is taken by a second.
         """
-        await read_body(call.receive, call.headers, limit_bytes=0)
+        await call.read_body(limit_bytes=0)
         async with self._taking_up:
             await asyncio.to_thread(self._realm.take_up_news)
         await call.respond(200, b"{}", NOT_KEPT)

@@ -17,8 +17,9 @@ from allod.core.requests import new_request_id
 from allod.core.times import now_ms
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.tenants import Key
+from allod.web.http.bodies import check_keys
 from allod.web.http.errors import ErrorDialect, headers_of, status_of
-from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, respond
+from allod.web.http.exchange import JSON, WATCH, ClientLeft, Headers, Receive, Send, Watch, read_body, respond
 from allod.web.http.metrics import Metrics
 from allod.web.http.router import PathRouter
 
@@ -46,6 +47,15 @@ class Call:
     is_head: bool = False  # asked as HEAD, and answered as GET without the body
     watch: Watch | None = None  # over the client's connection
     started: bool = False  # whether the response has begun, so that an error can no longer be a status
+
+    async def read_body(self, *, limit_bytes: int) -> bytes:
+        """The request's body: JSON in which no object repeats a key, or what is no JSON at all.
+
+        Raises what `exchange.read_body` and `bodies.check_keys` raise.
+        """
+        body = await read_body(self.receive, self.headers, limit_bytes=limit_bytes)
+        await check_keys(body)
+        return body
 
     async def unless_client_leaves(self, work: Awaitable[_Result]) -> _Result:
         """The result of `work`, which is cancelled once the client leaves; then ClientLeft is raised."""
@@ -139,17 +149,14 @@ class Application:
     def _authenticate(self, call: Call, needs: Needs) -> None:
         """Raises Denied unless the call has a key of the kind that it needs."""
         key = _read_key(call.headers)
-        if needs == "use":
-            call.caller = self._keys.caller_of(key, call.start_ms)
-        elif needs == "admin":
-            call.administrator = self._keys.administrator_of(key, call.start_ms)
-        else:
+        if needs != "admin":
             try:
                 call.caller = self._keys.caller_of(key, call.start_ms)
+                return
             except Denied as reason:
-                if reason.code != "wrong_kind_of_key":
+                if needs == "use" or reason.code != "wrong_kind_of_key":
                     raise
-                call.administrator = self._keys.administrator_of(key, call.start_ms)
+        call.administrator = self._keys.administrator_of(key, call.start_ms)
 
     def _route(self, call: Call) -> tuple[Route, tuple[str, ...]]:
         if call.headers.get(b"host", b"").lower() not in self._hosts:

@@ -17,8 +17,7 @@ from allod.serve.gateway import Gateway
 from allod.serve.request import Request
 from allod.serve.served_model import ServedModel
 from allod.web.http.asgi import Call
-from allod.web.http.bodies import check_keys
-from allod.web.http.exchange import EVENTS, JSON, Headers, read_body
+from allod.web.http.exchange import EVENTS, JSON, Headers
 from allod.web.http.labels import label_headers, label_of
 from allod.web.http.metrics import Metrics
 from allod.web.openai import read, write
@@ -119,8 +118,7 @@ class OpenAI:
 
     async def _read(self, call: Call, parse: Callable[[bytes], _Asked]) -> tuple[_Asked, Request]:
         """What `parse` makes of the body, and the request for it under its declared label."""
-        body = await read_body(call.receive, call.headers, limit_bytes=self._body_limit_bytes)
-        await check_keys(body)
+        body = await call.read_body(limit_bytes=self._body_limit_bytes)
         asked, caller = parse(body), _caller(call)
         label = label_of(call.headers, caller.label, self._gateway.controls.nation)
         request = Request(call.id, caller, label, asked.task, body, call.start_ms)
