@@ -106,7 +106,7 @@ class Steps:
         async with self.admission.turn(
             self.caller.tenant.id, prompt_tokens=held.prompt_tokens, max_tokens=held.max_tokens
         ) as turn:
-            turn.finish(prompt_tokens=300, completion_tokens=80)
+            turn.finish(Usage(300, 80))
         self.allowance.settle(held, Usage(300, 80), 100)
 
     async def everything(self, number: int) -> None:

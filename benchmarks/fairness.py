@@ -214,7 +214,7 @@ async def _streamed(engine: Engine, turn: Turn, ask: Ask, done: Round) -> AsyncG
                     yield time.monotonic()
             else:
                 usage = item.usage
-                turn.finish(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+                turn.finish(usage)
                 done.serve(ask.tenant, cost_of(usage.prompt_tokens - told, usage.completion_tokens - made))
                 done.most_tokens = max(done.most_tokens, usage.prompt_tokens + MAX_COMPLETION)
 

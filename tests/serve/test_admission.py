@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from allod.core.errors import Unavailable
+from allod.core.requests import Usage
 from allod.serve.admission import Admission, Turn
 
 
@@ -226,7 +227,7 @@ async def test_a_turn_tells_what_it_used() -> None:
         turn.used(7)
         (running,) = admission.snapshots()
         assert (running.weight, running.num_running, running.service) == (3, 1, 10 + 2 * 7)
-        turn.finish(prompt_tokens=12, completion_tokens=8)
+        turn.finish(Usage(12, 8))
     (idle,) = admission.snapshots()
     assert (idle.num_running, idle.service) == (0, 12 + 2 * 8)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
@@ -45,7 +46,15 @@ class Admission:
         `prompt_tokens` is an estimate, `max_tokens` the most that the answer may have. Entering raises Unavailable
         (`overloaded`), with `retry_after_s`, when the line is full or the wait would be too long.
         """
-        return Turn(self, tenant, weight, priority, prompt_tokens, max_tokens)
+        arrive = partial(
+            self._turns.arrive,
+            tenant,
+            weight=weight,
+            priority=priority,
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+        )
+        return Turn(self, arrive)
 
     def snapshots(self) -> list[QueueSnapshot]:
         """What each tenant has waiting and running, its service and its share; the busy ones of a priority first."""
@@ -95,18 +104,9 @@ class Turn:
     __slots__ = ("_admission", "_arrive", "_ticket")
     _ticket: Ticket
 
-    def __init__(
-        self, admission: Admission, tenant: str, weight: int, priority: int, prompt_tokens: int, max_tokens: int
-    ) -> None:
+    def __init__(self, admission: Admission, arrive: Callable[..., Ticket]) -> None:
         self._admission = admission
-        self._arrive = partial(
-            admission._turns.arrive,
-            tenant,
-            weight=weight,
-            priority=priority,
-            prompt_tokens=prompt_tokens,
-            max_tokens=max_tokens,
-        )
+        self._arrive = arrive
 
     async def __aenter__(self) -> Turn:
         self._ticket = ticket = self._arrive(now_s=time.monotonic())
@@ -129,6 +129,8 @@ class Turn:
             self._ticket, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
         )
 
-    def finish(self, *, prompt_tokens: int, completion_tokens: int) -> None:
-        """The answer is whole, and these are the tokens that the engine counted."""
-        self._admission._turns.finish(self._ticket, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    def finish(self, usage: Usage) -> None:
+        """The answer is whole, and this is what the engine counted."""
+        self._admission._turns.finish(
+            self._ticket, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
+        )

@@ -109,7 +109,7 @@ class Execution:
     def note_counted(self, usage: Usage) -> None:
         """The engine is done, and this is what it counted."""
         self._usage = usage
-        self._turn.finish(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+        self._turn.finish(usage)
 
     async def record(self, answer: bytes, finish: str) -> None:
         """Step 9: return once the receipt is durable."""
