@@ -193,14 +193,24 @@ async def test_each_budget_is_charged_what_its_receipt_will_say(budget: Budget, 
     assert (await refusal(made, tenant, asked(1, prompt_tokens=8))).code == "budget_exhausted"
 
 
-async def test_what_is_free_exhausts_no_money() -> None:
-    """A budget of a millionth lasts for ever where nothing costs anything; at a time, it lets one in."""
+async def test_what_is_free_needs_no_money() -> None:
+    """A budget of a millionth lasts for ever, and one that is overrun by another model keeps nobody from it."""
     tenant = replace(TENANT, budgets=(Budget("day", micros=1),))
-    made = allowance(m=ModelPrices())
-    for _ in range(5):
-        held = await made.hold(*to_hold(asked(), tenant))
-        assert (await refusal(made, tenant, asked())).code == "budget_exhausted"
-        made.settle(held, Usage(100, 100), engine_ms=1_000)
+    made = allowance(m=ModelPrices(), n=ModelPrices(micros_per_engine_second=1_000))
+    free = [await made.hold(*to_hold(asked(), tenant)) for _ in range(5)]
+    dear = replace(asked(), task=replace(asked().task, model="n"))
+    made.settle(await made.hold(*to_hold(dear, tenant)), Usage(1, 1), engine_ms=5_000)
+    assert (await refusal(made, tenant, dear)).code == "budget_exhausted"
+    free += [await made.hold(*to_hold(asked(), tenant)) for _ in range(5)]
+    assert [made.settle(held, Usage(100, 100), engine_ms=1_000) for held in free] == [0] * 10
+
+
+async def test_a_refusal_is_told_though_a_budget_is_overrun() -> None:
+    """It needs nothing of it: who may not is not told to come back tomorrow."""
+    tenant = replace(TENANT, budgets=(Budget("day", tokens=500),))
+    made = allowance()
+    made.settle(await made.hold(*to_hold(asked(), tenant)), Usage(400, 400), engine_ms=1)
+    await made.count_refusal(by(tenant, asked()))
 
 
 async def test_money_is_charged_for_the_engines_time() -> None:

@@ -46,7 +46,8 @@ class Allowance:
         limit is reached, Invalid for what no limit could hold."""
         held = Held((), *_foreseen(prepared, context_tokens), self._prices[request.task.model])
         micros = held.prices.micros_of(prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0)
-        tokens, cost = held.prompt_tokens + held.max_tokens, Cost(engine_ms=1, micros=max(1, micros))
+        least = 0 if held.prices.is_free else 1  # what is free needs no money, and is there when that is spent
+        tokens, cost = held.prompt_tokens + held.max_tokens, Cost(engine_ms=1, micros=max(least, micros))
         try:
             for tenant in filter(None, (request.caller.tenant, self.organization)):
                 held.reservations += (await self._reserve(tenant, request, tokens, cost),)

@@ -16,6 +16,11 @@ class ModelPrices:
     micros_per_1k_completion_tokens: int = 0  # for a thousand tokens of answers
     micros_per_engine_second: int = 0  # for a second at the engine, from a request's turn to its end
 
+    @property
+    def is_free(self) -> bool:
+        """Whether no answer costs anything, however long."""
+        return not self.micros_of(prompt_tokens=1000, completion_tokens=1000, engine_ms=1000)
+
     def micros_of(self, *, prompt_tokens: int, completion_tokens: int, engine_ms: int) -> int:
         """The charge, rounded down once for the whole; at most what a receipt can say."""
         thousandths = (

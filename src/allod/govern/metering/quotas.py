@@ -108,7 +108,7 @@ class Quotas:
                 (window, window.check(amounts[window.meter.unit], self._now_ms))
                 for window in self._windows_of(account, model)
             )
-            wants = tuple((window, need) for window, need in held if need > window.available)
+            wants = tuple((window, need) for window, need in held if need > max(0, window.available))
             if wants:
                 return NeedsLease(wants)
             for window, need in held:
