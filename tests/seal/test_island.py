@@ -13,13 +13,12 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
+from tests.seal.islands import SLEEP, SOURCE, errors_of, options, output
 
 from allod.core.errors import Invalid, Unavailable
 from allod.seal.evidence import describe, proof_of
-from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
+from allod.seal.launch import SealedProcess, SealOptions, start
 
-SOURCE = str(Path(__file__).parents[2] / "src")
-SLEEP = "import time; time.sleep(60)"
 FAMILY = """
 import os, subprocess, sys, time
 for again in (True, False):
@@ -27,38 +26,6 @@ for again in (True, False):
 print('born', flush=True)
 time.sleep(float(sys.argv[2]))
 """
-
-
-def options(tmp_path: Path, code: str, *arguments: str, **more: object) -> SealOptions:
-    folders = {name: tmp_path / name for name in ("output", "scratch")}
-    for folder in folders.values():
-        folder.mkdir(exist_ok=True)
-    return SealOptions(
-        command=(sys.executable, "-S", "-c", code, *arguments),
-        profile="island",
-        read_paths=(*python_read_paths(), *more.pop("read_paths", ())),  # type: ignore[misc]
-        write_paths=(folders["output"],),
-        scratch_dir=folders["scratch"],
-        log_path=tmp_path / "log",
-        **more,  # type: ignore[arg-type]
-    )
-
-
-def output(tmp_path: Path, code: str, *arguments: str, **more: object) -> str:
-    process = start(options(tmp_path, code, *arguments, **more))
-    assert process.wait(30) == 0, (tmp_path / "log").read_text()
-    return (tmp_path / "log").read_text().strip()
-
-
-def errors_of(tmp_path: Path, *attempts: str, **more: object) -> list[str]:
-    """Run each statement in an island; the names of the errors that they meet, `done` where there is none."""
-    code = (
-        "import errno, os, socket, subprocess, sys\nfrom pathlib import Path\n"
-        "for attempt in sys.argv[1:]:\n"
-        "    try: exec(attempt); print('done')\n"
-        "    except OSError as e: print(errno.errorcode[e.errno])\n"
-    )
-    return output(tmp_path, code, *attempts, **more).split()
 
 
 def running(token: str) -> list[int]:
@@ -136,7 +103,7 @@ def test_what_was_not_granted_is_not_there(tmp_path: Path) -> None:
             tmp_path,
             f"os.stat({str(secret)!r})",
             f"s = socket.socket(socket.AF_UNIX); s.connect({str(tmp_path / 'socket')!r})",
-            "os.stat('/proc/1')",
+            "os.stat('/run')",
             "subprocess.run(['/bin/sh'])",
         )
     assert said == ["ENOENT"] * 4

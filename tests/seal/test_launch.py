@@ -231,6 +231,24 @@ def test_root_keeps_no_power(socket_dir: Path) -> None:
         process.terminate()
 
 
+def test_those_that_stand_between_have_no_power_either(socket_dir: Path) -> None:
+    """The first enters the seal with capabilities in its namespace, and the keeper makes it: both let go of them."""
+    process = start(python(SLEEP, socket_dir))
+    try:
+        pid = process.pid
+        for _ in ("first", "keeper"):
+            pid = int(status_of(pid)["PPid"])
+            assert {status_of(pid)[name] for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {"0" * 16}
+            assert status_of(pid)["NoNewPrivs"] == "1"
+    finally:
+        process.terminate()
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def test_it_outlives_the_thread_that_asked_for_it(socket_dir: Path) -> None:
     """Linux ties a child's fate to the thread that started it: a gateway's pool thread must not be that thread."""
     started: list[SealedProcess] = []

@@ -120,11 +120,12 @@ OF_OTHERS = (
 @both
 @pytest.mark.parametrize("profile_name", sorted(profile.PROFILES))
 def test_no_call_changes_or_reads_another_process(machine: str, profile_name: str) -> None:
-    """Not even with its own number: what is set of oneself is read by others."""
+    """Not even with its own number: what is set of oneself is read by others. How an island's threads are scheduled may
+    be set to what it is."""
     program = profile.build(profile.PROFILES[profile_name], machine, own_pid=OWN_PID)
     for name in OF_OTHERS.split():
         for pid in (0, OWN_PID, OWN_PID + 1):
-            arguments = (NUMBERS[machine][name], pid, pid, pid)
+            arguments = (NUMBERS[machine][name], pid, pid or 1, pid)
             assert verdict(program, *arguments, architecture=bpf.ARCHITECTURES[machine]) == EPERM
 
 
@@ -263,6 +264,15 @@ def test_an_island_speaks_in_four_families_and_never_raw(machine: str) -> None:
     assert ask_island(machine, "socket", socket.AF_NETLINK, socket.SOCK_RAW, 16) == EPERM  # NETLINK_GENERIC
     for other in set(range(64)) - {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}:
         assert ask_island(machine, "socket", other, socket.SOCK_STREAM, 0) == EPERM
+
+
+@both
+def test_an_island_schedules_its_threads_as_everybodys(machine: str) -> None:
+    """SCHED_OTHER, which libzmq insists on setting; no other policy, and no flag beside it."""
+    assert ask_island(machine, "sched_setscheduler", OWN_PID + 1, 0) == ALLOW
+    for policy in (1, 2, 3, 5, 6, 7, 0x4000_0000):
+        assert ask_island(machine, "sched_setscheduler", 0, policy) == EPERM
+    assert ask(machine, "sched_setscheduler", 0, 0) == EPERM
 
 
 @both

@@ -2,8 +2,9 @@
 
 Enters the seal and becomes COMMAND, in this order, each step needing what the next takes away:
 
-    1 limits   2 namespaces   3 Landlock   4 capabilities   5 death with the parent   6 a process of the PID namespace
-    7 seccomp   8 exec, once the launcher has confirmed steps 2 to 7 from outside
+    1 limits   2 namespaces   3 death with the parent   4 the first process of the PID namespace   5 an island's root
+    6 Landlock   7 capabilities   8 the second process   9 seccomp
+    10 exec, once the launcher has confirmed from outside what was entered
 
 A part that is missing on this machine ends it with exit status 125 before COMMAND runs, unless
 `--unsafe-no-seal` is given; a single process does without the PID namespace where the kernel gives none, and says so.
@@ -30,6 +31,7 @@ from allod.seal.walls.landlock import ARRANGE, EXECUTE, LISTEN, READ, SCRATCH, W
 
 PARTS = ("namespaces", "landlock", "capabilities", "seccomp")
 PROCESSES = "pid"  # the PID namespace: a part of the namespaces that can be missing alone
+OWN_PROC = "proc"  # an island's /proc, which can be missing alone, too
 NOT_ENTERED = 125  # exit status, as of env(1) and its kin: it was the wrapper that failed
 GO = b"1"
 
@@ -54,20 +56,23 @@ class Seal:
         self.missing: dict[str, str] = {}
         self.landlock_abi = 0
         self._has_own_root = False
-        self._has_own_processes = False
+        self._has_own_proc = False
 
     def enter(self) -> None:
-        """Steps 1 to 7. Never raises for a missing part: `missing` says. Returns in the process that becomes COMMAND,
+        """Steps 1 to 9. Never raises for a missing part: `missing` says. Returns in the process that becomes COMMAND,
         which is another than its caller where there is a PID namespace."""
         self._limit_resources()
-        self._part("namespaces", self._namespaces)
+        self._part("namespaces", namespaces.isolate_group if self._profile.is_group else namespaces.isolate)
         if "namespaces" not in self.missing:
-            self._part(PROCESSES, self._processes)
+            self._part(PROCESSES, namespaces.isolate_processes)
+        self._die_with_parent()
+        tells = None if self.missing.keys() & {"namespaces", PROCESSES} else group.become_first(self._options.report_fd)
+        if self._profile.is_group and "namespaces" not in self.missing:
+            self._part("namespaces", self._own_root)
         self._part("landlock", self._landlock)
         self._part("capabilities", kernel.drop_capabilities)
-        self._die_with_parent()
-        if self._has_own_processes:
-            group.enter(self._options.report_fd)
+        if tells is not None:
+            group.become_command(self._options.report_fd, tells)
         self._part("seccomp", self._seccomp)
 
     @property
@@ -105,16 +110,16 @@ class Seal:
         if self._options.max_memory_bytes:
             _limit(resource.RLIMIT_AS, self._options.max_memory_bytes)
 
-    def _namespaces(self) -> None:
-        if self._profile.is_group:
-            namespaces.isolate_group((grant.path, bool(grant.rights & ~(READ | EXECUTE))) for grant in self._grants())
-            self._has_own_root = True
-        else:
-            namespaces.isolate()
+    def _own_root(self) -> None:
+        root.put_together((grant.path, bool(grant.rights & ~(READ | EXECUTE))) for grant in self._grants())
+        if PROCESSES not in self.missing:  # else it would show the processes of others
+            self._part(OWN_PROC, self._own_proc)
+        root.enter()
+        self._has_own_root = True
 
-    def _processes(self) -> None:
-        namespaces.isolate_processes()
-        self._has_own_processes = True
+    def _own_proc(self) -> None:
+        root.show_processes()
+        self._has_own_proc = True
 
     def _landlock(self) -> None:
         kernel.forbid_new_privileges()
@@ -139,9 +144,11 @@ class Seal:
         if self._has_own_root:
             yield from (Grant(path, READ) for path in root.OWN_FILES)
             yield Grant(root.SHARED_MEMORY, SCRATCH)
+        if self._has_own_proc:
+            yield Grant(root.PROCESSES, READ)
 
     def _die_with_parent(self) -> None:
-        """After the last change of credentials, which may clear it; then look whether the parent is already gone."""
+        """After the last gain of credentials, which clears it; then look whether the parent is already gone."""
         if not (self._options.parent and kernel.is_linux()):
             return
         kernel.die_with_parent(signal.SIGKILL)
@@ -236,7 +243,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--unsafe-omit",
         action="append",
         default=[],
-        choices=[*PARTS, PROCESSES, *sorted(profile.WEAKENINGS)],
+        choices=[*PARTS, PROCESSES, OWN_PROC, *sorted(profile.WEAKENINGS)],
         help="for the suite",
     )
     parser.add_argument("--accept-omitted", action="store_true", help="run COMMAND without those, but nothing else")

@@ -6,6 +6,9 @@
 The kernel ends a PID namespace with its first process. The first must not be the command: a first process ignores the
 signals it has no handler for, and must reap the orphans. The keeper stands outside and dies with the launcher; the
 first dies with the keeper, and with it, at one stroke, all the others. Signals are handed down; SIGQUIT ends the lot.
+
+The first goes on entering the seal before there is a command, since only a process of the namespace can mount its
+/proc. There the command finds the first: as one that may not be looked into.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ _HANDED_DOWN = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.S
 _WAITED_FOR = _HANDED_DOWN | {signal.SIGCHLD, signal.SIGQUIT}
 
 
-def enter(report_fd: int | None) -> None:
-    """Returns in a process that is the second of its PID namespace; the caller and the first only wait from here on.
+def become_first(report_fd: int | None) -> int:
+    """Returns in the first process of the PID namespace; the caller, its keeper, only waits from here on, without any
+    power. Needs CLONE_NEWPID to have been unshared.
 
-    Needs CLONE_NEWPID to have been unshared. `report_fd` is the command's alone, so that its exec closes it.
+    `report_fd` is the command's alone, so that its exec closes it. Returns a pipe to the keeper.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     hears, tells = os.pipe()
@@ -33,11 +37,19 @@ def enter(report_fd: int | None) -> None:
     if first:
         os.close(tells)
         _close(report_fd)
+        kernel.forbid_new_privileges()
+        kernel.drop_capabilities()
         _stand_by(first, end=lambda: os.kill(first, signal.SIGKILL))
         _end_alike(os.read(hears, 16))
     os.close(hears)
+    return tells
+
+
+def become_command(report_fd: int | None, tells: int) -> None:
+    """Returns in the second process; the first only waits from here on. `tells` is the first's pipe to its keeper."""
     kernel.die_with_parent(signal.SIGKILL)
     _end_if_nobody_hears(tells)
+    kernel.show_to_kin(shown=False)
     command = os.fork()
     if command:
         _close(report_fd)
@@ -45,6 +57,7 @@ def enter(report_fd: int | None) -> None:
         os.write(tells, str(status).encode())
         os._exit(0)
     os.close(tells)
+    kernel.show_to_kin(shown=True)  # the launcher reads in /proc what it is
     os.setsid()  # the session of its launcher has no number here
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_FOR)
 

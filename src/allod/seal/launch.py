@@ -28,7 +28,7 @@ from typing import Any
 import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
-from allod.seal.enter import GO, PARTS, PROCESSES
+from allod.seal.enter import GO, OWN_PROC, PARTS, PROCESSES
 from allod.seal.evidence import SealFacts, describe, evidence
 from allod.seal.profiles import profile
 
@@ -39,10 +39,13 @@ _CREDENTIALS = struct.Struct("3i")  # process, user, group (unix(7))
 
 Evidence = dict[str, JsonValue]
 
+_OWNED_UP_TO = {PROCESSES: ("Seal", "Namespace: pid"), OWN_PROC: ("Seal",)}  # rows that a missing part explains
 _HINTS = {
     "namespaces": "allow unprivileged user namespaces (sysctl user.max_user_namespaces, "
     "kernel.unprivileged_userns_clone=1, or an AppArmor profile with `userns`)",
     PROCESSES: "allow PID namespaces (sysctl user.max_pid_namespaces)",
+    OWN_PROC: "give an island a /proc: outside containers, or in one whose own is not masked (podman run "
+    "--security-opt unmask=ALL)",
     "landlock": "use Linux 6.2 or later with `landlock` among the LSMs (lsm= on the kernel's command line)",
     "capabilities": "start as an ordinary user, or with CAP_SETPCAP",
     "seccomp": "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64",
@@ -278,8 +281,8 @@ def _shake_hands(wrapper: socket.socket) -> tuple[int, SealFacts, Evidence]:
                 raise Unavailable("the wrapper ended without a word", code="engine_not_started", hint="see its log")
             facts = _facts(json.loads(report))
             found = evidence(pid, facts=facts)
-            if not facts.missing.keys() - {PROCESSES}:
-                _confirm(found, but_for={"Seal", "Namespace: pid"} if facts.missing else set())
+            if not facts.missing.keys() - _OWNED_UP_TO.keys():
+                _confirm(found, but_for={row for part in facts.missing for row in _OWNED_UP_TO[part]})
             lines.write(GO)
             lines.flush()
             failure = lines.readline()  # empty: exec closed the wrapper's end

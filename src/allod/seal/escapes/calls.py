@@ -48,7 +48,7 @@ terminals, signals that the kernel sends for one, leases and locks that others n
   fcntl 1 1026 0; fcntl 1 5 page; fcntl 1 6 page; fcntl 1 7 page; fcntl 1 36 page; fcntl 1 37 page; fcntl 1 38 page;
   fcntl 1 1033 0; fcntl 1 1036 page
 another process:
-  sched_setaffinity victim 8 ones; sched_setscheduler victim 0 page; sched_setparam victim page;
+  sched_setaffinity victim 8 ones; sched_setscheduler victim 1 page; sched_setparam victim page;
   sched_getattr victim page 64 0; sched_rr_get_interval victim page; setpriority 0 victim 0; ioprio_get 1 victim;
   ioprio_set 1 victim 0x4004; get_robust_list victim page page; kcmp victim victim 1 0 0;
   migrate_pages victim 0 0 0; move_pages victim 0 0 0 0 0; pidfd_open victim 0; process_vm_readv victim page 0 page 0 0;
@@ -64,8 +64,8 @@ processes:
 interfaces:
   ioctl 1 0x8946 0
 another process:
-  kill victim 0; kill -1 -1; tgkill victim victim 0; sched_getaffinity victim 8 page; sched_getscheduler victim;
-  sched_getparam victim page; getpgid victim; getsid victim; getpriority 0 victim
+  kill victim 0; kill -1 -1; tgkill victim victim 0; sched_getaffinity victim 8 page; sched_setscheduler victim 0 page;
+  sched_getscheduler victim; sched_getparam victim page; getpgid victim; getsid victim; getpriority 0 victim
 """
 
 

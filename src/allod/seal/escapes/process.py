@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+from pathlib import Path
 
 from allod.seal.escapes.probe import UDP_PORT, Probe, Target
 from allod.seal.walls.kernel import syscall, unshare
@@ -94,6 +95,14 @@ def _child(target: Target) -> None:
     os.wait()
 
 
+def _program_in_memory(target: Target) -> None:
+    descriptor = os.memfd_create("program")
+    with os.fdopen(os.dup(descriptor), "wb") as program:
+        program.write(Path(sys.executable).read_bytes())
+    command = [sys.executable, "-S", "-c", _CHILD, target.address_4, target.token]
+    os.execv(f"/proc/self/fd/{descriptor}", command)  # noqa: S606 - to become it, without a shell
+
+
 PROBES = (
     Probe("stolen-socket", "pidfd_getfd: take a live socket out of the gateway", _stolen_socket),
     Probe("setns", "enter the gateway's network namespace", _setns),
@@ -104,6 +113,7 @@ PROBES = (
     Probe("queued-signal", "signal the gateway by rt_sigqueueinfo", _signal_by_queue, leaves="signal"),
     Probe("pidfd-signal", "signal the gateway by a pidfd", _pidfd_signal, leaves="signal"),
     Probe("child", "start another program, in a session of its own, that sends", _child),
+    Probe("program-in-memory", "become a program that has no path, and send", _program_in_memory),
     Probe(
         "owned-signal", "have the kernel signal the gateway: F_SETOWN and O_ASYNC", _signal_by_owner, leaves="signal"
     ),

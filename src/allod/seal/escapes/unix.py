@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from contextlib import suppress
+from pathlib import Path
 
 from allod.seal.escapes.probe import TIMEOUT_S, Probe, Target
 
@@ -16,6 +19,13 @@ def _stream(address: str, payload: bytes) -> None:
 
 def _pathname_stream(target: Target) -> None:
     _stream(target.stream_path, target.payload)
+
+
+def _through_a_root(target: Target) -> None:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it may not be looked into, or has a root without such a path
+            return _stream(f"{process}/root{target.stream_path}", target.payload)
+    raise OSError(errno.ENOENT, "no process whose root has it")
 
 
 def _abstract_stream(target: Target) -> None:
@@ -51,6 +61,7 @@ def _pair_message(target: Target) -> None:
 
 PROBES = (
     Probe("unix-stream", "connect to a Unix socket in the file system", _pathname_stream),
+    Probe("unix-through-a-root", "connect to one by the root that /proc shows of a process", _through_a_root),
     Probe("unix-abstract-stream", "connect to an abstract Unix socket", _abstract_stream),
     Probe("unix-datagram", "sendto a Unix datagram socket in the file system", _pathname_datagram),
     Probe("unix-abstract-datagram", "sendto an abstract Unix datagram socket", _abstract_datagram),

@@ -1,7 +1,7 @@
 """The accomplice: a process outside that wants to hear from a sealed one, and does what it can to help.
 
-It watches its own processors, the names of all processes, and the locks of a file that both may read; what it reads
-there it records as the honeypot does. Runs for ever in a forked child; the lab ends it.
+It watches its own processors, the names of all processes, a setting of the kernel, and the locks of a file that both
+may read; what it reads there it records as the honeypot does. Runs for ever in a forked child; the lab ends it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from allod.seal.escapes.covert import GET_LOCK, LOCK
+from allod.seal.escapes.covert import GET_LOCK, LOCK, SETTING, write_setting
 from allod.seal.escapes.probe import TAG, tag_of
 from allod.seal.lab.honeypot import ContactRecorder
 
 _MESSAGE_BYTES = 22  # a token
 _EVERY_S, _LOOKS_ROUND_EVERY_S = 0.001, 0.02
 _WRITE_LOCK, _NO_LOCK = 1, 2  # F_WRLCK F_UNLCK
-_TAG = re.compile(TAG)
+_TAG, _TAG_MASK = re.compile(TAG), (1 << 40) - 1
 
 
 def be_accomplice(recorder: ContactRecorder, shared_file: Path) -> None:
@@ -37,6 +37,7 @@ def be_accomplice(recorder: ContactRecorder, shared_file: Path) -> None:
                 os.sched_setaffinity(0, everywhere)
             if time.monotonic() - looked > _LOOKS_ROUND_EVERY_S:
                 _read_names(recorder)
+                _read_setting(recorder)
                 _read_lock(recorder, file.fileno())
                 looked = time.monotonic()
             time.sleep(_EVERY_S)
@@ -52,6 +53,13 @@ def _read_names(recorder: ContactRecorder) -> None:
         with suppress(OSError):  # it has ended
             if _TAG.fullmatch(name := (process / "comm").read_text(errors="replace").strip()):
                 recorder.mark(name)
+
+
+def _read_setting(recorder: ContactRecorder) -> None:
+    with suppress(OSError):  # not for us to read, as an ordinary user; or no IPv4
+        if number := int(Path(SETTING).read_text().replace("-", ""), 16):
+            recorder.mark(tag_of(number & _TAG_MASK))
+            write_setting(0)
 
 
 def _read_lock(recorder: ContactRecorder, descriptor: int) -> None:

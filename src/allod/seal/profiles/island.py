@@ -15,7 +15,7 @@ from types import MappingProxyType
 from allod.seal.profiles.sealed import CLONE_NEW, FCNTLS, IOCTLS, MADVICE, OWN_LIMITS, PRCTLS, SOCKET_TYPE
 from allod.seal.walls.bpf import Check, Rule, one_of
 
-_NETLINK_ROUTE = 0
+_NETLINK_ROUTE, _SCHED_OTHER = 0, 0
 _PROTOCOLS = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 _PRCTLS = (*PRCTLS, 1, 2)  # SET_PDEATHSIG GET_PDEATHSIG: nothing here outlives the namespace's first process
 _FCNTLS = (*FCNTLS, 1031, 1032)  # F_SETPIPE_SZ, F_GETPIPE_SZ: no F_SETOWN, and no lock on a file that others have, too
@@ -33,6 +33,7 @@ def rules(own_pid: int) -> dict[str, Rule]:
         "socketpair": _any_kind(socket.AF_UNIX),
         "clone": ((Check(0, 0, mask=CLONE_NEW),),),  # threads and processes, in these namespaces
         "prctl": one_of(0, _PRCTLS),
+        "sched_setscheduler": ((Check(1, _SCHED_OTHER),),),  # libzmq sets each thread's, and aborts where it cannot
         "prlimit64": OWN_LIMITS,
         "madvise": one_of(2, MADVICE),
         "ioctl": one_of(1, _IOCTLS),

@@ -9,7 +9,7 @@ import sys
 from functools import cache
 
 _CAPABILITY_VERSION_3 = 0x2008_0522
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 22, 23, 24
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 4, 22, 23, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
 _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 436, 4
@@ -82,6 +82,11 @@ def forbid_new_privileges() -> None:
 def die_with_parent(signal_number: int) -> None:
     """Ask for `signal_number` when the parent thread ends. A change of credentials may clear it (prctl(2))."""
     prctl(_PR_SET_PDEATHSIG, signal_number, what="parent death signal")
+
+
+def show_to_kin(*, shown: bool) -> None:
+    """Whether processes of the same user may look into this one: its memory, root and descriptors in /proc."""
+    prctl(_PR_SET_DUMPABLE, int(shown), what="dumpable")
 
 
 def drop_capabilities() -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
 from pathlib import Path
 
-from allod.seal.walls import netlink, root
+from allod.seal.walls import netlink
 from allod.seal.walls.kernel import unshare
 
 CLONE_NEWNS, CLONE_NEWPID = 0x0002_0000, 0x2000_0000
@@ -32,13 +31,12 @@ def isolate() -> None:
     (own / "gid_map").write_text(f"{_INSIDE_ID} {group} 1")
 
 
-def isolate_group(paths: Iterable[tuple[Path, bool]]) -> None:
-    """As `isolate`, with loopback up, and a root that holds nothing but `paths` (and whether each may be written)."""
+def isolate_group() -> None:
+    """As `isolate`, with loopback up, and mounts of one's own."""
     isolate()
     socket.sethostname("localhost")
     netlink.switch_on("lo")
     unshare(CLONE_NEWNS)
-    root.change(paths)
 
 
 def isolate_processes() -> None:

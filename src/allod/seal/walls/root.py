@@ -2,7 +2,9 @@
 
 Landlock lets `connect` pass to a Unix socket by its path, `stat` to any file and `chmod` to one's own; what is not
 there cannot be reached at all. What may only be read is mounted read-only. /etc names this machine "localhost" and one
-user; there is no /proc but a copy of its description of the processors, by which torch chooses its arithmetic.
+user. /proc is the PID namespace's own and read-only, and of the machine it shows what `_SHOWN` names: programs ask it
+for their own memory and descriptors, torch chooses its arithmetic by it, vLLM its cache. It can be mounted as long as
+the old root is there, by a process of that namespace.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from pathlib import Path
 from allod.seal.walls import kernel
 
 _RECURSIVE, _PRIVATE, _BIND = 0x4000, 0x4_0000, 0x1000  # MS_*
-_READ_ONLY, _NO_SETUID, _NO_DEVICES = 1, 2, 4  # MOUNT_ATTR_*; as MS_* the same bits
+_READ_ONLY, _NO_SETUID, _NO_DEVICES, _NO_EXECUTION = 1, 2, 4, 8  # MOUNT_ATTR_*; as MS_* the same bits
 _NEW = Path("/proc")  # where it is put together: the one folder beneath which nothing is ever granted
-_PROCESSORS = Path("/proc/cpuinfo")
+PROCESSES, _PROCESSORS = Path("/proc"), Path("/proc/cpuinfo")
+_SHOWN = frozenset({"cpuinfo", "meminfo", "stat"})  # how many processors, which, and how much memory is free
+_HIDING_FILE, _HIDING_FOLDER = _NEW / "nothing", _NEW / "nowhere"
 _TEXTS = {
     Path("/etc/hosts"): "127.0.0.1 localhost\n::1 localhost\n",
     Path("/etc/nsswitch.conf"): "passwd: files\ngroup: files\nhosts: files\n",
@@ -27,14 +31,33 @@ OWN_FILES = (*_TEXTS, _PROCESSORS)
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system of the new root, in memory
 
 
-def change(paths: Iterable[tuple[Path, bool]]) -> None:
-    """Leave the present root for one with `paths` (and whether each may be written). Needs a mount namespace of one's
-    own; raises OSError."""
-    texts = _TEXTS | {_PROCESSORS: _PROCESSORS.read_text()}
+def put_together(paths: Iterable[tuple[Path, bool]]) -> None:
+    """Make a root with `paths` (and whether each may be written), which is not entered yet. Needs a mount namespace of
+    one's own; raises OSError."""
+    texts = _TEXTS | {_PROCESSORS: _PROCESSORS.read_text()}  # a copy, where no /proc can be mounted
     kernel.mount(None, "/", flags=_RECURSIVE | _PRIVATE)
     kernel.mount("tmpfs", str(_NEW), kind="tmpfs", flags=_NO_SETUID | _NO_DEVICES, data="mode=755,size=16m")
     _show({_reveal(path): writable for path, writable in sorted(paths)})
     _furnish(texts)
+
+
+def show_processes() -> None:
+    """Mount /proc in the new root. Needs to be in a PID namespace of one's own; raises OSError, so where the machine's
+    own /proc is masked in part, as in most containers."""
+    own = _in_new(PROCESSES)
+    _HIDING_FILE.touch()
+    _HIDING_FOLDER.mkdir()
+    kernel.mount("proc", str(own), kind="proc", flags=_NO_SETUID | _NO_DEVICES | _NO_EXECUTION)
+    for entry in own.iterdir():
+        if not (entry.name.isdigit() or entry.name in _SHOWN or entry.is_symlink()):  # links lead to one's own
+            kernel.mount(str(_HIDING_FOLDER if entry.is_dir() else _HIDING_FILE), str(entry), flags=_BIND)
+    kernel.set_mount_attributes(str(own), _READ_ONLY, recursive=True)
+    _HIDING_FILE.unlink()
+    _HIDING_FOLDER.rmdir()
+
+
+def enter() -> None:
+    """Leave the present root for the new one, and with us every process of this mount namespace. Raises OSError."""
     kernel.make_root(str(_NEW))
     kernel.set_mount_attributes("/", _READ_ONLY, recursive=False)
 
