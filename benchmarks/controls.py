@@ -91,14 +91,14 @@ class Steps:
 
     async def label(self, number: int) -> None:
         declared = label_of(HEADERS, self.caller.label, self.nation)
-        self.label_ = await self.controls.label(declared, self.requests[0].task.strings())
+        self.label_ = await self.controls.label(declared, self.requests[0].task.strings(), "m")
 
     async def decide(self, number: int) -> None:
-        assert self.controls.decide(self.caller, "chat", self.label_).permitted
+        assert self.controls.decide(self.caller, "chat", self.label_, "m").permitted
 
     async def decide_anew(self, number: int) -> None:
         self.controls.policy = load_policy(default_text(), self.nation) if not number else self.controls.policy
-        assert self.controls.decide(self.callers[number], "chat", self.label_).permitted
+        assert self.controls.decide(self.callers[number], "chat", self.label_, "m").permitted
 
     async def admit(self, number: int) -> None:
         request = self.requests[number % 50]

@@ -198,7 +198,7 @@ async def fails_and_recovers(kept: Kept, part: Any, fault: Exception, code: str)
     part.fault = fault
     await until(lambda: kept.fault() == code)
     with pytest.raises(Unavailable):
-        kept.controls.decide(await asyncio.to_thread(kept.caller), "chat", kept.opened.nation.lowest)
+        kept.controls.decide(await asyncio.to_thread(kept.caller), "chat", kept.opened.nation.lowest, "m")
     part.fault = None
     await until(lambda: kept.fault() is None)
 
@@ -254,12 +254,12 @@ async def test_a_new_policy_is_taken_up(keep: Keep) -> None:
     """Set by another process, it decides the next requests; the answer names it."""
     async with keep() as kept, running(kept):
         caller = await asyncio.to_thread(kept.caller)
-        assert kept.controls.decide(caller, "chat", kept.opened.nation.lowest).permitted
+        assert kept.controls.decide(caller, "chat", kept.opened.nation.lowest, "m").permitted
         other = await asyncio.to_thread(open_policies, kept.settings)
         logged = await asyncio.to_thread(lambda: other.set(NOT_THE_LOCAL, who="test", now_ms=now_ms(), even_so=True))
         assert logged is not None
         await until(lambda: kept.controls.policy.digest == logged.version.digest)
-        decision = kept.controls.decide(caller, "chat", kept.opened.nation.lowest)
+        decision = kept.controls.decide(caller, "chat", kept.opened.nation.lowest, "m")
         assert (decision.permitted, decision.rules) == (False, ("not-local",))
 
 
@@ -307,7 +307,7 @@ async def test_a_policy_that_cannot_be_relied_on_keeps_everybody_out(keep: Keep)
         await asyncio.to_thread(segment.write_bytes, whole)
         await until(lambda: kept.fault() is None)
         caller = await asyncio.to_thread(kept.caller)
-        assert kept.controls.decide(caller, "chat", kept.opened.nation.lowest).permitted
+        assert kept.controls.decide(caller, "chat", kept.opened.nation.lowest, "m").permitted
 
 
 async def test_a_fault_of_one_is_not_ended_by_another(keep: Keep) -> None:

@@ -30,7 +30,7 @@ def controls(model: Label = NATION.lowest, site: PolicySite = SITE) -> Controls:
 
 
 def labelled(text: str, declared: Label = NATION.lowest, model: Label = NATION.lowest) -> Label:
-    return asyncio.run(controls(model).label(declared, [text]))
+    return asyncio.run(controls(model).label(declared, [text], "m"))
 
 
 labels = st.builds(
@@ -103,7 +103,7 @@ async def test_others_have_their_turn_while_a_long_text_is_read() -> None:
     counting = asyncio.create_task(count())
     await asyncio.sleep(0)
     before = turns
-    await controls().label(NATION.lowest, ["w " * (num_slices * SLICE_CHARS // 2)])
+    await controls().label(NATION.lowest, ["w " * (num_slices * SLICE_CHARS // 2)], "m")
     assert turns - before >= num_slices - 1
     counting.cancel()
 
@@ -111,7 +111,7 @@ async def test_others_have_their_turn_while_a_long_text_is_read() -> None:
 async def test_a_label_of_another_nation_is_refused() -> None:
     """There is no order between them, so no label for what is made of both."""
     with pytest.raises(Invalid) as caught:
-        await controls().label(Label(Tier("OFFICIAL", 0, "xz")), ["Why?"])
+        await controls().label(Label(Tier("OFFICIAL", 0, "xz")), ["Why?"], "m")
     assert caught.value.code == "nations_differ"
 
 
@@ -125,7 +125,7 @@ def test_the_policy_is_asked_about_this_caller_and_this_place(action: str) -> No
     caller = replace(CALLER, scope=scope, clearance=NATION.tiers[1])
     label = NATION.label("SECRET", markings=["SENSITIVE"])
     made = controls(NATION.label(markings=["LEGAL"]))
-    assert made.request_for(caller, action, label) == PolicyRequest(  # type: ignore[arg-type]
+    assert made.request_for(caller, action, label, "m") == PolicyRequest(  # type: ignore[arg-type]
         action=action,  # type: ignore[arg-type]
         tenant_id="local",
         key_id="key_local",
@@ -140,9 +140,9 @@ def test_the_policy_is_asked_about_this_caller_and_this_place(action: str) -> No
 def test_decisions_are_the_policys_own() -> None:
     """Permitted where it permits, forbidden by the rule that says so, under the digest of the policy in force."""
     made = controls()
-    permitted = made.decide(CALLER, "chat", NATION.lowest)
+    permitted = made.decide(CALLER, "chat", NATION.lowest, "m")
     assert (permitted.permitted, permitted.rules, permitted.policy) == (True, ("permit-use",), POLICY.digest)
-    forbidden = made.decide(CALLER, "chat", NATION.label("SECRET"))
+    forbidden = made.decide(CALLER, "chat", NATION.label("SECRET"), "m")
     assert (forbidden.permitted, forbidden.rules) == (False, ("above-accreditation",))
 
 
@@ -156,7 +156,7 @@ def test_the_site_is_looked_at_for_each_decision() -> None:
         site=lambda model: replace(SITE, seal=seals.pop(0)),
     )
     sensitive = NATION.label(markings=["SENSITIVE"])
-    assert [made.decide(CALLER, "chat", sensitive).permitted for _ in range(2)] == [True, False]
+    assert [made.decide(CALLER, "chat", sensitive, "m").permitted for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize("what", ["policy", "caller", "label", "model", "site"])
@@ -199,7 +199,7 @@ def test_what_could_not_be_evaluated_is_asked_again() -> None:
 
     made, label = controls(), NATION.lowest
     made.policy = Failing()  # type: ignore[assignment]
-    assert [made.decide(CALLER, "chat", label).permitted for _ in range(3)] == [False, True, True]
+    assert [made.decide(CALLER, "chat", label, "m").permitted for _ in range(3)] == [False, True, True]
 
 
 # Faults
@@ -213,7 +213,7 @@ def test_nothing_is_decided_while_a_control_is_in_doubt() -> None:
     )
     for label in (NATION.lowest, NATION.label("TOP SECRET")):
         with pytest.raises(Unavailable) as caught:
-            made.decide(CALLER, "chat", label)
+            made.decide(CALLER, "chat", label, "m")
         error = caught.value
         assert (error.message, error.code, error.hint) == (
             "the log does not verify",
@@ -242,7 +242,7 @@ def test_every_control_must_work_again() -> None:
         made.check()
     made.report("ledger", None)
     made.check()
-    assert made.decide(CALLER, "chat", NATION.lowest).permitted
+    assert made.decide(CALLER, "chat", NATION.lowest, "m").permitted
 
 
 def test_a_fault_is_news_once_and_so_is_its_end() -> None:

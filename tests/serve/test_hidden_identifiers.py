@@ -28,7 +28,7 @@ CONTROLS = Controls(
 
 def markings_of(body: dict[str, Any]) -> frozenset[str]:
     task = read_chat(json.dumps(body).encode()).task
-    return asyncio.run(CONTROLS.label(NATION.lowest, task.strings())).markings
+    return asyncio.run(CONTROLS.label(NATION.lowest, task.strings(), "echo")).markings
 
 
 @pytest.mark.parametrize(

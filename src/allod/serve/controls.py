@@ -65,12 +65,12 @@ class Controls:
         """What is meant where no model is named."""
         return next(iter(self.models.values()))
 
-    async def label(self, declared: Label, strings: Iterable[str], model: str = "") -> Label:
+    async def label(self, declared: Label, strings: Iterable[str], model: str) -> Label:
         """Step 3: what was declared, with the markings that `strings` call for and the model's own label.
 
         A long text, or many, are read in slices, and others have their turn in between.
         """
-        label = declared.join((self.models[model] if model else self.model).label)
+        label = declared.join(self.models[model].label)
         for number, text in enumerate(_slices(strings)):
             if number:
                 await give_way()
@@ -79,7 +79,7 @@ class Controls:
                 label = label.join(self.nation.label(markings=found))
         return label
 
-    def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = "") -> Decision:
+    def decide(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str) -> Decision:
         """Step 4. Raises Unavailable, with the reason, while a control cannot be checked."""
         self.check()
         asked = self.request_for(caller, action, label, model)
@@ -94,20 +94,17 @@ class Controls:
             self._decided[caller.key.id, action] = about, decision
         return decision
 
-    def request_for(
-        self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str = ""
-    ) -> PolicyRequest:
+    def request_for(self, caller: Caller, action: Literal["chat", "embed"], label: Label, model: str) -> PolicyRequest:
         """The question that the policy is asked."""
-        about = self.models[model] if model else self.model
         return PolicyRequest(
             action=action,
             tenant_id=caller.tenant.id,
             key_id=caller.key.id,
             clearance=caller.clearance,
             models=caller.scope.models,
-            model=about,
+            model=self.models[model],
             label=label,
-            site=self.site(about.name),
+            site=self.site(model),
         )
 
     def check(self) -> None:

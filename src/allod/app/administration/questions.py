@@ -70,8 +70,8 @@ class Questions:
                 hint=f"there are: {', '.join(self.models)}",
             )
         label = caller.label.join(_label_from(question, nation)).join(model.label)
-        served = model.name if model.name in self._controls.models else ""
-        return replace(self._controls.request_for(caller, question.action, label, served), model=model)
+        served = model if model.name in self._controls.models else self._controls.model  # of whose site it is told
+        return replace(self._controls.request_for(caller, question.action, label, served.name), model=model)
 
     def _key(self, tenant: Tenant, key_id: str | None, now_ms: int) -> Key:
         if key_id is None:
