@@ -12,7 +12,7 @@ import pytest
 
 from allod.app.home import Home
 from allod.cli.client import Client
-from allod.core.errors import Unavailable, explain
+from allod.core.errors import Invalid, Unavailable, explain
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,32 @@ def test_it_is_said_when_to_try_again(tmp_path: Path, status: int, headers: dict
         thread.join(10)
     assert caught.value.hint == hint
     assert explain(caught.value) == "error: not now" + (f"\n\nhint: {hint}" if hint else "")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (None, "one"),
+        ("auto", "one"),
+        ("two", "two"),
+        ("a/two.gguf", "two"),
+        (f"sha256:{'2' * 64}", "two"),
+        ("2" * 64, "two"),
+        ("three", None),
+    ],
+)
+def test_of_several_models_the_one_that_is_said_is_asked(tmp_path: Path, said: str | None, meant: str | None) -> None:
+    """And none in the place of one that the gateway does not serve."""
+    (tmp_path / "local.key").write_text("secret")
+    client = Client("http://127.0.0.1:1", Home(tmp_path))
+    served = [{"id": name, "allod": {"digest": f"sha256:{digit * 64}"}} for name, digit in (("one", "1"), ("two", "2"))]
+    client._get = lambda path: json.dumps({"data": served}).encode()  # type: ignore[method-assign]
+    if meant is not None:
+        assert client.model(said)["id"] == meant
+        return
+    with pytest.raises(Invalid) as caught:
+        client.model(said)
+    assert (caught.value.code, caught.value.hint) == (
+        "model_not_found",
+        "there is one, two; another is served once `allod up` is ended",
+    )

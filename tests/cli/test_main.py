@@ -332,6 +332,15 @@ def test_an_answer_that_was_cut_off_says_so(gateway: Gateway) -> None:
     assert "--max-tokens" in result.stderr
 
 
+def test_another_model_than_is_served_does_not_answer(gateway: Gateway) -> None:
+    """Who names one means it."""
+    named = gateway.allod("ask", "Why not?", "--model=echo")
+    assert (named.returncode, named.stdout) == (0, "Why not?\n")
+    other = gateway.allod("ask", "Why not?", "--model=smollm2-135m")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "does not serve 'smollm2-135m'" in other.stderr
+
+
 def test_what_the_gateway_refuses_ends_with_its_reason(gateway: Gateway) -> None:
     """Invalid there is wrong usage here."""
     result = gateway.allod("ask", "Why?", "--max-tokens=0")

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allod.app.gateway.model_choice import is_at_hand
+from allod.app.gateway.model_choice import AUTO, is_at_hand, is_file_name
 from allod.app.home import Home
 from allod.cli.running import find_gateway
 from allod.cli.starting import gateway_command, get_model
+from allod.core.digests import hex_of
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.core.requests import chat_answer
 from allod.settings.tree import Settings
@@ -46,12 +47,27 @@ class Client:
         self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=ANSWER_TIMEOUT_S)
         self._headers = {"authorization": f"Bearer {home.local_key.read_text().strip()}"}
 
-    def model(self) -> dict[str, Any]:
-        """The model that is served, as `GET /v1/models` describes it."""
+    def model(self, name: str | None = None) -> dict[str, Any]:
+        """The model that `--model NAME` means, as `GET /v1/models` describes it; the first where nothing is said.
+
+        Raises Denied (`no_model`) where none may be used, and Invalid (`model_not_found`).
+        """
         described: list[dict[str, Any]] = json.loads(self._get("/v1/models"))["data"]
         if not described:
             raise Denied("the local key may use no model that is served here", code="no_model")
-        return described[0]
+        if name is None or name == AUTO:
+            return described[0]
+        wanted = Path(name).stem if is_file_name(name) else name
+        for model in described:
+            if wanted == model["id"] or hex_of(wanted) == hex_of(model["allod"]["digest"]):
+                return model
+        there_are = ", ".join(model["id"] for model in described)
+        raise Invalid(
+            f"the gateway that runs does not serve {wanted!r}",
+            code="model_not_found",
+            param="--model",
+            hint=f"there is {there_are}; another is served once `allod up` is ended",
+        )
 
     def chat(self, body: dict[str, Any], *, show: Callable[[str], None]) -> ClientAnswer:
         """A streamed answer; `show` is given each piece as it comes. Raises what the gateway answers."""

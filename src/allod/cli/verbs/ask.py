@@ -8,7 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from allod.app.home import Home, load_settings
+from allod.app.home import Home, load_settings, models_said
 from allod.cli.client import Client, ClientAnswer, find_or_start_gateway
 from allod.cli.json_text import json_text
 from allod.core.errors import Invalid
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("text", metavar="TEXT", help="the question")
     parser.add_argument("--receipt", type=Path, metavar="FILE", help="write the answer's bundle there")
-    parser.add_argument("--model", metavar="NAME|FILE", help="for a gateway started for this call")
+    parser.add_argument("--model", metavar="NAME|FILE", help="of those that are served; else started for this call")
     parser.add_argument("--max-tokens", type=int, default=400, help="the longest answer (400)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed and question give a like answer (1)")
     parser.add_argument("--json", action="store_true", help="the answer as one JSON object")
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         not arguments.receipt.absolute().parent.is_dir() or arguments.receipt.is_dir()
     ):
         raise Invalid(f"{arguments.receipt} cannot be written: no folder, or a folder itself", param="--receipt")
-    settings = load_settings({"model.name": arguments.model})
+    settings = load_settings(models_said([arguments.model] if arguments.model else None))
     body = {
         "messages": messages(arguments.text, _passage()),
         "max_tokens": arguments.max_tokens,
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         find_or_start_gateway(settings) as url,
         closing(Client(url, Home(settings.home))) as client,
     ):
-        model = client.model()
+        model = client.model(arguments.model)
         if not model["allod"]["informative"]:
             print(f"note: {model['id']} is too small to be right: this is not information", file=sys.stderr)
         answer = client.chat({"model": model["id"], **body}, show=_no_words if arguments.json else _show)
