@@ -732,6 +732,7 @@ def test_who_closes_one_side_is_told_what_needs_both(gateway: Gateway) -> None:
             assert wire.file.read() == b""
     for body in (BODY, BODY.replace(b"{", b'{"stream": true, ', 1)):
         with Wire(gateway) as wire:
+            wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # the end goes out with the last byte
             wire.socket.sendall(wire.post(body))
             wire.socket.shutdown(socket.SHUT_WR)
             reply = wire.read()
