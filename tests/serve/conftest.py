@@ -24,6 +24,7 @@ from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.govern.tenancy.tenants import Key, Scope, Tenant, api_key_digest
 from allod.prove.formats.signing_key import SigningKey
+from allod.prove.receipts.clock import Clock
 from allod.prove.receipts.commitments import commitment
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
@@ -176,11 +177,12 @@ def front(tmp_path: Path) -> MakeFront:
         num_running: int = 4,
         num_waiting: int = 4,
         calls: FileCalls | None = None,
-        **changes: Any,
+        wall_ms: Callable[[], int] = lambda: START_MS + 50,
     ) -> AsyncGenerator[Front, None]:
         log = await asyncio.to_thread(open_log, tmp_path / "log", KEY, calls or FileCalls())
         writer, day_keys = LogWriter(log, partial(deliver_in, asyncio.get_running_loop())), DayKeys(tmp_path / "days")
-        recorder = Recorder(writer=writer, day_keys=day_keys, **{"now_ms": lambda: START_MS + 50, **changes})
+        clock = Clock(None, wall_ms=wall_ms, running_ms=lambda: 0)
+        recorder = Recorder(writer=writer, day_keys=day_keys, clock=clock)
         admission = Admission(num_running=num_running, num_waiting=num_waiting)
         quotas, keys = Quotas(MemoryStore(), gateway="a"), KeyRing(NATION, monotonic_s=lambda: 0.0)
         keys.refresh(MemoryStore())

@@ -14,7 +14,9 @@ from typing import Any, cast
 import pytest
 from tests.serve.conftest import (
     CALLER,
+    DAY_MS,
     NATION,
+    START_MS,
     TENANT,
     Ask,
     MakeFront,
@@ -507,6 +509,42 @@ async def test_an_answer_that_broke_off_is_noted_as_an_error(front: MakeFront, a
     assert (statement.kind, statement.id) == (ANSWER, "r1")
     counted = None if ask is embedded else 2  # the last that the engine said
     assert (statement.predicate["answer"]["finish"], statement.predicate["answer"]["tokens"]) == ("error", counted)
+
+
+@pytest.mark.parametrize("step_ms", [-DAY_MS, DAY_MS])
+async def test_a_clock_that_steps_during_an_answer_costs_it_nothing(front: MakeFront, ask: Ask, step_ms: int) -> None:
+    """It ends by the clock that only runs, with a receipt; what comes after it is refused until the clock is right."""
+    wall_ms = [START_MS + 50]
+    engine = ScriptedEngine("x")
+    engine.gate.clear()
+    async with front(engine, wall_ms=lambda: wall_ms[0]) as made:
+        asking = asyncio.create_task(ask(made.gateway, request()))
+        await until(lambda: len(engine.asked) == 1)
+        wall_ms[0] += step_ms
+        engine.gate.set()
+        await asking
+        with pytest.raises(Unavailable, match="clock"):
+            await ask(made.gateway, request(id="r2"))
+        (statement,) = await made.receipts()
+    assert (statement.id, statement.end_ms) == ("r1", START_MS + 50)
+    assert (statement.predicate["answer"]["finish"], statement.predicate["meter"]["micros"] > 0) == ("stop", True)
+
+
+@pytest.mark.parametrize("step_ms", [-DAY_MS, DAY_MS])
+async def test_what_breaks_off_after_the_clock_stepped_is_noted(front: MakeFront, ask: Ask, step_ms: int) -> None:
+    """What was made until then is on record all the same."""
+    wall_ms = [START_MS + 50]
+    engine = ScriptedEngine("half", error=Unavailable("gone", code="engine_lost"))
+    engine.gate.clear()
+    async with front(engine, wall_ms=lambda: wall_ms[0]) as made:
+        asking = asyncio.create_task(ask(made.gateway, request()))
+        await until(lambda: len(engine.asked) == 1)
+        wall_ms[0] += step_ms
+        engine.gate.set()
+        with pytest.raises(Unavailable, match="gone"):
+            await asking
+        (statement,) = await made.receipts()
+    assert (statement.predicate["answer"]["finish"], statement.end_ms) == ("error", START_MS + 50)
 
 
 async def test_an_answer_that_was_cancelled_is_noted_as_that(front: MakeFront, ask: Ask) -> None:

@@ -104,9 +104,9 @@ async def test_receipts_are_numbered_without_a_gap(front: MakeFront) -> None:
 
 async def test_an_answer_never_ends_before_it_began(front: MakeFront) -> None:
     """A clock that was put back between the two does not make a receipt that no verifier accepts."""
-    statement = await one(front, now_ms=lambda: START_MS - 60_000)
+    statement = await one(front, wall_ms=lambda: START_MS - 60_000)
     assert (statement.start_ms, statement.end_ms) == (START_MS, START_MS)
-    statement = await one(front, now_ms=lambda: START_MS + 60_000)
+    statement = await one(front, wall_ms=lambda: START_MS + 60_000)
     assert (statement.start_ms, statement.end_ms) == (START_MS, START_MS + 60_000)
 
 
@@ -157,7 +157,7 @@ async def test_tenants_and_days_cannot_be_told_to_be_one(front: MakeFront) -> No
         request(id="r2", start_ms=START_MS + DAY_MS),
         by(replace(TENANT, id="other"), request(id="r3")),
     ]
-    async with front(ENGINE, now_ms=lambda: START_MS + 2 * DAY_MS) as made:
+    async with front(ENGINE, wall_ms=lambda: START_MS + 2 * DAY_MS) as made:
         for one_asked in asked:
             await made.recorder.record_answer(await made.prepared(one_asked), PERMITTED, recorded(b"", Usage()))
         tenants = [statement.predicate["tenant"] for statement in await made.receipts()]

@@ -33,6 +33,7 @@ from allod.core.statements.receipt import (
 from allod.core.times import day_of
 from allod.engine.engine import EngineInfo, EnginePlace
 from allod.govern.policy.decision import Decision
+from allod.prove.receipts.clock import Clock
 from allod.prove.receipts.commitments import commitment, nonce_of
 from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.writer import Done, LogWriter, Outcome
@@ -59,10 +60,10 @@ class Answered:
 class Recorder:
     """Writes statements about what engines answered."""
 
-    def __init__(self, *, writer: LogWriter, day_keys: DayKeys, now_ms: Callable[[], int]) -> None:
+    def __init__(self, *, writer: LogWriter, day_keys: DayKeys, clock: Clock) -> None:
         self._writer = writer
         self._day_keys = day_keys
-        self._now_ms = now_ms
+        self._clock = clock
         self._gathered: list[tuple[bytes, str, Callable[[Outcome], None]]] = []
         self._numbers = itertools.count()
         self._parts = lru_cache(maxsize=64)(_parts_of)
@@ -71,7 +72,7 @@ class Recorder:
 
     def check(self) -> None:
         """Raise Unavailable, with the reason, while nothing could be recorded: the clock is wrong, the log fails."""
-        self._now_ms()
+        self._clock.now_ms()
         self._writer.check()
 
     async def prepare(self, request: Request) -> None:
@@ -161,7 +162,7 @@ class Recorder:
             tokens = usage.completion_tokens if usage else None
             made = AnswerPart(commitment("answer", salt, answered.answer), tokens, answered.finish)
         asked = commitment("request", salt, request.body)
-        end_ms = max(self._now_ms(), request.start_ms)
+        end_ms = max(self._clock.end_ms(), request.start_ms)
         return statement_bytes(
             Receipt(
                 id=request.id,

@@ -164,7 +164,7 @@ def _gateway(settings: Settings, opened: OpenRealm, writer: LogWriter, served: S
             site=sites_of(router, opened.tier),
         ),
         allowance=Allowance(opened.quotas, prices),
-        recorder=Recorder(writer=writer, day_keys=opened.day_keys, now_ms=opened.clock.now_ms),
+        recorder=Recorder(writer=writer, day_keys=opened.day_keys, clock=opened.clock),
         salt_secret=opened.salt_secret,
         judge=Judge(),
     )

@@ -61,6 +61,19 @@ class Clock:
         self._good = wall, running
         return wall
 
+    def end_ms(self) -> int:
+        """When what was begun by a believed clock ends: where that has stepped since, by the one that only runs.
+
+        So work that is done is not lost to a clock that nobody believes. Raises Unavailable where none ever was.
+        """
+        try:
+            return self.now_ms()
+        except Unavailable:
+            if self._good is None:
+                raise
+            wall, running = self._good
+            return wall + self._running_ms() - running
+
     def accept(self, at_ms: int) -> None:
         """Take the clock for right, if it still is near what was accepted."""
         wall = self._wall_ms()
