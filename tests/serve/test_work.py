@@ -282,6 +282,41 @@ async def test_it_settles_exactly_once_however_it_ends(desk: Desk, clock: Simple
     assert desk.front.commits_to(statement, chat_answer(case.text))
 
 
+ODD = [Usage(10**30, 5), Usage(3, -5), Usage(3, 2**53), Usage(3, 5, cached_tokens=-1)]
+
+
+@pytest.mark.parametrize("usage", ODD, ids=str)
+async def test_what_no_receipt_can_say_is_charged_nowhere(desk: Desk, clock: SimpleNamespace, usage: Usage) -> None:
+    """The engine counted the impossible: limits, fair queue and ledger all know of its time, and of no tokens."""
+    with pytest.raises(Unavailable) as caught:
+        async with await desk.work() as work:
+            clock.s += 0.5
+            work.tally.count(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+            work.note_sent([Piece("one")])
+            work.note_counted(usage)
+    assert caught.value.code == "not_recordable"
+    assert desk.ends == Ends([(Usage(), 500)])
+    assert await desk.is_as_before()
+    assert desk.snapshot().service == 0
+    (statement,) = await desk.front.receipts()
+    predicate = statement.predicate
+    assert (predicate["answer"]["finish"], predicate["answer"]["tokens"]) == ("error", None)
+    assert (predicate["meter"]["engine_ms"], predicate["meter"]["micros"]) == (500, 0)
+    assert desk.front.commits_to(statement, chat_answer("one"))
+
+
+@pytest.mark.parametrize("usage", ODD, ids=str)
+async def test_what_breaks_off_after_an_odd_count_is_noted(desk: Desk, clock: SimpleNamespace, usage: Usage) -> None:
+    """The last that a lost engine said may be the impossible, too."""
+    with pytest.raises(Unavailable, match="gone"):
+        async with await desk.work() as work:
+            work.tally.count(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+            raise LOST
+    assert desk.ends == Ends([(Usage(), 0)])
+    (statement,) = await desk.front.receipts()
+    assert (statement.predicate["answer"]["tokens"], statement.predicate["meter"]["micros"]) == (None, 0)
+
+
 async def test_a_client_that_is_gone_ends_it_too(desk: Desk) -> None:
     """A stream that nobody reads on is closed: what was sent is charged and noted."""
 

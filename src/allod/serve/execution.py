@@ -11,7 +11,9 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
+from allod.core.errors import Unavailable
 from allod.core.requests import Pieces, Usage
+from allod.core.statements.shapes import is_cached, is_tokens
 from allod.engine.engine import EngineInfo, Tally
 from allod.govern.policy.decision import Decision
 from allod.serve.admission import Admission, Turn
@@ -81,7 +83,7 @@ class Execution:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.engine_ms = round((time.monotonic() - self._start_s) * 1000)
-        usage = self._usage or self.tally.usage
+        usage = self._usage or _tellable(self.tally.usage)
         if self._usage is None:
             self._turn.finish_early(usage or Usage())
         await self._turn.__aexit__(kind, error, trace)
@@ -107,7 +109,13 @@ class Execution:
         self._turn.used(self.tally.completion_tokens)
 
     def note_counted(self, usage: Usage) -> None:
-        """The engine is done, and this is what it counted."""
+        """The engine is done, and this is what it counted. Raises Unavailable (`not_recordable`) for the impossible.
+
+        No tokens are charged then, by limits and ledger alike.
+        """
+        if _tellable(usage) is None:
+            self.tally.is_known = False
+            raise Unavailable(f"no receipt can say what the engine counted: {usage}", code="not_recordable")
         self._usage = usage
         self._turn.finish(usage)
 
@@ -115,3 +123,10 @@ class Execution:
         """Step 9: return once the receipt is durable."""
         answered = Answered(answer, finish, self.tally.made_by, self._usage, self.engine_ms, self._micros)
         await self._recorder.record_answer(self._accepted.request, self._accepted.decision, answered)
+
+
+def _tellable(usage: Usage | None) -> Usage | None:
+    """What the engine counted, or None where no receipt can say it."""
+    if usage is None or not is_cached(usage.cached_tokens):
+        return None
+    return usage if is_tokens(usage.prompt_tokens) and is_tokens(usage.completion_tokens) else None

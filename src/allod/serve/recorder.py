@@ -90,7 +90,15 @@ class Recorder:
             statement = self._statement(request, decision, answered)
         except Invalid as error:
             reason = Unavailable(f"no receipt can say what the engine answered: {error.message}", code="not_recordable")
-            self.record_unfinished(request, decision, answered.answer, made_by=answered.made_by, reason=reason)
+            self.record_unfinished(
+                request,
+                decision,
+                answered.answer,
+                made_by=answered.made_by,
+                reason=reason,
+                engine_ms=answered.engine_ms,
+                micros=answered.micros,
+            )
             raise reason from error
         await self._append(request.id, statement)
 
