@@ -33,6 +33,7 @@ from allod.web.http.labels import label_of
 
 NUM_TENANTS, NUM_ROUNDS, NUM_REQUESTS, AIM_US = 10_000, 7, 2_000, 150
 HEADERS = {b"x-allod-tier": b"OFFICIAL", b"x-allod-purpose": b"casework"}
+USED = Usage(300, 80)
 TEXT = "What must I do when cattle are lost or stolen, and whom must I tell? " * 15
 
 
@@ -106,8 +107,8 @@ class Steps:
         async with self.admission.turn(
             self.caller.tenant.id, prompt_tokens=held.prompt_tokens, max_tokens=held.max_tokens
         ) as turn:
-            turn.finish(Usage(300, 80))
-        self.allowance.settle(held, Usage(300, 80), 100)
+            turn.finish(USED)
+        self.allowance.settle(held, USED, 100)
 
     async def everything(self, number: int) -> None:
         await self.authenticate(number)
