@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from tests.seal.islands import options
 
-from allod.seal.launch import start
+from allod.seal.evidence import describe
+from allod.seal.launch import SealedProcess, SealOptions, start
 
 pytest.importorskip("psutil", reason="psutil comes with the train extra")
 pytest.importorskip("zmq", reason="pyzmq comes with the dev group")
@@ -45,3 +54,125 @@ def test_queues_shared_memory_and_the_machines_memory(tmp_path: Path) -> None:
     said = (tmp_path / "log").read_text()
     assert status == 0, said
     assert said.splitlines() == ["over ipc", "over tcp", "ring [True]", "True True", "1 True"]
+
+
+VLLM = Path(os.environ.get("ALLOD_VLLM", sys.executable))  # the Python of an environment that has it: it brings a lot
+ARGUMENTS = (
+    *("--served-model-name", "tiny", "--max-model-len", "64", "--max-num-seqs", "4"),
+    "--enforce-eager",  # no compiler in there
+    "--enable-prompt-tokens-details",
+    *("--distributed-executor-backend", "external_launcher"),  # one worker, in the engine's process: no lock on a file
+)
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding is seen by others, and refused
+    "OMP_NUM_THREADS": "2",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what external_launcher insists on; the engine is a process all the same
+    **dict.fromkeys(("RANK", "LOCAL_RANK"), "0"),
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",  # every island has its own loopback
+    "PATH": "/usr/bin:/bin",
+}
+PROGRAMS = (Path("/bin/sh"), Path("/usr/bin/lscpu"))  # it asks for the processors with a shell
+START_S = 400
+
+
+def has_vllm() -> bool:
+    return not subprocess.run(
+        [VLLM, "-c", "import importlib.util as u; assert u.find_spec('vllm')"], check=False, stderr=subprocess.DEVNULL
+    ).returncode
+
+
+def lies_in(python: Path) -> tuple[Path, ...]:
+    """What an environment's Python needs to be read."""
+    code = (
+        "import sys, sysconfig as s; print(*{sys.prefix, *s.get_paths().values(), sys.base_prefix + '/lib'}, sep='\\n')"
+    )
+    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
+    return tuple(path for path in map(Path, said[:-1]) if path.exists())
+
+
+def ask(address: Path, path: str, body: object = None) -> tuple[int, str]:
+    """One exchange over a Unix socket. Raises OSError while nobody answers there."""
+    connection = HTTPConnection("engine", timeout=60)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    with closing(connection):
+        connection.sock.connect(str(address))
+        words = {"content-type": "application/json"}
+        connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, words)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SealedProcess, Path]]:
+    """vLLM with a model that a stage of training exported, whole island; its process and its socket."""
+    if not has_vllm():
+        pytest.skip("vLLM is not installed: ALLOD_VLLM names the Python of an environment that has it")
+    pytest.importorskip("torch", reason="torch comes with the train extra")
+    from tests.train.exporting import EXPORTED, trained_run
+    from tests.train.packing import work_in
+
+    from allod.train.stages import export
+
+    folder = tmp_path_factory.mktemp("vllm")
+    run = trained_run(folder / "run", width=128)
+    export.run(work_in(run, "export", "tokenizer", "pack", "pretrain", "evaluate", recipe=EXPORTED))
+    sockets, scratch = folder / "sockets", folder / "scratch"
+    sockets.mkdir(mode=0o700)
+    scratch.mkdir()
+    address, model = sockets / "engine.sock", run / "export"
+    server = ("-m", "vllm.entrypoints.openai.api_server", "--uds", str(address), "--model", str(model))
+    process = start(
+        SealOptions(
+            command=(str(VLLM), *server, *ARGUMENTS),
+            profile="island",
+            socket_dir=sockets,
+            scratch_dir=scratch,
+            read_paths=(*lies_in(VLLM), model),
+            execute_paths=PROGRAMS,
+            environment={**ENVIRONMENT, "HOME": str(scratch), "TMPDIR": str(scratch)},
+            log_path=folder / "log",
+            max_file_bytes=1 << 42,
+        )
+    )
+    try:
+        wait_for(process, address, folder / "log")
+        yield process, address
+    finally:
+        process.terminate()
+
+
+def wait_for(process: SealedProcess, address: Path, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-4000:]
+        with suppress(OSError):
+            if ask(address, "/health")[0] == 200:
+                return
+        time.sleep(0.5)
+    raise AssertionError(log.read_text()[-4000:])
+
+
+@pytest.mark.slow
+def test_vllm_answers_from_a_whole_island(engine: tuple[SealedProcess, Path]) -> None:
+    """It is sealed as training is, answers as often as it is asked, alike, and counts the tokens that it makes."""
+    process, address = engine
+    assert process.kind == "island"
+    assert [row["name"] for row in describe(process.evidence()) if not row["ok"]] == []
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "one and another"}]}
+    asked = {**chat, "temperature": 0, "max_tokens": 8, "ignore_eos": True}
+    answers = [ask(address, "/v1/chat/completions", asked) for _ in range(2)]
+    assert [status for status, _ in answers] == [200, 200]
+    first, second = (json.loads(text) for _, text in answers)
+    assert first["choices"][0]["message"]["content"] == second["choices"][0]["message"]["content"]
+    assert first["usage"]["completion_tokens"] == 8
+    assert counted(address, "vllm:generation_tokens_total") == 16
+
+
+def counted(address: Path, name: str) -> float:
+    lines = ask(address, "/metrics")[1].splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
