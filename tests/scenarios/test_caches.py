@@ -150,8 +150,8 @@ def power(sample: list[float], effect_s: float) -> float:
 
 async def measured(pool: Pool, engine: LlamaEngine) -> Arms:
     """As many rounds as the power needs, judged by the spread of the cold ones and by nothing else."""
-    assert pool.replicas[0].process is not None
-    arms, shuffle, pid = Arms(), random.Random(3), pool.replicas[0].process.pid
+    assert pool.members[0].replica.process is not None
+    arms, shuffle, pid = Arms(), random.Random(3), pool.members[0].replica.process.pid
     await Measured().ask(engine, pid, "nobody", "Waking up")
     for number in range(MOST_ROUNDS):
         await arms.add_round(engine, pid, number, cold_first=shuffle.random() < 0.5)
@@ -261,11 +261,11 @@ async def test_a_new_engine_process_holds_nothing(run: Run) -> None:
     async with run(1) as (pool, _):
         assert await cached(pool, "alice") == 0
         assert await cached(pool, "alice") > 50
-        before = pool.replicas[0].process
+        before = pool.members[0].replica.process
         assert before is not None
         os.kill(before.pid, signal.SIGKILL)
         assert await cached(pool, "alice") == 0
-        assert pool.replicas[0].process is not before
+        assert pool.members[0].replica.process is not before
 
 
 @pytest.mark.long
@@ -278,8 +278,8 @@ async def test_no_text_is_embedded_faster_for_having_been_there(
     await asyncio.to_thread(with_pooling, weights, model, pooling)
     sums = " ".join(f"{number} is not {number * 7}." for number in range(20))
     async with run(1, str(model)) as (pool, _):
-        assert pool.replicas[0].process is not None
-        pid, cpu_s = pool.replicas[0].process.pid, defaultdict[str, list[float]](list)
+        assert pool.members[0].replica.process is not None
+        pid, cpu_s = pool.members[0].replica.process.pid, defaultdict[str, list[float]](list)
         await pool.embed(Embed("m", ("Waking up.",)))
         for number in range(7):
             text = f"{number} first: {sums}"

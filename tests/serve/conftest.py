@@ -93,6 +93,10 @@ class ScriptedEngine:
     def keep_evidence(self) -> None:
         """There is none."""
 
+    @property
+    def steering(self) -> None:
+        """It is not made of replicas."""
+
     def watch_slots(self, resize: Callable[[int], None]) -> None:
         """They stay as many."""
 

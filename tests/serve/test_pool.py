@@ -17,7 +17,7 @@ from tests.serve.conftest import MakeFront, answered, chat, request, until
 from tests.serve.scripted_engine import scripted_options
 
 from allod.core.deadlines import Deadlines
-from allod.core.errors import Unavailable
+from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Tally
@@ -47,9 +47,13 @@ def run(tmp_path: Path) -> Run:
     return started
 
 
+def replicas_of(pool: Pool) -> list[Replica]:
+    return [member.replica for member in pool.members]
+
+
 def num_of(pool: Pool) -> int:
     """How many are up."""
-    return sum(replica.engine is not None for replica in pool.replicas)
+    return sum(replica.engine is not None for replica in replicas_of(pool))
 
 
 def saying(text: str) -> Chat:
@@ -66,10 +70,10 @@ async def test_requests_go_to_the_replica_that_has_fewest(run: Run) -> None:
     async with run("well", "well", "well") as pool:
         tallies = [Tally(pool.info) for _ in range(6)]
         asking = [asyncio.create_task(pool.complete(saying("wait"), salt="s", tally=tally)) for tally in tallies]
-        await until(lambda: sum(pool._num_sent.values()) == len(tallies))
+        await until(lambda: sum(member.num_running for member in pool.members) == len(tallies))
         await asyncio.sleep(0.1)
         assert Counter(tally.made_by.seal_proof for tally in tallies) == {
-            replica.info.seal_proof: 2 for replica in pool.replicas
+            replica.info.seal_proof: 2 for replica in replicas_of(pool)
         }
         await pool.close()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -81,7 +85,7 @@ async def test_there_are_as_many_turns_as_replicas_that_are_up_have_slots(run: R
     async with run("well", "well") as pool:
         pool.watch_slots(told.append)
         assert pool.info.slots == 4
-        kill(pool.replicas[1])
+        kill(pool.members[1].replica)
         await until(lambda: num_of(pool) == 1)
         assert pool.info.slots == 2
         await until(lambda: num_of(pool) == 2)
@@ -105,7 +109,7 @@ async def test_a_request_that_was_sent_nothing_is_moved_and_one_that_was_is_not(
             failure = error.code
         if text == "once end":
             assert isinstance(pieces[-1], Completion)
-            assert tally.made_by.seal_proof == pool.replicas[1].info.seal_proof
+            assert tally.made_by.seal_proof == pool.members[1].replica.info.seal_proof
         else:
             assert failure == "engine_lost"
         await until(lambda: num_of(pool) == 2)
@@ -116,7 +120,7 @@ async def test_a_replica_that_is_lost_costs_the_others_nothing(run: Run) -> None
     async with run("well", "well", restart_wait_s=0.5) as pool:
         async with aclosing(pool.stream(saying("tell"), salt="s")) as first:
             await anext(first)  # at the first replica
-            kill(pool.replicas[1])
+            kill(pool.members[1].replica)
             answers = await asyncio.gather(*(pool.complete(saying("hello"), salt="s") for _ in range(3)))
             answers += [await pool.complete(saying("hello"), salt="s") for _ in range(20)]
             assert {answer.content for answer in answers} == {"hello"}
@@ -128,7 +132,7 @@ async def test_a_replica_that_is_lost_costs_the_others_nothing(run: Run) -> None
 async def test_a_stopped_replica_gives_up_what_it_was_sent(run: Run) -> None:
     """It is ended, and requests that it has answered nothing are answered by another."""
     async with run("well", "well", deadlines=Deadlines(still_s=1)) as pool:
-        kill(pool.replicas[0], signal.SIGSTOP)
+        kill(pool.members[0].replica, signal.SIGSTOP)
         asking = [asyncio.create_task(pool.complete(saying("hello"), salt="s")) for _ in range(4)]
         answers = await asyncio.gather(*asking)
         assert {answer.content for answer in answers} == {"hello"}
@@ -141,13 +145,13 @@ async def test_one_replica_is_enough_to_be_ready_and_to_start(run: Run) -> None:
         assert pool.info.slots == 2
         assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
         assert len(await asyncio.to_thread(pool.evidence)) == 1
-        await until(lambda: not pool.replicas[1].is_coming)
+        await until(lambda: not pool.members[1].replica.is_coming)
 
 
 async def test_when_all_are_lost_a_request_of_before_waits_for_the_first_that_comes(run: Run) -> None:
     """And who comes meanwhile is told why, and when to ask again."""
     async with run("well", "well") as pool:
-        for replica in pool.replicas:
+        for replica in replicas_of(pool):
             kill(replica)
         await until(lambda: num_of(pool) == 0)
         with pytest.raises(Unavailable, match="being started again"):
@@ -187,8 +191,8 @@ def test_what_one_replica_had_under_way_can_be_moved_at_once() -> None:
 async def test_only_replicas_under_the_seal_that_was_decided_on_are_asked(run: Run) -> None:
     """Policy was asked about one kind of seal; a replica under another is as good as none."""
     async with run("well", "well") as pool:
-        pool.replicas[0].info = replace(pool.replicas[0].info, seal="partial")
-        decided = pool.replicas[1].info
+        pool.members[0].replica.info = replace(pool.members[0].replica.info, seal="partial")
+        decided = pool.members[1].replica.info
         for _ in range(4):
             tally = Tally(decided)
             await pool.complete(saying("hello"), salt="s", tally=tally)
@@ -201,14 +205,14 @@ async def test_only_replicas_under_the_seal_that_was_decided_on_are_asked(run: R
 async def test_receipts_name_the_replica_that_answered(run: Run, front: MakeFront) -> None:
     """By the digest of the evidence of its process, which is no other's; through the end of one of them, too."""
     async with run("well", "well", "well") as pool, front(pool, num_running=12) as made:
-        proofs = {replica.info.seal_proof for replica in pool.replicas}
+        proofs = {replica.info.seal_proof for replica in replicas_of(pool)}
         await asyncio.gather(
             *(answered(made.gateway, request(saying(f"hello {number}"), id=f"a{number}")) for number in range(12))
         )
-        kill(pool.replicas[2])
+        kill(pool.members[2].replica)
         await until(lambda: num_of(pool) == 2)
         await until(lambda: num_of(pool) == 3)
-        proofs |= {pool.replicas[2].info.seal_proof}
+        proofs |= {pool.members[2].replica.info.seal_proof}
         await asyncio.gather(
             *(answered(made.gateway, request(saying(f"hello {number}"), id=f"b{number}")) for number in range(12))
         )
@@ -217,11 +221,88 @@ async def test_receipts_name_the_replica_that_answered(run: Run, front: MakeFron
     assert sum(named.values()) == 24
 
 
+async def test_a_drained_replica_is_sent_nothing_and_goes_on_with_what_it_has(run: Run) -> None:
+    """Until it is resumed; there are fewer turns meanwhile."""
+    async with run("well", "well") as pool:
+        async with aclosing(pool.stream(saying("tell"), salt="s")) as answer:
+            await anext(answer)
+            pool.drain(1)
+            assert pool.info.slots == 2
+            for _ in range(4):
+                await pool.complete(saying("hello"), salt="s")
+            first, second = pool.statuses()
+            assert (first.state, first.num_running, first.num_answered) == ("draining", 1, 0)
+            assert (second.state, second.num_answered) == ("up", 4)
+            *_, last = [item async for item in answer]
+        assert isinstance(last, Completion)
+        pool.resume(1)
+        assert [status.state for status in pool.statuses()] == ["up", "up"]
+        assert pool.info.slots == 4
+
+
+async def test_a_restart_waits_for_what_runs_and_breaks_nothing(run: Run) -> None:
+    """Each of three in turn, under a steady stream of requests: none of them fails."""
+    async with run("well", "well", "well") as pool:
+        is_over = False
+
+        async def ask() -> int:
+            num_answered = 0
+            while not is_over:
+                await pool.complete(saying("hello"), salt="s")
+                num_answered += 1
+            return num_answered
+
+        asking = [asyncio.create_task(ask()) for _ in range(4)]
+        for number in (1, 2, 3):
+            pool.restart(number)
+            await until(lambda number=number: pool.statuses()[number - 1].num_starts == 2)  # type: ignore[misc]
+        is_over = True
+        assert min(await asyncio.gather(*asking)) > 0
+        assert {status.num_failed for status in pool.statuses()} == {0}
+
+
+async def test_a_drain_has_an_end(run: Run) -> None:
+    """A replica that works on something for ever is started again after `drain_s` all the same."""
+    async with run("well", "well", deadlines=Deadlines(drain_s=0)) as pool:
+        asking = asyncio.create_task(pool.complete(saying("once wait"), salt="s"))
+        await until(lambda: pool.members[0].num_running == 1)
+        pool.restart(1)
+        await until(lambda: pool.statuses()[0].num_starts == 2)
+        asking.cancel()
+
+
+async def test_the_last_that_answers_is_not_drained(run: Run) -> None:
+    """Nor is there one of another number."""
+    async with run("well", "well") as pool:
+        pool.drain(2)
+        with pytest.raises(Invalid) as caught:
+            pool.restart(1)
+        assert caught.value.code == "last_replica"
+        for number in (0, 3):
+            with pytest.raises(Invalid) as wrong:
+                pool.drain(number)
+            assert wrong.value.code == "no_such_replica"
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
+
+
+async def test_a_status_says_why(run: Run) -> None:
+    """What is down says why it does not start, and what failed says how."""
+    async with run("well", "never", "garbage", num_up=2) as pool:
+        await until(lambda: pool.statuses()[1].state == "down")
+        await asyncio.gather(*(pool.complete(saying("hello"), salt="s") for _ in range(2)))
+        well, never, garbage = pool.statuses()
+        assert (well.state, well.why, well.pid is None) == ("up", "", False)
+        assert "no such model" in never.why
+        assert (never.pid, never.seal_proof, never.started_ms) == (None, None, None)
+        assert (garbage.state, garbage.num_failed) == ("suspect", 1)
+        assert garbage.why.startswith("the engine")
+
+
 async def test_vectors_are_made_by_any_replica(run: Run) -> None:
     """What the model cannot do is not tried again elsewhere, and counts against nobody."""
     async with run("well", "well", info=replace(INFO, can_embed=False)) as pool:
-        before = [replica.process for replica in pool.replicas]
+        before = [replica.process for replica in replicas_of(pool)]
         for _ in range(5):
             with pytest.raises(Exception, match="no embeddings"):
                 await pool.embed(Embed("m", ("a",)))
-        assert [replica.process for replica in pool.replicas] == before
+        assert [replica.process for replica in replicas_of(pool)] == before

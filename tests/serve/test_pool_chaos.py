@@ -22,8 +22,9 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
 from allod.core.requests import Completion
 from allod.engine.adapters.echo import EchoEngine
+from allod.engine.replicas.member import Member
 from allod.engine.replicas.pool import Pool
-from allod.engine.replicas.replica import Replica, StartedEngine
+from allod.engine.replicas.replica import StartedEngine
 
 NUM_STREAMS, AT_A_TIME, NUM_REPLICAS, SLOTS = 200, 16, 3, 4
 HELLO = chat(messages=({"role": "user", "content": "hello"},))
@@ -33,26 +34,28 @@ QUICK = Deadlines(still_s=1, first_s=1, first_s_per_kib=0, probe_s=1, hung_s=3, 
 
 def harm(number: int) -> Callable[[Pool, int], None]:
     def harmed(pool: Pool, num_replicas: int) -> None:
-        for replica in pool.replicas[:num_replicas]:
-            if replica.process is not None:
-                os.kill(replica.process.pid, number)
+        for member in pool.members[:num_replicas]:
+            if (process := member.replica.process) is not None:
+                os.kill(process.pid, number)
 
     return harmed
 
 
-async def streams_of(front_of: MakeFront, pool: Pool, harmed: Callable[[], None]) -> tuple[Counter[str], int, int]:
+async def streams_of(
+    front_of: MakeFront, monkeypatch: pytest.MonkeyPatch, pool: Pool, harmed: Callable[[], None]
+) -> tuple[Counter[str], int, int]:
     """How two hundred streams end, sixteen at a time, after the first fifty of which something is `harmed`; how many
     receipts there are of them, and how often an engine was asked."""
     ends: Counter[str] = Counter()
     asked = 0
-    send_to = pool._send_to
+    send = Member.send
 
-    def counted(replica: Replica) -> StartedEngine:
+    def counted(member: Member) -> StartedEngine:
         nonlocal asked
         asked += 1
-        return send_to(replica)
+        return send(member)
 
-    pool._send_to = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(Member, "send", counted)
     numbers = iter(range(NUM_STREAMS))
     async with front_of(pool, num_running=NUM_REPLICAS * SLOTS, num_waiting=AT_A_TIME) as made:
 
@@ -86,7 +89,7 @@ async def streams_of(front_of: MakeFront, pool: Pool, harmed: Callable[[], None]
 @pytest.mark.parametrize("num_harmed", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_whoever_had_no_word_is_answered_by_another_replica(
-    tmp_path: Path, front: MakeFront, number: int, num_harmed: int
+    tmp_path: Path, front: MakeFront, monkeypatch: pytest.MonkeyPatch, number: int, num_harmed: int
 ) -> None:
     """One replica or two of three are killed or stopped: nothing is lost, each answer has one receipt."""
     pool = Pool([scripted_options(tmp_path / str(each), info=INFO, deadlines=QUICK) for each in range(NUM_REPLICAS)])
@@ -94,7 +97,9 @@ async def test_whoever_had_no_word_is_answered_by_another_replica(
         await pool.start()
         try:
             await until(lambda: len(pool._up()) == NUM_REPLICAS)
-            ends, num_receipts, asked = await streams_of(front, pool, lambda: harm(number)(pool, num_harmed))
+            ends, num_receipts, asked = await streams_of(
+                front, monkeypatch, pool, lambda: harm(number)(pool, num_harmed)
+            )
             await until(lambda: len(pool._up()) == NUM_REPLICAS)  # service is back by itself
         finally:
             await pool.close()
@@ -106,7 +111,9 @@ async def test_whoever_had_no_word_is_answered_by_another_replica(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["mute", "garbage", "full"])
-async def test_a_replica_that_is_of_no_use_harms_few(tmp_path: Path, front: MakeFront, mode: str) -> None:
+async def test_a_replica_that_is_of_no_use_harms_few(
+    tmp_path: Path, front: MakeFront, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     """It takes what it is sent and says nothing, or rubbish, or ends of it, whenever it is started: after the first
     few, others are asked."""
     modes = [mode, *["well"] * (NUM_REPLICAS - 1)]
@@ -115,7 +122,7 @@ async def test_a_replica_that_is_of_no_use_harms_few(tmp_path: Path, front: Make
         await pool.start()
         try:
             await until(lambda: len(pool._up()) == NUM_REPLICAS)
-            ends, num_receipts, asked = await streams_of(front, pool, lambda: None)
+            ends, num_receipts, asked = await streams_of(front, monkeypatch, pool, lambda: None)
         finally:
             await pool.close()
     print(mode, ends, asked)
@@ -125,13 +132,15 @@ async def test_a_replica_that_is_of_no_use_harms_few(tmp_path: Path, front: Make
 
 
 @pytest.mark.slow
-async def test_when_all_die_engines_are_asked_a_tenth_more_at_most(tmp_path: Path, front: MakeFront) -> None:
+async def test_when_all_die_engines_are_asked_a_tenth_more_at_most(
+    tmp_path: Path, front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every replica ends of whatever it is sent: everybody hears so, and nothing goes round in circles."""
     pool = Pool([scripted_options(tmp_path / str(n), "full", info=INFO, deadlines=QUICK) for n in range(NUM_REPLICAS)])
     async with asyncio.timeout(90):
         await pool.start()
         try:
-            ends, num_receipts, asked = await streams_of(front, pool, lambda: None)
+            ends, num_receipts, asked = await streams_of(front, monkeypatch, pool, lambda: None)
         finally:
             await pool.close()
     print(ends, asked)

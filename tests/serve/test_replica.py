@@ -128,7 +128,7 @@ def saying(text: str) -> Chat:
 
 
 def process_of(pool: Pool) -> SealedProcess:
-    process = pool.replicas[0].process
+    process = pool.members[0].replica.process
     assert process is not None
     return process
 
@@ -144,7 +144,7 @@ async def test_it_is_up_once_it_answers(run: Run, options: Callable[..., Replica
         assert (await ask(pool, saying("hello"))).content == "hello"
         assert pool.info.seal == "sealed"
         assert pool.info.seal_proof is not None
-        assert pool.replicas[0].started_ms > 0
+        assert pool.members[0].replica.started_ms > 0
 
 
 async def test_evidence_is_kept_once_it_is_asked_for_and_of_every_start_after_that(run: Run, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ async def test_evidence_is_kept_once_it_is_asked_for_and_of_every_start_after_th
         assert json.loads(file_of(digest_of({"slots": 1})).read_text()) == {"slots": 1}
         before, proof = process_of(pool), pool.info.seal_proof
         os.kill(before.pid, signal.SIGKILL)
-        await until(lambda: pool.replicas[0].process not in (before, None) and pool.info.seal_proof != proof)
+        await until(lambda: pool.members[0].replica.process not in (before, None) and pool.info.seal_proof != proof)
         assert proof_is_kept(pool)
 
 
@@ -204,7 +204,7 @@ async def test_an_engine_that_was_killed_is_started_again(run: Run) -> None:
     async with run() as pool:
         before, proof = process_of(pool), pool.info.seal_proof
         os.kill(before.pid, signal.SIGKILL)
-        await until(lambda: pool.replicas[0].process not in (before, None) and pool.info.seal_proof != proof)
+        await until(lambda: pool.members[0].replica.process not in (before, None) and pool.info.seal_proof != proof)
         assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
         assert pool.info.seal == "sealed"
 
@@ -213,7 +213,7 @@ async def test_a_request_of_before_waits_for_the_next_engine(run: Run, ask: Ask)
     """Two or three seconds late is better than an error for who has waited for a turn already."""
     async with run() as pool:
         os.kill(process_of(pool).pid, signal.SIGKILL)
-        await until(lambda: pool.replicas[0].process is None)
+        await until(lambda: pool.members[0].replica.process is None)
         with pytest.raises(Unavailable, match="the engine"):
             pool.check_ready()
         assert (await ask(pool, saying("hello"))).content == "hello"
@@ -247,7 +247,7 @@ async def test_it_is_said_by_which_signal_an_engine_ended(
     """To who asks meanwhile and, with what to do, to who runs it, in the gateway's log and in the engine's."""
     async with run(restart_wait_s=5) as pool:
         os.kill(process_of(pool).pid, number)
-        await until(lambda: pool.replicas[0].process is None)
+        await until(lambda: pool.members[0].replica.process is None)
         with pytest.raises(Unavailable) as caught:
             pool.check_ready()
     assert caught.value.message == f"the engine {said} and is being started again"
@@ -261,7 +261,7 @@ async def test_it_waits_no_longer_than_it_may(run: Run, ask: Ask) -> None:
     """And then hears why there is no engine."""
     async with run(deadlines=Deadlines(next_s=0)) as pool:
         os.kill(process_of(pool).pid, signal.SIGKILL)
-        await until(lambda: pool.replicas[0].process is None)
+        await until(lambda: pool.members[0].replica.process is None)
         with pytest.raises(Unavailable, match=r"SIGKILL .* and is being started again") as caught:
             await ask(pool, saying("hello"))
     assert caught.value.code == "engine_starting"
@@ -280,12 +280,12 @@ async def test_new_requests_are_refused_during_a_restart_and_those_in_line_are_a
         waiting = asyncio.create_task(answered(made.gateway, request(saying("hello"), id="r2")))
         await until(lambda: made.gateway.router.first.admission.inside == 2)
         os.kill(process_of(pool).pid, signal.SIGKILL)
-        await until(lambda: pool.replicas[0].process is None)
+        await until(lambda: pool.members[0].replica.process is None)
         for ask in (answered, streamed_by, embedded):
             with pytest.raises(Unavailable) as caught:
                 await ask(made.gateway, request(saying("hello"), id="r3"))
             assert (caught.value.code, caught.value.retry_after_s) == ("engine_starting", 2)
-        assert pool.replicas[0].process is None, "they waited"
+        assert pool.members[0].replica.process is None, "they waited"
         with pytest.raises(Unavailable, match="closed the connection"):
             async for _ in running:
                 pass
@@ -297,7 +297,7 @@ async def test_when_to_ask_again_is_what_a_start_takes(run: Run) -> None:
     """So that who asks again then finds an engine."""
     async with run("slowly") as pool:
         os.kill(process_of(pool).pid, signal.SIGKILL)
-        await until(lambda: pool.replicas[0].process is None)
+        await until(lambda: pool.members[0].replica.process is None)
         with pytest.raises(Unavailable) as caught:
             pool.check_ready()
     assert caught.value.retry_after_s == 3
@@ -324,7 +324,7 @@ async def test_an_engine_that_never_starts_says_why(options: Callable[..., Repli
     assert caught.value.message.endswith(
         "it ended with exit status 1: srv load_model: failed to open the file: no such model"
     )
-    assert pool.replicas[0].process is None
+    assert pool.members[0].replica.process is None
 
 
 async def test_an_engine_that_is_never_ready_is_not_waited_for_without_end(
@@ -355,7 +355,7 @@ async def test_files_are_held_against_their_digests_while_the_engine_reads_them(
     with pytest.raises(Invalid) as caught:
         await pool.start()
     assert caught.value.code == "model_digest"
-    assert pool.replicas[0].process is None
+    assert pool.members[0].replica.process is None
 
 
 async def test_an_engine_that_ends_while_it_is_looked_into_ended_for_its_file(
@@ -437,7 +437,7 @@ async def test_an_engine_that_was_stopped_is_ended_and_another_started(run: Run)
     async with run(deadlines=IMPATIENT) as pool:
         before = process_of(pool)
         os.kill(before.pid, signal.SIGSTOP)
-        await until(lambda: pool.replicas[0].process is None)
+        await until(lambda: pool.members[0].replica.process is None)
         with pytest.raises(Unavailable, match="was stopped for 1 s") as caught:
             pool.check_ready()
         assert caught.value.retry_after_s is not None

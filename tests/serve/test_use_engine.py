@@ -192,13 +192,13 @@ async def test_an_answer_whose_engine_was_killed_is_charged_the_last_that_it_sai
             async for _ in answer:
                 pieces += 1
                 if pieces == 9:
-                    process = desk.pool.replicas[0].process
+                    process = desk.pool.members[0].replica.process
                     assert process is not None
                     os.kill(process.pid, signal.SIGKILL)
     charged = await desk.agree()
     assert caught.value.code == "engine_lost"
     assert charged.completion_tokens >= 9
-    await until(lambda: desk.pool.replicas[0].engine is not None)
+    await until(lambda: desk.pool.members[0].replica.engine is not None)
 
 
 async def test_who_asks_a_little_does_not_wait_for_who_asks_much(desk: Desk) -> None:

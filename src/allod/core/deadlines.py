@@ -21,6 +21,7 @@ class Deadlines:
     silence_s: int = 120  # between two words of an answer
     answer_s: int = 3600  # for a whole answer
     next_s: int = 30  # until another engine is up, for a request that was let in before the one before was lost
+    drain_s: int = 600  # until a replica is ended that was drained to be started again, and still works on something
     let_go_s: int = 30  # until the engine has let go of work that nobody waits for
     probe_s: int = 5  # after so long without a word of the engine, it is asked something
     hung_s: int = 60  # how long the engine may then say nothing at all

@@ -76,6 +76,53 @@ class Perimeter:
     started_ms: int | None = None
 
 
+ReplicaState = Literal["up", "suspect", "draining", "starting", "down"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """One replica of an engine, for whoever runs it. `why` says more of every state but `up`.
+
+    A `suspect` one failed what it was sent and is asked last for a while. `num_answered` and `num_failed` are requests
+    since the gateway's start; `started_ms` and `seal_proof` are of the process that is up, or None.
+    """
+
+    number: int  # from 1
+    state: ReplicaState
+    why: str
+    engine: str
+    slots: int
+    num_running: int
+    num_answered: int
+    num_failed: int
+    num_starts: int
+    started_ms: int | None
+    pid: int | None
+    seal: str
+    seal_proof: str | None
+
+
+class ReplicaSteering(Protocol):
+    """What an administrator may ask of an engine that is made of replicas.
+
+    Raises Invalid for a number that there is not (`no_such_replica`), and for the last that answers (`last_replica`).
+    """
+
+    def statuses(self) -> tuple[ReplicaStatus, ...]: ...
+
+    def drain(self, number: int) -> None:
+        """Send it nothing new; what it works on goes on."""
+        ...
+
+    def resume(self, number: int) -> None:
+        """Send it requests again."""
+        ...
+
+    def restart(self, number: int) -> None:
+        """Drain it, then start it again: once it works on nothing, or `drain_s` later. Does not wait for that."""
+        ...
+
+
 @dataclass(slots=True)
 class Tally:
     """Which engine works on one request, and what it says it has computed so far. An adapter writes it, whoever asked
@@ -133,6 +180,11 @@ class Engine(Protocol):
     def keep_evidence(self) -> None:
         """Keep what receipts give digests of, of this start and of each that follows, from now on: before the first
         receipt, and not before it is sure that there may be one. Blocks. Raises OSError."""
+        ...
+
+    @property
+    def steering(self) -> ReplicaSteering | None:
+        """None for an engine that is not made of replicas."""
         ...
 
     def watch_slots(self, resize: Callable[[int], None]) -> None:

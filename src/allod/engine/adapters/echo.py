@@ -52,6 +52,10 @@ class EchoEngine:
         self.running = 0
         self._closed = False
 
+    @property
+    def steering(self) -> None:
+        """It is not made of replicas."""
+
     def watch_slots(self, resize: Callable[[int], None]) -> None:
         """They stay as many."""
 

@@ -81,6 +81,10 @@ class LlamaEngine:
     def keep_evidence(self) -> None:
         """Whoever started the process has it."""
 
+    @property
+    def steering(self) -> None:
+        """It is not made of replicas."""
+
     def watch_slots(self, resize: Callable[[int], None]) -> None:
         """They stay as many."""
 

@@ -16,9 +16,10 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TypeVar
 
-from allod.core.errors import Unavailable
+from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
-from allod.engine.engine import Perimeter, Tally
+from allod.engine.engine import Perimeter, ReplicaStatus, ReplicaSteering, Tally
+from allod.engine.replicas.member import Member
 from allod.engine.replicas.replica import Replica, ReplicaOptions, StartedEngine
 
 STARTS_AT_ONCE = 2
@@ -51,42 +52,20 @@ class Moves:
         return True
 
 
-class Suspicion:
-    """Of a replica that fails what it is sent. It is asked last for `least_s`, so that its watcher has looked at it by
-    then, and for twice as long each time that it fails again without an answer between."""
-
-    MOST_S = 60.0
-
-    def __init__(self, least_s: float) -> None:
-        self._least_s = self._next_s = least_s
-        self._until_s = 0.0
-
-    def raise_at(self, now_s: float) -> None:
-        """It has failed now."""
-        self._until_s = now_s + self._next_s
-        self._next_s = min(2 * self._next_s, self.MOST_S)
-
-    def clear(self) -> None:
-        """It has answered."""
-        self._next_s, self._until_s = self._least_s, 0.0
-
-    def holds_at(self, now_s: float) -> bool:
-        """Whether others are asked before it."""
-        return now_s < self._until_s
-
-
 class Pool:
     """Start it with `start`, end it with `close`. Every replica's options are of one model, place and kind of seal."""
 
     def __init__(self, options: Sequence[ReplicaOptions]) -> None:
         self._changed = asyncio.Event()
         gate = asyncio.Semaphore(STARTS_AT_ONCE)
-        self.replicas = [Replica(each, self._note_change, gate) for each in options]
-        self._num_sent = dict.fromkeys(self.replicas, 0)  # what each works on
-        self._moves = Moves(options[0].info.slots)
-        self._next_s = options[0].deadlines.next_s
         self._notice_s = NOTICE_POLLS * options[0].poll_s
-        self._suspicions = {replica: Suspicion(self._notice_s) for replica in self.replicas}
+        self.members = [
+            Member(number, Replica(each, self._note_change, gate), self._notice_s)
+            for number, each in enumerate(options, start=1)
+        ]
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._moves = Moves(options[0].info.slots)
+        self._deadlines = options[0].deadlines
         self._resize: Callable[[int], None] = lambda num_slots: None
         self._note_change()
 
@@ -95,26 +74,28 @@ class Pool:
 
         Raises Unavailable when the first cannot be started, sealed or readied.
         """
-        first, *others = self.replicas
-        await first.start()
-        for replica in others:
-            replica.start_beside()
+        first, *others = self.members
+        await first.replica.start()
+        for member in others:
+            member.replica.start_beside()
 
     async def close(self) -> None:
         """End the processes; calls under way fail with Unavailable."""
-        for replica in self.replicas:
-            await replica.close()
+        for restart in self._restarts:
+            restart.cancel()
+        for member in self.members:
+            await member.replica.close()
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless a replica is up."""
         if not self._up():
-            self.replicas[0].check_ready()
+            self.members[0].replica.check_ready()
 
     def evidence(self) -> tuple[Perimeter, ...]:
         found, missing = [], None
-        for replica in self.replicas:
+        for member in self.members:
             try:
-                found.append(replica.evidence())
+                found.append(member.replica.evidence())
             except Unavailable as error:
                 missing = missing or error
         if missing is not None and not found:
@@ -122,8 +103,55 @@ class Pool:
         return tuple(found)
 
     def keep_evidence(self) -> None:
-        for replica in self.replicas:
-            replica.keep_evidence()
+        for member in self.members:
+            member.replica.keep_evidence()
+
+    @property
+    def steering(self) -> ReplicaSteering:
+        return self
+
+    def statuses(self) -> tuple[ReplicaStatus, ...]:
+        now_s = asyncio.get_running_loop().time()
+        return tuple(member.status(now_s) for member in self.members)
+
+    def drain(self, number: int) -> None:
+        member = self._member(number)
+        if not any(other.is_up for other in self.members if other is not member):
+            raise Invalid(
+                f"replica {number} is the last that answers",
+                code="last_replica",
+                hint="start or resume another first; to end them all, end the gateway",
+            )
+        member.is_draining = True
+        self._note_change()
+
+    def resume(self, number: int) -> None:
+        self._member(number).is_draining = False
+        self._note_change()
+
+    def restart(self, number: int) -> None:
+        self.drain(number)
+        restart = asyncio.create_task(self._restart_drained(self._member(number)))
+        self._restarts.add(restart)
+        restart.add_done_callback(self._restarts.discard)
+
+    async def _restart_drained(self, member: Member) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._deadlines.drain_s):
+                while member.num_running:  # noqa: ASYNC110 (an answer that ends is no change of the pool)
+                    await asyncio.sleep(self._notice_s)
+        if member.is_draining:  # else it was resumed meanwhile
+            engine = member.replica.engine
+            member.replica.restart("was drained to be started again")
+            while engine is not None and member.replica.engine is engine:  # until then it would be sent something
+                await asyncio.sleep(self._notice_s)
+            member.is_draining = False
+            self._note_change()
+
+    def _member(self, number: int) -> Member:
+        if not 1 <= number <= len(self.members):
+            raise Invalid(f"there is no replica {number}: there are {len(self.members)}", code="no_such_replica")
+        return self.members[number - 1]
 
     def watch_slots(self, resize: Callable[[int], None]) -> None:
         self._resize = resize
@@ -132,22 +160,22 @@ class Pool:
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
         self._moves.earn()
-        replica, has_moved = await self._choose(tally), False
+        member, has_moved = await self._choose(tally), False
         while True:
-            engine = self._send_to(replica)
+            engine = member.send()
             try:
                 async with aclosing(engine.stream(chat, salt=salt, tally=tally)) as answer:
                     async for item in answer:
                         has_moved = True  # it can be no more
                         yield item
-                self._suspicions[replica].clear()
+                member.note_answer()
                 return
             except Unavailable as error:
-                if not self._may_move(error, replica, has_moved=has_moved):
+                if not self._may_move(error, member, has_moved=has_moved):
                     raise
             finally:
-                self._num_sent[replica] -= 1
-            replica, has_moved = await self._choose_after(replica, engine, tally), True
+                member.num_running -= 1
+            member, has_moved = await self._choose_after(member, engine, tally), True
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
         return await self._ask(tally, lambda engine: engine.complete(chat, salt=salt, tally=tally))
@@ -157,72 +185,69 @@ class Pool:
 
     async def _ask(self, tally: Tally | None, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
         self._moves.earn()
-        replica, has_moved = await self._choose(tally), False
+        member, has_moved = await self._choose(tally), False
         while True:
-            engine = self._send_to(replica)
+            engine = member.send()
             try:
                 answer = await ask(engine)
-                self._suspicions[replica].clear()
+                member.note_answer()
                 return answer
             except Unavailable as error:
-                if not self._may_move(error, replica, has_moved=has_moved):
+                if not self._may_move(error, member, has_moved=has_moved):
                     raise
             finally:
-                self._num_sent[replica] -= 1
-            replica, has_moved = await self._choose_after(replica, engine, tally), True
+                member.num_running -= 1
+            member, has_moved = await self._choose_after(member, engine, tally), True
 
-    def _send_to(self, replica: Replica) -> StartedEngine:
-        """The engine of a replica that was chosen because it is up, in this same turn of the loop: it has one more."""
-        assert replica.engine is not None
-        self._num_sent[replica] += 1
-        return replica.engine
-
-    def _may_move(self, error: Unavailable, replica: Replica, *, has_moved: bool) -> bool:
-        """Whether what failed at that replica may be tried elsewhere."""
+    def _may_move(self, error: Unavailable, member: Member, *, has_moved: bool) -> bool:
+        """Whether what failed there may be tried elsewhere."""
         if error.code not in FAULTS:
             return False
-        self._suspicions[replica].raise_at(asyncio.get_running_loop().time())
-        is_of_use = error.code == "engine_lost" or any(other is not replica for other in self._up())
+        member.note_failure(error, asyncio.get_running_loop().time())
+        is_of_use = error.code == "engine_lost" or any(other is not member for other in self._up())
         return is_of_use and not has_moved and self._moves.take()
 
-    async def _choose(self, tally: Tally | None) -> Replica:
+    async def _choose(self, tally: Tally | None) -> Member:
         """The replica for a request that was let in while one was up: a restart is waited for, but not one that has
         failed already. Raises Unavailable (`seal_changed`) where none is under the seal that policy was asked about.
         """
-        if not self._up() and any(replica.is_coming for replica in self.replicas):
+        if not self._up() and self._is_one_coming():
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._next_s):
+                async with asyncio.timeout(self._deadlines.next_s):
                     await self._wait_until_up()
         self.check_ready()
-        up = [replica for replica in self._up() if _is_meant(replica, tally)]
+        up = [member for member in self._up() if _is_meant(member, tally)]
         if not up:
             message = "the engine was started again under another seal while the request waited"
             raise Unavailable(message, code="seal_changed", retry_after_s=1)
         now_s = asyncio.get_running_loop().time()
-        return min(up, key=lambda replica: (self._suspicions[replica].holds_at(now_s), self._num_sent[replica]))
+        return min(up, key=lambda member: (member.suspicion.holds_at(now_s), member.num_running))
 
-    async def _choose_after(self, replica: Replica, lost: StartedEngine, tally: Tally | None) -> Replica:
+    async def _choose_after(self, member: Member, lost: StartedEngine, tally: Tally | None) -> Member:
         """What to try instead of an engine that lost a connection: another, or the same if its process lives on."""
-        if replica.engine is lost and len(self._up()) == 1:
+        if member.replica.engine is lost and len(self._up()) == 1:
             await asyncio.sleep(self._notice_s)
         return await self._choose(tally)
 
     async def _wait_until_up(self) -> None:
-        while not self._up() and any(replica.is_coming for replica in self.replicas):
+        while not self._up() and self._is_one_coming():
             self._changed.clear()
             await self._changed.wait()
 
-    def _up(self) -> list[Replica]:
-        return [replica for replica in self.replicas if replica.engine is not None]
+    def _is_one_coming(self) -> bool:
+        return any(member.replica.is_coming for member in self.members)
+
+    def _up(self) -> list[Member]:
+        return [member for member in self.members if member.is_up]
 
     def _note_change(self) -> None:
         """`info` is of a replica that is up, with the slots of all that are; of all that there are while none is."""
-        replicas = self._up() or self.replicas
-        first = replicas[0].info
-        self.info = replace(first, slots=sum(replica.info.slots for replica in replicas))
+        members = self._up() or self.members
+        first = members[0].replica.info
+        self.info = replace(first, slots=sum(member.replica.info.slots for member in members))
         self._resize(self.info.slots)
         self._changed.set()
 
 
-def _is_meant(replica: Replica, tally: Tally | None) -> bool:
-    return tally is None or tally.made_by.seal == replica.info.seal
+def _is_meant(member: Member, tally: Tally | None) -> bool:
+    return tally is None or tally.made_by.seal == member.replica.info.seal

@@ -106,7 +106,9 @@ class Replica:
         self.started_ms = 0
         self._evidence: JsonValue = None
         self._keeps_evidence = False
-        self._reason = "the engine is starting"
+        self.reason = "the engine is starting"  # why none is up
+        self.num_starts = 0
+        self._wanted: str | None = None  # why an end is wanted of it
         self._start_s = LEAST_RETRY_S  # what a start takes
         self._watcher: asyncio.Task[None] | None = None
         self._health: Health | None = None
@@ -126,6 +128,10 @@ class Replica:
         self._keeps_evidence = True
         if self._evidence is not None:  # else it is kept as soon as it is known
             self._keep()
+
+    def restart(self, reason: str) -> None:
+        """End the process and start another; calls under way are lost."""
+        self._wanted = reason
 
     async def close(self) -> None:
         """End the process; calls under way fail with Unavailable."""
@@ -151,11 +157,11 @@ class Replica:
         return Perimeter(process.kind, proof_of(found), missing, found, self._evidence, process.pid, self.started_ms)
 
     def _not_up(self) -> Unavailable:
-        return Unavailable(self._reason, code="engine_starting", retry_after_s=ceil(self._start_s))
+        return Unavailable(self.reason, code="engine_starting", retry_after_s=ceil(self._start_s))
 
     def _mark_down(self, reason: str) -> None:
         self.engine = None
-        self._reason = reason
+        self.reason = reason
         self._on_change()
 
     async def _launch(self) -> None:
@@ -186,6 +192,7 @@ class Replica:
         self.info = engine.info
         self.started_ms = now_ms()
         self.engine, self.is_coming = engine, True
+        self.num_starts += 1
         self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
         options = self._options
         self._health = Health(
@@ -284,14 +291,16 @@ class Replica:
             try:
                 return await self._launch()
             except (AllodError, OSError) as error:
-                self._reason, self.is_coming = f"the engine does not start: {error}", False
+                self.reason, self.is_coming = f"the engine does not start: {error}", False
                 self._on_change()  # whoever waits need not wait longer
                 logger.error("the engine does not start: %s", error)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, self._options.max_restart_wait_s)
 
     async def _fault(self) -> str | None:
-        """Why the engine is of no use, if it is not."""
+        """Why the engine is of no use, or no longer wanted, if so."""
+        if self._wanted is not None:
+            return self._wanted
         if self.process is not None and (status := self.process.poll()) is not None:
             return how_it_ended(status)
         if self.process is None or self.engine is None or self._health is None:
@@ -310,6 +319,7 @@ class Replica:
     async def _end(self, fault: str | None = None) -> None:
         """End the process; one at `fault` is not asked twice."""
         engine, process = self.engine, self.process
+        self._wanted = None
         self._mark_down(f"the engine {fault} and is being started again" if fault else "the engine is stopped")
         self.process = None
         if self._health is not None:
