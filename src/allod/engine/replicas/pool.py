@@ -144,7 +144,8 @@ class Pool:
             engine = member.replica.engine
             member.replica.restart("was drained to be started again")
             while engine is not None and member.replica.engine is engine:  # until then it would be sent something
-                await asyncio.sleep(self._notice_s)
+                self._changed.clear()
+                await self._changed.wait()
             member.is_draining = False
             self._note_change()
 
