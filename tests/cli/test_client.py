@@ -10,7 +10,6 @@ from threading import Thread
 
 import pytest
 
-from allod.app.home import Home
 from allod.cli.client import Client
 from allod.core.errors import Invalid, Unavailable, explain
 
@@ -41,7 +40,7 @@ def test_it_is_said_when_to_try_again(tmp_path: Path, status: int, headers: dict
         thread = Thread(target=server.handle_request, daemon=True)
         thread.start()
         with (
-            closing(Client(f"http://127.0.0.1:{server.server_port}", Home(tmp_path))) as client,
+            closing(Client(f"http://127.0.0.1:{server.server_port}", tmp_path / "local.key")) as client,
             pytest.raises(Unavailable) as caught,
         ):
             client.model()

@@ -1,4 +1,4 @@
-"""A client of our own gateway, on the standard library alone: what `allod ask` needs."""
+"""A client of our own gateway, on the standard library alone: what the command line needs."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class ClientAnswer:
 
 
 class Client:
-    """Talks to the gateway at `url` with the realm's local key."""
+    """Talks to the gateway at `url` with the key in that file."""
 
-    def __init__(self, url: str, home: Home) -> None:
+    def __init__(self, url: str, key: Path) -> None:
         where = urllib.parse.urlsplit(url)
         self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=ANSWER_TIMEOUT_S)
-        self._headers = {"authorization": f"Bearer {home.local_key.read_text().strip()}"}
+        self._headers = {"authorization": f"Bearer {key.read_text().strip()}"}
 
     def model(self, name: str | None = None) -> dict[str, Any]:
         """The model that `--model NAME` means, as `GET /v1/models` describes it; the first where nothing is said.
 
         Raises Denied (`no_model`) where none may be used, and Invalid (`model_not_found`).
         """
-        described: list[dict[str, Any]] = json.loads(self._get("/v1/models"))["data"]
+        described: list[dict[str, Any]] = self.read("/v1/models")["data"]
         if not described:
             raise Denied("the local key may use no model that is served here", code="no_model")
         if name is None or name == AUTO:
@@ -96,6 +96,14 @@ class Client:
         bundle["opening"]["request"] = answer.request_body
         bundle["opening"]["answer"] = chat_answer(answer.text).decode()
         return json.dumps(bundle, ensure_ascii=False).encode()
+
+    def read(self, path: str) -> Any:
+        """What the gateway says there."""
+        return json.loads(self._get(path))
+
+    def change(self, path: str, wanted: dict[str, Any]) -> Any:
+        """What the gateway says of what it was asked to do there."""
+        return json.loads(self._request("POST", path, json.dumps(wanted).encode()).read())
 
     def close(self) -> None:
         self._connection.close()

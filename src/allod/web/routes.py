@@ -8,6 +8,7 @@ from allod.app.gateway.realm import Realm
 from allod.core.times import now_ms
 from allod.web.admin.handlers import Admin
 from allod.web.evidence import Evidence, HealthPages
+from allod.web.fleet import Fleet, statuses_of
 from allod.web.governance import Governance
 from allod.web.http.asgi import Application, Route
 from allod.web.http.metrics import Metrics
@@ -21,7 +22,9 @@ def application(realm: Realm) -> Application:
     """Every route; docs/api.md has a sentence for each."""
     settings, gateway = realm.settings, realm.gateway
     metrics = Metrics(
-        requests_inside=lambda: gateway.router.num_inside, num_unreadable=lambda: realm.meter.num_unreadable
+        requests_inside=lambda: gateway.router.num_inside,
+        num_unreadable=lambda: realm.meter.num_unreadable,
+        replicas=lambda: statuses_of(gateway.router),
     )
     openai = OpenAI(
         gateway,
@@ -35,6 +38,7 @@ def application(realm: Realm) -> Application:
     pages = Pages(Console())
     admin = Admin(realm)
     governance = Governance(realm)
+    fleet = Fleet(gateway.router)
     route = partial(Route, dialect=ERRORS)
     return Application(
         routes={
@@ -49,6 +53,8 @@ def application(realm: Realm) -> Application:
             ("GET", "/v1/governance/policy"): route(governance.policy, needs="admin"),
             ("POST", "/v1/governance/explain"): route(governance.explain, needs="admin"),
             ("POST", "/v1/governance/news"): route(admin.news, needs="admin"),
+            ("GET", "/v1/governance/replicas"): route(fleet.replicas, needs="admin"),
+            ("POST", "/v1/governance/replicas"): route(fleet.steer, needs="admin"),
             ("GET", "/v1/governance/receipts"): route(governance.receipts, needs="admin"),
             ("GET", "/healthz"): route(health.healthz, needs="nothing"),
             ("GET", "/readyz"): route(health.readyz, needs="nothing"),

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     with (
         find_or_start_gateway(settings) as url,
-        closing(Client(url, Home(settings.home))) as client,
+        closing(Client(url, Home(settings.home).local_key)) as client,
     ):
         model = client.model(arguments.model)
         if not model["allod"]["informative"]:

@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from allod.engine.engine import ReplicaStatus
+
+
+class _Replicas(Collector):
+    """Asked when the counters are read: each replica, by the name of its model and its number."""
+
+    def __init__(self, replicas: Callable[[], Iterable[tuple[str, ReplicaStatus]]]) -> None:
+        self._replicas = replicas
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ("model", "replica")
+        up = GaugeMetricFamily("allod_replica_up", "Whether a replica is asked", labels=labels)
+        running = GaugeMetricFamily("allod_replica_requests", "Requests that a replica works on", labels=labels)
+        slots = GaugeMetricFamily("allod_replica_slots", "Requests that it can work on", labels=labels)
+        answered = CounterMetricFamily("allod_replica_answers", "Requests that it has answered", labels=labels)
+        failed = CounterMetricFamily("allod_replica_failures", "Requests that it has failed", labels=labels)
+        starts = CounterMetricFamily("allod_replica_starts", "Times that it came up", labels=labels)
+        for model, status in self._replicas():
+            of = (model, str(status.number))
+            up.add_metric(of, status.state in ("up", "suspect"))
+            running.add_metric(of, status.num_running)
+            slots.add_metric(of, status.slots)
+            answered.add_metric(of, status.num_answered)
+            failed.add_metric(of, status.num_failed)
+            starts.add_metric(of, status.num_starts)
+        yield from (up, running, slots, answered, failed, starts)
 
 
 class Metrics:
     """One gateway's counters, in a registry of its own."""
 
-    def __init__(self, *, requests_inside: Callable[[], int], num_unreadable: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        requests_inside: Callable[[], int],
+        num_unreadable: Callable[[], int],
+        replicas: Callable[[], Iterable[tuple[str, ReplicaStatus]]] = tuple,
+    ) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("allod_requests", "Requests by path and status", ["path", "status"], registry=registry)
         self._seconds = Histogram(
@@ -29,6 +65,7 @@ class Metrics:
             registry=registry,
         )
         unreadable.set_function(num_unreadable)
+        registry.register(_Replicas(replicas))
         self._requests_by: dict[tuple[str, int], Counter] = {}
         self._prompt_tokens = self._tokens.labels("prompt")
         self._completion_tokens = self._tokens.labels("completion")
