@@ -64,7 +64,7 @@ def test_it_is_said_when_to_try_again(tmp_path: Path, status: int, headers: dict
 def test_of_several_models_the_one_that_is_said_is_asked(tmp_path: Path, said: str | None, meant: str | None) -> None:
     """And none in the place of one that the gateway does not serve."""
     (tmp_path / "local.key").write_text("secret")
-    client = Client("http://127.0.0.1:1", Home(tmp_path))
+    client = Client("http://127.0.0.1:1", tmp_path / "local.key")
     served = [{"id": name, "allod": {"digest": f"sha256:{digit * 64}"}} for name, digit in (("one", "1"), ("two", "2"))]
     client._get = lambda path: json.dumps({"data": served}).encode()  # type: ignore[method-assign]
     if meant is not None:
