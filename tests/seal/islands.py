@@ -17,7 +17,7 @@ def options(tmp_path: Path, code: str, *arguments: str, **more: object) -> SealO
         folder.mkdir(exist_ok=True)
     return SealOptions(
         command=(sys.executable, "-S", "-c", code, *arguments),
-        profile="island",
+        profile=more.pop("profile", "island"),  # type: ignore[arg-type]
         read_paths=(*python_read_paths(), *more.pop("read_paths", ())),  # type: ignore[misc]
         write_paths=(folders["output"],),
         scratch_dir=folders["scratch"],

@@ -124,7 +124,8 @@ def test_no_call_changes_or_reads_another_process(machine: str, profile_name: st
     be set to what it is."""
     program = profile.build(profile.PROFILES[profile_name], machine, own_pid=OWN_PID)
     for name in OF_OTHERS.split():
-        for pid in (0, OWN_PID, OWN_PID + 1):
+        own = () if name == "move_pages" and profile_name == "island-gpu" else (0,)  # its own pages, for NUMA
+        for pid in (*own, OWN_PID, OWN_PID + 1):
             arguments = (NUMBERS[machine][name], pid, pid or 1, pid)
             assert verdict(program, *arguments, architecture=bpf.ARCHITECTURES[machine]) == EPERM
 
@@ -273,6 +274,38 @@ def test_an_island_schedules_its_threads_as_everybodys(machine: str) -> None:
     for policy in (1, 2, 3, 5, 6, 7, 0x4000_0000):
         assert ask_island(machine, "sched_setscheduler", 0, policy) == EPERM
     assert ask(machine, "sched_setscheduler", 0, 0) == EPERM
+
+
+@both
+def test_devices_add_requests_by_their_shape_and_nothing_else(machine: str) -> None:
+    """All that the frontend numbers, UVM's own, and memory calls; the same as an island in all other calls."""
+    programs = [profile.build(kept, machine, own_pid=OWN_PID) for kept in (profile.ISLAND, profile.ISLAND_GPU)]
+
+    def answers(name: str, *arguments: int) -> list[int]:
+        asked = (NUMBERS[machine][name], *arguments)
+        return [verdict(program, *asked, architecture=bpf.ARCHITECTURES[machine]) for program in programs]
+
+    for request in [0xC000_4600 | size << 16 | number for size in (8, 0x3FFF) for number in range(0, 256, 5)]:
+        assert answers("ioctl", 3, request) == [EPERM, ALLOW]
+    for request in (*range(128), 0x3000_0001, 0x3000_0002):
+        assert answers("ioctl", 3, request) == [EPERM, ALLOW]
+    for request in (128, 0x3000_0000, 0x3000_0003, 0x4600, 0x4000_4601, 0x8000_4601, 0xC000_4501, 0xAE01, 0x5412):
+        assert answers("ioctl", 3, request) == [EPERM, EPERM]
+    more = syscalls.numbers(syscalls.DEVICES_ALLOWED, machine)
+    for name in NUMBERS[machine].keys() - {"ioctl", "move_pages"}:
+        without, with_devices = answers(name, 1, 1, 1, 1, 1, 1)
+        assert (without, with_devices) == ((ENOSYS, ALLOW) if name in more else (without, without))
+
+
+def test_the_filter_with_devices_is_pinned() -> None:
+    """Its digest goes into the evidence of every answer of such an island: a change here must be meant."""
+    digests = {
+        machine: sha256(profile.build(profile.ISLAND_GPU, machine, own_pid=0)).hexdigest() for machine in NUMBERS
+    }
+    assert digests == {
+        "x86_64": "6fab5b7cebb10f23df0442fef50f801c1ce0dde98236face5b61908412965355",
+        "aarch64": "1224cbf746c34afa819cdc833356e8b3a3ff04187eed57fdd15c9dcf51ad45df",
+    }
 
 
 @both

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.seal.nodes import fake_gpu
 
 from allod.core.errors import Unavailable
+from allod.seal.devices.grants import NO_DEVICES
 from allod.seal.lab import suite
 from allod.seal.lab.suite import BLOCKED, ESCAPED, NOT_APPLICABLE, Row, SuiteReport, run_suite
-from allod.seal.profiles.profile import ISLAND, PROFILES
+from allod.seal.profiles.profile import ISLAND, ISLAND_GPU, PROFILES
 
 WITHOUT_NETWORK_OF_ITS_OWN = {"mptcp", "fast-open", "udp4", "udp6", "dns"}
 TO_AN_ACCOMPLICE = {"affinity", "name", "record-lock"}
@@ -25,10 +27,11 @@ def names(report: SuiteReport, sealed: str) -> set[str]:
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
-def test_nothing_gets_out(profile: str) -> None:
+def test_nothing_gets_out(profile: str, tmp_path: Path) -> None:
     """Each escape that gets out unsealed is stopped by the seal, and nothing of the lab is left."""
     heard: list[tuple[str, int, int]] = []
-    report = run_suite(lambda *attempt: heard.append(attempt), profile=profile)
+    devices = fake_gpu(tmp_path) if PROFILES[profile].has_devices else NO_DEVICES
+    report = run_suite(lambda *attempt: heard.append(attempt), profile=profile, devices=devices)
     assert names(report, ESCAPED) == set()
     assert report.holds
     assert report.blocked >= 25, [row for row in report.rows if row.sealed != BLOCKED]
@@ -38,6 +41,13 @@ def test_nothing_gets_out(profile: str) -> None:
     assert [call for call in report.calls if call.sealed not in (BLOCKED, NOT_APPLICABLE)] == []
     assert sum(call.sealed == BLOCKED for call in report.calls) >= 190
     assert "allod0" not in Path("/proc/net/dev").read_text()
+
+
+@pytest.mark.slow
+def test_named_threads_are_read_outside_and_nothing_else_gets_out(tmp_path: Path) -> None:
+    """What a new driver insists on has its price, which is known: an accomplice that may look reads the names."""
+    report = run_suite(profile=ISLAND_GPU.name, devices=fake_gpu(tmp_path)._replace(names_threads=True))
+    assert names(report, ESCAPED) == {"name-file"}
 
 
 def test_a_lab_whose_accomplice_has_ended_proves_nothing(tmp_path: Path) -> None:

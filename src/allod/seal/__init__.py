@@ -8,6 +8,7 @@
     evidence.py     what the kernel says of the process, read from outside
     walls/          what stands round it: namespaces, files, system calls
     profiles/       which system calls there are: `sealed` for one process, `island` for a group of them
+    devices/        accelerators, and what an island is granted of them
     escapes/        the escapes, each tried against a honeypot                  (`every.py` lists them)
     lab/            where they are tried, and what came of it: `run_suite() -> SuiteReport`
 

@@ -27,7 +27,7 @@ from allod.seal import group
 from allod.seal.profiles import profile
 from allod.seal.walls import kernel, landlock, namespaces, root
 from allod.seal.walls.elf import interpreter_of
-from allod.seal.walls.landlock import ARRANGE, EXECUTE, LISTEN, READ, SCRATCH, WRITE, Grant
+from allod.seal.walls.landlock import ARRANGE, DEVICE, EXECUTE, LISTEN, OVERWRITE, READ, SCRATCH, WRITE, Grant
 
 PARTS = ("namespaces", "landlock", "capabilities", "seccomp")
 PROCESSES = "pid"  # the PID namespace: a part of the namespaces that can be missing alone
@@ -90,6 +90,7 @@ class Seal:
             "landlock_abi": self.landlock_abi,
             "profile": self._profile.name,
             "profile_digest": self._digest(),
+            "devices": self._options.device,
         }
 
     def _part(self, name: str, enter: Callable[[], None]) -> None:
@@ -111,14 +112,15 @@ class Seal:
             _limit(resource.RLIMIT_AS, self._options.max_memory_bytes)
 
     def _own_root(self) -> None:
-        root.put_together((grant.path, bool(grant.rights & ~(READ | EXECUTE))) for grant in self._grants())
+        rights_of_a_reader = READ | EXECUTE | DEVICE  # a device is no file: nobody writes to where its node lies
+        root.put_together((grant.path, bool(grant.rights & ~rights_of_a_reader)) for grant in self._grants())
         if PROCESSES not in self.missing:  # else it would show the processes of others
             self._part(OWN_PROC, self._own_proc)
         root.enter()
         self._has_own_root = True
 
     def _own_proc(self) -> None:
-        root.show_processes()
+        root.show_processes(for_devices=self._profile.has_devices, named_threads=self._options.names_threads)
         self._has_own_proc = True
 
     def _landlock(self) -> None:
@@ -141,11 +143,12 @@ class Seal:
         yield from (Grant(Path(path), LISTEN) for path in options.socket_dir)
         yield from (Grant(Path(path), EXECUTE | READ) for path in options.execute)
         yield from (Grant(Path(path), SCRATCH) for path in options.scratch)
+        yield from (Grant(Path(path), DEVICE) for path in options.device)
         if self._has_own_root:
             yield from (Grant(path, READ) for path in root.OWN_FILES)
             yield Grant(root.SHARED_MEMORY, SCRATCH)
         if self._has_own_proc:
-            yield Grant(root.PROCESSES, READ)
+            yield Grant(root.PROCESSES, OVERWRITE if options.names_threads else READ)
 
     def _die_with_parent(self) -> None:
         """After the last gain of credentials, which clears it; then look whether the parent is already gone."""
@@ -232,6 +235,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--write", action="append", default=[], metavar="PATH", help="where it may write files")
     parser.add_argument("--execute", action="append", default=[], metavar="PATH", help="what else it may execute")
     parser.add_argument("--scratch", action="append", default=[], metavar="PATH", help="where it may make anything")
+    parser.add_argument("--device", action="append", default=[], metavar="PATH", help="a device that it may use")
+    parser.add_argument("--names-threads", action="store_true", help="it may write its own entries in its /proc")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="its whole environment")
     parser.add_argument("--keep-environment", action="store_true", help="add --env to ours instead of replacing it")
     parser.add_argument("--max-file-bytes", type=int, default=64 * 1024 * 1024)

@@ -31,13 +31,15 @@ _REJECT_ROUTE = 0x200  # RTF_REJECT: IPv6 lists "unreachable" as a route
 
 @dataclass(frozen=True, kw_only=True)
 class SealFacts:
-    """What the launcher says was entered. `missing` is part → reason; `profile_digest` covers filter and file rules."""
+    """What the launcher says was entered. `missing` is part → reason; `profile_digest` covers filter and file rules.
+    `devices` are the paths of those that it may use."""
 
     kind: str
     missing: Mapping[str, str]
     profile: str
     profile_digest: str
     landlock_abi: int
+    devices: tuple[str, ...] = ()
 
 
 def evidence(pid: int, *, facts: SealFacts) -> dict[str, JsonValue]:
@@ -81,6 +83,8 @@ def describe(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     seal, status = stable["seal"], stable["status"]
     is_group = PROFILES[seal["profile"]].is_group
     rows = [_row("Seal", seal["kind"], seal["profile"])]
+    if devices := ", ".join(seal.get("devices", ())):
+        rows.append(_row("Devices", devices, devices))
     for name in _OWN_NAMESPACES_OF_A_GROUP if is_group else _OWN_NAMESPACES:
         ids = stable["namespaces"][name]
         rows.append(_row(f"Namespace: {name}", "its own" if ids["process"] != ids["caller"] else "shared", "its own"))
@@ -124,12 +128,14 @@ def _any_capability(status: Mapping[str, str]) -> bool:
 
 
 def _facts(facts: SealFacts) -> dict[str, JsonValue]:
+    devices: dict[str, JsonValue] = {"devices": list(facts.devices)} if facts.devices else {}
     return {
         "kind": facts.kind,
         "missing": dict(facts.missing),
         "profile": facts.profile,
         "profile_digest": facts.profile_digest,
         "landlock_abi": facts.landlock_abi,
+        **devices,
     }
 
 

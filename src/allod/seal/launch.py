@@ -28,6 +28,7 @@ from typing import Any
 import allod
 from allod.core.canonical import JsonValue
 from allod.core.errors import Invalid, Unavailable
+from allod.seal.devices.grants import NO_DEVICES, DeviceGrants
 from allod.seal.enter import GO, OWN_PROC, PARTS, PROCESSES
 from allod.seal.evidence import SealFacts, describe, evidence
 from allod.seal.profiles import profile
@@ -59,6 +60,7 @@ class SealOptions:
     `command[0]` is an absolute path of an ELF executable. `socket_dir` (mode 0700, ours) is where it may make Unix
     sockets, and only sockets. `environment` is its whole environment. Output goes to `log_path`, or nowhere; what it
     prints goes to `output_fd` where that is given. One that `hears` reads what `tell` says, any other nothing.
+    `devices` are what an `island-gpu` may use.
     `max_memory_bytes` is what each of its processes may reserve. An island may also execute `execute_paths` and make in
     `scratch_dir` what it likes. `unsafe_no_seal` starts it even where parts of the seal are missing; `unsafe_omit`
     leaves parts out, for the suite; with `accepts_omitted` it starts without those, but not without any other.
@@ -71,6 +73,7 @@ class SealOptions:
     write_paths: tuple[Path, ...] = ()
     execute_paths: tuple[Path, ...] = ()
     scratch_dir: Path | None = None
+    devices: DeviceGrants = NO_DEVICES
     environment: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
     output_fd: int | None = None
@@ -179,6 +182,11 @@ def _check(options: SealOptions) -> None:
         raise Invalid(f"there is no profile {options.profile!r}", code="seal_profile", param="profile")
     if not profile.PROFILES[options.profile].is_group and (options.execute_paths or options.scratch_dir):
         raise Invalid("only an island may execute more than its command, or have a scratch folder", code="seal_profile")
+    if options.devices.nodes and not profile.PROFILES[options.profile].has_devices:
+        raise Invalid(f"{options.profile} has no devices", code="seal_profile", param="devices", hint="island-gpu has")
+    for node in options.devices.nodes:
+        if not node.is_char_device():
+            raise Invalid(f"{node} is not a character device", code="seal_path", param="devices")
     scratch = (options.scratch_dir,) if options.scratch_dir else ()
     for path in (
         Path(options.command[0]),
@@ -212,17 +220,20 @@ def _arguments(options: SealOptions, report_fd: int) -> list[str]:
 
 
 def _wrapper(options: SealOptions) -> list[str]:
+    environment = {**options.devices.environment, **options.environment}
     repeated = [
         ("--socket-dir", (options.socket_dir,) if options.socket_dir else ()),
-        ("--read", options.read_paths),
+        ("--read", (*options.read_paths, *options.devices.read_paths)),
         ("--write", options.write_paths),
         ("--execute", options.execute_paths),
         ("--scratch", (options.scratch_dir,) if options.scratch_dir else ()),
-        ("--env", (f"{name}={value}" for name, value in options.environment.items())),
+        ("--device", options.devices.nodes),
+        ("--env", (f"{name}={value}" for name, value in environment.items())),
         ("--unsafe-omit", options.unsafe_omit),
     ]
     flags = [f"{flag}={value}" for flag, values in repeated for value in values]
     unsafe = ["--unsafe-no-seal"] if options.unsafe_no_seal else []
+    unsafe += ["--names-threads"] if options.devices.names_threads else []
     unsafe += ["--accept-omitted"] if options.accepts_omitted else []
     wrapper = [sys.executable, "-S", "-P", "-m", "allod.seal.enter", f"--profile={options.profile}"]
     limits = [f"--max-file-bytes={options.max_file_bytes}"]
@@ -320,6 +331,7 @@ def _facts(report: dict[str, Any]) -> SealFacts:
         profile=report["profile"],
         profile_digest=report["profile_digest"],
         landlock_abi=report["landlock_abi"],
+        devices=tuple(report["devices"]),
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from allod.core.errors import AllodError, Unavailable
+from allod.seal.devices.grants import NO_DEVICES, DeviceGrants
 from allod.seal.enter import PARTS
 from allod.seal.escapes.every import EVERY
 from allod.seal.escapes.probe import INTERFACE, PROXY_PORT, TCP_PORT, UDP_PORT, Probe, Target
@@ -69,12 +70,14 @@ class Lab:
         record: Record,
         *,
         profile: str,
+        devices: DeviceGrants,
         victim_pid: int,
         accomplice_pid: int,
         belongings: Belongings,
     ) -> None:
         self._directory = directory
         self._profile = profile
+        self._devices = devices
         self._victim_pid = victim_pid
         self._accomplice_pid = accomplice_pid
         self._belongings = belongings
@@ -155,6 +158,7 @@ class Lab:
         return SealOptions(
             command=(sys.executable, "-S", "-P", "-m", *arguments),
             profile=self._profile,
+            devices=self._devices,
             socket_dir=self._directory / "sockets",
             read_paths=(*python_read_paths(), self._directory / _SHARED),
             environment={"PYTHONPATH": str(Path(__file__).resolve().parents[3]), **environment},
@@ -171,9 +175,9 @@ class Lab:
 
 
 @contextmanager
-def open_lab(directory: Path, *, profile: str) -> Iterator[Lab]:
+def open_lab(directory: Path, *, profile: str, devices: DeviceGrants = NO_DEVICES) -> Iterator[Lab]:
     """Make the lab in `directory` (empty, ours) and leave the caller's namespaces for it. Needs a single thread.
-    `profile` is what attempts are made under.
+    `profile` is what attempts are made under, `devices` what they are granted.
 
     Raises Unavailable `lab_unavailable` where namespaces or virtual cables cannot be made.
     """
@@ -198,6 +202,7 @@ def open_lab(directory: Path, *, profile: str) -> Iterator[Lab]:
             directory,
             record,
             profile=profile,
+            devices=devices,
             victim_pid=children[1],
             accomplice_pid=children[2],
             belongings=belongings,
@@ -277,11 +282,18 @@ def _belongings(directory: Path) -> Belongings:
     )
 
 
-def run(directory: Path, profile: str, omit: tuple[str, ...], tell: Callable[[dict[str, object]], None]) -> None:
+def run(
+    directory: Path,
+    *,
+    profile: str,
+    devices: DeviceGrants,
+    omit: tuple[str, ...],
+    tell: Callable[[dict[str, object]], None],
+) -> None:
     """Every escape unsealed, then every escape sealed, and so with every call that is refused; `tell` hears how many
     attempts there will be, each attempt, and in the end all the marks."""
     tell({"phase": "plan", "attempts": 2 * (len(EVERY) + 1)})
-    with open_lab(directory, profile=profile) as lab:
+    with open_lab(directory, profile=profile, devices=devices) as lab:
         for phase, parts, address in (("control", PARTS, _CONTROL), ("sealed", omit, _SEALED)):
             tell({"phase": phase, "probe": CALLS, "answers": lab.make_calls(omit=parts)})
             for probe in EVERY.values():
@@ -291,8 +303,10 @@ def run(directory: Path, profile: str, omit: tuple[str, ...], tell: Callable[[di
         tell({"phase": "record", "marks": sorted(lab.record.marks)})
 
 
-def main(directory: str, profile: str, *omit: str) -> None:
-    """Run the suite in `directory`, writing one JSON object a line; an error is a line too."""
+def main(directory: str, profile: str, devices: str, *omit: str) -> None:
+    """Run the suite in `directory`; `devices` is JSON of nodes and of whether threads may be named.
+
+    Writes one JSON object a line; an error is a line too."""
 
     def tell(message: dict[str, object]) -> None:
         sys.stdout.write(json.dumps(message) + "\n")
@@ -300,7 +314,9 @@ def main(directory: str, profile: str, *omit: str) -> None:
 
     kernel.die_with_parent(signal.SIGKILL)
     try:
-        run(Path(directory), profile, omit, tell)
+        nodes, names_threads = json.loads(devices)
+        grants = DeviceGrants(tuple(map(Path, nodes)), names_threads=names_threads)
+        run(Path(directory), profile=profile, devices=grants, omit=omit, tell=tell)
     except AllodError as error:
         tell({"phase": "error", "message": error.message, "code": error.code, "hint": error.hint})
 

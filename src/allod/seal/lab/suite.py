@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from allod.core.errors import Unavailable
+from allod.seal.devices.grants import NO_DEVICES, DeviceGrants
 from allod.seal.escapes.calls import SystemCall, calls_of
 from allod.seal.escapes.every import EVERY
 from allod.seal.lab.lab import CALLS
@@ -76,16 +77,19 @@ def run_suite(
     progress: Progress | None = None,
     *,
     profile: str = SEALED.name,
+    devices: DeviceGrants = NO_DEVICES,
     unsafe_omit: tuple[str, ...] = (),
 ) -> SuiteReport:
     """Run the suite against `profile` on this machine, as root or not; nothing is left behind.
 
-    `progress` hears of each attempt. `unsafe_omit` weakens the seal on purpose, so that the suite can be
-    seen to fail. Raises Unavailable: `seal_incomplete` as `start` does, `lab_unavailable` where no lab can be made.
+    `progress` hears of each attempt. `devices` are what the attempts are granted of the machine's. `unsafe_omit`
+    weakens the seal on purpose, so that the suite can be seen to fail. Raises Unavailable: `seal_incomplete` as `start`
+    does, `lab_unavailable` where no lab can be made.
     """
     directory = tempfile.mkdtemp(prefix="allod-seal-")
     try:
-        messages = _messages((directory, profile, *unsafe_omit), progress or (lambda name, done, total: None))
+        nodes = json.dumps([[*map(str, devices.nodes)], devices.names_threads])
+        messages = _messages((directory, profile, nodes, *unsafe_omit), progress or (lambda name, done, total: None))
         return _report(messages, calls_of(profile, platform.machine()))
     finally:
         shutil.rmtree(directory)

@@ -1,9 +1,10 @@
 """What a profile is, and the seccomp filter that it comes to.
 
-    sealed   one process that answers on Unix stream sockets and connects to nothing   (sealed.py)
-    island   a group of processes that reach one another by loopback, and nothing else (island.py)
+    sealed       one process that answers on Unix stream sockets and connects to nothing   (sealed.py)
+    island       a group of processes that reach one another by loopback, and nothing else (island.py)
+    island-gpu   an island that may use accelerators                                   (accelerated.py)
 
-Both are allowlists.
+All are allowlists.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from allod.seal.profiles import island, sealed
+from allod.seal.profiles import accelerated, island, sealed
 from allod.seal.walls import bpf, syscalls
 from allod.seal.walls.bpf import Rule
 
@@ -23,6 +24,7 @@ class Profile(NamedTuple):
     """`allowed` are tables of syscalls.py; `rules` gives those allowed by argument, told its own process number.
 
     `is_group`: it may be several processes, so it has a PID namespace, a root and a loopback of its own.
+    `has_devices`: it may be granted device nodes, and may ask their drivers.
     `weakenings` replace rules, by name, so that the escape suite can be seen to fail.
     """
 
@@ -30,6 +32,7 @@ class Profile(NamedTuple):
     allowed: str
     rules: Callable[[int], dict[str, Rule]]
     is_group: bool
+    has_devices: bool
     weakenings: Mapping[str, Callable[[], dict[str, Rule]]]
 
 
@@ -38,6 +41,7 @@ SEALED = Profile(
     allowed=syscalls.ALLOWED,
     rules=sealed.rules,
     is_group=False,
+    has_devices=False,
     weakenings=sealed.WEAKENINGS,
 )
 ISLAND = Profile(
@@ -45,9 +49,18 @@ ISLAND = Profile(
     allowed=syscalls.ALLOWED + syscalls.ISLAND_ALLOWED,
     rules=island.rules,
     is_group=True,
+    has_devices=False,
     weakenings=island.WEAKENINGS,
 )
-PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in (SEALED, ISLAND)})
+ISLAND_GPU = Profile(
+    name="island-gpu",
+    allowed=syscalls.ALLOWED + syscalls.ISLAND_ALLOWED + syscalls.DEVICES_ALLOWED,
+    rules=accelerated.rules,
+    is_group=True,
+    has_devices=True,
+    weakenings=island.WEAKENINGS,
+)
+PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in (SEALED, ISLAND, ISLAND_GPU)})
 WEAKENINGS = frozenset(name for profile in PROFILES.values() for name in profile.weakenings)
 
 

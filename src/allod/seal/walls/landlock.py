@@ -22,7 +22,8 @@ _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architectu
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIRECTORY, _REMOVE_DIRECTORY, _REMOVE_FILE = (1 << bit for bit in range(6))
 _MAKE_DIRECTORY, _MAKE_REGULAR, _MAKE_SOCKET, _REFER, _TRUNCATE = 1 << 7, 1 << 8, 1 << 9, 1 << 13, 1 << 14
 _MAKE_SYMLINK = 1 << 12
-_FILE_ONLY = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
+_ASK_DEVICE = 1 << 15
+_FILE_ONLY = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _ASK_DEVICE
 _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # by the ABI that brought them
 
 READ = _READ_FILE | _READ_DIRECTORY
@@ -30,6 +31,8 @@ EXECUTE = _EXECUTE | _READ_FILE
 WRITE = READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIRECTORY | _REMOVE_FILE | _MAKE_DIRECTORY | _MAKE_REGULAR
 ARRANGE = WRITE | _REFER  # and move files from one folder to another
 SCRATCH = ARRANGE | _MAKE_SOCKET | _MAKE_SYMLINK
+OVERWRITE = READ | _WRITE_FILE | _TRUNCATE  # what is there already, and nothing new
+DEVICE = _READ_FILE | _WRITE_FILE | _ASK_DEVICE  # before ABI 5 a device that may be opened may be asked, too
 LISTEN = _MAKE_SOCKET | _REMOVE_FILE  # a socket and nothing else: no file, no symlink to trick a reader with
 
 

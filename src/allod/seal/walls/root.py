@@ -20,6 +20,7 @@ _READ_ONLY, _NO_SETUID, _NO_DEVICES, _NO_EXECUTION = 1, 2, 4, 8  # MOUNT_ATTR_*;
 _NEW = Path("/proc")  # where it is put together: the one folder beneath which nothing is ever granted
 PROCESSES, _PROCESSORS = Path("/proc"), Path("/proc/cpuinfo")
 _SHOWN = frozenset({"cpuinfo", "meminfo", "stat"})  # how many processors, which, and how much memory is free
+_SHOWN_FOR_DEVICES = frozenset({"devices", "driver"})  # /proc/driver/nvidia
 _HIDING_FILE, _HIDING_FOLDER = _NEW / "nothing", _NEW / "nowhere"
 _TEXTS = {
     Path("/etc/hosts"): "127.0.0.1 localhost\n::1 localhost\n",
@@ -41,17 +42,25 @@ def put_together(paths: Iterable[tuple[Path, bool]]) -> None:
     _furnish(texts)
 
 
-def show_processes() -> None:
+def show_processes(*, for_devices: bool, named_threads: bool) -> None:
     """Mount /proc in the new root. Needs to be in a PID namespace of one's own; raises OSError, so where the machine's
-    own /proc is masked in part, as in most containers."""
+    own /proc is masked in part, as in most containers.
+
+    `for_devices` shows drivers, too. `named_threads`: what is of the processes themselves may be written, for a driver
+    names its threads there; all that is of the machine is read-only all the same.
+    """
     own = _in_new(PROCESSES)
     _HIDING_FILE.touch()
     _HIDING_FOLDER.mkdir()
     kernel.mount("proc", str(own), kind="proc", flags=_NO_SETUID | _NO_DEVICES | _NO_EXECUTION)
+    shown = _SHOWN | (_SHOWN_FOR_DEVICES if for_devices else frozenset())
     for entry in own.iterdir():
-        if not (entry.name.isdigit() or entry.name in _SHOWN or entry.is_symlink()):  # links lead to one's own
-            kernel.mount(str(_HIDING_FOLDER if entry.is_dir() else _HIDING_FILE), str(entry), flags=_BIND)
-    kernel.set_mount_attributes(str(own), _READ_ONLY, recursive=True)
+        if not (entry.name.isdigit() or entry.is_symlink()):  # links lead to one's own
+            hiding = _HIDING_FOLDER if entry.is_dir() else _HIDING_FILE
+            kernel.mount(str(entry if entry.name in shown else hiding), str(entry), flags=_BIND)
+            kernel.set_mount_attributes(str(entry), _READ_ONLY, recursive=True)
+    if not named_threads:
+        kernel.set_mount_attributes(str(own), _READ_ONLY, recursive=True)
     _HIDING_FILE.unlink()
     _HIDING_FOLDER.rmdir()
 

@@ -86,6 +86,11 @@ files that are its own, for its root holds nothing of others that may be written
   chmod 90 -, fchmod 91 52, fchmodat 268 53, utimensat 280 88
 """
 
+DEVICES_ALLOWED: Final = """
+memory of its own, where an accelerator's driver wants it:
+  memfd_create 319 279, mbind 237 235, set_mempolicy 238 237, get_mempolicy 239 236, munlockall 152 231
+"""
+
 ABSENT: Final = """
 for whoever is inside, these do not exist:
   shmget 29 194, shmat 30 196, shmctl 31 195, semget 64 190, semop 65 193, semctl 66 191, shmdt 67 197, msgget 68 186,
