@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from http.client import HTTPConnection
@@ -59,6 +60,7 @@ def test_queues_shared_memory_and_the_machines_memory(tmp_path: Path) -> None:
 VLLM = Path(os.environ.get("ALLOD_VLLM", sys.executable))  # the Python of an environment that has it: it brings a lot
 ARGUMENTS = (
     *("--served-model-name", "tiny", "--max-model-len", "64", "--max-num-seqs", "4"),
+    *("--dtype", "float32"),  # as it was exported: alone and among others it then says the same
     "--enforce-eager",  # no compiler in there
     "--enable-prompt-tokens-details",
     *("--distributed-executor-backend", "external_launcher"),  # one worker, in the engine's process: no lock on a file
@@ -67,6 +69,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "TORCHDYNAMO_DISABLE": "1",  # else the first who asks for logprobs has it look for a compiler, of which it dies
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding is seen by others, and refused
     "OMP_NUM_THREADS": "2",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what external_launcher insists on; the engine is a process all the same
@@ -78,6 +81,17 @@ ENVIRONMENT = {
 }
 PROGRAMS = (Path("/bin/sh"), Path("/usr/bin/lscpu"))  # it asks for the processors with a shell
 START_S = 400
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "one and another"}], "max_tokens": 8}
+WISHES: dict[str, dict[str, object]] = {
+    "logprobs": {"logprobs": True, "top_logprobs": 2},
+    "sampling": {"temperature": 0.8, "seed": 1, "top_k": 5, "top_p": 0.9, "min_p": 0.01},
+    "penalties": {"frequency_penalty": 0.5, "presence_penalty": 0.2, "repetition_penalty": 1.1},
+    "several": {"n": 2, "temperature": 1},
+    "the prompt's": {"prompt_logprobs": 1},
+    "a schema": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+    },
+}
 
 
 def has_vllm() -> bool:
@@ -159,18 +173,33 @@ def wait_for(process: SealedProcess, address: Path, log: Path) -> None:
 
 @pytest.mark.slow
 def test_vllm_answers_from_a_whole_island(engine: tuple[SealedProcess, Path]) -> None:
-    """It is sealed as training is, answers as often as it is asked, alike, and counts the tokens that it makes."""
+    """It is sealed as training is, says alone what it says among others, and counts the tokens that it makes."""
     process, address = engine
     assert process.kind == "island"
     assert [row["name"] for row in describe(process.evidence()) if not row["ok"]] == []
-    chat = {"model": "tiny", "messages": [{"role": "user", "content": "one and another"}]}
-    asked = {**chat, "temperature": 0, "max_tokens": 8, "ignore_eos": True}
-    answers = [ask(address, "/v1/chat/completions", asked) for _ in range(2)]
-    assert [status for status, _ in answers] == [200, 200]
-    first, second = (json.loads(text) for _, text in answers)
-    assert first["choices"][0]["message"]["content"] == second["choices"][0]["message"]["content"]
-    assert first["usage"]["completion_tokens"] == 8
-    assert counted(address, "vllm:generation_tokens_total") == 16
+    before = counted(address, "vllm:generation_tokens_total")
+
+    def answer(index: int) -> str:
+        told = {"messages": [{"role": "user", "content": f"one and another {index}"}]}
+        status, text = ask(address, "/v1/chat/completions", {**CHAT, **told, "temperature": 0, "ignore_eos": True})
+        assert status == 200, text
+        return str(json.loads(text)["choices"][0]["message"]["content"])
+
+    alone = [answer(index) for index in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answer, range(4))) == alone
+    assert counted(address, "vllm:generation_tokens_total") - before == 2 * 4 * 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wish", WISHES)
+def test_nothing_that_a_client_may_ask_ends_it(engine: tuple[SealedProcess, Path], wish: str) -> None:
+    """Each is code that is first run when it is asked for, and what that needs must be in there."""
+    process, address = engine
+    status, text = ask(address, "/v1/chat/completions", {**CHAT, **WISHES[wish]})
+    assert status == 200, text
+    assert ask(address, "/health")[0] == 200
+    assert process.poll() is None
 
 
 def counted(address: Path, name: str) -> float:
