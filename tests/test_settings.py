@@ -51,6 +51,14 @@ def test_the_file_changes_what_it_names_and_no_more(tmp_path: Path) -> None:
     assert settings.origin == "dyfed/receipts/north-1.b"
 
 
+def test_a_shard_names_the_log_and_no_place(tmp_path: Path) -> None:
+    """Two gateways of one site have a log each, and neither says that it is elsewhere; unsaid, the site names it."""
+    home = written(tmp_path, '[realm]\nname = "dyfed"\nsite = "north"\nshard = "north-2"\n')
+    settings = load(home=home)
+    assert (settings.origin, settings.realm.site) == ("dyfed/receipts/north-2", "north")
+    assert load({"realm.shard": ""}, home=home).origin == "dyfed/receipts/north"
+
+
 def test_words_of_the_command_line_win(tmp_path: Path) -> None:
     """Said there, it counts; not said (None), the file counts."""
     home = written(tmp_path, "[server]\nport = 9000\n")
@@ -162,7 +170,7 @@ def test_every_name_of_loopback_is_served(tmp_path: Path, host: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "a+b", "a\\nb", "ŵ", "../x"])
-@pytest.mark.parametrize("part", ["name", "site"])
+@pytest.mark.parametrize("part", ["name", "site", "shard"])
 def test_a_realm_has_a_plain_name(tmp_path: Path, part: str, name: str) -> None:
     """It becomes part of a signed note's key name and of a path: no spaces, slashes, plus signs or line ends."""
     assert refusal(written(tmp_path, f'[realm]\n{part} = "{name}"\n')).code == "settings_name"
@@ -173,6 +181,7 @@ def test_a_realm_has_a_plain_name(tmp_path: Path, part: str, name: str) -> None:
     [
         ("site", ""),
         ("site", "x" * 65),
+        ("shard", "x" * 65),
         ("jurisdiction", ""),
         ("jurisdiction", "a\\nb"),
         ("jurisdiction", "Wales"),

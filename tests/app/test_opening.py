@@ -320,7 +320,12 @@ def said(path: Path) -> bytes:
 
 @pytest.mark.parametrize(
     ("changes", "code"),
-    [({"nation": "zz"}, "nation_unknown"), ({"tier": "COSMIC"}, "unknown_label"), ({"site": "moved"}, "log_origin")],
+    [
+        ({"nation": "zz"}, "nation_unknown"),
+        ({"tier": "COSMIC"}, "unknown_label"),
+        ({"site": "moved"}, "log_origin"),
+        ({"shard": "moved"}, "log_origin"),
+    ],
 )
 def test_nothing_is_left_open_for_settings_that_cannot_be(
     settings: Settings, changes: dict[str, str], code: str

@@ -303,6 +303,19 @@ def test_an_artefacts_log_that_was_put_back_is_followed_no_further(
     assert run("verify", "--lineage", file).status == 0
 
 
+def test_another_gateway_of_the_realm_may_stand_first_in_the_trust_file(
+    settings: Settings, tiny: NewRelease, tmp_path: Path
+) -> None:
+    """Every gateway's artefacts log has the same name: the key that signed this one is the one that counts."""
+    bundle = receipt(settings, ModelPart("tiny", tiny.digest), tmp_path / "r.json").read_bytes()
+    home = Home(settings.home)
+    trust = Trust.parse(home.trust.read_text())
+    others = replace(trust.logs[1], public=trust.logs[0].public)
+    both = replace(trust, logs=(trust.logs[0], others, trust.logs[1]))
+    paths = RealmPaths(home.artefacts, home.store, home.models_pub, partial(read_artefacts, settings.home))
+    assert list(follow_answer(verify(bundle, both), both, paths))
+
+
 def test_a_release_needs_the_witnesses_that_the_trust_file_asks_for(
     settings: Settings, tiny: NewRelease, tmp_path: Path
 ) -> None:

@@ -88,7 +88,7 @@ class Home:
             raise Invalid(
                 f"the log's key is for {key.name}, and the settings say {origin}",
                 code="log_origin",
-                hint="a log keeps its name: put realm.name and realm.site back, or use another ALLOD_HOME",
+                hint="a log keeps its name: put realm.name, realm.site and realm.shard back, or use another ALLOD_HOME",
             )
         return key
 

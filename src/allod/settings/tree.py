@@ -28,10 +28,14 @@ _SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
 
 @dataclass(frozen=True, slots=True)
 class RealmOptions:
-    """Whose gateway this is. The log's origin is `<name>/receipts/<site>`; an empty name is made on first use."""
+    """Whose gateway this is. An empty name is made on first use.
+
+    The receipts log's origin is `<name>/receipts/<shard>`, or `<name>/receipts/<site>` where no shard is said.
+    """
 
     name: str = ""  # the realm's name in its logs; made at the first start where it is empty
     site: str = "local"  # the site's name in receipts
+    shard: str = ""  # what this gateway's receipts log is named by; the site unless said, and then one gateway a site
     jurisdiction: str = "ZZ"  # ISO 3166; "not known": a receipt must not claim a country that nobody set
     nation: str = "gb"  # whose tiers and markings labels are made of: nations/<nation>.toml
     tier: str = ""  # the highest tier that this site may handle; the nation's lowest unless said
@@ -90,9 +94,14 @@ class Settings:
         return (self.model.name, *self.model.others)
 
     @property
+    def shard(self) -> str:
+        """What tells this gateway from the realm's others: its site, where nothing else is said."""
+        return self.realm.shard or self.realm.site
+
+    @property
     def origin(self) -> str:
         """The receipts log's name."""
-        return f"{self.realm.name}/receipts/{self.realm.site}"
+        return f"{self.realm.name}/receipts/{self.shard}"
 
 
 def load(overrides: Mapping[str, Any] | None = None, *, home: Path | None = None) -> Settings:
@@ -166,6 +175,7 @@ def _check(settings: Settings) -> None:
     names = {
         "realm.name": (settings.realm.name, r"[A-Za-z0-9.-]{0,64}", "up to 64 letters, digits, - and ."),
         "realm.site": (settings.realm.site, r"[A-Za-z0-9.-]{1,64}", "1 to 64 letters, digits, - and ."),
+        "realm.shard": (settings.realm.shard, r"[A-Za-z0-9.-]{0,64}", "up to 64 letters, digits, - and ."),
         "realm.nation": (settings.realm.nation, r"[a-z][a-z0-9-]{1,31}", "a nation profile's name: small letters"),
         "tenants.database": (
             settings.tenants.database,

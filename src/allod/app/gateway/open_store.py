@@ -70,14 +70,14 @@ def _make_first_tenant(store: TenantStore, settings: Settings) -> None:
         store,
         f"key_local_{gateway}",
         read_or_make_key(home.local_key, USE_PREFIX),
-        f"local.key of {settings.realm.site}",
+        f"local.key of {settings.shard}",
         officer,
     )
     _keep(
         store,
         f"key_admin_{gateway}",
         read_or_make_key(home.admin_key, ADMIN_PREFIX),
-        f"admin.key of {settings.realm.site}",
+        f"admin.key of {settings.shard}",
         officer,
     )
 

@@ -21,7 +21,7 @@ from allod.prove.formats.notes import VerifierKey
 from allod.prove.receipts.from_log import bundles_of
 from allod.prove.releases.model_keys import MAX_PEM_BYTES, ModelPublicKey
 from allod.prove.releases.release import CheckedRelease, LoggedRelease, Releases, check_release, read_releases
-from allod.prove.tlog.reader import LogRead, Visit
+from allod.prove.tlog.reader import LogRead, Visit, is_signed_by
 from allod.prove.trust import Trust
 from allod.prove.verify import STEPS, Report, Step, verify
 
@@ -61,7 +61,7 @@ def follow_answer(report: Report, trust: Trust, paths: RealmPaths) -> Iterator[F
         raise _failure("no model took part", number)
     digests = (*with_model["adapters"], with_model["digest"])
     try:
-        key = _artefacts_key(report, trust)
+        key = _artefacts_key(report, trust, paths.log)
         releases = read_releases(partial(paths.read, key))
     except Invalid as error:
         if error.code == "no_log":
@@ -110,13 +110,16 @@ def _check_included(
     return f"{logged.artefact.id}, entry {report.index} of {report.head.size} in {report.head.origin}"
 
 
-def _artefacts_key(report: Report, trust: Trust) -> VerifierKey:
-    """The key of the artefacts log of the realm whose receipt it is, among those that are trusted."""
+def _artefacts_key(report: Report, trust: Trust, log: Path) -> VerifierKey:
+    """The key of the artefacts log of the realm whose receipt it is, among those that are trusted.
+
+    Each gateway of a realm has such a log, all of one name: it is the key that signed this one.
+    """
     origin = f"{report.head.origin.partition('/')[0]}/artefacts"
-    for key in trust.logs:
-        if key.name == origin:
-            return key
-    raise Invalid(f"the trust file has no key of the log {origin}", code="no_trusted_key")
+    keys = [key for key in trust.logs if key.name == origin]
+    if not keys:
+        raise Invalid(f"the trust file has no key of the log {origin}", code="no_trusted_key")
+    return next((key for key in keys if is_signed_by(log, key)), keys[0])
 
 
 def _not_released(digest: str, number: int) -> VerificationError:

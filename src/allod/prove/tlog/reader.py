@@ -89,13 +89,26 @@ def read_log(
     return read
 
 
+def is_signed_by(directory: Path, key: VerifierKey) -> bool:
+    """Whether `key` signed the log's first tree head, which says whose log it is. Nothing else is verified."""
+    try:
+        with (directory / "segment").open("rb") as file:
+            return read_signed_head(_first_note(file) or "", key) is not None
+    except FileNotFoundError:
+        return False
+
+
 def _name_in(file: BinaryIO) -> str | None:
     """What the log calls itself in its first tree head, if that is one. Nothing is verified."""
-    batch = next(iter(Batches(file)), None)
     try:
-        return TreeHead.of_signed(batch.head.payload.decode()).origin if batch else None
-    except (Invalid, UnicodeDecodeError):
+        return TreeHead.of_signed(_first_note(file) or "").origin
+    except Invalid:
         return None
+
+
+def _first_note(file: BinaryIO) -> str | None:
+    batch = next(iter(Batches(file)), None)
+    return batch.head.payload.decode(errors="replace") if batch else None
 
 
 def newest_entries(directory: Path, num: int) -> list[tuple[int, bytes]]:
