@@ -55,6 +55,7 @@ DOORS = {
     "tokenizers": ("model/network/tokenizer.py", "train/tuning/lora_tokens.py"),
     "torch": (
         "fleet/preflight/all_reduce.py",
+        "fleet/preflight/torch_gpu.py",
         "fleet/ranks.py",
         "model/network/llama.py",
         "model/network/weights.py",

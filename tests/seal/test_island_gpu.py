@@ -169,3 +169,15 @@ def test_devices_are_for_an_island_that_has_them(tmp_path: Path, gpu: DeviceGran
         with pytest.raises(Invalid) as caught:
             start(SealOptions(command=command, profile=profile, devices=DeviceGrants(nodes)))
         assert caught.value.code == code
+
+
+def test_what_is_compiled_on_the_way_runs_where_that_is_granted(tmp_path: Path, gpu: DeviceGrants) -> None:
+    """Triton and torch.compile start what they made in the scratch folder: it can be executed if it is named for it."""
+    scratch = tmp_path / "scratch"
+    run = ("import shutil; shutil.copy('/usr/bin/true', 'CALL'); subprocess.run(['CALL'], check=True)").replace(
+        "CALL", str(scratch / "made")
+    )
+    tools = (Path("/usr/bin/true"),)
+    assert errors_of(tmp_path, run, devices=gpu, execute_paths=tools) == ["EACCES"]
+    (tmp_path / "log").unlink()
+    assert errors_of(tmp_path, run, devices=gpu, execute_paths=(*tools, scratch)) == ["done"]

@@ -1,4 +1,4 @@
-"""`allod seal test`: every escape, unsealed as the control and then sealed, as a table."""
+"""`allod seal test`: every escape, unsealed as the control and then sealed, as a table; `--gpu` is gpu_trial.py's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from allod.cli.json_text import json_text
+from allod.cli import gpu_trial
+from allod.seal.devices.grants import NO_DEVICES
 from allod.seal.lab.suite import BLOCKED, ESCAPED, NOT_RUN, SuiteReport, run_suite
 from allod.seal.profiles.profile import PROFILES, SEALED
 
@@ -24,13 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     testing.add_argument(
         "--profile", choices=[*PROFILES], default=SEALED.name, help="an engine's, or training's island"
     )
+    testing.add_argument("--gpu", action="store_true", help="try this machine's GPUs under the seal instead")
+    testing.add_argument(
+        "--device", action="append", default=[], metavar="GPU", help="with --gpu: 0, or 0/gi7/ci0; all if none is named"
+    )
     testing.add_argument("--json", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite; nothing but a suite in which the control got out and the seal held is a success."""
+    if arguments.gpu:
+        return gpu_trial.run(arguments.device, as_json=arguments.json)
     progress = _SuiteProgress()
-    report = run_suite(progress, profile=arguments.profile)
+    devices = gpu_trial.devices_at_hand() if PROFILES[arguments.profile].has_devices else NO_DEVICES
+    report = run_suite(progress, profile=arguments.profile, devices=devices)
     progress.end()
     if arguments.json:
         rows, calls = ([asdict(row) for row in part] for part in (report.rows, report.calls))

@@ -55,8 +55,13 @@ def grants_of(survey: Survey, wanted: tuple[str, ...], *, cuda: int = 0) -> Devi
         nodes=tuple(Path("/dev", name) for name in dict.fromkeys(names)),
         read_paths=tuple(dict.fromkeys((*survey.system, *folders, *([newer] if newer else [])))),
         environment=_WITHIN_ONE_MACHINE | ({"LD_LIBRARY_PATH": str(newer)} if newer else {}),
-        names_threads=major_of(survey.driver) >= _NAMES_THREADS_FROM,
+        names_threads=names_threads(survey.driver),
     )
+
+
+def names_threads(driver: str) -> bool:
+    """Whether this driver does not start unless it may write the names of its threads."""
+    return major_of(driver) >= _NAMES_THREADS_FROM
 
 
 def newest_cuda(driver: str) -> int:
