@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.seal import machines
 
-from allod.core.errors import Invalid
-from allod.seal.devices.grants import ALL, grants_of, newest_cuda
+from allod.core.errors import Invalid, Unavailable
+from allod.seal.devices import choosing
+from allod.seal.devices.grants import ALL, NO_DEVICES, grants_of, newest_cuda
 from allod.seal.devices.obstacles import NAMES_REFUSED, obstacles_of, words_for
 from allod.seal.devices.survey import survey_devices
 
@@ -146,6 +147,19 @@ def test_a_node_that_is_bound_alone_may_be_nodev(tmp_path: Path) -> None:
     with_mount("/dev", "rw,nodev")(tmp_path / "b")
     with_mount("/dev/nvidiactl")(tmp_path / "b")
     assert obstacle_names(tmp_path / "b") == []
+
+
+def test_whoever_asks_hears_the_first_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started; who asks for nothing is not told of anything."""
+    machines.wrong_library(tmp_path / "wrong")
+    machines.h200_times_8(tmp_path / "well")
+    monkeypatch.setattr(choosing, "survey_devices", lambda: survey_devices(tmp_path / "wrong"))
+    assert choosing.choose_devices(()) == NO_DEVICES
+    with pytest.raises(Unavailable) as caught:
+        choosing.choose_devices((ALL,))
+    assert (caught.value.code, "575.51.03" in caught.value.message) == ("seal_device", True)
+    monkeypatch.setattr(choosing, "survey_devices", lambda: survey_devices(tmp_path / "well"))
+    assert choosing.choose_devices(("0", "7")).num_gpus == 2
 
 
 def test_no_driver_is_said_alone(tmp_path: Path) -> None:

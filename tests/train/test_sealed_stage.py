@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.seal.nodes import fake_gpu
 
 from allod.core.errors import AllodError, Denied, Invalid, Unavailable
 from allod.seal.evidence import proof_of
@@ -347,3 +348,18 @@ def test_a_clock_that_is_put_back_loses_no_stage(plant: Run, monkeypatch: pytest
     monkeypatch.setattr(time, "time_ns", iter(range(10**15, 0, -(10**12))).__next__)
     result = plant("def run(work): return {}")
     assert result.started_ms == result.ended_ms
+
+
+def test_a_stage_with_devices_is_in_an_island_that_has_them(plant: Run, tmp_path: Path) -> None:
+    """It opens the node that it was granted, and torch compiles nothing there; its evidence names the node."""
+    grants = fake_gpu(tmp_path / "dev")
+    node = str(grants.nodes[1])
+    code = (
+        "import os\ndef run(work):\n"
+        f"    os.close(os.open({node!r}, os.O_RDWR))\n"
+        "    return {'compiles': os.environ['TORCH_COMPILE_DISABLE'] == '0'}\n"
+    )
+    result = plant(code, devices=grants)
+    assert result.facts == {"compiles": False}
+    assert result.seal_kind == "island-gpu"
+    assert node in json.dumps(result.seal_evidence)

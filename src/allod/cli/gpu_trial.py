@@ -40,8 +40,7 @@ def _report(wanted: tuple[str, ...]) -> TrialReport:
     grants = grants_of(survey, wanted, cuda=cuda)
     report = try_devices(grants, driver=survey.driver)
     if report.holds and cuda:
-        num_gpus = sum(node.name.removeprefix("nvidia").isdigit() for node in grants.nodes)
-        report = replace(report, rows=(*report.rows, *try_torch(grants, num_gpus=num_gpus)))
+        report = replace(report, rows=(*report.rows, *try_torch(grants)))
     return report
 
 

@@ -27,6 +27,7 @@ from allod.core.shown_text import make_plain
 from allod.core.stages import ROWS
 from allod.core.times import now_ms
 from allod.fleet.jobs import INTERRUPTED_STATUS
+from allod.seal.devices.grants import NO_DEVICES, DeviceGrants
 from allod.seal.endings import how_it_ended
 from allod.seal.evidence import proof_of
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
@@ -55,6 +56,7 @@ _ENVIRONMENT = MappingProxyType(
         "TRANSFORMERS_OFFLINE": "1",
         "TQDM_DISABLE": "1",
         "GLOO_SOCKET_IFNAME": "lo",
+        "TORCH_COMPILE_DISABLE": "1",  # it locks its cache and starts compilers, which the seal refuses
     }
 )
 
@@ -98,6 +100,7 @@ class SealedStages:
     logs: Path
     ranks: int
     threads: int
+    devices: DeviceGrants
     unsafe_no_seal: bool
 
     def run(self, stage: str, inputs: Mapping[str, Path], output: Path, limits: Limits | None = None) -> StageResult:
@@ -114,6 +117,7 @@ class SealedStages:
             ranks=self.ranks if ROWS[stage].shares_ranks else 1,
             threads=self.threads,
             limits=limits,
+            devices=self.devices if ROWS[stage].needs_accelerators else NO_DEVICES,
             unsafe_no_seal=self.unsafe_no_seal,
         )
 
@@ -135,13 +139,15 @@ def run_sealed(
     threads: int = 1,
     grace_s: float = GRACE_S,
     limits: Limits | None = None,
+    devices: DeviceGrants = NO_DEVICES,
     unsafe_no_seal: bool = False,
     package: str | None = None,
 ) -> StageResult:
     """Run `stage` as `task` says (`recipe`, `inputs`, `output`: stage_process.py) and wait for it.
 
     `stop` is asked a few times a second; once it is true the stage has `grace_s` to save and end. Any exception here,
-    KeyboardInterrupt included, ends it at once. `package` is where tests keep stages of their own.
+    KeyboardInterrupt included, ends it at once. With `devices` the island is one with GPUs. `package` is where tests
+    keep stages of their own.
     Raises what the stage raised; Unavailable `interrupted` when it was stopped, `stage_limit` when it met its limits,
     `stage_died` when it ended without a word, and what `seal.launch.start` raises.
     """
@@ -152,10 +158,11 @@ def run_sealed(
         with os.fdopen(hears, "rb", buffering=0) as output, os.fdopen(tells, "wb") as theirs:
             options = SealOptions(
                 command=_command(scratch, ranks=ranks, grace_s=grace_s, package=package),
-                profile="island",
+                profile="island-gpu" if devices.nodes else "island",
                 read_paths=(*python_read_paths(), *read_paths),
                 write_paths=(write_path,),
                 scratch_dir=scratch,
+                devices=devices,
                 environment=stage_environment(scratch, threads=threads, read_paths=read_paths if package else ()),
                 log_path=log_path,
                 output_fd=tells,

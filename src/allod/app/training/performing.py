@@ -44,6 +44,7 @@ def _seal_stages(around: Surroundings, prepared: PreparedRecipe, meter: EnergyMe
         logs=around.run.path / "logs",
         ranks=around.machines.ranks,
         threads=around.machines.threads,
+        devices=around.machines.devices,
         unsafe_no_seal=around.options.unsafe_no_seal,
     )
 

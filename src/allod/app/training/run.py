@@ -160,9 +160,9 @@ def run_stages(around: Surroundings, prepared: PreparedRecipe) -> dict[str, Fini
 
 def _warn_of_unused(found: Sequence[str], machines: Machines) -> list[PreflightFinding]:
     """What trains on the CPU beside an accelerator says so: nobody should wait for that unknowing."""
-    if not found or machines.has_scheduler:
+    if not found or machines.has_scheduler or machines.devices.nodes:
         return []
-    reason = f"this machine has {', '.join(found)}; the seal lets no stage use it yet, so training is on the CPU"
+    reason = f"this machine has {', '.join(found)}; none was asked for (--device all), so training is on the CPU"
     return [PreflightFinding("gpus", Severity.NOTED, reason)]
 
 

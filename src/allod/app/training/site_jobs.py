@@ -29,6 +29,7 @@ from allod.fleet.jobs import OUTPUT_FILE, Job, JobStatus, State
 from allod.fleet.preflight.checks import PreflightFinding, RunRequirements, check, refuse_unless_ready
 from allod.fleet.preflight.job import survey
 from allod.fleet.site import Site
+from allod.seal.devices.grants import NO_DEVICES, DeviceGrants
 from allod.seal.launch import SealOptions, command_line, python_read_paths
 from allod.settings.environment import scheduler_clients
 from allod.train.sealed_stage import MAX_FILE_BYTES, StageResult, stage_environment
@@ -47,14 +48,22 @@ _FOR_RANKS = (  # what the C library finds other nodes by, and gloo and NCCL the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machines:
-    """Where stages run. A site without a scheduler is this machine. `ranks` are processes a node that pretrain."""
+    """Where stages run. A site without a scheduler is this machine. `ranks` are processes a node that pretrain,
+    `devices` what stages that learn may use here; a site gives its own."""
 
     site: Site
     nodes: int = 1
     ranks: int = 1
     threads: int = 1
+    devices: DeviceGrants = NO_DEVICES
 
     def __post_init__(self) -> None:
+        if self.devices.nodes and self.ranks > self.devices.num_gpus:
+            raise Invalid(
+                f"{self.ranks} ranks, and {self.devices.num_gpus} GPUs for them",
+                code="ranks_impossible",
+                hint="each rank has a GPU of its own: fewer --ranks, or more --device",
+            )
         if min(self.nodes, self.ranks, self.threads) < 1 or (self.nodes > 1 and not self.has_scheduler):
             raise Invalid(
                 f"{self.nodes} nodes of {self.ranks} ranks with {self.threads} threads: not at {self.site.name}",

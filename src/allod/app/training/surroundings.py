@@ -9,10 +9,13 @@ from pathlib import Path
 
 from allod.app.home import nation_of
 from allod.app.training.site_jobs import Machines, SiteJobs
+from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation
 from allod.fleet.preflight.checks import PreflightFinding
+from allod.fleet.preflight.gpu import cuda_of_torch
 from allod.prove.receipts.clock import Clock
+from allod.seal.devices.choosing import choose_devices
 from allod.settings.files import load_site
 from allod.settings.tree import Settings
 from allod.train.pipeline import PipelineStage
@@ -25,7 +28,8 @@ from allod.train.stage_task import StageProgress
 class TrainOptions:
     """What is asked of one `allod train`. `folder` None: `runs/<name>` of the realm. `until` names the last stage,
     `where` the site's profile. `ranks` are processes a node that pretrain together; `threads` are for making and using
-    the tokenizer and for trying exports: what learns, or is examined, computes with one."""
+    the tokenizer and for trying exports: what learns, or is examined, computes with one. `devices` are this machine's
+    GPUs that it may use: `all`, or their numbers (seal/devices/grants.py)."""
 
     recipe: Path
     folder: Path | None = None
@@ -37,6 +41,7 @@ class TrainOptions:
     nodes: int = 1
     ranks: int = 1
     threads: int = 1
+    devices: tuple[str, ...] = ()
     unsafe_no_seal: bool = False
 
     @property
@@ -84,9 +89,19 @@ def surroundings_of(
     clock: Clock,
     should_stop: Callable[[], bool],
 ) -> Surroundings:
-    """What a run has around it. Raises Invalid for a site that is not known, and for ranks that it cannot have."""
+    """What a run has around it. Raises Invalid for a site that is not known, and for ranks and devices that it cannot
+    have, Unavailable (`seal_device`) for devices that cannot be used."""
     site = load_site(options.where, home=settings.home)
-    machines = Machines(site=site, nodes=options.nodes, ranks=options.ranks, threads=options.threads)
+    if options.devices and site.scheduler != "local":
+        message = f"{site.name} gives its jobs devices by itself"
+        raise Invalid(message, code="seal_device", param="devices", hint="without --device")
+    machines = Machines(
+        site=site,
+        nodes=options.nodes,
+        ranks=options.ranks,
+        threads=options.threads,
+        devices=choose_devices(options.devices, cuda=cuda_of_torch() if options.devices else 0),
+    )
     return Surroundings(
         settings=settings,
         options=options,

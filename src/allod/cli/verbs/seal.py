@@ -10,8 +10,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from allod.cli.json_text import json_text
 from allod.cli import gpu_trial
+from allod.cli.json_text import json_text
 from allod.seal.devices.grants import NO_DEVICES
 from allod.seal.lab.suite import BLOCKED, ESCAPED, NOT_RUN, SuiteReport, run_suite
 from allod.seal.profiles.profile import PROFILES, SEALED

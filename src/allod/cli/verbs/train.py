@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of tokenizer, packing and export (1); learning has one a rank",
     )
+    parser.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="GPU",
+        help="a GPU of this machine that learning may use: its number, 0/gi7/ci0 for a MIG instance, or all",
+    )
     parser.add_argument("--unsafe-no-seal", action="store_true", help="train although parts of the seal are missing")
     parser.add_argument("--json", action="store_true", help="what was made, as one JSON object")
 
@@ -75,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         nodes=arguments.nodes,
         ranks=arguments.ranks,
         threads=arguments.threads,
+        devices=tuple(arguments.device),
         unsafe_no_seal=arguments.unsafe_no_seal,
     )
     settings = load_settings()

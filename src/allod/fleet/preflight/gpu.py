@@ -1,4 +1,4 @@
-"""Torch and NCCL on granted GPUs, under the seal that a run would have: rows for `seal/lab/device_trial.py`'s report."""
+"""Torch and NCCL on granted GPUs, under a run's seal: rows for the report of `seal/lab/device_trial.py`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def cuda_of_torch() -> int:
     return int(match.group(1)) if match else 0
 
 
-def try_torch(grants: DeviceGrants, *, num_gpus: int) -> tuple[TrialRow, ...]:
+def try_torch(grants: DeviceGrants) -> tuple[TrialRow, ...]:
     """A product of matrices on the first GPU, and a sum over two by NCCL where there are two.
 
     Raises what `seal.launch.start` does.
     """
     rows = [_row("torch", "a product of matrices", run_sealed(grants, "allod.fleet.preflight.torch_gpu", "cuda"))]
-    if num_gpus > 1:
+    if grants.num_gpus > 1:
         two = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "allod.fleet.preflight.all_reduce")
         found = run_sealed(grants, *two)
         said = f"{found['all_reduce_mb_s']} MB/s" if "all_reduce_mb_s" in found else found["said"]

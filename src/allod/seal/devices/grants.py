@@ -35,6 +35,11 @@ class DeviceGrants(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
     names_threads: bool = False
 
+    @property
+    def num_gpus(self) -> int:
+        """How many cards, however many instances of each."""
+        return sum(node.name.removeprefix("nvidia").isdigit() for node in self.nodes)
+
 
 NO_DEVICES = DeviceGrants(())
 
