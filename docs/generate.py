@@ -12,9 +12,11 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from allod.cli.main import parser_of_all
 from allod.core.stages import ROWS
+from allod.settings.external import ExternalOptions
 from allod.settings.tree import Settings
 from allod.train.recipe import Recipe, Source
 
@@ -64,14 +66,16 @@ def _settings() -> str:
     for section in dataclasses.fields(Settings):
         kind = section.default_factory
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            said = comments_of("\n".join(inspect.getsource(part) for part in kind.__mro__[:-1]))
-            made = kind()
-            rows += [
-                f"| `{section.name}.{one.name}` | {one.type} "
-                f"| `{getattr(made, one.name)!r}` | {said.get(one.name, '')} |"
-                for one in dataclasses.fields(kind)
-            ]
-    return "\n".join(rows)
+            rows += _rows_of(section.name, kind)
+    return "\n".join([*rows, *_rows_of("external.NAME", ExternalOptions)])
+
+
+def _rows_of(section: str, kind: type[Any]) -> Iterator[str]:
+    said = comments_of("\n".join(inspect.getsource(part) for part in kind.__mro__[:-1]))
+    for one in dataclasses.fields(kind):
+        default = one.default_factory() if callable(one.default_factory) else one.default
+        shown = "must be said" if default is dataclasses.MISSING else repr(default)
+        yield f"| `{section}.{one.name}` | {one.type} | `{shown}` | {said.get(one.name, '')} |"
 
 
 def comments_of(source: str) -> dict[str, str]:

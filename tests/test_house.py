@@ -37,9 +37,7 @@ DOORS = {
     "jsonschema_rs": ("serve/schemas/process.py",),
     "llguidance": ("serve/schemas/process.py",),
     "msgspec": (
-        "engine/adapters/llama.py",
-        "engine/adapters/llama_wire.py",
-        "engine/adapters/llama_prompt.py",
+        "engine/adapters/",
         "serve/schemas/judge.py",
         "serve/tools.py",
         "web/",

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from allod.settings.external import ExternalOptions
 from allod.settings.tree import Settings, load
 
 
@@ -37,6 +38,7 @@ def test_everything_that_can_be_set_is_there(page: str, tmp_path: Path) -> None:
     names = [
         f"{section}.{one.name}" for section, value in sections.items() if is_dataclass(value) for one in fields(value)
     ]
+    names += [f"external.NAME.{one.name}" for one in fields(ExternalOptions)]
     assert {"prices.currency", "tenants.database"} <= set(names)
     assert [name for name in names if f"| `{name}` |" not in page] == []
 

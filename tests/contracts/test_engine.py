@@ -1,10 +1,11 @@
-"""What every engine must do: one suite for the adapter in memory and for llama.cpp, sealed, with a real model."""
+"""What every engine must do: one suite for the adapter in memory, for llama.cpp, sealed, with a real model, and for
+somebody's servers: a gateway of ours, and llama.cpp as it is."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.contracts.adapters import made_adapter
+from tests.contracts.external import prepare_external, running_llama, write_external, write_gateway
 
 from allod.app.gateway.engine import run_engine
 from allod.app.gateway.weights import prepare_weights
@@ -24,15 +26,37 @@ from allod.engine.engine import Engine, LoadedAdapter, Tally
 RunEngine = Callable[[], AbstractAsyncContextManager[Engine]]
 
 
-@pytest.fixture(params=["echo", pytest.param("smollm2-135m", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        "echo",
+        "external gateway",
+        pytest.param("smollm2-135m", marks=pytest.mark.slow),
+        pytest.param("external llama.cpp", marks=pytest.mark.slow),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Which engine, by the model that makes it."""
     kind: str = request.param
     return kind
 
 
+@pytest.fixture(scope="session")
+def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of llama.cpp's server, as it is."""
+    with running_llama(request.getfixturevalue("weights"), tmp_path_factory.mktemp("llama")) as path:
+        yield path
+
+
 @pytest.fixture
 def running(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> RunEngine:
+    if kind.startswith("external"):
+        if kind == "external gateway":
+            write_gateway(tmp_path, request.getfixturevalue("gateway"))
+        else:
+            name = str(request.getfixturevalue("weights"))  # it calls its model by its file
+            write_external(tmp_path, socket=request.getfixturevalue("llama"), name_there=name, context_tokens=512)
+        external = prepare_external(tmp_path)
+        return lambda: run_engine(*external)
     if kind != "echo":
         weights_path: Path = request.getfixturevalue("weights")
         (tmp_path / "store").symlink_to(weights_path.parents[2])
@@ -44,6 +68,8 @@ def running(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> RunEng
 @pytest.fixture
 def adapted(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> RunEngine:
     """The same engine with two adapters beside its model."""
+    if kind.startswith("external"):
+        pytest.skip("somebody's server is told of no adapters")
     if kind == "echo":
         adapters = tuple(LoadedAdapter(name, f"sha256:{'0' * 64}") for name in ("one", "two"))
         return lambda: nullcontext(EchoEngine(adapters=adapters))
@@ -239,11 +265,11 @@ async def test_what_receipts_say_is_there(running: RunEngine) -> None:
     """Digests are digests, and the seal is stated."""
     async with running() as engine:
         info = engine.info
-    for digest in (info.build, info.config, info.model_digest, info.template_digest):
-        assert digest is not None
+    assert (info.template_digest is None) is (info.name == "external")  # what it uses nobody can tell
+    for digest in filter(None, (info.build, info.config, info.model_digest, info.template_digest)):
         assert digest.startswith("sha256:")
         assert len(digest) == 71
-    assert info.seal == ("none" if info.name == "echo" else "sealed")
+    assert info.seal == ("none" if info.name in ("echo", "external") else "sealed")
 
 
 async def test_each_answer_says_which_engine_made_it(running: RunEngine) -> None:
@@ -268,4 +294,4 @@ async def test_the_perimeter_that_is_shown_is_the_one_that_receipts_name(running
         with pytest.raises(Unavailable):
             engine.evidence()
     assert (seen.kind, seen.proof) == (info.seal, info.seal_proof)
-    assert (seen.found is None) is (seen.pid is None) is (info.name == "echo")
+    assert (seen.found is None) is (seen.pid is None) is (info.name in ("echo", "external"))

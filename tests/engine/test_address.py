@@ -16,7 +16,8 @@ from tests.engine.test_http import Answer, Exchange, Server, endless, say_hello,
 
 from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
-from allod.engine.address import TcpAddress, Url, read_url, trust_of
+from allod.core.urls import Url, read_url
+from allod.engine.address import TcpAddress, trust_of
 from allod.engine.http import EngineHttp, Response
 
 

@@ -7,5 +7,5 @@ deadlines.py   how long anybody waits                        times.py      now, 
 shown_text.py  others' text, safe to show                    telling.py    what a command writes, and to whom
 files/         whole or not at all, plain or refused        stages.py     the stages of training, a row each
 tables.py      strict reading of what TOML and JSON say       digests.py    SHA-256, in its two spellings
-places.py      countries and their parts, as ISO 3166 codes
+places.py      countries and their parts, as ISO 3166 codes  urls.py       addresses of servers, as people write them
 """

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Protocol, TypeVar
 
 from allod.core.errors import Invalid
 from allod.core.files.named import read_named_text
+from allod.core.urls import check_loopback
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_CA_BYTES = 1 << 20
 KEEP_S = 30.0  # that an idle connection is used again: who stands between may have dropped it without a word
 PROBE_IDLE_S, PROBE_EVERY_S, NUM_PROBES = 15, 5, 3  # of the kernel's, on a connection that is silent
 UNHEARD_MS = 20_000  # that what was sent may go without the other machine's word that it came
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*|[0-9a-f:.]*:[0-9a-f:.]*")
-_PATH = re.compile(r"(/[A-Za-z0-9._~-]{1,100}){0,8}")
 _Made = TypeVar("_Made", bound=asyncio.BaseProtocol)
 
 
@@ -75,12 +70,8 @@ class TcpAddress:
     tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
-        if self.tls is None and self.host not in LOOPBACK:
-            raise Invalid(
-                f"{self.host} is not this machine: nothing is sent there in the clear",
-                code="plain_http",
-                hint="use https and name the certificate authority, or a socket",
-            )
+        if self.tls is None:
+            check_loopback(self.host)
 
     @property
     def authority(self) -> str:
@@ -103,35 +94,6 @@ class TcpAddress:
         kept.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, NUM_PROBES)
         kept.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)
         return connection
-
-
-class Url(NamedTuple):
-    """An http or https URL of a server, taken apart. `path` has no slash at its end."""
-
-    is_tls: bool
-    host: str
-    port: int
-    path: str
-
-
-def read_url(url: str) -> Url:
-    """A URL's parts. Raises Invalid (`bad_url`) for what is no plain http or https URL."""
-    refusal = Invalid(
-        f"{url!r} is no address of a server", code="bad_url", hint="such as https://engine.example:8443/v1"
-    )
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise refusal from None
-    if "@" in parts.netloc:
-        raise Invalid("an address holds no user or password", code="bad_url", hint="put the key into a file")
-    host, path = parts.hostname or "", parts.path.rstrip("/")
-    is_plain = parts.scheme in ("http", "https") and not (parts.query or parts.fragment) and url.isascii()
-    if not is_plain or port == 0 or _HOST.fullmatch(host) is None or _PATH.fullmatch(path) is None:
-        raise refusal
-    is_tls = parts.scheme == "https"
-    return Url(is_tls, host, port or (443 if is_tls else 80), path)
 
 
 def trust_of(authorities: Path) -> ssl.SSLContext:

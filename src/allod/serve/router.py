@@ -79,15 +79,16 @@ class Router:
             yield candidate.engine.info.slots, candidate.admission.snapshots()
 
 
-def sites_of(router: Router, tier: Tier) -> Callable[[str], PolicySite]:
-    """Where a model is served now, as a policy is told of it: there nothing above `tier` may be processed.
+def sites_of(router: Router, tier: Tier, *, here: str, lowest: Tier) -> Callable[[str], PolicySite]:
+    """Where a model is served now, as a policy is told of it. At the site `here` nothing above `tier` may be processed,
+    and elsewhere, for which nobody has accredited it, nothing above the `lowest`.
 
     The same value for the same place and seal: by that a decision is remembered.
     """
 
     @lru_cache(maxsize=64)
     def site_in(place: EnginePlace, seal: str) -> PolicySite:
-        return PolicySite(place.site, place.jurisdiction, tier, seal)
+        return PolicySite(place.site, place.jurisdiction, tier if place.site == here else lowest, seal)
 
     def site_of(model: str) -> PolicySite:
         info = router.route(model).engine.info

@@ -18,12 +18,13 @@ from allod.core.places import fault_of_place
 from allod.core.tables import Complaint, Table
 from allod.govern.metering.prices import ModelPrices, Prices
 from allod.settings.environment import default_home
+from allod.settings.external import ExternalOptions, check_externals
 from allod.settings.files import read_toml
 
 MAX_OTHERS = 15  # models beside the first
 
 _Tree = TypeVar("_Tree")
-_SECTIONS = ("realm", "server", "model", "tenants", "prices", "deadlines")
+_SECTIONS = ("realm", "server", "model", "external", "tenants", "prices", "deadlines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Settings:
     realm: RealmOptions = field(default_factory=RealmOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
+    external: Mapping[str, ExternalOptions] = field(default_factory=dict)  # by the name that a model is served by
     tenants: TenantsOptions = field(default_factory=TenantsOptions)
     prices: Prices = field(default_factory=Prices)
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -187,5 +189,6 @@ def _check(settings: Settings) -> None:
     for name, (text, pattern, what) in names.items():
         if re.fullmatch(pattern, text) is None:
             raise Invalid(f"{name} must be {what}", code="settings_name", param=name)
+    check_externals(settings.external)
     if fault := fault_of_place(settings.realm.jurisdiction):
         raise Invalid(f"realm.jurisdiction: {fault}", code="settings_name", param="realm.jurisdiction")

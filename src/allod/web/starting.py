@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import uvloop
 
-from allod.app.gateway.engine import StartingEngine, Weights, log_name_of, start_engine
+from allod.app.gateway.engine import Prepared, StartingEngine, log_name_of, start_engine
 from allod.app.gateway.weights import prepare_all
 from allod.model.store import silent
 from allod.seal.ahead import Ahead
@@ -27,7 +27,7 @@ def run(settings: Settings, listener: socket.socket, ahead: Ahead | None) -> Non
 
 
 async def _serve(
-    settings: Settings, listener: socket.socket, models: tuple[Weights | None, ...], ahead: Ahead | None
+    settings: Settings, listener: socket.socket, models: tuple[Prepared, ...], ahead: Ahead | None
 ) -> None:
     """Tell the engines what to load; load all the rest while they read their weights."""
     task = asyncio.current_task()
@@ -37,9 +37,9 @@ async def _serve(
     settings = replace(settings, server=server)
     async with AsyncExitStack() as stack:
         engines = []
-        for number, weights in enumerate(models):
-            log_name = log_name_of(weights, is_first=number == 0)
-            starting = start_engine(settings, weights, None if number else ahead, log_name=log_name)
-            engines.append(StartingEngine(weights, *await stack.enter_async_context(starting)))
+        for number, prepared in enumerate(models):
+            log_name = log_name_of(prepared, is_first=number == 0)
+            starting = start_engine(settings, prepared, None if number else ahead, log_name=log_name)
+            engines.append(StartingEngine(prepared, *await stack.enter_async_context(starting)))
         rest = await asyncio.to_thread(importlib.import_module, "allod.web.server")
         await rest.serve(settings, listener, engines)

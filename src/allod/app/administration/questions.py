@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from allod.app.gateway.model_choice import AUTO, read_pace
-from allod.app.gateway.policy_models import catalogue_models, model_called
+from allod.app.gateway.weights import catalogue_models, model_called
 from allod.core.errors import Invalid
 from allod.core.labels import Label
 from allod.core.nations.nation import Nation

@@ -3,7 +3,7 @@
 realm.py         put together                                open_realm.py   what lies on disks, opened and checked
 engine.py        the engine that a realm runs                engine_seal.py  its process, started ahead
 weights.py       which model file is served                  model_choice.py which model is meant
-policy_models.py models as a policy is told of them          open_store.py   the store of tenants
+external.py      a model from somebody's server              open_store.py   the store of tenants
 clock.py         what the clock is held against, accepted    meter.py        receipts, charged to the ledger
 upkeep.py        keys, policy and ledger, kept current       receipts.py     the latest, read back
 shares.py        who shares the engines                      listening.py    the socket that clients connect to

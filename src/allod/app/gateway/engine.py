@@ -1,4 +1,4 @@
-"""The engine that a realm runs: llama.cpp under the seal, or the echo engine."""
+"""The engine that a realm runs: llama.cpp under the seal, somebody's server, or the echo engine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from allod.app.gateway.engine_seal import ENGINE_LOG, SOCKET_DIR_PREFIX, engine_seal
+from allod.app.gateway.external import External, start_external
 from allod.app.gateway.model_choice import ECHO
 from allod.app.home import Home
 from allod.core.canonical import JsonValue, digest_of
@@ -56,31 +57,36 @@ class Weights:
     adapters: tuple[Adapter, ...] = ()
 
 
-class StartingEngine(NamedTuple):
-    """An engine, what it runs (None: nothing, it echoes), and what to await until it is ready to answer."""
+Prepared = Weights | External | None
+"""What an engine is for, ready to start: its weights, or somebody's server; None: it echoes."""
 
-    weights: Weights | None
+
+class StartingEngine(NamedTuple):
+    """An engine, what it is for, and what to await until it is ready to answer."""
+
+    prepared: Prepared
     engine: Engine
     started: Awaitable[None]
 
     @property
     def served(self) -> tuple[ServedModel, ...]:
         """Its model, then the adapters over it."""
-        return list_served(self.weights)
+        return list_served(self.prepared)
 
 
-def list_served(weights: Weights | None) -> tuple[ServedModel, ...]:
-    """What an engine with these weights serves: the model, then the adapters over it; with none it echoes."""
-    if weights is None:
+def list_served(prepared: Prepared) -> tuple[ServedModel, ...]:
+    """What an engine serves: the model, then the adapters over it."""
+    if prepared is None:
         return (ECHO_MODEL,)
-    return (weights.served, *(adapter.served for adapter in weights.adapters))
+    adapters = prepared.adapters if isinstance(prepared, Weights) else ()
+    return (prepared.served, *(adapter.served for adapter in adapters))
 
 
-def log_name_of(weights: Weights | None, *, is_first: bool) -> str:
+def log_name_of(prepared: Prepared, *, is_first: bool) -> str:
     """Where an engine's words are kept: one file each, and the first has the name that it has alone."""
-    if is_first or weights is None:
+    if is_first or prepared is None:
         return ENGINE_LOG
-    return f"engine-{hex_of(weights.served.digest)[:12]}.log"
+    return f"engine-{hex_of(prepared.served.digest)[:12]}.log"
 
 
 def _log_name_of_replica(log_name: str, number: int) -> str:
@@ -89,29 +95,33 @@ def _log_name_of_replica(log_name: str, number: int) -> str:
 
 
 @asynccontextmanager
-async def run_engine(settings: Settings, weights: Weights | None) -> AsyncGenerator[Engine, None]:
-    """The engine that the settings name, ready to answer; the echo engine where there are no weights."""
-    async with start_engine(settings, weights) as (engine, started):
+async def run_engine(settings: Settings, prepared: Prepared) -> AsyncGenerator[Engine, None]:
+    """The engine that the settings name, ready to answer."""
+    async with start_engine(settings, prepared) as (engine, started):
         await started
         yield engine
 
 
 @asynccontextmanager
 async def start_engine(
-    settings: Settings, weights: Weights | None, ahead: Ahead | None = None, *, log_name: str = ENGINE_LOG
+    settings: Settings, prepared: Prepared, ahead: Ahead | None = None, *, log_name: str = ENGINE_LOG
 ) -> AsyncGenerator[tuple[Engine, Awaitable[None]], None]:
     """The same while it starts, and what to await until it is ready to answer. Its `info` lacks the seal.
 
     Its process may have been started `ahead`. What it says is kept in the file `log_name` of the home.
     """
-    if weights is None:
+    if isinstance(prepared, External):
+        async with start_external(settings, prepared) as starting_external:
+            yield starting_external
+        return
+    if prepared is None:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.set_result(None)
         yield EchoEngine(place=_place(settings)), started
         return
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
-        options = await asyncio.to_thread(_pool_options, settings, weights, Path(directory.name), ahead, log_name)
+        options = await asyncio.to_thread(_pool_options, settings, prepared, Path(directory.name), ahead, log_name)
         pool = Pool(options)
         starting = asyncio.create_task(pool.start())
         try:

@@ -13,10 +13,10 @@ from allod.app.artefacts.log import ArtefactsLog
 from allod.app.artefacts.policies import Policies
 from allod.app.gateway.meter import DayNames
 from allod.app.gateway.open_realm import OpenRealm, open_realm
-from allod.app.gateway.policy_models import catalogue_models, describe_model
 from allod.app.gateway.receipts import ReceiptReader
 from allod.app.gateway.shares import Shares
 from allod.app.gateway.upkeep import Upkeep
+from allod.app.gateway.weights import catalogue_models, describe_model
 from allod.core.errors import Denied, Invalid, Unavailable
 from allod.core.nations.nation import Nation
 from allod.core.statements.receipt import check_statement
@@ -161,7 +161,7 @@ def _gateway(settings: Settings, opened: OpenRealm, writer: LogWriter, served: S
             policy=opened.policy,
             nation=opened.nation,
             models=[model for serving in served for model in _describe_all(serving.models, opened.nation)],
-            site=sites_of(router, opened.tier),
+            site=sites_of(router, opened.tier, here=settings.realm.site, lowest=opened.nation.tiers[0]),
         ),
         allowance=Allowance(opened.quotas, prices),
         recorder=Recorder(writer=writer, day_keys=opened.day_keys, clock=opened.clock),

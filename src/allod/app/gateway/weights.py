@@ -1,4 +1,5 @@
-"""Which model file to serve: fetched, and checked as far as it is not checked again when an engine starts on it."""
+"""Which model file to serve: fetched, and checked as far as it is not checked again when an engine starts on it.
+And what is said of models: to clients, and to a policy."""
 
 from __future__ import annotations
 
@@ -10,13 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allod.app.gateway.engine import ECHO_MODEL, Adapter, Weights, list_served, run_engine
+from allod.app.gateway.engine import ECHO_MODEL, Adapter, Prepared, Weights, list_served, run_engine
+from allod.app.gateway.external import find_external
 from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, read_pace
 from allod.app.home import Home
 from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid, Unavailable
+from allod.core.nations.nation import Nation
 from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.engine.engine import Engine
+from allod.govern.policy.request import Model
 from allod.model.catalogue import CatalogueEntry, MachinePace, best_for
 from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
@@ -31,17 +35,17 @@ if TYPE_CHECKING:  # loaded where a release is named: a start of another model n
 A_RELEASE = b'"urn:allod:artefact:v1"'  # in its statement, which stands in the log as it is
 
 
-def prepare_all(settings: Settings, progress: Progress) -> tuple[Weights | None, ...]:
-    """All the models that the settings name, each as `prepare_weights` has it.
+def prepare_all(settings: Settings, progress: Progress) -> tuple[Prepared, ...]:
+    """All the models that the settings name, each ready to start: as `prepare_weights` has it, or somebody's server.
 
     Raises what `check_names` raises, adapters' names included, and Unavailable (`memory_short`) where several do not
     fit into this machine's memory together.
     """
     preparation = _Preparation(settings, progress)
     prepared = tuple(preparation.prepare(name) for name in settings.models)
-    check_names([served.name for weights in prepared for served in list_served(weights)])
+    check_names([served.name for each in prepared for served in list_served(each)])
     if len(prepared) > 1:
-        check_memory(sum(weights.path.stat().st_size for weights in prepared if weights is not None))
+        check_memory(sum(each.path.stat().st_size for each in prepared if isinstance(each, Weights)))
     return prepared
 
 
@@ -60,14 +64,15 @@ def check_memory(needed_bytes: int, meminfo: Path = Path("/proc/meminfo")) -> No
 
 
 def prepare_weights(settings: Settings, progress: Progress) -> Weights | None:
-    """The model that the settings name, fetched, with the realm's adapters for it; None for echo.
+    """The model that the settings name, fetched, with the realm's adapters for it; None where there are none to fetch.
 
     A name is looked up in the catalogue, then among the realm's releases; an adapter's means the model it is for, too.
     A file of the catalogue that is here already is not read: an engine's start holds it against its digest (`Replica`).
     `auto` measures this machine once, on the catalogue's first model. Raises Invalid and Unavailable, and
     VerificationError for a release that does not hold: nothing runs unsigned.
     """
-    return _Preparation(settings, progress).prepare(settings.model.name)
+    prepared = _Preparation(settings, progress).prepare(settings.model.name)
+    return prepared if isinstance(prepared, Weights) else None
 
 
 def find_served(settings: Settings, name: str) -> ServedModel | None:
@@ -79,6 +84,8 @@ def find_served(settings: Settings, name: str) -> ServedModel | None:
         return ECHO_MODEL
     if is_file_name(name):
         return _describe_file(Path(name), digest="")
+    if (external := find_external(settings, name)) is not None:
+        return external.served
     entry = entry_of(name, load_catalogue())
     if entry is not None:
         return describe_entry(entry)
@@ -130,6 +137,23 @@ def _releases(settings: Settings) -> ReleasedModels | None:
     return ReleasedModels(settings)
 
 
+def catalogue_models(nation: Nation) -> dict[str, Model]:
+    """Those of the catalogue by name, as a policy is told of them."""
+    return {entry.name: describe_model(describe_entry(entry), nation) for entry in load_catalogue()}
+
+
+def describe_model(served: ServedModel, nation: Nation) -> Model:
+    """A model as the policy is told of it. Raises Invalid (`unknown_label`) for words that the nation does not have."""
+    label = nation.label(served.tier, markings=served.markings)
+    return Model(served.name, label, served.licence, served.country, served.informative)
+
+
+def model_called(name: str, settings: Settings, nation: Nation) -> Model | None:
+    """What a gateway that is started with this name would serve, as a policy is told of it; None where nothing is."""
+    served = find_served(settings, name)
+    return None if served is None else describe_model(served, nation)
+
+
 class _Preparation:
     """The preparation of one start's models. The realm's releases are read once, however many models there are."""
 
@@ -141,10 +165,12 @@ class _Preparation:
     def _released(self) -> ReleasedModels | None:
         return _releases(self._settings)
 
-    def prepare(self, name: str) -> Weights | None:
-        """The model of that name, as `prepare_weights` has it."""
+    def prepare(self, name: str) -> Prepared:
+        """The model of that name, ready to start."""
         if name == ECHO:
             return None
+        if (external := find_external(self._settings, name)) is not None:
+            return external
         if name == AUTO:
             weights = self._of_catalogue(self._choose())
         elif is_file_name(name):
@@ -165,7 +191,8 @@ class _Preparation:
             return self._of_catalogue(entry)
         artefact = released.find(name) if released else None
         if released is None or artefact is None:
-            known = ", ".join([AUTO, *(item.name for item in catalogue), *(released.newest() if released else ())])
+            own = [*(released.newest() if released else ()), *self._settings.external]
+            known = ", ".join([AUTO, *(item.name for item in catalogue), *own])
             raise Invalid(f"no model is called {name!r}", code="model_unknown", hint=f"there are: {known}; or a file")
         if artefact.base is not None:
             return self._find_named(artefact.base)

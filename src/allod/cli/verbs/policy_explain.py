@@ -18,7 +18,7 @@ from allod.app.administration.questions import (
 from allod.app.administration.tenants import find_tenant
 from allod.app.artefacts.policies import MAX_POLICY_BYTES, open_policies
 from allod.app.gateway.open_store import open_store
-from allod.app.gateway.policy_models import catalogue_models, model_called
+from allod.app.gateway.weights import catalogue_models, model_called
 from allod.app.home import Home, nation_of
 from allod.cli.json_text import json_text
 from allod.cli.running import model_of_running

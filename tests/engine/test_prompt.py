@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from allod.engine.adapters.llama_prompt import INLINE_BYTES, plain_json
+from allod.engine.adapters.prompt import INLINE_BYTES, plain_json
 from allod.model.templates.control_tokens import BREAK, ControlTokens
 
 CONTROL = ControlTokens(["<s>"])

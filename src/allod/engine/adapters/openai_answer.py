@@ -1,11 +1,8 @@
-"""One answer under way in llama.cpp's server: what it says, what it has computed, and how its work is ended.
+"""One answer under way at an engine that speaks OpenAI's interface: what it says, and what it has computed.
 
-Who leaves early hangs up, and what the engine had computed by then is known only once it has let go. It lets go within
-a second or the batch that it computes, says so by hanging up too, and shows by its slot how far it came: the slot holds
-the prompt and every token of the answer but the last, which was chosen and not computed on. Until then the slot takes
-no other request.
-
-No engine is believed: an answer that has more tokens than were asked for, or more bytes than these can hold, is cut.
+No engine is believed. An answer that has more tokens than were asked for, or more bytes than these can hold, is cut; no
+usage is beyond what was asked, or below what was shown; and whoever says nothing of the answer, however much else, is
+silent.
 """
 
 from __future__ import annotations
@@ -18,10 +15,9 @@ from itertools import chain
 
 from allod.core.errors import AllodError, Unavailable
 from allod.core.requests import Chat, Completion, Finish, Json, Piece, Pieces
-from allod.engine.adapters.llama_slots import SlotLease
-from allod.engine.adapters.llama_wire import (
+from allod.core.shown_text import make_plain
+from allod.engine.adapters.openai_wire import (
     Event,
-    Slot,
     Timings,
     TokenUsage,
     openai_logprobs,
@@ -31,23 +27,31 @@ from allod.engine.adapters.llama_wire import (
 from allod.engine.engine import Tally
 from allod.engine.http import Exchange, Response
 
-MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 17  # of one event, or of a refusal
 TOKEN_BYTES = 1 << 10  # no token has more of text
 EVENT_BYTES = 1 << 15  # nor does an event about one, with twenty alternatives, each with its bytes
-FREE_EVENTS = 1 << 10  # that are not about a token of the answer
+FREE_EVENTS = 1 << 10  # that are about no token of the prompt or the answer
 GATHERED_BYTES = 16 << 10  # of an answer that nobody reads as it comes, before they are looked at
 LINES_AT_ONCE = 256  # to read before others have their turn, by a sleep of 0: what has come is not awaited
+BYTES_AT_ONCE = 1 << 17  # of them, or one line
 LAST_WORD_S = 1.0  # until a response ends that has said that it is done
 
 
 class Generation:
-    """An answer as its pieces make it, and what the engine says that it took. `is_cut`: the engine went on too long."""
+    """An answer as its pieces make it, and what the engine says that it took. `is_cut`: the engine went on too long.
 
-    def __init__(self, chat: Chat, context_tokens: int, tally: Tally) -> None:
+    The prompt has `most_prompt_tokens` at most, where that can be told (0: whatever the context holds), and about
+    `estimated_tokens`.
+    """
+
+    def __init__(
+        self, chat: Chat, context_tokens: int, tally: Tally, *, estimated_tokens: int = 0, most_prompt_tokens: int = 0
+    ) -> None:
         self.max_tokens = min(chat.sampling.max_tokens or context_tokens, context_tokens)
         self.prompt_tokens = 0  # of the whole prompt, as the engine says
         self.is_cut = False
-        self._context_tokens = context_tokens
+        self.most_prompt_tokens = min(most_prompt_tokens or context_tokens, context_tokens)
+        self._estimated_tokens = estimated_tokens
         self._top_logprobs = chat.top_logprobs
         self._tally = tally
         self._texts: list[str] = []
@@ -62,6 +66,11 @@ class Generation:
         return self._tally.is_known
 
     @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, as far as the engine has said."""
+        return self._tally.cached_tokens
+
+    @property
     def has_words(self) -> bool:
         """Whether the answer itself has begun."""
         return bool(self._texts) or self._tally.completion_tokens > 0
@@ -72,15 +81,14 @@ class Generation:
         if num_texts := len(self._texts):
             prompt_tokens = max(prompt_tokens, self.prompt_tokens, 1)
             completion_tokens = max(completion_tokens, num_texts - 1, 1)  # an event more than tokens is honest
-        prompt_tokens = min(max(prompt_tokens, self._tally.prompt_tokens), self._context_tokens)
+        prompt_tokens = min(max(prompt_tokens, self._tally.prompt_tokens), self.most_prompt_tokens)
         completion_tokens = min(max(completion_tokens, self._tally.completion_tokens), self.max_tokens)
         self._tally.count(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
 
-    def count_in(self, slot: Slot) -> None:
-        """What the slot holds of it when the engine works on it no more."""
-        prompt_tokens = min(slot.n_prompt_tokens, self.prompt_tokens or slot.n_prompt_tokens)
-        made = slot.n_prompt_tokens - self.prompt_tokens + 1 if 0 < self.prompt_tokens <= slot.n_prompt_tokens else 0
-        self.count(prompt_tokens, made, self._tally.cached_tokens or slot.n_prompt_tokens_cache)
+    def count_at_least(self) -> None:
+        """It ends early, and the engine has counted nothing: then what it has shown, and an estimate of the prompt."""
+        if not self._tally.is_known:
+            self.count(self._estimated_tokens, len(self._texts), 0)
 
     def add(self, events: Iterable[Event]) -> bool:
         """Take up what events say of the work and the answer, up to where it is cut; whether they add text to it.
@@ -138,27 +146,43 @@ class Generation:
 
 
 class AnswerReading:
-    """The pieces of an answer, read from its exchange as they come; `lease` is of the slot that it is made in.
+    """The pieces of an answer, read from its exchange as they come. It may be answered by one of `models` (none: by any
+    name). `silence_s` is how long no event may come once it has words, `first_s` before.
 
-    `is_gathered` where nobody waits for the parts: then much of the answer is looked at together.
+    `is_gathered` where nobody waits for the parts: then much of the answer is looked at together. `has_begun` once the
+    engine has begun to answer.
     """
 
-    def __init__(self, exchange: Exchange, answer: Generation, lease: SlotLease, *, silence_s: float) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        answer: Generation,
+        *,
+        first_s: float,
+        silence_s: float,
+        models: frozenset[str] = frozenset(),
+    ) -> None:
         self.is_gathered = False
+        self.has_begun = False
         self.exchange = exchange
         self.answer = answer
-        self.lease = lease
+        self._first_s = first_s
         self._silence_s = silence_s
+        self._models = models
+        self._waited_s = 0.0  # since the last event
+        self._now_s = asyncio.get_running_loop().time
         self._lines: deque[bytes] = deque()  # that have come and were not looked at
         self._rest = b""
         self._num_bytes = 0
         self._max_bytes = (answer.max_tokens + FREE_EVENTS) * EVENT_BYTES
+        self._num_events = 0
+        self._max_events = answer.max_tokens + answer.most_prompt_tokens + FREE_EVENTS
         self._is_done = False
         self._failure: AllodError | None = None
 
     async def goes_on(self) -> bool:
         """Whether more of its text has come. Raises the error that the engine reports."""
-        if not self.lease.begun and (status := await self.exchange.status()) != 200:
+        if not self.has_begun and (status := await self.exchange.status()) != 200:
             raise await self._refusal(status)
         if self._lines:
             await asyncio.sleep(0)
@@ -169,18 +193,28 @@ class AnswerReading:
                 await asyncio.sleep(0)
             elif self._failure is not None:
                 raise self._failure
-            elif self._is_done or not (data := await self._read_more()):
+            elif self._is_done:
                 break
-            else:
+            elif data := await self._read_more():
                 self._take(data)
+            elif not self._take_rest():
+                break
         return False
 
     async def _read_more(self) -> bytes:
         """What has come; more of it at once where the answer has begun and nobody waits for its parts."""
-        if not self.answer.has_words:
-            return await self.exchange.read()
-        self.exchange.bound_silence(self._silence_s)
-        return await self.exchange.read(GATHERED_BYTES if self.is_gathered else 1)
+        enough, patience_s = 1, self._first_s
+        if self.answer.has_words:
+            self.exchange.bound_silence(self._silence_s)
+            enough, patience_s = GATHERED_BYTES if self.is_gathered else 1, self._silence_s
+        if self._waited_s > patience_s:  # all that came were signs of life from beside the work
+            raise Unavailable(
+                f"the engine said nothing of the answer for {patience_s:.0f} s", code="engine_silent", retry_after_s=5
+            )
+        begin_s = self._now_s()
+        data = await self.exchange.read(enough)
+        self._waited_s += self._now_s() - begin_s
+        return data
 
     async def last_word(self) -> None:
         """Wait a little for the end of a response that is done, so that its connection can be used again."""
@@ -198,30 +232,66 @@ class AnswerReading:
                 await asyncio.sleep(0)
 
     def _take(self, data: bytes) -> None:
-        self.lease.begun = True
+        self.has_begun = True
         self._num_bytes += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._lines.extend(filter(None, lines))
         if len(self._rest) > MAX_LINE_BYTES or self._num_bytes > self._max_bytes:
-            raise Unavailable("the engine's answer has no end", code="engine_response")
+            raise _endless()
+
+    def _take_rest(self) -> bool:
+        """The response has ended, perhaps without the end of its last line."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._lines.append(rest)
+        return bool(rest)
 
     def _understand(self) -> bool:
         """Look at some lines; whether there was text in them. What is said after `[DONE]` is no part of the answer."""
-        lines = [self._lines.popleft() for _ in range(min(len(self._lines), LINES_AT_ONCE))]
+        if self._is_done:
+            self._lines.clear()
+            return False
+        lines: list[bytes] = []
+        num_bytes = 0
+        while self._lines and len(lines) < LINES_AT_ONCE and num_bytes < BYTES_AT_ONCE:
+            lines.append(self._lines.popleft())
+            num_bytes += len(lines[-1])
         events: list[Event] = []
         try:
             if read_events(lines, events):
                 self._is_done = True
                 self._lines.clear()
+            self._check_models(events)
         except AllodError as error:  # for whoever has read what came before it
             self._failure = error
             self._lines.clear()
+        if events:
+            self._waited_s = 0.0
+            self._num_events += len(events)
+            if self._num_events > self._max_events:
+                raise _endless()
         return self.answer.add(events)
+
+    def _check_models(self, events: list[Event]) -> None:
+        """Raise Unavailable where one is of another model, and leave it and what follows out."""
+        if not self._models:
+            return
+        for place, event in enumerate(events):
+            if event.model and event.model not in self._models:
+                del events[place:]
+                raise Unavailable(
+                    f"the engine answers as {make_plain(event.model, limit=100)}, which is not what was asked",
+                    code="engine_response",
+                )
 
     async def _refusal(self, status: int) -> AllodError:
         body = b""
         while data := await self.exchange.read():
             body += data
             if len(body) > MAX_LINE_BYTES:
-                raise Unavailable("the engine's answer has no end", code="engine_response")
+                raise _endless()
         return read_refusal(Response(status, body))
+
+
+def _endless() -> Unavailable:
+    return Unavailable("the engine's answer has no end", code="engine_response")
