@@ -195,6 +195,18 @@ def test_a_refused_change_leaves_nothing(store: TenantStore) -> None:
     assert store.read_setting("x") is None
 
 
+def test_an_event_of_what_is_not_kept_here_stands_in_the_audit_log(store: TenantStore) -> None:
+    """In its place, once, and with nothing else."""
+    put(store, tenant(), key())
+    version = store.changes_since(0).version
+    alone = event(kind="replica.drained", at_ms=9, details={"id": "m/1"})
+    store.put_event(alone)
+    assert store.events(limit=1) == store.events(kinds=["replica.drained"]) == [alone]
+    assert store.changes_since(version)[1:] == ((), (), False)
+    assert refused(lambda: store.put_event(alone))[1] == "id"
+    assert store.events(kinds=["replica.drained"]) == [alone]
+
+
 def test_deleting_an_account_revokes_its_keys(store: TenantStore) -> None:
     """As of the event, all of them and no others; those revoked before keep their time, and all stay to be seen."""
     put(store, tenant(), account(), account("svc_2"))

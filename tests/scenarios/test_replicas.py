@@ -58,6 +58,15 @@ def proof_of_an_answer(gateway: Gateway, number: int = 0) -> str:
     return proof
 
 
+def done_by_administrators(gateway: Gateway) -> list[dict[str, Any]]:
+    """The last five events of the audit log."""
+    headers = {"authorization": f"Bearer {(gateway.home / 'admin.key').read_text().strip()}"}
+    request = urllib.request.Request(f"{gateway.url}/v1/organization/audit_logs?limit=5", headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        events: list[dict[str, Any]] = json.load(response)["data"]
+    return events
+
+
 def test_each_replica_is_a_process_in_a_seal_of_its_own(gateway: Gateway) -> None:
     """With evidence that is kept, a log of its own, and a line in the metrics."""
     rows = replicas(gateway)
@@ -77,8 +86,13 @@ def test_receipts_name_the_replica_that_answered(gateway: Gateway) -> None:
     """Asked at once, several answer; and no receipt names what is not there."""
     with ThreadPoolExecutor(9) as pool:
         named = set(pool.map(lambda number: proof_of_an_answer(gateway, number), range(18)))
-    assert named <= {row["seal_proof"] for row in replicas(gateway)}
+    rows = replicas(gateway)
+    assert named <= {row["seal_proof"] for row in rows}
     assert len(named) > 1
+    for row in rows:  # they were whole answers
+        assert (row["pace"]["tokens_per_s"] is not None) == (row["seal_proof"] in named)
+        assert row["pace"]["first_token_ms_p50"] is None
+    assert "allod_replica_tokens_per_second{" in http_get(gateway, "/metrics")
 
 
 def test_one_that_is_killed_costs_nobody_an_answer(gateway: Gateway) -> None:
@@ -107,6 +121,15 @@ def test_an_operator_drains_resumes_and_restarts(gateway: Gateway) -> None:
     assert gateway.allod("fleet", "restart", "tiny", "3").returncode == 0
     after = until(gateway, lambda rows: rows[2]["num_starts"] == before[2]["num_starts"] + 1)
     assert after[2]["seal_proof"] != third
+    events = done_by_administrators(gateway)
+    assert [(event["type"], event[event["type"]]["id"]) for event in events] == [
+        ("replica.restarted", "tiny/3"),
+        ("replica.resumed", "tiny/2"),
+        ("replica.resumed", "tiny/1"),
+        ("replica.drained", "tiny/2"),  # and no third, which was refused
+        ("replica.drained", "tiny/1"),
+    ]
+    assert {event["actor"]["type"] for event in events} == {"api_key"}
     assert [row["num_failed"] for row in after] == [row["num_failed"] for row in before]
 
 
@@ -136,6 +159,7 @@ def test_only_an_admin_key_sees_and_steers(gateway: Gateway) -> None:
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request, timeout=10)
         assert caught.value.code == 403
+        caught.value.close()
 
 
 def test_without_a_gateway_it_is_said_how_to_start_one(tmp_path: Any) -> None:

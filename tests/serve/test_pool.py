@@ -20,7 +20,7 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.engine import Tally
+from allod.engine.engine import ReplicaPace, Tally
 from allod.engine.replicas.pool import Moves, Pool
 from allod.engine.replicas.replica import Replica
 
@@ -296,6 +296,32 @@ async def test_a_status_says_why(run: Run) -> None:
         assert (never.pid, never.seal_proof, never.started_ms) == (None, None, None)
         assert (garbage.state, garbage.num_failed) == ("suspect", 1)
         assert garbage.why.startswith("the engine")
+
+
+async def test_a_replica_says_how_fast_it_answers(run: Run) -> None:
+    """By what it has answered itself: a stream has a first piece, a whole answer none, and who answered nothing says
+    nothing."""
+    loop = asyncio.get_running_loop()
+    async with run("well", "well", "well") as pool:
+        pool.drain(3)
+        pool.drain(2)
+        whole = await pool.complete(saying("hello"), salt="s")
+        assert pool.statuses()[0].pace.first_token_ms_p50 is None
+        pool.resume(2)
+        pool.drain(1)
+        start_s = loop.time()
+        async with aclosing(pool.stream(saying("tell"), salt="s")) as answer:
+            await anext(answer)
+            until_first_ms = (loop.time() - start_s) * 1000
+            *_, last = [item async for item in answer]
+        first, second, third = (status.pace for status in pool.statuses())
+    assert isinstance(last, Completion)
+    assert whole.usage.completion_tokens != last.usage.completion_tokens
+    assert first.tokens_per_s == whole.usage.completion_tokens / 60
+    assert second.tokens_per_s == last.usage.completion_tokens / 60
+    assert second.first_token_ms_p50 == second.first_token_ms_p90
+    assert 0 < (second.first_token_ms_p50 or 0) <= until_first_ms
+    assert third == ReplicaPace(None, None, None, None)
 
 
 async def test_vectors_are_made_by_any_replica(run: Run) -> None:

@@ -77,6 +77,22 @@ class Perimeter:
 
 
 ReplicaState = Literal["up", "suspect", "draining", "starting", "down"]
+SteeringAction = Literal["drain", "resume", "restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPace:
+    """How fast a replica answers chats. None where nothing was measured.
+
+    `tokens_per_s` is what the answers have that ended within the last minute, as a mean over it. The others are of the
+    last 128: from the sending of a stream to the replica until its first piece, of which whole answers have none; and
+    the part of the prompts' tokens that was not computed again.
+    """
+
+    tokens_per_s: float | None
+    first_token_ms_p50: float | None
+    first_token_ms_p90: float | None
+    cached_share: float | None  # from 0 to 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +112,7 @@ class ReplicaStatus:
     num_answered: int
     num_failed: int
     num_starts: int
+    pace: ReplicaPace
     started_ms: int | None
     pid: int | None
     seal: str
@@ -109,6 +126,10 @@ class ReplicaSteering(Protocol):
     """
 
     def statuses(self) -> tuple[ReplicaStatus, ...]: ...
+
+    def check(self, action: SteeringAction, number: int) -> None:
+        """Raise what asking for it now would raise; nothing changes."""
+        ...
 
     def drain(self, number: int) -> None:
         """Send it nothing new; what it works on goes on."""

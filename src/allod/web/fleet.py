@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from allod.core.errors import Invalid
-from allod.engine.engine import ReplicaStatus
+from allod.engine.engine import ReplicaStatus, SteeringAction
+from allod.govern.tenancy.store import TenantStore
 from allod.serve.router import Candidate, Router
 from allod.web.admin.request import AdminRequest
 from allod.web.http.asgi import Call
@@ -18,6 +20,11 @@ from allod.web.http.bodies import check_keys
 from allod.web.http.exchange import NOT_KEPT, read_body
 
 BODY_LIMIT_BYTES = 4 << 10
+EVENTS: dict[SteeringAction, str] = {
+    "drain": "replica.drained",
+    "resume": "replica.resumed",
+    "restart": "replica.restarted",
+}
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 
@@ -27,14 +34,15 @@ class SteerBody(msgspec.Struct, forbid_unknown_fields=True):
 
     model: Annotated[str, msgspec.Meta(max_length=256)]
     replica: int
-    action: Literal["drain", "resume", "restart"]
+    action: SteeringAction
 
 
 class Fleet:
-    """Handlers over one gateway's engines."""
+    """Handlers over one gateway's engines. What is done to them stands in the store's audit log."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, store: TenantStore) -> None:
         self._router = router
+        self._store = store
 
     async def replicas(self, call: Call) -> None:
         """`GET /v1/governance/replicas`: every replica of every model, its state and why, and what it works on."""
@@ -52,7 +60,8 @@ class Fleet:
     async def steer(self, call: Call) -> None:
         """`POST /v1/governance/replicas`: drain, resume or restart one, which is answered as it then is.
 
-        Raises Invalid (`model_not_found`, `no_such_replica`, `last_replica`).
+        Raises Invalid (`model_not_found`, `no_such_replica`, `last_replica`), and Unavailable where it cannot be
+        written down who did it: nothing is done then.
         """
         body = await read_body(call.receive, call.headers, limit_bytes=BODY_LIMIT_BYTES)
         await check_keys(body)
@@ -65,6 +74,9 @@ class Fleet:
         steering = candidate.engine.steering
         if steering is None:
             raise Invalid(f"{wanted.model!r} is not made of replicas", code="no_such_replica", param="model")
+        steering.check(wanted.action, wanted.replica)
+        event = asked.officer.event(EVENTS[wanted.action], None, id=f"{wanted.model}/{wanted.replica}")
+        await asyncio.to_thread(self._store.put_event, event)
         getattr(steering, wanted.action)(wanted.replica)
         logger.warning("%s of replica %d of %s, by %s", wanted.action, wanted.replica, wanted.model, asked.actor)
         status = steering.statuses()[wanted.replica - 1]

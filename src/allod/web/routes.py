@@ -38,7 +38,7 @@ def application(realm: Realm) -> Application:
     pages = Pages(Console())
     admin = Admin(realm)
     governance = Governance(realm)
-    fleet = Fleet(gateway.router)
+    fleet = Fleet(gateway.router, realm.store)
     route = partial(Route, dialect=ERRORS)
     return Application(
         routes={

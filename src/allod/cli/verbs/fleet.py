@@ -19,6 +19,10 @@ from allod.core.errors import Unavailable
 from allod.core.shown_text import make_plain
 
 PATH = "/v1/governance/replicas"
+COLUMNS = (
+    *("model", "replica", "state", "running", "answered", "failed", "tokens/s", "first token p50/p90", "cached"),
+    *("up for", "seal", "evidence", "why"),
+)
 ACTIONS = {
     "drain": "send a replica nothing new; what it works on goes on",
     "resume": "send a drained replica requests again",
@@ -61,7 +65,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     if not rows:
         print("no engine here is made of replicas: it is part of the gateway")
         return
-    table = Table("model", "replica", "state", "running", "answered", "failed", "up for", "seal", "evidence", "why")
+    table = Table(*COLUMNS)
     for row in rows:
         table.add_row(*_cells(row), style="bold red" if row["state"] in ("suspect", "down") else None)
     Console(width=None if Console().is_terminal else 200).print(table)
@@ -76,8 +80,20 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['num_running']} of {row['slots']}",
         str(row["num_answered"]),
         str(row["num_failed"]),
+        *_pace_cells(row["pace"]),
         f"{max(0, time.time() - started_ms / 1000):.0f} s" if started_ms else "",
         row["seal"],
         proof.removeprefix("sha256:")[:16] if proof else "",
         make_plain(row["why"], limit=200),
+    )
+
+
+def _pace_cells(pace: Mapping[str, float | None]) -> tuple[str, str, str]:
+    """Empty where nothing was measured."""
+    rate, cached = pace["tokens_per_s"], pace["cached_share"]
+    half, most = pace["first_token_ms_p50"], pace["first_token_ms_p90"]
+    return (
+        "" if rate is None else f"{rate:.1f}",
+        "" if half is None or most is None else f"{half:.0f}/{most:.0f} ms",
+        "" if cached is None else f"{cached:.0%}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from allod.core.errors import Unavailable
 from allod.engine.engine import ReplicaState, ReplicaStatus
 from allod.engine.replicas.replica import Replica, StartedEngine
+from allod.engine.replicas.stopwatch import Stopwatch
 
 
 class Suspicion:
@@ -38,6 +39,7 @@ class Member:
         self.number = number
         self.replica = replica
         self.suspicion = Suspicion(least_s)
+        self.stopwatch = Stopwatch()
         self.is_draining = False
         self.num_running = 0  # requests that it has been sent and has not ended
         self._num_answered = self._num_failed = 0
@@ -80,6 +82,7 @@ class Member:
             num_answered=self._num_answered,
             num_failed=self._num_failed,
             num_starts=replica.num_starts,
+            pace=self.stopwatch.read(now_s),
             started_ms=replica.started_ms if replica.engine is not None else None,
             pid=None if process is None else process.pid,
             seal=info.seal,

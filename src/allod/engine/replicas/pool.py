@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
-from allod.engine.engine import Perimeter, ReplicaStatus, ReplicaSteering, Tally
+from allod.engine.engine import Perimeter, ReplicaStatus, ReplicaSteering, SteeringAction, Tally
 from allod.engine.replicas.member import Member
 from allod.engine.replicas.replica import Replica, ReplicaOptions, StartedEngine
 
@@ -114,15 +114,18 @@ class Pool:
         now_s = asyncio.get_running_loop().time()
         return tuple(member.status(now_s) for member in self.members)
 
-    def drain(self, number: int) -> None:
+    def check(self, action: SteeringAction, number: int) -> None:
         member = self._member(number)
-        if not any(other.is_up for other in self.members if other is not member):
+        if action != "resume" and not any(other.is_up for other in self.members if other is not member):
             raise Invalid(
                 f"replica {number} is the last that answers",
                 code="last_replica",
                 hint="start or resume another first; to end them all, end the gateway",
             )
-        member.is_draining = True
+
+    def drain(self, number: int) -> None:
+        self.check("drain", number)
+        self._member(number).is_draining = True
         self._note_change()
 
     def resume(self, number: int) -> None:
@@ -160,14 +163,20 @@ class Pool:
     async def stream(
         self, chat: Chat, *, salt: str, tally: Tally | None = None
     ) -> AsyncGenerator[Pieces | Completion, None]:
+        loop = asyncio.get_running_loop()
         self._moves.earn()
         member, has_moved = await self._choose(tally), False
         while True:
-            engine = member.send()
+            engine, sent_s, is_first = member.send(), loop.time(), True
             try:
                 async with aclosing(engine.stream(chat, salt=salt, tally=tally)) as answer:
                     async for item in answer:
                         has_moved = True  # it can be no more
+                        if isinstance(item, Completion):
+                            member.stopwatch.note_answer(item.usage, loop.time())
+                        elif is_first:
+                            member.stopwatch.note_first(loop.time() - sent_s)
+                        is_first = False
                         yield item
                 member.note_answer()
                 return
@@ -191,6 +200,8 @@ class Pool:
             engine = member.send()
             try:
                 answer = await ask(engine)
+                if isinstance(answer, Completion):
+                    member.stopwatch.note_answer(answer.usage, asyncio.get_running_loop().time())
                 member.note_answer()
                 return answer
             except Unavailable as error:

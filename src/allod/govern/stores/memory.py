@@ -139,6 +139,10 @@ class MemoryStore:
             self._keys[key.id] = replace(key, last_used_ms=None)
             _note(self._key_versions, key.id, number)
 
+    def put_event(self, event: AuditEvent) -> None:
+        with self._change(event):
+            pass
+
     def events(
         self,
         *,

@@ -167,6 +167,11 @@ class SqlStore(SqlLedger):
                 raise rules.exists_error("key", "digest")
             _write_key(transaction, key, number)
 
+    def put_event(self, event: AuditEvent) -> None:
+        """See `TenantStore.put_event`."""
+        with self._change(event):
+            pass
+
     def events(
         self,
         *,

@@ -146,6 +146,10 @@ class TenantStore(Protocol):
         revoked stays revoked: Invalid (`conflict`) for a key that is not, unless its digest is a new one."""
         ...
 
+    def put_event(self, event: AuditEvent) -> None:
+        """An audit event of what is not kept here. Nobody's `changes_since` has more for it."""
+        ...
+
     def events(
         self,
         *,

@@ -12,6 +12,9 @@ const KINDS = {
   "service_account.deleted": "Service account and its keys ended",
   "rate_limit.updated": "Limit of a model changed",
   "organization.updated": "Setting of the whole realm changed",
+  "replica.drained": "Replica drained: it is sent nothing new",
+  "replica.resumed": "Replica sent requests again",
+  "replica.restarted": "Replica drained, to be started again",
 };
 
 /** One sentence for the event; a kind that has none is shown as it is called. */

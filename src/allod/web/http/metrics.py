@@ -10,7 +10,38 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from allod.engine.engine import ReplicaStatus
+from allod.engine.engine import ReplicaPace, ReplicaStatus
+
+
+class _PaceFamilies:
+    """How fast replicas answer; what was not measured of one has no line."""
+
+    def __init__(self) -> None:
+        labels = ("model", "replica")
+        self._tokens = GaugeMetricFamily(
+            "allod_replica_tokens_per_second",
+            "Tokens of the answers that ended in the last minute, a second",
+            labels=labels,
+        )
+        self._first = GaugeMetricFamily(
+            "allod_replica_first_token_seconds",
+            "From the sending of a stream to the replica until its first piece, of the last 128",
+            labels=(*labels, "quantile"),
+        )
+        self._cached = GaugeMetricFamily(
+            "allod_replica_cached_share", "Part of the last 128 prompts that was not computed again", labels=labels
+        )
+        self.families = (self._tokens, self._first, self._cached)
+
+    def add(self, of: tuple[str, str], pace: ReplicaPace) -> None:
+        """One replica's."""
+        if pace.tokens_per_s is not None:
+            self._tokens.add_metric(of, pace.tokens_per_s)
+        for quantile, first_ms in (("0.5", pace.first_token_ms_p50), ("0.9", pace.first_token_ms_p90)):
+            if first_ms is not None:
+                self._first.add_metric((*of, quantile), first_ms / 1000)
+        if pace.cached_share is not None:
+            self._cached.add_metric(of, pace.cached_share)
 
 
 class _Replicas(Collector):
@@ -27,6 +58,7 @@ class _Replicas(Collector):
         answered = CounterMetricFamily("allod_replica_answers", "Requests that it has answered", labels=labels)
         failed = CounterMetricFamily("allod_replica_failures", "Requests that it has failed", labels=labels)
         starts = CounterMetricFamily("allod_replica_starts", "Times that it came up", labels=labels)
+        pace = _PaceFamilies()
         for model, status in self._replicas():
             of = (model, str(status.number))
             up.add_metric(of, status.state in ("up", "suspect"))
@@ -35,7 +67,8 @@ class _Replicas(Collector):
             answered.add_metric(of, status.num_answered)
             failed.add_metric(of, status.num_failed)
             starts.add_metric(of, status.num_starts)
-        yield from (up, running, slots, answered, failed, starts)
+            pace.add(of, status.pace)
+        yield from (up, running, slots, answered, failed, starts, *pace.families)
 
 
 class Metrics:
