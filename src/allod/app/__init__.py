@@ -3,4 +3,5 @@
 home.py          the realm's directory and its settings
 gateway/         one gateway with everything it needs        training/   from a recipe to a release
 artefacts/       what the artefacts log says is in force     administration/  what officers ask and change
+tuning/          which settings suit this machine
 """

@@ -82,8 +82,20 @@ def load_recipe(file: Path) -> Recipe:
 def read_toml(file: Path) -> dict[str, Any]:
     """The content of a TOML file. Raises Invalid (`settings_malformed`, `settings_unreadable`)."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"{file} is no TOML: {error}", code="settings_malformed") from error
+        return parse_toml(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise _no_toml(str(file), error) from error
     except OSError as error:
         raise Invalid(f"{file}: {error.strerror}", code="settings_unreadable") from error
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """What a TOML text says. Raises Invalid (`settings_malformed`)."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise _no_toml(where, error) from error
+
+
+def _no_toml(where: str, error: Exception) -> Invalid:
+    return Invalid(f"{where} is no TOML: {error}", code="settings_malformed")
