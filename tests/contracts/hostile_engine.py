@@ -68,10 +68,13 @@ def repeats(first: bytes, again: bytes, *, pause_s: float = 0.0, is_chunked: boo
     async def answer(exchange: Exchange) -> None:
         await exchange.send(first)
         leaving = asyncio.create_task(exchange.reader.read())
-        while not leaving.done():
-            await exchange.send(b"%x\r\n%b\r\n" % (len(again), again) if is_chunked else again)
-            await asyncio.sleep(pause_s)
-        exchange.writer.close()
+        try:
+            while not leaving.done():
+                await exchange.send(b"%x\r\n%b\r\n" % (len(again), again) if is_chunked else again)
+                await asyncio.sleep(pause_s)
+        finally:
+            exchange.writer.close()
+            await asyncio.gather(leaving, return_exceptions=True)  # it may have been left by a reset
 
     return answer
 

@@ -352,10 +352,13 @@ async def without_end(exchange: Exchange, said: bytes) -> None:
         return
     await exchange.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
     hanging_up = asyncio.create_task(exchange.reader.read())
-    while not hanging_up.done():
-        await exchange.send(b"%x\r\n%b\r\n" % (len(said), said))
-        await asyncio.sleep(0)
-    exchange.writer.close()
+    try:
+        while not hanging_up.done():
+            await exchange.send(b"%x\r\n%b\r\n" % (len(said), said))
+            await asyncio.sleep(0)
+    finally:
+        exchange.writer.close()
+        await asyncio.gather(hanging_up, return_exceptions=True)  # it may have been left by a reset
 
 
 async def cut(tmp_path: Path, said: bytes) -> list[object]:
