@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.app.finished_runs import LABEL, FinishedRun, adapter_run, gguf_bytes, logged, model_run
+from tests.seal import machines
 
 from allod.app.artefacts.release_log import ReleaseLog
 from allod.app.gateway import engine_seal
@@ -19,6 +20,8 @@ from allod.app.training.release import NewRelease, release
 from allod.core.errors import Invalid, Unavailable, VerificationError
 from allod.model.store import silent
 from allod.prove.releases.release import Releases
+from allod.seal.devices import choosing
+from allod.seal.devices.survey import survey_devices
 from allod.seal.launch import SealOptions
 from allod.settings.files import load_catalogue
 from allod.settings.tree import Settings
@@ -164,6 +167,25 @@ def test_what_is_started_ahead_is_what_the_catalogues_model_needs(
         assert weights is not None
         assert ahead.options.socket_dir is not None
         assert replica_options(named, weights, ahead.options.socket_dir).seal == ahead.options
+
+
+def test_an_engine_with_devices_is_in_an_island_that_has_them(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the settings name and no others; where none can be used, it is not started at all."""
+    found = survey_devices(machines.h200_times_8(tmp_path / "machine"))
+    monkeypatch.setattr(choosing, "survey_devices", lambda: found)
+    named = replace(settings, model=replace(settings.model, devices=("3",)))
+    seal = engine_seal.engine_seal(named, tmp_path)
+    assert (seal.profile, {node.name for node in seal.devices.nodes}) == (
+        "island-gpu",
+        {"nvidiactl", "nvidia-uvm", "nvidia3"},
+    )
+    assert engine_seal.engine_seal(settings, tmp_path).profile == "sealed"
+    monkeypatch.setattr(choosing, "survey_devices", lambda: found._replace(nodes=frozenset()))
+    with pytest.raises(Unavailable) as caught:
+        engine_seal.engine_seal(named, tmp_path)
+    assert caught.value.code == "seal_device"
 
 
 @pytest.mark.parametrize(("layers", "has_accelerators"), [(0, False), (12, True), (-1, True)])

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.seal.nodes import fake_gpu
 
+from allod.seal.devices.grants import NO_DEVICES
 from allod.seal.evidence import describe
 from allod.seal.launch import SealedProcess, SealOptions, python_read_paths, start
 
@@ -68,8 +70,10 @@ def wait_until_ready(process: SealedProcess, path: Path, log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
-def test_the_real_engine_answers_under_the_seal(tmp_path: Path, weights: Path) -> None:
+@pytest.mark.parametrize("profile", ["sealed", "island-gpu"])
+def test_the_real_engine_answers_under_the_seal(tmp_path: Path, weights: Path, profile: str) -> None:
     """llama.cpp's own server: threads, mmap, timers, 24 answers four at a time; and it still reached nothing."""
+    devices = fake_gpu(tmp_path / "dev") if profile == "island-gpu" else NO_DEVICES
     model = str(weights)
     sockets, log = tmp_path / "sockets", tmp_path / "log"
     sockets.mkdir(mode=0o700)
@@ -77,6 +81,8 @@ def test_the_real_engine_answers_under_the_seal(tmp_path: Path, weights: Path) -
     process = start(
         SealOptions(
             command=(sys.executable, "-c", ENGINE, model, str(path)),
+            profile=profile,
+            devices=devices,
             socket_dir=sockets,
             read_paths=(*python_read_paths(), Path(model)),
             environment={"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},

@@ -63,6 +63,7 @@ class ModelOptions:
     context_tokens: int = 4096  # the longest prompt with its answer; at most what the model was made for
     threads: int = 0  # of a replica; 0: its part of the physical cores less one, at least one
     gpu_layers: int = 0  # layers of the model that an accelerator computes; 0: none
+    devices: tuple[str, ...] = ()  # GPUs of this machine for it: `all`, numbers, or MIG instances as `0/gi7/ci0`
     ready_timeout_s: int = 300  # how long the engine may take to be ready
     spare_mib: int = 2048  # of memory that the engine may take beyond what it has when it is ready, or it is ended
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from allod.app.gateway.model_choice import path_at_hand
 from allod.seal.ahead import Ahead
+from allod.seal.devices.choosing import choose_devices
 from allod.seal.launch import SealOptions, python_read_paths
 from allod.settings.tree import Settings
 
@@ -18,8 +19,14 @@ ENGINE_LOG = "engine.log"  # in the home; of the only engine, or the first
 
 
 def engine_seal(settings: Settings, socket_dir: Path, *files: Path, log_name: str = ENGINE_LOG) -> SealOptions:
-    """llama.cpp's process, which may read these `files` once it is told what to do with them."""
+    """llama.cpp's process, which may read these `files` once it is told what to do with them.
+
+    With `[model] devices` it is an island with them. Raises Invalid and Unavailable (`seal_device`) without them.
+    """
+    devices = choose_devices(settings.model.devices)
     return SealOptions(
+        profile="island-gpu" if devices.nodes else "sealed",
+        devices=devices,
         command=(sys.executable, "-P", "-m", "allod.engine.adapters.llama_process"),
         socket_dir=socket_dir,
         read_paths=(*python_read_paths(), *files),
