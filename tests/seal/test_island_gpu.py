@@ -65,6 +65,13 @@ def test_a_node_is_opened_and_mapped_and_not_changed(tmp_path: Path, gpu: Device
     assert node.is_char_device()
 
 
+def test_a_node_below_a_granted_folder_is_granted_itself(tmp_path: Path, gpu: DeviceGrants) -> None:
+    """What a folder shows can be no device; the node is one, whatever lies around it."""
+    beside = make_node(tmp_path / "dev" / "nvidia1")
+    attempts = [f"os.open({str(node)!r}, os.O_RDWR)" for node in (gpu.nodes[1], beside)]
+    assert errors_of(tmp_path, *attempts, devices=gpu, read_paths=(tmp_path / "dev",)) == ["done", "EACCES"]
+
+
 def test_a_node_beside_the_granted_ones_is_landlocks_to_refuse(tmp_path: Path, gpu: DeviceGrants) -> None:
     """One that a granted folder shows may be read and written as a file is; asked it may not be."""
     other = make_node(tmp_path / "output" / "nvidia7")

@@ -85,12 +85,13 @@ def _reveal(path: Path) -> Path:
 
 
 def _show(paths: dict[Path, bool]) -> None:
-    """Mount every path at its own name: parents first, and none that a parent already shows as it should be."""
+    """Mount every path at its own name: parents first, and none that a parent already shows as it should be. No parent
+    shows a device: none can be opened there."""
     shown: dict[Path, bool] = {}
     for path in sorted(paths):
         writable = paths[path]
         around = next((shown[parent] for parent in path.parents if parent in shown), None)
-        if around is None or writable > around:
+        if around is None or writable > around or path.is_char_device():
             _bind(path, writable=writable)
             shown[path] = writable
 
