@@ -123,6 +123,21 @@ def test_a_later_opening_finds_what_was_there(settings: Settings) -> None:
         assert len(again.policies.history().versions) == 1
 
 
+def test_gateways_of_one_store_derive_the_same_salts(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an engine that both ask a tenant finds its own there, through whichever; alone each has its own secret."""
+    store = MemoryStore()
+    monkeypatch.setattr(opening_module, "open_store", lambda settings: store)
+    other = load_settings(home=tmp_path / "other")
+    with opened(settings) as one, opened(other) as two:
+        assert one.salt_secret != two.salt_secret
+    shared = TenantsOptions(database="postgresql://db.example/allod")
+    with opened(replace(settings, tenants=shared)) as one, opened(replace(other, tenants=shared)) as two:
+        assert one.salt_secret == two.salt_secret
+        assert len(one.salt_secret) == 32
+
+
 def test_a_policy_of_the_realms_own_stays_in_force(settings: Settings) -> None:
     """The built-in one is for a realm that never had any; a restart does not bring it back."""
     with opened(settings) as first:

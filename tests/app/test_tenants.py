@@ -35,6 +35,13 @@ def started(made: Settings) -> None:
     open_store(made).close()
 
 
+def sharing(home: Path, shard: str = "") -> Settings:
+    """A gateway at the one site, with its tenants in a database that others share."""
+    home.mkdir()
+    realm = RealmOptions(name="dyfed", site="north", shard=shard)
+    return Settings(home=home, realm=realm, tenants=TenantsOptions(database="postgresql://db/allod"))
+
+
 def secrets(made: Settings) -> tuple[str, str]:
     home = Home(made.home)
     return home.local_key.read_text().strip(), home.admin_key.read_text().strip()
@@ -239,6 +246,21 @@ def test_a_new_key_of_one_site_leaves_the_others(tmp_path: Path, shared: MemoryS
     started(north)
     assert not opens(shared, old[0])
     assert all(opens(shared, secret) for secret in (old[1], *secrets(north), *secrets(south)))
+
+
+def test_a_log_of_one_name_is_one_gateways(tmp_path: Path, shared: MemoryStore) -> None:
+    """A second one would take the first one's keys and its part of the ledger; with a shard of its own it is let in."""
+    first = sharing(tmp_path / "first")
+    started(first)
+    before = pair(shared, first), shared.events()
+    with pytest.raises(Invalid) as caught:
+        started(sharing(tmp_path / "second"))
+    assert (caught.value.code, caught.value.param) == ("origin_taken", "realm.shard")
+    started(first)
+    assert (pair(shared, first), shared.events()) == before
+    third = sharing(tmp_path / "third", "north-2")
+    started(third)
+    assert [key.name for key in pair(shared, third)] == ["local.key of north-2", "admin.key of north-2"]
 
 
 # What may fail

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -258,6 +259,18 @@ def test_a_setting_is_a_word_by_name(store: TenantStore) -> None:
     for value in ("90 days", "", "ü" * 16_384):
         store.put_setting("retention", value, event())
         assert store.read_setting("retention") == value
+
+
+def test_a_setting_that_is_kept_is_whose_came_first(store: TenantStore) -> None:
+    """Of many at once all are told the same; it is no officer's act and no change of a tenant."""
+    before = (store.changes_since(0), store.events())
+    with ThreadPoolExecutor(8) as pool:
+        told = set(pool.map(lambda number: store.keep_setting("secret", str(number)), range(16)))
+    assert len(told) == 1
+    assert store.keep_setting("secret", "late") == store.read_setting("secret") == told.pop()
+    assert (store.changes_since(0), store.events()) == before
+    assert refused(lambda: store.keep_setting("x", "\x00")) == ("invalid", "value")
+    assert store.read_setting("x") is None
 
 
 def test_ten_thousand_tenants(store: TenantStore) -> None:

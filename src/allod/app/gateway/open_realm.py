@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from allod.prove.receipts.day_keys import DayKeys
 from allod.prove.tlog.log import Log, open_log
 from allod.prove.trust import trust_text
 from allod.settings.tree import Settings
+
+SALTS = "salt_secret"  # the setting that holds it, for all gateways of a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,10 @@ def open_realm(settings: Settings) -> OpenRealm:
     artefacts = ArtefactsLog(settings)
     artefacts.check_may_begin()
     signing_key = home.signing_key(settings.origin)
-    salt_secret = home.salt_secret()
     with ExitStack() as resources:
         store = resources.enter_context(closing(open_store(settings)))
         check_log_is_there(settings, store)
+        salt_secret = _salt_secret(settings, store)
         policies = Policies(artefacts, nation)
         policy = policies.at_start()
         log = resources.enter_context(closing(open_log(home.receipts, signing_key)))
@@ -98,3 +101,10 @@ def open_realm(settings: Settings) -> OpenRealm:
             acceptances=acceptances,
             resources=resources.pop_all(),  # last, after all that may fail
         )
+
+
+def _salt_secret(settings: Settings, store: TenantStore) -> bytes:
+    """What cache salts are derived from: in the home; where gateways share their tenants, in what they share."""
+    if not settings.tenants.database:
+        return Home(settings.home).salt_secret()
+    return bytes.fromhex(store.keep_setting(SALTS, os.urandom(32).hex()))

@@ -28,10 +28,12 @@ STARTED = "allod:start"  # who made what is there from the first start
 def open_store(settings: Settings) -> TenantStore:
     """The store that the settings name, with the first tenant in it.
 
-    Raises Unavailable, and Invalid for an address that cannot be used.
+    Raises Unavailable, and Invalid for an address that cannot be used, or (`origin_taken`).
     """
     store = _open(settings)
     try:
+        if settings.tenants.database:
+            _check_origin(store, settings)
         _make_first_tenant(store, settings)
     except BaseException:
         store.close()
@@ -54,6 +56,23 @@ def _open(settings: Settings) -> TenantStore:
     return postgres_store(settings.tenants.database)
 
 
+def _check_origin(store: TenantStore, settings: Settings) -> None:
+    """Raise Invalid where another gateway of the store has a log of this name: it would take over its keys and share
+    its part of the ledger."""
+    ours = str(Home(settings.home).signing_key(settings.origin).verifier)
+    if store.keep_setting(f"log_key/{_gateway_id(settings)}", ours) != ours:
+        raise Invalid(
+            f"another gateway that shares these tenants has the log {settings.origin}",
+            code="origin_taken",
+            param="realm.shard",
+            hint="give each gateway a realm.shard of its own in its allod.toml",
+        )
+
+
+def _gateway_id(settings: Settings) -> str:
+    return sha256_hex(settings.origin.encode())[:12]
+
+
 def _make_first_tenant(store: TenantStore, settings: Settings) -> None:
     """The local tenant, this gateway's key for it in `local.key` and its admin key in `admin.key`, where missing.
 
@@ -61,7 +80,7 @@ def _make_first_tenant(store: TenantStore, settings: Settings) -> None:
     their tenants have a pair of keys each.
     """
     home, officer = Home(settings.home), Officer(STARTED, now_ms())
-    gateway = sha256_hex(settings.origin.encode())[:12]
+    gateway = _gateway_id(settings)
     try:
         store.tenant(LOCAL)
     except Invalid:

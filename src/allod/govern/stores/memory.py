@@ -179,6 +179,11 @@ class MemoryStore:
         with self._change(event):
             self._settings[name] = value
 
+    def keep_setting(self, name: str, value: str) -> str:
+        rules.check_setting(name, value)
+        with self._lock:
+            return self._settings.setdefault(name, value)
+
     def lease(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int) -> int:
         rules.check_lease(amount=amount, limit=limit, window=window)
         with self._lock:

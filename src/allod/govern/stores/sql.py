@@ -223,6 +223,18 @@ class SqlStore(SqlLedger):
                 value=value,
             )
 
+    def keep_setting(self, name: str, value: str) -> str:
+        """See `TenantStore.keep_setting`."""
+        rules.check_setting(name, value)
+        with self._transactions.writing() as transaction:
+            transaction.execute(
+                "INSERT INTO settings (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING",
+                name=name,
+                value=value,
+            )
+            [(kept,)] = transaction.execute("SELECT value FROM settings WHERE name = :name", name=name)
+        return str(kept)
+
     @contextmanager
     def _change(self, event: AuditEvent) -> Iterator[tuple[Transaction, int]]:
         """A transaction with the next number of a change, which no other has until this one ends, and its event."""

@@ -173,6 +173,11 @@ class TenantStore(Protocol):
         """Replace it, with its audit event."""
         ...
 
+    def keep_setting(self, name: str, value: str) -> str:
+        """What it is; `value` from now on where there was none. Whoever comes first decides for all, and no officer:
+        there is no audit event."""
+        ...
+
     def lease(self, *, gateway: str, tenant_id: str, meter: str, window: int, amount: int, limit: int) -> int:
         """What of `amount` is granted: no more than `limit` less what anybody was granted in this window of the meter,
         at least 0. The grant is remembered.
