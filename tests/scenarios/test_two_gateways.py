@@ -1,4 +1,5 @@
-"""Two gateways share their tenants in a real PostgreSQL: limits hold for both together, though one is killed."""
+"""Two gateways share their tenants in a real PostgreSQL: limits hold for both together, though one is killed, and what
+a tenant asked is nowhere in another's cache."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,11 @@ import openai
 import pytest
 from tests.conftest import Gateway, run_gateway
 from tests.contracts.postgres import WHY_NOT, Server, running_postgres
+from tests.scenarios.test_answers import http_get
+from tests.serve.tiny_model import write_tiny_model
 
+from allod.core.statements.receipt import check_statement
+from allod.prove.receipts.bundle import parse_bundle
 from allod.prove.tlog.segment import Batches
 
 pytestmark = [pytest.mark.services, pytest.mark.skipif(bool(WHY_NOT), reason=f"missing: {WHY_NOT}")]
@@ -24,6 +30,7 @@ pytestmark = [pytest.mark.services, pytest.mark.skipif(bool(WHY_NOT), reason=f"m
 LIMIT = 6_000  # tokens a day
 SLICE = LIMIT // 10  # what one gateway leases at a time (govern/metering/quotas.py)
 TEXT = "word " * 30
+NUM_PROMPTS = 20
 MAX_TOKENS = 30  # an answer's; the echo engine uses them all
 
 
@@ -33,21 +40,32 @@ def server() -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def nobody_yet(server: Server) -> None:
+    server.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+
+
 @pytest.fixture
 def homes(server: Server, tmp_path: Path) -> list[Path]:
     """Two gateways' homes: one realm, two sites, one database."""
-    server.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return [made_home(server, tmp_path / site, f'site = "{site}"') for site in ("north", "south")]
+
+
+@pytest.fixture
+def neighbours(server: Server, tmp_path: Path) -> list[Path]:
+    """Two gateways' homes: one realm, one site, one database, a shard each."""
+    shards = ("north-1", "north-2")
+    return [made_home(server, tmp_path / shard, f'site = "north"\nshard = "{shard}"') for shard in shards]
+
+
+def made_home(server: Server, home: Path, realm: str) -> Path:
+    home.mkdir()
     directory = server.conninfo().split()[0].removeprefix("host=")
-    homes = []
-    for site in ("north", "south"):
-        home = tmp_path / site
-        home.mkdir()
-        (home / "allod.toml").write_text(
-            f'[realm]\nname = "shared.example"\nsite = "{site}"\n'
-            f'[tenants]\ndatabase = "postgresql://allod@/postgres?host={directory}"\n'
-        )
-        homes.append(home)
-    return homes
+    (home / "allod.toml").write_text(
+        f'[realm]\nname = "shared.example"\n{realm}\n'
+        f'[tenants]\ndatabase = "postgresql://allod@/postgres?host={directory}"\n'
+    )
+    return home
 
 
 def made(gateway: Gateway, *words: str) -> Any:
@@ -151,3 +169,46 @@ def test_without_the_database_nobody_is_let_in(server: Server, homes: list[Path]
         assert ended == "answered"
         with suppress(FileNotFoundError):
             assert "Traceback" not in (homes[0] / "gateway.out").read_text()
+
+
+def cached_tokens(gateway: Gateway, key: str, question: str) -> tuple[int, str]:
+    """How much of the prompt the engine had already, and the receipt's id."""
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": question}], max_tokens=1
+        )
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    return answer.usage.prompt_tokens_details.cached_tokens or 0, answer.id.removeprefix("chatcmpl-")
+
+
+@pytest.mark.slow
+def test_what_a_tenant_asked_is_in_nobody_elses_cache_at_either(neighbours: list[Path], tmp_path: Path) -> None:
+    """Real engines: the asker finds its own prompt again where it asked, and another tenant none of it, at either
+    gateway. One trust file, of both gateways' logs, verifies the receipts of both, which name one site."""
+    model = write_tiny_model(tmp_path / "tiny.gguf", template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    with run_gateway(neighbours[0], str(model)) as one, run_gateway(neighbours[1], str(model)) as two:
+        alice, bob = (made(one, "key", "add", made(one, "tenant", "add", name)["id"])["value"] for name in "AB")
+        time.sleep(1)
+        own, others, receipts = [], [], []
+        for number in range(NUM_PROMPTS):
+            question = chr(ord("a") + number) + " is my secret." * 10  # no two begin alike: a tenant may find its own
+            for gateway in (one, two)[:: 1 if number % 2 else -1]:
+                cached_tokens(gateway, alice, question)
+                own.append(cached_tokens(gateway, alice, question)[0])
+            for gateway in (one, two):
+                found, receipt = cached_tokens(gateway, bob, question)
+                others.append(found)
+                receipts.append((gateway, receipt))
+        assert min(own) > 50
+        assert set(others) == {0}
+        trust = tmp_path / "trust"
+        lines = {line for home in neighbours for line in (home / "trust.policy").read_text().splitlines()}
+        trust.write_text("".join(f"{line}\n" for line in sorted(lines)))
+        for gateway, receipt in receipts[-2:]:
+            bundle = tmp_path / f"{receipt}.json"
+            bundle.write_text(http_get(replace(gateway, key=bob), f"/v1/receipts/{receipt}"))
+            done = gateway.allod("verify", str(bundle), "--trust", str(trust))
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert f"signed by shared.example/receipts/{gateway.home.name}" in done.stdout
+            assert check_statement(parse_bundle(bundle.read_bytes()).statement).predicate["site"]["id"] == "north"
