@@ -309,6 +309,15 @@ def test_seal_page_warns_when_unsealed(visit: Visit) -> None:
     expect(visit.page.get_by_role("row", name="Routes 3 0 wrong")).to_be_visible()
 
 
+def test_one_replica_without_a_seal_is_warned_of(visit: Visit) -> None:
+    """However well the others are sealed; and it is the one that is shown."""
+    visit.answer("/v1/seal", json={**SEALED, "replicas": [SEALED, UNSEALED]})
+    visit.enter()
+    expect(visit.page.locator("#state")).to_contain_text("Not sealed")
+    visit.page.get_by_role("link", name="Seal", exact=True).click()
+    expect(visit.page.get_by_role("row", name="Routes 3 0 wrong")).to_be_visible()
+
+
 def test_seal_of_the_gateway_is_read_again(visit: Visit) -> None:
     """The page reads the seal again by itself, and a seal that is lost meanwhile becomes a warning."""
     answers = [SEALED]

@@ -33,6 +33,7 @@ _FILES = (
     "policy.js",
     "polling.js",
     "receipt.js",
+    "replicas.js",
     "rule.js",
     "seal.js",
     "stream.js",

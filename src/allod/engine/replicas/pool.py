@@ -173,12 +173,12 @@ class Pool:
                     async for item in answer:
                         has_moved = True  # it can be no more
                         if isinstance(item, Completion):
+                            member.note_answer()  # here, for whoever has all of it may leave
                             member.stopwatch.note_answer(item.usage, loop.time())
                         elif is_first:
                             member.stopwatch.note_first(loop.time() - sent_s)
                         is_first = False
                         yield item
-                member.note_answer()
                 return
             except Unavailable as error:
                 if not self._may_move(error, member, has_moved=has_moved):

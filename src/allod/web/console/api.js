@@ -39,6 +39,16 @@ export class Gateway {
     return this.#json(`/v1/governance/shares?limit=${limit}`);
   }
 
+  /** The processes that answer: {data}, one entry a replica. */
+  replicas() {
+    return this.#json("/v1/governance/replicas");
+  }
+
+  /** Do `action` (drain, resume, restart) with one of them: {model, replica, action}. It is answered as it then is. */
+  steer(wanted) {
+    return this.#json("/v1/governance/replicas", { method: "POST", body: JSON.stringify(wanted) });
+  }
+
   /** The policy in force; `check` also has it checked, which may take seconds. */
   policy({ check = false } = {}) {
     return this.#json(`/v1/governance/policy?check=${check}`);

@@ -6,6 +6,7 @@ import { Chat, INVENTS } from "./chat.js";
 import { alertAll, announce, byId, facts, make, verdict } from "./dom.js";
 import { askForKey, clearKeyField, forgetKey, onKey, saveKey, savedKey, showKeyError, whyNot } from "./key.js";
 import { PolicyPage } from "./policy.js";
+import { ReplicasPage } from "./replicas.js";
 import { SealPage, isSealed } from "./seal.js";
 import { TenantsPage } from "./tenants.js";
 
@@ -14,6 +15,7 @@ const WATCH_EVERY_MS = 4000;
 const PAGES = {
   chat: { title: "Chat", needs: "use" },
   tenants: { title: "Tenants", needs: "admin" },
+  replicas: { title: "Replicas", needs: "admin" },
   policy: { title: "Policy", needs: "admin" },
   audit: { title: "Audit", needs: "admin" },
   seal: { title: "Seal", needs: "any" },
@@ -24,6 +26,7 @@ const chat = new Chat({ onDenied: denied("use") });
 const sealPage = new SealPage();
 const governance = {
   tenants: new TenantsPage({ onDenied: denied("admin") }),
+  replicas: new ReplicasPage({ onDenied: denied("admin") }),
   policy: new PolicyPage({ onDenied: denied("admin") }),
   audit: new AuditPage({ onDenied: denied("admin") }),
 };

@@ -16,6 +16,13 @@ export function make(tag, properties = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
+/** Replace what an element holds, if that is something else: a selection, or a reader's place, survives. */
+export function fill(element, content) {
+  const nodes = [content].flat();
+  const text = nodes.map((node) => node.textContent ?? node).join("");
+  if (element.textContent !== text) element.replaceChildren(...nodes);
+}
+
 /** A mark with its word: what is shown is never told by colour or shape alone. */
 export function verdict(ok, word) {
   const kind = ok === true ? "good" : ok === false ? "bad" : "open";

@@ -15,7 +15,7 @@ const WORDS = {
       "The key stays in this browser tab and is gone when you close it. " +
       "This page stores nothing else and loads nothing from elsewhere.",
     wrongKind:
-      "This is an admin key: it opens Tenants, Policy and Audit. " +
+      "This is an admin key: it opens Tenants, Replicas, Policy and Audit. " +
       "Missing is a key for use, such as the one in local.key.",
   },
   admin: {

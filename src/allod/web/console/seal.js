@@ -30,18 +30,22 @@ export class SealPage {
   }
 }
 
-/** Sealed means: the kind says so, nothing is missing, and no row is wrong. */
-export function isSealed(seal) {
+/** Sealed means, of every replica: the kind says so, nothing is missing, and no row is wrong. */
+export const isSealed = (seal) => [seal, ...(seal.replicas ?? [])].every(isWhole);
+
+function isWhole(seal) {
   return seal.kind === "sealed" && !seal.missing?.length && !!seal.rows?.length && seal.rows.every((row) => row.ok);
 }
 
-function sealNodes(seal) {
-  if (seal.error) return [warning("The seal is not known", [`It could not be read: ${seal.error}`])];
+/** The first replica's seal, or that of one that is not sealed. */
+function sealNodes(found) {
+  if (found.error) return [warning("The seal is not known", [`It could not be read: ${found.error}`])];
+  const seal = found.replicas?.find((each) => !isWhole(each)) ?? found;
   const head = isSealed(seal)
     ? make("p", { class: "notice good" }, verdict(true, "Sealed: every wall stands, as read from the kernel."))
     : warning("This engine is not sealed", reasons(seal));
   const rows = seal.rows?.length ? sealTable(seal.rows) : make("p", {}, "The kernel was not asked: there are no rows.");
-  return [head, rows, engineFacts(seal), ...remarks()];
+  return [head, rows, engineFacts(seal), others(seal, found.replicas ?? []), ...remarks()];
 }
 
 function warning(title, lines) {
@@ -94,6 +98,11 @@ function engineFacts({ engine, proof, kind }) {
     ["Seal", kind],
     ["Evidence", proof],
   ]);
+}
+
+/** Evidence of the other replicas, each by its process. */
+function others(seal, replicas) {
+  return facts(replicas.filter(({ pid }) => pid !== seal.engine?.pid).map(({ pid, proof }) => [`Process ${pid}`, proof]));
 }
 
 function remarks() {

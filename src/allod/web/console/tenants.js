@@ -1,6 +1,6 @@
 // The page of tenants: who has turns at the engine now, who used what today, and how much of its limits that is.
 
-import { byId, make, verdict } from "./dom.js";
+import { byId, fill, make, verdict } from "./dom.js";
 import { poll } from "./polling.js";
 import { count, counted, duration, listed, money, percent } from "./words.js";
 
@@ -221,10 +221,3 @@ function limitWords({ unit, limit, used }, currency) {
 }
 
 const setText = (id, text) => fill(byId(id), text);
-
-/** Replace what an element holds, if that is something else: a selection, or a reader's place, survives. */
-function fill(element, content) {
-  const nodes = [content].flat();
-  const text = nodes.map((node) => node.textContent ?? node).join("");
-  if (element.textContent !== text) element.replaceChildren(...nodes);
-}
