@@ -124,6 +124,14 @@ def test_what_is_found_is_the_longest_first_with_its_tokens_and_worth() -> None:
     ]
 
 
+def test_what_many_prompts_begin_with_is_no_one_conversations() -> None:
+    prefixes = Prefixes(2)
+    for number in range(3):
+        assert prefixes.num_shared(prompt(1, 2, 9)) == 0
+        prefixes.note(prompt(1, 2, 10 + number), number % 2)
+    assert prefixes.num_shared(prompt(1, 2, 10)) == 2
+
+
 def test_find_agrees_with_a_table_of_everything_sent() -> None:
     """Exhaustive: every three prompts of up to three blocks over two letters, sent to two replicas in turn."""
     prompts = [

@@ -25,6 +25,7 @@ GROWTH = 8  # a block is at least an eighth of what is before it
 MOST_BYTES = 1 << 20  # of a prompt: who holds the first mebibyte of it is the one to ask
 MOST_BLOCKS = 1 << 17  # that are known of, all replicas together: some 45 MB
 MOST_OF_ONE = 1 << 14  # of these at one replica; to forget them all takes some 20 ms
+SHARED = 3  # prompts that begin with a block
 _HASH_BYTES = 8  # what two prompts have in common by chance costs one of them time and tells nobody anything
 
 
@@ -124,6 +125,11 @@ class Prefixes:
         if holders > 0:
             found.append(Beginning(holders, len(prompt.blocks), tokens, worth))
         return found[::-1]
+
+    def num_shared(self, prompt: Prompt) -> int:
+        """How many of its first blocks were in so many prompts that they are no one conversation's."""
+        uses = self._uses
+        return next((at for at, block in enumerate(prompt.blocks) if uses.get(block, 0) < SHARED), len(prompt.blocks))
 
     def note(self, prompt: Prompt, number: int) -> None:
         """That replica is sent this prompt."""
