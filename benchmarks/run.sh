@@ -9,6 +9,7 @@ else
     rounds=3 seconds=2 tokens=48
 fi
 $python benchmarks/controls.py
+$python benchmarks/routing.py --quick
 $python benchmarks/log_writer.py --rounds "$rounds" --seconds "$seconds"
 $python benchmarks/gateway.py --rounds "$rounds" --seconds "$seconds"
 $python benchmarks/training.py

@@ -19,7 +19,7 @@ from hashlib import sha256
 
 from allod.engine.replicas.prefixes import Beginning, Prefixes, Prompt
 
-STAY = 8  # what a token that is held weighs against one of work; measured: docs/log.md
+STAY = 16  # what a token that is held weighs against one of work; measured: docs/log.md
 HOME = 4  # the same of one that is held nowhere, for the prompt's home
 _WORD = (1 << 64) - 1
 
@@ -51,7 +51,7 @@ class ReplicaLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ReplicaChoice:
     """`prompt_tokens` are those that are probably to be computed there: with the answer's, the work to count."""
 
     number: int
@@ -61,7 +61,7 @@ class Choice:
 
 def choose(
     prompt: Prompt, replicas: Sequence[ReplicaLoad], prefixes: Prefixes, *, adapter: str | None = None
-) -> Choice:
+) -> ReplicaChoice:
     """The replica to send it to, among those that are up and hold the adapter. Note it in `prefixes` once it is sent.
 
     Raises ValueError when there is none: whoever asks has let nobody in then.
@@ -69,34 +69,34 @@ def choose(
     able = _able(replicas, adapter)
     found = prefixes.find(prompt)
     longest = found[0] if found else _NOTHING
-    prices = [(one.holders, STAY * (longest.worth - one.worth)) for one in found]
+    prices = [(held.holders, STAY * (longest.worth - held.worth)) for held in found]
     chosen, least = _cheapest(able, prices, STAY * longest.worth)
     why = Why.ONLY_ONE
     if len(able) > 1:
         num_shared = prefixes.num_shared(prompt)
-        why = Why.PREFIX if _beginning_at(chosen, found).num_blocks > num_shared else Why.LEAST_WORK
+        why = Why.PREFIX if _part_of(chosen, found).num_blocks > num_shared else Why.LEAST_WORK
         if why is not Why.PREFIX and num_shared < len(prompt.blocks):
             home = _home(prompt.blocks[num_shared], able)
             _, there = _cheapest([home], prices, STAY * longest.worth)
             if home is chosen or there - HOME * (prompt.num_tokens - longest.tokens) < least:
                 chosen, why = home, Why.HOME
-    return Choice(chosen.number, why, prompt.num_tokens - _beginning_at(chosen, found).tokens)
+    return ReplicaChoice(chosen.number, why, prompt.num_tokens - _part_of(chosen, found).tokens)
 
 
 _NOTHING = Beginning(0, 0, 0, 0.0)
 
 
-def _beginning_at(one: ReplicaLoad, found: list[Beginning]) -> Beginning:
-    return next((beginning for beginning in found if beginning.holders >> one.number & 1), _NOTHING)
+def _part_of(replica: ReplicaLoad, found: list[Beginning]) -> Beginning:
+    return next((beginning for beginning in found if beginning.holders >> replica.number & 1), _NOTHING)
 
 
 def _able(replicas: Sequence[ReplicaLoad], adapter: str | None) -> list[ReplicaLoad]:
     """Those to choose among: suspects and full ones only where there are no others."""
-    able = [one for one in replicas if one.is_up and (adapter is None or adapter in one.adapters)]
+    able = [replica for replica in replicas if replica.is_up and (adapter is None or adapter in replica.adapters)]
     if not able:
         raise ValueError("no replica is up that holds the adapter")
-    able = [one for one in able if not one.is_suspect] or able
-    return [one for one in able if one.num_running < one.slots] or able
+    able = [replica for replica in able if not replica.is_suspect] or able
+    return [replica for replica in able if replica.num_running < replica.slots] or able
 
 
 def _cheapest(
@@ -104,23 +104,23 @@ def _cheapest(
 ) -> tuple[ReplicaLoad, float]:
     """The one where its work and the prompt cost least together, and how much that is."""
     chosen, least = able[0], float("inf")
-    for one in able:
-        cost = one.work
+    for replica in able:
+        cost = replica.work
         if cost >= least:
             continue
-        number, price = one.number, whole_price
+        number, price = replica.number, whole_price
         for holders, price_there in prices:
             if holders >> number & 1:
                 price = price_there
                 break
         if cost + price < least:
-            chosen, least = one, cost + price
+            chosen, least = replica, cost + price
     return chosen, least
 
 
 def _home(block: int, able: list[ReplicaLoad]) -> ReplicaLoad:
     """Where prompts are at home of which this is the first block of their own."""
-    return max(able, key=lambda one: block * _odd(one.number) & _WORD)
+    return max(able, key=lambda replica: block * _odd(replica.number) & _WORD)
 
 
 @cache
