@@ -3,7 +3,7 @@
 The one whose work, with what the prompt costs there, is least. A prompt costs nothing where it is held; elsewhere, for
 each block, `STAY` times the tokens, shared among the requests that this block has served so far. So a conversation
 stays where it is although others have less to do, and what everybody shares, such as rules of 4,000 tokens, is soon
-held everywhere: a copy of it is used by many. A bound by the mean load did neither (docs/decisions/0022).
+held everywhere: a copy of it is used by many. A bound by the mean load did neither (docs/decisions/0023).
 
 A conversation that is held nowhere has a home, by rendezvous hashing of the first block that is its own, which `HOME`
 speaks for: so gateways that know nothing of each other send it to the same replica.
