@@ -12,9 +12,9 @@ from pathlib import Path
 import uvloop
 
 import mock_engine
-from allod.app.gateway.listening import listen
 from allod.app.gateway.realm import ServedEngine, run_realm
 from allod.app.home import load_settings
+from allod.app.listening import listen
 from allod.core.canonical import digest_of
 from allod.engine.adapters.echo import NOWHERE
 from allod.engine.adapters.llama import LlamaEngine

@@ -68,20 +68,24 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def run_gateway(home: Path, model: str, *words: str, prefix: tuple[str, ...] = ()) -> Iterator[Gateway]:
+def run_gateway(
+    home: Path, model: str, *words: str, prefix: tuple[str, ...] = (), patience_s: int = 60
+) -> Iterator[Gateway]:
     """`allod up` at a free port, behind a command `prefix`; stopped by SIGTERM at the end if it still runs."""
     home.mkdir(parents=True, exist_ok=True)
     (CACHE / "store").mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):  # it may be there already
         (home / "store").symlink_to(CACHE / "store")
     with running(
-        home, [*prefix, sys.executable, "-m", "allod.cli", "up", "--port=0", f"--model={model}", *words]
+        home,
+        [*prefix, sys.executable, "-m", "allod.cli", "up", "--port=0", f"--model={model}", *words],
+        patience_s=patience_s,
     ) as up:
         yield up
 
 
 @contextmanager
-def running(home: Path, command: list[str]) -> Iterator[Gateway]:
+def running(home: Path, command: list[str], *, patience_s: int = 60) -> Iterator[Gateway]:
     """The gateway that `command` starts in `home`, once it answers."""
     log = home / "gateway.out"
     with log.open("ab") as output:
@@ -89,7 +93,7 @@ def running(home: Path, command: list[str]) -> Iterator[Gateway]:
             command, env=environment(home), stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
-        announced = _announced(home, process, log)
+        announced = _announced(home, process, log, patience_s)
         yield Gateway(announced["url"], (home / "local.key").read_text().strip(), home, process)
     finally:
         process.terminate()
@@ -100,8 +104,8 @@ def running(home: Path, command: list[str]) -> Iterator[Gateway]:
             process.wait()
 
 
-def _announced(home: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
-    for _ in range(1200):
+def _announced(home: Path, process: subprocess.Popen[bytes], log: Path, patience_s: int) -> dict[str, Any]:
+    for _ in range(20 * patience_s):
         if process.poll() is not None:
             raise RuntimeError(f"the gateway ended with {process.returncode}: {log.read_text()[-2000:]}")
         try:
@@ -111,7 +115,7 @@ def _announced(home: Path, process: subprocess.Popen[bytes], log: Path) -> dict[
         if announced.get("pid") == process.pid:
             return announced
         time.sleep(0.05)
-    raise RuntimeError("the gateway was not ready in a minute")
+    raise RuntimeError(f"the gateway was not ready in {patience_s} s")
 
 
 @pytest.fixture(autouse=True)

@@ -21,12 +21,12 @@ CONTEXT = 64
 EXPORTED = replace(RECIPE, tune=Tune(steps=0), export=Export(quantise=("q8_0", "q4_0")))
 
 
-def trained_run(run: Path, *, width: int = 64) -> Path:
+def trained_run(run: Path, *, width: int = 64, context: int = CONTEXT) -> Path:
     """A run whose network has decided opinions, though no training stands behind them. Returns its folder."""
     torch.set_num_threads(1)
     packed_run(run)
     vocab = Tokenizer.load(run / "tokenizer").vocab
-    network = Network(Shape(vocab, width=width, layers=2, heads=4, kv_heads=2, hidden=96, context=CONTEXT))
+    network = Network(Shape(vocab, width=width, layers=2, heads=4, kv_heads=2, hidden=96, context=context))
     network.initialise(7)
     with torch.no_grad():
         for parameter in network.parameters():

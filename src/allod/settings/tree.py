@@ -62,6 +62,8 @@ class ModelOptions:
     slots: int = 4  # requests that a replica works on at once
     context_tokens: int = 4096  # the longest prompt with its answer; at most what the model was made for
     threads: int = 0  # of a replica; 0: its part of the physical cores less one, at least one
+    vllm_python: str = ""  # the Python of an environment that has vLLM, for folders of safetensors; empty: Allod's own
+    vllm_cache_gib: int = 1  # of memory for vLLM's key-value cache, in each replica
     gpu_layers: int = 0  # layers of the model that an accelerator computes; 0: none
     devices: tuple[str, ...] = ()  # GPUs of this machine for it: `all`, numbers, or MIG instances as `0/gi7/ci0`
     ready_timeout_s: int = 300  # how long the engine may take to be ready
@@ -146,6 +148,7 @@ def _check(settings: Settings) -> None:
         "model.slots": (settings.model.slots, 1, 1024),
         "model.context_tokens": (settings.model.context_tokens, 64, 1 << 24),
         "model.threads": (settings.model.threads, 0, 1024),
+        "model.vllm_cache_gib": (settings.model.vllm_cache_gib, 1, 1 << 14),
         "model.ready_timeout_s": (settings.model.ready_timeout_s, 1, 86_400),
         "model.spare_mib": (settings.model.spare_mib, 16, 1 << 24),
         "tenants.max_wait_s": (settings.tenants.max_wait_s, 1, 86_400),

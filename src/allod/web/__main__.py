@@ -13,8 +13,8 @@ from contextlib import closing
 from pathlib import Path
 
 from allod.app.gateway.engine_seal import start_ahead
-from allod.app.gateway.listening import listen
 from allod.app.home import Home, load_settings, models_said
+from allod.app.listening import listen
 from allod.core.errors import AllodError, exit_status, explain
 from allod.core.telling import tell
 from allod.prove.tlog.begun import check_unlocked

@@ -6,9 +6,9 @@ import asyncio
 import importlib.util
 import json
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +24,7 @@ from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine, EngineInfo, EnginePlace, LoadedAdapter
 from allod.engine.replicas.pool import Pool
 from allod.engine.replicas.replica import ReplicaOptions
+from allod.model.folder import FolderHeader
 from allod.model.gguf.header import GgufHeader
 from allod.seal.ahead import Ahead
 from allod.serve.served_model import ServedModel
@@ -49,12 +50,21 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A checked model file, what clients are told of it, what it says of itself, and the adapters served over it."""
+    """A checked model file, what clients are told of it, what it says of itself, and the adapters served over it.
+
+    Or a folder of safetensors, with the SHA-256 (hex) of each of its `files`.
+    """
 
     path: Path
     served: ServedModel
-    header: GgufHeader
+    header: GgufHeader | FolderHeader
     adapters: tuple[Adapter, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """What is read of it."""
+        return sum((self.path / name).stat().st_size for name in self.files or ("",))
 
 
 Prepared = Weights | External | None
@@ -117,7 +127,7 @@ async def start_engine(
     if prepared is None:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.set_result(None)
-        yield EchoEngine(place=_place(settings)), started
+        yield EchoEngine(place=place_of(settings)), started
         return
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
     try:
@@ -152,8 +162,15 @@ def _pool_options(
 def replica_options(
     settings: Settings, weights: Weights, socket_dir: Path, log_name: str = ENGINE_LOG
 ) -> ReplicaOptions:
-    """How to start llama.cpp's server for these weights, sealed. Raises Invalid for adapters that it could not use."""
+    """How to start what serves these weights, sealed: llama.cpp's server for a file, vLLM for a folder.
+
+    Raises Invalid for adapters that it could not use, and what `vllm_options` raises.
+    """
     header = weights.header
+    if isinstance(header, FolderHeader):
+        from allod.app.gateway.vllm import vllm_options  # for the few that have one
+
+        return vllm_options(settings, weights, header, socket_dir, log_name)
     if weights.adapters and header.can_embed:
         raise Invalid(f"{weights.served.name} makes embeddings: no adapter works over it", code="adapter_unusable")
     model = settings.model
@@ -192,7 +209,7 @@ def replica_options(
             slots=model.slots,
             can_chat=not header.can_embed,
             can_embed=header.can_embed,
-            place=_place(settings),
+            place=place_of(settings),
             max_token_chars=header.max_token_chars,
             control_tokens=header.control_token_guard(),
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
@@ -214,7 +231,7 @@ def _llama_engine(info: EngineInfo, socket_path: str, deadlines: Deadlines) -> L
     return LlamaEngine(info, socket_path, deadlines=deadlines)
 
 
-def _place(settings: Settings) -> EnginePlace:
+def place_of(settings: Settings) -> EnginePlace:
     return EnginePlace(settings.realm.site, settings.realm.jurisdiction)
 
 

@@ -15,6 +15,7 @@ from allod.app.gateway.engine import ECHO_MODEL, Adapter, Prepared, Weights, lis
 from allod.app.gateway.external import find_external
 from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, read_pace
 from allod.app.home import Home
+from allod.core.canonical import digest_of
 from allod.core.digests import digest_of_hex
 from allod.core.errors import Invalid, Unavailable
 from allod.core.nations.nation import Nation
@@ -22,6 +23,7 @@ from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.engine.engine import Engine
 from allod.govern.policy.request import Model
 from allod.model.catalogue import CatalogueEntry, MachinePace, best_for
+from allod.model.folder import digests_of_folder, read_folder
 from allod.model.gguf.header import read_header
 from allod.model.store import Progress, Store, digest_of_file
 from allod.prove.tlog.begun import is_begun
@@ -45,7 +47,7 @@ def prepare_all(settings: Settings, progress: Progress) -> tuple[Prepared, ...]:
     prepared = tuple(preparation.prepare(name) for name in settings.models)
     check_names([served.name for each in prepared for served in list_served(each)])
     if len(prepared) > 1:
-        check_memory(sum(each.path.stat().st_size for each in prepared if isinstance(each, Weights)))
+        check_memory(sum(each.num_bytes for each in prepared if isinstance(each, Weights)))
     return prepared
 
 
@@ -228,9 +230,14 @@ def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
 
 
 def _own_weights(path: Path, progress: Progress) -> Weights:
-    header = read_header(path)
+    is_folder = path.is_dir()
+    header = read_folder(path) if is_folder else read_header(path)
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", path.stem) is None:
         raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
+    if is_folder:
+        progress(f"reading {path.name}", 0, 0)
+        files = digests_of_folder(path)
+        return Weights(path, _describe_file(path, digest_of(files)), header, files=files)
     return Weights(path, _describe_file(path, digest_of_hex(digest_of_file(path, progress))), header)
 
 

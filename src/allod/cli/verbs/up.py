@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
-from allod.app.gateway.listening import listen
 from allod.app.gateway.model_choice import is_at_hand
 from allod.app.home import load_settings, models_said
+from allod.app.listening import listen
 from allod.cli.starting import gateway_command, get_model
 
 

@@ -74,6 +74,11 @@ class OpenAiEngine:
         self._prompt_bytes = 0  # of all that it works on
 
     @property
+    def is_asked(self) -> bool:
+        """Whether it works on anything."""
+        return self._prompt_bytes > 0
+
+    @property
     def heard_s(self) -> float:
         """When the engine last said anything to anybody, by the loop's clock."""
         return self._http.heard_s

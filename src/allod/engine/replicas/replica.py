@@ -38,6 +38,7 @@ LEAST_RETRY_S = 2.0  # until somebody who was told that an engine is being start
 GRACE_S = 0.5  # for an engine at fault to end by itself
 LOG_BYTES = 1 << 20
 _AN_ERROR = re.compile(r"error|fail|exception|invalid|unsupported|unknown|cannot|unable|not enough|out of memory", re.I)
+_A_WARNING = re.compile(r"warning|\bwarn\b", re.I)  # which may speak of errors, and is none
 logger = logging.getLogger(__name__)
 
 
@@ -339,5 +340,5 @@ class Replica:
             file.seek(self._log_start)
             lines = file.read(LOG_BYTES).decode(errors="replace").strip().splitlines()
         told = [line for line in lines if line.strip() and not line.startswith(("Traceback", " "))]
-        errors = [line for line in told if _AN_ERROR.search(line)]
+        errors = [line for line in told if _AN_ERROR.search(line) and not _A_WARNING.search(line)]
         return make_plain((errors or told[-1:] or ["it left no log"])[0], limit=500)
