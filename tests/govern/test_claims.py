@@ -76,6 +76,8 @@ OUTSIDE = "no SECRET request reached a site outside GB"
         ("no request was answered unsealed", {"seal": None}, "breaks"),
         ("no request was answered unsealed", {"seal": {"kind": "none", "proof": None}}, "breaks"),
         ("no request was answered unsealed", {"seal": {"kind": "partial:no-landlock", "proof": None}}, "breaks"),
+        ("no request was answered unsealed", {"seal": {"kind": "island", "proof": None}}, "holds"),
+        ("no request was answered unsealed", {"seal": {"kind": "island-gpu", "proof": None}}, "breaks"),
         ("no request was answered without a purpose", {}, "holds"),
         ("no request was answered without a purpose", {"purposes": None}, "breaks"),
         (f"every request was decided by policy {DIGEST}", {}, "holds"),

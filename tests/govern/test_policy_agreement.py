@@ -53,7 +53,7 @@ CHOICES: dict[str, list[Any]] = {
     "places": [None, None, None, *some_of(PLACES)],
     "site": [*PLACES, "AA-X", "ZZ", "AAB"],
     "accredited": list(TIERS),
-    "seal": ["sealed", "sealed", "partial:no-network", "none", "?"],
+    "seal": ["sealed", "island", "partial:no-network", "none", "?", "island-gpu"],
 }
 
 
@@ -150,7 +150,14 @@ def purposes_hold(name: str) -> Callable[[dict[str, Any]], bool]:
     return lambda choice: choice["purposes"] is not None and name in choice["purposes"]
 
 
-SEALS = {"sealed": "sealed", "partial:no-network": "partial", "none": "none", "?": "none"}
+SEALS = {
+    "sealed": "sealed",
+    "island": "sealed",
+    "island-gpu": "none",
+    "partial:no-network": "partial",
+    "none": "none",
+    "?": "none",
+}
 
 SIMPLE = [
     Condition("context.label.rank > principal.clearance.rank", lambda c: rank(c) > index(c["clearance"])),

@@ -14,6 +14,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Decision, Policy, load_policy
 from allod.govern.policy.request import PolicyRequest, sentence_of
 from allod.govern.policy.sampling import cases
+from allod.govern.policy.schema import WHOLE_SEALS
 
 NUM_EXAMPLES = 3
 
@@ -141,7 +142,7 @@ def _is_out_of_scope(asked: PolicyRequest, _: Nation) -> bool:
 
 
 def _is_exposed(asked: PolicyRequest, nation: Nation) -> bool:
-    return asked.site.seal != "sealed" and asked.label.tier != nation.tiers[0]
+    return asked.site.seal not in WHOLE_SEALS and asked.label.tier != nation.tiers[0]
 
 
 _DANGERS: tuple[tuple[Literal["error", "warning"], str, str, Callable[[PolicyRequest, Nation], bool]], ...] = (

@@ -29,6 +29,7 @@ from allod.core.nations.nation import Nation
 from allod.core.places import fault_of_place
 from allod.core.statements.receipt import ANSWER, REFUSAL
 from allod.core.times import span_ms
+from allod.govern.policy.schema import WHOLE_SEALS
 
 MAX_CHARACTERS = 1000
 Verdict = Literal["holds", "breaks", "not concerned"]
@@ -181,7 +182,7 @@ def _test_policy(digests: list[str], nation: Nation) -> Test:
 
 def _test_seal(names: list[str], nation: Nation) -> Test:
     _check_nothing_follows(names)
-    return lambda facts: facts.seal == "sealed"
+    return lambda facts: facts.seal in WHOLE_SEALS
 
 
 def _for_a_purpose(names: list[str], nation: Nation) -> Test:

@@ -16,7 +16,7 @@ from allod.core.nations.nation import Nation
 from allod.govern.policy.decision import Decision, Policy
 from allod.govern.policy.request import Model, PolicyRequest
 from allod.govern.policy.rules import Rule
-from allod.govern.policy.schema import vocabulary_of
+from allod.govern.policy.schema import WHOLE_SEALS, vocabulary_of
 
 MAX_TRIES = 4_000
 NUM_ALTERNATIVES = 3  # reported of one kind: so many places, so many models
@@ -105,7 +105,7 @@ def _single_changes(policy: Policy, asked: PolicyRequest, models: Iterable[Model
     for place in _sort_named_first(policy, "Place", filter(label.allows_place, vocabulary_of(policy.nation).places)):
         if place != site.jurisdiction:
             yield _Change("place", place, f"a site in {place}")
-    if site.seal != "sealed":
+    if site.seal not in WHOLE_SEALS:
         yield _Change("seal", "sealed", "a sealed engine")
     for tier in tiers:
         if tier.rank > asked.clearance.rank:

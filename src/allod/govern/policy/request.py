@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from allod.core.errors import Invalid
 from allod.core.labels import Label, Tier, is_within
-from allod.govern.policy.schema import SEALS, Vocabulary
+from allod.govern.policy.schema import SEALS, WHOLE_SEALS, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class PolicySite:
     """Where it would answer: an ISO 3166 code ("ZZ": not known), the highest tier that the site is accredited for, and
-    the kind of the engine's seal (`sealed`, `partial:<what is missing>`, `none`)."""
+    the kind of the engine's seal (`sealed`, `island`, `partial:<what is missing>`, `none`)."""
 
     id: str
     jurisdiction: str
@@ -127,6 +127,8 @@ def _level(tier: Tier, vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _seal(kind: str) -> str:
     """Without what is missing; a kind that is not known is no seal."""
+    if kind in WHOLE_SEALS:
+        return "sealed"
     known = kind.split(":", 1)[0]
     return known if known in SEALS else "none"
 

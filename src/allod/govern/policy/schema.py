@@ -13,6 +13,7 @@ from allod.core.labels import Tier
 from allod.core.nations.nation import Nation
 
 SEALS = ("sealed", "partial", "none")
+WHOLE_SEALS = ("sealed", "island")  # kinds of seal with nothing missing: of one process, and of a group of them
 
 _SCHEMA = """\
 // The words of policies in the realm of {name}. A word that is not here is an error.
