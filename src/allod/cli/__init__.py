@@ -6,5 +6,6 @@ running.py       the gateway that runs in this realm         progress.py    prog
 officer.py       who sits at the command line
 model_output.py  what is printed of a model              tenant_arguments.py  arguments for a tenant's terms
 steps.py         how the steps of a verification are told     json_text.py     what --json prints
+verify_lineage.py `verify --lineage`: a model back to its sources
 gpu_trial.py     `seal test --gpu`: what came of a machine's GPUs
 """

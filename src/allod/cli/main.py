@@ -21,6 +21,7 @@ VERBS = {  # and what each does, said here so that a list of them imports none
     "train": "train a model from a recipe, resumably, and release it signed",
     "verify": "check a receipt's bundle, offline",
     "fleet": "the replicas that answer: status, drain, resume, restart",
+    "tune": "find by measurement which settings of [model] suit this machine",
     "seal": "try to get out of this machine's seal",
     "log": "the transparency log: key, head, compare, fsck, accept-clock",
     "model": "the models that this realm has or can get, and what is behind them",

@@ -180,7 +180,7 @@ def replica_options(
     options: dict[str, JsonValue] = {
         "slots": model.slots,
         "context_tokens": context_tokens,
-        "threads": model.threads or max(1, (_num_physical_cores() - 1) // model.replicas),
+        "threads": model.threads or max(1, (num_physical_cores() - 1) // model.replicas),
         "http_threads": 2 * model.slots + 4,  # one for each request that admission lets in, and some for health
         "embeddings": header.can_embed,
         # a text to embed must fit one batch; a prompt is computed in several, with news of it and a token for others
@@ -215,7 +215,7 @@ def replica_options(
             adapters=tuple(LoadedAdapter(each.served.name, each.served.digest) for each in weights.adapters),
         ),
         pinned=pinned,
-        library=_engine_library(),
+        library=engine_library(),
         config=options,
         evidence_dir=Home(settings.home).evidence,
         deadlines=settings.deadlines,
@@ -240,7 +240,8 @@ def _files(weights: Weights) -> tuple[tuple[Path, ServedModel], ...]:
     return ((weights.path, weights.served), *((adapter.path, adapter.served) for adapter in weights.adapters))
 
 
-def _engine_library() -> Path:
+def engine_library() -> Path:
+    """The file of llama.cpp. Raises Unavailable (`engine_missing`)."""
     spec = importlib.util.find_spec("xllamacpp")
     found = list(Path(spec.origin).parent.glob("xllamacpp*.so")) if spec is not None and spec.origin else []
     if not found:
@@ -248,7 +249,7 @@ def _engine_library() -> Path:
     return found[0]
 
 
-def _num_physical_cores() -> int:
+def num_physical_cores() -> int:
     """Cores, not hardware threads: the threads of a core share its arithmetic."""
     siblings = {
         path.read_text() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")

@@ -49,5 +49,7 @@ def agreement(answers: Sequence[Sequence[str]], reference: Sequence[Sequence[str
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """`median (least to greatest)`."""
+    """`median (least to greatest)`, and of one value that."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -5,6 +5,6 @@ train.py   from documents to a signed model                 verify.py  a bundle,
 log.py     the log's key, head and health                   seal.py    every escape, as a table
 model.py   the models there are, and what is behind them    key.py     tenants' keys
 tenant.py  who shares the engines                          fleet.py   the replicas that answer
-policy.py  who may ask what; `policy explain` is policy_explain.py, `policy prove` is policy_prove.py;
-           `verify --lineage` is verify_lineage.py
+tune.py    which settings suit this machine
+policy.py  who may ask what; `policy explain` is policy_explain.py, `policy prove` is policy_prove.py
 """

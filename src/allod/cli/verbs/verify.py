@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         return output.show_failed(error)
     output.show_steps(report.steps)
     if arguments.lineage:
-        from allod.cli.verbs.verify_lineage import UNKNOWN, follow  # reads logs and models: loaded if asked for
+        from allod.cli.verify_lineage import UNKNOWN, follow  # reads logs and models: loaded if asked for
 
         try:
             for followed in follow(report, trust, home):
