@@ -115,7 +115,7 @@ def forbidding(choice: dict[str, Any]) -> set[str]:
         found.add("outside-jurisdiction")
     if choice["purposes"] is not None and len(choice["purposes"]) == 0:
         found.add("no-purpose-left")
-    if (rank(choice) > 0 or choice["markings"]) and choice["seal"] != "sealed":
+    if (rank(choice) > 0 or choice["markings"]) and SEALS[choice["seal"]] != "sealed":
         found.add("needs-a-sealed-engine")
     return found
 
