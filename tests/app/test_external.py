@@ -20,6 +20,7 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Sampling
 from allod.engine.engine import EnginePlace
+from allod.engine.owned import own_folders
 from allod.settings.tree import Settings
 
 ANSWER = (
@@ -137,6 +138,21 @@ def test_its_digest_is_of_what_is_said(tmp_path: Path) -> None:
 
 
 # At a start
+
+
+async def test_another_gateways_own_engine_is_not_asked(tmp_path: Path) -> None:
+    """It knows no salts: its gateway alone knows what its slots hold. By whichever name; and no longer than it runs."""
+    folder = tmp_path / "engines"
+    await asyncio.to_thread(folder.mkdir)
+    await asyncio.to_thread((tmp_path / "alias").symlink_to, folder)
+    async with serving(folder, server):
+        for name in ("engines/s", "alias/s"):
+            await asyncio.to_thread(write_external, tmp_path, socket=name, name_there="there")
+            owned = own_folders(folder)
+            await asyncio.to_thread(owned.__enter__)
+            assert (await failure(tmp_path)).code == "engine_owned"
+            await asyncio.to_thread(owned.__exit__, None, None, None)
+            await started(tmp_path)
 
 
 async def test_a_model_is_served_from_a_socket(tmp_path: Path) -> None:

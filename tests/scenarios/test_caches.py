@@ -13,6 +13,7 @@ import asyncio
 import os
 import random
 import signal
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
@@ -24,13 +25,14 @@ from statistics import NormalDist, median
 import pytest
 from tests.contracts.test_embeddings import LAST_POOLING, MEAN_POOLING, with_pooling
 
-from allod.app.gateway.engine import replica_options
+from allod.app.gateway.engine import replica_options, run_engine
 from allod.app.gateway.weights import prepare_weights
 from allod.app.home import load_settings
 from allod.core.errors import Invalid
 from allod.core.requests import Chat, Completion, Embed, Sampling
 from allod.engine.adapters.llama import LlamaEngine
 from allod.engine.adapters.llama_slots import SlotLease, Slots
+from allod.engine.owned import check_not_owned
 from allod.engine.replicas.pool import Pool
 from allod.engine.replicas.replica import ReplicaOptions
 
@@ -198,6 +200,31 @@ async def test_the_clock_would_find_a_leak(run: Run) -> None:
     check_decided(arms)
     assert chance(arms.across.cpu_s, arms.cold.cpu_s) < SIGNIFICANCE
     assert chance(arms.across.seconds, arms.cold.seconds) < SIGNIFICANCE
+
+
+async def test_a_second_gateway_at_an_engine_would_find_a_leak(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why an engine has one owner: what the other put into a slot is found there by a tenant of the first, who trusts
+    its own choice of slots. So the socket of a gateway's engine is refused to everybody else."""
+    (tmp_path / "store").symlink_to(weights.parents[2])
+    chosen = {"model.name": "smollm2-135m", "model.context_tokens": CONTEXT_TOKENS, "model.slots": 1}
+    settings = await asyncio.to_thread(lambda: load_settings(chosen, home=tmp_path))
+    prepared = await asyncio.to_thread(prepare_weights, settings, lambda what, done, total: None)
+    sockets = Path(await asyncio.to_thread(tempfile.mkdtemp))  # a socket's name is bounded
+    monkeypatch.setattr(tempfile, "tempdir", str(sockets))
+    async with run_engine(settings, prepared) as pool:
+        (socket_path,) = await asyncio.to_thread(lambda: [str(path) for path in sockets.rglob("engine.sock")])
+        other = LlamaEngine(pool.info, socket_path)  # past the lock
+        await pool.complete(prompt("Her own"), salt="alice")
+        await other.complete(prompt("Secret"), salt="bob")
+        leaked = (await pool.complete(prompt("Secret"), salt="alice")).usage.cached_tokens
+        await other.close()
+        assert leaked > 50
+        with pytest.raises(Invalid) as caught:
+            await asyncio.to_thread(check_not_owned, Path(socket_path))
+        assert caught.value.code == "engine_owned"
+    await asyncio.to_thread(sockets.rmdir)
 
 
 async def cut_short(engine: LlamaEngine, asked: Chat, salt: str, *, after_s: float | None) -> None:

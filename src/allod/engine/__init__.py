@@ -6,4 +6,5 @@ http.py            HTTP/1.1 to one server                    salts.py           
 adapters/          echo in memory, llama.cpp                 replicas/          an engine that is kept running
 schemas/           JSON Schemas as grammars                  token_estimate.py  tokens, told by bytes
 address.py         where a server is: socket, or TLS         giving_way.py      long work lets others have their turn
+owned.py           who may ask one that knows no salts
 """

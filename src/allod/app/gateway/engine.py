@@ -7,7 +7,7 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +22,7 @@ from allod.core.digests import hex_of
 from allod.core.errors import AllodError, Invalid, Unavailable
 from allod.engine.adapters.echo import EchoEngine
 from allod.engine.engine import Engine, EngineInfo, EnginePlace, LoadedAdapter
+from allod.engine.owned import own_folders
 from allod.engine.replicas.pool import Pool
 from allod.engine.replicas.replica import ReplicaOptions
 from allod.model.folder import FolderHeader
@@ -130,8 +131,11 @@ async def start_engine(
         yield EchoEngine(place=place_of(settings)), started
         return
     directory = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=SOCKET_DIR_PREFIX)
+    owned = ExitStack()
     try:
         options = await asyncio.to_thread(_pool_options, settings, prepared, Path(directory.name), ahead, log_name)
+        folders = [Path(replica.socket_path).parent for replica in options]
+        await asyncio.to_thread(owned.enter_context, own_folders(*folders))
         pool = Pool(options)
         starting = asyncio.create_task(pool.start())
         try:
@@ -142,6 +146,7 @@ async def start_engine(
                 await starting
             await pool.close()
     finally:
+        owned.close()
         await asyncio.to_thread(directory.cleanup)
 
 

@@ -93,9 +93,12 @@ def _make_engine(settings: Settings, external: External) -> ExternalEngine:
 
 
 def _address_of(settings: Settings, options: ExternalOptions) -> Address:
+    """Raises Invalid (`engine_owned`), and for a file that is not what it should be."""
     from allod.engine.address import TcpAddress, UnixAddress, trust_of
+    from allod.engine.owned import check_not_owned
 
     if options.socket:
+        check_not_owned(settings.home / options.socket)
         return UnixAddress(str(settings.home / options.socket))
     url = read_url(options.url)
     return TcpAddress(url.host, url.port, trust_of(settings.home / options.ca) if url.is_tls else None)
