@@ -79,6 +79,60 @@ async def test_requests_go_to_the_replica_that_has_fewest(run: Run) -> None:
         await asyncio.gather(*asking, return_exceptions=True)
 
 
+LONG = "It is so that " * 60  # three blocks that are looked at
+
+
+async def numbers_of(pool: Pool, *texts: str, salt: str = "s") -> list[int]:
+    """Which replica answers each, by its number."""
+    numbers = []
+    for text in texts:
+        tally = Tally(pool.info)
+        await pool.complete(saying(text), salt=salt, tally=tally)
+        proofs = [replica.info.seal_proof for replica in replicas_of(pool)]
+        numbers.append(proofs.index(tally.made_by.seal_proof) + 1)
+    return numbers
+
+
+async def test_a_conversation_stays_where_its_beginning_was_computed(run: Run) -> None:
+    """Though others have less to do; what begins otherwise, or under another salt, goes where its home is."""
+    async with run("well", "well", "well") as pool:
+        (first,) = await numbers_of(pool, LONG)
+        busy = asyncio.create_task(pool.members[first - 1].replica.engine.complete(saying("tell"), salt="s"))  # type: ignore[union-attr]
+        assert await numbers_of(pool, *(f"{LONG} and {number}" for number in range(6))) == [first] * 6
+        others = await numbers_of(pool, *(f"{number} {LONG}" for number in range(24)))
+        assert set(others) == {1, 2, 3}
+        salted = [(await numbers_of(pool, f"{number} {LONG}", salt=f"salt {number}"))[0] for number in range(24)]
+        assert salted != others
+        await busy
+
+
+async def test_a_replica_that_was_started_again_holds_nothing(run: Run) -> None:
+    """What it had computed is gone with its process."""
+    async with run("well", "well") as pool:
+        (first,) = await numbers_of(pool, LONG)
+        held = len(pool._prefixes)
+        assert held > 0
+        kill(pool.members[first - 1].replica)
+        await until(lambda: num_of(pool) == 1)
+        await until(lambda: num_of(pool) == 2)
+        assert len(pool._prefixes) == 0
+
+
+async def test_what_is_counted_is_given_back(run: Run) -> None:
+    """However a request ends: work and numbers are nothing when nothing runs."""
+    async with run("well", "well", deadlines=Deadlines(let_go_s=1)) as pool:
+        async with aclosing(pool.stream(saying("tell"), salt="s")) as answer:
+            await anext(answer)
+            assert sum(member.work for member in pool.members) > 0
+        asking = asyncio.create_task(pool.complete(saying("wait"), salt="s"))
+        await until(lambda: sum(member.num_running for member in pool.members) == 1)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        with pytest.raises(Unavailable):
+            await pool.embed(Embed("m", ("a text",)))  # of which this engine ends the connection
+        assert [(member.work, member.num_running) for member in pool.members] == [(0, 0)] * 2
+
+
 async def test_there_are_as_many_turns_as_replicas_that_are_up_have_slots(run: Run, front: MakeFront) -> None:
     """Who waits for a turn has it as soon as another replica comes up; none is taken back when one goes."""
     told: list[int] = []

@@ -22,9 +22,8 @@ from allod.core.deadlines import Deadlines
 from allod.core.errors import Unavailable
 from allod.core.requests import Completion
 from allod.engine.adapters.echo import EchoEngine
-from allod.engine.replicas.member import Member
+from allod.engine.replicas.member import Member, Sent
 from allod.engine.replicas.pool import Pool
-from allod.engine.replicas.replica import StartedEngine
 
 NUM_STREAMS, AT_A_TIME, NUM_REPLICAS, SLOTS = 200, 16, 3, 4
 HELLO = chat(messages=({"role": "user", "content": "hello"},))
@@ -50,10 +49,10 @@ async def streams_of(
     asked = 0
     send = Member.send
 
-    def counted(member: Member) -> StartedEngine:
+    def counted(member: Member, prompt_tokens: int, answer_tokens: int) -> Sent:
         nonlocal asked
         asked += 1
-        return send(member)
+        return send(member, prompt_tokens, answer_tokens)
 
     monkeypatch.setattr(Member, "send", counted)
     numbers = iter(range(NUM_STREAMS))

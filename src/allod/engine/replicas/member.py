@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from allod.core.errors import Unavailable
 from allod.engine.engine import ReplicaState, ReplicaStatus
-from allod.engine.replicas.replica import Replica, StartedEngine
+from allod.engine.replicas.choose import ReplicaLoad
+from allod.engine.replicas.replica import Replica
 from allod.engine.replicas.stopwatch import Stopwatch
 
 
@@ -32,6 +33,32 @@ class Suspicion:
         return now_s < self._until_s
 
 
+class Sent:
+    """A request that a replica was sent, at `engine`. `end` it, whatever happens."""
+
+    __slots__ = ("_answer_tokens", "_prompt_tokens", "engine", "member")
+
+    def __init__(self, member: Member, prompt_tokens: int, answer_tokens: int) -> None:
+        engine = member.replica.engine
+        assert engine is not None
+        self.member = member
+        self.engine = engine
+        self._prompt_tokens = prompt_tokens
+        self._answer_tokens = answer_tokens
+        member.num_running += 1
+        member.work += prompt_tokens + answer_tokens
+
+    def note_begun(self) -> None:
+        """The answer has begun: its prompt is no work any more."""
+        self.member.work -= self._prompt_tokens
+        self._prompt_tokens = 0
+
+    def end(self) -> None:
+        """It works on it no longer."""
+        self.member.num_running -= 1
+        self.member.work -= self._prompt_tokens + self._answer_tokens
+
+
 class Member:
     """The `number`-th replica of a pool, from 1. While it `is_draining` it is sent nothing new."""
 
@@ -42,6 +69,7 @@ class Member:
         self.stopwatch = Stopwatch()
         self.is_draining = False
         self.num_running = 0  # requests that it has been sent and has not ended
+        self.work = 0  # in tokens, of these: to be computed of prompts, and foreseen of answers
         self._num_answered = self._num_failed = 0
         self._fault = ""  # the last
 
@@ -50,11 +78,19 @@ class Member:
         """Whether it may be sent something."""
         return self.replica.engine is not None and not self.is_draining
 
-    def send(self) -> StartedEngine:
-        """The engine of one that was chosen because it is up, in this same turn of the loop: it has one more."""
-        assert self.replica.engine is not None
-        self.num_running += 1
-        return self.replica.engine
+    def load(self, now_s: float) -> ReplicaLoad:
+        """What it has to do, for who chooses among several; `now_s` by the loop's clock."""
+        return ReplicaLoad(
+            number=self.number - 1,
+            work=self.work,
+            num_running=self.num_running,
+            slots=self.replica.info.slots,
+            is_suspect=self.suspicion.holds_at(now_s),
+        )
+
+    def send(self, prompt_tokens: int, answer_tokens: int) -> Sent:
+        """It was chosen because it is up, in this same turn of the loop: it has one request more, of so much work."""
+        return Sent(self, prompt_tokens, answer_tokens)
 
     def note_answer(self) -> None:
         """It has answered what it was sent."""

@@ -1,11 +1,11 @@
 """A pool: replicas of one model at one place, as one engine.
 
-Each request goes to one replica that is up, under the seal that policy was asked about: to the one that has fewest,
-counted here when they are sent. A request that fails at its replica before anything is answered is moved, once, to
-another one, or to the next engine of the same where that was lost; how many may be is bounded (`Moves`), so that a
-request that ends engines does not end them all. A replica that failed is asked last for a while (`Suspicion`). A
-request whose turn comes while no engine is up waits for one (`next_s`); a stream that has begun ends with the error.
-Who comes only then is told at once when to ask again.
+Each request goes to one replica that is up, under the seal that policy was asked about: to the one that probably holds
+the beginning of its prompt, or has least to do, counted here when it is sent (`choose`). A request that fails at its
+replica before anything is answered is moved, once, to another one, or to the next engine of the same where that was
+lost; how many may be is bounded (`Moves`), so that a request that ends engines does not end them all. A replica that
+failed is asked last for a while (`Suspicion`). A request whose turn comes while no engine is up waits for one
+(`next_s`); a stream that has begun ends with the error. Who comes only then is told at once when to ask again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from typing import TypeVar
 from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Completion, Embed, Embeddings, Pieces
 from allod.engine.engine import Perimeter, ReplicaStatus, ReplicaSteering, SteeringAction, Tally
-from allod.engine.replicas.member import Member
+from allod.engine.replicas.choose import choose
+from allod.engine.replicas.member import Member, Sent
+from allod.engine.replicas.prefixes import Prefixes, Prompt, prompt_of
 from allod.engine.replicas.replica import Replica, ReplicaOptions, StartedEngine
+from allod.engine.token_estimate import BYTES_PER_TOKEN
 
 STARTS_AT_ONCE = 2
+FORESEEN_TOKENS = 256  # of an answer that may have as many or more
 NOTICE_POLLS = 2  # of a replica's watcher: by then it has noticed that its process is gone
 FAULTS = {"engine_lost", "engine_silent", "engine_failed", "engine_response", "engine_untrusted"}  # a replica's own
 _Answer = TypeVar("_Answer")
@@ -66,6 +70,8 @@ class Pool:
         self._restarts: set[asyncio.Task[None]] = set()
         self._moves = Moves(options[0].info.slots)
         self._deadlines = options[0].deadlines
+        self._prefixes = Prefixes(len(options))
+        self._num_starts = [0] * len(options)
         self._resize: Callable[[int], None] = lambda num_slots: None
         self._note_change()
 
@@ -165,17 +171,18 @@ class Pool:
     ) -> AsyncGenerator[Pieces | Completion, None]:
         loop = asyncio.get_running_loop()
         self._moves.earn()
-        member, has_moved = await self._choose(tally), False
+        sent, has_moved = await self._send(chat, salt, tally), False
         while True:
-            engine, sent_s, is_first = member.send(), loop.time(), True
+            member, sent_s, is_first = sent.member, loop.time(), True
             try:
-                async with aclosing(engine.stream(chat, salt=salt, tally=tally)) as answer:
+                async with aclosing(sent.engine.stream(chat, salt=salt, tally=tally)) as answer:
                     async for item in answer:
                         has_moved = True  # it can be no more
                         if isinstance(item, Completion):
                             member.note_answer()  # here, for whoever has all of it may leave
                             member.stopwatch.note_answer(item.usage, loop.time())
                         elif is_first:
+                            sent.note_begun()
                             member.stopwatch.note_first(loop.time() - sent_s)
                         is_first = False
                         yield item
@@ -184,22 +191,25 @@ class Pool:
                 if not self._may_move(error, member, has_moved=has_moved):
                     raise
             finally:
-                member.num_running -= 1
-            member, has_moved = await self._choose_after(member, engine, tally), True
+                sent.end()
+            await self._look_after(sent)
+            sent, has_moved = await self._send(chat, salt, tally), True
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
-        return await self._ask(tally, lambda engine: engine.complete(chat, salt=salt, tally=tally))
+        return await self._ask(chat, salt, tally, lambda engine: engine.complete(chat, salt=salt, tally=tally))
 
     async def embed(self, embed: Embed, *, tally: Tally | None = None) -> Embeddings:
-        return await self._ask(tally, lambda engine: engine.embed(embed, tally=tally))
+        return await self._ask(embed, "", tally, lambda engine: engine.embed(embed, tally=tally))
 
-    async def _ask(self, tally: Tally | None, ask: Callable[[StartedEngine], Awaitable[_Answer]]) -> _Answer:
+    async def _ask(
+        self, task: Chat | Embed, salt: str, tally: Tally | None, ask: Callable[[StartedEngine], Awaitable[_Answer]]
+    ) -> _Answer:
         self._moves.earn()
-        member, has_moved = await self._choose(tally), False
+        sent, has_moved = await self._send(task, salt, tally), False
         while True:
-            engine = member.send()
+            member = sent.member
             try:
-                answer = await ask(engine)
+                answer = await ask(sent.engine)
                 if isinstance(answer, Completion):
                     member.stopwatch.note_answer(answer.usage, asyncio.get_running_loop().time())
                 member.note_answer()
@@ -208,8 +218,9 @@ class Pool:
                 if not self._may_move(error, member, has_moved=has_moved):
                     raise
             finally:
-                member.num_running -= 1
-            member, has_moved = await self._choose_after(member, engine, tally), True
+                sent.end()
+            await self._look_after(sent)
+            sent, has_moved = await self._send(task, salt, tally), True
 
     def _may_move(self, error: Unavailable, member: Member, *, has_moved: bool) -> bool:
         """Whether what failed there may be tried elsewhere."""
@@ -219,9 +230,21 @@ class Pool:
         is_of_use = error.code == "engine_lost" or any(other is not member for other in self._up())
         return is_of_use and not has_moved and self._moves.take()
 
-    async def _choose(self, tally: Tally | None) -> Member:
-        """The replica for a request that was let in while one was up: a restart is waited for, but not one that has
-        failed already. Raises Unavailable (`seal_changed`) where none is under the seal that policy was asked about.
+    async def _send(self, task: Chat | Embed, salt: str, tally: Tally | None) -> Sent:
+        """To the replica that is best for it now. Raises Unavailable where none is up."""
+        up = await self._wait_for_replicas(tally)
+        if len(self.members) == 1:
+            return up[0].send(0, 0)
+        prompt = prompt_of(task, salt) if isinstance(task, Chat) else Prompt(rest_tokens=_num_tokens(task))
+        now_s = asyncio.get_running_loop().time()
+        choice = choose(prompt, [member.load(now_s) for member in up], self._prefixes)
+        self._prefixes.note(prompt, choice.number)
+        longest = task.sampling.max_tokens if isinstance(task, Chat) else 0
+        return self.members[choice.number].send(choice.prompt_tokens, min(longest or FORESEEN_TOKENS, FORESEEN_TOKENS))
+
+    async def _wait_for_replicas(self, tally: Tally | None) -> list[Member]:
+        """Those for a request that was let in while one was up: a restart is waited for, but not one that has failed
+        already. Raises Unavailable (`seal_changed`) where none is under the seal that policy was asked about.
         """
         if not self._up() and self._is_one_coming():
             with suppress(TimeoutError):
@@ -232,14 +255,12 @@ class Pool:
         if not up:
             message = "the engine was started again under another seal while the request waited"
             raise Unavailable(message, code="seal_changed", retry_after_s=1)
-        now_s = asyncio.get_running_loop().time()
-        return min(up, key=lambda member: (member.suspicion.holds_at(now_s), member.num_running))
+        return up
 
-    async def _choose_after(self, member: Member, lost: StartedEngine, tally: Tally | None) -> Member:
-        """What to try instead of an engine that lost a connection: another, or the same if its process lives on."""
-        if member.replica.engine is lost and len(self._up()) == 1:
+    async def _look_after(self, lost: Sent) -> None:
+        """Where there is no other replica, wait until it is known whether the process lives on that lost a request."""
+        if lost.member.replica.engine is lost.engine and len(self._up()) == 1:
             await asyncio.sleep(self._notice_s)
-        return await self._choose(tally)
 
     async def _wait_until_up(self) -> None:
         while not self._up() and self._is_one_coming():
@@ -254,11 +275,19 @@ class Pool:
 
     def _note_change(self) -> None:
         """`info` is of a replica that is up, with the slots of all that are; of all that there are while none is."""
+        for number, member in enumerate(self.members):
+            if member.replica.num_starts != self._num_starts[number]:
+                self._num_starts[number] = member.replica.num_starts
+                self._prefixes.forget(number)
         members = self._up() or self.members
         first = members[0].replica.info
         self.info = replace(first, slots=sum(member.replica.info.slots for member in members))
         self._resize(self.info.slots)
         self._changed.set()
+
+
+def _num_tokens(embed: Embed) -> int:
+    return sum(map(len, embed.texts)) // BYTES_PER_TOKEN
 
 
 def _is_meant(member: Member, tally: Tally | None) -> bool:
