@@ -210,7 +210,11 @@ async def test_when_all_are_lost_a_request_of_before_waits_for_the_first_that_co
         await until(lambda: num_of(pool) == 0)
         with pytest.raises(Unavailable, match="being started again"):
             pool.check_ready()
-        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
+        tally, next_tally = Tally(pool.info), Tally(pool.info)
+        assert (await pool.complete(saying("hello"), salt="s", tally=tally)).content == "hello"
+        await pool.complete(saying("hello"), salt="s", tally=next_tally)
+    assert tally.waited_s > 0  # which is no engine's time, and is not charged
+    assert next_tally.waited_s == 0
 
 
 async def test_a_request_that_ends_engines_does_not_end_them_all(run: Run) -> None:

@@ -151,6 +151,15 @@ async def test_time_in_the_line_is_not_the_engines(desk: Desk, clock: SimpleName
     assert work.engine_ms == 2_000
 
 
+async def test_waiting_for_an_engine_to_start_is_not_the_engines_time(desk: Desk, clock: SimpleNamespace) -> None:
+    """Its turn had come, and no engine worked on it."""
+    async with await desk.work() as work:
+        clock.s += 7
+        work.tally.waited_s += 5
+        work.note_counted(COUNTED)
+    assert desk.ends == Ends([(COUNTED, 2_000)])
+
+
 async def test_its_turn_is_the_tenants_by_weight_and_by_what_is_foreseen(desk: Desk) -> None:
     """The fair queue knows whose it is, and foresees no more of the answer than it may have."""
     work = await desk.work(request(chat(sampling=Sampling(seed=1, max_tokens=4))))

@@ -159,6 +159,7 @@ class Tally:
     completion_tokens: int = 0
     cached_tokens: int = 0
     is_known: bool = False  # whether the engine has said anything
+    waited_s: float = 0.0  # for an engine to be started, in which none worked on the request
 
     @property
     def usage(self) -> Usage | None:

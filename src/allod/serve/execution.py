@@ -82,7 +82,7 @@ class Execution:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.engine_ms = round((time.monotonic() - self._start_s) * 1000)
+        self.engine_ms = max(0, round((time.monotonic() - self._start_s - self.tally.waited_s) * 1000))
         usage = self._usage or _tellable(self.tally.usage)
         if self._usage is None:
             self._turn.finish_early(usage or Usage())

@@ -153,7 +153,8 @@ NO_ENERGY = EnergyPart()
 @dataclass(slots=True)
 class MeterPart:
     """What the tenant is charged with, beside the tokens: `key` is the API key's pseudonym of the day (hex) or None,
-    `engine_ms` the time from its turn at the engine to its end, `micros` millionths of the realm's currency."""
+    `engine_ms` the time from its turn at the engine to its end, less what it waited for one to start, `micros`
+    millionths of the realm's currency."""
 
     key: str | None
     engine_ms: int = 0

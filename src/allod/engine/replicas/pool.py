@@ -11,8 +11,9 @@ failed is asked last for a while (`Suspicion`). A request whose turn comes while
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -192,7 +193,7 @@ class Pool:
                     raise
             finally:
                 sent.end()
-            await self._look_after(sent)
+            await self._look_after(sent, tally)
             sent, has_moved = await self._send(chat, salt, tally), True
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
@@ -219,7 +220,7 @@ class Pool:
                     raise
             finally:
                 sent.end()
-            await self._look_after(sent)
+            await self._look_after(sent, tally)
             sent, has_moved = await self._send(task, salt, tally), True
 
     def _may_move(self, error: Unavailable, member: Member, *, has_moved: bool) -> bool:
@@ -247,7 +248,7 @@ class Pool:
         already. Raises Unavailable (`seal_changed`) where none is under the seal that policy was asked about.
         """
         if not self._up() and self._is_one_coming():
-            with suppress(TimeoutError):
+            with _note_wait(tally), suppress(TimeoutError):
                 async with asyncio.timeout(self._deadlines.next_s):
                     await self._wait_until_up()
         self.check_ready()
@@ -257,10 +258,11 @@ class Pool:
             raise Unavailable(message, code="seal_changed", retry_after_s=1)
         return up
 
-    async def _look_after(self, lost: Sent) -> None:
+    async def _look_after(self, lost: Sent, tally: Tally | None) -> None:
         """Where there is no other replica, wait until it is known whether the process lives on that lost a request."""
         if lost.member.replica.engine is lost.engine and len(self._up()) == 1:
-            await asyncio.sleep(self._notice_s)
+            with _note_wait(tally):
+                await asyncio.sleep(self._notice_s)
 
     async def _wait_until_up(self) -> None:
         while not self._up() and self._is_one_coming():
@@ -284,6 +286,17 @@ class Pool:
         self.info = replace(first, slots=sum(member.replica.info.slots for member in members))
         self._resize(self.info.slots)
         self._changed.set()
+
+
+@contextmanager
+def _note_wait(tally: Tally | None) -> Iterator[None]:
+    """What passes in it is no engine's time."""
+    start_s = time.monotonic()
+    try:
+        yield
+    finally:
+        if tally is not None:
+            tally.waited_s += time.monotonic() - start_s
 
 
 def _num_tokens(embed: Embed) -> int:
