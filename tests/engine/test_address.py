@@ -85,6 +85,17 @@ async def test_a_request_names_its_host_and_carries_its_key() -> None:
     assert "authorization: Bearer sk-there" in head
 
 
+@pytest.mark.parametrize("status", [b"400 Bad Request", b"500 Internal Server Error"])
+async def test_a_key_that_a_server_quotes_is_shown_to_nobody(status: bytes) -> None:
+    """Whatever it refuses it for."""
+
+    async def quote(exchange: Exchange) -> None:
+        await exchange.whole(b'{"error": {"message": "not with sk-there"}}', status=status)
+
+    async with by_tcp(quote, key="sk-there") as (client, _):
+        assert (await client.request("POST", "/")).body == b'{"error": {"message": "not with ***"}}'
+
+
 async def test_a_server_that_another_authority_vouches_for_is_none(
     authority: Authority, trusts_another: ssl.SSLContext
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from allod.core.canonical import digest_of
 from allod.core.errors import Invalid
-from allod.model.folder import digests_of_folder, read_folder
+from allod.model.folder import OTHERS, digests_of_folder, read_folder
 
 CONFIG: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
 TOKENIZER: dict[str, Any] = {"added_tokens": [{"content": "<|im_start|>", "special": True}, {"content": "<|im_end|>"}]}
@@ -58,7 +58,7 @@ def test_a_folders_digest_is_of_all_its_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["model.py", "pytorch_model.bin", "weights.pt", "model.pkl", "run", "deep/config.json"]
+    "name", ["model.py", "model.bin", "model.pkl", "run", "deep/a.json", *sorted(OTHERS), "consolidated.safetensors"]
 )
 def test_what_could_be_run_is_not_served(folder: Path, name: str) -> None:
     """Code, pickles, and what no engine reads."""
@@ -77,6 +77,8 @@ def test_a_link_is_no_file_of_it(folder: Path, tmp_path: Path) -> None:
     ("name", "value", "said"),
     [
         ("config.json", {**CONFIG, "auto_map": {"AutoModel": "model.Model"}}, "code of its own"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": "model.Tokenizer"}}, "code of its own"),
+        ("tokenizer_config.json", {"chat_template": "a \ud800 b"}, "no text"),
         ("config.json", {**CONFIG, "architectures": []}, "no architecture"),
         ("config.json", {**CONFIG, "max_position_embeddings": "64"}, "max_position_embeddings"),
         ("config.json", {**CONFIG, "max_position_embeddings": True}, "max_position_embeddings"),
@@ -97,6 +99,12 @@ def test_what_is_not_whole_is_refused_with_the_reason(folder: Path, name: str, v
     """Before an engine meets it."""
     write(folder, name, value)
     assert said in refusal(folder)
+
+
+def test_a_folder_may_have_no_template(folder: Path) -> None:
+    """As trainers write one for a model that is not for chats."""
+    write(folder, "tokenizer_config.json", {"chat_template": None})
+    assert not read_folder(folder).has_template
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])

@@ -319,6 +319,47 @@ async def test_a_restart_waits_for_what_runs_and_breaks_nothing(run: Run) -> Non
         assert {status.num_failed for status in pool.statuses()} == {0}
 
 
+async def test_a_restart_that_is_asked_for_twice_is_made_once(run: Run) -> None:
+    """Who asks while another is being started has what was asked for: its first requests are not broken."""
+    async with run("slowly", "well") as pool:
+        pool.restart(1)
+        await until(lambda: pool.statuses()[0].state == "starting")
+        pool.restart(1)
+        await until(lambda: pool.statuses()[0].state == "up")
+        await asyncio.sleep(0.3)
+        assert (pool.statuses()[0].num_starts, pool.statuses()[0].state) == (2, "up")
+
+
+async def test_who_drains_or_resumes_takes_a_restart_back(run: Run) -> None:
+    """The last word holds: a replica that somebody looks at is not started again by an order of before."""
+    async with run("well", "well") as pool:
+        async with aclosing(pool.stream(saying("tell"), salt="s")) as answer:
+            await anext(answer)
+            pool.restart(1)
+            pool.resume(1)
+            pool.drain(1)
+            async for _ in answer:
+                pass
+        await asyncio.sleep(0.3)
+        assert (pool.statuses()[0].num_starts, pool.statuses()[0].state) == (1, "draining")
+
+
+async def test_with_one_draining_and_the_other_lost_none_is_ready(run: Run) -> None:
+    """And that is said at once, with the reason of the lost one, not after a wait for who is up and not asked."""
+    async with run("well", "after", restart_wait_s=60.0) as pool:
+        pool.drain(1)
+        kill(pool.members[1].replica)
+        await until(lambda: pool.statuses()[1].state == "down")
+        async with asyncio.timeout(2):
+            with pytest.raises(Unavailable, match="out of memory") as asked:
+                await pool.complete(saying("hello"), salt="s")
+        with pytest.raises(Unavailable, match="out of memory"):
+            pool.check_ready()
+        assert asked.value.code == "engine_starting"
+        pool.resume(1)
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
+
+
 async def test_a_drain_has_an_end(run: Run) -> None:
     """A replica that works on something for ever is started again after `drain_s` all the same."""
     async with run("well", "well", deadlines=Deadlines(drain_s=0)) as pool:

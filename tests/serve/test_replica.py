@@ -358,6 +358,30 @@ async def test_files_are_held_against_their_digests_while_the_engine_reads_them(
     assert pool.members[0].replica.process is None
 
 
+async def test_a_file_that_comes_to_a_folder_stops_the_next_start(run: Run, tmp_path: Path) -> None:
+    """An engine may prefer it to those that receipts name; it is said which it is."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(b"{}")
+    pinned = ((folder / "config.json", sha256(b"{}").hexdigest()),)
+    async with run(pinned=pinned, pinned_folder=folder, restart_wait_s=60.0) as pool:
+        (folder / "chat_template.jinja").write_bytes(b"another")
+        os.kill(process_of(pool).pid, signal.SIGKILL)
+        with pytest.raises(Unavailable, match=r"chat_template\.jinja was added"):
+            await pool.complete(saying("hello"), salt="s")
+
+
+async def test_an_engine_that_writes_without_end_is_ended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receipts need the disk, too."""
+    monkeypatch.setattr(replica_module, "MOST_LOG_BYTES", 10_000)
+    async with run() as pool:
+        before = process_of(pool)
+        with (pool.members[0].replica._options.seal.log_path or Path()).open("ab") as log:
+            log.write(bytes(20_000))
+        await until(lambda: before.poll() is not None)
+        assert (await pool.complete(saying("hello"), salt="s")).content == "hello"
+
+
 async def test_an_engine_that_ends_while_it_is_looked_into_ended_for_its_file(
     options: Callable[..., ReplicaOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allod.app.gateway.model_choice import AUTO, is_at_hand, is_file_name
+from allod.app.gateway.model_choice import AUTO, is_at_hand, is_file_name, name_of_file
 from allod.app.home import Home
 from allod.cli.running import find_gateway
 from allod.cli.starting import gateway_command, get_model
@@ -57,7 +57,7 @@ class Client:
             raise Denied("the local key may use no model that is served here", code="no_model")
         if name is None or name == AUTO:
             return described[0]
-        wanted = Path(name).stem if is_file_name(name) else name
+        wanted = name_of_file(Path(name)) if is_file_name(name) else name
         for model in described:
             if wanted == model["id"] or hex_of(wanted) == hex_of(model["allod"]["digest"]):
                 return model

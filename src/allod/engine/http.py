@@ -157,7 +157,7 @@ class _Connection(asyncio.Protocol):
         self._timer = None
         if self.finished or self.lost:
             return
-        now_s, is_waited_for = self._loop.time(), self._waiting is not None and not self._waiting.done()
+        now_s, is_waited_for = self._loop.time(), self.is_waited_for
         if not is_waited_for:
             self._heard_s = now_s  # it is we who have not listened
         due_s = min(self._heard_s + self.silence_s, self.end_s)
@@ -186,6 +186,11 @@ class _Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits for the server to say more."""
+        return self._waiting is not None and not self._waiting.done()
 
     # asyncio.Protocol
     def data_received(self, data: bytes) -> None:
@@ -270,6 +275,10 @@ class Exchange:
         self._has_hung_up = True
         self._connection.hang_up(patience_s)
 
+    def response(self, status: int, body: bytes) -> Response:
+        """That body, as the client gives it."""
+        return self._client.response(status, body)
+
     def end(self) -> None:
         """Keep the connection for the next exchange if it can be used for one, else close it."""
         self._client._part_from(self._connection)
@@ -283,12 +292,18 @@ class EngineHttp:
         self._address = address
         self._deadlines = deadlines
         self.headers = f"host: {address.authority}\r\ncontent-type: application/json\r\n"  # of every request
+        self._key = key.encode()
         if key:
             self.headers += f"authorization: Bearer {key}\r\n"
         self._idle: list[_Connection] = []
         self._busy: dict[_Connection, bool] = {}  # whether it was kept from an earlier exchange
         self.is_closed = False
         self.heard_s = 0.0
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits for the server to say something: who reads slowly does not."""
+        return any(connection.is_waited_for for connection in self._busy)
 
     async def request(
         self, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0, limit_bytes: int = MAX_BODY_BYTES
@@ -302,9 +317,14 @@ class EngineHttp:
                 size += len(part)
                 if size > limit_bytes:
                     raise Unavailable("the engine's response is too large", code="engine_response")
-            return Response(status, b"".join(parts))
+            return self.response(status, b"".join(parts))
         finally:
             exchange.end()
+
+    def response(self, status: int, body: bytes) -> Response:
+        """What was said, without the key that a server may quote when it refuses."""
+        quotes = status != 200 and self._key and self._key in body
+        return Response(status, body.replace(self._key, b"***") if quotes else body)
 
     async def begin(self, method: str, path: str, body: bytes = b"", *, first_s: float = 0.0) -> Exchange:
         """Send a request. `first_s`: how long nothing need come (0: as between two words of an answer)."""

@@ -24,6 +24,7 @@ FLOAT32 = "float32"
 TEMPLATE_FILE = "chat_template.jinja"
 SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model", ".md", ".gguf", ".toml"})
 NAMES = frozenset({"LICENSE", "NOTICE", ".gitattributes"})
+OTHERS = frozenset({"chat_template.json", "processor_config.json", "params.json", "tekken.json"})  # not read
 MAX_JSON_BYTES = 64 << 20
 MAX_ADDED_TOKENS = 1 << 16
 MAX_CONTEXT_TOKENS = (1 << 31) - 1
@@ -57,7 +58,8 @@ def digests_of_folder(folder: Path) -> dict[str, str]:
     """
     digests = digests_in(folder)
     for name in digests:
-        if name not in NAMES and (Path(name).suffix not in SUFFIXES or "/" in name or name == "chat_template.json"):
+        is_of_a_kind = name in NAMES or (Path(name).suffix in SUFFIXES and "/" not in name)
+        if not is_of_a_kind or name in OTHERS or name.startswith("consolidated"):
             raise _refusal(folder, f"{name} is none of a model's files", "only safetensors, JSON and texts are read")
     if not any(name.endswith(".safetensors") for name in digests):
         raise _refusal(folder, "there are no safetensors in it", "weights as pickles (.bin, .pt) are never read")
@@ -67,8 +69,6 @@ def digests_of_folder(folder: Path) -> dict[str, str]:
 def read_folder(folder: Path) -> FolderHeader:
     """The header of a folder. Raises Invalid (`model_malformed`, `template_refused`) for what is not whole."""
     config = _read(folder, CONFIG)
-    if "auto_map" in config:
-        raise _refusal(folder, f"{CONFIG} asks for code of its own (auto_map)", "only what engines know is run")
     architectures, context = config.get("architectures"), config.get("max_position_embeddings")
     if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
         raise _refusal(folder, f"{CONFIG} names no architecture")
@@ -78,6 +78,8 @@ def read_folder(folder: Path) -> FolderHeader:
     cuts: set[str] = set()
     written: set[str] = set()
     for name, text in _templates(folder):  # the engine may take any of several
+        if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+            raise _refusal(folder, f"{name} is no text")
         texts = check_template(text, name)
         cuts |= texts.cuts
         written |= texts.written
@@ -99,7 +101,7 @@ def _templates(folder: Path) -> Iterator[tuple[str, str]]:
     if (folder / TEMPLATE_FILE).exists():
         text = read_plain_file(folder / TEMPLATE_FILE, limit_bytes=MAX_TEMPLATE_BYTES)
         yield TEMPLATE_FILE, text.decode(errors="replace")
-    said = _read(folder, TOKENIZER_CONFIG).get("chat_template", [])
+    said = _read(folder, TOKENIZER_CONFIG).get("chat_template") or []
     several = [{"name": "default", "template": said}] if isinstance(said, str) else said
     if not isinstance(several, list):
         raise _refusal(folder, f"the chat template of {TOKENIZER_CONFIG} is no text")
@@ -142,6 +144,8 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         raise _refusal(folder, f"{name} is no JSON") from error
     if not isinstance(read, dict):
         raise _refusal(folder, f"{name} is no JSON object")
+    if "auto_map" in read:
+        raise _refusal(folder, f"{name} asks for code of its own (auto_map)", "only what engines know is run")
     return read
 
 

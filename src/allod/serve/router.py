@@ -1,4 +1,4 @@
-"""Step 6: from a model's name to what answers for it. One candidate for each model; replicas of one will be several."""
+"""Step 6: from a model's name to what answers for it. One candidate for each model: a pool of replicas is one."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class ServerOptions:
 class ModelOptions:
     """What is served, and what its engine may use."""
 
-    name: str = "auto"  # the model to serve: `auto`, one of the catalogue or of one's own, or a GGUF file
+    name: str = "auto"  # the model to serve: `auto`, a name, a GGUF file, or a folder of safetensors
     others: tuple[str, ...] = ()  # models to serve beside it, each in an engine of its own; not `auto`
     replicas: int = 1  # processes of each model's engine, each with its own slots and threads
     slots: int = 4  # requests that a replica works on at once
@@ -67,7 +67,7 @@ class ModelOptions:
     gpu_layers: int = 0  # layers of the model that an accelerator computes; 0: none
     devices: tuple[str, ...] = ()  # GPUs of this machine for it: `all`, numbers, or MIG instances as `0/gi7/ci0`
     ready_timeout_s: int = 300  # how long the engine may take to be ready
-    spare_mib: int = 2048  # of memory that the engine may take beyond what it has when it is ready, or it is ended
+    spare_mib: int = 2048  # of memory that the engine (of vLLM: its API) may take beyond what it has when ready
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The engine that a realm runs: llama.cpp under the seal, somebody's server, or the echo engine."""
+"""The engine that a realm runs: llama.cpp or vLLM under the seal, somebody's server, or the echo engine."""
 
 from __future__ import annotations
 

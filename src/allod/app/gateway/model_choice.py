@@ -22,6 +22,11 @@ def is_file_name(name: str) -> bool:
     return name.lower().endswith(".gguf") or "/" in name
 
 
+def name_of_file(path: Path) -> str:
+    """What a model of one's own is called: as its file, without the end, or as its folder."""
+    return path.stem if path.suffix.lower() == ".gguf" else path.name
+
+
 def is_at_hand(settings: Settings) -> bool:
     """Whether the models can be served without a download and without measuring this machine first."""
     catalogue, pace = load_catalogue(), read_pace(settings)

@@ -13,7 +13,7 @@ from allod.app.gateway.engine import Weights, place_of
 from allod.app.home import Home
 from allod.core.canonical import JsonValue, digest_of
 from allod.core.deadlines import Deadlines
-from allod.core.errors import Unavailable
+from allod.core.errors import Invalid, Unavailable
 from allod.engine.engine import EngineInfo
 from allod.engine.replicas.replica import ReplicaOptions
 from allod.model.folder import FolderHeader
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from allod.engine.adapters.vllm import VllmEngine
 
 LOOK_TIMEOUT_S = 60  # an environment on a slow disk
+BATCH_TOKENS = 256  # in one step: its counter of steps must move while a long prompt is computed
 MAX_FILE_BYTES = 1 << 42  # it makes a file for the memory that its processes share, and may reserve as much
 PROGRAMS = (Path("/bin/sh"), Path("/usr/bin/lscpu"))  # it asks for the processors with a shell
 ENVIRONMENT = {
@@ -38,6 +39,7 @@ ENVIRONMENT = {
     "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "29500",  # every island has its own loopback
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONNOUSERSITE": "1",
     "PATH": "/usr/bin:/bin",
 }
 _LOOK = """
@@ -56,19 +58,24 @@ def vllm_options(
 ) -> ReplicaOptions:
     """A replica of vLLM that serves the folder by its model's name.
 
-    Raises Unavailable (`engine_missing`) where the environment that the settings name has no vLLM.
+    Raises Invalid (`devices_unusable`), and Unavailable (`engine_missing`) where the environment that the settings name
+    has no vLLM.
     """
+    if settings.model.devices or settings.model.gpu_layers:
+        raise Invalid("vLLM is not given GPUs here yet", code="devices_unusable", param="model.devices")
     model, folder, name = settings.model, weights.path, weights.served.name
     python = Path(model.vllm_python or sys.executable)
     record, paths = _look_at(python)
     socket_path, scratch = str(socket_dir / "engine.sock"), socket_dir.with_name(f"{socket_dir.name}-scratch")
     scratch.mkdir(mode=0o700)
     context_tokens = min(model.context_tokens, header.context_tokens)
+    batch_tokens = max(BATCH_TOKENS, model.slots)
     options: dict[str, JsonValue] = {
         "slots": model.slots,
         "dtype": header.dtype,
         "context_tokens": context_tokens,
         "threads": model.threads,
+        "batch_tokens": batch_tokens,
         "cache_gib": model.vllm_cache_gib,
     }
     return ReplicaOptions(
@@ -77,11 +84,10 @@ def vllm_options(
                 *(str(python), "-P", "-m", "vllm.entrypoints.openai.api_server", "--uds", socket_path),
                 *("--model", str(folder), "--served-model-name", name, "--load-format", "safetensors"),
                 *("--max-model-len", str(context_tokens), "--max-num-seqs", str(model.slots)),
-                *("--enforce-eager", "--enable-prompt-tokens-details"),
-                *(
-                    "--generation-config",
-                    "vllm",
-                ),  # requests say how they are sampled, and no file
+                *("--dtype", header.dtype, "--max-num-batched-tokens", str(batch_tokens)),
+                *("--tokenizer-mode", "hf", "--config-format", "hf"),  # what was read of the folder is what is used
+                *("--generation-config", "vllm"),  # and requests say how they are sampled, no file
+                *("--enforce-eager", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
                 *("--distributed-executor-backend", "external_launcher"),  # one worker, in the engine's process
             ),
             profile="island",
@@ -117,6 +123,7 @@ def vllm_options(
             control_tokens=header.control_token_guard(),
         ),
         pinned=tuple((folder / file, digest) for file, digest in weights.files.items()),
+        pinned_folder=folder,
         library=record,
         config=options,
         evidence_dir=Home(settings.home).evidence,

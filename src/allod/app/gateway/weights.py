@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from allod.app.gateway.engine import ECHO_MODEL, Adapter, Prepared, Weights, list_served, run_engine
 from allod.app.gateway.external import find_external
-from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, read_pace
+from allod.app.gateway.model_choice import AUTO, ECHO, entry_of, is_file_name, keep_pace, name_of_file, read_pace
 from allod.app.home import Home
 from allod.core.canonical import digest_of
 from allod.core.digests import digest_of_hex
@@ -125,7 +125,7 @@ def _describe_release(model: ReleasedModel) -> ServedModel:
 def _describe_file(path: Path, digest: str) -> ServedModel:
     """One's own: what it is, its owner knows."""
     return ServedModel(
-        name=path.stem, owner="not known", digest=digest, licence="not known", country="", informative=True
+        name=name_of_file(path), owner="not known", digest=digest, licence="not known", country="", informative=True
     )
 
 
@@ -232,11 +232,13 @@ def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
 def _own_weights(path: Path, progress: Progress) -> Weights:
     is_folder = path.is_dir()
     header = read_folder(path) if is_folder else read_header(path)
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", path.stem) is None:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", name_of_file(path)) is None:
         raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
     if is_folder:
         progress(f"reading {path.name}", 0, 0)
         files = digests_of_folder(path)
+        if read_folder(path) != header:
+            raise Invalid(f"{path} was changed while it was read", code="model_digest", hint="start again")
         return Weights(path, _describe_file(path, digest_of(files)), header, files=files)
     return Weights(path, _describe_file(path, digest_of_hex(digest_of_file(path, progress))), header)
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from allod.app.gateway.engine import Weights, start_engine
 from allod.app.tuning.configuration import Configuration
 from allod.app.tuning.figures import Figures
+from allod.core.errors import Unavailable
 from allod.core.requests import Chat, Completion, Sampling, Usage
 from allod.engine.engine import Engine
 from allod.settings.tree import Settings
@@ -111,9 +112,12 @@ async def _start(settings: Settings, weights: Weights) -> AsyncGenerator[Engine,
     """Once all its replicas are up."""
     async with start_engine(settings, weights, log_name=TUNING_LOG) as (engine, started):
         await started
-        async with asyncio.timeout(settings.model.ready_timeout_s):
-            while engine.steering and any(each.state != "up" for each in engine.steering.statuses()):  # noqa: ASYNC110 (nobody tells)
-                await asyncio.sleep(POLL_S)
+        deadline_s = time.monotonic() + settings.model.ready_timeout_s
+        while engine.steering and any(each.state != "up" for each in engine.steering.statuses()):
+            if time.monotonic() > deadline_s:
+                why = next(each.why for each in engine.steering.statuses() if each.state != "up")
+                raise Unavailable(f"not all replicas were ready in time: {why}", code="engine_not_started")
+            await asyncio.sleep(POLL_S)
         yield engine
 
 
@@ -175,8 +179,11 @@ def _memory_bytes(pids: Sequence[int]) -> int:
     """What its processes hold of their own, and once what they hold of files: replicas share their model's."""
     own, of_files = 0, 0
     for pid in pids:
-        told = Path(f"/proc/{pid}/status").read_text()
+        try:
+            told = Path(f"/proc/{pid}/status").read_text()
+        except OSError as error:
+            raise Unavailable("the engine ended while it was measured", code="engine_gone") from error
         sizes = {name: int(kib) << 10 for name, kib in re.findall(r"^(Rss\w+):\s+([0-9]+) kB$", told, re.MULTILINE)}
-        own += sizes["RssAnon"] + sizes["RssShmem"]
-        of_files = max(of_files, sizes["RssFile"])
+        own += sizes.get("RssAnon", 0) + sizes.get("RssShmem", 0)  # none: it has just ended
+        of_files = max(of_files, sizes.get("RssFile", 0))
     return own + of_files

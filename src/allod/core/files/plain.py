@@ -21,8 +21,12 @@ def digests_in(folder: Path, *, ignore: Collection[str] = ()) -> dict[str, str]:
     `ignore` names files at the top that are left out. Raises Invalid (`bad_folder`) for a symbolic link, a socket, a
     name that is not Unicode, or more than `MAX_FILES` files: what one reader passes over, another may run.
     """
-    names = sorted(_names(folder, "", MAX_DEPTH), key=lambda name: name.split("/"))
-    return {name: digest_of_plain_file(folder / name) for name in names if name not in ignore}
+    return {name: digest_of_plain_file(folder / name) for name in names_in(folder) if name not in ignore}
+
+
+def names_in(folder: Path) -> list[str]:
+    """The path with slashes of each file below `folder`, in the order of the paths' parts. Raises as `digests_in`."""
+    return sorted(_names(folder, "", MAX_DEPTH), key=lambda name: name.split("/"))
 
 
 def digest_of_plain_file(path: Path) -> str:

@@ -74,11 +74,6 @@ class OpenAiEngine:
         self._prompt_bytes = 0  # of all that it works on
 
     @property
-    def is_asked(self) -> bool:
-        """Whether it works on anything."""
-        return self._prompt_bytes > 0
-
-    @property
     def heard_s(self) -> float:
         """When the engine last said anything to anybody, by the loop's clock."""
         return self._http.heard_s
@@ -195,7 +190,7 @@ class OpenAiEngine:
 
     async def _end(self, reading: AnswerReading, body: bytes, *, is_lost: bool) -> None:
         """Return when the engine is known to have let go of the work, or will hear that nobody waits for it."""
-        if not reading.exchange.is_complete and reading.has_begun:
+        if not reading.exchange.is_complete and (reading.has_begun or not is_lost):
             reading.answer.count_at_least()
         reading.exchange.end()
         self._prompt_bytes -= len(body)

@@ -25,7 +25,7 @@ from allod.engine.adapters.openai_wire import (
     read_refusal,
 )
 from allod.engine.engine import Tally
-from allod.engine.http import Exchange, Response
+from allod.engine.http import Exchange
 
 MAX_LINE_BYTES = 1 << 17  # of one event, or of a refusal
 TOKEN_BYTES = 1 << 10  # no token has more of text
@@ -290,7 +290,7 @@ class AnswerReading:
             body += data
             if len(body) > MAX_LINE_BYTES:
                 raise _endless()
-        return read_refusal(Response(status, body))
+        return read_refusal(self.exchange.response(status, body))
 
 
 def _endless() -> Unavailable:

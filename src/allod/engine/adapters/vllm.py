@@ -2,8 +2,8 @@
 
 Its API answers for itself, also while the process that computes stands still: `/health` and `/metrics` are 200 then
 (vllm-project/vllm#36451), and they say that it has no requests. So what counts as a word of the engine's is progress:
-its counter of steps has moved, or we have asked it nothing. Requests are kept apart by `cache_salt`. It drops the work
-of who closes the connection.
+its counter of steps has moved, or nobody waits for its words. Requests are kept apart by `cache_salt`. It drops the
+work of who closes the connection.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class VllmEngine(OpenAiEngine):
         while True:
             response = await self._http.request("GET", METRICS, first_s=self._deadlines.hung_s)
             before, self._num_steps = self._num_steps, count_steps(response.body)
-            if not self.is_asked or self._num_steps != before:
+            if not self._http.is_waited_for or self._num_steps != before:
                 self._moved_s = asyncio.get_running_loop().time()
                 return
             await asyncio.sleep(LOOK_EVERY_S)

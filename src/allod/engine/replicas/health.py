@@ -93,12 +93,19 @@ class Health:
         """For how long it has owed a word; it is asked for one if it has said nothing for a while."""
         now_s, heard_s = asyncio.get_running_loop().time(), self._engine.heard_s
         if self._asked_s is not None and heard_s < self._asked_s:  # in the same tick of the clock is after it
+            self._ask_again()  # one that failed says nothing of whether the next would
             return now_s - self._asked_s
         self._asked_s = None
-        if now_s - heard_s >= self._deadlines.probe_s and (self._probe is None or self._probe.done()):
+        if now_s - heard_s >= self._deadlines.probe_s and self._ask_again():
             self._asked_s = now_s
-            self._probe = asyncio.create_task(self._ask())
         return 0.0
+
+    def _ask_again(self) -> bool:
+        """Whether it was asked now: not while a question is under way."""
+        if self._probe is not None and not self._probe.done():
+            return False
+        self._probe = asyncio.create_task(self._ask())
+        return True
 
     def _still_s(self, process: Process, *, owes: bool) -> float:
         """For how long it has been stopped, or has owed a word and computed nothing."""

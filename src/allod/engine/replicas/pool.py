@@ -68,7 +68,7 @@ class Pool:
             Member(number, Replica(each, self._note_change, gate), self._notice_s)
             for number, each in enumerate(options, start=1)
         ]
-        self._restarts: set[asyncio.Task[None]] = set()
+        self._restarts: dict[int, asyncio.Task[None]] = {}  # by the replicas' numbers
         self._moves = Moves(options[0].info.slots)
         self._deadlines = options[0].deadlines
         self._prefixes = Prefixes(len(options))
@@ -88,20 +88,24 @@ class Pool:
 
     async def close(self) -> None:
         """End the processes; calls under way fail with Unavailable."""
-        for restart in self._restarts:
+        for restart in self._restarts.values():
             restart.cancel()
-        for member in self.members:
-            await member.replica.close()
+        ended = await asyncio.gather(*(member.replica.close() for member in self.members), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
 
     def check_ready(self) -> None:
         """Raise Unavailable, with the reason, unless a replica is up."""
         if not self._up():
-            self.members[0].replica.check_ready()
+            down = [member for member in self.members if member.replica.engine is None]  # the others are draining
+            (down or self.members)[0].replica.check_ready()
 
     def evidence(self) -> tuple[Perimeter, ...]:
         found, missing = [], None
         for member in self.members:
             try:
+                member.replica.check_ready()
                 found.append(member.replica.evidence())
             except Unavailable as error:
                 missing = missing or error
@@ -132,32 +136,38 @@ class Pool:
 
     def drain(self, number: int) -> None:
         self.check("drain", number)
+        self._take_back_restart(number)
         self._member(number).is_draining = True
         self._note_change()
 
     def resume(self, number: int) -> None:
-        self._member(number).is_draining = False
+        member = self._member(number)
+        self._take_back_restart(number)
+        member.is_draining = False
         self._note_change()
 
     def restart(self, number: int) -> None:
         self.drain(number)
-        restart = asyncio.create_task(self._restart_drained(self._member(number)))
-        self._restarts.add(restart)
-        restart.add_done_callback(self._restarts.discard)
+        self._restarts[number] = asyncio.create_task(self._restart_drained(self._member(number)))
+
+    def _take_back_restart(self, number: int) -> None:
+        """Whoever says something else of a replica than to restart it has the last word."""
+        if (restart := self._restarts.pop(number, None)) is not None:
+            restart.cancel()
 
     async def _restart_drained(self, member: Member) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._deadlines.drain_s):
                 while member.num_running:  # noqa: ASYNC110 (an answer that ends is no change of the pool)
                     await asyncio.sleep(self._notice_s)
-        if member.is_draining:  # else it was resumed meanwhile
-            engine = member.replica.engine
+        engine = member.replica.engine
+        if engine is not None:  # else another is being started already
             member.replica.restart("was drained to be started again")
-            while engine is not None and member.replica.engine is engine:  # until then it would be sent something
-                self._changed.clear()
-                await self._changed.wait()
-            member.is_draining = False
-            self._note_change()
+        while engine is not None and member.replica.engine is engine:  # until then it would be sent something
+            self._changed.clear()
+            await self._changed.wait()
+        member.is_draining = False
+        self._note_change()
 
     def _member(self, number: int) -> Member:
         if not 1 <= number <= len(self.members):
@@ -270,7 +280,7 @@ class Pool:
             await self._changed.wait()
 
     def _is_one_coming(self) -> bool:
-        return any(member.replica.is_coming for member in self.members)
+        return any(member.replica.is_coming and member.replica.engine is None for member in self.members)
 
     def _up(self) -> list[Member]:
         return [member for member in self.members if member.is_up]
@@ -281,6 +291,7 @@ class Pool:
             if member.replica.num_starts != self._num_starts[number]:
                 self._num_starts[number] = member.replica.num_starts
                 self._prefixes.forget(number)
+                member.suspicion.clear()
         members = self._up() or self.members
         first = members[0].replica.info
         self.info = replace(first, slots=sum(member.replica.info.slots for member in members))

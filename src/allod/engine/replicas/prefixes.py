@@ -23,6 +23,7 @@ from allod.engine.token_estimate import BYTES_PER_TOKEN
 LEAST_BYTES = 256  # of a block; some 64 tokens, less is computed sooner than it is looked up
 GROWTH = 8  # a block is at least an eighth of what is before it
 MOST_BYTES = 1 << 20  # of a prompt: who holds the first mebibyte of it is the one to ask
+MOST_MESSAGES = 1 << 12  # the same of many short ones
 MOST_BLOCKS = 1 << 17  # that are known of, all replicas together: some 45 MB
 MOST_OF_ONE = 1 << 14  # of these at one replica; to forget them all takes some 20 ms
 SHARED = 3  # prompts that begin with a block
@@ -73,7 +74,7 @@ def prompt_of(chat: Chat, salt: str) -> Prompt:
 def _first_bytes(chat: Chat) -> bytes:
     """Of all messages, as far as they are looked at. Two that begin alike are alike here, wherever they end."""
     parts, left = [], MOST_BYTES
-    for message in chat.messages:
+    for message in chat.messages[:MOST_MESSAGES]:
         text = f"{message['role']}\0{(message.get('content') or '')[:left]}\0"
         parts.append(text.encode("utf-8", "surrogatepass"))
         left -= len(parts[-1])

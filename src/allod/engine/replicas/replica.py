@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,8 @@ from typing import Protocol
 from allod.core.canonical import JsonValue, canonical_json, digest_of
 from allod.core.deadlines import Deadlines
 from allod.core.digests import digest_of_hex, hex_of
-from allod.core.errors import AllodError, Unavailable
+from allod.core.errors import AllodError, Invalid, Unavailable
+from allod.core.files.plain import names_in
 from allod.core.files.whole import write_whole
 from allod.core.shown_text import make_plain
 from allod.core.times import now_ms
@@ -36,7 +38,8 @@ from allod.seal.launch import SealedProcess, SealOptions, start
 READY_POLL_S = 0.01  # while a start waits for it, and somebody for the start
 LEAST_RETRY_S = 2.0  # until somebody who was told that an engine is being started asks again
 GRACE_S = 0.5  # for an engine at fault to end by itself
-LOG_BYTES = 1 << 20
+LOG_BYTES = 1 << 20  # in which the reason of a failed start is looked for
+MOST_LOG_BYTES = 256 << 20  # of one process: receipts need the disk, too
 _AN_ERROR = re.compile(r"error|fail|exception|invalid|unsupported|unknown|cannot|unable|not enough|out of memory", re.I)
 _A_WARNING = re.compile(r"warning|\bwarn\b", re.I)  # which may speak of errors, and is none
 logger = logging.getLogger(__name__)
@@ -70,6 +73,7 @@ class ReplicaOptions:
     words: bytes = b""  # what the process is told, if it hears
     ahead: Ahead | None = None  # taken for the first start, if it is what `seal` says
     pinned: tuple[tuple[Path, str], ...] = ()  # files and the SHA-256 (hex) that `info` says they have
+    pinned_folder: Path | None = None  # which holds those files, and no others
     library: Path | None = None
     config: JsonValue = None  # what `info.config` is the digest of
     evidence_dir: Path | None = None  # where what receipts give digests of is kept; None: nowhere
@@ -193,6 +197,7 @@ class Replica:
         self.info = engine.info
         self.started_ms = now_ms()
         self.engine, self.is_coming = engine, True
+        self._wanted = None  # who asked for another meanwhile has it
         self.num_starts += 1
         self._start_s = max(LEAST_RETRY_S, time.monotonic() - began_s)
         options = self._options
@@ -208,6 +213,7 @@ class Replica:
     def _start_process(self) -> tuple[SealedProcess, StartedEngine]:
         """Started on files that are checked meanwhile; what asks it is loaded while it reads its weights."""
         Path(self._options.socket_path).unlink(missing_ok=True)  # the one before may have left it
+        _empty(self._options.seal.scratch_dir)
         process = self._take_ahead() or start(self._options.seal)
         self._log_start = process.log_start
         try:
@@ -246,6 +252,8 @@ class Replica:
 
     def _check_pinned(self) -> None:
         """What runs is what receipts name, at a restart too. It takes no longer than the engine's own reading does."""
+        if (folder := self._options.pinned_folder) is not None:
+            _check_names(folder, {path.relative_to(folder).as_posix() for path, _ in self._options.pinned})
         for path, digest in self._options.pinned:
             check_digest(path, digest, silent)
         library = self._options.library
@@ -306,7 +314,16 @@ class Replica:
             return how_it_ended(status)
         if self.process is None or self.engine is None or self._health is None:
             return "ended"
+        if await asyncio.to_thread(self._log_bytes) > MOST_LOG_BYTES:
+            return f"wrote more than {MOST_LOG_BYTES >> 20} MiB of log"
         return await self._health.fault()
+
+    def _log_bytes(self) -> int:
+        """What this process has written."""
+        path = self._options.seal.log_path
+        with suppress(OSError):
+            return path.stat().st_size - self._log_start if path is not None else 0
+        return 0
 
     def _log_fault(self, fault: str) -> None:
         """In the gateway's log, and after the engine's own last words in its log."""
@@ -342,3 +359,17 @@ class Replica:
         told = [line for line in lines if line.strip() and not line.startswith(("Traceback", " "))]
         errors = [line for line in told if _AN_ERROR.search(line) and not _A_WARNING.search(line)]
         return make_plain((errors or told[-1:] or ["it left no log"])[0], limit=500)
+
+
+def _check_names(folder: Path, pinned: set[str]) -> None:
+    """Raise Invalid (`model_digest`) where there is another file than those: an engine may prefer it."""
+    if other := set(names_in(folder)) ^ pinned:
+        message = f"{min(other)} was added to {folder} or taken away since the gateway was started"
+        raise Invalid(message, code="model_digest", hint="start the gateway again, and it is another model")
+
+
+def _empty(scratch: Path | None) -> None:
+    """What the process before has left there is not for the next to read."""
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700, exist_ok=True)
