@@ -130,7 +130,7 @@ def start_engine(stack: ExitStack, settings: Settings, place: Path) -> Target:
             is_ready=lambda: asyncio.run(_is_ready(options.socket_path)),
             log=place / "bare.log",
             environment=options.seal.environment,
-            words=options.words,
+            words=options.message,
         )
     )
     return Target(options.socket_path, "")

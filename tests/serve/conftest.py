@@ -34,8 +34,7 @@ from allod.serve.admission import Admission
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
 from allod.serve.gateway import Gateway
-from allod.serve.recorder import Answered as Recorded
-from allod.serve.recorder import Recorder, deliver_in
+from allod.serve.recorder import EngineAnswer, Recorder, deliver_in
 from allod.serve.request import Request
 from allod.serve.router import Candidate, Router
 from allod.serve.schemas.judge import Judge
@@ -66,9 +65,9 @@ PRICES = ModelPrices(micros_per_1k_prompt_tokens=1_000, micros_per_1k_completion
 
 def recorded(
     answer: bytes = b"", usage: Usage | None = None, finish: str = "stop", engine_ms: int = 0, **info: Any
-) -> Recorded:
+) -> EngineAnswer:
     """What came of a request, at an engine with that `info`."""
-    return Recorded(answer, finish, replace(ECHO, **info), usage, engine_ms)
+    return EngineAnswer(answer, finish, replace(ECHO, **info), usage, engine_ms)
 
 
 class ScriptedEngine:

@@ -18,7 +18,7 @@ from allod.govern.metering.prices import ModelPrices
 from allod.govern.metering.quotas import NeedsLease, Quotas, Reservation
 from allod.govern.stores.memory import MemoryStore
 from allod.govern.tenancy.tenants import Budget, Quota, Tenant, organization
-from allod.serve.allowance import MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, Held
+from allod.serve.allowance import MAX_LEASES, TOKENS_PER_MESSAGE, Allowance, RequestHold
 from allod.serve.request import Request
 
 PROMPT_TOKENS = 100
@@ -363,6 +363,6 @@ async def test_two_gateways_share_one_limit() -> None:
 
 def test_nothing_held_is_nothing_to_settle() -> None:
     """The same calls serve those whom nothing limits."""
-    for held in (Held((), 1, 1, MICROS), Held((Reservation(),), 1, 1, MICROS)):
+    for held in (RequestHold((), 1, 1, MICROS), RequestHold((Reservation(),), 1, 1, MICROS)):
         allowance().settle(held, Usage(1, 1), engine_ms=1)
         allowance().release(held)

@@ -20,7 +20,7 @@ from allod.core.errors import Invalid, Unavailable
 from allod.core.requests import Chat, Sampling, Tool
 from allod.serve import tools
 from allod.serve.schemas.bounds import LIMITS, check_bounds
-from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
+from allod.serve.schemas.judge import Judge, JudgeLimits, SchemaQuestion
 from allod.serve.schemas.judging import JudgingProcess
 from allod.serve.schemas.process import _NICE, _validator, serve
 from allod.serve.schemas.size import check_size
@@ -63,7 +63,7 @@ def slow_questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def check(judge: Judge, tenant: str, *schemas: dict[str, Any]) -> None:
-    await judge.check(tenant, [Asked(schema, "p", is_grammar=True) for schema in schemas])
+    await judge.check(tenant, [SchemaQuestion(schema, "p", is_grammar=True) for schema in schemas])
 
 
 def called(arguments: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ async def test_what_was_started_ahead_is_the_engine_if_it_is_what_is_needed(
     words = "\n".join(needed.seal.command[-2:]).encode()
     ahead = Ahead(replace(seal, read_paths=(*READ_PATHS, Path("/usr"))) if is_other else seal)
     first = await asyncio.to_thread(pid_of, ahead)
-    made = Pool([replace(needed, seal=seal, words=words, ahead=ahead)])
+    made = Pool([replace(needed, seal=seal, message=words, ahead=ahead)])
     async with asyncio.timeout(20):
         await made.start()
         try:
@@ -95,7 +95,7 @@ async def test_one_that_ended_before_it_was_told_is_reported_by_its_own_words(
     assert ahead._process is not None
     await asyncio.to_thread(ahead._process.wait, 10)
     with pytest.raises(Unavailable, match=r"never ready.*cannot load it"):
-        await Replica(replace(needed, seal=seal, words=b"words", ahead=ahead)).start()
+        await Replica(replace(needed, seal=seal, message=b"words", ahead=ahead)).start()
 
 
 def pid_of(ahead: Ahead) -> int:

@@ -22,7 +22,7 @@ from allod.engine.schemas.grammar import check_enforced, grammar_of
 from allod.govern.tenancy.tenants import Quota
 from allod.serve.schemas.bounds import LIMITS, check_bounds
 from allod.serve.schemas.json_text import NOT_JSON, json_value
-from allod.serve.schemas.judge import Asked, Judge, JudgeLimits
+from allod.serve.schemas.judge import Judge, JudgeLimits, SchemaQuestion
 from allod.serve.schemas.repetition import expanded_size
 from allod.serve.schemas.size import check_size
 
@@ -71,7 +71,7 @@ async def fault_of(judge: Judge, schema: dict[str, Any], *, tenant: str = "local
     """What a client would be told of a schema, before any model is asked; None if it is accepted."""
     try:
         await check_size(schema, param="p")
-        await judge.check(tenant, [Asked(schema, "p", is_grammar=True)])
+        await judge.check(tenant, [SchemaQuestion(schema, "p", is_grammar=True)])
     except Invalid as error:
         return error.message if (error.code, error.param) == ("invalid_schema", "p") else "another error"
     return None

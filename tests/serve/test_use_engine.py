@@ -25,7 +25,7 @@ from allod.engine.address import UnixAddress
 from allod.engine.http import EngineHttp
 from allod.engine.replicas.pool import Pool
 from allod.engine.replicas.replica import ReplicaOptions
-from allod.serve.allowance import Held
+from allod.serve.allowance import RequestHold
 from allod.serve.fair_queue import cost_of
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ async def desk(
             settled: list[Usage] = []
             settle = made.gateway.allowance.settle
 
-            def heard(held: Held, usage: Usage, engine_ms: int) -> int:
+            def heard(held: RequestHold, usage: Usage, engine_ms: int) -> int:
                 settled.append(usage)
                 return settle(held, usage, engine_ms)
 

@@ -29,8 +29,8 @@ from allod.core.statements.receipt import ANSWER
 from allod.govern.tenancy.tenants import Quota
 from allod.serve import execution
 from allod.serve.admission import Admission
-from allod.serve.allowance import Allowance, Held
-from allod.serve.execution import Accepted, Execution
+from allod.serve.allowance import Allowance, RequestHold
+from allod.serve.execution import AcceptedRequest, Execution
 from allod.serve.fair_queue import cost_of
 from allod.serve.fair_scheduler import QueueSnapshot
 from allod.serve.request import Request
@@ -57,11 +57,11 @@ class Watched(Allowance):
         self.__dict__.update(allowance.__dict__)
         self._ends = ends
 
-    def settle(self, held: Held, usage: Usage, engine_ms: int) -> int:
+    def settle(self, held: RequestHold, usage: Usage, engine_ms: int) -> int:
         self._ends.settled.append((usage, engine_ms))
         return super().settle(held, usage, engine_ms)
 
-    def release(self, held: Held) -> None:
+    def release(self, held: RequestHold) -> None:
         self._ends.num_released += 1
         super().release(held)
 
@@ -84,7 +84,7 @@ class Desk:
         await self.front.prepared(asked)
         held = await self.allowance.hold(*to_hold(asked, LIMITED))
         return Execution(
-            Accepted(asked, PERMITTED, held, ECHO),
+            AcceptedRequest(asked, PERMITTED, held, ECHO),
             admission=self.admission,
             allowance=self.allowance,
             recorder=self.front.recorder,
@@ -173,7 +173,7 @@ async def test_a_batch_tenants_turn_is_one_of_batch(desk: Desk) -> None:
     """Priority 1 waits behind those who wait for an answer."""
     asked = request()
     held = await desk.allowance.hold(*to_hold(await desk.front.prepared(asked), LIMITED))
-    accepted = Accepted(by(replace(LIMITED, priority=1), asked), PERMITTED, held, ECHO)
+    accepted = AcceptedRequest(by(replace(LIMITED, priority=1), asked), PERMITTED, held, ECHO)
     async with Execution(accepted, admission=desk.admission, allowance=desk.allowance, recorder=desk.front.recorder):
         assert desk.snapshot().priority == 1
 

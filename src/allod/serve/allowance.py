@@ -20,7 +20,7 @@ TOKENS_PER_MESSAGE = 8  # what a chat template adds
 
 
 @dataclass(slots=True)
-class Held:
+class RequestHold:
     """What one request may use: language tokens, estimated for its prompt, at most for its answer, at these prices."""
 
     reservations: tuple[Reservation, ...]
@@ -41,10 +41,10 @@ class Allowance:
         self._prices = prices
         self.organization: Tenant | None = None
 
-    async def hold(self, request: Request, prepared: Chat | Embed, context_tokens: int) -> Held:
+    async def hold(self, request: Request, prepared: Chat | Embed, context_tokens: int) -> RequestHold:
         """`prepared` is what an engine with that context will get. Raises Unavailable with `retry_after_s` where a
         limit is reached, Invalid for what no limit could hold."""
-        held = Held((), *_foreseen(prepared, context_tokens), self._prices[request.task.model])
+        held = RequestHold((), *_foreseen(prepared, context_tokens), self._prices[request.task.model])
         micros = held.prices.micros_of(prompt_tokens=held.prompt_tokens, completion_tokens=held.max_tokens, engine_ms=0)
         least = 0 if held.prices.is_free else 1  # what is free needs no money, and is there when that is spent
         tokens, cost = held.prompt_tokens + held.max_tokens, Cost(engine_ms=1, micros=max(least, micros))
@@ -62,7 +62,7 @@ class Allowance:
         reservation = await self._reserve(request.caller.tenant, request, 0, nothing)
         self._quotas.settle(reservation, tokens=0, cost=nothing)
 
-    def settle(self, held: Held, usage: Usage, engine_ms: int) -> int:
+    def settle(self, held: RequestHold, usage: Usage, engine_ms: int) -> int:
         """Charge what was used; how many millionths that is, for the receipt."""
         tokens = usage.prompt_tokens + usage.completion_tokens
         micros = held.prices.micros_of(
@@ -72,7 +72,7 @@ class Allowance:
             self._quotas.settle(reservation, tokens=tokens, cost=Cost(engine_ms=engine_ms, micros=micros))
         return micros
 
-    def release(self, held: Held) -> None:
+    def release(self, held: RequestHold) -> None:
         """Give everything back: the request never had its turn."""
         for reservation in held.reservations:
             self._quotas.release(reservation)

@@ -17,18 +17,18 @@ from allod.core.statements.shapes import is_cached, is_tokens
 from allod.engine.engine import EngineInfo, Tally
 from allod.govern.policy.decision import Decision
 from allod.serve.admission import Admission, Turn
-from allod.serve.allowance import Allowance, Held
-from allod.serve.recorder import Answered, Recorder
+from allod.serve.allowance import Allowance, RequestHold
+from allod.serve.recorder import EngineAnswer, Recorder
 from allod.serve.request import Request
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedRequest:
     """A request that policy permits and that its tenant can afford, and the engine that it is meant for."""
 
     request: Request
     decision: Decision
-    held: Held
+    held: RequestHold
     engine: EngineInfo
 
 
@@ -50,7 +50,9 @@ class Execution:
     )
     _turn: Turn
 
-    def __init__(self, accepted: Accepted, *, admission: Admission, allowance: Allowance, recorder: Recorder) -> None:
+    def __init__(
+        self, accepted: AcceptedRequest, *, admission: Admission, allowance: Allowance, recorder: Recorder
+    ) -> None:
         self._accepted = accepted
         self._admission = admission
         self._allowance = allowance
@@ -121,7 +123,7 @@ class Execution:
 
     async def record(self, answer: bytes, finish: str) -> None:
         """Step 9: return once the receipt is durable."""
-        answered = Answered(answer, finish, self.tally.made_by, self._usage, self.engine_ms, self._micros)
+        answered = EngineAnswer(answer, finish, self.tally.made_by, self._usage, self.engine_ms, self._micros)
         await self._recorder.record_answer(self._accepted.request, self._accepted.decision, answered)
 
 

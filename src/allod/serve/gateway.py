@@ -28,15 +28,15 @@ from allod.govern.tenancy.keys import Caller, KeyRing
 from allod.serve import tools
 from allod.serve.allowance import Allowance
 from allod.serve.controls import Controls
-from allod.serve.execution import Accepted, Execution
+from allod.serve.execution import AcceptedRequest, Execution
 from allod.serve.recorder import Recorder
 from allod.serve.request import Request
 from allod.serve.router import Candidate, Router
-from allod.serve.schemas.judge import Asked, Judge
+from allod.serve.schemas.judge import Judge, SchemaQuestion
 from allod.serve.schemas.size import check_size
 from allod.serve.served_model import ServedModel
 
-SCHEMA_PLACE = "response_format.json_schema.schema"
+SCHEMA_PARAM = "response_format.json_schema.schema"
 LONGEST_OPENING = 16  # characters that tell whether text may be a call
 
 
@@ -46,7 +46,7 @@ class _Plan(NamedTuple):
     request: Request
     candidate: Candidate
     prepared: Chat
-    schemas: Sequence[Asked]
+    schemas: Sequence[SchemaQuestion]
 
     @property
     def chat(self) -> Chat:
@@ -168,10 +168,10 @@ class Gateway:
         _check_length(engine, (tool.description for tool in chat.tools), param="tools")
         await tools.check_tools(chat)
         if chat.schema is not None:
-            await check_size(chat.schema, param=SCHEMA_PLACE)
+            await check_size(chat.schema, param=SCHEMA_PARAM)
 
     async def _accept(
-        self, request: Request, candidate: Candidate, prepared: Chat | Embed, schemas: Sequence[Asked] = ()
+        self, request: Request, candidate: Candidate, prepared: Chat | Embed, schemas: Sequence[SchemaQuestion] = ()
     ) -> Execution:
         """Steps 4 and the first half of 5. Raises Denied once the refusal's receipt is durable."""
         self.check(candidate.engine)
@@ -192,7 +192,7 @@ class Gateway:
             self.allowance.settle(held, Usage(), 0)  # a schema that is refused is a request, too
             raise
         return Execution(
-            Accepted(request, decision, held, engine),
+            AcceptedRequest(request, decision, held, engine),
             admission=candidate.admission,
             allowance=self.allowance,
             recorder=self.recorder,
@@ -227,7 +227,7 @@ class Gateway:
             verdict = await judged(chat.schema or {"type": "object"}, completion.content or "", True)
             if tools.is_broken(verdict, completion):
                 message = "the model's answer does not satisfy the schema"
-                raise tools.not_kept(verdict, chat, message, code="schema_not_kept", param=SCHEMA_PLACE)
+                raise tools.not_kept(verdict, chat, message, code="schema_not_kept", param=SCHEMA_PARAM)
         return completion
 
     async def _pieces(self, plan: _Plan, work: Execution) -> AsyncGenerator[Pieces | Completion, None]:
@@ -280,7 +280,7 @@ def _check_length(engine: EngineInfo, texts: Iterable[str], *, param: str) -> No
         )
 
 
-def _schemas_of(chat: Chat, prepared: Chat) -> list[Asked]:
+def _schemas_of(chat: Chat, prepared: Chat) -> list[SchemaQuestion]:
     """The schemas of a chat that are to be known good before its turn."""
-    own = [] if chat.schema is None else [Asked(chat.schema, SCHEMA_PLACE, is_grammar=True)]
+    own = [] if chat.schema is None else [SchemaQuestion(chat.schema, SCHEMA_PARAM, is_grammar=True)]
     return own + tools.schemas_of(chat, prepared)

@@ -45,7 +45,7 @@ GATHER_TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class EngineAnswer:
     """What came of a permitted request, and of which engine. `answer` is what the receipt commits to; `usage` None:
     nobody counted."""
 
@@ -81,7 +81,7 @@ class Recorder:
         if self._day_keys.known(tenant, day) is None:
             await asyncio.to_thread(self._day_keys.use, tenant, day)
 
-    async def record_answer(self, request: Request, decision: Decision, answered: Answered) -> None:
+    async def record_answer(self, request: Request, decision: Decision, answered: EngineAnswer) -> None:
         """Return once the receipt is durable. Raises Unavailable if it cannot be made so.
 
         An answer of which no receipt can tell, since its engine counted the impossible, is noted as one that broke off.
@@ -122,7 +122,7 @@ class Recorder:
         finish = "cancelled" if isinstance(reason, (asyncio.CancelledError, GeneratorExit)) else "error"
         with suppress(AllodError):  # what ended the answer matters more than that it cannot be noted
             answer = sent if isinstance(sent, bytes) else chat_answer(sent)
-            answered = Answered(answer, finish, made_by, usage, engine_ms, micros)
+            answered = EngineAnswer(answer, finish, made_by, usage, engine_ms, micros)
             self._writer.submit(self._statement(request, decision, answered), request.id, lambda outcome: None)
 
     async def _append(self, receipt_id: str, statement: bytes) -> None:
@@ -153,12 +153,12 @@ class Recorder:
             except AllodError as error:
                 settle(error)
 
-    def _statement(self, request: Request, decision: Decision, outcome: Answered | EnginePlace) -> bytes:
+    def _statement(self, request: Request, decision: Decision, outcome: EngineAnswer | EnginePlace) -> bytes:
         """Of an answer, or of a refusal at that place."""
-        answered = outcome if isinstance(outcome, Answered) else None
+        answered = outcome if isinstance(outcome, EngineAnswer) else None
         usage = answered.usage if answered is not None else None
         model, engine, seal = self._parts(answered.made_by, request.task.model) if answered else (None, None, None)
-        place = outcome.made_by.place if isinstance(outcome, Answered) else outcome
+        place = outcome.made_by.place if isinstance(outcome, EngineAnswer) else outcome
         params = _params(request.task)
         day, tenant = day_of(request.start_ms), request.caller.tenant.id
         day_key = self._day_keys.use(tenant, day)
@@ -190,7 +190,7 @@ class Recorder:
             )
         )
 
-    def _meter(self, key: str, answered: Answered | None) -> MeterPart:
+    def _meter(self, key: str, answered: EngineAnswer | None) -> MeterPart:
         if answered is None:
             return MeterPart(key)
         usage = answered.usage or Usage()

@@ -20,7 +20,7 @@ from allod.core.requests import Chat, Completion, Json, Tool, ToolCall
 from allod.engine.schemas.grammar import call_schema
 from allod.engine.schemas.refusal import refusal
 from allod.serve.schemas.json_text import json_value
-from allod.serve.schemas.judge import Asked, Verdict
+from allod.serve.schemas.judge import SchemaQuestion, Verdict
 from allod.serve.schemas.size import check_size
 
 Judged = Callable[[Json, str, bool], Awaitable[Verdict]]  # a schema, a text, whether the engine was held to the schema
@@ -49,14 +49,14 @@ async def check_tools(chat: Chat) -> None:
         raise Invalid("tool_choice asks for a call and there are no tools", param="tool_choice")
 
 
-def schemas_of(chat: Chat, prepared: Chat) -> list[Asked]:
+def schemas_of(chat: Chat, prepared: Chat) -> list[SchemaQuestion]:
     """What is to be known good of the tools' schemas before a model is asked; those of forced calls as grammars."""
     asked = [
-        Asked(tool.parameters, _param_of(index), _is_grammar(chat, tool), is_arguments=True)
+        SchemaQuestion(tool.parameters, _param_of(index), _is_grammar(chat, tool), is_arguments=True)
         for index, tool in enumerate(chat.tools)
     ]
     if is_forced(chat) and chat.tool_choice == "required" and prepared.schema is not None:
-        asked.append(Asked(prepared.schema, "tools", is_grammar=True))
+        asked.append(SchemaQuestion(prepared.schema, "tools", is_grammar=True))
     return asked
 
 

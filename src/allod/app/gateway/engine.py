@@ -202,7 +202,7 @@ def replica_options(
         seal=engine_seal(settings, socket_dir, *(path for path, _ in pinned), log_name=log_name),
         socket_path=socket_path,
         make_engine=_llama_engine,
-        words=json.dumps({**options, **files, "socket": socket_path}).encode(),
+        message=json.dumps({**options, **files, "socket": socket_path}).encode(),
         info=EngineInfo(
             name="llama.cpp",
             build="",

@@ -70,7 +70,7 @@ class ReplicaOptions:
     socket_path: str
     make_engine: MakeEngine
     info: EngineInfo
-    words: bytes = b""  # what the process is told, if it hears
+    message: bytes = b""  # what the process is told, if it hears
     ahead: Ahead | None = None  # taken for the first start, if it is what `seal` says
     pinned: tuple[tuple[Path, str], ...] = ()  # files and the SHA-256 (hex) that `info` says they have
     pinned_folder: Path | None = None  # which holds those files, and no others
@@ -218,7 +218,7 @@ class Replica:
         self._log_start = process.log_start
         try:
             if self._options.seal.hears:
-                process.tell(self._options.words)
+                process.tell(self._options.message)
             self._evidence = process.evidence()["stable"]
             if self._keeps_evidence:
                 self._keep()

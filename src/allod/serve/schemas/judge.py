@@ -39,7 +39,7 @@ class JudgeLimits:
     num_remembered: int = 4096  # schemas
 
 
-class Asked(NamedTuple):
+class SchemaQuestion(NamedTuple):
     """A schema of a request: where it stands there, whether the engine is to hold the model to it, and whether it is of
     a tool's arguments."""
 
@@ -66,7 +66,7 @@ class Judge:
         self._in_line: Counter[str] = Counter()  # of schemas, by tenant
         self._asking: set[asyncio.Task[Any]] = set()
 
-    async def check(self, tenant: str, schemas: Sequence[Asked]) -> None:
+    async def check(self, tenant: str, schemas: Sequence[SchemaQuestion]) -> None:
         """Raise Invalid (`invalid_schema`) for the first that asks for too much, or that no engine can be held to.
 
         Each tenant's are remembered apart: how long an answer takes tells nobody what another has asked.
