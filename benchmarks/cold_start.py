@@ -102,7 +102,9 @@ def bare_s(settings: Settings, place: Path, number: int) -> float:
     directory.mkdir()
     options = replica_options(settings, weights, directory)
     seal = options.seal
-    return first_token_s(seal.command, seal.environment, options.socket_path, key=None, model="m", words=options.message)
+    return first_token_s(
+        seal.command, seal.environment, options.socket_path, key=None, model="m", words=options.message
+    )
 
 
 def allod_s(home: Path, model: str) -> float:

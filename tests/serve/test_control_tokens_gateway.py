@@ -234,7 +234,7 @@ def test_a_model_of_ones_own(tmp_path: Path) -> None:
     run(settings, _prepared(settings), lambda asked: check(asked, asked.weights.served.name))
 
 
-def test_a_model_that_was_trained_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_was_trained_here(tmp_path: Path) -> None:
     """With the tokenizer and the template of its own run, as it is exported."""
     for library in ("torch", "transformers", "gguf"):
         pytest.importorskip(library, reason=f"{library} comes with the train extra")
@@ -243,8 +243,7 @@ def test_a_model_that_was_trained_here(tmp_path: Path, monkeypatch: pytest.Monke
 
     from allod.train.stages import export
 
-    monkeypatch.setattr(exporting, "CONTEXT", 2048)
-    folder = exporting.trained_run(tmp_path / "run")
+    folder = exporting.trained_run(tmp_path / "run", context=2048)
     export.run(work_in(folder, "export", "tokenizer", "pack", "pretrain", "evaluate", recipe=exporting.EXPORTED))
     settings = settings_for(tmp_path / "home", str(folder / "export" / "tiny-q8_0.gguf"))
     run(settings, _prepared(settings), lambda asked: check(asked, asked.weights.served.name))

@@ -230,7 +230,7 @@ def _adapter(model: ReleasedModel, weights: Weights) -> Adapter:
 
 
 def _own_weights(path: Path, progress: Progress) -> Weights:
-    is_folder = path.is_dir()
+    is_folder = path.is_dir() and path.suffix.lower() != ".gguf"
     header = read_folder(path) if is_folder else read_header(path)
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", name_of_file(path)) is None:
         raise Invalid(f"{path.name!r} cannot name a model", code="model_name", hint="letters, digits, . _ - and spaces")
