@@ -165,6 +165,8 @@ NEEDS: dict[str, Needs] = {
     "GET /v1/governance/policy": "admin",
     "POST /v1/governance/explain": "admin",
     "POST /v1/governance/news": "admin",
+    "GET /v1/governance/replicas": "admin",
+    "POST /v1/governance/replicas": "admin",
     "GET /v1/governance/receipts": "admin",
     "GET /": "nothing",
     "GET /console/": "nothing",
