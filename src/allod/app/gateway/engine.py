@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from allod.app.gateway.engine_seal import ENGINE_LOG, SOCKET_DIR_PREFIX, engine_seal
-from allod.app.gateway.external import External, start_external
+from allod.app.gateway.external import External, make_external_engine
 from allod.app.gateway.model_choice import ECHO
 from allod.app.home import Home
 from allod.core.canonical import JsonValue, digest_of
@@ -32,6 +32,7 @@ from allod.serve.served_model import ServedModel
 from allod.settings.tree import Settings
 
 if TYPE_CHECKING:
+    from allod.engine.adapters.external import ExternalEngine
     from allod.engine.adapters.llama import LlamaEngine
 
 BATCH_TOKENS = 64  # of prompts at once: twice as many make no prompt cheaper, half as many make it dearer by a sixth
@@ -122,8 +123,8 @@ async def start_engine(
     Its process may have been started `ahead`. What it says is kept in the file `log_name` of the home.
     """
     if isinstance(prepared, External):
-        async with start_external(settings, prepared) as starting_external:
-            yield starting_external
+        async with _start(await asyncio.to_thread(make_external_engine, settings, prepared)) as starting:
+            yield starting
         return
     if prepared is None:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -136,18 +137,24 @@ async def start_engine(
         options = await asyncio.to_thread(_pool_options, settings, prepared, Path(directory.name), ahead, log_name)
         folders = [Path(replica.socket_path).parent for replica in options]
         await asyncio.to_thread(owned.enter_context, own_folders(*folders))
-        pool = Pool(options)
-        starting = asyncio.create_task(pool.start())
-        try:
-            yield pool, starting
-        finally:
-            starting.cancel()
-            with suppress(asyncio.CancelledError, AllodError):  # whoever waited for it has been told
-                await starting
-            await pool.close()
+        async with _start(Pool(options)) as starting:
+            yield starting
     finally:
         owned.close()
         await asyncio.to_thread(directory.cleanup)
+
+
+@asynccontextmanager
+async def _start(engine: Pool | ExternalEngine) -> AsyncGenerator[tuple[Engine, Awaitable[None]], None]:
+    """An engine that has a start of its own, while it starts and until it is closed."""
+    starting = asyncio.create_task(engine.start())
+    try:
+        yield engine, starting
+    finally:
+        starting.cancel()
+        with suppress(asyncio.CancelledError, AllodError):  # whoever waited for it has been told
+            await starting
+        await engine.close()
 
 
 def _pool_options(

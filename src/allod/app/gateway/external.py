@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from allod.core.canonical import digest_of
-from allod.core.errors import AllodError, Invalid
+from allod.core.errors import Invalid
 from allod.core.files.secret import read_secret
 from allod.core.urls import read_url
-from allod.engine.engine import Engine, EnginePlace
+from allod.engine.engine import EnginePlace
 from allod.serve.served_model import ServedModel
 from allod.settings.external import ExternalOptions
 from allod.settings.tree import Settings
@@ -49,23 +46,8 @@ def find_external(settings: Settings, name: str) -> External | None:
     return External(served, options)
 
 
-@asynccontextmanager
-async def start_external(
-    settings: Settings, external: External
-) -> AsyncGenerator[tuple[Engine, Awaitable[None]], None]:
-    """The engine, and what to await until it has answered. Raises Invalid for a file that is not what it should be."""
-    engine = await asyncio.to_thread(_make_engine, settings, external)
-    starting = asyncio.create_task(engine.start())
-    try:
-        yield engine, starting
-    finally:
-        starting.cancel()
-        with suppress(asyncio.CancelledError, AllodError):  # whoever waited for it has been told
-            await starting
-        await engine.close()
-
-
-def _make_engine(settings: Settings, external: External) -> ExternalEngine:
+def make_external_engine(settings: Settings, external: External) -> ExternalEngine:
+    """What asks that server. Blocks. Raises Invalid for a file that is not what it should be."""
     from allod.engine.adapters.external import ExternalEngine, external_info
     from allod.engine.adapters.openai import Dialect
     from allod.engine.http import EngineHttp
