@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from allod.core.errors import Unavailable
+from allod.core.requests import Usage
 from allod.engine.engine import ReplicaState, ReplicaStatus
 from allod.engine.replicas.choose import ReplicaLoad
 from allod.engine.replicas.replica import Replica
@@ -92,8 +93,10 @@ class Member:
         """It was chosen because it is up, in this same turn of the loop: it has one request more, of so much work."""
         return Sent(self, prompt_tokens, answer_tokens)
 
-    def note_answer(self) -> None:
-        """It has answered what it was sent."""
+    def note_answer(self, usage: Usage | None, now_s: float) -> None:
+        """It has answered what it was sent; `usage` is of a chat's answer, None of vectors."""
+        if usage is not None:
+            self.stopwatch.note_answer(usage, now_s)
         self._num_answered += 1
         self.suspicion.clear()
 

@@ -190,8 +190,7 @@ class Pool:
                     async for item in answer:
                         has_moved = True  # it can be no more
                         if isinstance(item, Completion):
-                            member.note_answer()  # here, for whoever has all of it may leave
-                            member.stopwatch.note_answer(item.usage, loop.time())
+                            member.note_answer(item.usage, loop.time())  # here: whoever has all of it may leave
                         elif is_first:
                             sent.note_begun()
                             member.stopwatch.note_first(loop.time() - sent_s)
@@ -203,8 +202,7 @@ class Pool:
                     raise
             finally:
                 sent.end()
-            await self._look_after(sent, tally)
-            sent, has_moved = await self._send(chat, salt, tally), True
+            sent, has_moved = await self._send_after(sent, chat, salt, tally), True
 
     async def complete(self, chat: Chat, *, salt: str, tally: Tally | None = None) -> Completion:
         return await self._ask(chat, salt, tally, lambda engine: engine.complete(chat, salt=salt, tally=tally))
@@ -221,17 +219,15 @@ class Pool:
             member = sent.member
             try:
                 answer = await ask(sent.engine)
-                if isinstance(answer, Completion):
-                    member.stopwatch.note_answer(answer.usage, asyncio.get_running_loop().time())
-                member.note_answer()
+                usage = answer.usage if isinstance(answer, Completion) else None
+                member.note_answer(usage, asyncio.get_running_loop().time())
                 return answer
             except Unavailable as error:
                 if not self._may_move(error, member, has_moved=has_moved):
                     raise
             finally:
                 sent.end()
-            await self._look_after(sent, tally)
-            sent, has_moved = await self._send(task, salt, tally), True
+            sent, has_moved = await self._send_after(sent, task, salt, tally), True
 
     def _may_move(self, error: Unavailable, member: Member, *, has_moved: bool) -> bool:
         """Whether what failed there may be tried elsewhere."""
@@ -268,11 +264,12 @@ class Pool:
             raise Unavailable(message, code="seal_changed", retry_after_s=1)
         return up
 
-    async def _look_after(self, lost: Sent, tally: Tally | None) -> None:
-        """Where there is no other replica, wait until it is known whether the process lives on that lost a request."""
+    async def _send_after(self, lost: Sent, task: Chat | Embed, salt: str, tally: Tally | None) -> Sent:
+        """Once more. Where there is no other replica, once it is known whether the process lives on that lost it."""
         if lost.member.replica.engine is lost.engine and len(self._up()) == 1:
             with _note_wait(tally):
                 await asyncio.sleep(self._notice_s)
+        return await self._send(task, salt, tally)
 
     async def _wait_until_up(self) -> None:
         while not self._up() and self._is_one_coming():
